@@ -1,0 +1,32 @@
+"""Attacks that can be trusted: pure functions of (predict, x, y, ...), blind to data sets and architectures."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from bn_vuln.attacks import cleverhans, gradient
+from bn_vuln.attacks.ball import Ball, from_config
+from bn_vuln.attacks.gradient import Predict, bim, fgsm, pgd
+from bn_vuln.config import Attack
+from bn_vuln.facts import Facts
+
+__all__ = ["Ball", "Predict", "bim", "fgsm", "pgd", "bind", "from_config"]
+
+
+def bind(predict: Predict, options: Attack, facts: Facts) -> Any:
+    """The attack of a config as a function (x, y, index) -> x_adv of tensors, ready to be compiled."""
+    loop = cleverhans.attack if options.backend == "cleverhans" else gradient.attack
+    run = functools.partial(
+        loop,
+        predict,
+        ball=from_config(options, facts),
+        steps=options.steps,
+        step_size=options.step_size,
+        random_start=options.random_start,
+        restarts=options.restarts,
+        targeted=options.target != "none",
+        iterate=options.iterate,
+        seed=options.seed,
+    )
+    return lambda x, y, index: run(x, y, index=index)

@@ -1,0 +1,52 @@
+"""The same attacks through CleverHans 4, as an independent implementation (`--backend cleverhans`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bn_vuln import backend
+from bn_vuln.attacks.ball import Ball
+from bn_vuln.attacks.gradient import Predict
+
+
+def attack(
+    predict: Predict,
+    x: Any,
+    y: Any,
+    *,
+    ball: Ball,
+    steps: int,
+    step_size: float,
+    random_start: bool = False,
+    targeted: bool = False,
+    **_: Any,
+) -> Any:
+    """CleverHans' projected gradient descent, arguments as in `attacks.gradient.attack`.
+
+    CleverHans knows one eps for all channels, so it works on x / scale. Its random start is TensorFlow's global
+    generator; it has neither restarts nor the best iterate (configs refuse them). Differences that remain: L2
+    gradients of a norm below 1e-6 are not scaled to unit length, and projections of x + delta round differently.
+    """
+    from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
+
+    tf = backend.tensorflow()
+    scale = tf.cast(ball.scale, x.dtype)
+    unbounded = np.isinf(ball.low).all() and np.isinf(ball.high).all()
+    point = projected_gradient_descent(
+        lambda z: predict(z * scale),
+        x / scale,
+        # Its L2 clip divides a Python float by a tensor: both must have the images' dtype.
+        eps=ball.eps,
+        eps_iter=min(step_size, ball.eps),
+        nb_iter=steps,
+        norm=np.inf if ball.ord == "inf" else 2,
+        clip_min=None if unbounded else tf.cast(ball.low, x.dtype) / scale,
+        clip_max=None if unbounded else tf.cast(ball.high, x.dtype) / scale,
+        y=y,
+        targeted=targeted,
+        rand_init=1.0 if random_start else None,
+        sanity_checks=False,
+    )
+    return point * scale

@@ -1,0 +1,133 @@
+"""The only place that knows how TensorFlow is started and compiled: oneDNN, XLA, seeds, devices, log noise.
+
+Importing this module does not import TensorFlow; it must be imported before TensorFlow is, so that oneDNN
+(on such CPUs six times faster for convolutions, and off by default on some) is on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+def prepare_environment() -> None:
+    """Set what TensorFlow reads from the environment when it is imported; what the user set stays."""
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+
+def limit_threads(threads: int) -> None:
+    """Use this many threads; only before TensorFlow is imported (it ignores OMP_NUM_THREADS)."""
+    os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = str(threads)
+
+
+def set_verbose(verbose: bool) -> None:
+    """Let TensorFlow print its start-up messages (True), or only errors (False, the default)."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0" if verbose else "3"
+
+
+@functools.cache
+def tensorflow() -> Any:
+    """TensorFlow, imported now if it was not, without its start-up noise unless `set_verbose(True)` was called."""
+    prepare_environment()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    quiet = os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3"
+    # Messages logged before absl is initialized ignore every log level, hence the redirection.
+    with _standard_error_held_back() if quiet else contextlib.nullcontext():
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+        tf.constant(0)
+    if quiet:
+        tf.get_logger().setLevel("ERROR")
+    return tf
+
+
+@contextlib.contextmanager
+def _standard_error_held_back() -> Iterator[None]:
+    """Hold back what native code writes to standard error; show it if the block fails."""
+    sys.stderr.flush()
+    try:
+        saved = os.dup(2)
+    except OSError:  # no standard error to hold back
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(saved, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def compile(function: Callable[..., Any], *, xla: bool) -> Callable[..., Any]:
+    """`function` as one compiled graph; `xla` as `prefers_xla` says."""
+    return tensorflow().function(function, jit_compile=xla, autograph=False)  # type: ignore[no-any-return]
+
+
+def prefers_xla(model: Any) -> bool:
+    """Whether XLA makes this Keras model faster: dense nets yes, convolutions on a CPU no (they lose oneDNN)."""
+    return not any("Conv" in type(layer).__name__ for layer in _leaf_layers(model))
+
+
+def _leaf_layers(model: Any) -> Iterator[Any]:
+    for layer in getattr(model, "layers", []):
+        if getattr(layer, "layers", None):
+            yield from _leaf_layers(layer)
+        else:
+            yield layer
+
+
+def derived_seed(*parts: int) -> int:
+    """A 31-bit seed that depends on all of `parts`, for independent streams from one seed."""
+    import numpy as np
+
+    return int(np.random.SeedSequence(list(parts)).generate_state(1)[0] >> 1)
+
+
+def device_name() -> str:
+    """The device that computes, in words: the GPU's name, or the CPU's with its number of cores."""
+    tf = tensorflow()
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
+        return f"{len(gpus)} x {name}"
+    return f"CPU {_processor()}, {len(os.sched_getaffinity(0))} cores, oneDNN {_onednn()}"
+
+
+def _onednn() -> str:
+    return "on" if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "1" else "off"
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    from bn_vuln.version import __version__
+
+    packages = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
+    return {"bnvuln": __version__, "python": platform.python_version(), **packages}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of what computes the numbers."""
+    return dict(_versions())

@@ -1,0 +1,49 @@
+"""base + grid + seeds -> cells."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from bn_vuln.config import Cell, Experiment, apply_override, to_plain, validate
+from bn_vuln.errors import ConfigError
+
+
+def expand(experiment: Experiment) -> list[Cell]:
+    """The cells of an experiment: every combination of the grid's values, for every seed, each cell once.
+
+    A grid key is a dotted path into the cell (`data.width`). A key of several paths joined by commas
+    (`data.width, weight_decay`) takes lists of values and moves its paths together.
+    Raises `ConfigError` naming the experiment and the key.
+    """
+    cells = dict.fromkeys(_expand(experiment))
+    return list(cells)
+
+
+def _expand(experiment: Experiment) -> Iterator[Cell]:
+    axes = [[_assignments(experiment.name, key, value) for value in values] for key, values in experiment.grid.items()]
+    for seed in experiment.seeds:
+        for combination in itertools.product(*axes):
+            data = copy.deepcopy({**experiment.base, "seed": seed})
+            for key, value in itertools.chain.from_iterable(combination):
+                apply_override(data, key, copy.deepcopy(value))
+            yield validate(Cell, data, f"{experiment.name}: a cell of the grid")
+
+
+def _assignments(name: str, key: str, value: Any) -> list[tuple[str, Any]]:
+    paths = [part.strip() for part in key.split(",")]
+    if len(paths) == 1:
+        return [(paths[0], value)]
+    if not isinstance(value, list | tuple) or len(value) != len(paths):
+        raise ConfigError(f"{name}: grid.{key}: expected lists of {len(paths)} values, received {value!r}")
+    return list(zip(paths, value, strict=True))
+
+
+def lookup(cell: Cell, key: str) -> Any:
+    """The value at a dotted path of a cell, as plain data; `KeyError` where there is none."""
+    value: Any = to_plain(cell)
+    for part in key.split("."):
+        value = value[part]
+    return value

@@ -1,0 +1,26 @@
+"""Keras builders: one file a family, each takes a normalization factory and maps pixels in [0, 1] to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bn_vuln import backend
+from bn_vuln.config import Cell
+from bn_vuln.facts import Facts
+from bn_vuln.models import linear, mlp
+from bn_vuln.models.layers import Initializer
+from bn_vuln.models.normalization import factory
+
+BUILDERS: dict[str, Callable[..., Any]] = {"linear": linear.build, "mlp": mlp.build}
+
+
+def build(cell: Cell, facts: Facts) -> Any:
+    """The untrained Keras model of a cell: float32 pixels [n, width, width, channels] -> logits [n, classes].
+
+    The initial kernels depend on the seed and the architecture only, not on the normalization.
+    """
+    backend.tensorflow()
+    width = cell.data.width or facts.shape[1]
+    initializer = Initializer(cell.init, cell.seed)
+    return BUILDERS[cell.arch.name](cell.arch, facts, width, factory(cell.normalization), initializer)

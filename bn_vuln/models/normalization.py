@@ -1,0 +1,61 @@
+"""Normalization is an argument: a builder takes a factory and calls it where a normalization goes.
+
+Everything else of the two arms of a pair is the same, initial kernels included. To add one: a config class in
+`config.py`, a function here, an entry in `FACTORIES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bn_vuln import config
+
+
+@dataclass(frozen=True)
+class Factory:
+    """`layer(name)` makes the Keras layer, None for no normalization. `keeps_bias`: whether the Dense or
+    convolution before it keeps its bias (behind BN a bias would be subtracted again; beta takes its place)."""
+
+    layer: Callable[[str], Any | None]
+    keeps_bias: bool
+
+    def __call__(self, x: Any, name: str) -> Any:
+        """Apply the normalization to a Keras tensor."""
+        layer = self.layer(name)
+        return x if layer is None else layer(x)
+
+
+def none(_: config.NoNormalization) -> Factory:
+    return Factory(layer=lambda name: None, keeps_bias=True)
+
+
+def batch(options: config.BatchNormalization) -> Factory:
+    """BN; every option is written out, since Keras' defaults (c = 1e-3, momentum = .99) move the results."""
+    import keras
+
+    def layer(name: str) -> Any:
+        return keras.layers.BatchNormalization(
+            axis=-1,
+            epsilon=options.c,
+            momentum=options.momentum,
+            center=options.affine,
+            scale=options.affine,
+            gamma_initializer="ones",
+            beta_initializer="zeros",
+            moving_mean_initializer="zeros",
+            moving_variance_initializer="ones",
+            synchronized=options.synchronized,
+            name=name,
+        )
+
+    return Factory(layer=layer, keeps_bias=not options.affine)
+
+
+FACTORIES: dict[str, Callable[[Any], Factory]] = {"none": none, "batch": batch}
+
+
+def factory(options: config.Normalization) -> Factory:
+    """The factory for a normalization's config."""
+    return FACTORIES[options.name](options)

@@ -1,0 +1,245 @@
+"""Records: one typed JSON file for each (cell, perturbation), written aside and renamed.
+
+Layout of a results folder::
+
+    ROOT/CELL/config.yaml model.keras history.csv training.json
+    ROOT/CELL/records/PERT.json    ROOT/CELL/outcomes/PERT.npz
+    ROOT/experiments/NAME-SCALE.yaml    ROOT/report/
+
+CELL and PERT are hashes of what trains a model and of what is done to it at test time; paths, devices,
+versions and numbers of jobs are never part of them. Accuracies are fractions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bn_vuln.errors import BnvulnError
+
+SCHEMA = 1
+ID_LENGTH = 12
+
+
+def canonical_json(data: Any) -> str:
+    """JSON with sorted keys and no spaces: the same text for the same content. NaN and infinities are refused."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest(data: Any) -> str:
+    """The first 12 hex digits of the sha256 of the canonical JSON of `data`."""
+    return hashlib.sha256(canonical_json(data).encode()).hexdigest()[:ID_LENGTH]
+
+
+class Flag(BaseModel):
+    """Why a number may lie. `check` is the number of the check in docs/checks; `value` is what tripped it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    check: int
+    name: str
+    value: float
+    message: str
+
+
+class Record(BaseModel):
+    """One measured accuracy with its identity.
+
+    `cell` is what trained the model (or {"weights": sha256} for a model that is not ours), `perturbation` is
+    {dataset, split, limit, kind, every field of the attack or noise, bn_statistics}. `n` examples, of which
+    `correct` are classified correctly; `accuracy`, `top5` (None below six classes) and `target_rate` (examples
+    classified as the target of a targeted attack) are fractions; `seconds` is wall time.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA
+    cell_id: str
+    perturbation_id: str
+    cell: dict[str, Any]
+    perturbation: dict[str, Any]
+    n: int
+    correct: int
+    accuracy: float
+    top5: float | None = None
+    target_rate: float | None = None
+    flags: tuple[Flag, ...] = ()
+    versions: dict[str, str]
+    device: str
+    seconds: float
+
+    @property
+    def kind(self) -> str:
+        return str(self.perturbation["kind"])
+
+
+class TrainingRecord(BaseModel):
+    """How a training ended. `state` is `trained`, or `failed` for a net that did not learn (`reason` says how);
+    the accuracies are those of the kept epoch (`best_epoch`, from 1), None where there is none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA
+    cell_id: str
+    state: str
+    reason: str | None = None
+    best_epoch: int | None = None
+    epochs: int
+    loss: float | None = None
+    train_accuracy: float | None = None
+    validation_accuracy: float | None = None
+    parameters: int
+    images_per_second: float
+    versions: dict[str, str]
+    device: str
+    seconds: float
+
+
+# ---------------------------------------------------------------- files
+
+
+def replace_file(path: Path, content: bytes | str) -> None:
+    """Write `content` aside and rename it to `path`, so that a reader sees the old file or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_aside(path) as aside:
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A temporary path of the same suffix beside `path`; renamed to `path` on success, removed on failure."""
+    aside = path.with_name(f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}{path.suffix}")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def to_json(model: BaseModel) -> str:
+    """A record as indented JSON with sorted keys."""
+    return json.dumps(model.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def record_path(folder: Path, perturbation_id: str) -> Path:
+    return folder / "records" / f"{perturbation_id}.json"
+
+
+def write_record(folder: Path, record: Record, outcomes: NDArray[np.bool_]) -> Path:
+    """Write a record and, before it, its per-example outcomes (True: correct) into a run folder."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, correct=np.packbits(outcomes), n=np.int64(len(outcomes)))
+    replace_file(folder / "outcomes" / f"{record.perturbation_id}.npz", buffer.getvalue())
+    path = record_path(folder, record.perturbation_id)
+    replace_file(path, to_json(record))
+    return path
+
+
+def read_record(path: Path) -> Record:
+    """The record in a file. Raises `BnvulnError` naming the file if it is damaged or of another schema."""
+    try:
+        return Record.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BnvulnError(f"{path}: not a readable record of schema {SCHEMA} ({_first_line(error)})") from None
+
+
+def read_training(folder: Path) -> TrainingRecord | None:
+    """How the training of a run folder ended; None while there is no such record."""
+    path = folder / "training.json"
+    if not path.exists():
+        return None
+    try:
+        return TrainingRecord.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BnvulnError(f"{path}: not a readable training record ({_first_line(error)})") from None
+
+
+def read_outcomes(folder: Path, perturbation_id: str) -> NDArray[np.bool_]:
+    """Per-example correctness, shape [n], of a record of this run folder."""
+    with np.load(folder / "outcomes" / f"{perturbation_id}.npz") as arrays:
+        return np.unpackbits(arrays["correct"], count=int(arrays["n"])).astype(bool)
+
+
+def read_records(folder: Path) -> list[Record]:
+    """All records of a run folder, in the order of their ids."""
+    return [read_record(path) for path in sorted((folder / "records").glob("*.json"))]
+
+
+def run_folders(root: Path) -> list[Path]:
+    """The run folders directly in `root`: those that hold a config or records."""
+    return sorted(p for p in root.glob("*") if (p / "config.yaml").exists() or (p / "records").is_dir())
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+# ---------------------------------------------------------------- claims
+
+
+@contextlib.contextmanager
+def claim(folder: Path) -> Iterator[bool]:
+    """Claim a run folder for this process by a file created exclusively; yields False if another one holds it.
+
+    A claim left by a process of this host that no longer lives is taken over.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "claim.json"
+    if not _create_claim(path) and not (_is_stale(path) and _take_over(path)):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _create_claim(path: Path) -> bool:
+    try:
+        with path.open("x") as file:
+            json.dump({"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}, file)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _take_over(path: Path) -> bool:
+    """Rename the stale claim away (only one of several processes succeeds) and create a fresh one."""
+    aside = path.with_name(f".stale.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return False
+    aside.unlink()
+    return _create_claim(path)
+
+
+def _is_stale(path: Path) -> bool:
+    try:
+        owner = json.loads(path.read_text())
+    except FileNotFoundError:
+        return False
+    except ValueError:  # created, not yet written: fresh, or left by a process killed between the two
+        return time.time() - path.stat().st_mtime > 60
+    if owner["host"] != socket.gethostname():
+        return False
+    try:
+        os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return owner["pid"] == os.getpid()
