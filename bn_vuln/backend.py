@@ -73,9 +73,11 @@ def _standard_error_held_back() -> Iterator[None]:
             os.close(saved)
 
 
-def compile(function: Callable[..., Any], *, xla: bool) -> Callable[..., Any]:
-    """`function` as one compiled graph; `xla` as `prefers_xla` says."""
-    return tensorflow().function(function, jit_compile=xla, autograph=False)  # type: ignore[no-any-return]
+def compile(function: Callable[..., Any], *, xla: bool = False, signature: Any = None) -> Callable[..., Any]:
+    """`function` as one compiled graph; `xla` as `prefers_xla` says. With a `signature` (TensorSpecs) batches of
+    every size share one graph."""
+    tf = tensorflow()
+    return tf.function(function, jit_compile=xla, autograph=False, input_signature=signature)  # type: ignore[no-any-return]
 
 
 def prefers_xla(model: Any) -> bool:

@@ -1,0 +1,143 @@
+"""When a robustness number lies: cheap checks, each a function that returns a flag or None.
+
+The numbers follow EVALUATION.md of the project's documentation; `evaluate` runs them and puts the flags into
+the record. A flag carries the value that tripped it and says what to do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bn_vuln import backend
+from bn_vuln.attacks.ball import Ball
+from bn_vuln.attacks.gradient import Predict
+from bn_vuln.config import Attack
+from bn_vuln.records import Flag
+
+SAMPLE = 1000  # examples looked at by a check that costs more than a look
+TOLERANCE = 1e-5  # of eps, for a point on the border of its ball
+FLOAT32_STEP = float(np.finfo(np.float32).eps)
+
+
+def gradients(predict: Predict, x: NDArray[np.float32], y: NDArray[np.int32]) -> Flag | None:
+    """Check 4: examples whose input gradient of the cross-entropy is all zero, or not finite."""
+    tf = backend.tensorflow()
+
+    def norms(images: Any, labels: Any) -> Any:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(images)
+            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=predict(images))
+        gradient = tape.gradient(loss, images, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return tf.reduce_max(tf.abs(gradient), axis=list(range(1, len(images.shape))))
+
+    largest = backend.compile(norms)(tf.constant(x[:SAMPLE]), tf.constant(y[:SAMPLE])).numpy()
+    # The maximum of |g| is NaN-safe only where NumPy looks at it: XLA and TensorFlow may drop a NaN.
+    useless = float(np.mean(~np.isfinite(largest) | (largest == 0)))
+    if useless == 0:
+        return None
+    return Flag(
+        check=4,
+        name="zero or non-finite gradients",
+        value=useless,
+        message=f"{useless:.1%} of {len(largest)} examples have no usable input gradient: a gradient attack cannot "
+        "move them, so the accuracy under it is an upper bound. Try a margin loss or an attack without gradients.",
+    )
+
+
+def finite(logits: NDArray[np.float32]) -> Flag | None:
+    """Check 4, on the outputs: examples with logits that are not finite (they count as misclassified)."""
+    broken = float(np.mean(~np.isfinite(logits).all(axis=1)))
+    if broken == 0:
+        return None
+    return Flag(
+        check=4, name="non-finite logits", value=broken,
+        message=f"{broken:.1%} of the examples have logits that are not finite; they count as misclassified.",
+    )  # fmt: skip
+
+
+def inference_mode(predict: Predict, model: Any, x: NDArray[np.float32]) -> Flag | None:
+    """Check 9: five passes agree, an example alone gets the logits it gets in a batch, and predicting leaves
+    every variable of the model bit-identical."""
+    before = [np.array(variable) for variable in model.variables]
+    batch = x[: min(32, len(x))]
+    passes = [np.asarray(predict(batch)) for _ in range(5)]
+    alone = np.concatenate([np.asarray(predict(batch[i : i + 1])) for i in range(min(4, len(batch)))])
+    spread = max(float(np.abs(p - passes[0]).max()) for p in passes)
+    # Batches of other sizes may be summed in another order: differences of rounding are no finding.
+    scale = float(np.abs(passes[0]).max()) + FLOAT32_STEP
+    split = float(np.abs(alone - passes[0][: len(alone)]).max())
+    changed = any(not np.array_equal(b, np.array(v)) for b, v in zip(before, model.variables, strict=True))
+    for wrong, value, what in (
+        (changed, 1.0, "predicting changed the model's variables"),
+        (spread > 1e-6 * scale, spread, "five passes over the same batch disagree"),
+        (split > 1e-3 * scale, split, "an example's logits depend on the batch it is in"),
+    ):
+        if wrong:
+            return Flag(
+                check=9, name="not in inference mode", value=value,
+                message=f"{what}: the model seems to run in training mode (dropout, or BN with batch statistics); "
+                "the accuracies are those of a random or batch-dependent classifier.",
+            )  # fmt: skip
+    return None
+
+
+def logits_not_probabilities(outputs: NDArray[np.float32]) -> Flag | None:
+    """Check 10: rows in [0, 1] that sum to 1 are probabilities, where attacks need logits."""
+    rows = np.all((outputs >= 0) & (outputs <= 1), axis=1) & (np.abs(outputs.sum(axis=1) - 1) < 1e-3)
+    share = float(np.mean(rows))
+    if share < 0.99:
+        return None
+    return Flag(
+        check=10, name="probabilities instead of logits", value=share,
+        message="the model's outputs are probabilities: the loss saturates and attacks look weaker than they are. "
+        "Pass --from-probabilities (from_probabilities=True), or save the model without its softmax.",
+    )  # fmt: skip
+
+
+def box_excludes_clean(x: NDArray[np.float32], ball: Ball) -> Flag | None:
+    """Check 11, first part: the share of clean images that lie outside the box themselves."""
+    outside = _outside_box(x, ball)
+    share = float(np.mean(outside))
+    if share == 0:
+        return None
+    return Flag(
+        check=11, name="box excludes clean images", value=share,
+        message=f"{share:.1%} of the clean images lie outside the box: clipping moves their pixels by more than eps, "
+        "so this threat model is not a ball of eps around them.",
+    )  # fmt: skip
+
+
+def inside(point: NDArray[np.float32], x: NDArray[np.float32], ball: Ball) -> Flag | None:
+    """Check 11, second part: the kept points lie in ball and box, up to eps * 1e-5 and float32's resolution."""
+    slack = TOLERANCE * ball.eps + FLOAT32_STEP / float(np.min(ball.scale)) * np.abs(point).max(initial=1.0)
+    if ball.ord == "2":  # roundings of all coordinates add up in quadrature
+        slack *= float(np.sqrt(np.prod(x.shape[1:])))
+    held = ~_outside_box(x, ball)
+    excess = ball.excess(point[held], x[held])
+    outside = float(np.mean(~(excess <= slack))) if len(excess) else 0.0
+    if outside == 0:
+        return None
+    return Flag(
+        check=11, name="outside ball or box", value=outside,
+        message=f"{outside:.1%} of the adversarial examples lay outside the ball or the box, by up to "
+        f"{float(np.nanmax(excess)):.3g}; they were projected back before they were counted.",
+    )  # fmt: skip
+
+
+def _outside_box(x: NDArray[np.float32], ball: Ball) -> NDArray[np.bool_]:
+    out = (x < ball.low) | (x > ball.high)
+    return out.any(axis=tuple(range(1, x.ndim)))  # type: ignore[no-any-return]
+
+
+def reaches_border(attack: Attack) -> Flag | None:
+    """Check 18: steps x step_size < eps cannot reach the border of the ball."""
+    reach = attack.steps * attack.step_size
+    if reach >= attack.eps * (1 - 1e-9) or attack.random_start:
+        return None
+    return Flag(
+        check=18, name="steps cannot reach the border", value=reach,
+        message=f"steps x step_size = {reach:.4g} < eps = {attack.eps:.4g}: take more steps or larger ones.",
+    )  # fmt: skip

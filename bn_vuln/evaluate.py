@@ -1,0 +1,220 @@
+"""Evaluation: clean, noise and attacks on one classifier, each measured on the array that is kept.
+
+Success is never taken from an attack: what it returns is projected again, checked against ball and box, and
+predicted again. The checks' flags go into the record.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bn_vuln import attacks, backend, checks, data, noise, records
+from bn_vuln.classifier import Classifier
+from bn_vuln.config import AWGN, Attack, Clean, Evaluation, Perturbation, to_plain
+from bn_vuln.data.pixels import pixel_array
+from bn_vuln.errors import UsageError
+from bn_vuln.progress import Progress, Quiet, work
+
+BATCH_SIZE = 500
+
+
+@dataclass(frozen=True)
+class Result:
+    """A record with its per-example outcomes (bool [n], True: correct) and the images they were measured on
+    (float32 pixels [n, width, width, channels])."""
+
+    record: records.Record
+    outcomes: NDArray[np.bool_]
+    images: NDArray[np.float32]
+
+
+def identity(evaluation: Evaluation, dataset: str, perturbation: Perturbation) -> dict[str, Any]:
+    """What identifies a perturbation: {dataset, split, limit, bn_statistics, kind, every field of it}."""
+    return {**to_plain(evaluation), "dataset": evaluation.dataset or dataset, **to_plain(perturbation)}
+
+
+def perturbation_id(evaluation: Evaluation, dataset: str, perturbation: Perturbation) -> str:
+    """The id of a perturbation, a hash of its `identity`."""
+    return records.digest(identity(evaluation, dataset, perturbation))
+
+
+class Evaluator:
+    """Evaluates one classifier on one split of one data set; what perturbations share is computed once."""
+
+    def __init__(self, classifier: Classifier, evaluation: Evaluation, *, batch_size: int = BATCH_SIZE) -> None:
+        """Raises `UsageError` for an unknown data set, a limit above the split's size, or other classes than
+        the classifier's."""
+        self.classifier, self.evaluation, self.batch_size = classifier, evaluation, batch_size
+        self.dataset_name = evaluation.dataset or classifier.facts.name
+        self.dataset = data.load(
+            self.dataset_name, evaluation.split, validation=classifier.validation, limit=evaluation.limit
+        )
+        if self.dataset.facts.classes != classifier.facts.classes:
+            raise UsageError(f"{self.dataset_name}: its classes are not those of {classifier.facts.name}")
+        backend.tensorflow()
+        self._predict = backend.compile(classifier.predict, signature=[self._images_spec()])
+
+    @functools.cached_property
+    def pixels(self) -> NDArray[np.float32]:
+        """The clean images as the model takes them."""
+        return pixel_array(self.dataset.images, self.classifier.width)
+
+    @functools.cached_property
+    def model_flags(self) -> tuple[records.Flag, ...]:
+        """Checks 4, 9 and 10: what may be wrong with the model rather than with one perturbation."""
+        sample, labels = self.pixels[: checks.SAMPLE], self.dataset.labels[: checks.SAMPLE]
+        found = (
+            checks.logits_not_probabilities(self.logits(sample)),
+            checks.inference_mode(self._predict, self.classifier.model, sample),
+            checks.gradients(self.classifier.predict, sample, labels),
+        )
+        return tuple(flag for flag in found if flag is not None)
+
+    def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits [n, classes] of float32 pixels, batch by batch."""
+        pieces = range(0, len(images), self.batch_size)
+        return np.concatenate([np.asarray(self._predict(images[i : i + self.batch_size])) for i in pieces])
+
+    def run(self, perturbation: Perturbation, *, progress: Progress | None = None) -> Result:
+        """Measure one perturbation."""
+        begun = time.monotonic()
+        if isinstance(perturbation, Attack):
+            images, flags = self._attack(perturbation, progress or Quiet())
+        else:
+            images, flags = self._images(perturbation), ()
+        logits = self.logits(images)
+        found = (*self.model_flags, *flags, checks.finite(logits))
+        record, outcomes = self._record(
+            perturbation, images, logits, tuple(f for f in found if f), time.monotonic() - begun
+        )
+        return Result(record, outcomes, images)
+
+    def _images(self, perturbation: Clean | AWGN) -> NDArray[np.float32]:
+        if isinstance(perturbation, Clean):
+            return self.pixels
+        noisy = noise.add_noise(self.dataset.images, self.dataset.index, perturbation, self.dataset.facts)
+        return pixel_array(noisy, self.classifier.width)
+
+    def _attack(
+        self, options: Attack, progress: Progress
+    ) -> tuple[NDArray[np.float32], tuple[records.Flag | None, ...]]:
+        """(adversarial images, flags): attacked batch by batch, then projected again and checked."""
+        facts = self.dataset.facts
+        ball = attacks.from_config(options, facts)
+        run = backend.compile(
+            attacks.bind(self.classifier.predict, options, facts), signature=self._attack_signature()
+        )
+        labels = self._attack_labels(options)
+        kept = np.empty_like(self.pixels)
+        n, worst = len(kept), None
+        with work(progress, describe(options), n, "examples"):
+            for i in range(0, n, self.batch_size):
+                piece = slice(i, i + self.batch_size)
+                x = self.pixels[piece]
+                found = np.asarray(run(x, labels[piece], self.dataset.index[piece].astype(np.int32)))
+                flag = checks.inside(found, x, ball)
+                worst = flag if worst is None or (flag and flag.value > worst.value) else worst
+                # What cannot be shown to lie in the ball must not count; NaN counts as the clean image.
+                kept[piece] = ball.project_array(np.where(np.isfinite(found), found, x), x)
+                progress.advance(min(n, i + self.batch_size))
+        return kept, (worst, checks.box_excludes_clean(self.pixels, ball), checks.reaches_border(options))
+
+    def _attack_labels(self, options: Attack) -> NDArray[np.int32]:
+        """The labels an attack is given: the true ones, or its targets."""
+        if options.target == "next":
+            return ((self.dataset.labels + 1) % len(self.dataset.facts.classes)).astype(np.int32)
+        if options.target == "least_likely":
+            return self.logits(self.pixels).argmin(axis=1).astype(np.int32)
+        return self.dataset.labels
+
+    def _images_spec(self) -> Any:
+        tf = backend.tensorflow()
+        width, channels = self.classifier.width, self.dataset.facts.shape[2]
+        return tf.TensorSpec((None, width, width, channels), tf.float32)
+
+    def _attack_signature(self) -> list[Any]:
+        tf = backend.tensorflow()
+        return [self._images_spec(), tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None,), tf.int32)]
+
+    def _record(
+        self,
+        perturbation: Perturbation,
+        images: NDArray[np.float32],
+        logits: NDArray[np.float32],
+        flags: tuple[records.Flag, ...],
+        seconds: float,
+    ) -> tuple[records.Record, NDArray[np.bool_]]:
+        labels, n = self.dataset.labels, len(self.dataset)
+        usable = np.isfinite(logits).all(axis=1)
+        outcomes = (logits.argmax(axis=1) == labels) & usable
+        fields = identity(self.evaluation, self.dataset_name, perturbation)
+        record = records.Record(
+            cell_id=self.classifier.id,
+            perturbation_id=records.digest(fields),
+            cell=self.classifier.identity,
+            perturbation=fields,
+            n=n,
+            correct=int(outcomes.sum()),
+            accuracy=float(outcomes.mean()),
+            top5=_top5(logits, labels),
+            target_rate=self._target_rate(perturbation, logits),
+            flags=flags,
+            versions=backend.versions(),
+            device=backend.device_name(),
+            seconds=round(seconds, 3),
+        )
+        return record, outcomes
+
+    def _target_rate(self, perturbation: Perturbation, logits: NDArray[np.float32]) -> float | None:
+        if not isinstance(perturbation, Attack) or perturbation.target == "none":
+            return None
+        return float(np.mean(logits.argmax(axis=1) == self._attack_labels(perturbation)))
+
+
+def evaluate(
+    classifier: Classifier,
+    perturbations: Mapping[str, Perturbation],
+    evaluation: Evaluation | None = None,
+    *,
+    progress: Progress | None = None,
+) -> dict[str, Result]:
+    """Measure every perturbation on one classifier; see `Evaluator`."""
+    evaluator = Evaluator(classifier, evaluation or Evaluation())
+    return {name: evaluator.run(p, progress=progress) for name, p in perturbations.items()}
+
+
+def _top5(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float | None:
+    """The share of labels among the five largest logits; None below six classes, where it says nothing."""
+    if logits.shape[1] < 6:
+        return None
+    top = np.argpartition(-logits, 5, axis=1)[:, :5]
+    return float(np.mean((top == labels[:, None]).any(axis=1)))
+
+
+def describe(perturbation: Perturbation) -> str:
+    """A perturbation in a few words: bim inf eps 0.1 standardized, 100 steps of 0.001, box none."""
+    if isinstance(perturbation, Clean):
+        return "clean"
+    if isinstance(perturbation, AWGN):
+        return f"AWGN std {perturbation.std:g} {perturbation.unit}, clip {_box(perturbation.clip)}"
+    p = perturbation
+    words = [f"{p.attack} {p.ord} eps {p.eps:.4g} {p.unit}", f"{p.steps} steps of {p.step_size:.4g}", f"box {_box(p.box)}"]
+    words += [f"{p.restarts} restarts"] if p.restarts > 1 else []
+    words += [f"target {p.target}"] if p.target != "none" else []
+    words += ["best iterate"] if p.iterate == "best" else []
+    words += ["CleverHans"] if p.backend == "cleverhans" else []
+    return ", ".join(words)
+
+
+def _box(box: Any) -> str:
+    if box == "none":
+        return "none"
+    low, high = getattr(box, "standardized", box)
+    return f"[{low:g}, {high:g}]" + (" standardized" if hasattr(box, "standardized") else "")

@@ -1,0 +1,138 @@
+"""Progress of a training or an evaluation: a live line on a terminal, plain lines elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A finished epoch: number from 1, mean loss, accuracies as fractions."""
+
+    number: int
+    epochs: int
+    learning_rate: float
+    loss: float
+    train_accuracy: float
+    validation_accuracy: float
+    images_per_second: float
+    seconds: float
+
+
+class Progress(Protocol):
+    """What training and evaluation report to."""
+
+    def start(self, title: str, total: int, unit: str) -> None:
+        """A piece of work of `total` units begins."""
+
+    def advance(self, done: int, detail: str = "") -> None:
+        """`done` units in all are finished."""
+
+    def message(self, text: str) -> None:
+        """A line worth keeping."""
+
+    def stop(self) -> None:
+        """The piece of work ended."""
+
+
+class Quiet:
+    """No progress."""
+
+    def start(self, title: str, total: int, unit: str) -> None: ...
+    def advance(self, done: int, detail: str = "") -> None: ...
+    def message(self, text: str) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Plain(Quiet):
+    """Lines on standard error: every message, and while work goes on one line each 30 seconds at the most."""
+
+    def __init__(self, every_seconds: float = 30.0) -> None:
+        self.every, self.title, self.total, self.unit = every_seconds, "", 0, ""
+        self.began = self.said = time.monotonic()
+
+    def start(self, title: str, total: int, unit: str) -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self.began = self.said = time.monotonic()
+
+    def advance(self, done: int, detail: str = "") -> None:
+        now = time.monotonic()
+        if now - self.said < self.every or done >= self.total:
+            return
+        self.said = now
+        left = (now - self.began) / max(done, 1) * (self.total - done)
+        self.message(f"{self.title}: {done}/{self.total} {self.unit} {detail} {duration(left)} left")
+
+    def message(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+class Live(Quiet):
+    """A rich progress bar on standard error."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True, highlight=False)
+        self.bar: Any = None
+        self.task: Any = None
+
+    def start(self, title: str, total: int, unit: str) -> None:
+        from rich import progress
+
+        self.stop()
+        self.bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=24),
+            progress.TextColumn("{task.completed}/{task.total} " + unit),
+            progress.TextColumn("{task.fields[detail]}"),
+            progress.TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self.task = self.bar.add_task(title, total=total, detail="")
+        self.bar.start()
+
+    def advance(self, done: int, detail: str = "") -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, detail=detail)
+
+    def message(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def stop(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def make(*, quiet: bool = False) -> Progress:
+    """Live on a terminal, Plain elsewhere, Quiet when asked."""
+    if quiet:
+        return Quiet()
+    return Live() if sys.stderr.isatty() else Plain()
+
+
+@contextmanager
+def work(progress: Progress, title: str, total: int, unit: str) -> Iterator[None]:
+    """A piece of work, stopped however it ends."""
+    progress.start(title, total, unit)
+    try:
+        yield
+    finally:
+        progress.stop()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 42 s, 3 min 05 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
