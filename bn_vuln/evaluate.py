@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bn_vuln import attacks, backend, checks, data, noise, records
 from bn_vuln.classifier import Classifier
-from bn_vuln.config import AWGN, Attack, Clean, Evaluation, Perturbation, to_plain
+from bn_vuln.config import AWGN, Attack, Clean, Evaluation, Perturbation, describe_perturbation
 from bn_vuln.data.pixels import pixel_array
 from bn_vuln.errors import UsageError
 from bn_vuln.progress import Progress, Quiet, work
@@ -27,22 +27,13 @@ BATCH_SIZE = 500
 
 @dataclass(frozen=True)
 class Result:
-    """A record with its per-example outcomes (bool [n], True: correct) and the images they were measured on
-    (float32 pixels [n, width, width, channels])."""
+    """A record with its per-example outcomes (bool [n], True: correct), the images they were measured on
+    (float32 pixels [n, width, width, channels]) and the true labels (int32 [n])."""
 
     record: records.Record
     outcomes: NDArray[np.bool_]
     images: NDArray[np.float32]
-
-
-def identity(evaluation: Evaluation, dataset: str, perturbation: Perturbation) -> dict[str, Any]:
-    """What identifies a perturbation: {dataset, split, limit, bn_statistics, kind, every field of it}."""
-    return {**to_plain(evaluation), "dataset": evaluation.dataset or dataset, **to_plain(perturbation)}
-
-
-def perturbation_id(evaluation: Evaluation, dataset: str, perturbation: Perturbation) -> str:
-    """The id of a perturbation, a hash of its `identity`."""
-    return records.digest(identity(evaluation, dataset, perturbation))
+    labels: NDArray[np.int32]
 
 
 class Evaluator:
@@ -94,7 +85,7 @@ class Evaluator:
         record, outcomes = self._record(
             perturbation, images, logits, tuple(f for f in found if f), time.monotonic() - begun
         )
-        return Result(record, outcomes, images)
+        return Result(record, outcomes, images, self.dataset.labels)
 
     def _images(self, perturbation: Clean | AWGN) -> NDArray[np.float32]:
         if isinstance(perturbation, Clean):
@@ -114,7 +105,7 @@ class Evaluator:
         labels = self._attack_labels(options)
         kept = np.empty_like(self.pixels)
         n, worst = len(kept), None
-        with work(progress, describe(options), n, "examples"):
+        with work(progress, describe_perturbation(options), n, "examples"):
             for i in range(0, n, self.batch_size):
                 piece = slice(i, i + self.batch_size)
                 x = self.pixels[piece]
@@ -154,7 +145,7 @@ class Evaluator:
         labels, n = self.dataset.labels, len(self.dataset)
         usable = np.isfinite(logits).all(axis=1)
         outcomes = (logits.argmax(axis=1) == labels) & usable
-        fields = identity(self.evaluation, self.dataset_name, perturbation)
+        fields = records.perturbation_identity(self.evaluation, self.dataset_name, perturbation)
         record = records.Record(
             cell_id=self.classifier.id,
             perturbation_id=records.digest(fields),
@@ -196,25 +187,3 @@ def _top5(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float | Non
         return None
     top = np.argpartition(-logits, 5, axis=1)[:, :5]
     return float(np.mean((top == labels[:, None]).any(axis=1)))
-
-
-def describe(perturbation: Perturbation) -> str:
-    """A perturbation in a few words: bim inf eps 0.1 standardized, 100 steps of 0.001, box none."""
-    if isinstance(perturbation, Clean):
-        return "clean"
-    if isinstance(perturbation, AWGN):
-        return f"AWGN std {perturbation.std:g} {perturbation.unit}, clip {_box(perturbation.clip)}"
-    p = perturbation
-    words = [f"{p.attack} {p.ord} eps {p.eps:.4g} {p.unit}", f"{p.steps} steps of {p.step_size:.4g}", f"box {_box(p.box)}"]
-    words += [f"{p.restarts} restarts"] if p.restarts > 1 else []
-    words += [f"target {p.target}"] if p.target != "none" else []
-    words += ["best iterate"] if p.iterate == "best" else []
-    words += ["CleverHans"] if p.backend == "cleverhans" else []
-    return ", ".join(words)
-
-
-def _box(box: Any) -> str:
-    if box == "none":
-        return "none"
-    low, high = getattr(box, "standardized", box)
-    return f"[{low:g}, {high:g}]" + (" standardized" if hasattr(box, "standardized") else "")

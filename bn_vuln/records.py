@@ -108,6 +108,16 @@ class TrainingRecord(BaseModel):
     seconds: float
 
 
+def perturbation_identity(evaluation: BaseModel, dataset: str, perturbation: BaseModel) -> dict[str, Any]:
+    """What identifies a perturbation: {dataset, split, limit, bn_statistics, kind, every field of it}.
+
+    `evaluation` and `perturbation` are config objects; the data set the model was trained on, `dataset`, stands
+    in where the evaluation names none.
+    """
+    fields = evaluation.model_dump(mode="json")
+    return {**fields, "dataset": fields["dataset"] or dataset, **perturbation.model_dump(mode="json")}
+
+
 # ---------------------------------------------------------------- files
 
 
@@ -183,6 +193,14 @@ def run_folders(root: Path) -> list[Path]:
     return sorted(p for p in root.glob("*") if (p / "config.yaml").exists() or (p / "records").is_dir())
 
 
+def clear_run(folder: Path) -> None:
+    """Remove a run's files (not the claim), so that it can be trained again."""
+    for name in ("training.json", "model.keras", "history.csv", "config.yaml"):
+        (folder / name).unlink(missing_ok=True)
+    for path in [*(folder / "records").glob("*.json"), *(folder / "outcomes").glob("*.npz")]:
+        path.unlink()
+
+
 def _first_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
@@ -225,6 +243,11 @@ def _take_over(path: Path) -> bool:
         return False
     aside.unlink()
     return _create_claim(path)
+
+
+def stale_claim(folder: Path) -> bool:
+    """Whether a run folder's claim was left by a process of this host that no longer lives."""
+    return _is_stale(folder / "claim.json")
 
 
 def _is_stale(path: Path) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln import backend, data, models, records
-from bn_vuln.config import Cell, to_plain, to_yaml
+from bn_vuln.config import Cell, describe, to_plain, to_yaml
 from bn_vuln.data.pixels import check_width, to_pixels
 from bn_vuln.errors import UsageError
 from bn_vuln.progress import Epoch, Progress, Quiet, work
@@ -263,15 +263,6 @@ def _record(
         device=backend.device_name(),
         seconds=round(seconds, 2),
     )
-
-
-def describe(cell: Cell) -> str:
-    """A cell in a few words: mlp mnist 28 batch c=1e-05 lambda=0.01 seed 0."""
-    norm = cell.normalization
-    words = [cell.arch.name, cell.data.name, str(cell.data.width or "")]
-    words += [norm.name + (f" c={norm.c:g}" if norm.name == "batch" else "")]
-    words += [f"lambda={cell.weight_decay:g}"] if cell.weight_decay else []
-    return " ".join([*filter(None, words), f"seed {cell.seed}"])
 
 
 def _line(epoch: Epoch) -> str:

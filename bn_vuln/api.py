@@ -1,0 +1,168 @@
+"""The Python API: the same as the commands, as a few functions.
+
+    from bn_vuln import api
+
+    run = api.train({"arch": "mlp", "normalization": "batch"}, "runs/bn")
+    result = api.attack("runs/bn", {"attack": "pgd", "eps": "8/255", "steps": 20}, limit=1000)
+    result.record.accuracy, result.record.flags
+
+Configs may be objects of `bn_vuln.config` or plain dicts of the same fields; mistakes in them raise
+`ConfigError`, other mistakes `UsageError`, work that fails `BnvulnError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bn_vuln import aggregate, catalog, config, experiment, records
+from bn_vuln import report as _report
+from bn_vuln.analysis.statistics import Estimate, estimate
+from bn_vuln.config import Attack, Cell, Evaluation, Perturbation, Scale
+from bn_vuln.errors import BnvulnError, UsageError
+from bn_vuln.progress import Progress
+
+if TYPE_CHECKING:
+    from bn_vuln.classifier import Classifier
+    from bn_vuln.evaluate import Result
+    from bn_vuln.train import Trained
+
+RUNS = Path("runs")
+
+
+def train(
+    cell: Cell | Mapping[str, Any], folder: str | Path | None = None, *, progress: Progress | None = None
+) -> Trained:
+    """Train a model; with `folder`, keep it there as a run. See `bn_vuln.train.train`."""
+    from bn_vuln.train import train as run
+
+    return run(_cell(cell), Path(folder) if folder else None, progress=progress)
+
+
+def open_classifier(target: str | Path, *, dataset: str | None = None, **options: Any) -> Classifier:
+    """A run folder, or any `.keras` classifier (then `dataset` is needed, and `input_scale` "0-1" or "0-255" and
+    `from_probabilities` say how it is called)."""
+    from bn_vuln import classifier
+
+    path = Path(target)
+    if path.is_dir():
+        return classifier.from_run(path)
+    if path.suffix != ".keras":
+        raise UsageError(f"{path}: expected a run folder or a .keras file" + ("" if path.exists() else "; no such file or folder"))
+    return classifier.from_keras(path, dataset or "mnist", **options)
+
+
+def attack(
+    target: str | Path | Classifier,
+    options: Attack | Mapping[str, Any],
+    *,
+    dataset: str | None = None,
+    split: str = "test",
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Attack a classifier on a data set; the result holds the record, the outcomes and the attacked images."""
+    from bn_vuln.evaluate import Evaluator
+
+    evaluation = config.validate(Evaluation, {"dataset": dataset, "split": split, "limit": limit}, "evaluation")
+    evaluator = Evaluator(_classifier(target, dataset), evaluation)
+    return evaluator.run(config.validate(Attack, options, "attack"), progress=progress)
+
+
+def evaluate(
+    target: str | Path | Classifier,
+    suite: str | Mapping[str, Perturbation] = "quick",
+    *,
+    dataset: str | None = None,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, records.Record]:
+    """Measure a suite (by name, or a mapping of perturbations) on a classifier."""
+    from bn_vuln.evaluate import evaluate as run
+
+    evaluation, perturbations = resolve_suite(suite, dataset=dataset, limit=limit)
+    results = run(_classifier(target, dataset), perturbations, evaluation, progress=progress)
+    return {name: result.record for name, result in results.items()}
+
+
+def resolve_suite(
+    suite: str | Mapping[str, Perturbation], *, dataset: str | None = None, limit: int | None = None
+) -> tuple[Evaluation, Mapping[str, Perturbation]]:
+    """(where to evaluate, under what) of a suite, with the data set and the limit given on top."""
+    evaluation = Evaluation()
+    if isinstance(suite, str):
+        shipped = catalog.suite(suite)
+        evaluation, suite = shipped.evaluation, shipped.perturbations
+    changes = {key: value for key, value in (("dataset", dataset), ("limit", limit)) if value is not None}
+    return config.validate(Evaluation, {**config.to_plain(evaluation), **changes}, "evaluation"), suite
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One perturbation measured on two runs: accuracies, and second - first over the same examples, with the
+    standard error over examples (not over seeds: two runs are one pair of seeds)."""
+
+    first: records.Record
+    second: records.Record
+    difference: Estimate
+
+
+def compare(first: str | Path, second: str | Path) -> list[Pair]:
+    """Paired differences, second - first, for every perturbation that both run folders have a record of.
+
+    Raises `UsageError` where a folder is no run, `BnvulnError` where they share no perturbation.
+    """
+    folders = [Path(first), Path(second)]
+    for folder in folders:
+        if not (folder / "records").is_dir():
+            raise UsageError(f"{folder}: no records here; measure it first: bnvuln evaluate {folder} --suite quick")
+    ours, theirs = ({r.perturbation_id: r for r in records.read_records(folder)} for folder in folders)
+    common = [key for key in ours if key in theirs]
+    if not common:
+        raise BnvulnError(f"{first} and {second} share no perturbation; run the same `bnvuln evaluate` on both")
+    return [_pair(folders, ours[key], theirs[key]) for key in common]
+
+
+def _pair(folders: Sequence[Path], first: records.Record, second: records.Record) -> Pair:
+    before, after = (records.read_outcomes(folder, first.perturbation_id).astype(np.float64) for folder in folders)
+    return Pair(first, second, estimate(after - before))  # type: ignore[arg-type]
+
+
+def reproduce(
+    name: str,
+    *,
+    scale: Scale = "full",
+    root: str | Path = RUNS,
+    jobs: int = 1,
+    overrides: Iterable[str] = (),
+    progress: Progress | None = None,
+) -> aggregate.Results:
+    """Run what is missing of an experiment (by name or path of its YAML) and aggregate it."""
+    chosen = catalog.experiment(name, scale, overrides)
+    experiment.run(chosen, Path(root), jobs=jobs, progress=progress)
+    return aggregate.aggregate(chosen, Path(root))
+
+
+def report(folder: str | Path = RUNS, *, form: _report.Format = "html") -> list[Path]:
+    """Write the report of a results folder from its records alone; the files written."""
+    return _report.write(Path(folder), form)
+
+
+def newest_run(root: str | Path = RUNS) -> Path:
+    """The run folder in `root` whose training finished last. Raises `UsageError` where there is none."""
+    finished = [p.parent for p in Path(root).glob("*/training.json") if (p.parent / "model.keras").exists()]
+    if not finished:
+        raise UsageError(f"no finished run in {root}/: train one (bnvuln train), or name a run or a .keras file")
+    return max(finished, key=lambda folder: (folder / "training.json").stat().st_mtime)
+
+
+def _cell(cell: Cell | Mapping[str, Any]) -> Cell:
+    return cell if isinstance(cell, Cell) else config.validate(Cell, cell, "cell")
+
+
+def _classifier(target: str | Path | Classifier, dataset: str | None) -> Classifier:
+    return open_classifier(target, dataset=dataset) if isinstance(target, str | Path) else target

@@ -1,0 +1,43 @@
+"""The configs that ship with bnvuln: experiments by name, suites by name; a path to a YAML file works as well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+
+from bn_vuln import config
+from bn_vuln.config import Experiment, Scale, Suite, nearest
+from bn_vuln.errors import UsageError
+
+
+def _folder(name: str) -> Path:
+    return Path(str(resources.files("bn_vuln.configs"))) / name
+
+
+def names(kind: str = "paper") -> list[str]:
+    """The names of the shipped experiments (`paper`) or suites (`suites`)."""
+    return sorted(path.stem for path in _folder(kind).glob("*.yaml"))
+
+
+def _find(name: str, kind: str, what: str) -> Path:
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.exists():
+            raise UsageError(f"{name}: no such file")
+        return path
+    known = names(kind)
+    if name not in known:
+        raise UsageError(f"{what} {name!r} is not known (known: {', '.join(known)}){nearest(name, known)}")
+    return _folder(kind) / f"{name}.yaml"
+
+
+def experiment(name: str, scale: Scale = "full", overrides: Iterable[str] = ()) -> Experiment:
+    """An experiment by name, or by the path of its YAML file. Raises `UsageError` or `ConfigError`."""
+    return config.load_experiment(_find(name, "paper", "experiment"), scale, overrides)
+
+
+def suite(name: str) -> Suite:
+    """A suite of perturbations by name, or by the path of its YAML file."""
+    path = _find(name, "suites", "suite")
+    return config.validate(Suite, config.read_yaml(path), path.name)

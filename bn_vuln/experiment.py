@@ -1,0 +1,172 @@
+"""Running an experiment: for each cell train if there is no finished training, evaluate if there is no record.
+
+Everything is a file of its own, so a run that is interrupted continues where it was, several processes may
+work in one results folder (a cell is claimed while it is worked on), and experiments share trained cells.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bn_vuln import backend, records
+from bn_vuln.config import Cell, Evaluation, Experiment, Perturbation, describe, describe_perturbation, to_plain, to_yaml
+from bn_vuln.errors import BnvulnError
+from bn_vuln.grid import expand
+from bn_vuln.progress import Progress, Quiet
+
+ROUNDS = 3  # times that cells lost to a killed worker are tried again
+POLL_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """A cell with the perturbations it is to be measured under."""
+
+    cell: Cell
+    evaluation: Evaluation
+    perturbations: Mapping[str, Perturbation]
+
+    def folder(self, root: Path) -> Path:
+        return root / records.digest(to_plain(self.cell))
+
+    def missing(self, root: Path) -> dict[str, Perturbation]:
+        """The perturbations without a record; none for a cell that failed to train."""
+        folder = self.folder(root)
+        training = records.read_training(folder)
+        if training is not None and training.state == "failed":
+            return {}
+        return {
+            name: p
+            for name, p in self.perturbations.items()
+            if not records.record_path(folder, self._id(p)).exists()
+        }
+
+    def finished(self, root: Path) -> bool:
+        """Trained (or recorded as failed), and every record there."""
+        return records.read_training(self.folder(root)) is not None and not self.missing(root)
+
+    def _id(self, perturbation: Perturbation) -> str:
+        return records.digest(records.perturbation_identity(self.evaluation, self.cell.data.name, perturbation))
+
+
+def tasks(experiment: Experiment) -> list[Task]:
+    """The tasks of an experiment at its scale."""
+    return [Task(cell, experiment.evaluation, experiment.perturbations) for cell in expand(experiment)]
+
+
+def experiment_path(root: Path, experiment: Experiment) -> Path:
+    """Where a results folder keeps the resolved config of an experiment."""
+    return root / "experiments" / f"{experiment.name}-{experiment.scale}.yaml"
+
+
+def run(experiment: Experiment, root: Path, *, jobs: int = 1, progress: Progress | None = None) -> None:
+    """Run what is missing of an experiment into the results folder `root`, in `jobs` processes.
+
+    Raises `BnvulnError` if a cell could not be finished (a worker was killed `ROUNDS` times).
+    """
+    progress = progress or Quiet()
+    records.replace_file(experiment_path(root, experiment), to_yaml(experiment))
+    todo = tasks(experiment)
+    for _ in range(ROUNDS):
+        left = [task for task in todo if not task.finished(root)]
+        if left:
+            progress.message(f"{experiment.name}: {len(todo) - len(left)} of {len(todo)} cells are finished")
+            _run_round(left, root, min(jobs, len(left)), progress)
+        if all(task.finished(root) for task in todo):
+            return
+    lost = sum(not task.finished(root) for task in todo)
+    raise BnvulnError(f"{experiment.name}: {lost} of {len(todo)} cells could not be finished; run the command again")
+
+
+def _run_round(left: list[Task], root: Path, jobs: int, progress: Progress) -> None:
+    if jobs == 1:
+        for number, task in enumerate(left, 1):
+            progress.message(f"cell {number}/{len(left)}: {describe(task.cell)}")
+            run_task(task, root, progress=progress)
+    else:
+        _run_parallel(left, root, jobs, progress)
+    # What another process has claimed is waited for, not done twice.
+    while any(_claimed_elsewhere(task, root) for task in left):
+        time.sleep(POLL_SECONDS)
+
+
+def _claimed_elsewhere(task: Task, root: Path) -> bool:
+    return (task.folder(root) / "claim.json").exists() and not task.finished(root) and not records.stale_claim(task.folder(root))
+
+
+def _run_parallel(left: list[Task], root: Path, jobs: int, progress: Progress) -> None:
+    """Cells in worker processes, the cores divided among them; a killed worker loses its cell, not the others."""
+    import joblib
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    cores = len(os.sched_getaffinity(0))
+    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+    calls = (joblib.delayed(_work)(task, root, max(1, cores // jobs)) for task in left)
+    progress.start("cells", len(left), "cells")
+    try:
+        for done, text in enumerate(parallel(calls), 1):
+            progress.advance(done)
+            progress.message(text)
+    except TerminatedWorkerError:
+        progress.message("a worker process was killed; its cell is tried again")
+    finally:
+        progress.stop()
+
+
+def _work(task: Task, root: Path, threads: int) -> str:
+    """What a worker process does: one cell, then a line to show."""
+    if "tensorflow" not in sys.modules:
+        backend.limit_threads(threads)
+    begun = time.monotonic()
+    run_task(task, root)
+    return f"{describe(task.cell)}: finished in {time.monotonic() - begun:.0f} s"
+
+
+def run_task(task: Task, root: Path, *, progress: Progress | None = None) -> None:
+    """Train and evaluate one cell as far as it is missing; nothing if another process has claimed it."""
+    folder = task.folder(root)
+    with records.claim(folder) as mine:
+        if mine and not task.finished(root):
+            _finish(task, folder, root, progress or Quiet())
+
+
+def _finish(task: Task, folder: Path, root: Path, progress: Progress) -> None:
+    from bn_vuln import train
+
+    training = records.read_training(folder)
+    if training is None or (training.state == "trained" and not (folder / "model.keras").exists()):
+        # A cell whose records travel without its model is trained again when a record is missing.
+        training = train.train(task.cell, folder, progress=progress).record
+    if training.state == "trained":
+        evaluate_run(folder, task.missing(root), task.evaluation, progress=progress)
+    else:
+        progress.message(f"{folder}: failed to train: {training.reason}")
+
+
+def evaluate_run(
+    folder: Path,
+    perturbations: Mapping[str, Perturbation],
+    evaluation: Evaluation,
+    *,
+    progress: Progress | None = None,
+) -> list[records.Record]:
+    """Measure perturbations on a run folder and write their records; the records, in the order given."""
+    from bn_vuln import classifier
+    from bn_vuln.evaluate import Evaluator
+
+    progress = progress or Quiet()
+    if not perturbations:
+        return []
+    evaluator = Evaluator(classifier.from_run(folder), evaluation)
+    written = []
+    for name, perturbation in perturbations.items():
+        result = evaluator.run(perturbation, progress=progress)
+        records.write_record(folder, result.record, result.outcomes)
+        progress.message(f"{name}: accuracy {result.record.accuracy:.4f} (n {result.record.n}; {describe_perturbation(perturbation)})")
+        written.append(result.record)
+    return written

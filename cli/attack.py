@@ -1,0 +1,92 @@
+"""`bnvuln attack`: one attack on one classifier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bn_vuln.cli import options as o
+
+what, threat, search, result = o.option("What"), o.option("Threat model"), o.option("Search"), o.option("Result")
+
+EXAMPLES = """
+Examples:
+
+\b
+  bnvuln attack --eps 8/255                          # PGD-20 on the newest run
+  bnvuln attack runs/ID --attack bim --eps 0.1 --unit standardized --steps 100 --step-size 1e-3
+  bnvuln attack runs/ID --ord 2 --eps 1 --restarts 5 --limit 1000 --save adversarial.npz
+  bnvuln attack model.keras --data mnist --eps 8/255 --from-probabilities --input-scale 0-255
+"""
+
+
+@click.command("attack", cls=o.GroupedCommand, epilog=EXAMPLES)
+@click.argument("target", required=False, type=click.Path(path_type=Path), metavar="[RUN or MODEL.keras]")
+@what("--data", "dataset", metavar="NAME", help="Data set.  [default: the one trained on; mnist for a foreign model]")
+@what("--split", type=click.Choice(["test", "validation", "train"]), default="test", show_default=True)
+@what("--limit", type=int, help="Attack N examples of a fixed random order.  [default: all]")
+@what("--input-scale", type=click.Choice(["0-1", "0-255"]), help="Pixels a foreign model expects.  [default: 0-1]")
+@what("--from-probabilities", is_flag=True, help="A foreign model ends in a softmax.")
+@threat("--ord", type=click.Choice(["inf", "2"]), default="inf", show_default=True, help="Norm of the ball.")
+@threat("--eps", type=o.NUMBER, default=8 / 255, show_default="8/255", help="Radius, in --unit.")
+@threat("--unit", type=click.Choice(["pixel", "standardized"]), default="pixel", show_default=True, help="Unit of eps and step size: pixels in [0, 1], or pixels / std of the data.")
+@threat("--box", type=o.RANGE, default="0,1", show_default=True, help="Range of pixels, or none.")
+@search("--attack", "name", default="pgd", show_default=True, metavar="NAME", help="fgsm, bim (from the image), pgd (random start).")
+@search("--steps", type=int, help="Gradient steps.  [default: 20; fgsm 1]")
+@search("--step-size", type=o.NUMBER, help="In --unit.  [default: 2.5 eps / steps; fgsm eps]")
+@search("--random-start/--no-random-start", default=None, help="Start in the ball at random.  [default: pgd only]")
+@search("--restarts", type=int, default=1, show_default=True, help="Random starts; the worst case is kept per example.")
+@search("--target", type=click.Choice(["none", "next", "least_likely"]), default="none", show_default=True, help="Aim at a class.")
+@search("--iterate", type=click.Choice(["last", "best"]), default="last", show_default=True, help="Point of the path that is kept.")
+@search("--seed", type=int, default=0, show_default=True, help="Seed of the random starts.")
+@search("--backend", type=click.Choice(["own", "cleverhans"]), default="own", show_default=True, help="Whose loop.")
+@result("--runs", type=o.FOLDER, default="runs", show_default=True, help="Where the newest run is looked for, and a foreign model's records go.")
+@result("--save", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.npz", help="Save images, labels and outcomes.")
+@o.output_options
+def command(
+    target: Path | None, runs: Path, save: Path | None, as_json: bool, quiet: bool, verbose: bool, **given: Any
+) -> None:
+    """Attack a run, or any .keras classifier; without a target, the newest run.
+
+    Prints clean accuracy, accuracy under the attack, and every flag that says why the number may lie. The
+    records go into the run folder.
+    """
+    o.set_up(verbose)
+    if save is not None and save.suffix != ".npz":
+        raise click.BadParameter(f"{save}: expected a file name ending in .npz", param_hint="--save")
+    from bn_vuln import config
+
+    attack = config.validate(config.Attack, _fields(given), "attack")
+    perturbations = {"clean": config.Clean(), given["name"]: attack}
+    changes = {key: given[key] for key in ("dataset", "split", "limit") if given[key] is not None}
+    evaluation = config.validate(config.Evaluation, changes, "attack")
+    target, classifier = o.open_target(target, runs, given)
+    folder = target if target.is_dir() else runs / classifier.id
+    results = o.measure(classifier, evaluation, perturbations, folder, quiet)
+    if save is not None:
+        _save(save, results["clean"], results[given["name"]])
+        o.say(f"saved {save}")
+    o.print_records({name: r.record for name, r in results.items()}, as_json, str(target))
+
+
+def _fields(given: dict[str, Any]) -> dict[str, Any]:
+    """The options as fields of the attack's config."""
+    fields = {key: given[key] for key in ("ord", "eps", "unit", "box", "restarts", "target", "iterate", "seed", "backend")}
+    optional = {key: given[key] for key in ("steps", "step_size", "random_start") if given[key] is not None}
+    return {"attack": given["name"], **fields, **optional}
+
+
+def _save(path: Path, clean: Any, attacked: Any) -> None:
+    """Images in pixels [n, width, width, channels] before and after, and per-example outcomes."""
+    import numpy as np
+
+    from bn_vuln import records
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with records.written_aside(path) as aside:
+        np.savez_compressed(
+            aside, x=clean.images, x_adv=attacked.images, y=attacked.labels, clean_correct=clean.outcomes,
+            correct=attacked.outcomes,
+        )  # fmt: skip

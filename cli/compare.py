@@ -1,0 +1,59 @@
+"""`bnvuln compare`: two runs, measured under the same perturbations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bn_vuln.cli import options as o
+
+EXAMPLES = """
+Examples:
+
+\b
+  bnvuln compare runs/no-bn runs/bn
+  bnvuln compare runs/no-bn runs/bn --json
+"""
+
+
+@click.command("compare", cls=o.GroupedCommand, epilog=EXAMPLES)
+@click.argument("first", type=click.Path(path_type=Path), metavar="RUN")
+@click.argument("second", type=click.Path(path_type=Path), metavar="RUN")
+@o.option("Output")("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+def command(first: Path, second: Path, as_json: bool) -> None:
+    """Paired differences, second - first, for every perturbation measured on both.
+
+    The uncertainty is over test examples: one pair of runs says nothing about other seeds (`bnvuln reproduce`
+    runs several).
+    """
+    from bn_vuln import api
+
+    pairs = api.compare(first, second)
+    if as_json:
+        o.print_json({"first": str(first), "second": str(second), "pairs": [_plain(pair) for pair in pairs]})
+        return
+    from bn_vuln.config import describe_fields
+    from bn_vuln.report.tables import TextTable, markdown_table, percent
+
+    rows = [
+        [describe_fields(p.first.perturbation), str(p.first.n), f"{100 * p.first.accuracy:.2f}",
+         f"{100 * p.second.accuracy:.2f}", percent(p.difference, signed=True)]
+        for p in pairs
+    ]  # fmt: skip
+    heads = ["under", "examples", "first, %", "second, %", "second \N{MINUS SIGN} first, points ± SE over examples"]
+    click.echo(markdown_table(TextTable("", heads, rows)))
+    click.echo(f"\nfirst: {first}\nsecond: {second}\none pair of runs: the spread over seeds is unknown (n = 1)")
+
+
+def _plain(pair: Any) -> dict[str, Any]:
+    return {
+        "perturbation": pair.first.perturbation,
+        "n": pair.first.n,
+        "first": pair.first.accuracy,
+        "second": pair.second.accuracy,
+        "difference": pair.difference.mean,
+        "standard_error_over_examples": pair.difference.sem,
+        "flags": [flag.model_dump() for flag in (*pair.first.flags, *pair.second.flags)],
+    }

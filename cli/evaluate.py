@@ -1,0 +1,44 @@
+"""`bnvuln evaluate`: a suite of perturbations on one classifier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bn_vuln.cli import options as o
+
+what, result = o.option("What"), o.option("Result")
+
+EXAMPLES = """
+Examples:
+
+\b
+  bnvuln evaluate --suite quick                      # the newest run
+  bnvuln evaluate runs/ID --suite paper
+  bnvuln evaluate model.keras --data mnist --from-probabilities --json
+"""
+
+
+@click.command("evaluate", cls=o.GroupedCommand, epilog=EXAMPLES)
+@click.argument("target", required=False, type=click.Path(path_type=Path), metavar="[RUN or MODEL.keras]")
+@what("--suite", default="quick", show_default=True, metavar="NAME", help="paper, quick, or a YAML file of perturbations.")
+@what("--data", "dataset", metavar="NAME", help="Data set.  [default: the one trained on; mnist for a foreign model]")
+@what("--limit", type=int, help="Evaluate N examples of a fixed random order.  [default: the suite's]")
+@what("--input-scale", type=click.Choice(["0-1", "0-255"]), help="Pixels a foreign model expects.  [default: 0-1]")
+@what("--from-probabilities", is_flag=True, help="A foreign model ends in a softmax.")
+@result("--runs", type=o.FOLDER, default="runs", show_default=True, help="Where the newest run is looked for, and a foreign model's records go.")
+@o.output_options
+def command(
+    target: Path | None, suite: str, runs: Path, as_json: bool, quiet: bool, verbose: bool, **given: Any
+) -> None:
+    """Measure a run, or any .keras classifier, under a suite of perturbations; without a target, the newest run."""
+    o.set_up(verbose)
+    from bn_vuln import api
+
+    evaluation, perturbations = api.resolve_suite(suite, dataset=given["dataset"], limit=given["limit"])
+    target, classifier = o.open_target(target, runs, given)
+    folder = target if target.is_dir() else runs / classifier.id
+    results = o.measure(classifier, evaluation, perturbations, folder, quiet)
+    o.print_records({name: r.record for name, r in results.items()}, as_json, str(target))

@@ -1,0 +1,86 @@
+"""`bnvuln`: the group of commands. Each command's module is imported only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from bn_vuln.errors import BnvulnError, UsageError
+from bn_vuln.version import __version__
+
+# name -> one line of help; the module bn_vuln.cli.NAME holds the command `command`.
+COMMANDS = {
+    "train": "Train one model, with or without batch norm.",
+    "attack": "Attack a run, or any .keras classifier.",
+    "evaluate": "Clean, noise and attacks on a run, in one table.",
+    "compare": "Paired differences between two runs.",
+    "reproduce": "Reproduce a table or figure, beside the paper's values.",
+    "report": "Tables and pages from records alone.",
+}
+
+
+class Commands(click.Group):
+    """A group that knows its commands' names without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"bn_vuln.cli.{name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            close = get_close_matches(args[0], COMMANDS, n=1, cutoff=0.5)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start: bnvuln reproduce table6 --scale quick. Each command has examples in its own --help.",
+)
+@click.version_option(__version__, prog_name="bnvuln")
+def bnvuln() -> None:
+    """What does batch norm cost a classifier in robustness?
+
+    Train matched pairs that differ only in normalization, attack them, compare them, reproduce the paper.
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """The entry point: exit 0, 1 (the work failed), 2 (usage); no traceback for a user's mistake."""
+    try:
+        # Outside standalone mode click returns an exit code rather than raising it.
+        code = bnvuln.main(args, prog_name="bnvuln", standalone_mode=False) or 0
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except UsageError as error:
+        click.echo(f"Error: {error}", err=True)
+        code = 2
+    except BnvulnError as error:
+        click.echo(f"Error: {error}", err=True)
+        code = 1
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted: what was finished is kept; run the same command again to go on.", err=True)
+        code = 130
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

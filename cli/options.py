@@ -1,0 +1,169 @@
+"""What the commands share: option types, groups of options, output. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Number(click.ParamType):
+    """A number, or a fraction such as 8/255."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float | int):
+            return float(value)
+        try:
+            return float(Fraction(str(value).replace(" ", "")))
+        except (ValueError, ZeroDivisionError):
+            self.fail(f"{value!r} is not a number or a fraction such as 8/255", param, ctx)
+
+
+class Range(click.ParamType):
+    """`LOW,HIGH` in pixels, or `none`."""
+
+    name = "low,high|none"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str) or value == "none":
+            return value
+        parts = value.split(",")
+        if len(parts) != 2:
+            self.fail(f"{value!r} is not none or LOW,HIGH, such as 0,1", param, ctx)
+        return tuple(NUMBER.convert(part, param, ctx) for part in parts)
+
+
+class Integers(click.ParamType):
+    """Whole numbers joined by commas."""
+
+    name = "n,n,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(int(part) for part in value.split(",") if part.strip())
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers such as 100,100", param, ctx)
+
+
+NUMBER, RANGE, INTEGERS = Number(), Range(), Integers()
+EXISTING = click.Path(exists=True, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+class GroupedCommand(click.Command):
+    """A command whose help shows its options under headings, in the order they were declared."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            row = param.get_help_record(ctx)
+            if row is not None:
+                sections.setdefault(getattr(param, "section", "Other"), []).append(row)
+        for title, rows in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+class SectionOption(click.Option):
+    """An option that belongs under a heading of the help."""
+
+    def __init__(self, *args: Any, section: str = "Other", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+def option(section: str) -> Callable[..., Callable[[Command], Command]]:
+    """`click.option` for options under one heading."""
+
+    def declare(*names: str, **attributes: Any) -> Callable[[Command], Command]:
+        return click.option(*names, cls=SectionOption, section=section, **attributes)
+
+    return declare
+
+
+def output_options(command: Command) -> Command:
+    """--json, --quiet, --verbose."""
+    add = option("Output")
+    for decorate in (
+        add("--verbose", is_flag=True, help="Show TensorFlow's start-up messages."),
+        add("-q", "--quiet", is_flag=True, help="No progress on standard error."),
+        add("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
+    ):
+        command = decorate(command)
+    return command
+
+
+def progress(quiet: bool) -> Any:
+    """The progress that fits the terminal."""
+    from bn_vuln.progress import make
+
+    return make(quiet=quiet)
+
+
+def set_up(verbose: bool) -> None:
+    """What must happen before TensorFlow is imported."""
+    from bn_vuln import backend
+
+    backend.set_verbose(verbose)
+
+
+def say(text: str) -> None:
+    """A line for the reader that is no result: standard error."""
+    click.echo(text, err=True)
+
+
+def print_json(data: Any) -> None:
+    """The one JSON object of a command with --json. NaN becomes null."""
+    json.dump(data, sys.stdout, indent=2, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+# ---------------------------------------------------------------- attack and evaluate
+
+
+def open_target(target: Path | None, runs: Path, given: dict[str, Any]) -> tuple[Path, Any]:
+    """(the target or the newest run, its classifier)."""
+    from bn_vuln import api
+
+    if target is None:
+        target = api.newest_run(runs)
+        say(f"the newest run is {target}")
+    foreign: dict[str, Any] = {"from_probabilities": True} if given["from_probabilities"] else {}
+    if given["input_scale"] is not None:
+        foreign["input_scale"] = given["input_scale"]
+    if foreign and target.is_dir():
+        raise click.UsageError(f"{target} is a run of ours: --input-scale and --from-probabilities are for .keras files")
+    return target, api.open_classifier(target, dataset=given["dataset"], **foreign)
+
+
+def measure(classifier: Any, evaluation: Any, perturbations: Any, folder: Path, quiet: bool) -> dict[str, Any]:
+    """Evaluate and write the records into `folder`; name -> result."""
+    from bn_vuln import records
+    from bn_vuln.evaluate import evaluate
+
+    results = evaluate(classifier, perturbations, evaluation, progress=progress(quiet))
+    for result in results.values():
+        records.write_record(folder, result.record, result.outcomes)
+    return results
+
+
+def print_records(found: dict[str, Any], as_json: bool, target: str) -> None:
+    """Records as one JSON object, or as a table with the flags under it."""
+    if as_json:
+        plain = [{"name": name, "kind": r.kind, **r.model_dump(mode="json")} for name, r in found.items()]
+        print_json({"target": target, "records": plain})
+        return
+    from bn_vuln.report.tables import records_table
+
+    click.echo(records_table(found))

@@ -1,0 +1,36 @@
+"""`bnvuln report`: tables and pages from records alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bn_vuln.cli import options as o
+
+EXAMPLES = """
+Examples:
+
+\b
+  bnvuln report runs
+  bnvuln report results/paper --format md
+"""
+
+
+@click.command("report", cls=o.GroupedCommand, epilog=EXAMPLES)
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@o.option("Result")("--format", "form", type=click.Choice(["html", "md", "csv"]), default="html", show_default=True, help="html: one page for all; md and csv: a file for each experiment.")
+@o.option("Output")("--json", "as_json", is_flag=True, help="Print the tables as one JSON object on standard output.")
+def command(folder: Path, form: str, as_json: bool) -> None:
+    """Write the report of a results folder into DIR/report, from its records; nothing is trained or measured."""
+    from bn_vuln import aggregate, report
+    from bn_vuln.report import tables
+
+    experiments = report.experiments_in(folder)
+    written = report.write(folder, form)  # type: ignore[arg-type]
+    if as_json:
+        results = [tables.to_json(aggregate.aggregate(e, folder)) for e in experiments]
+        o.print_json({"files": [str(path) for path in written], "experiments": results})
+        return
+    for path in written:
+        click.echo(str(path))

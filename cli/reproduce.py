@@ -1,0 +1,129 @@
+"""`bnvuln reproduce`: an experiment, beside the paper's values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bn_vuln.cli import options as o
+
+what, result = o.option("What"), o.option("Result")
+
+EXAMPLES = """
+Examples:
+
+\b
+  bnvuln reproduce --list
+  bnvuln reproduce table6 --scale quick
+  bnvuln reproduce table6 --set grid.data.width=[28,56] --set seeds=[0] --dry-run
+  bnvuln reproduce my_experiment.yaml --jobs 2
+"""
+
+
+@click.command("reproduce", cls=o.GroupedCommand, epilog=EXAMPLES)
+@click.argument("name", required=False)
+@what("--list", "listing", is_flag=True, help="Every experiment with its claim, cost and state.")
+@what("--scale", type=click.Choice(["smoke", "quick", "cpu", "full"]), default="full", show_default=True, help="full is the paper's; below it, verdicts are previews.")
+@what("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any field of the config, e.g. train.epochs=3.")
+@what("--dry-run", is_flag=True, help="Print the resolved config and the cells, run nothing.")
+@result("--out", type=o.FOLDER, default="runs", show_default=True, help="Results folder.")
+@result("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, the cores divided among them.")
+@result("--check", is_flag=True, help="Exit with 1 if a verdict fails.")
+@o.output_options
+def command(
+    name: str | None, listing: bool, scale: Any, overrides: tuple[str, ...], dry_run: bool, out: Path,
+    jobs: int, check: bool, as_json: bool, quiet: bool, verbose: bool,
+) -> None:  # fmt: skip
+    """Run the missing cells of an experiment, then print ours +- SEM (n), the paper's, the difference, the verdict.
+
+    NAME is one of --list, or the path of a YAML file. What is finished is kept: run the command again after an
+    interruption and it goes on.
+    """
+    o.set_up(verbose)
+    if listing:
+        _list(out, as_json)
+        return
+    if name is None:
+        raise click.UsageError("name an experiment, or see them with --list")
+    from bn_vuln import catalog
+
+    experiment = catalog.experiment(name, scale, overrides)
+    if dry_run:
+        _dry_run(experiment, as_json)
+        return
+    cost = experiment.cost.get(experiment.scale)
+    o.say(f"{experiment.name} at scale {experiment.scale}" + (f": about {cost} on two cores" if cost else ""))
+    results = _run(experiment, out, jobs, quiet)
+    if as_json:
+        from bn_vuln.report.tables import to_json
+
+        o.print_json(to_json(results))
+    else:
+        _print(results)
+    for path in _write_report(out, experiment):
+        o.say(f"report: {path}")
+    if check and any(c.unscaled == "fails" for c in results.comparisons):
+        click.get_current_context().exit(1)
+
+
+def _run(experiment: Any, out: Path, jobs: int, quiet: bool) -> Any:
+    from bn_vuln import aggregate, experiment as runner
+
+    runner.run(experiment, out, jobs=jobs, progress=o.progress(quiet))
+    return aggregate.aggregate(experiment, out)
+
+
+def _write_report(out: Path, experiment: Any) -> list[Path]:
+    from bn_vuln import report
+
+    return [*report.write(out, "md", experiment), *report.write(out, "csv", experiment), *report.write(out, "html", experiment)]
+
+
+def _print(results: Any) -> None:
+    from bn_vuln.report import tables
+
+    click.echo(f"{results.experiment.title}\n{results.experiment.claim}\n")
+    for table in tables.tables(results):
+        click.echo(f"{table.title}\n{tables.markdown_table(table)}\n")
+
+
+def _dry_run(experiment: Any, as_json: bool) -> None:
+    from bn_vuln import config, experiment as runner
+
+    todo = runner.tasks(experiment)
+    if as_json:
+        cells = [{"id": t.folder(Path()).name, **config.to_plain(t.cell)} for t in todo]
+        o.print_json({"experiment": config.to_plain(experiment), "cells": cells})
+        return
+    click.echo(config.to_yaml(experiment))
+    click.echo(f"{len(todo)} cells:")
+    for task in todo:
+        click.echo(f"  {task.folder(Path()).name}  {config.describe(task.cell)}")
+
+
+def _list(out: Path, as_json: bool) -> None:
+    from bn_vuln import catalog
+
+    rows = [_state(catalog.experiment(name), out) for name in catalog.names()]
+    if as_json:
+        o.print_json({"experiments": rows})
+        return
+    for row in rows:
+        cost = ", ".join(f"{scale} {text}" for scale, text in row["cost"].items())
+        click.echo(f"{row['name']}\n  claim: {row['claim']}\n  cost on two cores: {cost}\n  state in {out}: {row['state']}")
+
+
+def _state(experiment: Any, out: Path) -> dict[str, Any]:
+    """Claim, cost, and how many cells of each scale are finished in the results folder."""
+    from bn_vuln import catalog, experiment as runner
+
+    states = []
+    for scale in dict.fromkeys([*experiment.scales, "full"]):
+        todo = runner.tasks(catalog.experiment(experiment.name, scale))
+        states.append(f"{scale} {sum(task.finished(out) for task in todo)}/{len(todo)} cells")
+    return {
+        "name": experiment.name, "title": experiment.title, "claim": experiment.claim, "cost": dict(experiment.cost),
+        "state": ", ".join(states),
+    }  # fmt: skip

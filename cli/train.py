@@ -1,0 +1,158 @@
+"""`bnvuln train`: one cell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bn_vuln.cli import options as o
+
+data, model, norm = o.option("Data"), o.option("Model"), o.option("Normalization")
+training, result = o.option("Training"), o.option("Result")
+
+EXAMPLES = """
+Examples:
+
+\b
+  bnvuln train --arch mlp                            # with batch norm, c = 1e-5
+  bnvuln train --arch mlp --no-bn                    # its pair, without
+  bnvuln train --arch mlp --c 0.1 --epochs 10        # a larger c
+  bnvuln train --arch mlp --normalization l2 --weight-decay 0.01
+  bnvuln train --arch linear --no-bn --limit 5000 --out runs/linear
+"""
+
+
+@click.command("train", cls=o.GroupedCommand, epilog=EXAMPLES)
+@data("--data", "dataset", default="mnist", show_default=True, metavar="NAME", help="Data set: mnist.")
+@data("--width", type=int, help="Image width in pixels, >= the native one (bilinear).  [default: native]")
+@data("--limit", type=int, help="Train on N examples.  [default: all]")
+@data("--validation", type=int, default=5000, show_default=True, help="Examples held out to choose the epoch.")
+@model("--arch", default="mlp", show_default=True, metavar="NAME", help="Architecture: linear, mlp.")
+@model("--hidden", type=o.INTEGERS, help="Hidden units of the mlp.  [default: two of half the input dimension]")
+@model("--normalized", type=o.INTEGERS, help="Hidden layers (from 0) that get the normalization.  [default: 0]")
+@model("--init", default="torch", show_default=True, metavar="NAME", help="Initialization: torch, he.")
+@norm("--normalization", default="batch", show_default=True, metavar="NAME", help="batch, none, or l2 (none plus --weight-decay).")
+@norm("--no-bn", is_flag=True, help="The same as --normalization none.")
+@norm("--c", type=o.NUMBER, help="BN's constant c under the square root.  [default: 1e-5]")
+@norm("--bn-momentum", type=o.NUMBER, help="Weight of BN's old statistics.  [default: 0.9]")
+@norm("--no-affine", is_flag=True, help="BN without gamma and beta.")
+@norm("--synchronized", is_flag=True, help="BN statistics over all replicas.")
+@training("--epochs", type=int, help="Epochs.  [default: 20]")
+@training("--lr", type=o.NUMBER, help="Learning rate of SGD.  [default: 0.01]")
+@training("--momentum", type=o.NUMBER, help="Momentum of SGD.  [default: 0]")
+@training("--batch-size", type=int, help="Examples a step.  [default: 128]")
+@training("--lr-drops", type=o.INTEGERS, help="Epochs (from 0) at which the rate is multiplied by --lr-factor.")
+@training("--lr-factor", type=o.NUMBER, default=0.1, show_default=True, help="Factor of --lr-drops.")
+@training("--weight-decay", type=o.NUMBER, default=0.0, help="lambda, a penalty lambda/2 ||w||^2.  [default: 0]")
+@training("--decay-on", type=click.Choice(["kernels", "all"]), default="kernels", show_default=True, help="What decays.")
+@training("--select", type=click.Choice(["best", "last"]), default="best", show_default=True, help="Epoch kept: best by validation.")
+@training("--seed", type=int, default=0, show_default=True, help="Seed of initial weights and order.")
+@result("--out", type=o.FOLDER, help="Run folder.  [default: runs/ID]")
+@result("--force", is_flag=True, help="Train again even if this run is finished; replace another run in --out.")
+@result("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any field of the config, e.g. train.epochs=3.")
+@result("--dry-run", is_flag=True, help="Print the resolved config, run nothing.")
+@o.output_options
+def command(out: Path | None, force: bool, dry_run: bool, as_json: bool, quiet: bool, verbose: bool, **given: Any) -> None:
+    """Train one model.
+
+    Writes a run folder: config.yaml, model.keras, history.csv, training.json. A finished run of the same config
+    is not trained again.
+    """
+    o.set_up(verbose)
+    cell = _cell(given)
+    from bn_vuln import config
+
+    if dry_run:
+        o.print_json(config.to_plain(cell)) if as_json else click.echo(config.to_yaml(cell), nl=False)
+        return
+    from bn_vuln import records
+    from bn_vuln.api import RUNS
+
+    folder = out or RUNS / records.digest(config.to_plain(cell))
+    record = _train(cell, folder, force, quiet)
+    if as_json:
+        o.print_json({"run": str(folder), **record.model_dump(mode="json")})
+    else:
+        click.echo(_summary(folder, record))
+
+
+def _train(cell: Any, folder: Path, force: bool, quiet: bool) -> Any:
+    """The training record of the run folder, trained now or before."""
+    from bn_vuln import api, records
+    from bn_vuln.classifier import read_cell
+    from bn_vuln.errors import BnvulnError, UsageError
+
+    existing = records.read_training(folder)
+    if (folder / "config.yaml").exists() and not force:
+        if read_cell(folder) != cell:
+            raise UsageError(f"{folder} holds a run of another config; choose another --out, or --force to replace it")
+        if existing is not None:
+            o.say(f"{folder} is finished already (--force trains it again)")
+            return existing
+    with records.claim(folder) as mine:
+        if not mine:
+            raise BnvulnError(f"{folder} is being worked on by another process (see {folder}/claim.json)")
+        if force:
+            records.clear_run(folder)
+        return api.train(cell, folder, progress=o.progress(quiet)).record
+
+
+def _cell(given: dict[str, Any]) -> Any:
+    """Options -> a validated cell."""
+    from bn_vuln import config, data
+    from bn_vuln.errors import UsageError
+
+    normalization = _normalization(given)
+    arch = _some(name=given["arch"], hidden=given["hidden"], normalized=given["normalized"])
+    drops = given["lr_drops"]
+    schedule = {"name": "step", "epochs": drops, "factor": given["lr_factor"]} if drops else "constant"
+    train = _some(epochs=given["epochs"], lr=given["lr"], momentum=given["momentum"], batch_size=given["batch_size"])
+    plain = {
+        "data": {"name": given["dataset"], "width": given["width"], "limit": given["limit"], "validation": given["validation"]},
+        "arch": arch,
+        "init": given["init"],
+        "normalization": normalization,
+        "weight_decay": given["weight_decay"],
+        "decay_on": given["decay_on"],
+        "train": {**train, "schedule": schedule, "select": given["select"]},
+        "seed": given["seed"],
+    }
+    for assignment in given["overrides"]:
+        key, value = config.parse_assignment(assignment)
+        if key.split(".")[0] not in config.Cell.model_fields:
+            raise UsageError(f"--set {assignment}: unknown key{config.nearest(key, config.Cell.model_fields)}")
+        config.apply_override(plain, key, value)
+    if plain["data"]["width"] is None:
+        # Written out, so that the run is the same cell as an experiment's that states the width.
+        plain["data"]["width"] = data.facts(plain["data"]["name"]).shape[1]
+    return config.validate(config.Cell, plain, "train")
+
+
+def _normalization(given: dict[str, Any]) -> dict[str, Any] | str:
+    from bn_vuln.errors import UsageError
+
+    name = "none" if given["no_bn"] else given["normalization"]
+    explicit = click.get_current_context().get_parameter_source("normalization")
+    if given["no_bn"] and given["normalization"] != "none" and explicit is click.core.ParameterSource.COMMANDLINE:
+        raise UsageError(f"--no-bn and --normalization {given['normalization']} contradict each other")
+    fields = _some(c=given["c"], momentum=given["bn_momentum"], affine=False if given["no_affine"] else None)
+    fields |= {"synchronized": True} if given["synchronized"] else {}
+    if fields and name != "batch":
+        raise UsageError(f"--c, --bn-momentum, --no-affine and --synchronized belong to batch norm, not to {name!r}")
+    return {"name": name, **fields}
+
+
+def _some(**fields: Any) -> dict[str, Any]:
+    """The fields that were given."""
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def _summary(folder: Path, record: Any) -> str:
+    if record.state == "failed":
+        return f"failed to train: {record.reason}\nrun: {folder}"
+    return (
+        f"validation accuracy {100 * record.validation_accuracy:.2f}% (epoch {record.best_epoch} of {record.epochs}), "
+        f"{record.parameters:,} parameters, {record.images_per_second:,.0f} images/s\nrun: {folder}"
+    )
