@@ -173,7 +173,9 @@ def _collect(name: str, runs: Sequence[_Run]) -> Value:
         elif name not in run.found:
             missing += 1
         elif run.cell.seed in by_seed:
-            raise ConfigError("table.rows: several cells of a seed fall into one row; add the grid key that tells them apart")
+            raise ConfigError(
+                "table.rows: several cells of a seed fall into one row; add the grid key that tells them apart"
+            )
         else:
             by_seed[run.cell.seed] = run.found[name].accuracy
             flags |= {flag.name: flag for flag in run.found[name].flags}

@@ -52,7 +52,9 @@ def open_classifier(target: str | Path, *, dataset: str | None = None, **options
     if path.is_dir():
         return classifier.from_run(path)
     if path.suffix != ".keras":
-        raise UsageError(f"{path}: expected a run folder or a .keras file" + ("" if path.exists() else "; no such file or folder"))
+        raise UsageError(
+            f"{path}: expected a run folder or a .keras file" + ("" if path.exists() else "; no such file or folder")
+        )
     return classifier.from_keras(path, dataset or "mnist", **options)
 
 

@@ -129,7 +129,7 @@ def inside(point: NDArray[np.float32], x: NDArray[np.float32], ball: Ball) -> Fl
 
 def _outside_box(x: NDArray[np.float32], ball: Ball) -> NDArray[np.bool_]:
     out = (x < ball.low) | (x > ball.high)
-    return out.any(axis=tuple(range(1, x.ndim)))  # type: ignore[no-any-return]
+    return np.asarray(out.reshape(len(out), -1).any(axis=1))
 
 
 def reaches_border(attack: Attack) -> Flag | None:

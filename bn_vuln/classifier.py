@@ -105,7 +105,9 @@ def read_cell(folder: Path) -> config.Cell:
     """The cell of a run folder, from its config.yaml."""
     path = folder / "config.yaml"
     if not path.exists():
-        raise UsageError(f"{folder}: not a run folder (no config.yaml); expected a run of `bnvuln train` or a .keras file")
+        raise UsageError(
+            f"{folder}: not a run folder (no config.yaml); expected a run of `bnvuln train` or a .keras file"
+        )
     return config.validate(config.Cell, config.read_yaml(path), str(path))
 
 

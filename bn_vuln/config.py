@@ -138,9 +138,7 @@ class BatchNormalization(Frozen):
     synchronized: bool = False
 
 
-Normalization = Annotated[
-    NoNormalization | BatchNormalization, Field(discriminator="name"), BeforeValidator(_named)
-]
+Normalization = Annotated[NoNormalization | BatchNormalization, Field(discriminator="name"), BeforeValidator(_named)]
 
 
 class ConstantSchedule(Frozen):
@@ -293,15 +291,15 @@ class Attack(Frozen):
              "CleverHans has neither restarts nor the best iterate: use backend own"),
         ):  # fmt: skip
             if wrong:
-                raise PydanticCustomError("attack", message)  # type: ignore[arg-type]
+                raise PydanticCustomError("attack", message)
         return self
 
 
 def _default_step_size(eps: Any, steps: Any) -> float:
     """eps for one step, else 2.5 eps / steps; 0 where either is wrong, which is then reported for itself."""
     try:
-        eps, steps = float(parse_number(eps)), int(_parse_integer(steps))
-        return max(0.0, eps if steps == 1 else 2.5 * eps / steps)
+        radius, count = float(parse_number(eps)), int(_parse_integer(steps))
+        return max(0.0, radius if count == 1 else 2.5 * radius / count)
     except (TypeError, ValueError, ZeroDivisionError):
         return 0.0
 
@@ -443,12 +441,11 @@ def _key(location: tuple[int | str, ...], data: Any, *, missing: bool) -> str:
     """The dotted key the user wrote: pydantic's location without the union tags that it mixes in."""
     parts: list[str] = []
     for i, part in enumerate(location):
-        if isinstance(data, Mapping) and part in data:
+        try:
             data = data[part]
-        elif isinstance(data, list | tuple) and isinstance(part, int) and part < len(data):
-            data = data[part]
-        elif not (missing and i == len(location) - 1):
-            continue
+        except (KeyError, IndexError, TypeError):  # a tag, or the key that is missing
+            if not (missing and i == len(location) - 1):
+                continue
         parts.append(str(part))
     return ".".join(parts)
 
@@ -488,12 +485,10 @@ def load_experiment(path: Path, scale: Scale = "full", overrides: Iterable[str] 
     assignments = [*plain.scales.get(scale, {}).items(), *map(parse_assignment, overrides)]
     for key, value in assignments:
         head = key.split(".")[0]
-        if head in Cell.model_fields:
-            key = f"base.{key}"
-        elif head not in Experiment.model_fields:
+        if head not in Cell.model_fields and head not in Experiment.model_fields:
             known = [*Experiment.model_fields, *Cell.model_fields]
             raise ConfigError(f"{path.name}: unknown key {key!r}{nearest(head, known)}")
-        apply_override(data, key, value)
+        apply_override(data, f"base.{key}" if head in Cell.model_fields else key, value)
     return validate(Experiment, {**data, "scale": scale}, path.name)
 
 
@@ -541,7 +536,9 @@ def describe_fields(fields: Mapping[str, Any]) -> str:
     evaluation = {key: fields[key] for key in Evaluation.model_fields}
     perturbation = {key: value for key, value in fields.items() if key not in evaluation}
     text = describe_perturbation(TypeAdapter(Perturbation).validate_python(perturbation))
-    return f"{text} ({fields['split']})" if fields["limit"] is None else f"{text} ({fields['split']}, {fields['limit']})"
+    return (
+        f"{text} ({fields['split']})" if fields["limit"] is None else f"{text} ({fields['split']}, {fields['limit']})"
+    )
 
 
 def _box_text(box: Any) -> str:

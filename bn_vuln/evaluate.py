@@ -99,9 +99,7 @@ class Evaluator:
         """(adversarial images, flags): attacked batch by batch, then projected again and checked."""
         facts = self.dataset.facts
         ball = attacks.from_config(options, facts)
-        run = backend.compile(
-            attacks.bind(self.classifier.predict, options, facts), signature=self._attack_signature()
-        )
+        run = backend.compile(attacks.bind(self.classifier.predict, options, facts), signature=self._attack_signature())
         labels = self._attack_labels(options)
         kept = np.empty_like(self.pixels)
         n, worst = len(kept), None
@@ -120,9 +118,9 @@ class Evaluator:
     def _attack_labels(self, options: Attack) -> NDArray[np.int32]:
         """The labels an attack is given: the true ones, or its targets."""
         if options.target == "next":
-            return ((self.dataset.labels + 1) % len(self.dataset.facts.classes)).astype(np.int32)
+            return np.asarray((self.dataset.labels + 1) % len(self.dataset.facts.classes), np.int32)
         if options.target == "least_likely":
-            return self.logits(self.pixels).argmin(axis=1).astype(np.int32)
+            return np.asarray(self.logits(self.pixels).argmin(axis=1), np.int32)
         return self.dataset.labels
 
     def _images_spec(self) -> Any:

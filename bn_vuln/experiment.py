@@ -14,7 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bn_vuln import backend, records
-from bn_vuln.config import Cell, Evaluation, Experiment, Perturbation, describe, describe_perturbation, to_plain, to_yaml
+from bn_vuln.config import (
+    Cell,
+    Evaluation,
+    Experiment,
+    Perturbation,
+    describe,
+    describe_perturbation,
+    to_plain,
+    to_yaml,
+)
 from bn_vuln.errors import BnvulnError
 from bn_vuln.grid import expand
 from bn_vuln.progress import Progress, Quiet
@@ -41,9 +50,7 @@ class Task:
         if training is not None and training.state == "failed":
             return {}
         return {
-            name: p
-            for name, p in self.perturbations.items()
-            if not records.record_path(folder, self._id(p)).exists()
+            name: p for name, p in self.perturbations.items() if not records.record_path(folder, self._id(p)).exists()
         }
 
     def finished(self, root: Path) -> bool:
@@ -96,7 +103,11 @@ def _run_round(left: list[Task], root: Path, jobs: int, progress: Progress) -> N
 
 
 def _claimed_elsewhere(task: Task, root: Path) -> bool:
-    return (task.folder(root) / "claim.json").exists() and not task.finished(root) and not records.stale_claim(task.folder(root))
+    return (
+        (task.folder(root) / "claim.json").exists()
+        and not task.finished(root)
+        and not records.stale_claim(task.folder(root))
+    )
 
 
 def _run_parallel(left: list[Task], root: Path, jobs: int, progress: Progress) -> None:
@@ -167,6 +178,9 @@ def evaluate_run(
     for name, perturbation in perturbations.items():
         result = evaluator.run(perturbation, progress=progress)
         records.write_record(folder, result.record, result.outcomes)
-        progress.message(f"{name}: accuracy {result.record.accuracy:.4f} (n {result.record.n}; {describe_perturbation(perturbation)})")
+        progress.message(
+            f"{name}: accuracy {result.record.accuracy:.4f} "
+            f"(n {result.record.n}; {describe_perturbation(perturbation)})"
+        )
         written.append(result.record)
     return written

@@ -10,9 +10,7 @@ from bn_vuln.facts import Facts
 from bn_vuln.units import bounds, channel_scale
 
 
-def add_noise(
-    images: NDArray[np.uint8], index: NDArray[np.int64], noise: AWGN, facts: Facts
-) -> NDArray[np.float32]:
+def add_noise(images: NDArray[np.uint8], index: NDArray[np.int64], noise: AWGN, facts: Facts) -> NDArray[np.float32]:
     """Noisy pixels, float32 [n, height, width, channels], of uint8 `images` at their native width.
 
     The noise of an example depends only on (noise.seed, its `index`). std is in pixel or standardized units
@@ -24,4 +22,4 @@ def add_noise(
         generator = np.random.Generator(np.random.Philox(key=[noise.seed, int(key)]))
         pixels[i] += scale * generator.standard_normal(pixels.shape[1:], dtype=np.float32)
     low, high = bounds(noise.clip, facts)
-    return np.clip(pixels, low, high)
+    return np.asarray(np.clip(pixels, low, high), np.float32)

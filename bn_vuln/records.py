@@ -145,6 +145,7 @@ def to_json(model: BaseModel) -> str:
 
 
 def record_path(folder: Path, perturbation_id: str) -> Path:
+    """Where a run folder keeps a record."""
     return folder / "records" / f"{perturbation_id}.json"
 
 
@@ -265,4 +266,4 @@ def _is_stale(path: Path) -> bool:
         return True
     except PermissionError:
         return False
-    return owner["pid"] == os.getpid()
+    return bool(owner["pid"] == os.getpid())

@@ -87,7 +87,8 @@ def _load(cell: Cell) -> tuple[data.Dataset, data.Dataset]:
         check_width(options.width, training.facts.shape[1], options.name)
     if cell.train.batch_size > len(training):
         raise UsageError(
-            f"train.batch_size: expected at most the {len(training)} training examples, received {cell.train.batch_size}"
+            f"train.batch_size: expected at most the {len(training)} training examples, "
+            f"received {cell.train.batch_size}"
         )
     return training, data.load(options.name, "validation", validation=options.validation)
 
@@ -193,7 +194,14 @@ class _Loop:
         valid = self._count_correct(self.validation.images, self.validation.labels) / len(self.validation)
         images = self.steps * self.batch_size
         return Epoch(
-            number + 1, self.cell.train.epochs, rate, loss / self.steps, correct / images, valid, images / seconds, seconds
+            number + 1,
+            self.cell.train.epochs,
+            rate,
+            loss / self.steps,
+            correct / images,
+            valid,
+            images / seconds,
+            seconds,
         )
 
     def _order(self, number: int) -> NDArray[np.int32]:

@@ -1,0 +1,1 @@
+"""The commands: options -> config -> one call of the library. Installed as `bn_vuln.cli`."""

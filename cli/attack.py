@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bn_vuln.cli import options as o
+from . import options as o
 
 what, threat, search, result = o.option("What"), o.option("Threat model"), o.option("Search"), o.option("Result")
 
@@ -31,19 +31,55 @@ Examples:
 @what("--from-probabilities", is_flag=True, help="A foreign model ends in a softmax.")
 @threat("--ord", type=click.Choice(["inf", "2"]), default="inf", show_default=True, help="Norm of the ball.")
 @threat("--eps", type=o.NUMBER, default=8 / 255, show_default="8/255", help="Radius, in --unit.")
-@threat("--unit", type=click.Choice(["pixel", "standardized"]), default="pixel", show_default=True, help="Unit of eps and step size: pixels in [0, 1], or pixels / std of the data.")
+@threat(
+    "--unit",
+    type=click.Choice(["pixel", "standardized"]),
+    default="pixel",
+    show_default=True,
+    help="Unit of eps and step size: pixels in [0, 1], or pixels / std of the data.",
+)
 @threat("--box", type=o.RANGE, default="0,1", show_default=True, help="Range of pixels, or none.")
-@search("--attack", "name", default="pgd", show_default=True, metavar="NAME", help="fgsm, bim (from the image), pgd (random start).")
+@search(
+    "--attack",
+    "name",
+    default="pgd",
+    show_default=True,
+    metavar="NAME",
+    help="fgsm, bim (from the image), pgd (random start).",
+)
 @search("--steps", type=int, help="Gradient steps.  [default: 20; fgsm 1]")
 @search("--step-size", type=o.NUMBER, help="In --unit.  [default: 2.5 eps / steps; fgsm eps]")
 @search("--random-start/--no-random-start", default=None, help="Start in the ball at random.  [default: pgd only]")
 @search("--restarts", type=int, default=1, show_default=True, help="Random starts; the worst case is kept per example.")
-@search("--target", type=click.Choice(["none", "next", "least_likely"]), default="none", show_default=True, help="Aim at a class.")
-@search("--iterate", type=click.Choice(["last", "best"]), default="last", show_default=True, help="Point of the path that is kept.")
+@search(
+    "--target",
+    type=click.Choice(["none", "next", "least_likely"]),
+    default="none",
+    show_default=True,
+    help="Aim at a class.",
+)
+@search(
+    "--iterate",
+    type=click.Choice(["last", "best"]),
+    default="last",
+    show_default=True,
+    help="Point of the path that is kept.",
+)
 @search("--seed", type=int, default=0, show_default=True, help="Seed of the random starts.")
 @search("--backend", type=click.Choice(["own", "cleverhans"]), default="own", show_default=True, help="Whose loop.")
-@result("--runs", type=o.FOLDER, default="runs", show_default=True, help="Where the newest run is looked for, and a foreign model's records go.")
-@result("--save", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.npz", help="Save images, labels and outcomes.")
+@result(
+    "--runs",
+    type=o.FOLDER,
+    default="runs",
+    show_default=True,
+    help="Where the newest run is looked for, and a foreign model's records go.",
+)
+@result(
+    "--save",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.npz",
+    help="Save images, labels and outcomes.",
+)
 @o.output_options
 def command(
     target: Path | None, runs: Path, save: Path | None, as_json: bool, quiet: bool, verbose: bool, **given: Any
@@ -73,7 +109,9 @@ def command(
 
 def _fields(given: dict[str, Any]) -> dict[str, Any]:
     """The options as fields of the attack's config."""
-    fields = {key: given[key] for key in ("ord", "eps", "unit", "box", "restarts", "target", "iterate", "seed", "backend")}
+    fields = {
+        key: given[key] for key in ("ord", "eps", "unit", "box", "restarts", "target", "iterate", "seed", "backend")
+    }
     optional = {key: given[key] for key in ("steps", "step_size", "random_start") if given[key] is not None}
     return {"attack": given["name"], **fields, **optional}
 

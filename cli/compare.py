@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bn_vuln.cli import options as o
+from . import options as o
 
 EXAMPLES = """
 Examples:

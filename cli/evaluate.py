@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bn_vuln.cli import options as o
+from . import options as o
 
 what, result = o.option("What"), o.option("Result")
 
@@ -23,12 +23,20 @@ Examples:
 
 @click.command("evaluate", cls=o.GroupedCommand, epilog=EXAMPLES)
 @click.argument("target", required=False, type=click.Path(path_type=Path), metavar="[RUN or MODEL.keras]")
-@what("--suite", default="quick", show_default=True, metavar="NAME", help="paper, quick, or a YAML file of perturbations.")
+@what(
+    "--suite", default="quick", show_default=True, metavar="NAME", help="paper, quick, or a YAML file of perturbations."
+)
 @what("--data", "dataset", metavar="NAME", help="Data set.  [default: the one trained on; mnist for a foreign model]")
 @what("--limit", type=int, help="Evaluate N examples of a fixed random order.  [default: the suite's]")
 @what("--input-scale", type=click.Choice(["0-1", "0-255"]), help="Pixels a foreign model expects.  [default: 0-1]")
 @what("--from-probabilities", is_flag=True, help="A foreign model ends in a softmax.")
-@result("--runs", type=o.FOLDER, default="runs", show_default=True, help="Where the newest run is looked for, and a foreign model's records go.")
+@result(
+    "--runs",
+    type=o.FOLDER,
+    default="runs",
+    show_default=True,
+    help="Where the newest run is looked for, and a foreign model's records go.",
+)
 @o.output_options
 def command(
     target: Path | None, suite: str, runs: Path, as_json: bool, quiet: bool, verbose: bool, **given: Any

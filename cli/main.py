@@ -30,7 +30,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"bn_vuln.cli.{name}").command
+        command: click.Command = importlib.import_module(f"{__package__}.{name}").command
         return command
 
     def resolve_command(

@@ -14,7 +14,7 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Number(click.ParamType):
+class Number(click.ParamType[float]):
     """A number, or a fraction such as 8/255."""
 
     name = "number"
@@ -28,7 +28,7 @@ class Number(click.ParamType):
             self.fail(f"{value!r} is not a number or a fraction such as 8/255", param, ctx)
 
 
-class Range(click.ParamType):
+class Range(click.ParamType[Any]):
     """`LOW,HIGH` in pixels, or `none`."""
 
     name = "low,high|none"
@@ -42,7 +42,7 @@ class Range(click.ParamType):
         return tuple(NUMBER.convert(part, param, ctx) for part in parts)
 
 
-class Integers(click.ParamType):
+class Integers(click.ParamType[Any]):
     """Whole numbers joined by commas."""
 
     name = "n,n,..."
@@ -143,7 +143,9 @@ def open_target(target: Path | None, runs: Path, given: dict[str, Any]) -> tuple
     if given["input_scale"] is not None:
         foreign["input_scale"] = given["input_scale"]
     if foreign and target.is_dir():
-        raise click.UsageError(f"{target} is a run of ours: --input-scale and --from-probabilities are for .keras files")
+        raise click.UsageError(
+            f"{target} is a run of ours: --input-scale and --from-probabilities are for .keras files"
+        )
     return target, api.open_classifier(target, dataset=given["dataset"], **foreign)
 
 

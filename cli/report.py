@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bn_vuln.cli import options as o
+from . import options as o
 
 EXAMPLES = """
 Examples:
@@ -19,7 +19,14 @@ Examples:
 
 @click.command("report", cls=o.GroupedCommand, epilog=EXAMPLES)
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
-@o.option("Result")("--format", "form", type=click.Choice(["html", "md", "csv"]), default="html", show_default=True, help="html: one page for all; md and csv: a file for each experiment.")
+@o.option("Result")(
+    "--format",
+    "form",
+    type=click.Choice(["html", "md", "csv"]),
+    default="html",
+    show_default=True,
+    help="html: one page for all; md and csv: a file for each experiment.",
+)
 @o.option("Output")("--json", "as_json", is_flag=True, help="Print the tables as one JSON object on standard output.")
 def command(folder: Path, form: str, as_json: bool) -> None:
     """Write the report of a results folder into DIR/report, from its records; nothing is trained or measured."""

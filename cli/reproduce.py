@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bn_vuln.cli import options as o
+from . import options as o
 
 what, result = o.option("What"), o.option("Result")
 
@@ -25,11 +25,19 @@ Examples:
 @click.command("reproduce", cls=o.GroupedCommand, epilog=EXAMPLES)
 @click.argument("name", required=False)
 @what("--list", "listing", is_flag=True, help="Every experiment with its claim, cost and state.")
-@what("--scale", type=click.Choice(["smoke", "quick", "cpu", "full"]), default="full", show_default=True, help="full is the paper's; below it, verdicts are previews.")
+@what(
+    "--scale",
+    type=click.Choice(["smoke", "quick", "cpu", "full"]),
+    default="full",
+    show_default=True,
+    help="full is the paper's; below it, verdicts are previews.",
+)
 @what("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any field of the config, e.g. train.epochs=3.")
 @what("--dry-run", is_flag=True, help="Print the resolved config and the cells, run nothing.")
 @result("--out", type=o.FOLDER, default="runs", show_default=True, help="Results folder.")
-@result("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, the cores divided among them.")
+@result(
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, the cores divided among them."
+)
 @result("--check", is_flag=True, help="Exit with 1 if a verdict fails.")
 @o.output_options
 def command(
@@ -69,7 +77,8 @@ def command(
 
 
 def _run(experiment: Any, out: Path, jobs: int, quiet: bool) -> Any:
-    from bn_vuln import aggregate, experiment as runner
+    from bn_vuln import aggregate
+    from bn_vuln import experiment as runner
 
     runner.run(experiment, out, jobs=jobs, progress=o.progress(quiet))
     return aggregate.aggregate(experiment, out)
@@ -78,7 +87,11 @@ def _run(experiment: Any, out: Path, jobs: int, quiet: bool) -> Any:
 def _write_report(out: Path, experiment: Any) -> list[Path]:
     from bn_vuln import report
 
-    return [*report.write(out, "md", experiment), *report.write(out, "csv", experiment), *report.write(out, "html", experiment)]
+    return [
+        *report.write(out, "md", experiment),
+        *report.write(out, "csv", experiment),
+        *report.write(out, "html", experiment),
+    ]
 
 
 def _print(results: Any) -> None:
@@ -90,7 +103,8 @@ def _print(results: Any) -> None:
 
 
 def _dry_run(experiment: Any, as_json: bool) -> None:
-    from bn_vuln import config, experiment as runner
+    from bn_vuln import config
+    from bn_vuln import experiment as runner
 
     todo = runner.tasks(experiment)
     if as_json:
@@ -112,12 +126,15 @@ def _list(out: Path, as_json: bool) -> None:
         return
     for row in rows:
         cost = ", ".join(f"{scale} {text}" for scale, text in row["cost"].items())
-        click.echo(f"{row['name']}\n  claim: {row['claim']}\n  cost on two cores: {cost}\n  state in {out}: {row['state']}")
+        click.echo(
+            f"{row['name']}\n  claim: {row['claim']}\n  cost on two cores: {cost}\n  state in {out}: {row['state']}"
+        )
 
 
 def _state(experiment: Any, out: Path) -> dict[str, Any]:
     """Claim, cost, and how many cells of each scale are finished in the results folder."""
-    from bn_vuln import catalog, experiment as runner
+    from bn_vuln import catalog
+    from bn_vuln import experiment as runner
 
     states = []
     for scale in dict.fromkeys([*experiment.scales, "full"]):

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bn_vuln.cli import options as o
+from . import options as o
 
 data, model, norm = o.option("Data"), o.option("Model"), o.option("Normalization")
 training, result = o.option("Training"), o.option("Result")
@@ -33,7 +33,13 @@ Examples:
 @model("--hidden", type=o.INTEGERS, help="Hidden units of the mlp.  [default: two of half the input dimension]")
 @model("--normalized", type=o.INTEGERS, help="Hidden layers (from 0) that get the normalization.  [default: 0]")
 @model("--init", default="torch", show_default=True, metavar="NAME", help="Initialization: torch, he.")
-@norm("--normalization", default="batch", show_default=True, metavar="NAME", help="batch, none, or l2 (none plus --weight-decay).")
+@norm(
+    "--normalization",
+    default="batch",
+    show_default=True,
+    metavar="NAME",
+    help="batch, none, or l2 (none plus --weight-decay).",
+)
 @norm("--no-bn", is_flag=True, help="The same as --normalization none.")
 @norm("--c", type=o.NUMBER, help="BN's constant c under the square root.  [default: 1e-5]")
 @norm("--bn-momentum", type=o.NUMBER, help="Weight of BN's old statistics.  [default: 0.9]")
@@ -46,15 +52,25 @@ Examples:
 @training("--lr-drops", type=o.INTEGERS, help="Epochs (from 0) at which the rate is multiplied by --lr-factor.")
 @training("--lr-factor", type=o.NUMBER, default=0.1, show_default=True, help="Factor of --lr-drops.")
 @training("--weight-decay", type=o.NUMBER, default=0.0, help="lambda, a penalty lambda/2 ||w||^2.  [default: 0]")
-@training("--decay-on", type=click.Choice(["kernels", "all"]), default="kernels", show_default=True, help="What decays.")
-@training("--select", type=click.Choice(["best", "last"]), default="best", show_default=True, help="Epoch kept: best by validation.")
+@training(
+    "--decay-on", type=click.Choice(["kernels", "all"]), default="kernels", show_default=True, help="What decays."
+)
+@training(
+    "--select",
+    type=click.Choice(["best", "last"]),
+    default="best",
+    show_default=True,
+    help="Epoch kept: best by validation.",
+)
 @training("--seed", type=int, default=0, show_default=True, help="Seed of initial weights and order.")
 @result("--out", type=o.FOLDER, help="Run folder.  [default: runs/ID]")
 @result("--force", is_flag=True, help="Train again even if this run is finished; replace another run in --out.")
 @result("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any field of the config, e.g. train.epochs=3.")
 @result("--dry-run", is_flag=True, help="Print the resolved config, run nothing.")
 @o.output_options
-def command(out: Path | None, force: bool, dry_run: bool, as_json: bool, quiet: bool, verbose: bool, **given: Any) -> None:
+def command(
+    out: Path | None, force: bool, dry_run: bool, as_json: bool, quiet: bool, verbose: bool, **given: Any
+) -> None:
     """Train one model.
 
     Writes a run folder: config.yaml, model.keras, history.csv, training.json. A finished run of the same config
@@ -110,7 +126,12 @@ def _cell(given: dict[str, Any]) -> Any:
     schedule = {"name": "step", "epochs": drops, "factor": given["lr_factor"]} if drops else "constant"
     train = _some(epochs=given["epochs"], lr=given["lr"], momentum=given["momentum"], batch_size=given["batch_size"])
     plain = {
-        "data": {"name": given["dataset"], "width": given["width"], "limit": given["limit"], "validation": given["validation"]},
+        "data": {
+            "name": given["dataset"],
+            "width": given["width"],
+            "limit": given["limit"],
+            "validation": given["validation"],
+        },
         "arch": arch,
         "init": given["init"],
         "normalization": normalization,

@@ -1,0 +1,1 @@
+"""Analysis of what was measured: statistics, and what explains them."""

@@ -83,7 +83,7 @@ class Ball:
         return self.project(x + delta, x)
 
     def excess(self, point: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float64]:
-        """How far each point lies outside, float64 [n]: of ball (units of scale) or box (pixels), the worse; <= 0 inside."""
+        """How far each point lies outside, float64 [n]: the ball (units of scale) or box (pixels)."""
         delta = (point.astype(np.float64) - centre) / self.scale
         axes = tuple(range(1, delta.ndim))
         norm = np.abs(delta).max(axes) if self.ord == "inf" else np.sqrt((delta**2).sum(axes))

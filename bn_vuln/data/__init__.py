@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from bn_vuln.config import nearest
 from bn_vuln.data import mnist
-from bn_vuln.facts import Facts
 from bn_vuln.errors import UsageError
+from bn_vuln.facts import Facts
 
 __all__ = ["DATASETS", "Dataset", "Facts", "load", "facts", "permutation"]
 
@@ -37,9 +37,7 @@ class Dataset:
 
     def take(self, positions: NDArray[np.int64]) -> Dataset:
         """The examples at these positions, in this order."""
-        return replace(
-            self, images=self.images[positions], labels=self.labels[positions], index=self.index[positions]
-        )
+        return replace(self, images=self.images[positions], labels=self.labels[positions], index=self.index[positions])
 
 
 def facts(name: str) -> Facts:

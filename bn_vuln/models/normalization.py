@@ -28,6 +28,7 @@ class Factory:
 
 
 def none(_: config.NoNormalization) -> Factory:
+    """No layer: the tensor passes unchanged."""
     return Factory(layer=lambda name: None, keeps_bias=True)
 
 

@@ -27,7 +27,9 @@ def accuracy_figure(results: Results, form: str = "svg") -> bytes | None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bnvuln", "font.size": 9, "font.family": "sans-serif"}):
+    with plt.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "bnvuln", "font.size": 9, "font.family": "sans-serif"}
+    ):
         figure, axes = plt.subplots(
             len(blocks), 2, figsize=(WIDTH, HEIGHT * len(blocks)), squeeze=False, layout="constrained"
         )
@@ -67,7 +69,7 @@ def _accuracies(axes: Any, results: Results, block: Block) -> None:
     _finish(axes, results, where_text(block))
     axes.set_ylim(-3, 103)
     axes.set_ylabel("accuracy, %")
-    axes.legend(frameon=False, loc="lower left")
+    _legend_above(axes)
 
 
 def _differences(axes: Any, results: Results, block: Block) -> None:
@@ -79,29 +81,34 @@ def _differences(axes: Any, results: Results, block: Block) -> None:
         if difference is None or difference.paired is None:
             continue
         mean, interval = difference.paired.mean, difference.paired.interval()
-        half = 100 * (interval[1] - mean) if interval else 0
+        half = 100 * (interval[1] - mean) if interval else 0.0
         axes.errorbar(x - 0.1, 100 * mean, yerr=half, fmt="s", color=ARM_STYLES[1][0], capsize=3, label=label)
         label = None
     label = "paper (± SEM)"
     for comparison in results.comparisons:
         if comparison.arm is None and comparison.where == block.where and comparison.perturbation in table.columns:
-            x = list(table.columns).index(comparison.perturbation) + 0.1
+            place = list(table.columns).index(comparison.perturbation) + 0.1
             yerr = 100 * (comparison.paper.sem or 0)
             axes.errorbar(
-                x, 100 * comparison.paper.value, yerr=yerr, fmt="D", color=PAPER_COLOUR,
+                place, 100 * comparison.paper.value, yerr=yerr, fmt="D", color=PAPER_COLOUR,
                 markerfacecolor="white", capsize=3, label=label,
             )  # fmt: skip
             label = None
     _finish(axes, results, "")
     axes.set_ylabel(f"{table.treatment} \N{MINUS SIGN} {table.reference}, points")
+    _legend_above(axes)
+
+
+def _legend_above(axes: Any) -> None:
+    """The legend above the axes, where it covers no data."""
     handles, _ = axes.get_legend_handles_labels()
     if handles:
-        axes.legend(frameon=False, loc="best")
+        axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
 
 
 def _finish(axes: Any, results: Results, title: str) -> None:
     heads = list(results.experiment.table.columns.values())
-    axes.set_xticks(range(len(heads)), [head.replace(", ", ",\n") for head in heads])
+    axes.set_xticks(range(len(heads)), [head.replace(", ", ",\n", 1) for head in heads])
     axes.set_xlim(-0.6, len(heads) - 0.4)
     axes.set_title(title, loc="left")
     for side in ("top", "right"):

@@ -105,7 +105,7 @@ def _comparison_row(results: Results, comparison: Comparison, notes: list[str]) 
         published,
         percent(Estimate(gap, None, 1), signed=True) if gap is not None else MISSING,
         comparison.verdict,
-        " ".join(f"[{notes.index(flag) + 1}]" for flag in comparison.flags) or "none",
+        " ".join(f"[{i}]" for i, note in enumerate(notes, 1) if note in comparison.flags) or "none",
     ]
 
 
