@@ -85,6 +85,11 @@ def prefers_xla(model: Any) -> bool:
     return not any("Conv" in type(layer).__name__ for layer in _leaf_layers(model))
 
 
+def attack_prefers_xla(model: Any) -> bool:
+    """Whether XLA makes gradient attacks on this model faster: measured by tools/bench_attacks.py, not yet."""
+    return False
+
+
 def _leaf_layers(model: Any) -> Iterator[Any]:
     for layer in getattr(model, "layers", []):
         if getattr(layer, "layers", None):

@@ -424,6 +424,8 @@ def _explain(error: ErrorDetails, data: Any) -> str:
     message = error["msg"].replace("Input should be", "expected").replace("Value error, ", "")
     if error["type"] == "missing":
         return f"{key}: missing"
+    if error["type"] == "too_short":
+        return f"{key}: expected at least {error['ctx']['min_length']} item, received none"
     if error["type"] == "union_tag_invalid":
         context = error["ctx"]
         known = [word.strip(" '") for word in context["expected_tags"].split(",")]
@@ -440,10 +442,14 @@ _SELF_EXPLAINING = ("unknown_key", "attack", "grid", "perturbation", "seeds", "n
 def _key(location: tuple[int | str, ...], data: Any, *, missing: bool) -> str:
     """The dotted key the user wrote: pydantic's location without the union tags that it mixes in."""
     parts: list[str] = []
+    tag_passed = False
     for i, part in enumerate(location):
+        if not tag_passed and isinstance(data, Mapping) and part in (data.get("kind"), data.get("name")):
+            tag_passed = True
+            continue
         try:
-            data = data[part]
-        except (KeyError, IndexError, TypeError):  # a tag, or the key that is missing
+            data, tag_passed = data[part], False
+        except (KeyError, IndexError, TypeError):  # a tag all the same, or the key that is missing
             if not (missing and i == len(location) - 1):
                 continue
         parts.append(str(part))
@@ -472,13 +478,34 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {text}: {value!r} is not valid YAML") from None
 
 
+def _read_extended(path: Path) -> dict[str, Any]:
+    """A YAML file on top of the one it `extends` (a path relative to it); mappings are merged key by key."""
+    data = read_yaml(path)
+    parent = data.pop("extends", None)
+    if parent is None:
+        return data
+    if not isinstance(parent, str) or not (path.parent / parent).is_file():
+        raise ConfigError(f"{path.name}: extends: expected the path of a YAML file relative to it, received {parent!r}")
+    return _merge(_read_extended(path.parent / parent), data)
+
+
+def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` on top of `below`; what is a mapping in both is merged, anything else replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
 def load_experiment(path: Path, scale: Scale = "full", overrides: Iterable[str] = ()) -> Experiment:
     """The experiment in `path` at `scale`, with `key=value` overrides on top.
 
     An override names a field of the experiment (`seeds`, `evaluation.limit`, `perturbations.bim.steps`,
-    `grid.data.width`) or of the cells' base (`train.epochs`). Raises `ConfigError`.
+    `grid.data.width`) or of the cells' base (`train.epochs`). A file may build on another one: `extends:
+    ../base/table6.yaml`. Raises `ConfigError`.
     """
-    data = read_yaml(path)
+    data = _read_extended(path)
     plain = validate(Experiment, data, path.name)
     if scale != "full" and scale not in plain.scales:
         raise ConfigError(f"{path.name}: scales: no {scale!r} here (known: full, {', '.join(plain.scales)})")

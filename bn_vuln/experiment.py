@@ -77,8 +77,8 @@ def run(experiment: Experiment, root: Path, *, jobs: int = 1, progress: Progress
     Raises `BnvulnError` if a cell could not be finished (a worker was killed `ROUNDS` times).
     """
     progress = progress or Quiet()
+    todo = tasks(experiment)  # before anything is written: it refuses a grid that makes no sense
     records.replace_file(experiment_path(root, experiment), to_yaml(experiment))
-    todo = tasks(experiment)
     for _ in range(ROUNDS):
         left = [task for task in todo if not task.finished(root)]
         if left:

@@ -60,7 +60,7 @@ def train(cell: Cell, folder: Path | None = None, *, progress: Progress | None =
         records.replace_file(folder / "config.yaml", to_yaml(cell))
     backend.tensorflow()
     model = models.build(cell, examples[0].facts)
-    loop = _Loop(cell, model, *examples)
+    loop = TrainingLoop(cell, model, *examples)
     begun = time.monotonic()
     history, best, reason = _run_epochs(cell, loop, folder, progress)
     if best is not None:
@@ -105,7 +105,7 @@ class _Kept:
 
 
 def _run_epochs(
-    cell: Cell, loop: _Loop, folder: Path | None, progress: Progress
+    cell: Cell, loop: TrainingLoop, folder: Path | None, progress: Progress
 ) -> tuple[list[Epoch], _Kept | None, str | None]:
     """(history, the kept epoch, why training failed if it did)."""
     history: list[Epoch] = []
@@ -126,7 +126,7 @@ def _run_epochs(
     return history, kept, None
 
 
-class _Loop:
+class TrainingLoop:
     """One model's compiled steps over its data set, which lies on the device as uint8."""
 
     def __init__(self, cell: Cell, model: Any, training: data.Dataset, validation: data.Dataset) -> None:

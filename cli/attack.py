@@ -23,7 +23,7 @@ Examples:
 
 
 @click.command("attack", cls=o.GroupedCommand, epilog=EXAMPLES)
-@click.argument("target", required=False, type=click.Path(path_type=Path), metavar="[RUN or MODEL.keras]")
+@click.argument("subject", required=False, type=click.Path(path_type=Path), metavar="[RUN or MODEL.keras]")
 @what("--data", "dataset", metavar="NAME", help="Data set.  [default: the one trained on; mnist for a foreign model]")
 @what("--split", type=click.Choice(["test", "validation", "train"]), default="test", show_default=True)
 @what("--limit", type=int, help="Attack N examples of a fixed random order.  [default: all]")
@@ -82,7 +82,7 @@ Examples:
 )
 @o.output_options
 def command(
-    target: Path | None, runs: Path, save: Path | None, as_json: bool, quiet: bool, verbose: bool, **given: Any
+    subject: Path | None, runs: Path, save: Path | None, as_json: bool, quiet: bool, verbose: bool, **given: Any
 ) -> None:
     """Attack a run, or any .keras classifier; without a target, the newest run.
 
@@ -98,13 +98,13 @@ def command(
     perturbations = {"clean": config.Clean(), given["name"]: attack}
     changes = {key: given[key] for key in ("dataset", "split", "limit") if given[key] is not None}
     evaluation = config.validate(config.Evaluation, changes, "attack")
-    target, classifier = o.open_target(target, runs, given)
-    folder = target if target.is_dir() else runs / classifier.id
+    subject, classifier = o.open_target(subject, runs, given)
+    folder = subject if subject.is_dir() else runs / classifier.id
     results = o.measure(classifier, evaluation, perturbations, folder, quiet)
     if save is not None:
         _save(save, results["clean"], results[given["name"]])
         o.say(f"saved {save}")
-    o.print_records({name: r.record for name, r in results.items()}, as_json, str(target))
+    o.print_records({name: r.record for name, r in results.items()}, as_json, str(subject))
 
 
 def _fields(given: dict[str, Any]) -> dict[str, Any]:

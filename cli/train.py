@@ -143,7 +143,9 @@ def _cell(given: dict[str, Any]) -> Any:
     for assignment in given["overrides"]:
         key, value = config.parse_assignment(assignment)
         if key.split(".")[0] not in config.Cell.model_fields:
-            raise UsageError(f"--set {assignment}: unknown key{config.nearest(key, config.Cell.model_fields)}")
+            raise UsageError(
+                f"--set {assignment}: unknown key{config.nearest(key.split('.')[0], config.Cell.model_fields)}"
+            )
         config.apply_override(plain, key, value)
     if plain["data"]["width"] is None:
         # Written out, so that the run is the same cell as an experiment's that states the width.

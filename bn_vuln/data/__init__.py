@@ -72,7 +72,8 @@ def load(name: str, split: str = "test", *, validation: int = 5000, limit: int |
 
 
 def permutation(n: int, *seed: int) -> NDArray[np.int64]:
-    """A permutation of 0..n-1 that depends on nothing but n and the seeds."""
+    """A permutation of 0..n-1 that depends on nothing but n and the seeds (as many in every use of one kind: NumPy
+    takes trailing zeros for nothing)."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(list(seed)))).permutation(n)
 
 

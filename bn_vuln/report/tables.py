@@ -35,6 +35,15 @@ class TextTable:
     differences: frozenset[int] = frozenset()
     notes: tuple[str, ...] = ()
 
+    @property
+    def text_columns(self) -> frozenset[int]:
+        """The columns of words, which are aligned to the left."""
+        return frozenset(i for i, column in enumerate(zip(*self.rows, strict=True)) if _are_words(column))
+
+
+def _are_words(column: Sequence[str]) -> bool:
+    return any(text[:1].isalpha() and not text.startswith("about ") for text in column)
+
 
 def percent(value: Estimate | None, *, signed: bool = False) -> str:
     """`97.71 ± 0.05`: mean and SEM in percent (points, where signed); no "±" for n = 1."""

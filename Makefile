@@ -1,0 +1,23 @@
+# Everything sets itself up: Python 3.11 or newer and a package index are all it takes.
+.PHONY: demo test test-all format environment clean
+
+demo: ## Table 6 of the paper on real MNIST, in minutes; ends by naming the report
+	bash tools/environment.sh
+	.venv/bin/bnvuln reproduce table6 --scale quick
+
+test: ## lint, types and tests, as CI runs them
+	bash .ci/run
+
+test-all: ## the same with the slow tests
+	bash tools/environment.sh test
+	.venv/bin/ruff check . && .venv/bin/ruff format --check --quiet . && .venv/bin/mypy bn_vuln cli
+	.venv/bin/pytest --cov --cov-fail-under=90
+
+environment: ## .venv with everything a developer needs
+	bash tools/environment.sh dev
+
+format:
+	.venv/bin/ruff check --fix . && .venv/bin/ruff format .
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage*

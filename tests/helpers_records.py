@@ -1,0 +1,125 @@
+"""Made-up records of a small experiment, written as a run would write them. No TensorFlow."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bn_vuln import records
+from bn_vuln.config import Cell, Experiment, to_plain, to_yaml, validate
+from bn_vuln.experiment import experiment_path
+from bn_vuln.grid import expand
+from bn_vuln.records import Flag, Record, TrainingRecord
+
+VERSIONS = {"tensorflow": "2.99", "bnvuln": "0.0"}
+DEVICE = "CPU made up"
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "title": "A small experiment",
+    "claim": "Batch norm harms.",
+    "source": "made up",
+    "base": {"train": {"epochs": 1}},
+    "grid": {"data.width": [28], "normalization": ["none", "batch"]},
+    "seeds": [0, 1, 2, 3],
+    "perturbations": {"clean": {"kind": "clean"}, "bim": {"kind": "attack", "attack": "bim", "eps": 0.1}},
+    "table": {"rows": ["data.width"], "columns": {"clean": "clean", "bim": "BIM"}},
+    "paper": [{"where": {"data.width": 28}, "perturbations": ["bim"], "value": -0.4, "sem": 0.01, "source": "text"}],
+}
+# By arm and perturbation, the accuracy of each seed: batch norm costs nothing clean and about 40 points under BIM.
+HARM: dict[tuple[str, str], Sequence[float]] = {
+    ("none", "clean"): (0.970, 0.972, 0.968, 0.970),
+    ("batch", "clean"): (0.971, 0.973, 0.969, 0.971),
+    ("none", "bim"): (0.660, 0.650, 0.670, 0.660),
+    ("batch", "bim"): (0.260, 0.255, 0.265, 0.258),
+}
+
+Accuracy = Callable[[Cell, str], float | None]
+
+
+def small(**changes: Any) -> Experiment:
+    """The small experiment with some of its fields replaced."""
+    return validate(Experiment, {**copy.deepcopy(SMALL), **changes}, "small.yaml")
+
+
+def by_arm(values: Mapping[tuple[str, str], Sequence[float | None]]) -> Accuracy:
+    """Accuracies by arm and perturbation, of which the seed picks one; None where there is none."""
+
+    def accuracy(cell: Cell, name: str) -> float | None:
+        own = values.get((cell.normalization.name, name), ())
+        return own[cell.seed] if cell.seed < len(own) else None
+
+    return accuracy
+
+
+def never(cell: Cell) -> bool:
+    """No cell."""
+    return False
+
+
+def fill(
+    root: Path,
+    experiment: Experiment,
+    accuracy: Accuracy,
+    *,
+    n: int = 1000,
+    failed: Callable[[Cell], bool] = never,
+    missing: Callable[[Cell], bool] = never,
+    flags: Callable[[Cell, str], Sequence[Flag]] = lambda cell, name: (),
+) -> Path:
+    """Write a results folder: `failed` cells did not train, `missing` ones were not run; `root`."""
+    records.replace_file(experiment_path(root, experiment), to_yaml(experiment))
+    for cell in expand(experiment):
+        if missing(cell):
+            continue
+        folder = root / records.digest(to_plain(cell))
+        records.replace_file(folder / "training.json", records.to_json(training(folder.name, failed=failed(cell))))
+        for name in () if failed(cell) else experiment.perturbations:
+            value = accuracy(cell, name)
+            if value is not None:
+                write(folder, experiment, cell, name, value, n, flags(cell, name))
+    return root
+
+
+def write(
+    folder: Path, experiment: Experiment, cell: Cell, name: str, accuracy: float, n: int, flags: Sequence[Flag] = ()
+) -> Path:
+    """Write one record of a cell, the first of its n outcomes correct."""
+    fields = records.perturbation_identity(experiment.evaluation, cell.data.name, experiment.perturbations[name])
+    correct = round(accuracy * n)
+    record = Record(
+        cell_id=folder.name,
+        perturbation_id=records.digest(fields),
+        cell=to_plain(cell),
+        perturbation=fields,
+        n=n,
+        correct=correct,
+        accuracy=correct / n,
+        flags=tuple(flags),
+        versions=VERSIONS,
+        device=DEVICE,
+        seconds=1.0,
+    )
+    return records.write_record(folder, record, np.arange(n) < correct)
+
+
+def training(cell_id: str, *, failed: bool = False, seconds: float = 10.0) -> TrainingRecord:
+    """How a training ended."""
+    return TrainingRecord(
+        cell_id=cell_id,
+        state="failed" if failed else "trained",
+        reason="the loss is not finite" if failed else None,
+        best_epoch=None if failed else 1,
+        epochs=1,
+        loss=None if failed else 0.1,
+        train_accuracy=None if failed else 0.99,
+        validation_accuracy=None if failed else 0.97,
+        parameters=100,
+        images_per_second=1000.0,
+        versions=VERSIONS,
+        device=DEVICE,
+        seconds=seconds,
+    )

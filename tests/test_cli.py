@@ -1,0 +1,476 @@
+"""The commands by hand: good and bad input, exit codes, what goes to which stream."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from bn_vuln.cli.main import COMMANDS, main
+
+from bn_vuln import catalog, records
+from bn_vuln.version import __version__
+
+TRAIN = ["train", "--limit", "1000", "--hidden", "16", "--epochs", "1", "--lr", "0.1", "--batch-size", "50"]
+
+
+@pytest.fixture
+def bnvuln(capsys):
+    """Run a command: (exit code, standard output, standard error)."""
+
+    def run(*args):
+        with pytest.raises(SystemExit) as exit_:
+            main([str(arg) for arg in args])
+        captured = capsys.readouterr()
+        return exit_.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def pair(runs, tmp_path):
+    """Copies of the trained pair, to write into."""
+    return {name: shutil.copytree(folder, tmp_path / name) for name, folder in runs.items()}
+
+
+# ---------------------------------------------------------------- help
+
+
+def test_help_names_every_command_and_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom bn_vuln.cli.main import main\n"
+        "try: main(['--help'])\nexcept SystemExit as e: assert not e.code\n"
+        "heavy = {'tensorflow', 'keras', 'pydantic', 'numpy', 'scipy', 'matplotlib', 'yaml', 'rich'}\n"
+        "heavy &= set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in COMMANDS:
+        assert name in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_examples(bnvuln, name):
+    code, out, _ = bnvuln(name, "--help")
+    assert code == 0
+    assert "Examples:" in out
+    assert f"bnvuln {name}" in out
+
+
+def test_version(bnvuln):
+    assert bnvuln("--version") == (0, f"bnvuln, version {__version__}\n", "")
+
+
+def test_an_unknown_command_is_met_with_the_nearest(bnvuln):
+    code, _, err = bnvuln("atack")
+    assert code == 2
+    assert "'attack'" in err
+
+
+# ---------------------------------------------------------------- train
+
+
+def test_train_writes_a_run_and_says_so(bnvuln, tmp_path):
+    code, out, err = bnvuln(*TRAIN, "--no-bn", "--out", tmp_path / "run")
+    assert code == 0
+    assert "validation accuracy" in out
+    assert str(tmp_path / "run") in out
+    assert "epoch 1/1" in err
+    assert records.read_training(tmp_path / "run").state == "trained"
+
+
+def test_train_json_is_one_object_and_quiet_is_quiet(bnvuln, tmp_path):
+    code, out, err = bnvuln(*TRAIN, "--c", "0.1", "--out", tmp_path / "run", "--json", "--quiet")
+    assert (code, err) == (0, "")
+    printed = json.loads(out)
+    assert printed["run"] == str(tmp_path / "run")
+    assert printed["state"] == "trained"
+
+
+def test_a_finished_run_is_not_trained_again_unless_forced(bnvuln, tmp_path, monkeypatch):
+    bnvuln(*TRAIN, "--out", tmp_path / "run")
+    before = (tmp_path / "run" / "training.json").read_text()
+    assert "finished already" in bnvuln(*TRAIN, "--out", tmp_path / "run")[2]
+    assert (tmp_path / "run" / "training.json").read_text() == before
+    assert bnvuln(*TRAIN, "--out", tmp_path / "run", "--force")[0] == 0
+    assert (tmp_path / "run" / "training.json").read_text() != before
+
+
+def test_a_run_of_another_config_is_not_overwritten(bnvuln, tmp_path):
+    bnvuln(*TRAIN, "--out", tmp_path / "run")
+    code, _, err = bnvuln(*TRAIN, "--seed", "1", "--out", tmp_path / "run")
+    assert code == 2
+    assert "another config" in err
+    assert bnvuln(*TRAIN, "--seed", "1", "--out", tmp_path / "run", "--force")[0] == 0
+
+
+def test_a_run_in_progress_elsewhere_is_left_alone(bnvuln, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "claim.json").write_text(json.dumps({"host": "elsewhere", "pid": 1, "time": 0}))
+    code, _, err = bnvuln(*TRAIN, "--out", tmp_path / "run")
+    assert code == 1
+    assert "another process" in err
+
+
+def test_without_out_the_run_goes_to_its_id(bnvuln, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = bnvuln(*TRAIN, "--json", "-q")
+    printed = json.loads(out)
+    assert code == 0
+    assert printed["run"] == f"runs/{printed['cell_id']}"
+
+
+def test_dry_run_prints_the_config_and_trains_nothing(bnvuln, tmp_path):
+    code, out, _ = bnvuln(*TRAIN, "--dry-run", "--json", "--out", tmp_path / "run")
+    assert code == 0
+    assert json.loads(out)["normalization"]["name"] == "batch"
+    assert not (tmp_path / "run").exists()
+
+
+def resolved(bnvuln, *options):
+    code, out, err = bnvuln("train", "--dry-run", "--json", *options)
+    assert code == 0, err
+    return json.loads(out)
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "value"),
+    [
+        (["--arch", "linear"], "arch", {"name": "linear"}),
+        (
+            ["--hidden", "10,20", "--normalized", "0,1"],
+            "arch",
+            {"name": "mlp", "hidden": [10, 20], "normalized": [0, 1]},
+        ),
+        (["--no-bn"], "normalization", {"name": "none"}),
+        (["--normalization", "l2", "--weight-decay", "1/100"], "weight_decay", 0.01),
+        (["--normalization", "l2", "--weight-decay", "1/100"], "normalization", {"name": "none"}),
+        (["--decay-on", "all"], "decay_on", "all"),
+        (["--init", "he"], "init", "he"),
+        (["--seed", "7"], "seed", 7),
+        (["--width", "56"], "data", {"name": "mnist", "width": 56, "validation": 5000, "limit": None}),
+        ([], "data", {"name": "mnist", "width": 28, "validation": 5000, "limit": None}),
+    ],
+)
+def test_options_reach_the_config(bnvuln, options, key, value):
+    assert resolved(bnvuln, *options)[key] == value
+
+
+def test_batch_norm_options_reach_the_config(bnvuln):
+    options = ["--c", "1e-3", "--bn-momentum", "0.99", "--no-affine", "--synchronized"]
+    expected = {"name": "batch", "c": 1e-3, "momentum": 0.99, "affine": False, "synchronized": True}
+    assert resolved(bnvuln, *options)["normalization"] == expected
+
+
+def test_training_options_reach_the_config(bnvuln):
+    options = ["--epochs", "3", "--lr", "1/10", "--momentum", "0.9", "--batch-size", "64", "--select", "last"]
+    train = resolved(bnvuln, *options, "--lr-drops", "1,2", "--lr-factor", "0.5")["train"]
+    assert train == {
+        "epochs": 3, "batch_size": 64, "optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "select": "last",
+        "schedule": {"name": "step", "epochs": [1, 2], "factor": 0.5},
+    }  # fmt: skip
+
+
+def test_set_overrides_any_field(bnvuln):
+    assert resolved(bnvuln, "--set", "train.epochs=3", "--set", "normalization=none")["train"]["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "fragments"),
+    [
+        (["--arch", "mpl"], ["arch", "'mpl'", "did you mean 'mlp'"]),
+        (["--normalization", "bacth"], ["'bacth'", "did you mean 'batch'"]),
+        (["--normalization", "l2"], ["weight_decay"]),
+        (["--no-bn", "--c", "0.1"], ["--c", "'none'"]),
+        (["--no-bn", "--normalization", "batch"], ["contradict"]),
+        (["--c", "-1"], ["normalization.c", "-1"]),
+        (["--c", "x"], ["--c", "'x'"]),
+        (["--lr", "0"], ["train.lr", "0"]),
+        (["--width", "20"], ["width", "28", "20"]),
+        (["--hidden", "a,b"], ["--hidden", "'a,b'"]),
+        (["--data", "mnits"], ["'mnits'", "did you mean 'mnist'"]),
+        (["--set", "trian.epochs=3"], ["did you mean 'train'"]),
+        (["--set", "train.epochs"], ["key=value"]),
+        (["--normalized", "5"], ["0 to 1"]),
+        (["--batch-size", "90000"], ["batch_size", "90000"]),
+        (["--sed", "1"], ["--seed"]),
+    ],
+)
+def test_bad_training_options_exit_2_with_one_clear_message(bnvuln, tmp_path, options, fragments):
+    code, out, err = bnvuln("train", *options, "--out", tmp_path / "run")
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+    for fragment in fragments:
+        assert fragment in err
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_failed_training_is_a_result(bnvuln, tmp_path):
+    code, out, _ = bnvuln(*TRAIN, "--set", "train.lr=1e30", "--out", tmp_path / "run")
+    assert code == 0
+    assert "failed to train" in out
+
+
+# ---------------------------------------------------------------- attack, evaluate, compare
+
+
+def test_attack_takes_the_newest_run_and_says_which(bnvuln, tmp_path, pair):
+    code, out, err = bnvuln("attack", "--eps", "8/255", "--steps", "2", "--limit", "50", "--runs", tmp_path)
+    assert code == 0
+    assert "the newest run is" in err
+    assert "pgd inf eps 0.03137 pixel, 2 steps" in out
+
+
+def test_attack_json_holds_records_and_keeps_them(bnvuln, pair):
+    folder = pair["batch"]
+    code, out, _ = bnvuln("attack", folder, "--eps", "0.1", "--limit", "50", "--steps", "3", "--json", "-q")
+    printed = json.loads(out)["records"]
+    assert code == 0
+    assert [record["kind"] for record in printed] == ["clean", "attack"]
+    assert all({"accuracy", "n", "flags"} <= record.keys() for record in printed)
+    kept = {record.perturbation_id: record.accuracy for record in records.read_records(folder)}
+    assert kept == {record["perturbation_id"]: record["accuracy"] for record in printed}
+
+
+def test_attack_options_reach_the_record(bnvuln, pair):
+    options = [
+        "--attack",
+        "pgd",
+        "--ord",
+        "2",
+        "--eps",
+        "1/2",
+        "--unit",
+        "standardized",
+        "--box",
+        "none",
+        "--steps",
+        "2",
+    ]
+    options += ["--step-size", "0.2", "--restarts", "2", "--target", "next", "--iterate", "best", "--seed", "3"]
+    _, out, _ = bnvuln("attack", pair["none"], *options, "--split", "validation", "--limit", "20", "--json", "-q")
+    assert json.loads(out)["records"][1]["perturbation"] == {
+        "kind": "attack", "attack": "pgd", "ord": "2", "eps": 0.5, "unit": "standardized", "box": "none", "steps": 2,
+        "step_size": 0.2, "random_start": True, "restarts": 2, "target": "next", "loss": "cross_entropy",
+        "iterate": "best", "seed": 3, "backend": "own", "dataset": "mnist", "split": "validation", "limit": 20,
+        "bn_statistics": "tracked",
+    }  # fmt: skip
+
+
+def test_attack_saves_what_it_found(bnvuln, pair, tmp_path):
+    path = tmp_path / "found" / "x.npz"
+    bnvuln("attack", pair["none"], "--eps", "0.1", "--limit", "30", "--steps", "2", "--save", path)
+    with np.load(path) as saved:
+        assert saved["x"].shape == saved["x_adv"].shape == (30, 28, 28, 1)
+        assert 0 < np.abs(saved["x_adv"] - saved["x"]).max() <= 0.1 + 1e-6
+        assert saved["y"].shape == saved["correct"].shape == saved["clean_correct"].shape == (30,)
+
+
+def test_attack_prints_flags(bnvuln, pair):
+    _, out, _ = bnvuln(
+        "attack", pair["none"], "--attack", "bim", "--eps", "0.3", "--step-size", "0.01", "--limit", "20"
+    )
+    assert "check 18" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "fragments"),
+    [
+        (["--eps", "-1"], 2, ["eps", "-1"]),
+        (["--eps", "8/0"], 2, ["--eps", "8/0"]),
+        (["--attack", "pdg"], 2, ["pdg"]),
+        (["--steps", "0"], 2, ["steps", "0"]),
+        (["--box", "1,0"], 2, ["box", "low < high"]),
+        (["--box", "1"], 2, ["--box", "LOW,HIGH"]),
+        (["--attack", "bim", "--restarts", "2"], 2, ["random start"]),
+        (["--attack", "fgsm", "--steps", "5"], 2, ["fgsm is one step"]),
+        (["--limit", "20000"], 2, ["10000", "20000"]),
+        (["--data", "cifar"], 2, ["'cifar'"]),
+        (["--save", "x.txt"], 2, [".npz"]),
+        (["--from-probabilities"], 2, ["run of ours"]),
+    ],
+)
+def test_bad_attack_options_exit_with_one_clear_message(bnvuln, pair, options, code, fragments):
+    found, out, err = bnvuln("attack", pair["none"], *options)
+    assert (found, out) == (code, "")
+    assert "Traceback" not in err
+    for fragment in fragments:
+        assert fragment in err
+
+
+def test_a_target_that_is_nothing_is_refused(bnvuln, tmp_path):
+    assert bnvuln("attack", tmp_path / "nothing")[0] == 2
+    assert bnvuln("attack", tmp_path)[0] == 2
+    code, _, err = bnvuln("attack", "--runs", tmp_path / "empty")
+    assert code == 2
+    assert "no finished run" in err
+
+
+def test_a_foreign_model_is_attacked_and_its_records_are_kept(bnvuln, pair, tmp_path):
+    model = pair["none"] / "model.keras"
+    code, out, _ = bnvuln(
+        "attack", model, "--data", "mnist", "--steps", "2", "--limit", "20", "--runs", tmp_path / "r", "--json", "-q"
+    )
+    assert code == 0
+    printed = json.loads(out)["records"][0]
+    assert len(records.read_records(tmp_path / "r" / printed["cell_id"])) == 2
+
+
+def test_evaluate_runs_a_suite(bnvuln, pair):
+    code, out, _ = bnvuln("evaluate", pair["batch"], "--suite", "quick", "--limit", "40", "--json", "-q")
+    assert code == 0
+    assert [r["name"] for r in json.loads(out)["records"]] == list(catalog.suite("quick").perturbations)
+    assert all(r["n"] == 40 for r in json.loads(out)["records"])
+
+
+def test_evaluate_takes_a_suite_of_ones_own(bnvuln, pair, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("title: mine\nperturbations:\n  noise: {kind: awgn, std: 1/10}\n")
+    code, out, _ = bnvuln("evaluate", pair["batch"], "--suite", path, "--limit", "40")
+    assert code == 0
+    assert "AWGN std 0.1 pixel" in out
+
+
+def test_an_unknown_suite_names_the_known_ones(bnvuln, pair):
+    code, _, err = bnvuln("evaluate", pair["batch"], "--suite", "papr")
+    assert code == 2
+    assert "did you mean 'paper'" in err
+
+
+def test_compare_gives_paired_differences(bnvuln, pair):
+    for folder in pair.values():
+        bnvuln("attack", folder, "--attack", "bim", "--eps", "0.1", "--limit", "100", "--steps", "5")
+    code, out, _ = bnvuln("compare", pair["none"], pair["batch"], "--json")
+    printed = json.loads(out)["pairs"]
+    assert code == 0
+    assert len(printed) == 2
+    for row in printed:
+        outcomes = [records.read_outcomes(pair[n], records.digest(row["perturbation"])) for n in ("none", "batch")]
+        delta = outcomes[1].astype(float) - outcomes[0]
+        assert row["difference"] == pytest.approx(delta.mean())
+        assert row["standard_error_over_examples"] == pytest.approx(delta.std(ddof=1) / 10)
+    assert "spread over seeds is unknown" in bnvuln("compare", pair["none"], pair["batch"])[1]
+
+
+def test_compare_needs_common_records(bnvuln, pair, tmp_path):
+    assert bnvuln("compare", pair["none"], tmp_path / "nothing")[0] == 2
+    bnvuln("attack", pair["none"], "--eps", "0.1", "--limit", "20", "--steps", "1")
+    bnvuln("attack", pair["batch"], "--eps", "0.1", "--limit", "30", "--steps", "1")
+    code, _, err = bnvuln("compare", pair["none"], pair["batch"])
+    assert code == 1
+    assert "share no perturbation" in err
+
+
+# ---------------------------------------------------------------- reproduce, report
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory):
+    """table6 at smoke, from the command line: its results folder."""
+    root = tmp_path_factory.mktemp("reproduced")
+    with pytest.raises(SystemExit) as exit_:
+        main(["reproduce", "table6", "--scale", "smoke", "--out", str(root), "-q"])
+    assert exit_.value.code == 0
+    return root
+
+
+def test_reproduce_prints_the_table_beside_the_paper_and_names_its_report(bnvuln, reproduced):
+    code, out, err = bnvuln("reproduce", "table6", "--scale", "smoke", "--out", reproduced)
+    assert code == 0
+    assert "batch \N{MINUS SIGN} none" in out
+    assert "\N{MINUS SIGN}43.80 ± 0.50" in out
+    assert "preview" in out
+    last = err.strip().splitlines()[-1]
+    assert last == f"report: {reproduced}/report/table6-smoke.html"
+    assert (reproduced / "report" / "table6-smoke.html").exists()
+
+
+def test_reproduce_json(bnvuln, reproduced):
+    _, out, _ = bnvuln("reproduce", "table6", "--scale", "smoke", "--out", reproduced, "--json", "-q")
+    printed = json.loads(out)
+    assert printed["experiment"] == "table6"
+    assert {c["verdict"] for c in printed["comparisons"]} == {"preview", "context"}
+    assert all(row["n"] == 1 and row["sem"] is None for row in printed["rows"])
+
+
+def test_reproduce_check_exits_1_only_for_a_failing_verdict(bnvuln, reproduced, monkeypatch):
+    command = ["reproduce", "table6", "--scale", "smoke", "--out", reproduced, "-q"]
+    monkeypatch.setattr("bn_vuln.aggregate.verdict", lambda *_: "undecided")
+    assert bnvuln(*command, "--check")[0] == 0
+    monkeypatch.setattr("bn_vuln.aggregate.verdict", lambda *_: "fails")
+    assert bnvuln(*command)[0] == 0
+    assert bnvuln(*command, "--check")[0] == 1
+
+
+def test_reproduce_dry_run_lists_the_cells(bnvuln, tmp_path):
+    code, out, _ = bnvuln("reproduce", "table6", "--set", "seeds=[0]", "--dry-run", "--out", tmp_path / "r")
+    assert code == 0
+    assert "2 cells:" in out
+    assert not (tmp_path / "r").exists()
+    printed = json.loads(bnvuln("reproduce", "table6", "--dry-run", "--json")[1])
+    assert len({cell["id"] for cell in printed["cells"]}) == 10
+
+
+def test_reproduce_list_has_claim_cost_and_state(bnvuln, reproduced):
+    out = bnvuln("reproduce", "--list", "--out", reproduced)[1]
+    for name in catalog.names():
+        assert name in out
+    assert "smoke 2/2 cells" in out
+    rows = json.loads(bnvuln("reproduce", "--list", "--json", "--out", reproduced)[1])["experiments"]
+    assert all(row["claim"] and row["cost"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("options", "fragments"),
+    [
+        (["tabel6"], ["did you mean 'table6'"]),
+        (["nowhere.yaml"], ["nowhere.yaml: no such file"]),
+        ([], ["--list"]),
+        (["table6", "--scale", "cpu"], ["'cpu'", "quick"]),
+        (["table6", "--set", "seeds=[]"], ["seeds"]),
+        (["table6", "--set", "perturbations.bim.eps=-1"], ["perturbations.bim.eps", "-1"]),
+        (["table6", "--set", "grid.data.width=[20]"], ["data.width", "20"]),
+        (["table6", "--jobs", "0"], ["--jobs"]),
+    ],
+)
+def test_bad_requests_to_reproduce_exit_2(bnvuln, options, fragments, tmp_path):
+    code, out, err = bnvuln("reproduce", *options, "--out", tmp_path / "r")
+    assert (code, out) == (2, "")
+    for fragment in fragments:
+        assert fragment in err
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("form", ["html", "md", "csv"])
+def test_report_writes_from_records_without_tensorflow(reproduced, form):
+    code = (
+        f"import sys\nfrom bn_vuln.cli.main import main\n"
+        f"try: main(['report', {str(reproduced)!r}, '--format', {form!r}])\n"
+        "except SystemExit as e: assert not e.code\nassert 'tensorflow' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith(f".{form}")
+
+
+def test_report_json(bnvuln, reproduced):
+    printed = json.loads(bnvuln("report", reproduced, "--json")[1])
+    assert [e["experiment"] for e in printed["experiments"]] == ["table6"]
+
+
+def test_a_folder_without_experiments_is_refused(bnvuln, tmp_path):
+    code, _, err = bnvuln("report", tmp_path)
+    assert code == 2
+    assert "no experiment here" in err
+
+
+def test_an_interruption_says_how_to_go_on(bnvuln, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bn_vuln.experiment.run", interrupt)
+    code, _, err = bnvuln("reproduce", "table6", "--scale", "smoke")
+    assert code == 130
+    assert "go on" in err

@@ -1,0 +1,150 @@
+"""The package as a stranger gets it: one wheel, one package, acyclic layers, quiet start."""
+
+import ast
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "bn_vuln").rglob("*.py"))
+
+# What each part may import of ours, besides itself: DESIGN's layers.
+BASE = {"errors", "version", "config", "facts", "units", "backend"}
+LAYERS = {
+    "errors": set(),
+    "version": set(),
+    "facts": set(),
+    "config": {"errors"},
+    "backend": {"version"},
+    "grid": {"config", "errors"},
+    "records": {"errors"},
+    "units": {"config", "facts"},
+    "schedules": {"config"},
+    "progress": set(),
+    "analysis": set(),
+    "data": BASE,
+    "models": BASE,
+    "attacks": BASE,
+    "noise": BASE,
+    "checks": BASE | {"attacks", "records"},
+    "classifier": BASE | {"data", "records"},
+    "train": BASE | {"data", "models", "records", "progress", "schedules"},
+    "evaluate": BASE | {"attacks", "checks", "classifier", "data", "noise", "records", "progress"},
+    "experiment": BASE | {"grid", "records", "progress", "train", "evaluate", "classifier"},
+    "catalog": {"config", "errors"},
+    "aggregate": {"analysis", "config", "errors", "grid", "records"},
+    "report": {"aggregate", "analysis", "config", "errors", "progress", "records"},
+}
+
+
+def imports_of(path):
+    """The parts of bn_vuln that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "bn_vuln":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bn_vuln."):
+            found.add(node.module.split(".")[1])
+    return found
+
+
+@pytest.mark.parametrize("part", LAYERS)
+def test_layers_import_only_what_lies_below_them(part):
+    single = ROOT / "bn_vuln" / f"{part}.py"
+    files = [single] if single.exists() else sorted((ROOT / "bn_vuln" / part).rglob("*.py"))
+    assert files
+    for path in files:
+        assert imports_of(path) - {part} <= LAYERS[part], path
+
+
+def test_every_part_has_its_layer():
+    parts = {path.relative_to(ROOT / "bn_vuln").parts[0].removesuffix(".py") for path in SOURCES}
+    assert parts - {"__init__", "__main__", "api"} == set(LAYERS)
+
+
+def test_only_function_bodies_import_tensorflow():
+    for path in [*SOURCES, *(ROOT / "cli").glob("*.py")]:
+        for node in ast.parse(path.read_text()).body:
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            heavy = {"tensorflow", "keras", "cleverhans", "matplotlib", "joblib", "rich"}
+            assert not {name.split(".")[0] for name in names} & heavy, path
+
+
+def run(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+
+
+def test_tensorflow_starts_quietly_and_with_onednn():
+    done = run(
+        "import bn_vuln, os\nfrom bn_vuln import backend\ntf = backend.tensorflow()\n"
+        "assert os.environ['TF_ENABLE_ONEDNN_OPTS'] == '1'\nprint(tf.reduce_sum(tf.ones(3)).numpy())"
+    )
+    assert (done.stdout, done.stderr) == ("3.0\n", "")
+
+
+def test_verbose_brings_the_start_up_messages_back():
+    done = run("from bn_vuln import backend\nbackend.set_verbose(True)\nbackend.tensorflow()")
+    assert "oneDNN" in done.stderr
+
+
+def test_what_the_user_set_about_onednn_stays():
+    done = run("import bn_vuln, os; print(os.environ['TF_ENABLE_ONEDNN_OPTS'])", TF_ENABLE_ONEDNN_OPTS="0")
+    assert done.stdout == "0\n"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built from the sources."""
+    target = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run([*command, "-w", target, ROOT], capture_output=True, text=True, check=False, cwd=target)
+    assert done.returncode == 0, done.stderr
+    return next(target.glob("bnvuln-*.whl"))
+
+
+def test_a_wheel_holds_one_package_with_its_data(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"bn_vuln"}
+    shipped = {
+        str(p.relative_to(ROOT)).replace("configs/", "bn_vuln/configs/", 1) for p in (ROOT / "configs").rglob("*.yaml")
+    }
+    shipped |= {f"bn_vuln/cli/{p.name}" for p in (ROOT / "cli").glob("*.py")}
+    shipped |= {str(p.relative_to(ROOT)) for p in SOURCES}
+    shipped |= {str(p.relative_to(ROOT)) for p in (ROOT / "bn_vuln").rglob("*.gz")}
+    shipped |= {"bn_vuln/report/report.html.jinja", "bn_vuln/py.typed"}
+    assert shipped <= set(names)
+    assert any(name.endswith("NOTICE") for name in names)
+
+
+def test_the_wheel_works_outside_the_checkout(wheel, tmp_path):
+    environment = tmp_path / "venv"
+    venv.create(environment, with_pip=False)
+    site = next(environment.glob("lib/python*/site-packages"))
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wheel]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    # The dependencies are those of this environment; the package itself must come from the wheel.
+    here = [p for p in sys.path if p.endswith("site-packages")]
+    code = (
+        f"import sys; sys.path[:] = [p for p in sys.path if p != {str(ROOT)!r}] + {here!r}\n"
+        "sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]\n"
+        "import bn_vuln; print(bn_vuln.__file__)\nfrom bn_vuln.cli.main import main\nmain(sys.argv[1:])"
+    )
+    arguments = ["train", "--limit", "500", "--hidden", "8", "--epochs", "1", "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        [environment / "bin" / "python", "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(site))
+    assert (tmp_path / "run" / "model.keras").exists()

@@ -1,0 +1,33 @@
+"""The benchmarks run and print what they promise; their numbers are never judged here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).parent.parent / "tools"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "contenders"),
+    [
+        ("bench_train.py", ["--limit", "256"], {"ours", "keras_fit"}),
+        (
+            "bench_attacks.py",
+            ["--limit", "20", "--train-limit", "500"],
+            {"ours", "bare_gradients", "cleverhans", "cleverhans_compiled"},
+        ),
+    ],
+)
+def test_benchmarks_print_one_json_object(name, options, contenders):
+    command = [sys.executable, TOOLS / name, "--repetitions", "1", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert printed["device"]
+    for results in printed["results"].values():
+        assert contenders <= results.keys()
+        assert results["ours"]["times_ours"] == 1
+        assert all(result["median_s"] >= 0 for result in results.values())
