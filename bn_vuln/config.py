@@ -478,15 +478,18 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {text}: {value!r} is not valid YAML") from None
 
 
-def _read_extended(path: Path) -> dict[str, Any]:
+def _read_extended(path: Path, seen: frozenset[Path] = frozenset()) -> dict[str, Any]:
     """A YAML file on top of the one it `extends` (a path relative to it); mappings are merged key by key."""
     data = read_yaml(path)
     parent = data.pop("extends", None)
     if parent is None:
         return data
+    seen |= {path.resolve()}
     if not isinstance(parent, str) or not (path.parent / parent).is_file():
         raise ConfigError(f"{path.name}: extends: expected the path of a YAML file relative to it, received {parent!r}")
-    return _merge(_read_extended(path.parent / parent), data)
+    if (path.parent / parent).resolve() in seen:
+        raise ConfigError(f"{path.name}: extends itself")
+    return _merge(_read_extended(path.parent / parent, seen), data)
 
 
 def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,10 @@ class Task:
     def folder(self, root: Path) -> Path:
         return root / records.digest(to_plain(self.cell))
 
+    def ids(self) -> set[str]:
+        """The ids of the perturbations."""
+        return {self._id(p) for p in self.perturbations.values()}
+
     def missing(self, root: Path) -> dict[str, Perturbation]:
         """The perturbations without a record; none for a cell that failed to train."""
         folder = self.folder(root)

@@ -45,7 +45,7 @@ def digest(data: Any) -> str:
 
 
 class Flag(BaseModel):
-    """Why a number may lie. `check` is the number of the check in docs/checks; `value` is what tripped it."""
+    """Why a number may lie. `check` is its number in docs/checks.md; `value` is what tripped it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -151,8 +151,8 @@ def test_records_of_one_classifier(tmp_path: Path) -> None:
     text = records_table(found)
     rows = {row[0]: row[1:] for row in markdown_rows(text)[1:]}
     assert rows["clean"] == ["clean (test)", "1000", "97.10", "none"]
-    assert rows["attack"][0].startswith("bim inf eps 0.1 pixel, 20 steps of 0.0125, box [0, 1] (test)".split("|")[0])
-    assert rows["attack"][1:] == ["1000", "26.00", "[1]"]
+    words = "bim inf eps 0.1 pixel, 20 steps of 0.0125, box [0, 1] (test)"
+    assert rows["attack"] == [words, "1000", "26.00", "[1]"]
     assert text.endswith("[1] check 18: take more steps")
 
 

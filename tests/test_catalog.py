@@ -1,0 +1,111 @@
+"""The configs that ship, configs that extend one another, and the Python API on top of them."""
+
+import pytest
+import yaml
+
+from bn_vuln import api, catalog, config
+from bn_vuln.errors import ConfigError, UsageError
+from bn_vuln.grid import expand
+
+
+def test_names_are_the_files():
+    assert {"table6", "table6_matched", "table6_settings"} <= set(catalog.names())
+    assert {"paper", "quick"} <= set(catalog.names("suites"))
+
+
+@pytest.mark.parametrize("name", catalog.names())
+def test_every_experiment_resolves_at_all_its_scales(name):
+    scales = catalog.experiment(name).scales
+    assert "smoke" in scales
+    for scale in {*scales, "full"}:
+        chosen = catalog.experiment(name, scale)
+        assert chosen.name == name
+        assert expand(chosen)
+
+
+def test_table6_is_what_the_paper_states():
+    chosen = catalog.experiment("table6")
+    bim = chosen.perturbations["bim"]
+    assert (bim.steps, bim.step_size, bim.eps, bim.unit, bim.random_start) == (100, 1e-3, 0.1, "standardized", False)
+    assert (chosen.perturbations["awgn"].std, chosen.perturbations["awgn"].unit) == (1.0, "standardized")
+    assert len(chosen.seeds) == 5
+    assert {cell.normalization.name for cell in expand(chosen)} == {"none", "batch"}
+    assert chosen.evaluation.split == "test"
+
+
+def test_the_settings_never_touch_the_test_set():
+    chosen = catalog.experiment("table6_settings")
+    assert chosen.evaluation.split == "validation"
+    assert not set(chosen.seeds) & set(catalog.experiment("table6").seeds)
+
+
+def test_the_settings_of_the_tables_are_among_the_candidates():
+    def settings(name):
+        return {(c.train.lr, c.train.batch_size, c.train.epochs) for c in expand(catalog.experiment(name))}
+
+    assert len(settings("table6_settings")) == 18
+    assert settings("table6") | settings("table6_matched") < settings("table6_settings")
+
+
+def test_the_arms_of_a_pair_differ_in_normalization_only():
+    for name in catalog.names():
+        cells = expand(catalog.experiment(name))
+        arms = {arm: [c for c in cells if c.normalization.name == arm] for arm in ("none", "batch")}
+        stripped = [{c.model_copy(update={"normalization": None}) for c in arm} for arm in arms.values()]
+        assert stripped[0] == stripped[1]
+
+
+def write(path, content):
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_extends_merges_mappings_and_replaces_the_rest(tmp_path):
+    shipped = catalog._folder("paper") / "table6.yaml"
+    write(tmp_path / "mine.yaml", {"extends": str(shipped), "base": {"train": {"epochs": 2}}, "seeds": [9]})
+    mine, theirs = catalog.experiment(str(tmp_path / "mine.yaml")), catalog.experiment("table6")
+    assert mine.base["train"] == {**theirs.base["train"], "epochs": 2}
+    assert mine.seeds == (9,)
+    assert mine.perturbations == theirs.perturbations
+
+
+@pytest.mark.parametrize("parent", ["nowhere.yaml", 3, "."])
+def test_extends_must_name_a_file(tmp_path, parent):
+    path = write(tmp_path / "mine.yaml", {"extends": parent})
+    with pytest.raises(ConfigError, match=r"mine\.yaml: extends: expected the path of a YAML file"):
+        catalog.experiment(str(path))
+
+
+def test_a_file_that_extends_itself_is_refused(tmp_path):
+    path = write(tmp_path / "mine.yaml", {"extends": "mine.yaml"})
+    with pytest.raises(ConfigError, match="extends itself"):
+        catalog.experiment(str(path))
+
+
+def test_suites_resolve_with_data_and_limit_on_top():
+    evaluation, perturbations = api.resolve_suite("quick", limit=7)
+    assert evaluation.limit == 7
+    assert perturbations == catalog.suite("quick").perturbations
+    assert api.resolve_suite({"clean": config.Clean()})[0] == config.Evaluation()
+
+
+def test_api_trains_attacks_and_evaluates_from_plain_dicts(tmp_path):
+    plain = {
+        "data": {"limit": 1000},
+        "arch": {"name": "mlp", "hidden": [16]},
+        "normalization": "batch",
+        "train": {"epochs": 1, "batch_size": 50, "lr": "1/10"},
+    }
+    trained = api.train(plain, tmp_path / "run")
+    assert trained.record.state == "trained"
+    assert api.newest_run(tmp_path) == tmp_path / "run"
+    attacked = api.attack(tmp_path / "run", {"attack": "fgsm", "eps": "8/255"}, limit=20)
+    assert attacked.record.n == 20
+    measured = api.evaluate(tmp_path / "run", "quick", limit=20)
+    assert measured["fgsm_inf"].accuracy == attacked.record.accuracy
+
+
+@pytest.mark.parametrize("target", ["nothing", "nothing.h5"])
+def test_a_target_that_is_neither_run_nor_model_is_refused(target):
+    with pytest.raises(UsageError, match=r"expected a run folder or a \.keras file; no such file"):
+        api.open_classifier(target)

@@ -1,0 +1,56 @@
+"""Copy what is finished of experiments from a working folder into one that is committed.
+
+    python tools/collect_results.py table6 table6_matched [--scale full] [--source runs] [--target results/paper]
+        [--models 0]
+
+Takes records, packed outcomes, config.yaml, history.csv and training.json of every finished cell of the experiments,
+and their resolved configs; with --models SEED also model.keras of the cells of that seed. Models are otherwise left
+out: a cell without its model is trained again when something new is to be measured on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from bn_vuln import catalog, experiment, records, report
+from bn_vuln.config import to_yaml
+
+FILES = ("config.yaml", "history.csv", "training.json")
+
+
+def collect(task: experiment.Task, source: Path, target: Path, *, model: bool) -> None:
+    """Copy one finished cell; only the records that the task asks for."""
+    folder, copy = task.folder(source), task.folder(target)
+    wanted = [record for record in records.read_records(folder) if record.perturbation_id in task.ids()]
+    copy.mkdir(parents=True, exist_ok=True)
+    for name in [*FILES, *(["model.keras"] if model else [])]:
+        shutil.copy2(folder / name, copy / name)
+    for record in wanted:
+        records.write_record(copy, record, records.read_outcomes(folder, record.perturbation_id))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+")
+    parser.add_argument("--scale", default="full")
+    parser.add_argument("--source", type=Path, default=Path("runs"))
+    parser.add_argument("--target", type=Path, default=Path("results/paper"))
+    parser.add_argument("--models", type=int, help="also copy the models of this seed")
+    args = parser.parse_args()
+    for name in args.names:
+        chosen = catalog.experiment(name, args.scale)
+        todo = experiment.tasks(chosen)
+        finished = [task for task in todo if task.finished(args.source)]
+        for task in finished:
+            collect(task, args.source, args.target, model=task.cell.seed == args.models)
+        records.replace_file(experiment.experiment_path(args.target, chosen), to_yaml(chosen))
+        print(f"{name}: {len(finished)} of {len(todo)} cells")
+    for form in ("md", "csv", "html"):
+        for path in report.write(args.target, form):  # type: ignore[arg-type]
+            print(path)
+
+
+if __name__ == "__main__":
+    main()
