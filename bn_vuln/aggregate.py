@@ -194,7 +194,7 @@ def _select(experiment: Experiment, blocks: list[Block]) -> list[Block]:
     name = experiment.table.select_by
     if name is None:
         return blocks
-    scores = [_mean_over_arms(block, name) for block in blocks]
+    scores = [mean_over_arms(block, name) for block in blocks]
     best = max((s for s in scores if s is not None), default=None)
     return [
         Block(b.where, b.arms, b.differences, selected=s is not None and s == best)
@@ -202,7 +202,7 @@ def _select(experiment: Experiment, blocks: list[Block]) -> list[Block]:
     ]
 
 
-def _mean_over_arms(block: Block, name: str) -> float | None:
+def mean_over_arms(block: Block, name: str) -> float | None:
     """The mean of the arms' accuracies; None unless every arm has one and no seed of it failed."""
     values = [arm[name] for arm in block.arms.values()]
     estimates = [value.estimate for value in values]

@@ -1,6 +1,7 @@
 """When a robustness number lies: cheap checks, each a function that returns a flag or None.
 
-docs/checks.md lists them by number; `evaluate` runs them and puts the flags into the record. A flag carries the value that tripped it and says what to do.
+docs/checks.md lists them by number; `evaluate` runs them and puts the flags into the record. A flag carries the
+value that tripped it and says what to do.
 """
 
 from __future__ import annotations

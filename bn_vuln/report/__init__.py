@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,12 +16,12 @@ from bn_vuln.report import tables
 Format = Literal["html", "md", "csv"]
 
 
-@dataclass(frozen=True)
-class Section:
-    """One experiment of a report: its results and its figure (SVG, or None)."""
-
-    results: Results
-    figure: bytes | None
+# By whether the layout selects a candidate.
+CAPTIONS = {
+    False: "Left: accuracy of each arm, mean ± SEM, dots are single seeds. Right: difference of the arms, paired by "
+    "seed, with its 95% t-interval, beside the paper's.",
+    True: "Each point is a candidate setting: what batch norm costs there, against the accuracy that chooses one.",
+}
 
 
 def experiments_in(folder: Path) -> list[Experiment]:
@@ -60,10 +59,10 @@ def write(folder: Path, form: Format = "html", only: Experiment | None = None) -
     written = []
     for one in results:
         stem = _stem(one.experiment)
-        figure = figures.accuracy_figure(one) if form == "md" else None
+        figure = figures.figure(one) if form == "md" else None
         if figure:
             written.append(_write(target / f"{stem}.svg", figure))
-            written.append(_write(target / f"{stem}.png", figures.accuracy_figure(one, "png") or b""))
+            written.append(_write(target / f"{stem}.png", figures.figure(one, "png") or b""))
         text = markdown(one, f"{stem}.png" if figure else None) if form == "md" else render(one, form)
         written.append(_write(target / f"{stem}.{form}", text))
     return written
@@ -126,7 +125,8 @@ def html(results: list[Results]) -> str:
             "tables": tables.tables(one),
             "facts": facts(one),
             "config": config.to_yaml(one.experiment),
-            "figure": _data_uri(figures.accuracy_figure(one)),
+            "caption": CAPTIONS[one.experiment.table.select_by is not None],
+            "figure": _data_uri(figures.figure(one)),
         }
         for one in results
     ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from bn_vuln.aggregate import Block, Results
-from bn_vuln.report.tables import where_text
+from bn_vuln.aggregate import Block, Results, mean_over_arms
+from bn_vuln.report.tables import KEY_NAMES, where_text
 
 # Okabe-Ito: told apart by colour-blind readers; shapes differ too, for print without colour.
 ARM_STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))
@@ -14,6 +14,59 @@ PAPER_COLOUR = "#555555"
 HEIGHT = 3.4
 WIDTH = 9.0
 MAX_BLOCKS = 6
+CHOSEN = "chosen"
+STYLE = {"svg.fonttype": "none", "svg.hashsalt": "bnvuln", "font.size": 9, "font.family": "sans-serif"}
+
+
+def figure(results: Results, form: str = "svg") -> bytes | None:
+    """The figure of an experiment: candidates where its layout selects one, else accuracies and differences. As
+    `svg` or `png`; None where there is nothing to draw."""
+    return candidates_figure(results, form) if results.experiment.table.select_by else accuracy_figure(results, form)
+
+
+def candidates_figure(results: Results, form: str = "svg") -> bytes | None:
+    """What batch norm costs at each candidate setting, against the accuracy by which one of them is chosen: one
+    panel for each of the other perturbations."""
+    table = results.experiment.table
+    blocks = [block for block in results.blocks if block.differences and _has_values(block)]
+    names = [name for name in table.columns if name != table.select_by]
+    if not blocks or not names:
+        return None
+    plt = _pyplot()
+    with plt.rc_context(STYLE):
+        size = (WIDTH, HEIGHT)
+        drawing, axes = plt.subplots(1, len(names), figsize=size, squeeze=False, sharey=True, layout="constrained")
+        for panel, name in zip(axes[0], names, strict=True):
+            _candidates(panel, results, blocks, name)
+        axes[0][0].set_ylabel(f"{table.treatment} \N{MINUS SIGN} {table.reference}, points")
+        # "chosen" comes last, wherever it was drawn.
+        legend = sorted(zip(*axes[0][0].get_legend_handles_labels(), strict=True), key=lambda item: item[1] == CHOSEN)
+        drawing.legend(*zip(*legend, strict=True), loc="outside upper center", ncols=len(legend), frameon=False)
+        drawing.supxlabel(f"{table.columns[str(table.select_by)]} accuracy, mean of the arms, %", fontsize=9)
+        return _save(plt, drawing, form)
+
+
+def _candidates(axes: Any, results: Results, blocks: list[Block], name: str) -> None:
+    """One panel: colours and shapes tell the values of the first row key apart."""
+    table = results.experiment.table
+    kinds = list(dict.fromkeys(str(next(iter(block.where.values()), "")) for block in blocks))
+    seen: set[str] = set()
+    for block in blocks:
+        clean = mean_over_arms(block, str(table.select_by))
+        difference = block.differences[name].paired
+        if clean is None or difference is None:
+            continue
+        kind = str(next(iter(block.where.values()), ""))
+        colour, marker = ARM_STYLES[kinds.index(kind) % len(ARM_STYLES)]
+        label = f"{KEY_NAMES.get(table.rows[0], table.rows[0])} {kind}" if kind and kind not in seen else None
+        seen.add(kind)
+        x, y = 100 * clean, 100 * difference.mean
+        axes.plot(x, y, linestyle="", marker=marker, color=colour, label=label, markersize=6)
+        if block.selected:
+            axes.plot(x, y, "o", markersize=13, markerfacecolor="none", markeredgecolor="black", label=CHOSEN)
+    axes.axhline(0, color="#999999", linewidth=0.8)
+    axes.set_title(table.columns[name].replace(", ", ",\n", 1), fontsize=9)
+    _hide_spines(axes)
 
 
 def accuracy_figure(results: Results, form: str = "svg") -> bytes | None:
@@ -22,23 +75,31 @@ def accuracy_figure(results: Results, form: str = "svg") -> bytes | None:
     blocks = [block for block in results.blocks if _has_values(block)]
     if not blocks or len(blocks) > MAX_BLOCKS:
         return None
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    with plt.rc_context(
-        {"svg.fonttype": "none", "svg.hashsalt": "bnvuln", "font.size": 9, "font.family": "sans-serif"}
-    ):
-        figure, axes = plt.subplots(
-            len(blocks), 2, figsize=(WIDTH, HEIGHT * len(blocks)), squeeze=False, layout="constrained"
-        )
+    plt = _pyplot()
+    with plt.rc_context(STYLE):
+        size = (WIDTH, HEIGHT * len(blocks))
+        drawing, axes = plt.subplots(len(blocks), 2, figsize=size, squeeze=False, layout="constrained")
         for (left, right), block in zip(axes, blocks, strict=True):
             _accuracies(left, results, block)
             _differences(right, results, block)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
-        plt.close(figure)
+        return _save(plt, drawing, form)
+
+
+def _pyplot() -> Any:
+    """pyplot without a window."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _save(plt: Any, drawing: Any, form: str) -> bytes:
+    """The bytes of a figure, the same for the same data, and the figure closed."""
+    buffer = io.BytesIO()
+    drawing.savefig(buffer, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
+    plt.close(drawing)
     return buffer.getvalue()
 
 
@@ -111,5 +172,9 @@ def _finish(axes: Any, results: Results, title: str) -> None:
     axes.set_xticks(range(len(heads)), [head.replace(", ", ",\n", 1) for head in heads])
     axes.set_xlim(-0.6, len(heads) - 0.4)
     axes.set_title(title, loc="left")
+    _hide_spines(axes)
+
+
+def _hide_spines(axes: Any) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
