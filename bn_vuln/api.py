@@ -84,11 +84,11 @@ def evaluate(
     progress: Progress | None = None,
 ) -> dict[str, records.Record]:
     """Measure a suite (by name, or a mapping of perturbations) on a classifier."""
-    from bn_vuln.evaluate import evaluate as run
+    from bn_vuln.evaluate import measure
 
     evaluation, perturbations = resolve_suite(suite, dataset=dataset, limit=limit)
-    results = run(_classifier(target, dataset), perturbations, evaluation, progress=progress)
-    return {name: result.record for name, result in results.items()}
+    results = measure(_classifier(target, dataset), perturbations, evaluation, progress=progress)
+    return {name: result.record for name, result in results}
 
 
 def resolve_suite(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -167,16 +168,28 @@ class Evaluator:
         return float(np.mean(logits.argmax(axis=1) == self._attack_labels(perturbation)))
 
 
-def evaluate(
+def measure(
     classifier: Classifier,
     perturbations: Mapping[str, Perturbation],
     evaluation: Evaluation | None = None,
     *,
+    folder: Path | None = None,
     progress: Progress | None = None,
-) -> dict[str, Result]:
-    """Measure every perturbation on one classifier; see `Evaluator`."""
+) -> Iterator[tuple[str, Result]]:
+    """Measure perturbations on one classifier, (name, result) by (name, result); see `Evaluator`.
+
+    With `folder`, each record is written into that run folder as soon as it is there.
+    """
+    progress = progress or Quiet()
+    if not perturbations:
+        return
     evaluator = Evaluator(classifier, evaluation or Evaluation())
-    return {name: evaluator.run(p, progress=progress) for name, p in perturbations.items()}
+    for name, perturbation in perturbations.items():
+        result = evaluator.run(perturbation, progress=progress)
+        if folder is not None:
+            records.write_record(folder, result.record, result.outcomes)
+        progress.message(f"{name}: accuracy {result.record.accuracy:.4f} ({describe_perturbation(perturbation)})")
+        yield name, result
 
 
 def _top5(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float | None:

@@ -20,7 +20,6 @@ from bn_vuln.config import (
     Experiment,
     Perturbation,
     describe,
-    describe_perturbation,
     to_plain,
     to_yaml,
 )
@@ -151,40 +150,16 @@ def run_task(task: Task, root: Path, *, progress: Progress | None = None) -> Non
 
 
 def _finish(task: Task, folder: Path, root: Path, progress: Progress) -> None:
-    from bn_vuln import train
+    from bn_vuln import classifier, evaluate, train
 
     training = records.read_training(folder)
     if training is None or (training.state == "trained" and not (folder / "model.keras").exists()):
         # A cell whose records travel without its model is trained again when a record is missing.
         training = train.train(task.cell, folder, progress=progress).record
-    if training.state == "trained":
-        evaluate_run(folder, task.missing(root), task.evaluation, progress=progress)
-    else:
+    missing = task.missing(root)
+    if training.state == "failed":
         progress.message(f"{folder}: failed to train: {training.reason}")
-
-
-def evaluate_run(
-    folder: Path,
-    perturbations: Mapping[str, Perturbation],
-    evaluation: Evaluation,
-    *,
-    progress: Progress | None = None,
-) -> list[records.Record]:
-    """Measure perturbations on a run folder and write their records; the records, in the order given."""
-    from bn_vuln import classifier
-    from bn_vuln.evaluate import Evaluator
-
-    progress = progress or Quiet()
-    if not perturbations:
-        return []
-    evaluator = Evaluator(classifier.from_run(folder), evaluation)
-    written = []
-    for name, perturbation in perturbations.items():
-        result = evaluator.run(perturbation, progress=progress)
-        records.write_record(folder, result.record, result.outcomes)
-        progress.message(
-            f"{name}: accuracy {result.record.accuracy:.4f} "
-            f"(n {result.record.n}; {describe_perturbation(perturbation)})"
-        )
-        written.append(result.record)
-    return written
+    elif missing:
+        subject = classifier.from_run(folder)
+        for _ in evaluate.measure(subject, missing, task.evaluation, folder=folder, progress=progress):
+            pass  # the records are what is wanted; the images of one perturbation at a time are enough in memory

@@ -150,14 +150,10 @@ def open_target(target: Path | None, runs: Path, given: dict[str, Any]) -> tuple
 
 
 def measure(classifier: Any, evaluation: Any, perturbations: Any, folder: Path, quiet: bool) -> dict[str, Any]:
-    """Evaluate and write the records into `folder`; name -> result."""
-    from bn_vuln import records
-    from bn_vuln.evaluate import evaluate
+    """Evaluate, each record written into `folder` as soon as it is there; name -> result."""
+    from bn_vuln import evaluate
 
-    results = evaluate(classifier, perturbations, evaluation, progress=progress(quiet))
-    for result in results.values():
-        records.write_record(folder, result.record, result.outcomes)
-    return results
+    return dict(evaluate.measure(classifier, perturbations, evaluation, folder=folder, progress=progress(quiet)))
 
 
 def print_records(found: dict[str, Any], as_json: bool, target: str) -> None:

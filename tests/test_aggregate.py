@@ -371,7 +371,19 @@ def test_nothing_is_chosen_unasked(tmp_path: Path) -> None:
     assert [block.selected for block in results(tmp_path, small(grid=WIDTHS)).blocks] == [False, False]
 
 
+@pytest.mark.xfail(strict=True, raises=KeyError, reason="bug: select_by may name what is not a column")
+def test_the_choice_may_look_at_what_is_no_column(tmp_path: Path) -> None:
+    table = {"rows": ["data.width"], "columns": {"bim": "BIM"}, "select_by": "clean"}
+    assert [block.selected for block in results(tmp_path, small(table=table)).blocks] == [True]
+
+
 # ---------------------------------------------------------------- mistakes
+
+
+@pytest.mark.xfail(strict=True, reason="bug: a figure under what is not a column reads 'not run'")
+def test_a_figure_under_what_is_no_column_is_compared(tmp_path: Path) -> None:
+    experiment = small(table={**SMALL["table"], "columns": {"clean": "clean"}})
+    assert judged(tmp_path, experiment).verdict == "holds"
 
 
 def test_several_cells_in_a_row_are_refused(tmp_path: Path) -> None:

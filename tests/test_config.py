@@ -352,6 +352,7 @@ EXPERIMENT_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     (with_perturbation(kind="clean", eps=1), ["perturbations.extra: unknown key 'eps'", "known: kind"]),
     (with_perturbation(kind="attack", eps=-1), ["perturbations.extra.eps: expected", "received -1"]),
     (with_perturbation(kind="attack", attack="bim"), ["perturbations.extra.eps: missing"]),
+    (with_perturbation(kind="attack", attack="bim", eps=-1), ["perturbations.extra.eps: expected", "received -1"]),
     (with_perturbation(kind="attack", attack="fgsm", eps=0.1, steps=4), ["perturbations.extra", "fgsm is one step"]),
     (tiny(perturbations=[1]), ["perturbations: expected", "received [1]"]),
     (tiny(table={"columns": {"bimm": "x"}}), ["names the perturbation 'bimm'", "did you mean 'bim'?"]),
@@ -403,9 +404,6 @@ def test_a_word_unlike_all_others_gets_no_hint() -> None:
 @pytest.mark.parametrize(
     ("model", "data", "fragment"),
     [
-        pytest.param(
-            Experiment, with_perturbation(kind="attack", attack="bim"), "extra.eps: missing", id="missing-eps"
-        ),
         pytest.param(
             Experiment,
             tiny(perturbations={**TINY["perturbations"], "bmi": {"steps": 3}}),

@@ -8,7 +8,7 @@ import pytest
 from bn_vuln import api, attacks, classifier, data, records
 from bn_vuln.config import AWGN, Attack, Clean, Evaluation
 from bn_vuln.errors import BnvulnError, UsageError
-from bn_vuln.evaluate import Evaluator, evaluate
+from bn_vuln.evaluate import Evaluator, measure
 
 LIMIT = Evaluation(limit=200)
 
@@ -106,7 +106,7 @@ def test_a_record_identifies_what_was_measured(evaluator):
 
 def test_a_sound_model_gets_no_flag(evaluator):
     suite = {"clean": Clean(), "noise": AWGN(std=0.1), "pgd": Attack(eps="8/255", steps=5)}
-    results = evaluate(evaluator.classifier, suite, LIMIT)
+    results = dict(measure(evaluator.classifier, suite, LIMIT))
     assert [result.record.flags for result in results.values()] == [(), (), ()]
 
 

@@ -71,7 +71,7 @@ def test_the_resolved_config_is_kept(done):
 def test_a_second_run_does_nothing(done, monkeypatch):
     path, root = done
     monkeypatch.setattr("bn_vuln.train.train", no_training)
-    monkeypatch.setattr(experiment, "evaluate_run", no_training)
+    monkeypatch.setattr("bn_vuln.evaluate.measure", no_training)
     results = api.reproduce(str(path), root=root)
     assert results.cells == 2
     assert results.missing == 0
@@ -140,7 +140,7 @@ def test_a_cell_claimed_by_another_host_is_waited_for(done, tmp_path, monkeypatc
         (folder / "claim.json").unlink()
 
     monkeypatch.setattr(experiment.time, "sleep", finish_elsewhere)
-    monkeypatch.setattr(experiment, "evaluate_run", no_training)
+    monkeypatch.setattr("bn_vuln.evaluate.measure", no_training)
     api.reproduce(str(path), root=root)
     assert waited == [True]
 

@@ -104,7 +104,10 @@ def test_live_may_be_stopped_twice_and_started_again() -> None:
     live.advance(1)
     live.stop()
     live.start("one", 2, "units")
+    first = live.bar
     live.start("two", 2, "units")
+    assert not first.live.is_started
+    assert live.bar.live.is_started
     live.stop()
     live.stop()
     assert live.bar is None
