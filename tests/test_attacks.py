@@ -245,6 +245,12 @@ def test_a_random_point_does_not_depend_on_the_batch(order, x):
 
 
 @pytest.mark.parametrize("order", ["inf", "2"])
+def test_random_points_stretch_with_the_scale(order, x):
+    plain, scaled = (Ball(order, 0.3, s).random_point(tf.constant(x), tf.range(24), 0, 0).numpy() for s in (1.0, SCALE))
+    close(scaled - x, SCALE * (plain - x), 1e-12)
+
+
+@pytest.mark.parametrize("order", ["inf", "2"])
 def test_random_points_of_all_seeds_restarts_and_examples_differ(order):
     ball, centre = Ball(order, 0.3), tf.zeros((4, 2, 2, 1), tf.float64)
     points = np.concatenate(
@@ -359,14 +365,17 @@ def test_best_iterate_keeps_the_highest_loss_where_nothing_is_fooled():
     assert along_the_line(hole(-0.1), 2, "best") == pytest.approx(0.3)
 
 
-def test_best_iterate_prefers_being_fooled_to_a_higher_loss():
-    table = np.array([[5.0, 0.0, 0.0], [0.0, 0.1, -100.0], [2.0, 1.9, 1.9]])  # at x = 0, 1, 2; only 1 is fooled
+def test_best_iterate_prefers_being_fooled_to_a_much_higher_loss():
+    table = np.zeros((3, 300))  # logits at x = 0, 1, 2; only those at 1 are fooled
+    table[0, 0] = 20.0
+    table[1, 1:] = [0.1, *[-100.0] * 298]
+    table[2, 0] = 0.1
     loss = cross_entropy(table, np.zeros(3, int))
-    assert loss[2] > loss[1] > loss[0]
+    assert loss[2] - loss[1] > 4.5
 
     def predict(x):
         place = x[:, 0, 0, 0]
-        uphill = (place - tf.stop_gradient(place))[:, None] * tf.constant([-1.0, 1.0, 0.0], x.dtype)
+        uphill = (place - tf.stop_gradient(place))[:, None] * tf.constant([-1.0, *[1.0] * 299], x.dtype)
         return tf.gather(tf.constant(table), tf.cast(tf.round(tf.stop_gradient(place)), tf.int32)) + uphill
 
     x, y = tf.zeros((1, 1, 1, 1), tf.float64), np.array([0], np.int32)
