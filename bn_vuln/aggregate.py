@@ -14,8 +14,7 @@ from typing import Any
 from bn_vuln import config, records
 from bn_vuln.analysis.statistics import Estimate, estimate, paired, unpaired, verdict
 from bn_vuln.config import Cell, Experiment, PaperValue
-from bn_vuln.errors import ConfigError
-from bn_vuln.grid import expand, lookup
+from bn_vuln.grid import check_layout, expand, lookup
 
 UNEQUAL_ARMS = 0.02
 
@@ -101,7 +100,9 @@ class _Run:
 def aggregate(experiment: Experiment, root: Path) -> Results:
     """The table of an experiment from the records in a results folder. Raises `ConfigError` where the layout
     names what the cells do not have, `BnvulnError` for a damaged record."""
-    runs = [_read(cell, experiment, root) for cell in expand(experiment)]
+    cells = expand(experiment)
+    check_layout(experiment, cells)
+    runs = [_read(cell, experiment, root) for cell in cells]
     blocks = _select(experiment, [_block(experiment, group) for group in _group(experiment, runs)])
     everything = [record for run in runs for record in run.found.values()]
     return Results(
@@ -136,24 +137,17 @@ def _group(experiment: Experiment, runs: Sequence[_Run]) -> list[list[_Run]]:
     """Runs that share the values of the layout's row keys, in the order of the grid."""
     groups: dict[str, list[_Run]] = {}
     for run in runs:
-        key = records.canonical_json([_value(experiment, run.cell, row) for row in experiment.table.rows])
+        key = records.canonical_json([lookup(run.cell, row) for row in experiment.table.rows])
         groups.setdefault(key, []).append(run)
     return list(groups.values())
 
 
-def _value(experiment: Experiment, cell: Cell, key: str) -> Any:
-    try:
-        return lookup(cell, key)
-    except (KeyError, TypeError):
-        raise ConfigError(f"{experiment.name}: table: a cell has no key {key!r}") from None
-
-
 def _block(experiment: Experiment, runs: Sequence[_Run]) -> Block:
     table = experiment.table
-    where = {key: _value(experiment, runs[0].cell, key) for key in table.rows}
+    where = {key: lookup(runs[0].cell, key) for key in table.rows}
     by_arm: dict[str, list[_Run]] = {}
     for run in runs:
-        by_arm.setdefault(str(_value(experiment, run.cell, table.arm)), []).append(run)
+        by_arm.setdefault(str(lookup(run.cell, table.arm)), []).append(run)
     arms = {arm: {name: _collect(name, own) for name in table.columns} for arm, own in by_arm.items()}
     treatment, reference = arms.get(table.treatment), arms.get(table.reference)
     differences = {}
@@ -163,7 +157,7 @@ def _block(experiment: Experiment, runs: Sequence[_Run]) -> Block:
 
 
 def _collect(name: str, runs: Sequence[_Run]) -> Value:
-    """One arm under one perturbation. A seed that occurs twice here means a row key is missing in the layout."""
+    """One arm under one perturbation."""
     by_seed: dict[int, float] = {}
     flags: dict[str, records.Flag] = {}
     failed = missing = 0
@@ -172,10 +166,6 @@ def _collect(name: str, runs: Sequence[_Run]) -> Value:
             failed += 1
         elif name not in run.found:
             missing += 1
-        elif run.cell.seed in by_seed:
-            raise ConfigError(
-                "table.rows: several cells of a seed fall into one row; add the grid key that tells them apart"
-            )
         else:
             by_seed[run.cell.seed] = run.found[name].accuracy
             flags |= {flag.name: flag for flag in run.found[name].flags}
@@ -196,10 +186,8 @@ def _select(experiment: Experiment, blocks: list[Block]) -> list[Block]:
         return blocks
     scores = [mean_over_arms(block, name) for block in blocks]
     best = max((s for s in scores if s is not None), default=None)
-    return [
-        Block(b.where, b.arms, b.differences, selected=s is not None and s == best)
-        for b, s in zip(blocks, scores, strict=True)
-    ]
+    chosen = scores.index(best) if best is not None else None  # the first of several that are equal
+    return [Block(b.where, b.arms, b.differences, selected=i == chosen) for i, b in enumerate(blocks)]
 
 
 def mean_over_arms(block: Block, name: str) -> float | None:
@@ -232,13 +220,13 @@ def _comparison(experiment: Experiment, block: Block, value: PaperValue, name: s
         ours = involved[0].estimate if involved[0] else None
     judged = value.arm is None and not value.approximate
     unscaled = verdict(ours, value.value, value.sem) if judged else "context"
-    shown = unscaled if unscaled in ("context", "not run") or experiment.scale == "full" else "preview"
-    flags = _comparison_flags(block, ours, [v for v in involved if v], table.columns)
+    shown = unscaled if unscaled in ("context", "not run") or experiment.as_published else "preview"
+    flags = _comparison_flags(experiment, block, ours, [v for v in involved if v])
     return Comparison(block.where, name, value.arm, ours, value, shown, unscaled, flags)
 
 
 def _comparison_flags(
-    block: Block, ours: Estimate | None, involved: Sequence[Value], columns: Iterable[str]
+    experiment: Experiment, block: Block, ours: Estimate | None, involved: Sequence[Value]
 ) -> tuple[str, ...]:
     """The records' flags, plus what only several records can show: checks 15 and 16, and failed trainings."""
     found = [f"check {flag.check}: {flag.message}" for value in involved for flag in value.flags]
@@ -247,7 +235,8 @@ def _comparison_flags(
     failed = sum(value.failed for value in involved)
     if failed:
         found.append(f"{failed} training(s) failed and are not in the mean")
-    clean = block.differences.get("clean")
-    if clean and clean.paired and abs(clean.paired.mean) > UNEQUAL_ARMS:
-        found.append(f"check 15: the arms' clean accuracies differ by {100 * clean.paired.mean:+.1f} points")
+    for name, difference in block.differences.items():
+        clean = difference.paired if experiment.perturbations[name].kind == "clean" else None
+        if clean and abs(clean.mean) > UNEQUAL_ARMS:
+            found.append(f"check 15: the arms' clean accuracies differ by {100 * clean.mean:+.1f} points")
     return tuple(dict.fromkeys(found))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
-from bn_vuln import config
+from bn_vuln import config, records
 from bn_vuln.config import Experiment, Scale, Suite, nearest
 from bn_vuln.errors import UsageError
 
@@ -35,6 +35,12 @@ def _find(name: str, kind: str, what: str) -> Path:
 def experiment(name: str, scale: Scale = "full", overrides: Iterable[str] = ()) -> Experiment:
     """An experiment by name, or by the path of its YAML file. Raises `UsageError` or `ConfigError`."""
     return config.load_experiment(_find(name, "paper", "experiment"), scale, overrides)
+
+
+def stem(experiment: Experiment) -> str:
+    """The name of an experiment's files in a results folder: NAME-SCALE, and a hash of its overrides if it has any."""
+    parts = [experiment.name, experiment.scale]
+    return "-".join([*parts, records.digest(list(experiment.overrides))[:6]] if experiment.overrides else parts)
 
 
 def suite(name: str) -> Suite:

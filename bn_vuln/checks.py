@@ -112,24 +112,39 @@ def box_excludes_clean(x: NDArray[np.float32], ball: Ball) -> Flag | None:
 
 def inside(point: NDArray[np.float32], x: NDArray[np.float32], ball: Ball) -> Flag | None:
     """Check 11, second part: the kept points lie in ball and box, up to eps * 1e-5 and float32's resolution."""
-    slack = TOLERANCE * ball.eps + FLOAT32_STEP / float(np.min(ball.scale)) * np.abs(point).max(initial=1.0)
+    return outside(beyond(point, x, ball))
+
+
+def beyond(point: NDArray[np.float32], x: NDArray[np.float32], ball: Ball) -> NDArray[np.float64]:
+    """How far each point lies outside ball or box beyond the tolerance, float64 [n]: 0 inside, infinite for a point
+    that is not finite. Examples whose clean image is outside the box are left out (`box_excludes_clean`)."""
+    held = ~_outside_box(x, ball)
+    point, x = point[held], x[held]
+    finite_points = np.isfinite(point).all(axis=tuple(range(1, point.ndim)))
+    point = np.where(np.isfinite(point), point, x)
+    largest = np.abs(point).max(initial=1.0)
+    slack = TOLERANCE * ball.eps + FLOAT32_STEP / float(np.min(ball.scale)) * largest
     if ball.ord == "2":  # roundings of all coordinates add up in quadrature
         slack *= float(np.sqrt(np.prod(x.shape[1:])))
-    held = ~_outside_box(x, ball)
-    excess = ball.excess(point[held], x[held])
-    outside = float(np.mean(~(excess <= slack))) if len(excess) else 0.0
-    if outside == 0:
+    excess = ball.excess(point, x)
+    return np.where(finite_points, np.where(excess > slack, excess, 0.0), np.inf)
+
+
+def outside(distances: NDArray[np.float64]) -> Flag | None:
+    """The flag of check 11 for the distances that `beyond` found."""
+    share = float(np.mean(distances > 0)) if len(distances) else 0.0
+    if share == 0:
         return None
     return Flag(
-        check=11, name="outside ball or box", value=outside,
-        message=f"{outside:.1%} of the adversarial examples lay outside the ball or the box, by up to "
-        f"{float(np.max(excess)):.3g}; they were projected back before they were counted.",
+        check=11, name="outside ball or box", value=share,
+        message=f"{share:.1%} of the adversarial examples lay outside the ball or the box, by up to "
+        f"{distances.max():.3g}; they were projected back before they were counted.",
     )  # fmt: skip
 
 
 def _outside_box(x: NDArray[np.float32], ball: Ball) -> NDArray[np.bool_]:
     out = (x < ball.low) | (x > ball.high)
-    return np.asarray(out.reshape(len(out), -1).any(axis=1))
+    return np.asarray(out.any(axis=tuple(range(1, x.ndim))))
 
 
 def reaches_border(attack: Attack) -> Flag | None:

@@ -9,13 +9,23 @@ likewise for `data`, `arch` and `schedule`.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from bn_vuln.errors import ConfigError
@@ -34,7 +44,7 @@ def parse_number(value: Any) -> Any:
     if isinstance(value, str):
         try:
             return float(Fraction(value.strip().replace(" ", "")))
-        except (ValueError, ZeroDivisionError):
+        except (ValueError, ZeroDivisionError, OverflowError):
             raise PydanticCustomError("number", "expected a number or a fraction such as 8/255") from None
     return value
 
@@ -105,15 +115,17 @@ class MLPArch(Frozen):
     and 7); `normalized` lists the hidden layers (from 0) that get the normalization, between Dense and ReLU."""
 
     name: Literal["mlp"] = "mlp"
-    hidden: tuple[Count, ...] | None = None
-    normalized: tuple[Index, ...] = (0,)
+    hidden: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    normalized: Annotated[tuple[Index, ...], AfterValidator(lambda layers: tuple(sorted(set(layers))))] = (0,)
 
     @model_validator(mode="after")
     def _normalized_layers_exist(self) -> MLPArch:
         layers = 2 if self.hidden is None else len(self.hidden)
         if any(index >= layers for index in self.normalized):
             raise PydanticCustomError(
-                "normalized", "normalized: the network has hidden layers 0 to {last}", {"last": layers - 1}
+                "normalized",
+                "normalized: expected hidden layers from 0 to {last}, received {received}",
+                {"last": layers - 1, "received": str(list(self.normalized))},
             )
         return self
 
@@ -191,7 +203,11 @@ class Cell(Frozen):
     def _l2_is_weight_decay(cls, data: Any) -> Any:
         if not isinstance(data, Mapping) or _named(data.get("normalization")) != {"name": "l2"}:
             return data
-        if not parse_number(data.get("weight_decay", 0.0)):
+        try:
+            none = not parse_number(data.get("weight_decay", 0.0))
+        except ValueError:
+            none = False  # the field itself says what is wrong with it
+        if none:
             raise PydanticCustomError("l2", "normalization l2 needs a weight_decay > 0")
         return {**data, "normalization": "none"}
 
@@ -213,7 +229,7 @@ def _parse_box(value: Any) -> Any:
     pair = value["standardized"] if standardized else value
     try:
         low, high = (float(parse_number(bound)) for bound in pair)
-        if not low < high:
+        if not -math.inf < low < high < math.inf:
             raise ValueError
     except (TypeError, ValueError):
         expected = "expected none, [low, high] or {standardized: [low, high]} with low < high"
@@ -289,6 +305,8 @@ class Attack(Frozen):
             (self.restarts > 1 and not self.random_start, "restarts need a random start (attack: pgd)"),
             (self.backend == "cleverhans" and (self.restarts > 1 or self.iterate == "best"),
              "CleverHans has neither restarts nor the best iterate: use backend own"),
+            (self.backend == "cleverhans" and self.step_size > self.eps,
+             "CleverHans refuses a step_size above eps: use backend own, or smaller steps"),
         ):  # fmt: skip
             if wrong:
                 raise PydanticCustomError("attack", message)
@@ -354,7 +372,10 @@ class Table(Frozen):
 
 
 class Experiment(Frozen):
-    """An experiment: base + grid + seeds -> cells; perturbations -> records; layout and the paper's values."""
+    """An experiment: base + grid + seeds -> cells; perturbations -> records; layout and the paper's values.
+
+    `scale` and `overrides` say how it was resolved (`load_experiment`); a file does not set them.
+    """
 
     name: str
     title: str
@@ -369,6 +390,7 @@ class Experiment(Frozen):
     perturbations: dict[str, Perturbation] = Field(min_length=1)
     scales: dict[Scale, dict[str, Any]] = {}
     scale: Scale = "full"
+    overrides: tuple[str, ...] = ()
     table: Table
     paper: tuple[PaperValue, ...] = ()
 
@@ -378,17 +400,28 @@ class Experiment(Frozen):
             if not values:
                 raise PydanticCustomError("grid", "grid.{key}: no values", {"key": key})
         if len(set(self.seeds)) < len(self.seeds):
-            raise PydanticCustomError("seeds", "seeds: a seed is listed twice")
-        used = [*self.table.columns, *(name for value in self.paper for name in value.perturbations)]
-        for name in [*used, *([self.table.select_by] if self.table.select_by else [])]:
-            if name not in self.perturbations:
-                hint = nearest(name, self.perturbations)
-                raise PydanticCustomError(
-                    "perturbation",
-                    "table or paper names the perturbation {name}, which is not defined{hint}",
-                    {"name": repr(name), "hint": hint},
-                )
+            seeds = str(list(self.seeds))
+            raise PydanticCustomError("seeds", "seeds: expected each once, received {seeds}", {"seeds": seeds})
+        _refuse_unknown("table.columns", self.table.columns, "perturbations", self.perturbations)
+        used = [name for value in self.paper for name in value.perturbations]
+        _refuse_unknown("paper", used, "table.columns", self.table.columns)
+        chosen = [self.table.select_by] if self.table.select_by else []
+        _refuse_unknown("table.select_by", chosen, "table.columns", self.table.columns)
         return self
+
+    @property
+    def as_published(self) -> bool:
+        """Whether this is the config as shipped, at full scale: only then are verdicts more than previews."""
+        return self.scale == "full" and not self.overrides
+
+
+def _refuse_unknown(where: str, names: Iterable[str], among: str, known: Iterable[str]) -> None:
+    """Raise for the first of `names` that is not among the known ones."""
+    for name in names:
+        if name not in known:
+            fields = {"where": where, "name": repr(name), "among": among, "hint": nearest(name, known)}
+            message = "{where}: {name} is not among {among}{hint}"
+            raise PydanticCustomError("perturbation", message, fields)
 
 
 # ---------------------------------------------------------------- reading and errors
@@ -414,7 +447,10 @@ def validate(model: type[Model], data: Any, source: str) -> Model:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        lines = [_explain(detail, data) for detail in error.errors()]
+        errors = error.errors()
+    # A sequence whose items are refused is also called too short, which it is not.
+    inner = {detail["loc"][:-1] for detail in errors}
+    lines = [_explain(e, data) for e in errors if not (e["type"] == "too_short" and e["loc"] in inner)]
     raise ConfigError("\n".join(f"{source}: {line}" for line in lines))
 
 
@@ -424,6 +460,8 @@ def _explain(error: ErrorDetails, data: Any) -> str:
     message = error["msg"].replace("Input should be", "expected").replace("Value error, ", "")
     if error["type"] == "missing":
         return f"{key}: missing"
+    if error["type"] == "union_tag_not_found":
+        return f"{key}.{error['ctx']['discriminator']}: missing".replace("'", "")
     if error["type"] == "too_short":
         return f"{key}: expected at least {error['ctx']['min_length']} item, received none"
     if error["type"] == "union_tag_invalid":
@@ -431,9 +469,11 @@ def _explain(error: ErrorDetails, data: Any) -> str:
         known = [word.strip(" '") for word in context["expected_tags"].split(",")]
         received = context["tag"]
         return f"{key}: expected one of {', '.join(known)}, received {received!r}{nearest(received, known)}"
-    if isinstance(error["input"], Mapping) or error["type"] in _SELF_EXPLAINING:
-        return f"{key}: {message}" if key else message
-    return f"{key}: {message}, received {error['input']!r}"
+    if error["type"] == "model_type":
+        message = "expected a mapping"
+    if error["type"] not in _SELF_EXPLAINING:
+        message += f", received {error['input']!r}"
+    return f"{key}: {message}" if key else message
 
 
 _SELF_EXPLAINING = ("unknown_key", "attack", "grid", "perturbation", "seeds", "normalized", "l2")
@@ -444,7 +484,7 @@ def _key(location: tuple[int | str, ...], data: Any, *, missing: bool) -> str:
     parts: list[str] = []
     tag_passed = False
     for i, part in enumerate(location):
-        if not tag_passed and isinstance(data, Mapping) and part in (data.get("kind"), data.get("name")):
+        if i and not tag_passed and isinstance(data, Mapping) and part in (data.get("kind"), data.get("name")):
             tag_passed = True
             continue
         try:
@@ -461,6 +501,8 @@ def apply_override(data: dict[str, Any], key: str, value: Any) -> None:
     parts = ["grid", key[5:]] if key.startswith("grid.") else key.split(".")
     for part in parts[:-1]:
         child = data.get(part)
+        if not isinstance(child, str | Mapping | None):
+            raise ConfigError(f"{key}: {part} is {child!r}, which has no fields")
         # A short form (`normalization: batch`) becomes a mapping when one of its fields is set.
         data[part] = child = {"name": child} if isinstance(child, str) else dict(child or {})
         data = child
@@ -512,14 +554,32 @@ def load_experiment(path: Path, scale: Scale = "full", overrides: Iterable[str] 
     plain = validate(Experiment, data, path.name)
     if scale != "full" and scale not in plain.scales:
         raise ConfigError(f"{path.name}: scales: no {scale!r} here (known: full, {', '.join(plain.scales)})")
-    assignments = [*plain.scales.get(scale, {}).items(), *map(parse_assignment, overrides)]
-    for key, value in assignments:
+    overrides = tuple(overrides)
+    chosen = [(text, *parse_assignment(text)) for text in overrides]
+    for text, key, _ in chosen:
+        _refuse_shadowed(text, key, plain)
+    for key, value in [*plain.scales.get(scale, {}).items(), *((key, value) for _, key, value in chosen)]:
         head = key.split(".")[0]
         if head not in Cell.model_fields and head not in Experiment.model_fields:
             known = [*Experiment.model_fields, *Cell.model_fields]
             raise ConfigError(f"{path.name}: unknown key {key!r}{nearest(head, known)}")
         apply_override(data, f"base.{key}" if head in Cell.model_fields else key, value)
-    return validate(Experiment, {**data, "scale": scale}, path.name)
+    return validate(Experiment, {**data, "scale": scale, "overrides": overrides}, path.name)
+
+
+def _refuse_shadowed(text: str, key: str, experiment: Experiment) -> None:
+    """Raise for an override without effect: of what the grid sets, of an unknown perturbation, of the scale."""
+    head, _, rest = key.partition(".")
+    if head in ("scale", "scales", "overrides"):
+        raise ConfigError(f"--set {text}: choose the scale with --scale")
+    name = rest.split(".")[0]
+    if head == "perturbations" and "." in rest and name not in experiment.perturbations:
+        hint = nearest(name, experiment.perturbations)
+        raise ConfigError(f"--set {text}: no perturbation {name!r} here{hint}")
+    for axis in experiment.grid:
+        for path in (part.strip() for part in axis.split(",")):
+            if key == path or key.startswith(f"{path}."):
+                raise ConfigError(f"--set {text}: the grid sets {path}; use --set 'grid.{axis}=[...]'")
 
 
 def to_plain(model: BaseModel) -> dict[str, Any]:

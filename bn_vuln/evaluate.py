@@ -103,18 +103,18 @@ class Evaluator:
         run = backend.compile(attacks.bind(self.classifier.predict, options, facts), signature=self._attack_signature())
         labels = self._attack_labels(options)
         kept = np.empty_like(self.pixels)
-        n, worst = len(kept), None
+        n, distances = len(kept), []
         with work(progress, describe_perturbation(options), n, "examples"):
             for i in range(0, n, self.batch_size):
                 piece = slice(i, i + self.batch_size)
                 x = self.pixels[piece]
                 found = np.asarray(run(x, labels[piece], self.dataset.index[piece].astype(np.int32)))
-                flag = checks.inside(found, x, ball)
-                worst = flag if worst is None or (flag and flag.value > worst.value) else worst
+                distances.append(checks.beyond(found, x, ball))
                 # What cannot be shown to lie in the ball must not count; NaN counts as the clean image.
                 kept[piece] = ball.project_array(np.where(np.isfinite(found), found, x), x)
                 progress.advance(min(n, i + self.batch_size))
-        return kept, (worst, checks.box_excludes_clean(self.pixels, ball), checks.reaches_border(options))
+        left = checks.outside(np.concatenate(distances))
+        return kept, (left, checks.box_excludes_clean(self.pixels, ball), checks.reaches_border(options))
 
     def _attack_labels(self, options: Attack) -> NDArray[np.int32]:
         """The labels an attack is given: the true ones, or its targets."""

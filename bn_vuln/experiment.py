@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bn_vuln import backend, records
+from bn_vuln import backend, catalog, records
 from bn_vuln.config import (
     Cell,
     Evaluation,
@@ -24,7 +24,7 @@ from bn_vuln.config import (
     to_yaml,
 )
 from bn_vuln.errors import BnvulnError
-from bn_vuln.grid import expand
+from bn_vuln.grid import check_layout, expand
 from bn_vuln.progress import Progress, Quiet
 
 ROUNDS = 3  # times that cells lost to a killed worker are tried again
@@ -40,6 +40,7 @@ class Task:
     perturbations: Mapping[str, Perturbation]
 
     def folder(self, root: Path) -> Path:
+        """The cell's run folder in a results folder."""
         return root / records.digest(to_plain(self.cell))
 
     def ids(self) -> set[str]:
@@ -65,13 +66,15 @@ class Task:
 
 
 def tasks(experiment: Experiment) -> list[Task]:
-    """The tasks of an experiment at its scale."""
-    return [Task(cell, experiment.evaluation, experiment.perturbations) for cell in expand(experiment)]
+    """The tasks of an experiment at its scale. Raises `ConfigError` for a grid or a layout that makes no sense."""
+    cells = expand(experiment)
+    check_layout(experiment, cells)
+    return [Task(cell, experiment.evaluation, experiment.perturbations) for cell in cells]
 
 
 def experiment_path(root: Path, experiment: Experiment) -> Path:
     """Where a results folder keeps the resolved config of an experiment."""
-    return root / "experiments" / f"{experiment.name}-{experiment.scale}.yaml"
+    return root / "experiments" / f"{catalog.stem(experiment)}.yaml"
 
 
 def run(experiment: Experiment, root: Path, *, jobs: int = 1, progress: Progress | None = None) -> None:
@@ -80,7 +83,7 @@ def run(experiment: Experiment, root: Path, *, jobs: int = 1, progress: Progress
     Raises `BnvulnError` if a cell could not be finished (a worker was killed `ROUNDS` times).
     """
     progress = progress or Quiet()
-    todo = tasks(experiment)  # before anything is written: it refuses a grid that makes no sense
+    todo = tasks(experiment)  # before anything is written: it refuses what makes no sense
     records.replace_file(experiment_path(root, experiment), to_yaml(experiment))
     for _ in range(ROUNDS):
         left = [task for task in todo if not task.finished(root)]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bn_vuln.config import Cell, Experiment, apply_override, to_plain, validate
+from bn_vuln.config import Cell, Experiment, apply_override, nearest, to_plain, validate
 from bn_vuln.errors import ConfigError
 
 
@@ -45,5 +45,39 @@ def lookup(cell: Cell, key: str) -> Any:
     """The value at a dotted path of a cell, as plain data; `KeyError` where there is none."""
     value: Any = to_plain(cell)
     for part in key.split("."):
+        if not isinstance(value, dict):
+            raise KeyError(key)
         value = value[part]
     return value
+
+
+def check_layout(experiment: Experiment, cells: Sequence[Cell]) -> None:
+    """Raise `ConfigError`, before anything is trained, where the table's layout does not fit the cells: a row or arm
+    key they do not have, several cells of a seed in one row, or an arm that no cell is in."""
+    table = experiment.table
+    places: set[str] = set()
+    arms: set[str] = set()
+    for cell in cells:
+        where = [_place(experiment, cell, key) for key in (*table.rows, table.arm)]
+        place = f"{where} {cell.seed}"
+        if place in places:
+            raise ConfigError(
+                f"{experiment.name}: table.rows: several cells of a seed fall into one row; "
+                "add the grid key that tells them apart"
+            )
+        places.add(place)
+        arms.add(str(where[-1]))
+    named = {value.arm for value in experiment.paper if value.arm}
+    if not {table.reference, table.treatment} & arms:
+        named |= {table.reference}
+    absent = sorted(named - arms)
+    if absent and not experiment.overrides:  # an override may leave an arm out on purpose
+        known = f"(known: {', '.join(sorted(arms))}){nearest(absent[0], arms)}"
+        raise ConfigError(f"{experiment.name}: no cell is in the arm {absent[0]!r} {known}")
+
+
+def _place(experiment: Experiment, cell: Cell, key: str) -> Any:
+    try:
+        return lookup(cell, key)
+    except KeyError:
+        raise ConfigError(f"{experiment.name}: table: a cell has no key {key!r}") from None

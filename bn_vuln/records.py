@@ -13,6 +13,7 @@ versions and numbers of jobs are never part of them. Accuracies are fractions.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import json
@@ -20,9 +21,10 @@ import os
 import secrets
 import socket
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bn_vuln.errors import BnvulnError
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 ID_LENGTH = 12
 
 
@@ -66,7 +68,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: int = SCHEMA
+    schema_version: Literal[1] = SCHEMA
     cell_id: str
     perturbation_id: str
     cell: dict[str, Any]
@@ -92,7 +94,7 @@ class TrainingRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: int = SCHEMA
+    schema_version: Literal[1] = SCHEMA
     cell_id: str
     state: str
     reason: str | None = None
@@ -179,9 +181,14 @@ def read_training(folder: Path) -> TrainingRecord | None:
 
 
 def read_outcomes(folder: Path, perturbation_id: str) -> NDArray[np.bool_]:
-    """Per-example correctness, shape [n], of a record of this run folder."""
-    with np.load(folder / "outcomes" / f"{perturbation_id}.npz") as arrays:
-        return np.unpackbits(arrays["correct"], count=int(arrays["n"])).astype(bool)
+    """Per-example correctness, shape [n], of a record of this run folder. Raises `BnvulnError` naming the file if
+    it is missing or damaged."""
+    path = folder / "outcomes" / f"{perturbation_id}.npz"
+    try:
+        with np.load(path) as arrays:
+            return np.unpackbits(arrays["correct"], count=int(arrays["n"])).astype(bool)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise BnvulnError(f"{path}: not readable outcomes ({_first_line(error)})") from None
 
 
 def read_records(folder: Path) -> list[Record]:
@@ -208,21 +215,24 @@ def _first_line(error: Exception) -> str:
 
 # ---------------------------------------------------------------- claims
 
+_held: set[Path] = set()  # the claims of this process
+
 
 @contextlib.contextmanager
 def claim(folder: Path) -> Iterator[bool]:
-    """Claim a run folder for this process by a file created exclusively; yields False if another one holds it.
+    """Claim a run folder for this process by a file created exclusively; yields False if it is held already.
 
     A claim left by a process of this host that no longer lives is taken over.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "claim.json"
-    if not _create_claim(path) and not (_is_stale(path) and _take_over(path)):
+    path = (folder / "claim.json").resolve()
+    if not _create_claim(path) and not _take_over(path):
         yield False
         return
     try:
         yield True
     finally:
+        _held.discard(path)
         path.unlink(missing_ok=True)
 
 
@@ -232,38 +242,53 @@ def _create_claim(path: Path) -> bool:
             json.dump({"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}, file)
     except FileExistsError:
         return False
+    _held.add(path)
     return True
 
 
 def _take_over(path: Path) -> bool:
-    """Rename the stale claim away (only one of several processes succeeds) and create a fresh one."""
-    aside = path.with_name(f".stale.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        os.rename(path, aside)
-    except FileNotFoundError:
-        return False
-    aside.unlink()
-    return _create_claim(path)
+    """Replace a stale claim by a fresh one. A lock makes looking and replacing one step: of several processes
+    that see the same stale claim, the second one sees the first one's fresh claim."""
+    with (path.parent / ".claim.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _is_stale(path):
+            return False
+        path.unlink(missing_ok=True)
+        return _create_claim(path)
 
 
 def stale_claim(folder: Path) -> bool:
     """Whether a run folder's claim was left by a process of this host that no longer lives."""
-    return _is_stale(folder / "claim.json")
+    return _is_stale((folder / "claim.json").resolve())
 
 
 def _is_stale(path: Path) -> bool:
     try:
         owner = json.loads(path.read_text())
+        host, pid = owner["host"], int(owner["pid"])
     except FileNotFoundError:
         return False
-    except ValueError:  # created, not yet written: fresh, or left by a process killed between the two
-        return time.time() - path.stat().st_mtime > 60
-    if owner["host"] != socket.gethostname():
+    except (ValueError, TypeError, KeyError):
+        return _is_old(path)
+    if host != socket.gethostname():
         return False
+    # Our own number on a claim that is not ours is that of an earlier process.
+    return path not in _held if pid == os.getpid() else not _lives(pid)
+
+
+def _is_old(path: Path) -> bool:
+    """Whether an unreadable claim was left by a process killed while it wrote, rather than being written now."""
     try:
-        os.kill(owner["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
+        return time.time() - path.stat().st_mtime > 60
+    except FileNotFoundError:
         return False
-    return bool(owner["pid"] == os.getpid())
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -371,19 +371,18 @@ def test_nothing_is_chosen_unasked(tmp_path: Path) -> None:
     assert [block.selected for block in results(tmp_path, small(grid=WIDTHS)).blocks] == [False, False]
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="bug: select_by may name what is not a column")
-def test_the_choice_may_look_at_what_is_no_column(tmp_path: Path) -> None:
+def test_the_choice_looks_at_a_column() -> None:
     table = {"rows": ["data.width"], "columns": {"bim": "BIM"}, "select_by": "clean"}
-    assert [block.selected for block in results(tmp_path, small(table=table)).blocks] == [True]
+    with pytest.raises(ConfigError, match=r"table\.select_by: 'clean' is not among table\.columns"):
+        small(table=table)
 
 
 # ---------------------------------------------------------------- mistakes
 
 
-@pytest.mark.xfail(strict=True, reason="bug: a figure under what is not a column reads 'not run'")
-def test_a_figure_under_what_is_no_column_is_compared(tmp_path: Path) -> None:
-    experiment = small(table={**SMALL["table"], "columns": {"clean": "clean"}})
-    assert judged(tmp_path, experiment).verdict == "holds"
+def test_a_figure_of_the_paper_stands_under_a_column() -> None:
+    with pytest.raises(ConfigError, match=r"paper: 'bim' is not among table\.columns"):
+        small(table={**SMALL["table"], "columns": {"clean": "clean"}})
 
 
 def test_several_cells_in_a_row_are_refused(tmp_path: Path) -> None:

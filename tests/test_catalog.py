@@ -109,3 +109,37 @@ def test_api_trains_attacks_and_evaluates_from_plain_dicts(tmp_path):
 def test_a_target_that_is_neither_run_nor_model_is_refused(target):
     with pytest.raises(UsageError, match=r"expected a run folder or a \.keras file; no such file"):
         api.open_classifier(target)
+
+
+@pytest.mark.parametrize(
+    ("override", "fragment"),
+    [
+        ("normalization.c=0.1", "the grid sets normalization"),
+        ("data.width=56", "the grid sets data.width"),
+        ("scale=quick", "choose the scale with --scale"),
+        ("perturbations.bmi.steps=3", "no perturbation 'bmi' here; did you mean 'bim'?"),
+    ],
+)
+def test_an_override_without_effect_is_refused(override, fragment):
+    with pytest.raises(ConfigError) as error:
+        catalog.experiment("table6", "full", [override])
+    assert fragment in str(error.value)
+
+
+def test_an_overridden_experiment_is_a_preview_with_files_of_its_own():
+    plain, changed = catalog.experiment("table6"), catalog.experiment("table6", "full", ["evaluation.limit=50"])
+    assert plain.as_published
+    assert not changed.as_published
+    assert not catalog.experiment("table6", "quick").as_published
+    assert catalog.stem(plain) == "table6-full"
+    assert catalog.stem(changed).startswith("table6-full-")
+    assert catalog.stem(changed) != catalog.stem(catalog.experiment("table6", "full", ["evaluation.limit=60"]))
+
+
+def test_a_layout_that_does_not_fit_is_refused_before_anything_is_trained(tmp_path):
+    path = write(
+        tmp_path / "mine.yaml", {"extends": str(catalog._folder("paper") / "table6.yaml"), "table": {"arm": "arch"}}
+    )
+    with pytest.raises(ConfigError, match="no cell is in the arm"):
+        api.reproduce(str(path), root=tmp_path / "results")
+    assert not (tmp_path / "results").exists()

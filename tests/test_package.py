@@ -35,10 +35,10 @@ LAYERS = {
     "classifier": BASE | {"data", "records"},
     "train": BASE | {"data", "models", "records", "progress", "schedules"},
     "evaluate": BASE | {"attacks", "checks", "classifier", "data", "noise", "records", "progress"},
-    "experiment": BASE | {"grid", "records", "progress", "train", "evaluate", "classifier"},
-    "catalog": {"config", "errors"},
-    "aggregate": {"analysis", "config", "errors", "grid", "records"},
-    "report": {"aggregate", "analysis", "config", "errors", "progress", "records"},
+    "experiment": BASE | {"catalog", "grid", "records", "progress", "train", "evaluate", "classifier"},
+    "catalog": {"config", "errors", "records"},
+    "aggregate": {"analysis", "config", "grid", "records"},
+    "report": {"aggregate", "analysis", "catalog", "config", "errors", "progress", "records"},
 }
 
 

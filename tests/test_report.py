@@ -448,7 +448,6 @@ def test_no_candidates_make_no_figure(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("error::UserWarning")
 @pytest.mark.parametrize("without", ["clean", "bim", "batch"])
-@pytest.mark.xfail(strict=True, raises=UserWarning, reason="bug: a legend of nothing")
 def test_candidates_with_nothing_to_draw_make_no_figure(tmp_path: Path, without: str) -> None:
     assert figures.figure(candidates(tmp_path, (without,))) is None
 

@@ -34,7 +34,7 @@ class Ball:
     def step(self, x: Any, gradient: Any, step_size: float) -> Any:
         """One ascent step: step_size * scale * sign(g) for inf, step_size * scale * (scale g) / ||scale g|| for 2."""
         tf = backend.tensorflow()
-        scale = tf.cast(self.scale, x.dtype)
+        scale = _constant(self.scale, x)
         if self.ord == "inf":
             return x + step_size * scale * tf.sign(gradient)
         # Divide by the largest entry first: squares of small gradients would underflow.
@@ -46,16 +46,17 @@ class Ball:
     def project(self, point: Any, centre: Any) -> Any:
         """The point moved into the ball around `centre`, then into the box."""
         tf = backend.tensorflow()
-        scale = tf.cast(self.scale, point.dtype)
+        scale = _constant(self.scale, point)
         if self.ord == "inf":
             point = tf.clip_by_value(point, centre - self.eps * scale, centre + self.eps * scale)
         else:
             delta = (point - centre) / scale
             norm = tf.sqrt(_reduce(tf.reduce_sum, delta**2))
-            point = centre + scale * delta * tf.minimum(1.0, tf.math.divide_no_nan(tf.cast(self.eps, norm.dtype), norm))
+            shrink = tf.math.divide_no_nan(_constant(self.eps, norm), norm)
+            point = centre + scale * delta * tf.where(norm > self.eps, shrink, tf.ones_like(norm))
         if np.isinf(self.low).all() and np.isinf(self.high).all():
             return point
-        return tf.clip_by_value(point, tf.cast(self.low, point.dtype), tf.cast(self.high, point.dtype))
+        return tf.clip_by_value(point, _constant(self.low, point), _constant(self.high, point))
 
     def random_point(self, x: Any, index: Any, seed: int, restart: Any) -> Any:
         """A uniformly random point of the ball around each x, then into the box.
@@ -79,7 +80,7 @@ class Ball:
             delta = 2.0 * values - 1.0
         else:
             delta = values / tf.norm(values, axis=1, keepdims=True) * radius ** (1 / dimension)
-        delta = tf.reshape(delta, tf.shape(x)) * self.eps * tf.cast(self.scale, x.dtype)
+        delta = tf.reshape(delta, tf.shape(x)) * self.eps * _constant(self.scale, x)
         return self.project(x + delta, x)
 
     def excess(self, point: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -105,6 +106,11 @@ def from_config(attack: Attack, facts: Facts) -> Ball:
     """The ball of an attack's config on a data set (its std gives the scale of standardized units)."""
     low, high = units.bounds(attack.box, facts)
     return Ball(attack.ord, attack.eps, units.channel_scale(attack.unit, facts), low, high)
+
+
+def _constant(value: Channels | float, like: Any) -> Any:
+    """A tensor of the dtype of `like`, without the detour over float32 that tf.cast takes with Python floats."""
+    return backend.tensorflow().constant(np.asarray(value, like.dtype.as_numpy_dtype))
 
 
 def _reduce(reduction: Any, x: Any) -> Any:

@@ -26,8 +26,9 @@ def attack(
     """CleverHans' projected gradient descent, arguments as in `attacks.gradient.attack`.
 
     CleverHans knows one eps for all channels, so it works on x / scale. Its random start is TensorFlow's global
-    generator; it has neither restarts nor the best iterate (configs refuse them). Differences that remain: L2
-    gradients of a norm below 1e-6 are not scaled to unit length, and projections of x + delta round differently.
+    generator; it has neither restarts, nor the best iterate, nor steps larger than eps (configs refuse them).
+    Differences that remain: L2 gradients of a norm below 1e-6 are not scaled to unit length, and with ord 2 and a
+    box it clips to the box between step and projection too.
     """
     from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
 
@@ -39,7 +40,7 @@ def attack(
         x / scale,
         # Its L2 clip divides a Python float by a tensor: both must have the images' dtype.
         eps=ball.eps,
-        eps_iter=min(step_size, ball.eps),
+        eps_iter=step_size,
         nb_iter=steps,
         norm=np.inf if ball.ord == "inf" else 2,
         clip_min=None if unbounded else tf.cast(ball.low, x.dtype) / scale,

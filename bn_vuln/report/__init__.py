@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import shlex
 from pathlib import Path
 from typing import Literal
 
-from bn_vuln import config, records
+from bn_vuln import catalog, config, records
 from bn_vuln.aggregate import Results, aggregate
 from bn_vuln.config import Experiment
 from bn_vuln.errors import UsageError
@@ -54,11 +55,11 @@ def write(folder: Path, form: Format = "html", only: Experiment | None = None) -
     results = [aggregate(experiment, folder) for experiment in chosen]
     target = folder / "report"
     if form == "html":
-        name = _stem(chosen[0]) if only else "index"
+        name = catalog.stem(chosen[0]) if only else "index"
         return [_write(target / f"{name}.html", html(results))]
     written = []
     for one in results:
-        stem = _stem(one.experiment)
+        stem = catalog.stem(one.experiment)
         figure = figures.figure(one) if form == "md" else None
         if figure:
             written.append(_write(target / f"{stem}.svg", figure))
@@ -66,10 +67,6 @@ def write(folder: Path, form: Format = "html", only: Experiment | None = None) -
         text = markdown(one, f"{stem}.png" if figure else None) if form == "md" else render(one, form)
         written.append(_write(target / f"{stem}.{form}", text))
     return written
-
-
-def _stem(experiment: Experiment) -> str:
-    return f"{experiment.name}-{experiment.scale}"
 
 
 def _write(path: Path, content: bytes | str) -> Path:
@@ -84,6 +81,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
     state += f", {results.failed} failed to train" if results.failed else ""
     state += f", {results.missing} not run" if results.missing else ""
     scale = "" if experiment.scale == "full" else f" --scale {experiment.scale}"
+    scale += "".join(f" --set {shlex.quote(override)}" for override in experiment.overrides)
     limit = experiment.evaluation.limit
     return [
         ("Command", f"bnvuln reproduce {experiment.name}{scale}"),

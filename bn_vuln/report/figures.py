@@ -28,8 +28,8 @@ def candidates_figure(results: Results, form: str = "svg") -> bytes | None:
     """What batch norm costs at each candidate setting, against the accuracy by which one of them is chosen: one
     panel for each of the other perturbations."""
     table = results.experiment.table
-    blocks = [block for block in results.blocks if block.differences and _has_values(block)]
     names = [name for name in table.columns if name != table.select_by]
+    blocks = [block for block in results.blocks if _is_complete(block, [str(table.select_by), *names])]
     if not blocks or not names:
         return None
     plt = _pyplot()
@@ -44,6 +44,14 @@ def candidates_figure(results: Results, form: str = "svg") -> bytes | None:
         drawing.legend(*zip(*legend, strict=True), loc="outside upper center", ncols=len(legend), frameon=False)
         drawing.supxlabel(f"{table.columns[str(table.select_by)]} accuracy, mean of the arms, %", fontsize=9)
         return _save(plt, drawing, form)
+
+
+def _is_complete(block: Block, names: list[str]) -> bool:
+    """Whether every difference of a candidate is there, and its score."""
+    differences = [block.differences.get(name) for name in names]
+    return (
+        all(d is not None and d.paired is not None for d in differences) and mean_over_arms(block, names[0]) is not None
+    )
 
 
 def _candidates(axes: Any, results: Results, blocks: list[Block], name: str) -> None:

@@ -145,7 +145,7 @@ def tables(results: Results) -> list[TextTable]:
 
 def markdown_table(table: TextTable) -> str:
     """A Markdown table with aligned columns, readable as plain text too."""
-    rows = [table.heads, *table.rows]
+    rows = [[text.replace("|", "\\|") for text in row] for row in (table.heads, *table.rows)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(table.heads))]
     lines = ["| " + " | ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
@@ -167,7 +167,7 @@ def records_table(found: Mapping[str, Record]) -> str:
 
 
 def csv_text(results: Results) -> str:
-    """One line for each arm, perturbation and seed, and for each difference: an export of the records, fractions."""
+    """One line for each arm, perturbation and seed: an export of the records, in fractions."""
     text = io.StringIO()
     keys = list(results.experiment.table.rows)
     writer = csv.writer(text, lineterminator="\n")
