@@ -136,10 +136,18 @@ def test_an_overridden_experiment_is_a_preview_with_files_of_its_own():
     assert catalog.stem(changed) != catalog.stem(catalog.experiment("table6", "full", ["evaluation.limit=60"]))
 
 
-def test_a_layout_that_does_not_fit_is_refused_before_anything_is_trained(tmp_path):
-    path = write(
-        tmp_path / "mine.yaml", {"extends": str(catalog._folder("paper") / "table6.yaml"), "table": {"arm": "arch"}}
-    )
-    with pytest.raises(ConfigError, match="no cell is in the arm"):
+@pytest.mark.parametrize(
+    ("table", "fragment"),
+    [
+        ({"reference": "nun", "treatment": "bach"}, "no cell is in the arm 'nun' (known: batch, none)"),
+        ({"arm": "init"}, "several cells of a seed fall into one row"),
+        ({"rows": ["data.widht"]}, "a cell has no key 'data.widht'"),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_refused_before_anything_is_trained(tmp_path, table, fragment):
+    shipped = str(catalog._folder("paper") / "table6.yaml")
+    path = write(tmp_path / "mine.yaml", {"extends": shipped, "table": table})
+    with pytest.raises(ConfigError) as error:
         api.reproduce(str(path), root=tmp_path / "results")
+    assert fragment in str(error.value)
     assert not (tmp_path / "results").exists()
