@@ -24,6 +24,7 @@ from bn_vuln.errors import UsageError
 from bn_vuln.progress import Progress, Quiet, work
 
 BATCH_SIZE = 500
+XLA_PAYS = 300_000  # gradients of examples above which XLA saves more time than it takes to compile
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,9 @@ class Evaluator:
         """(adversarial images, flags): attacked batch by batch, then projected again and checked."""
         facts = self.dataset.facts
         ball = attacks.from_config(options, facts)
-        run = backend.compile(attacks.bind(self.classifier.predict, options, facts), signature=self._attack_signature())
+        xla = backend.attack_prefers_xla(self.classifier.model) and len(self.pixels) * options.steps >= XLA_PAYS
+        bound = attacks.bind(self.classifier.predict, options, facts, xla=xla)
+        run = backend.compile(bound, signature=self._attack_signature())
         labels = self._attack_labels(options)
         kept = np.empty_like(self.pixels)
         n, distances = len(kept), []

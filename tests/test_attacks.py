@@ -1,5 +1,6 @@
 """Attacks against exact oracles: closed forms on linear models, constructed paths, and every setting has effect."""
 
+import functools
 import inspect
 import itertools
 
@@ -430,7 +431,17 @@ LOOP_CHANGES = [
 
 def test_the_table_of_loop_settings_is_complete():
     known = {p.name for p in inspect.signature(gradient.attack).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    known -= {"xla"}  # it must change nothing
     assert set(LOOP) == known == {key for change in LOOP_CHANGES for key in change}
+
+
+@pytest.mark.parametrize("options", [{}, {"iterate": "best"}, {"random_start": True, "restarts": 3}], ids=str)
+def test_xla_inside_changes_nothing_but_roundings(x, y, options):
+    plain, inside = (
+        backend.compile(functools.partial(gradient.attack, wavy(), **{**LOOP, **options}, xla=xla))
+        for xla in (False, True)
+    )
+    np.testing.assert_allclose(plain(tf.constant(x), y), inside(tf.constant(x), y), atol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def test_outcomes_are_those_of_the_images_that_are_kept(evaluator, runs):
 def test_an_attack_that_cheats_is_projected_back_and_flagged(evaluator, monkeypatch):
     options = Attack(attack="bim", eps=0.01, steps=1)
     honest = evaluator.run(options).record
-    monkeypatch.setattr(attacks, "bind", lambda *_: lambda x, y, index: x * 0.0)
+    monkeypatch.setattr(attacks, "bind", lambda *_, **__: lambda x, y, index: x * 0.0)
     cheat = evaluator.run(options)
     assert np.abs(cheat.images - evaluator.pixels).max() <= 0.01 + 1e-6
     assert "outside ball or box" in {flag.name for flag in cheat.record.flags}
@@ -57,7 +57,7 @@ def test_an_attack_that_cheats_is_projected_back_and_flagged(evaluator, monkeypa
 
 
 def test_an_attack_that_returns_nan_fools_nothing(evaluator, monkeypatch):
-    monkeypatch.setattr(attacks, "bind", lambda *_: lambda x, y, index: x * float("nan"))
+    monkeypatch.setattr(attacks, "bind", lambda *_, **__: lambda x, y, index: x * float("nan"))
     result = evaluator.run(Attack(attack="bim", eps=0.1, steps=1))
     np.testing.assert_array_equal(result.outcomes, evaluator.run(Clean()).outcomes)
     assert np.isfinite(result.images).all()

@@ -16,7 +16,7 @@ TOOLS = Path(__file__).parent.parent / "tools"
         ("bench_train.py", ["--limit", "256"], {"ours", "keras_fit"}),
         (
             "bench_attacks.py",
-            ["--limit", "20", "--train-limit", "500"],
+            ["--limit", "20", "--train-limit", "500", "--batches", "10"],
             {"ours", "bare_gradients", "cleverhans", "cleverhans_compiled"},
         ),
     ],

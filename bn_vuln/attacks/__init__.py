@@ -14,8 +14,9 @@ from bn_vuln.facts import Facts
 __all__ = ["Ball", "Predict", "bim", "fgsm", "pgd", "bind", "from_config"]
 
 
-def bind(predict: Predict, options: Attack, facts: Facts) -> Any:
-    """The attack of a config as a function (x, y, index) -> x_adv of tensors, ready to be compiled."""
+def bind(predict: Predict, options: Attack, facts: Facts, *, xla: bool = False) -> Any:
+    """The attack of a config as a function (x, y, index) -> x_adv of tensors, ready to be compiled; `xla` compiles
+    its inner loop with XLA."""
     loop = cleverhans.attack if options.backend == "cleverhans" else gradient.attack
     run = functools.partial(
         loop,
@@ -28,5 +29,6 @@ def bind(predict: Predict, options: Attack, facts: Facts) -> Any:
         targeted=options.target != "none",
         iterate=options.iterate,
         seed=options.seed,
+        xla=xla,
     )
     return lambda x, y, index: run(x, y, index=index)

@@ -30,6 +30,7 @@ def attack(
     iterate: str = "last",
     seed: int = 0,
     index: Any = None,
+    xla: bool = False,
 ) -> Any:
     """Points of the ball around `x` at which the cross-entropy of `y` is high (or low, if `targeted`).
 
@@ -44,6 +45,7 @@ def attack(
         iterate: `last` keeps the last point of each start; `best` the point of the path that is fooled if any
             is, and among those the one of the highest loss.
         seed, index: the random start of an example depends on seed, restart and its `index` (default: its place).
+        xla: compile the loop with XLA. Random starts are drawn outside of it, where they would be others.
 
     Returns:
         x_adv, of the shape and dtype of x.
@@ -51,14 +53,23 @@ def attack(
     tf = backend.tensorflow()
     if index is None:
         index = tf.range(tf.shape(x)[0])
-    ascend = functools.partial(
-        _ascend, predict, x, y, ball=ball, steps=steps, step_size=step_size, targeted=targeted, iterate=iterate
-    )
+
+    def loop(x: Any, y: Any, start: Any) -> tuple[Any, Any]:
+        options: dict[str, Any] = {
+            "ball": ball,
+            "steps": steps,
+            "step_size": step_size,
+            "targeted": targeted,
+            "iterate": iterate,
+        }
+        return _ascend(predict, x, y, start, **options)
+
+    ascend = backend.compile(loop, xla=True) if xla else loop
     if restarts == 1:
-        return ascend(ball.random_point(x, index, seed, 0) if random_start else x)[0]
+        return ascend(x, y, ball.random_point(x, index, seed, 0) if random_start else x)[0]
     best, best_score = x, tf.fill([tf.shape(x)[0]], tf.cast(-float("inf"), x.dtype))
     for restart in range(restarts):
-        point, score = ascend(ball.random_point(x, index, seed, restart))
+        point, score = ascend(x, y, ball.random_point(x, index, seed, restart))
         if score is None:
             score = _score(predict(point), y, targeted)[1]
         best, best_score = _better(point, score, best, best_score)
