@@ -62,7 +62,10 @@ def command(
         _dry_run(experiment, as_json)
         return
     cost = experiment.cost.get(experiment.scale)
-    o.say(f"{experiment.name} at scale {experiment.scale}" + (f": about {cost} on two cores" if cost else ""))
+    o.say(
+        f"{experiment.name} at scale {experiment.scale}"
+        + (f": about {cost} on two cores with --jobs 2" if cost else "")
+    )
     results = _run(experiment, out, jobs, quiet)
     if as_json:
         from bn_vuln.report.tables import to_json
@@ -97,9 +100,11 @@ def _write_report(out: Path, experiment: Any) -> list[Path]:
 def _print(results: Any) -> None:
     from bn_vuln.report import tables
 
-    click.echo(f"{results.experiment.title}\n{results.experiment.claim}\n")
+    click.echo(f"{results.experiment.title}\nClaim: {results.experiment.claim}\n")
     for table in tables.tables(results):
         click.echo(f"{table.title}\n{tables.markdown_table(table)}\n")
+    for note in results.experiment.notes:
+        click.echo(f"Note: {note}\n")
 
 
 def _dry_run(experiment: Any, as_json: bool) -> None:
@@ -127,7 +132,7 @@ def _list(out: Path, as_json: bool) -> None:
     for row in rows:
         cost = ", ".join(f"{scale} {text}" for scale, text in row["cost"].items())
         click.echo(
-            f"{row['name']}\n  claim: {row['claim']}\n  cost on two cores: {cost}\n  state in {out}: {row['state']}"
+            f"{row['name']}\n  claim: {row['claim']}\n  cost on two cores with --jobs 2: {cost}\n  state in {out}: {row['state']}"
         )
 
 

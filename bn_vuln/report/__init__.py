@@ -82,11 +82,13 @@ def facts(results: Results) -> list[tuple[str, str]]:
     state += f", {results.missing} not run" if results.missing else ""
     scale = "" if experiment.scale == "full" else f" --scale {experiment.scale}"
     scale += "".join(f" --set {shlex.quote(override)}" for override in experiment.overrides)
-    limit = experiment.evaluation.limit
+    measured = {v.n_examples for b in results.blocks for arm in b.arms.values() for v in arm.values() if v.n_examples}
+    examples = ", ".join(f"{n:,}" for n in sorted(measured)) or "none yet"
     return [
         ("Command", f"bnvuln reproduce {experiment.name}{scale}"),
         ("Source", experiment.source),
-        ("Scale", experiment.scale + (f" ({limit} {experiment.evaluation.split} examples)" if limit else "")),
+        ("Scale", experiment.scale),
+        ("Examples", f"{examples} ({experiment.evaluation.split})"),
         ("State", state),
         ("Time", f"{duration(results.seconds)} of training and evaluation"),
         ("Machine", "; ".join(results.devices) or "none yet"),
