@@ -14,7 +14,7 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Number(click.ParamType[float]):
+class Number(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
     """A number, or a fraction such as 8/255."""
 
     name = "number"
@@ -28,7 +28,7 @@ class Number(click.ParamType[float]):
             self.fail(f"{value!r} is not a number or a fraction such as 8/255", param, ctx)
 
 
-class Range(click.ParamType[Any]):
+class Range(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
     """`LOW,HIGH` in pixels, or `none`."""
 
     name = "low,high|none"
@@ -42,7 +42,7 @@ class Range(click.ParamType[Any]):
         return tuple(NUMBER.convert(part, param, ctx) for part in parts)
 
 
-class Integers(click.ParamType[Any]):
+class Integers(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
     """Whole numbers joined by commas."""
 
     name = "n,n,..."

@@ -131,9 +131,8 @@ def _list(out: Path, as_json: bool) -> None:
         return
     for row in rows:
         cost = ", ".join(f"{scale} {text}" for scale, text in row["cost"].items())
-        click.echo(
-            f"{row['name']}\n  claim: {row['claim']}\n  cost on two cores with --jobs 2: {cost}\n  state in {out}: {row['state']}"
-        )
+        click.echo(f"{row['name']}\n  claim: {row['claim']}\n  cost on two cores with --jobs 2: {cost}")
+        click.echo(f"  state in {out}: {row['state']}")
 
 
 def _state(experiment: Any, out: Path) -> dict[str, Any]:

@@ -190,7 +190,8 @@ def test_the_report_says_how_it_was_made(tmp_path: Path) -> None:
     found = results(tmp_path, experiment, failed=lambda cell: cell.seed == 0, missing=lambda cell: cell.seed == 1)
     facts = dict(report.facts(found))
     assert facts["Command"] == "bnvuln reproduce small --scale quick"
-    assert facts["Scale"] == "quick (500 validation examples)"
+    assert facts["Scale"] == "quick"
+    assert facts["Examples"] == "1,000 (validation)"
     assert facts["State"] == "8 trainings, 2 failed to train, 2 not run"
     assert facts["Time"].startswith("1 min 08 s")
 
