@@ -1,7 +1,7 @@
 """Normalization is an argument: a builder takes a factory and calls it where a normalization goes.
 
 Everything else of the two arms of a pair is the same, initial kernels included. To add one: a config class in
-`config.py`, a function here, an entry in `FACTORIES`.
+`config/cell.py`, a function here, an entry in `FACTORIES`.
 """
 
 from __future__ import annotations

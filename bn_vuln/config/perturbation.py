@@ -1,0 +1,140 @@
+"""What a model is evaluated under: clean images, noise, attacks; and where."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from bn_vuln.config.values import Count, Frozen, Index, Interval, NonNegative, parse_integer, parse_number
+
+
+class StandardizedBox(Frozen):
+    """A box given in standardized units, (x - mean) / std per channel."""
+
+    standardized: Interval
+
+
+def _parse_box(value: Any) -> Any:
+    """One clear message for the whole union, instead of pydantic's one for each member."""
+    if value is None or value == "none" or isinstance(value, StandardizedBox):
+        return "none" if value is None else value
+    standardized = isinstance(value, Mapping) and set(value) == {"standardized"}
+    pair = value["standardized"] if standardized else value
+    try:
+        low, high = (float(parse_number(bound)) for bound in pair)
+        if not -math.inf < low < high < math.inf:
+            raise ValueError
+    except (TypeError, ValueError):
+        expected = "expected none, [low, high] or {standardized: [low, high]} with low < high"
+        raise PydanticCustomError("box", expected) from None
+    return StandardizedBox(standardized=(low, high)) if standardized else (low, high)
+
+
+Box = Annotated[Literal["none"] | Interval | StandardizedBox, BeforeValidator(_parse_box)]
+Unit = Literal["pixel", "standardized"]
+
+
+class Clean(Frozen):
+    """No perturbation."""
+
+    kind: Literal["clean"] = "clean"
+
+
+class AWGN(Frozen):
+    """Additive white Gaussian noise of standard deviation `std`, added at the data's native width (before any
+    resizing); `clip` cuts the noisy image to a range, in pixel units unless it says standardized."""
+
+    kind: Literal["awgn"] = "awgn"
+    std: NonNegative
+    unit: Unit = "pixel"
+    clip: Box = (0.0, 1.0)
+    seed: Index = 0
+
+
+class Attack(Frozen):
+    """A gradient attack inside ||(x' - x) / scale||_ord <= eps, scale = 1 (pixel) or the std (standardized).
+
+    `fgsm` is one step of eps; `bim` starts at x; `pgd` starts at a random point of the ball. `step_size` null:
+    2.5 eps / steps (Madry et al. 2018). `target: next` aims at class y + 1, `least_likely` at the class of the
+    lowest clean logit. `iterate`: keep the `last` point, or the `best` (fooled if any was, then highest loss).
+    """
+
+    kind: Literal["attack"] = "attack"
+    attack: Literal["fgsm", "bim", "pgd"] = "pgd"
+    ord: Literal["inf", "2"] = "inf"
+    eps: NonNegative
+    unit: Unit = "pixel"
+    box: Box = (0.0, 1.0)
+    steps: Count = 20
+    step_size: NonNegative
+    random_start: bool
+    restarts: Count = 1
+    target: Literal["none", "next", "least_likely"] = "none"
+    loss: Literal["cross_entropy"] = "cross_entropy"
+    iterate: Literal["last", "best"] = "last"
+    seed: Index = 0
+    backend: Literal["own", "cleverhans"] = "own"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        data = {**data, "ord": str(data.get("ord", "inf"))}
+        name, eps = data.get("attack", "pgd"), data.get("eps")
+        data.setdefault("random_start", name == "pgd")
+        if name == "fgsm":
+            data.setdefault("steps", 1)
+        if data.get("step_size") is None:
+            data["step_size"] = _default_step_size(eps, 1 if name == "fgsm" else data.get("steps", 20))
+        return data
+
+    @model_validator(mode="after")
+    def _make_sense(self) -> Attack:
+        for wrong, message in (
+            (self.attack == "fgsm" and (self.steps != 1 or self.step_size != self.eps),
+             "fgsm is one step of size eps: leave steps and step_size out, or use bim"),
+            (self.attack != "pgd" and self.random_start, "only pgd has a random start"),
+            (self.restarts > 1 and not self.random_start, "restarts need a random start (attack: pgd)"),
+            (self.backend == "cleverhans" and (self.restarts > 1 or self.iterate == "best"),
+             "CleverHans has neither restarts nor the best iterate: use backend own"),
+            (self.backend == "cleverhans" and self.step_size > self.eps,
+             "CleverHans refuses a step_size above eps: use backend own, or smaller steps"),
+        ):  # fmt: skip
+            if wrong:
+                raise PydanticCustomError("attack", message)
+        return self
+
+
+def _default_step_size(eps: Any, steps: Any) -> float:
+    """eps for one step, else 2.5 eps / steps; 0 where either is wrong, which is then reported for itself."""
+    try:
+        radius, count = float(parse_number(eps)), int(parse_integer(steps))
+        return max(0.0, radius if count == 1 else 2.5 * radius / count)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return 0.0
+
+
+Perturbation = Annotated[Clean | AWGN | Attack, Field(discriminator="kind")]
+
+
+class Evaluation(Frozen):
+    """Where a model is evaluated. `dataset` null: the one it was trained on. `limit`: that many examples of a
+    fixed random order (smaller limits are subsets of larger ones). `bn_statistics`: those tracked in training."""
+
+    dataset: str | None = None
+    split: Literal["test", "validation", "train"] = "test"
+    limit: Count | None = None
+    bn_statistics: Literal["tracked"] = "tracked"
+
+
+class Suite(Frozen):
+    """A named set of perturbations for `bnvuln evaluate`."""
+
+    title: str
+    evaluation: Evaluation = Evaluation()
+    perturbations: dict[str, Perturbation] = Field(min_length=1)

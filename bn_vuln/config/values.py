@@ -1,0 +1,68 @@
+"""Numbers, short forms and the base class of every config object."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+
+def parse_number(value: Any) -> Any:
+    """A number as people write it in this field: 0.03, "1e-5", "8/255". Anything else is left to pydantic."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "expected a number")
+    if isinstance(value, str):
+        try:
+            return float(Fraction(value.strip().replace(" ", "")))
+        except (ValueError, ZeroDivisionError, OverflowError):
+            raise PydanticCustomError("number", "expected a number or a fraction such as 8/255") from None
+    return value
+
+
+def parse_integer(value: Any) -> Any:
+    """A whole number; booleans and fractions are refused, anything else is left to pydantic."""
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise PydanticCustomError("integer", "expected a whole number")
+    return value
+
+
+def named(value: Any) -> Any:
+    """The short form: a word means a mapping with that name."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+Float = Annotated[float, BeforeValidator(parse_number), Field(allow_inf_nan=False)]
+Positive = Annotated[float, BeforeValidator(parse_number), Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, BeforeValidator(parse_number), Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, BeforeValidator(parse_integer), Field(ge=1)]
+Index = Annotated[int, BeforeValidator(parse_integer), Field(ge=0)]
+Interval = tuple[Float, Float]
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """ "; did you mean 'x'?" for the known word nearest to `word`, or "" where none is near."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+class Frozen(BaseModel):
+    """Base of every config object: immutable, and refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, data: Any) -> Any:
+        for key in data if isinstance(data, Mapping) else ():
+            if key not in cls.model_fields:
+                known = sorted(cls.model_fields)
+                raise PydanticCustomError(
+                    "unknown_key",
+                    "unknown key {key}{hint} (known: {known})",
+                    {"key": repr(key), "hint": nearest(str(key), known), "known": ", ".join(known)},
+                )
+        return data

@@ -1,0 +1,54 @@
+"""Config objects in a few words, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from bn_vuln.config.cell import BatchNormalization, Cell
+from bn_vuln.config.perturbation import AWGN, Clean, Evaluation, Perturbation, StandardizedBox
+
+
+def describe(cell: Cell) -> str:
+    """A cell in a few words: mlp mnist 28 batch c=1e-05 lr 0.01 batch size 128 seed 0."""
+    norm, train = cell.normalization, cell.train
+    words = [cell.arch.name, cell.data.name, str(cell.data.width or "")]
+    words += [norm.name + (f" c={norm.c:g}" if isinstance(norm, BatchNormalization) else "")]
+    words += [f"weight decay {cell.weight_decay:g}"] if cell.weight_decay else []
+    words += [f"lr {train.lr:g}, batch size {train.batch_size}, {train.epochs} epochs,"]
+    return " ".join([*filter(None, words), f"seed {cell.seed}"])
+
+
+def describe_perturbation(perturbation: Perturbation) -> str:
+    """A perturbation in a few words: bim inf eps 0.1 standardized, 100 steps of 0.001, box none."""
+    p = perturbation
+    if isinstance(p, Clean):
+        return "clean"
+    if isinstance(p, AWGN):
+        return f"AWGN std {p.std:g} {p.unit}, clip {_box_text(p.clip)}"
+    steps = f"{p.steps} step{'s' if p.steps > 1 else ''} of {p.step_size:.4g}"
+    words = [f"{p.attack} {p.ord} eps {p.eps:.4g} {p.unit}", steps, f"box {_box_text(p.box)}"]
+    words += [f"{p.restarts} restarts"] if p.restarts > 1 else []
+    words += [f"target {p.target}"] if p.target != "none" else []
+    words += ["best iterate"] if p.iterate == "best" else []
+    words += ["CleverHans"] if p.backend == "cleverhans" else []
+    return ", ".join(words)
+
+
+def describe_fields(fields: Mapping[str, Any]) -> str:
+    """The same of a record's perturbation, with its data set where it is limited: clean (mnist test, 1000)."""
+    evaluation = {key: fields[key] for key in Evaluation.model_fields}
+    perturbation = {key: value for key, value in fields.items() if key not in evaluation}
+    text = describe_perturbation(TypeAdapter(Perturbation).validate_python(perturbation))
+    return (
+        f"{text} ({fields['split']})" if fields["limit"] is None else f"{text} ({fields['split']}, {fields['limit']})"
+    )
+
+
+def _box_text(box: Any) -> str:
+    if box == "none":
+        return "none"
+    low, high = box.standardized if isinstance(box, StandardizedBox) else box
+    return f"[{low:g}, {high:g}]" + (" standardized" if isinstance(box, StandardizedBox) else "")
