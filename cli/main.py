@@ -77,7 +77,10 @@ def main(args: list[str] | None = None) -> None:
         click.echo(f"Error: {error}", err=True)
         code = 1
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted: what was finished is kept; run the same command again to go on.", err=True)
+        click.echo(
+            "Interrupted. What was finished is kept; run the same command again to go on (a training starts over).",
+            err=True,
+        )
         code = 130
     sys.exit(code)
 
