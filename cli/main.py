@@ -76,6 +76,9 @@ def main(args: list[str] | None = None) -> None:
     except BnvulnError as error:
         click.echo(f"Error: {error}", err=True)
         code = 1
+    except OSError as error:  # a folder that cannot be written, a full disk
+        click.echo(f"Error: {error.filename or 'file system'}: {error.strerror or error}", err=True)
+        code = 1
     except (KeyboardInterrupt, click.Abort):
         click.echo(
             "Interrupted. What was finished is kept; run the same command again to go on (a training starts over).",

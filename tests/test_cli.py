@@ -106,6 +106,13 @@ def test_a_run_of_another_config_is_not_overwritten(bnvuln, tmp_path):
     assert bnvuln(*TRAIN, "--seed", "1", "--out", tmp_path / "run", "--force")[0] == 0
 
 
+def test_a_folder_that_cannot_be_made_is_named(bnvuln):
+    code, out, err = bnvuln(*TRAIN, "--out", "/proc/nowhere/run")
+    assert (code, out) == (1, "")
+    assert err.startswith("Error: /proc/nowhere")
+    assert "Traceback" not in err
+
+
 def test_a_run_in_progress_elsewhere_is_left_alone(bnvuln, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "claim.json").write_text(json.dumps({"host": "elsewhere", "pid": 1, "time": 0}))
