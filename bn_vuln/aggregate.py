@@ -123,10 +123,10 @@ def _distinct(items: Iterable[str]) -> tuple[str, ...]:
 
 
 def _read(cell: Cell, experiment: Experiment, root: Path) -> _Run:
-    folder = root / records.digest(config.to_plain(cell))
+    folder = root / records.digest(config.identity(cell))
     found = {}
     for name, perturbation in experiment.perturbations.items():
-        fields = records.perturbation_identity(experiment.evaluation, cell.data.name, perturbation)
+        fields = records.perturbation_identity(experiment.evaluation, cell.data.canonical, perturbation)
         path = records.record_path(folder, records.digest(fields))
         if path.exists():
             found[name] = records.read_record(path)

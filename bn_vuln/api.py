@@ -23,6 +23,7 @@ from bn_vuln import aggregate, catalog, config, experiment, records
 from bn_vuln import report as _report
 from bn_vuln.analysis.statistics import Estimate, estimate
 from bn_vuln.config import Attack, Cell, Evaluation, Perturbation, Scale
+from bn_vuln.distribution import ONE_DEVICE, Distribution, Strategy, choose
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.progress import Progress
 
@@ -35,27 +36,40 @@ RUNS = Path("runs")
 
 
 def train(
-    cell: Cell | Mapping[str, Any], folder: str | Path | None = None, *, progress: Progress | None = None
+    cell: Cell | Mapping[str, Any],
+    folder: str | Path | None = None,
+    *,
+    strategy: Strategy = "auto",
+    progress: Progress | None = None,
+    **options: Any,
 ) -> Trained:
-    """Train a model; with `folder`, keep it there as a run. See `bn_vuln.train.train`."""
+    """Train a model; with `folder`, keep it there as a run, or go on with the one that was interrupted there. `options`
+    are `resume`, `checkpoint_every` and `tensorboard` of `bn_vuln.train.train`."""
+    from bn_vuln.train import fitting_distribution
     from bn_vuln.train import train as run
 
-    return run(_cell(cell), Path(folder) if folder else None, progress=progress)
+    checked = _cell(cell)
+    distribution = fitting_distribution(checked, strategy, progress)
+    return run(checked, Path(folder) if folder else None, distribution=distribution, progress=progress, **options)
 
 
-def open_classifier(target: str | Path, *, dataset: str | None = None, **options: Any) -> Classifier:
+def open_classifier(
+    target: str | Path, *, dataset: str | None = None, distribution: Distribution = ONE_DEVICE, **options: Any
+) -> Classifier:
     """A run folder, or any `.keras` classifier (then `dataset` is needed, and `input_scale` "0-1" or "0-255" and
-    `from_probabilities` say how it is called)."""
+    `from_probabilities` say how it is called), with its variables on the devices of the distribution."""
     from bn_vuln import classifier
 
     path = Path(target)
     if path.is_dir():
-        return classifier.from_run(path)
+        with distribution.scope():
+            return classifier.from_run(path)
     if path.suffix != ".keras":
         raise UsageError(
             f"{path}: expected a run folder or a .keras file" + ("" if path.exists() else "; no such file or folder")
         )
-    return classifier.from_keras(path, dataset or "mnist", **options)
+    with distribution.scope():
+        return classifier.from_keras(path, dataset or "mnist", **options)
 
 
 def attack(
@@ -65,13 +79,15 @@ def attack(
     dataset: str | None = None,
     split: str = "test",
     limit: int | None = None,
+    strategy: Strategy = "auto",
     progress: Progress | None = None,
 ) -> Result:
     """Attack a classifier on a data set; the result holds the record, the outcomes and the attacked images."""
     from bn_vuln.evaluate import Evaluator
 
     evaluation = config.validate(Evaluation, {"dataset": dataset, "split": split, "limit": limit}, "evaluation")
-    evaluator = Evaluator(_classifier(target, dataset), evaluation)
+    distribution = choose(strategy)
+    evaluator = Evaluator(_classifier(target, dataset, distribution), evaluation, distribution=distribution)
     return evaluator.run(config.validate(Attack, options, "attack"), progress=progress)
 
 
@@ -81,13 +97,16 @@ def evaluate(
     *,
     dataset: str | None = None,
     limit: int | None = None,
+    strategy: Strategy = "auto",
     progress: Progress | None = None,
 ) -> dict[str, records.Record]:
     """Measure a suite (by name, or a mapping of perturbations) on a classifier."""
     from bn_vuln.evaluate import measure
 
     evaluation, perturbations = resolve_suite(suite, dataset=dataset, limit=limit)
-    results = measure(_classifier(target, dataset), perturbations, evaluation, progress=progress)
+    distribution = choose(strategy)
+    subject = _classifier(target, dataset, distribution)
+    results = measure(subject, perturbations, evaluation, distribution=distribution, progress=progress)
     return {name: result.record for name, result in results}
 
 
@@ -140,12 +159,13 @@ def reproduce(
     scale: Scale = "full",
     root: str | Path = RUNS,
     jobs: int = 1,
+    strategy: Strategy = "auto",
     overrides: Iterable[str] = (),
     progress: Progress | None = None,
 ) -> aggregate.Results:
     """Run what is missing of an experiment (by name or path of its YAML) and aggregate it."""
     chosen = catalog.experiment(name, scale, overrides)
-    experiment.run(chosen, Path(root), jobs=jobs, progress=progress)
+    experiment.run(chosen, Path(root), jobs=jobs, strategy=strategy, progress=progress)
     return aggregate.aggregate(chosen, Path(root))
 
 
@@ -166,5 +186,7 @@ def _cell(cell: Cell | Mapping[str, Any]) -> Cell:
     return cell if isinstance(cell, Cell) else config.validate(Cell, cell, "cell")
 
 
-def _classifier(target: str | Path | Classifier, dataset: str | None) -> Classifier:
-    return open_classifier(target, dataset=dataset) if isinstance(target, str | Path) else target
+def _classifier(target: str | Path | Classifier, dataset: str | None, distribution: Distribution) -> Classifier:
+    if not isinstance(target, str | Path):
+        return target
+    return open_classifier(target, dataset=dataset, distribution=distribution)

@@ -43,11 +43,20 @@ def tensorflow() -> Any:
     with _standard_error_held_back() if quiet else contextlib.nullcontext():
         import tensorflow as tf
 
+        _split_cpu(tf)
         tf.config.list_physical_devices()
         tf.constant(0)
     if quiet:
         tf.get_logger().setLevel("ERROR")
     return tf
+
+
+def _split_cpu(tf: Any) -> None:
+    """Make BNVULN_LOGICAL_CPUS devices of the CPU, to try `--strategy mirrored` without GPUs."""
+    count = int(os.environ.get("BNVULN_LOGICAL_CPUS", "1"))
+    if count > 1:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
 
 
 @contextlib.contextmanager
@@ -71,6 +80,23 @@ def _standard_error_held_back() -> Iterator[None]:
             sys.stderr.flush()
             os.dup2(saved, 2)
             os.close(saved)
+
+
+_switched_on: set[str] = set()  # what was switched on for this process
+
+
+def make_deterministic(seed: int = 0) -> None:
+    """From now on equal computations of this process give equal bits, some of them more slowly."""
+    import keras
+
+    tensorflow().config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(seed)  # without a global seed TensorFlow then refuses random ops
+    _switched_on.add("determinism")
+
+
+def is_deterministic() -> bool:
+    """Whether `make_deterministic` was called."""
+    return "determinism" in _switched_on
 
 
 def compile(function: Callable[..., Any], *, xla: bool = False, signature: Any = None) -> Callable[..., Any]:

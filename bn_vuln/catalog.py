@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
-from bn_vuln import config, records
-from bn_vuln.config import Experiment, Scale, Suite, nearest
+from bn_vuln import config, data, records
+from bn_vuln.config import Experiment, Scale, Suite, named, nearest
 from bn_vuln.errors import UsageError
 
 
@@ -34,7 +34,19 @@ def _find(name: str, kind: str, what: str) -> Path:
 
 def experiment(name: str, scale: Scale = "full", overrides: Iterable[str] = ()) -> Experiment:
     """An experiment by name, or by the path of its YAML file. Raises `UsageError` or `ConfigError`."""
-    return config.load_experiment(_find(name, "paper", "experiment"), scale, overrides)
+    return _pinned(config.load_experiment(_find(name, "paper", "experiment"), scale, overrides))
+
+
+def _pinned(experiment: Experiment) -> Experiment:
+    """The experiment with one's own data, if its base names such, identified by their content."""
+    given = experiment.base.get("data")
+    if not given:
+        return experiment
+    plain = data.pinned(config.validate(config.Data, named(given), f"{experiment.name}: data"))
+    if plain.digest is None:
+        return experiment
+    fields = {**named(given), "name": plain.name, "digest": plain.digest}
+    return experiment.model_copy(update={"base": {**experiment.base, "data": fields}})
 
 
 def stem(experiment: Experiment) -> str:

@@ -19,7 +19,8 @@ InputScale = Literal["0-1", "0-255"]
 class Classifier:
     """A Keras model with what is needed to attack it.
 
-    `identity` is the cell that trained it, or {"weights": sha256, ...} for a foreign model; `id` its hash.
+    `identity` is the cell that trained it, or {"weights": sha256, ...} for a foreign model; `id` its hash. `dataset` is
+    the name, or the path, under which its data set is loaded.
     `width` is the width of its (square) input; `shape` the full input shape without the batch.
     """
 
@@ -32,6 +33,7 @@ class Classifier:
     shape: tuple[int, ...]
     input_scale: InputScale = "0-1"
     from_probabilities: bool = False
+    dataset: str = "mnist"
 
     def predict(self, pixels: Any) -> Any:
         """Float pixels in [0, 1], [n, width, width, channels] -> logits [n, classes], in inference mode."""
@@ -50,12 +52,14 @@ def from_model(
     facts: Facts,
     identity: dict[str, Any],
     *,
+    dataset: str | None = None,
     validation: int = 5000,
     input_scale: InputScale = "0-1",
     from_probabilities: bool = False,
     source: str = "model",
 ) -> Classifier:
-    """Wrap a Keras model. Raises `UsageError` where its input or output cannot fit the data set."""
+    """Wrap a Keras model; `dataset` defaults to the facts' name. Raises `UsageError` where its
+    input or output cannot fit the data set."""
     shape, width = _fit_input(model, facts, source)
     outputs = getattr(model, "output_shape", None)
     if not isinstance(outputs, tuple) or len(outputs) != 2 or outputs[1] != len(facts.classes):
@@ -63,7 +67,16 @@ def from_model(
             f"{source}: expected outputs of shape (None, {len(facts.classes)}) for {facts.name}, received {outputs}"
         )
     return Classifier(
-        model, facts, identity, records.digest(identity), validation, width, shape, input_scale, from_probabilities
+        model,
+        facts,
+        identity,
+        records.digest(identity),
+        validation,
+        width,
+        shape,
+        input_scale,
+        from_probabilities,
+        dataset or facts.name,
     )
 
 
@@ -95,9 +108,14 @@ def from_run(folder: Path) -> Classifier:
         raise BnvulnError(f"{folder}: no finished training here (no {'model.keras' if training else 'training.json'})")
     if training.state == "failed":
         raise BnvulnError(f"{folder}: failed to train ({training.reason}); there is nothing to evaluate")
-    identity = config.to_plain(cell)
+    name = data.pinned(cell.data).name  # raises where one's own data have changed since
     return from_model(
-        load_keras(path), data.facts(cell.data.name), identity, validation=cell.data.validation, source=str(path)
+        load_keras(path),
+        data.facts(name),
+        config.identity(cell),
+        dataset=name,
+        validation=cell.data.validation,
+        source=str(path),
     )
 
 
@@ -124,6 +142,7 @@ def from_keras(
         load_keras(path),
         data.facts(dataset),
         identity,
+        dataset=dataset,
         input_scale=input_scale,
         from_probabilities=from_probabilities,
         source=str(path),

@@ -6,9 +6,10 @@ predicted again. The checks' flags go into the record.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import attacks, backend, checks, data, noise, records
+from bn_vuln import attacks, backend, checks, data, folding, noise, records
 from bn_vuln.classifier import Classifier
 from bn_vuln.config import AWGN, Attack, Clean, Evaluation, Perturbation, describe_perturbation
 from bn_vuln.data.pixels import pixel_array
+from bn_vuln.distribution import ONE_DEVICE, Distribution
 from bn_vuln.errors import UsageError
 from bn_vuln.progress import Progress, Quiet, work
 
@@ -41,18 +43,34 @@ class Result:
 class Evaluator:
     """Evaluates one classifier on one split of one data set; what perturbations share is computed once."""
 
-    def __init__(self, classifier: Classifier, evaluation: Evaluation, *, batch_size: int = BATCH_SIZE) -> None:
-        """Raises `UsageError` for an unknown data set, a limit above the split's size, or other classes than
-        the classifier's."""
+    def __init__(
+        self,
+        classifier: Classifier,
+        evaluation: Evaluation,
+        *,
+        batch_size: int = BATCH_SIZE,
+        fold: bool = True,
+        distribution: Distribution = ONE_DEVICE,
+    ) -> None:
+        """`fold`: attacks climb the gradients of a copy with BN folded away, which is the same function and faster;
+        what they find is measured on the classifier itself. `classifier` opened in the distribution's scope.
+
+        Raises `UsageError` for an unknown data set, a limit above the split's size, or other classes than the
+        classifier's."""
         self.classifier, self.evaluation, self.batch_size = classifier, evaluation, batch_size
-        self.dataset_name = evaluation.dataset or classifier.facts.name
-        self.dataset = data.load(
-            self.dataset_name, evaluation.split, validation=classifier.validation, limit=evaluation.limit
-        )
+        self.fold, self.distribution = fold, distribution
+        name = evaluation.dataset or classifier.dataset
+        self.dataset = data.load(name, evaluation.split, validation=classifier.validation, limit=evaluation.limit)
         if self.dataset.facts.classes != classifier.facts.classes:
-            raise UsageError(f"{self.dataset_name}: its classes are not those of {classifier.facts.name}")
+            raise UsageError(f"{name}: its classes are not those of {classifier.dataset}")
         backend.tensorflow()
-        self._predict = backend.compile(classifier.predict, signature=[self._images_spec()])
+        self._predict = distribution.sharded(classifier.predict, signature=[self._images_spec()])
+
+    @functools.cached_property
+    def folded(self) -> folding.Folded:
+        """The model that attacks climb, and what became of its BN layers."""
+        with self.distribution.scope():
+            return folding.fold(self.classifier.model)
 
     @functools.cached_property
     def pixels(self) -> NDArray[np.float32]:
@@ -73,7 +91,7 @@ class Evaluator:
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits [n, classes] of float32 pixels, batch by batch."""
         pieces = range(0, len(images), self.batch_size)
-        return np.concatenate([np.asarray(self._predict(images[i : i + self.batch_size])) for i in pieces])
+        return np.concatenate([self._predict(images[i : i + self.batch_size]) for i in pieces])
 
     def run(self, perturbation: Perturbation, *, progress: Progress | None = None) -> Result:
         """Measure one perturbation."""
@@ -92,18 +110,15 @@ class Evaluator:
     def _images(self, perturbation: Clean | AWGN) -> NDArray[np.float32]:
         if isinstance(perturbation, Clean):
             return self.pixels
-        noisy = noise.add_noise(self.dataset.images, self.dataset.index, perturbation, self.dataset.facts)
+        noisy = noise.add_noise(self.dataset.images, self.dataset.index, perturbation, self.classifier.facts)
         return pixel_array(noisy, self.classifier.width)
 
     def _attack(
         self, options: Attack, progress: Progress
     ) -> tuple[NDArray[np.float32], tuple[records.Flag | None, ...]]:
         """(adversarial images, flags): attacked batch by batch, then projected again and checked."""
-        facts = self.dataset.facts
-        ball = attacks.from_config(options, facts)
-        xla = backend.attack_prefers_xla(self.classifier.model) and len(self.pixels) * options.steps >= XLA_PAYS
-        bound = attacks.bind(self.classifier.predict, options, facts, xla=xla)
-        run = backend.compile(bound, signature=self._attack_signature())
+        ball = attacks.from_config(options, self.classifier.facts)
+        run = self._compiled_attack(options, progress)
         labels = self._attack_labels(options)
         kept = np.empty_like(self.pixels)
         n, distances = len(kept), []
@@ -111,13 +126,29 @@ class Evaluator:
             for i in range(0, n, self.batch_size):
                 piece = slice(i, i + self.batch_size)
                 x = self.pixels[piece]
-                found = np.asarray(run(x, labels[piece], self.dataset.index[piece].astype(np.int32)))
+                found = run(x, labels[piece], self.dataset.index[piece].astype(np.int32))
                 distances.append(checks.beyond(found, x, ball))
                 # What cannot be shown to lie in the ball must not count; NaN counts as the clean image.
                 kept[piece] = ball.project_array(np.where(np.isfinite(found), found, x), x)
                 progress.advance(min(n, i + self.batch_size))
         left = checks.outside(np.concatenate(distances))
         return kept, (left, checks.box_excludes_clean(self.pixels, ball), checks.reaches_border(options))
+
+    def _compiled_attack(self, options: Attack, progress: Progress) -> Callable[..., NDArray[np.float32]]:
+        """The attack as a function of arrays (x, y, index)."""
+        attacked = self._attacked(options)
+        if attacked is not self.classifier and self.folded.kept:
+            progress.message("batch norm that cannot be folded away stays: " + "; ".join(self.folded.kept))
+        many = len(self.pixels) * options.steps >= XLA_PAYS
+        xla = many and self.distribution.replicas == 1 and backend.attack_prefers_xla(attacked.model)
+        bound = attacks.bind(attacked.predict, options, self.classifier.facts, xla=xla)
+        return self.distribution.sharded(bound, signature=self._attack_signature())
+
+    def _attacked(self, options: Attack) -> Classifier:
+        """The classifier that an attack climbs; CleverHans gets the original, as its users would give it."""
+        if not self.fold or options.backend != "own":
+            return self.classifier
+        return dataclasses.replace(self.classifier, model=self.folded.model)
 
     def _attack_labels(self, options: Attack) -> NDArray[np.int32]:
         """The labels an attack is given: the true ones, or its targets."""
@@ -147,7 +178,8 @@ class Evaluator:
         labels, n = self.dataset.labels, len(self.dataset)
         usable = np.isfinite(logits).all(axis=1)
         outcomes = (logits.argmax(axis=1) == labels) & usable
-        fields = records.perturbation_identity(self.evaluation, self.dataset_name, perturbation)
+        evaluation = self.evaluation.model_copy(update={"dataset": self.dataset.facts.name})
+        fields = records.perturbation_identity(evaluation, self.dataset.facts.name, perturbation)
         record = records.Record(
             cell_id=self.classifier.id,
             perturbation_id=records.digest(fields),
@@ -161,9 +193,17 @@ class Evaluator:
             flags=flags,
             versions=backend.versions(),
             device=backend.device_name(),
+            replicas=self.distribution.replicas,
             seconds=round(seconds, 3),
+            **self._bn_layers(perturbation),
         )
         return record, outcomes
+
+    def _bn_layers(self, perturbation: Perturbation) -> dict[str, int]:
+        """How many BN layers the attacked copy had folded away, and how many not."""
+        if not isinstance(perturbation, Attack) or self._attacked(perturbation) is self.classifier:
+            return {}
+        return {"bn_folded": self.folded.folded, "bn_kept": len(self.folded.kept)}
 
     def _target_rate(self, perturbation: Perturbation, logits: NDArray[np.float32]) -> float | None:
         if not isinstance(perturbation, Attack) or perturbation.target == "none":
@@ -177,6 +217,8 @@ def measure(
     evaluation: Evaluation | None = None,
     *,
     folder: Path | None = None,
+    fold: bool = True,
+    distribution: Distribution = ONE_DEVICE,
     progress: Progress | None = None,
 ) -> Iterator[tuple[str, Result]]:
     """Measure perturbations on one classifier, (name, result) by (name, result); see `Evaluator`.
@@ -186,7 +228,7 @@ def measure(
     progress = progress or Quiet()
     if not perturbations:
         return
-    evaluator = Evaluator(classifier, evaluation or Evaluation())
+    evaluator = Evaluator(classifier, evaluation or Evaluation(), fold=fold, distribution=distribution)
     for name, perturbation in perturbations.items():
         result = evaluator.run(perturbation, progress=progress)
         if folder is not None:

@@ -13,17 +13,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bn_vuln import backend, catalog, records
+from bn_vuln import backend, catalog, data, records
 from bn_vuln.config import (
     Cell,
     Evaluation,
     Experiment,
     Perturbation,
     describe,
-    to_plain,
+    identity,
     to_yaml,
 )
-from bn_vuln.errors import BnvulnError
+from bn_vuln.data.pixels import check_width
+from bn_vuln.distribution import Strategy, choose
+from bn_vuln.errors import BnvulnError, ConfigError, UsageError
 from bn_vuln.grid import check_layout, expand
 from bn_vuln.progress import Progress, Quiet
 
@@ -41,7 +43,7 @@ class Task:
 
     def folder(self, root: Path) -> Path:
         """The cell's run folder in a results folder."""
-        return root / records.digest(to_plain(self.cell))
+        return root / records.digest(identity(self.cell))
 
     def ids(self) -> set[str]:
         """The ids of the perturbations."""
@@ -62,13 +64,16 @@ class Task:
         return records.read_training(self.folder(root)) is not None and not self.missing(root)
 
     def _id(self, perturbation: Perturbation) -> str:
-        return records.digest(records.perturbation_identity(self.evaluation, self.cell.data.name, perturbation))
+        return records.digest(records.perturbation_identity(self.evaluation, self.cell.data.canonical, perturbation))
 
 
 def tasks(experiment: Experiment) -> list[Task]:
     """The tasks of an experiment at its scale. Raises `ConfigError` for a grid or a layout that makes no sense."""
     cells = expand(experiment)
     check_layout(experiment, cells)
+    for name in {cell.data.name for cell in cells if cell.data.digest is None}:
+        if data.own_source(name) is not None:
+            raise ConfigError(f"{experiment.name}: {name}: one's own data belong into base.data, not into the grid")
     return [Task(cell, experiment.evaluation, experiment.perturbations) for cell in cells]
 
 
@@ -77,30 +82,48 @@ def experiment_path(root: Path, experiment: Experiment) -> Path:
     return root / "experiments" / f"{catalog.stem(experiment)}.yaml"
 
 
-def run(experiment: Experiment, root: Path, *, jobs: int = 1, progress: Progress | None = None) -> None:
-    """Run what is missing of an experiment into the results folder `root`, in `jobs` processes.
+def run(
+    experiment: Experiment,
+    root: Path,
+    *,
+    jobs: int = 1,
+    strategy: Strategy = "auto",
+    progress: Progress | None = None,
+) -> None:
+    """Run what is missing of an experiment into the results folder `root`, in `jobs` processes of one device each.
 
-    Raises `BnvulnError` if a cell could not be finished (a worker was killed `ROUNDS` times).
+    Raises `UsageError` for several jobs over several devices, `BnvulnError` if a cell could not be finished (a worker
+    was killed `ROUNDS` times).
     """
     progress = progress or Quiet()
+    if jobs > 1 and strategy == "mirrored":
+        raise UsageError("--jobs divides the cells, --strategy mirrored each cell: use one of them")
     todo = tasks(experiment)  # before anything is written: it refuses what makes no sense
+    _check_widths(todo)
     records.replace_file(experiment_path(root, experiment), to_yaml(experiment))
     for _ in range(ROUNDS):
         left = [task for task in todo if not task.finished(root)]
         if left:
             progress.message(f"{experiment.name}: {len(todo) - len(left)} of {len(todo)} cells are finished")
-            _run_round(left, root, min(jobs, len(left)), progress)
+            _run_round(left, root, min(jobs, len(left)), strategy, progress)
         if all(task.finished(root) for task in todo):
             return
     lost = sum(not task.finished(root) for task in todo)
     raise BnvulnError(f"{experiment.name}: {lost} of {len(todo)} cells could not be finished; run the command again")
 
 
-def _run_round(left: list[Task], root: Path, jobs: int, progress: Progress) -> None:
+def _check_widths(todo: list[Task]) -> None:
+    """Raise `UsageError`, before anything is trained, for a width below the data's."""
+    for name, width in {(task.cell.data.name, task.cell.data.width) for task in todo}:
+        if width is not None:
+            check_width(width, data.facts(name).shape[1], name)
+
+
+def _run_round(left: list[Task], root: Path, jobs: int, strategy: Strategy, progress: Progress) -> None:
     if jobs == 1:
         for number, task in enumerate(left, 1):
             progress.message(f"cell {number}/{len(left)}: {describe(task.cell)}")
-            run_task(task, root, progress=progress)
+            run_task(task, root, strategy=strategy, progress=progress)
     else:
         _run_parallel(left, root, jobs, progress)
     # What another process has claimed is waited for, not done twice.
@@ -144,25 +167,31 @@ def _work(task: Task, root: Path, threads: int) -> str:
     return f"{describe(task.cell)}: finished in {time.monotonic() - begun:.0f} s"
 
 
-def run_task(task: Task, root: Path, *, progress: Progress | None = None) -> None:
+def run_task(task: Task, root: Path, *, strategy: Strategy = "none", progress: Progress | None = None) -> None:
     """Train and evaluate one cell as far as it is missing; nothing if another process has claimed it."""
     folder = task.folder(root)
     with records.claim(folder) as mine:
         if mine and not task.finished(root):
-            _finish(task, folder, root, progress or Quiet())
+            _finish(task, folder, root, strategy, progress or Quiet())
 
 
-def _finish(task: Task, folder: Path, root: Path, progress: Progress) -> None:
+def _finish(task: Task, folder: Path, root: Path, strategy: Strategy, progress: Progress) -> None:
     from bn_vuln import classifier, evaluate, train
 
     training = records.read_training(folder)
     if training is None or (training.state == "trained" and not (folder / "model.keras").exists()):
         # A cell whose records travel without its model is trained again when a record is missing.
-        training = train.train(task.cell, folder, progress=progress).record
+        distribution = train.fitting_distribution(task.cell, strategy, progress)
+        training = train.train(task.cell, folder, distribution=distribution, progress=progress).record
     missing = task.missing(root)
     if training.state == "failed":
         progress.message(f"{folder}: failed to train: {training.reason}")
     elif missing:
-        subject = classifier.from_run(folder)
-        for _ in evaluate.measure(subject, missing, task.evaluation, folder=folder, progress=progress):
+        distribution = choose(strategy)
+        with distribution.scope():
+            subject = classifier.from_run(folder)
+        found = evaluate.measure(
+            subject, missing, task.evaluation, folder=folder, distribution=distribution, progress=progress
+        )
+        for _ in found:
             pass  # the records are what is wanted; the images of one perturbation at a time are enough in memory

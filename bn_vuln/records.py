@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from bn_vuln.config import identity
 from bn_vuln.errors import BnvulnError
 
 SCHEMA: Literal[1] = 1
@@ -60,10 +61,11 @@ class Flag(BaseModel):
 class Record(BaseModel):
     """One measured accuracy with its identity.
 
-    `cell` is what trained the model (or {"weights": sha256} for a model that is not ours), `perturbation` is
-    {dataset, split, limit, kind, every field of the attack or noise, bn_statistics}. `n` examples, of which
-    `correct` are classified correctly; `accuracy`, `top5` (None below six classes) and `target_rate` (examples
-    classified as the target of a targeted attack) are fractions; `seconds` is wall time.
+    `cell` is what trained the model, as its id hashes it (or {"weights": sha256} for a model that is not ours),
+    `perturbation` is {dataset, split, limit, kind, every field of the attack or noise, bn_statistics}. `n` examples, of
+    which `correct` are classified correctly; `accuracy`, `top5` (None below six classes) and `target_rate` (examples
+    classified as the target of a targeted attack) are fractions; `seconds` is wall time. `bn_folded` BN layers were
+    folded away in the copy whose gradients an attack climbed, `bn_kept` were not.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,6 +84,9 @@ class Record(BaseModel):
     versions: dict[str, str]
     device: str
     seconds: float
+    replicas: int = 1
+    bn_folded: int = 0
+    bn_kept: int = 0
 
     @property
     def kind(self) -> str:
@@ -90,7 +95,8 @@ class Record(BaseModel):
 
 class TrainingRecord(BaseModel):
     """How a training ended. `state` is `trained`, or `failed` for a net that did not learn (`reason` says how);
-    the accuracies are those of the kept epoch (`best_epoch`, from 1), None where there is none."""
+    the accuracies are those of the kept epoch (`best_epoch`, from 1), None where there is none. `seconds` is the time
+    spent in epochs, over all `resumed` times. `synchronized`: BN's statistics over the `replicas`, None without BN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -108,22 +114,27 @@ class TrainingRecord(BaseModel):
     versions: dict[str, str]
     device: str
     seconds: float
+    replicas: int = 1
+    global_batch_size: int | None = None
+    synchronized: bool | None = None
+    deterministic: bool = False
+    resumed: int = 0
 
 
 def perturbation_identity(evaluation: BaseModel, dataset: str, perturbation: BaseModel) -> dict[str, Any]:
     """What identifies a perturbation: {dataset, split, limit, bn_statistics, kind, every field of it}.
 
-    `evaluation` and `perturbation` are config objects; the data set the model was trained on, `dataset`, stands
-    in where the evaluation names none.
+    `evaluation` and `perturbation` are config objects; the data set the model was trained on, `dataset` (its canonical
+    name), stands in where the evaluation names none.
     """
-    fields = evaluation.model_dump(mode="json")
-    return {**fields, "dataset": fields["dataset"] or dataset, **perturbation.model_dump(mode="json")}
+    fields = identity(evaluation)
+    return {**fields, "dataset": fields["dataset"] or dataset, **identity(perturbation)}
 
 
 # ---------------------------------------------------------------- files
 
 
-def replace_file(path: Path, content: bytes | str) -> None:
+def replace_file(path: Path, content: bytes | memoryview | str) -> None:
     """Write `content` aside and rename it to `path`, so that a reader sees the old file or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside:
@@ -203,7 +214,7 @@ def run_folders(root: Path) -> list[Path]:
 
 def clear_run(folder: Path) -> None:
     """Remove a run's files (not the claim), so that it can be trained again."""
-    for name in ("training.json", "model.keras", "history.csv", "config.yaml"):
+    for name in ("training.json", "model.keras", "history.csv", "config.yaml", "checkpoint.npz"):
         (folder / name).unlink(missing_ok=True)
     for path in [*(folder / "records").glob("*.json"), *(folder / "outcomes").glob("*.npz")]:
         path.unlink()

@@ -24,7 +24,12 @@ Examples:
 
 @click.command("attack", cls=o.GroupedCommand, epilog=EXAMPLES)
 @click.argument("subject", required=False, type=click.Path(path_type=Path), metavar="[RUN or MODEL.keras]")
-@what("--data", "dataset", metavar="NAME", help="Data set.  [default: the one trained on; mnist for a foreign model]")
+@what(
+    "--data",
+    "dataset",
+    metavar="NAME",
+    help="Data set by name, FILE.npz or folder:PATH.  [default: the one trained on; mnist for a foreign model]",
+)
 @what("--split", type=click.Choice(["test", "validation", "train"]), default="test", show_default=True)
 @what("--limit", type=int, help="Attack N examples of a fixed random order.  [default: all]")
 @what("--input-scale", type=click.Choice(["0-1", "0-255"]), help="Pixels a foreign model expects.  [default: 0-1]")
@@ -67,6 +72,7 @@ Examples:
 )
 @search("--seed", type=int, default=0, show_default=True, help="Seed of the random starts.")
 @search("--backend", type=click.Choice(["own", "cleverhans"]), default="own", show_default=True, help="Whose loop.")
+@search("--no-fold", is_flag=True, help="Keep batch norm in the model whose gradients are climbed (slower).")
 @result(
     "--runs",
     type=o.FOLDER,
@@ -80,6 +86,8 @@ Examples:
     metavar="FILE.npz",
     help="Save images, labels and outcomes.",
 )
+@o.strategy_option
+@o.data_options
 @o.output_options
 def command(
     subject: Path | None, runs: Path, save: Path | None, as_json: bool, quiet: bool, verbose: bool, **given: Any
@@ -100,7 +108,7 @@ def command(
     evaluation = config.validate(config.Evaluation, changes, "attack")
     subject, classifier = o.open_target(subject, runs, given)
     folder = subject if subject.is_dir() else runs / classifier.id
-    results = o.measure(classifier, evaluation, perturbations, folder, quiet)
+    results = o.measure(classifier, evaluation, perturbations, folder, quiet, given)
     if save is not None:
         _save(save, results["clean"], results[given["name"]])
         o.say(f"saved {save}")

@@ -26,7 +26,12 @@ Examples:
 @what(
     "--suite", default="quick", show_default=True, metavar="NAME", help="paper, quick, or a YAML file of perturbations."
 )
-@what("--data", "dataset", metavar="NAME", help="Data set.  [default: the one trained on; mnist for a foreign model]")
+@what(
+    "--data",
+    "dataset",
+    metavar="NAME",
+    help="Data set by name, FILE.npz or folder:PATH.  [default: the one trained on; mnist for a foreign model]",
+)
 @what("--limit", type=int, help="Evaluate N examples of a fixed random order.  [default: the suite's]")
 @what("--input-scale", type=click.Choice(["0-1", "0-255"]), help="Pixels a foreign model expects.  [default: 0-1]")
 @what("--from-probabilities", is_flag=True, help="A foreign model ends in a softmax.")
@@ -37,6 +42,8 @@ Examples:
     show_default=True,
     help="Where the newest run is looked for, and a foreign model's records go.",
 )
+@o.strategy_option
+@o.data_options
 @o.output_options
 def command(
     target: Path | None, suite: str, runs: Path, as_json: bool, quiet: bool, verbose: bool, **given: Any
@@ -48,5 +55,5 @@ def command(
     evaluation, perturbations = api.resolve_suite(suite, dataset=given["dataset"], limit=given["limit"])
     target, classifier = o.open_target(target, runs, given)
     folder = target if target.is_dir() else runs / classifier.id
-    results = o.measure(classifier, evaluation, perturbations, folder, quiet)
+    results = o.measure(classifier, evaluation, perturbations, folder, quiet, given)
     o.print_records({name: r.record for name, r in results.items()}, as_json, str(target))

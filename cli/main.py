@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "Clean, noise and attacks on a run, in one table.",
     "compare": "Paired differences between two runs.",
     "reproduce": "Reproduce a table or figure, beside the paper's values.",
+    "data": "List, inspect and prepare data sets.",
     "report": "Tables and pages from records alone.",
 }
 
@@ -81,7 +82,8 @@ def main(args: list[str] | None = None) -> None:
         code = 1
     except (KeyboardInterrupt, click.Abort):
         click.echo(
-            "Interrupted. What was finished is kept; run the same command again to go on (a training starts over).",
+            "Interrupted. What was finished is kept; run the same command again to go on "
+            "(a training goes on after its last checkpoint).",
             err=True,
         )
         code = 130

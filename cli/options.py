@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from fractions import Fraction
@@ -56,7 +57,16 @@ class Integers(click.ParamType):  # type: ignore[type-arg]  # generic from click
             self.fail(f"{value!r} is not a list of whole numbers such as 100,100", param, ctx)
 
 
-NUMBER, RANGE, INTEGERS = Number(), Range(), Integers()
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
+    """Numbers joined by commas."""
+
+    name = "x,x,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return tuple(NUMBER.convert(part, param, ctx) for part in value.split(",")) if isinstance(value, str) else value
+
+
+NUMBER, NUMBERS, RANGE, INTEGERS = Number(), Numbers(), Range(), Integers()
 EXISTING = click.Path(exists=True, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -92,6 +102,40 @@ def option(section: str) -> Callable[..., Callable[[Command], Command]]:
     return declare
 
 
+def data_options(command: Command) -> Command:
+    """--data-dir and --manual-dir, handed on in the environment, which worker processes inherit."""
+    add = option("Data")
+    hidden: dict[str, Any] = {"expose_value": False, "is_eager": True}
+    for decorate in (
+        add(
+            "--manual-dir",
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            callback=_into("BNVULN_MANUAL_DIR"),
+            help="Folder of files downloaded by hand.  [default: DATA_DIR/downloads/manual]",
+            **hidden,
+        ),
+        add(
+            "--data-dir",
+            type=FOLDER,
+            callback=_into("TFDS_DATA_DIR"),
+            help="Folder of prepared data sets.  [default: $TFDS_DATA_DIR, ~/tensorflow_datasets]",
+            **hidden,
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
+def _into(variable: str) -> Callable[[click.Context, click.Parameter, Path | None], None]:
+    """A callback that puts a folder into an environment variable."""
+
+    def keep(_: click.Context, __: click.Parameter, value: Path | None) -> None:
+        if value is not None:
+            os.environ[variable] = str(value.expanduser().absolute())
+
+    return keep
+
+
 def output_options(command: Command) -> Command:
     """--json, --quiet, --verbose."""
     add = option("Output")
@@ -102,6 +146,18 @@ def output_options(command: Command) -> Command:
     ):
         command = decorate(command)
     return command
+
+
+def strategy_option(command: Command) -> Command:
+    """--strategy."""
+    add = option("Devices")
+    return add(
+        "--strategy",
+        type=click.Choice(["auto", "none", "mirrored"]),
+        default="auto",
+        show_default=True,
+        help="none: one device; mirrored: a copy of the model on each; auto: mirrored on several GPUs.",
+    )(command)
 
 
 def progress(quiet: bool) -> Any:
@@ -135,6 +191,7 @@ def print_json(data: Any) -> None:
 def open_target(target: Path | None, runs: Path, given: dict[str, Any]) -> tuple[Path, Any]:
     """(the target or the newest run, its classifier)."""
     from bn_vuln import api
+    from bn_vuln.distribution import choose
 
     if target is None:
         target = api.newest_run(runs)
@@ -146,14 +203,20 @@ def open_target(target: Path | None, runs: Path, given: dict[str, Any]) -> tuple
         raise click.UsageError(
             f"{target} is a run of ours: --input-scale and --from-probabilities are for .keras files"
         )
-    return target, api.open_classifier(target, dataset=given["dataset"], **foreign)
+    distribution = choose(given["strategy"])
+    return target, api.open_classifier(target, dataset=given["dataset"], distribution=distribution, **foreign)
 
 
-def measure(classifier: Any, evaluation: Any, perturbations: Any, folder: Path, quiet: bool) -> dict[str, Any]:
+def measure(
+    classifier: Any, evaluation: Any, perturbations: Any, folder: Path, quiet: bool, given: dict[str, Any]
+) -> dict[str, Any]:
     """Evaluate, each record written into `folder` as soon as it is there; name -> result."""
     from bn_vuln import evaluate
+    from bn_vuln.distribution import choose
 
-    return dict(evaluate.measure(classifier, perturbations, evaluation, folder=folder, progress=progress(quiet)))
+    how: dict[str, Any] = {"distribution": choose(given["strategy"]), "fold": not given.get("no_fold")}
+    found = evaluate.measure(classifier, perturbations, evaluation, folder=folder, progress=progress(quiet), **how)
+    return dict(found)
 
 
 def print_records(found: dict[str, Any], as_json: bool, target: str) -> None:

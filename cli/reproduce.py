@@ -38,11 +38,13 @@ Examples:
 @result(
     "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, the cores divided among them."
 )
+@o.strategy_option
+@o.data_options
 @result("--check", is_flag=True, help="Exit with 1 if a verdict fails.")
 @o.output_options
 def command(
     name: str | None, listing: bool, scale: Any, overrides: tuple[str, ...], dry_run: bool, out: Path,
-    jobs: int, check: bool, as_json: bool, quiet: bool, verbose: bool,
+    jobs: int, strategy: Any, check: bool, as_json: bool, quiet: bool, verbose: bool,
 ) -> None:  # fmt: skip
     """Run the missing cells of an experiment, then print ours +- SEM (n), the paper's, the difference, the verdict.
 
@@ -66,7 +68,7 @@ def command(
         f"{experiment.name} at scale {experiment.scale}"
         + (f": about {cost} on two cores with --jobs 2" if cost else "")
     )
-    results = _run(experiment, out, jobs, quiet)
+    results = _run(experiment, out, jobs, strategy, quiet)
     if as_json:
         from bn_vuln.report.tables import to_json
 
@@ -79,11 +81,11 @@ def command(
         click.get_current_context().exit(1)
 
 
-def _run(experiment: Any, out: Path, jobs: int, quiet: bool) -> Any:
+def _run(experiment: Any, out: Path, jobs: int, strategy: Any, quiet: bool) -> Any:
     from bn_vuln import aggregate
     from bn_vuln import experiment as runner
 
-    runner.run(experiment, out, jobs=jobs, progress=o.progress(quiet))
+    runner.run(experiment, out, jobs=jobs, strategy=strategy, progress=o.progress(quiet))
     return aggregate.aggregate(experiment, out)
 
 

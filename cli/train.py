@@ -21,18 +21,40 @@ Examples:
   bnvuln train --arch mlp --c 0.1 --epochs 10        # a larger c
   bnvuln train --arch mlp --normalization l2 --weight-decay 0.01
   bnvuln train --arch linear --no-bn --limit 5000 --out runs/linear
+  bnvuln train --arch vgg11 --no-bn                  # a convolutional net: minutes an epoch on a CPU
+  bnvuln train --arch vgg8 --data fashion_mnist --optimizer adamw --lr 1e-3 --schedule cosine --warmup 1
+  bnvuln train --arch deep --depth 25 --data my.npz  # one's own arrays: x_train, y_train, x_test, y_test
+
+After an interruption the same command goes on from the last checkpoint.
 """
 
 
 @click.command("train", cls=o.GroupedCommand, epilog=EXAMPLES)
-@data("--data", "dataset", default="mnist", show_default=True, metavar="NAME", help="Data set: mnist.")
+@data(
+    "--data",
+    "dataset",
+    default="mnist",
+    show_default=True,
+    metavar="NAME",
+    help="mnist, another data set by name (bnvuln data list), FILE.npz, or folder:PATH.",
+)
 @data("--width", type=int, help="Image width in pixels, >= the native one (bilinear).  [default: native]")
 @data("--limit", type=int, help="Train on N examples.  [default: all]")
 @data("--validation", type=int, default=5000, show_default=True, help="Examples held out to choose the epoch.")
-@model("--arch", default="mlp", show_default=True, metavar="NAME", help="Architecture: linear, mlp.")
+@model(
+    "--arch",
+    default="mlp",
+    show_default=True,
+    metavar="NAME",
+    help="Architecture: linear, mlp, deep, vgg8, vgg11, vgg13, vgg16, vgg19.",
+)
 @model("--hidden", type=o.INTEGERS, help="Hidden units of the mlp.  [default: two of half the input dimension]")
-@model("--normalized", type=o.INTEGERS, help="Hidden layers (from 0) that get the normalization.  [default: 0]")
-@model("--init", default="torch", show_default=True, metavar="NAME", help="Initialization: torch, he.")
+@model("--depth", type=int, help="Hidden layers of deep.  [default: 10]")
+@model("--units", type=int, help="Units of each of them.  [default: 384]")
+@model(
+    "--normalized", type=o.INTEGERS, help="Hidden layers (from 0) of the mlp that get the normalization.  [default: 0]"
+)
+@model("--init", metavar="NAME", help="Initialization: torch, he.  [default: torch; deep and VGG: he]")
 @norm(
     "--normalization",
     default="batch",
@@ -45,10 +67,16 @@ Examples:
 @norm("--bn-momentum", type=o.NUMBER, help="Weight of BN's old statistics.  [default: 0.9]")
 @norm("--no-affine", is_flag=True, help="BN without gamma and beta.")
 @norm("--synchronized", is_flag=True, help="BN statistics over all replicas.")
-@training("--epochs", type=int, help="Epochs.  [default: 20]")
-@training("--lr", type=o.NUMBER, help="Learning rate of SGD.  [default: 0.01]")
-@training("--momentum", type=o.NUMBER, help="Momentum of SGD.  [default: 0]")
-@training("--batch-size", type=int, help="Examples a step.  [default: 128]")
+@training("--epochs", type=int, help="Epochs.  [default: 20; VGG: 5]")
+@training("--batch-size", type=int, help="Examples a step, over all devices.  [default: 128]")
+@training("--optimizer", metavar="NAME", help="sgd, adam, adamw.  [default: sgd]")
+@training("--lr", type=o.NUMBER, help="Learning rate.  [default: 0.01]")
+@training("--momentum", type=o.NUMBER, help="Momentum of sgd.  [default: 0; VGG: 0.9]")
+@training("--nesterov", is_flag=True, help="Nesterov's momentum.")
+@training("--betas", type=o.NUMBERS, help="Decay rates of adam and adamw.  [default: 0.9,0.999]")
+@training("--schedule", metavar="NAME", help="constant, step (--lr-drops), cosine.  [default: constant]")
+@training("--warmup", type=o.NUMBER, help="Epochs in which the rate climbs to --lr.  [default: 0]")
+@training("--label-smoothing", type=o.NUMBER, help="Share of the target spread over all classes.  [default: 0]")
 @training("--lr-drops", type=o.INTEGERS, help="Epochs (from 0) at which the rate is multiplied by --lr-factor.")
 @training("--lr-factor", type=o.NUMBER, default=0.1, show_default=True, help="Factor of --lr-drops.")
 @training("--weight-decay", type=o.NUMBER, default=0.0, help="lambda, a penalty lambda/2 ||w||^2.  [default: 0]")
@@ -65,8 +93,21 @@ Examples:
 @training("--seed", type=int, default=0, show_default=True, help="Seed of initial weights and order.")
 @result("--out", type=o.FOLDER, help="Run folder.  [default: runs/ID]")
 @result("--force", is_flag=True, help="Train again even if this run is finished; replace another run in --out.")
+@result("--resume/--no-resume", default=None, help="Go on from the run's checkpoint.  [default: where it has one]")
+@result(
+    "--checkpoint-every",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="EPOCHS",
+    help="Epochs between checkpoints; after the last one there always is one.",
+)
+@result("--deterministic", is_flag=True, help="Equal bits in every run on one machine; may be slower.")
+@result("--tensorboard", is_flag=True, help="Write event files to RUN/tensorboard.")
 @result("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any field of the config, e.g. train.epochs=3.")
 @result("--dry-run", is_flag=True, help="Print the resolved config, run nothing.")
+@o.strategy_option
+@o.data_options
 @o.output_options
 def command(
     out: Path | None, force: bool, dry_run: bool, as_json: bool, quiet: bool, verbose: bool, **given: Any
@@ -74,7 +115,7 @@ def command(
     """Train one model.
 
     Writes a run folder: config.yaml, model.keras, history.csv, training.json. A finished run of the same config
-    is not trained again.
+    is not trained again; an interrupted one goes on from its last checkpoint.
     """
     o.set_up(verbose)
     cell = _cell(given)
@@ -83,20 +124,21 @@ def command(
     if dry_run:
         o.print_json(config.to_plain(cell)) if as_json else click.echo(config.to_yaml(cell), nl=False)
         return
-    from bn_vuln import records
+    from bn_vuln import data, records
     from bn_vuln.api import RUNS
 
-    folder = out or RUNS / records.digest(config.to_plain(cell))
-    record = _train(cell, folder, force, quiet)
+    cell = cell.model_copy(update={"data": data.pinned(cell.data)})
+    folder = out or RUNS / records.digest(config.identity(cell))
+    record = _train(cell, folder, force, quiet, given)
     if as_json:
         o.print_json({"run": str(folder), **record.model_dump(mode="json")})
     else:
         click.echo(_summary(folder, record))
 
 
-def _train(cell: Any, folder: Path, force: bool, quiet: bool) -> Any:
+def _train(cell: Any, folder: Path, force: bool, quiet: bool, given: dict[str, Any]) -> Any:
     """The training record of the run folder, trained now or before."""
-    from bn_vuln import api, records
+    from bn_vuln import api, backend, records
     from bn_vuln.classifier import read_cell
     from bn_vuln.errors import BnvulnError, UsageError
 
@@ -107,12 +149,24 @@ def _train(cell: Any, folder: Path, force: bool, quiet: bool) -> Any:
         if existing is not None:
             o.say(f"{folder} is finished already (--force trains it again)")
             return existing
+    if given["resume"] and (force or not (folder / "checkpoint.npz").exists()):
+        raise UsageError(f"--resume: {folder} has no checkpoint" + (" after --force" if force else ""))
     with records.claim(folder) as mine:
         if not mine:
             raise BnvulnError(f"{folder} is being worked on by another process (see {folder}/claim.json)")
         if force:
             records.clear_run(folder)
-        return api.train(cell, folder, progress=o.progress(quiet)).record
+        if given["deterministic"]:
+            backend.make_deterministic(cell.seed)
+        return api.train(
+            cell,
+            folder,
+            resume=given["resume"] is not False,
+            checkpoint_every=given["checkpoint_every"],
+            tensorboard=given["tensorboard"],
+            strategy=given["strategy"],
+            progress=o.progress(quiet),
+        ).record
 
 
 def _cell(given: dict[str, Any]) -> Any:
@@ -121,10 +175,9 @@ def _cell(given: dict[str, Any]) -> Any:
     from bn_vuln.errors import UsageError
 
     normalization = _normalization(given)
-    arch = _some(name=given["arch"], hidden=given["hidden"], normalized=given["normalized"])
-    drops = given["lr_drops"]
-    schedule = {"name": "step", "epochs": drops, "factor": given["lr_factor"]} if drops else "constant"
-    train = _some(epochs=given["epochs"], lr=given["lr"], momentum=given["momentum"], batch_size=given["batch_size"])
+    arch = {"name": given["arch"], **_given(given, "hidden", "normalized", "depth", "units")}
+    train = _given(given, "epochs", "batch_size", "optimizer", "lr", "momentum", "betas", "warmup", "label_smoothing")
+    train |= {"nesterov": True} if given["nesterov"] else {}
     plain = {
         "data": {
             "name": given["dataset"],
@@ -133,11 +186,11 @@ def _cell(given: dict[str, Any]) -> Any:
             "validation": given["validation"],
         },
         "arch": arch,
-        "init": given["init"],
+        **_given(given, "init"),
         "normalization": normalization,
         "weight_decay": given["weight_decay"],
         "decay_on": given["decay_on"],
-        "train": {**train, "schedule": schedule, "select": given["select"]},
+        "train": {**train, "schedule": _schedule(given), "select": given["select"]},
         "seed": given["seed"],
     }
     for assignment in given["overrides"]:
@@ -147,10 +200,21 @@ def _cell(given: dict[str, Any]) -> Any:
                 f"--set {assignment}: unknown key{config.nearest(key.split('.')[0], config.Cell.model_fields)}"
             )
         config.apply_override(plain, key, value)
+    config.validate(config.Cell, plain, "train")  # before data are looked for
     if plain["data"]["width"] is None:
         # Written out, so that the run is the same cell as an experiment's that states the width.
         plain["data"]["width"] = data.facts(plain["data"]["name"]).shape[1]
     return config.validate(config.Cell, plain, "train")
+
+
+def _schedule(given: dict[str, Any]) -> Any:
+    """The schedule: step where --lr-drops says so."""
+    from bn_vuln.errors import UsageError
+
+    name, drops = given["schedule"], given["lr_drops"]
+    if (drops and name not in (None, "step")) or (name == "step" and not drops):
+        raise UsageError("--schedule step and --lr-drops EPOCHS,... need one another")
+    return {"name": "step", "epochs": drops, "factor": given["lr_factor"]} if drops else name or "constant"
 
 
 def _normalization(given: dict[str, Any]) -> dict[str, Any] | str:
@@ -165,6 +229,11 @@ def _normalization(given: dict[str, Any]) -> dict[str, Any] | str:
     if fields and name != "batch":
         raise UsageError(f"--c, --bn-momentum, --no-affine and --synchronized belong to batch norm, not to {name!r}")
     return {"name": name, **fields}
+
+
+def _given(given: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Those of these options that were given."""
+    return _some(**{name: given[name] for name in names})
 
 
 def _some(**fields: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bn_vuln import records
-from bn_vuln.config import Cell, Experiment, to_plain, to_yaml, validate
+from bn_vuln.config import Cell, Experiment, identity, to_plain, to_yaml, validate
 from bn_vuln.experiment import experiment_path
 from bn_vuln.grid import expand
 from bn_vuln.records import Flag, Record, TrainingRecord
@@ -75,7 +75,7 @@ def fill(
     for cell in expand(experiment):
         if missing(cell):
             continue
-        folder = root / records.digest(to_plain(cell))
+        folder = root / records.digest(identity(cell))
         records.replace_file(folder / "training.json", records.to_json(training(folder.name, failed=failed(cell))))
         for name in () if failed(cell) else experiment.perturbations:
             value = accuracy(cell, name)

@@ -15,7 +15,7 @@ from helpers_records import DEVICE, HARM, SMALL, by_arm, fill, small, write
 
 from bn_vuln import records
 from bn_vuln.aggregate import Comparison, Results, aggregate
-from bn_vuln.config import Cell, Experiment, to_plain
+from bn_vuln.config import Cell, Experiment, identity
 from bn_vuln.errors import BnvulnError, ConfigError
 from bn_vuln.grid import expand
 from bn_vuln.records import Flag
@@ -25,7 +25,7 @@ WIDTHS = {"data.width": [28, 56], "normalization": ["none", "batch"]}
 
 
 def folder_of(root: Path, cell: Cell) -> Path:
-    return root / records.digest(to_plain(cell))
+    return root / records.digest(identity(cell))
 
 
 def harm(**changes: Sequence[float | None]) -> dict[tuple[str, str], Sequence[float | None]]:

@@ -142,6 +142,13 @@ def resolved(bnvuln, *options):
     return json.loads(out)
 
 
+MNIST = {"name": "mnist", "width": 28, "validation": 5000, "limit": None, "digest": None}
+PLAIN_TRAIN = {
+    "epochs": 20, "batch_size": 128, "optimizer": "sgd", "lr": 0.01, "momentum": 0.0, "nesterov": False,
+    "betas": [0.9, 0.999], "schedule": {"name": "constant"}, "warmup": 0.0, "label_smoothing": 0.0, "select": "best",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("options", "key", "value"),
     [
@@ -157,8 +164,14 @@ def resolved(bnvuln, *options):
         (["--decay-on", "all"], "decay_on", "all"),
         (["--init", "he"], "init", "he"),
         (["--seed", "7"], "seed", 7),
-        (["--width", "56"], "data", {"name": "mnist", "width": 56, "validation": 5000, "limit": None}),
-        ([], "data", {"name": "mnist", "width": 28, "validation": 5000, "limit": None}),
+        (["--width", "56"], "data", {**MNIST, "width": 56}),
+        ([], "data", MNIST),
+        (["--arch", "deep", "--depth", "3", "--units", "9"], "arch", {"name": "deep", "depth": 3, "units": 9}),
+        (["--arch", "vgg13"], "arch", {"name": "vgg13"}),
+        (["--arch", "vgg13"], "init", "he"),
+        (["--arch", "vgg13", "--init", "torch"], "init", "torch"),
+        (["--arch", "vgg11", "--no-bn"], "train", {**PLAIN_TRAIN, "epochs": 5, "momentum": 0.9}),
+        (["--arch", "vgg11", "--optimizer", "adam"], "train", {**PLAIN_TRAIN, "epochs": 5, "optimizer": "adam"}),
     ],
 )
 def test_options_reach_the_config(bnvuln, options, key, value):
@@ -175,9 +188,15 @@ def test_training_options_reach_the_config(bnvuln):
     options = ["--epochs", "3", "--lr", "1/10", "--momentum", "0.9", "--batch-size", "64", "--select", "last"]
     train = resolved(bnvuln, *options, "--lr-drops", "1,2", "--lr-factor", "0.5")["train"]
     assert train == {
-        "epochs": 3, "batch_size": 64, "optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "select": "last",
+        **PLAIN_TRAIN, "epochs": 3, "batch_size": 64, "lr": 0.1, "momentum": 0.9, "select": "last",
         "schedule": {"name": "step", "epochs": [1, 2], "factor": 0.5},
     }  # fmt: skip
+    options = ["--optimizer", "adamw", "--betas", "0.8,0.95", "--schedule", "cosine", "--warmup", "1/2"]
+    assert resolved(bnvuln, *options, "--label-smoothing", "0.1")["train"] == {
+        **PLAIN_TRAIN, "optimizer": "adamw", "betas": [0.8, 0.95], "schedule": {"name": "cosine", "final": 0.0},
+        "warmup": 0.5, "label_smoothing": 0.1,
+    }  # fmt: skip
+    assert resolved(bnvuln, "--momentum", "0.9", "--nesterov")["train"]["nesterov"] is True
 
 
 def test_set_overrides_any_field(bnvuln):
@@ -203,6 +222,24 @@ def test_set_overrides_any_field(bnvuln):
         (["--normalized", "5"], ["0 to 1"]),
         (["--batch-size", "90000"], ["batch_size", "90000"]),
         (["--sed", "1"], ["--seed"]),
+        (["--optimizer", "adan"], ["train.optimizer", "'adan'", "'adam'"]),
+        (["--optimizer", "adam", "--momentum", "0.9"], ["momentum", "not to adam"]),
+        (["--nesterov"], ["nesterov needs a momentum"]),
+        (["--betas", "0.9;0.99"], ["--betas", "'0.9;0.99'"]),
+        (["--betas", "0.9"], ["train.betas"]),
+        (["--schedule", "step"], ["--schedule step", "--lr-drops"]),
+        (["--schedule", "cosine", "--lr-drops", "3"], ["--schedule step", "--lr-drops"]),
+        (["--warmup", "30"], ["warmup", "20 epochs", "30"]),
+        (["--label-smoothing", "1"], ["label_smoothing", "1"]),
+        (["--depth", "3"], ["arch", "'depth'"]),
+        (["--arch", "vgg10"], ["'vgg10'", "vgg11"]),
+        (["--resume"], ["--resume", "no checkpoint"]),
+        (["--checkpoint-every", "0"], ["--checkpoint-every"]),
+        (["--strategy", "miror"], ["--strategy", "mirrored"]),
+        (["--strategy", "mirrored"], ["synchronized", "2 replicas", "--strategy none"]),
+        (["--strategy", "mirrored", "--no-bn", "--batch-size", "127"], ["batch_size", "multiple of the 2 replicas"]),
+        (["--data", "nothing.npz"], ["nothing.npz"]),
+        (["--data", "folder:nothing"], ["nothing"]),
     ],
 )
 def test_bad_training_options_exit_2_with_one_clear_message(bnvuln, tmp_path, options, fragments):
@@ -212,6 +249,30 @@ def test_bad_training_options_exit_2_with_one_clear_message(bnvuln, tmp_path, op
     for fragment in fragments:
         assert fragment in err
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_an_interrupted_training_goes_on_where_it_was(bnvuln, tmp_path, monkeypatch):
+    from bn_vuln.train import TrainingLoop
+
+    def epoch(self, number, progress):
+        if number == 1:
+            raise KeyboardInterrupt
+        return real(self, number, progress)
+
+    real = TrainingLoop.epoch
+    options = ["--set", "train.epochs=2", "--out", tmp_path / "run"]
+    monkeypatch.setattr(TrainingLoop, "epoch", epoch)
+    code, _, err = bnvuln(*TRAIN, *options)
+    assert code == 130
+    assert "goes on after its last checkpoint" in err
+    monkeypatch.setattr(TrainingLoop, "epoch", real)
+    code, out, err = bnvuln(*TRAIN, *options, "--resume", "--json", "--tensorboard")
+    assert code == 0
+    assert "going on after epoch 1 of 2" in err
+    assert json.loads(out)["resumed"] == 1
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+    code, _, err = bnvuln(*TRAIN, *options, "--resume")
+    assert "is finished already" in err
 
 
 def test_a_failed_training_is_a_result(bnvuln, tmp_path):

@@ -14,6 +14,7 @@ from bn_vuln.data.mnist import FACTS
 from bn_vuln.facts import Facts
 
 COLOUR = Facts("colour", (4, 4, 2), ("a", "b"), mean=(0.2, 0.7), std=(0.5, 0.1), sizes={})
+PHOTOS = Facts("photos", (32, 32, 3), tuple("0123456789"), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), sizes={})
 BATCH = {"name": "batch"}
 PLAIN = {"name": "batch", "affine": False}
 
@@ -84,7 +85,97 @@ def test_parameter_counts_at_width_84_follow_the_formula():
     assert build(normalization=BATCH, width=84).count_params() == expected + 4 * half
 
 
-@pytest.mark.parametrize("arch", ["linear", mlp(5)], ids=["linear", "mlp"])
+# Of the convolutions for three channels, as published for the Keras and torchvision models without their heads.
+VGG_CONVOLUTIONS = {"vgg11": 9_220_480, "vgg13": 9_404_992, "vgg16": 14_714_688, "vgg19": 20_024_384}
+VGG_FILTERS = {"vgg8": 1472, "vgg11": 2752, "vgg13": 2944, "vgg16": 4224, "vgg19": 5504}  # of all convolutions
+
+
+@pytest.mark.parametrize("arch", VGG_CONVOLUTIONS)
+def test_parameter_counts_of_vgg_are_the_published_ones(arch):
+    assert build(arch, facts=PHOTOS).count_params() == VGG_CONVOLUTIONS[arch] + 512 * 10 + 10
+
+
+@pytest.mark.parametrize(
+    ("arch", "parameters"),
+    [
+        ("vgg8", 3_914_762),
+        ("vgg11", 9_224_458),
+        ("vgg13", 9_408_970),
+        ("vgg16", 14_718_666),
+        ("vgg19", 20_028_362),
+        ({"name": "deep", "depth": 3, "units": 20}, 784 * 20 + 20 + 2 * (20 * 20 + 20) + 210),
+        ("deep", 1_635_850),
+    ],
+    ids=str,
+)
+def test_parameter_counts_of_every_normalization(arch, parameters):
+    """BN adds gamma, beta, mean and variance and takes the bias; without affine it adds two and leaves the bias."""
+    units = VGG_FILTERS.get(arch) if isinstance(arch, str) else 60
+    units = units or 10 * 384
+    assert build(arch).count_params() == parameters
+    assert build(arch, BATCH).count_params() == parameters + 3 * units
+    assert build(arch, PLAIN).count_params() == parameters + 2 * units
+
+
+def test_vgg8_is_as_described():
+    layers = [(type(layer).__name__, layer.output.shape[1:]) for layer in build("vgg8", BATCH).layers]
+    stages = [
+        (kind, (size // (2 if kind == "MaxPooling2D" else 1),) * 2 + (filters,))
+        for size, filters in ((32, 64), (16, 128), (8, 256), (4, 512), (2, 512))
+        for kind in ("Conv2D", "BatchNormalization", "ReLU", "MaxPooling2D")
+    ]
+    head = [("GlobalAveragePooling2D", (512,)), ("Dense", (10,))]
+    front = [("InputLayer", (28, 28, 1)), ("ZeroPadding2D", (32, 32, 1)), ("Normalization", (32, 32, 1))]
+    assert layers == [*front, *stages, *head]
+
+
+@pytest.mark.parametrize(
+    ("width", "border", "last"), [(28, (2, 2), 1), (32, None, 1), (33, (15, 16), 2), (84, (6, 6), 3)]
+)
+def test_the_input_of_vgg_gets_a_black_border_to_a_multiple_of_32(width, border, last):
+    model = build("vgg8", width=width)
+    names = [layer.name for layer in model.layers]
+    assert ("border" in names) == (border is not None)
+    if border is not None:
+        assert model.get_layer("border").padding == (border, border)
+        framed = part(model, "standardize")(np.ones((1, width, width, 1), np.float32)).numpy()
+        assert framed[0, 0, 0, 0] == pytest.approx(-0.1307 / 0.3081)  # black
+    assert model.get_layer("pool_5").output.shape[1:3] == (last, last)
+
+
+def test_a_vgg_without_normalization_is_its_formula():
+    """The first stage and the head, by hand."""
+    model = build("vgg8", facts=PHOTOS)
+    x = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype(np.float32)
+    standardized = (x - np.array(PHOTOS.mean)) / np.array(PHOTOS.std)
+    kernel, bias = (np.array(v) for v in model.get_layer("conv_1_1").variables)
+    padded = np.pad(standardized, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.stack([padded[:, i : i + 32, j : j + 32] for i in range(3) for j in range(3)], axis=3)
+    stage = np.maximum(np.einsum("nhwkc,kcf->nhwf", windows, kernel.reshape(9, 3, 64)) + bias, 0)
+    pooled = stage.reshape(2, 16, 2, 16, 2, 64).max(axis=(2, 4))
+    np.testing.assert_allclose(part(model, "pool_1")(x), pooled, atol=1e-4)
+    last = np.array(part(model, "pool_5")(x))
+    kernel, bias = (np.array(v) for v in model.get_layer("logits").variables)
+    np.testing.assert_allclose(model(x), last.mean(axis=(1, 2)) @ kernel + bias, atol=1e-5)
+
+
+@pytest.mark.parametrize(("arch", "init"), [("mlp", "torch"), ("linear", "torch"), ("deep", "he"), ("vgg19", "he")])
+def test_the_default_initialization_depends_on_the_architecture(arch, init):
+    assert validate(Cell, {"arch": arch}, "test").init == init
+    assert validate(Cell, {"arch": arch, "init": "torch"}, "test").init == "torch"
+
+
+def test_he_keeps_the_signal_of_a_deep_net_and_torch_loses_it():
+    x = np.random.default_rng(0).uniform(size=(50, 28, 28, 1)).astype(np.float32)
+    arch = {"name": "deep", "depth": 20, "units": 200}
+    spread = {
+        init: float(np.std(part(build(arch, init=init), "dense_19")(x), axis=0).mean()) for init in ("he", "torch")
+    }
+    assert spread["he"] > 0.05
+    assert spread["torch"] < 1e-6
+
+
+@pytest.mark.parametrize("arch", ["linear", mlp(5), {"name": "deep", "depth": 3}, "vgg8"], ids=str)
 @pytest.mark.parametrize(("width", "expected"), [(None, 28), (40, 40)])
 def test_models_take_pixels_of_their_width_and_give_a_logit_for_each_class(arch, width, expected):
     model = build(arch, width=width)
@@ -103,7 +194,9 @@ def test_models_have_the_shape_of_their_data():
 
 
 @pytest.mark.parametrize("init", ["torch", "he"])
-@pytest.mark.parametrize("arch", ["linear", mlp(30, 20, normalized=(0, 1))], ids=["linear", "mlp"])
+@pytest.mark.parametrize(
+    "arch", ["linear", mlp(30, 20, normalized=(0, 1)), {"name": "deep", "depth": 4}, "vgg8"], ids=str
+)
 @pytest.mark.parametrize("normalization", [BATCH, PLAIN], ids=["affine", "plain"])
 def test_both_arms_start_with_the_same_kernels_and_biases(arch, init, normalization):
     plain, normalized = (weights(build(arch, n, init=init, seed=3)) for n in ("none", normalization))

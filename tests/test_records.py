@@ -22,7 +22,7 @@ from helpers_records import small, training
 from pydantic import BaseModel, ValidationError
 
 from bn_vuln import records
-from bn_vuln.config import AWGN, Attack, Cell, Clean, Evaluation, Train, to_plain, validate
+from bn_vuln.config import AWGN, Attack, Cell, Clean, Evaluation, Train, identity, read_yaml, to_plain, validate
 from bn_vuln.errors import BnvulnError
 from bn_vuln.experiment import tasks
 from bn_vuln.records import (
@@ -90,7 +90,34 @@ def test_an_id_is_a_hash_of_the_canonical_json() -> None:
 
 
 def test_the_id_of_the_default_cell_stays() -> None:
-    assert digest(to_plain(Cell())) == "4e5108929f37"
+    assert digest(identity(Cell())) == "4e5108929f37"
+
+
+RESULTS = Path(__file__).parent.parent / "results"
+
+
+@pytest.mark.parametrize("folder", sorted(p.parent for p in RESULTS.glob("*/*/config.yaml")), ids=lambda p: p.name)
+def test_published_results_keep_their_ids(folder: Path) -> None:
+    cell = validate(Cell, read_yaml(folder / "config.yaml"), str(folder))
+    assert digest(identity(cell)) == folder.name
+    for record in read_records(folder):
+        assert digest(record.perturbation) == record.perturbation_id
+
+
+def test_later_fields_are_left_out_of_an_id_at_their_default() -> None:
+    assert set(to_plain(Train())) - set(identity(Train())) == {"nesterov", "betas", "warmup", "label_smoothing"}
+    other = validate(Train, {"label_smoothing": 0.1}, "train")
+    assert set(to_plain(other)) - set(identity(other)) == {"nesterov", "betas", "warmup"}
+
+
+def test_own_data_are_identified_by_their_content() -> None:
+    here, there, changed = (
+        identity(validate(Cell, {"data": {"name": name, "digest": content}}, "cell"))
+        for name, content in (("a.npz", "1" * 12), ("/b/c.npz", "1" * 12), ("a.npz", "2" * 12))
+    )
+    assert here == there != changed
+    assert here["data"]["name"] == f"npz:{'1' * 12}"
+    assert Cell(data={"name": "folder:x", "digest": "3"}).data.canonical == "folder:3"  # type: ignore[arg-type]
 
 
 def test_the_id_of_a_perturbation_stays() -> None:
@@ -109,7 +136,7 @@ def reordered(data: Any) -> Any:
 
 
 def test_the_order_of_keys_does_not_matter() -> None:
-    plain = to_plain(FULL_CELL)
+    plain = identity(FULL_CELL)
     other = reordered(plain)
     assert list(other) != list(plain)
     assert digest(other) == digest(plain)
@@ -126,7 +153,7 @@ def test_the_order_of_keys_does_not_matter() -> None:
     ],
 )
 def test_two_ways_to_write_a_cell_have_one_id(one: dict[str, Any], other: dict[str, Any]) -> None:
-    ids = {digest(to_plain(validate(Cell, data, "cell"))) for data in (one, other)}
+    ids = {digest(identity(validate(Cell, data, "cell"))) for data in (one, other)}
     assert len(ids) == 1
 
 
@@ -159,7 +186,7 @@ def with_other_leaf(model: BaseModel, path: tuple[str, ...]) -> BaseModel:
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 @pytest.mark.parametrize("path", list(leaves(FULL_CELL)), ids=".".join)
 def test_every_field_of_a_cell_changes_its_id(path: tuple[str, ...]) -> None:
-    assert digest(to_plain(with_other_leaf(FULL_CELL, path))) != digest(to_plain(FULL_CELL))
+    assert digest(identity(with_other_leaf(FULL_CELL, path))) != digest(identity(FULL_CELL))
 
 
 def test_the_fields_walked_are_all_fields() -> None:
@@ -198,7 +225,7 @@ def test_no_field_of_a_perturbation_hides_one_of_the_evaluation(perturbation: Ba
 
 
 def test_no_path_device_or_version_in_an_identity() -> None:
-    text = canonical_json([to_plain(FULL_CELL), perturbation_identity(Evaluation(), "mnist", BIM)])
+    text = canonical_json([identity(FULL_CELL), perturbation_identity(Evaluation(), "mnist", BIM)])
     words = ["/", "path", "folder", "device", "version", "jobs", socket.gethostname()]
     assert [word for word in words if word in text] == []
 
@@ -207,7 +234,7 @@ def test_the_results_folder_does_not_change_an_id(tmp_path: Path, monkeypatch: p
     task = tasks(small())[0]
     here = task.folder(Path("runs")).name
     monkeypatch.chdir(tmp_path)
-    assert task.folder(tmp_path).name == here == digest(to_plain(task.cell))
+    assert task.folder(tmp_path).name == here == digest(identity(task.cell))
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])

@@ -8,11 +8,11 @@ import pytest
 from conftest import small_cell
 
 from bn_vuln import backend, classifier, data, models, records
-from bn_vuln.config import Cell, StepSchedule, Train, validate
+from bn_vuln.config import Cell, CosineSchedule, StepSchedule, Train, validate
 from bn_vuln.errors import UsageError
 from bn_vuln.progress import Quiet
-from bn_vuln.schedules import learning_rate
-from bn_vuln.train import TrainingLoop, cell_id, decay_terms, train
+from bn_vuln.train import TrainingLoop, cell_id, decay_terms, steps, train
+from bn_vuln.train.schedules import learning_rates
 
 
 def linear_cell(**changes):
@@ -27,22 +27,23 @@ def loop_of(cell):
     return TrainingLoop(cell, model, training, data.load("mnist", "validation", limit=100))
 
 
-def numpy_sgd(loop, epochs, *, momentum=0.0, decay_kernel=0.0, decay_bias=0.0):
+def numpy_sgd(loop, epochs, *, momentum=0.0, nesterov=False, smoothing=0.0, decay_kernel=0.0, decay_bias=0.0):
     """The same epochs of a linear softmax classifier, in NumPy and float64."""
     kernel, bias = (np.array(v, np.float64) for v in loop.model.trainable_variables)
     x = loop.training.images.reshape(len(loop.training), -1) / 255
     x = (x - loop.training.facts.mean[0]) / loop.training.facts.std[0]
-    labels = np.eye(10)[loop.training.labels]
+    labels = np.eye(10)[loop.training.labels] * (1 - smoothing) + smoothing / 10
     speed = [np.zeros_like(kernel), np.zeros_like(bias)]
-    lr = loop.cell.train.lr
     for epoch in range(epochs):
-        for index in loop._order(epoch):
+        rates = learning_rates(loop.cell.train, epoch, loop.steps)
+        for index, lr in zip(loop._order(epoch), rates, strict=True):
             logits = x[index] @ kernel + bias
             p = np.exp(logits - logits.max(1, keepdims=True))
             error = (p / p.sum(1, keepdims=True) - labels[index]) / len(index)
             gradients = [x[index].T @ error + decay_kernel * kernel, error.sum(0) + decay_bias * bias]
             speed = [momentum * v - lr * g for v, g in zip(speed, gradients, strict=True)]
-            kernel, bias = kernel + speed[0], bias + speed[1]
+            ahead = [momentum * v - lr * g for v, g in zip(speed, gradients, strict=True)] if nesterov else speed
+            kernel, bias = kernel + ahead[0], bias + ahead[1]
     return kernel, bias
 
 
@@ -51,6 +52,9 @@ def numpy_sgd(loop, epochs, *, momentum=0.0, decay_kernel=0.0, decay_bias=0.0):
     [
         ({}, {}),
         ({"train": {"momentum": 0.9}}, {"momentum": 0.9}),
+        ({"train": {"momentum": 0.9, "nesterov": True}}, {"momentum": 0.9, "nesterov": True}),
+        ({"train": {"label_smoothing": 0.1}}, {"smoothing": 0.1}),
+        ({"train": {"epochs": 2, "schedule": "cosine", "warmup": 0.5}}, {}),
         ({"weight_decay": 0.1}, {"decay_kernel": 0.1}),
         ({"weight_decay": 0.1, "decay_on": "all"}, {"decay_kernel": 0.1, "decay_bias": 0.1}),
     ],
@@ -117,12 +121,12 @@ def test_an_epoch_sees_each_example_at_most_once():
 
 def test_calls_of_any_length_give_the_same_weights():
     short, long = loop_of(small_cell()), loop_of(small_cell())
-    long.chunk = 40
-    tf = backend.tensorflow()
-    order = tf.constant(short._order(0))
+    order, rates, totals = short._order(0), learning_rates(short.cell.train, 0, 40), steps.no_totals()
     for begin in range(0, 40, 7):
-        short._steps(order, tf.constant(begin), tf.constant(min(40, begin + 7)))
-    long._steps(order, tf.constant(0), tf.constant(40))
+        totals = short._steps(order, rates, np.int32(begin), np.int32(min(40, begin + 7)), totals)
+    assert [float(t) for t in long._steps(order, rates, np.int32(0), np.int32(40), steps.no_totals())] == [
+        float(t) for t in totals
+    ]
     for a, b in zip(short.model.get_weights(), long.model.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
@@ -193,8 +197,59 @@ def test_a_net_at_chance_is_recorded_as_failed():
 
 def test_step_schedule():
     options = Train(lr=0.1, schedule=StepSchedule(epochs=(150, 250), factor=0.1))
-    rates = [learning_rate(options, epoch) for epoch in (0, 149, 150, 249, 250, 349)]
-    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    rates = [learning_rates(options, epoch, 3).tolist() for epoch in (0, 149, 150, 249, 250, 349)]
+    expected = np.repeat([[0.1], [0.1], [0.01], [0.01], [0.001], [0.001]], 3, axis=1)
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
+def test_warmup_climbs_linearly_to_the_rate_step_by_step():
+    options = Train(lr=0.8, warmup=2, epochs=5)
+    rates = np.concatenate([learning_rates(options, epoch, 4) for epoch in range(3)])
+    np.testing.assert_allclose(rates, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.8, 0.8, 0.8, 0.8], rtol=1e-6)
+
+
+def test_cosine_falls_from_the_rate_to_its_final_share():
+    options = Train(lr=2.0, epochs=3, warmup=1, schedule=CosineSchedule(final=0.1))
+    rates = np.concatenate([learning_rates(options, epoch, 2) for epoch in range(3)])
+    cosine = [0.1 + 0.9 * (1 + np.cos(np.pi * t)) / 2 for t in (0, 0.25, 0.5, 0.75)]
+    np.testing.assert_allclose(rates, [1.0, 2.0, *(2.0 * c for c in cosine)], rtol=1e-6)
+    assert learning_rates(Train(schedule=CosineSchedule(), epochs=2), 1, 1000)[-1] < 1e-5 * 0.01
+
+
+def test_steps_of_the_schedule_hold_behind_a_warmup():
+    options = Train(lr=1.0, epochs=4, warmup=1, schedule=StepSchedule(epochs=(2,), factor=0.5))
+    assert [learning_rates(options, epoch, 1)[0] for epoch in range(4)] == [1.0, 1.0, 0.5, 0.5]
+
+
+def numpy_adam(loop, *, decay=0.0, decoupled=0.0):
+    """One epoch of Adam (Kingma and Ba 2015) or AdamW of a linear softmax classifier, in NumPy and float64."""
+    w = [np.array(v, np.float64) for v in loop.model.trainable_variables]
+    x = loop.training.images.reshape(len(loop.training), -1) / 255
+    x = (x - loop.training.facts.mean[0]) / loop.training.facts.std[0]
+    labels = np.eye(10)[loop.training.labels]
+    m, v = [np.zeros_like(a) for a in w], [np.zeros_like(a) for a in w]
+    (b1, b2), lr = loop.cell.train.betas, loop.cell.train.lr
+    for t, index in enumerate(loop._order(0), 1):
+        p = np.exp(x[index] @ w[0] + w[1])
+        error = (p / p.sum(1, keepdims=True) - labels[index]) / len(index)
+        gradients = [x[index].T @ error + decay * w[0], error.sum(0)]
+        w[0] = w[0] * (1 - lr * decoupled)
+        for i, g in enumerate(gradients):
+            m[i], v[i] = b1 * m[i] + (1 - b1) * g, b2 * v[i] + (1 - b2) * g**2
+            w[i] = w[i] - lr * (m[i] / (1 - b1**t)) / (np.sqrt(v[i] / (1 - b2**t)) + 1e-8)
+    return w
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"), [("adam", {"decay": 0.05}), ("adamw", {"decoupled": 0.05}), ("adam", {})]
+)
+def test_steps_equal_adam_in_numpy(optimizer, expected):
+    train = {"optimizer": optimizer, "lr": 1e-3, "betas": [0.8, 0.99]}
+    loop = loop_of(linear_cell(train=train, weight_decay=0.05 if expected else 0.0))
+    kernel, bias = numpy_adam(loop, **expected)
+    loop.epoch(0, Quiet())
+    np.testing.assert_allclose(loop.model.trainable_variables[0], kernel, atol=6e-5)
+    np.testing.assert_allclose(loop.model.trainable_variables[1], bias, atol=6e-5)
 
 
 def test_the_schedule_reaches_the_optimizer():

@@ -11,7 +11,9 @@ from bn_vuln.config.cell import (
     BatchNormalization,
     Cell,
     ConstantSchedule,
+    CosineSchedule,
     Data,
+    DeepArch,
     LinearArch,
     MLPArch,
     NoNormalization,
@@ -19,11 +21,13 @@ from bn_vuln.config.cell import (
     Schedule,
     StepSchedule,
     Train,
+    VGGArch,
 )
 from bn_vuln.config.experiment import SCALES, Experiment, PaperValue, Scale, Table
 from bn_vuln.config.perturbation import AWGN, Attack, Box, Clean, Evaluation, Perturbation, StandardizedBox, Suite, Unit
 from bn_vuln.config.reading import (
     apply_override,
+    identity,
     load_experiment,
     parse_assignment,
     read_yaml,
@@ -31,7 +35,7 @@ from bn_vuln.config.reading import (
     to_yaml,
     validate,
 )
-from bn_vuln.config.values import Frozen, Interval, nearest, parse_number
+from bn_vuln.config.values import Frozen, Interval, named, nearest, parse_number
 from bn_vuln.config.words import describe, describe_fields, describe_perturbation
 
 __all__ = [
@@ -39,7 +43,9 @@ __all__ = [
     "BatchNormalization",
     "Cell",
     "ConstantSchedule",
+    "CosineSchedule",
     "Data",
+    "DeepArch",
     "LinearArch",
     "MLPArch",
     "NoNormalization",
@@ -47,6 +53,7 @@ __all__ = [
     "Schedule",
     "StepSchedule",
     "Train",
+    "VGGArch",
     "SCALES",
     "Experiment",
     "PaperValue",
@@ -62,6 +69,7 @@ __all__ = [
     "Suite",
     "Unit",
     "apply_override",
+    "identity",
     "load_experiment",
     "parse_assignment",
     "read_yaml",
@@ -70,6 +78,7 @@ __all__ = [
     "validate",
     "Frozen",
     "Interval",
+    "named",
     "nearest",
     "parse_number",
     "describe",

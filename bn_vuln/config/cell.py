@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from bn_vuln.config.values import Count, Frozen, Index, NonNegative, Positive, named, parse_integer, parse_number
+from bn_vuln.config.values import Count, Frozen, Index, NonNegative, Positive, named, parse_number
 
 
 class Data(Frozen):
-    """The data a model is trained on. `width` null: the native one. Validation images leave the training set."""
+    """The data a model is trained on. `name`: a data set, the path of an .npz file, or folder:PATH. `width` null:
+    the native one. Validation images leave the training set. `digest` of one's own data, filled in when they are
+    read, identifies them by their content: a path never does."""
+
+    later: ClassVar[tuple[str, ...]] = ("digest",)
 
     name: str = "mnist"
-    width: Annotated[int, BeforeValidator(parse_integer), Field(ge=28)] | None = None
+    width: Count | None = None
     validation: Count = 5000
     limit: Count | None = None
+    digest: str | None = None
+
+    @property
+    def canonical(self) -> str:
+        """The name that identifies the data: npz:DIGEST or folder:DIGEST for one's own, once that is known."""
+        kind = "folder" if self.name.startswith("folder:") else "npz"
+        return self.name if self.digest is None else f"{kind}:{self.digest}"
+
+    def identifying(self, fields: dict[str, Any]) -> dict[str, Any]:
+        return super().identifying({**fields, "name": self.canonical, "digest": None})
 
 
 class LinearArch(Frozen):
@@ -46,7 +60,29 @@ class MLPArch(Frozen):
         return self
 
 
-Arch = Annotated[LinearArch | MLPArch, Field(discriminator="name"), BeforeValidator(named)]
+class DeepArch(Frozen):
+    """`depth` ReLU layers of `units` each, all of them normalized, as in the paper's Figure 2 (width 384)."""
+
+    name: Literal["deep"] = "deep"
+    depth: Count = 10
+    units: Count = 384
+
+
+class VGGArch(Frozen):
+    """VGG: 3x3 convolutions, each normalized, max-pooling, global average pooling and one Dense. 11 to 19 as published
+    (Simonyan and Zisserman 2015, A, B, D, E); vgg8 has one convolution for each of the five poolings."""
+
+    name: Literal["vgg8", "vgg11", "vgg13", "vgg16", "vgg19"] = "vgg11"
+
+
+Arch = Annotated[LinearArch | MLPArch | DeepArch | VGGArch, Field(discriminator="name"), BeforeValidator(named)]
+
+# What a cell of these architectures has where it says nothing. PyTorch's initialization shrinks the signal by 6 in
+# each layer, which BN undoes and a net without BN cannot: there the pair would compare a net that learns with none.
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "deep": {"init": "he"},
+    **{f"vgg{n}": {"init": "he", "train": {"momentum": 0.9, "epochs": 5}} for n in (8, 11, 13, 16, 19)},
+}
 
 
 class NoNormalization(Frozen):
@@ -83,25 +119,63 @@ class StepSchedule(Frozen):
     factor: Positive = 0.1
 
 
-Schedule = Annotated[ConstantSchedule | StepSchedule, Field(discriminator="name"), BeforeValidator(named)]
+class CosineSchedule(Frozen):
+    """The learning rate falls from lr to `final` * lr over the epochs after the warm-up, step by step, along half a
+    cosine (Loshchilov and Hutter 2017, without restarts)."""
+
+    name: Literal["cosine"] = "cosine"
+    final: Annotated[float, BeforeValidator(parse_number), Field(ge=0, lt=1)] = 0.0
+
+
+Schedule = Annotated[
+    ConstantSchedule | StepSchedule | CosineSchedule, Field(discriminator="name"), BeforeValidator(named)
+]
+Decay = Annotated[float, BeforeValidator(parse_number), Field(ge=0, lt=1)]
 
 
 class Train(Frozen):
-    """SGD with momentum on the cross-entropy. `select`: the epoch kept, `best` by validation accuracy or `last`."""
+    """How the cross-entropy is minimized. `batch_size` is the global one, whatever the number of devices.
+
+    `momentum` (and `nesterov`) belong to sgd, `betas` to adam and adamw, whose denominator has PyTorch's 1e-8. The
+    first `warmup` epochs climb from 0 to lr, step by step. `label_smoothing` s: targets (1 - s) onehot + s / classes.
+    `select`: the epoch kept, `best` by validation accuracy or `last`.
+    """
+
+    later: ClassVar[tuple[str, ...]] = ("nesterov", "betas", "warmup", "label_smoothing")
 
     epochs: Count = 20
     batch_size: Count = 128
-    optimizer: Literal["sgd"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: Positive = 0.01
-    momentum: Annotated[float, BeforeValidator(parse_number), Field(ge=0, lt=1)] = 0.0
+    momentum: Decay = 0.0
+    nesterov: bool = False
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     schedule: Schedule = ConstantSchedule()
+    warmup: NonNegative = 0.0
+    label_smoothing: Decay = 0.0
     select: Literal["best", "last"] = "best"
+
+    @model_validator(mode="after")
+    def _make_sense(self) -> Train:
+        sgd = self.optimizer == "sgd"
+        for wrong, message in (
+            (not sgd and (self.momentum or self.nesterov), "momentum and nesterov belong to sgd, not to {optimizer}"),
+            (sgd and self.betas != (0.9, 0.999), "betas belong to adam and adamw, not to sgd"),
+            (self.nesterov and not self.momentum, "nesterov needs a momentum > 0"),
+            (self.warmup >= self.epochs, "warmup: expected fewer than the {epochs} epochs, received {warmup}"),
+        ):
+            if wrong:
+                fields = {"optimizer": self.optimizer, "epochs": self.epochs, "warmup": self.warmup}
+                raise PydanticCustomError("train", message, fields)
+        return self
 
 
 class Cell(Frozen):
-    """All that trains one model. Its id is a hash of exactly this (see `records.cell_id`).
+    """All that trains one model. Its id is a hash of exactly this (see `config.identity`).
 
-    `weight_decay` lambda adds lambda * w to the gradient, a penalty lambda/2 ||w||^2 (PyTorch's meaning).
+    `weight_decay` lambda adds lambda * w to the gradient, a penalty lambda/2 ||w||^2 (PyTorch's meaning); with adamw
+    it is decoupled from the gradient, w -= lr lambda w (Loshchilov and Hutter 2019). Where `init`, `train.momentum`
+    and `train.epochs` are left out they depend on the architecture (`deep` and VGG: he; VGG: .9 and 5).
     `normalization: l2` is short for none plus a weight decay, which must then be given.
     """
 
@@ -113,6 +187,22 @@ class Cell(Frozen):
     decay_on: Literal["kernels", "all"] = "kernels"
     train: Train = Train()
     seed: Index = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settings_of_the_architecture(cls, data: Any) -> Any:
+        arch = named(data.get("arch")) if isinstance(data, Mapping) else data
+        name = arch.get("name") if isinstance(arch, Mapping) else getattr(arch, "name", None)
+        if not isinstance(data, Mapping) or name not in _SETTINGS:
+            return data
+        filled = {**_SETTINGS[name], **data}
+        given = data.get("train", {})
+        if "train" not in _SETTINGS[name] or not isinstance(given, Mapping):
+            return filled
+        train = {**_SETTINGS[name]["train"], **given}
+        if train.get("optimizer", "sgd") != "sgd" and "momentum" not in given:
+            del train["momentum"]
+        return {**filled, "train": train}
 
     @model_validator(mode="before")
     @classmethod

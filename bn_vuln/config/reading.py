@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from bn_vuln.config.cell import Cell
 from bn_vuln.config.experiment import Experiment, Scale
-from bn_vuln.config.values import nearest
+from bn_vuln.config.values import IDENTITY, nearest
 from bn_vuln.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -65,7 +65,7 @@ def _explain(error: ErrorDetails, data: Any) -> str:
     return f"{key}: {message}" if key else message
 
 
-_SELF_EXPLAINING = ("unknown_key", "attack", "grid", "perturbation", "seeds", "normalized", "l2")
+_SELF_EXPLAINING = ("unknown_key", "attack", "grid", "perturbation", "seeds", "normalized", "l2", "train")
 
 
 def _key(location: tuple[int | str, ...], data: Any, *, missing: bool) -> str:
@@ -174,6 +174,12 @@ def _refuse_shadowed(text: str, key: str, experiment: Experiment) -> None:
 def to_plain(model: BaseModel) -> dict[str, Any]:
     """The JSON-ready dict of a config object, every default written out."""
     return model.model_dump(mode="json")
+
+
+def identity(model: BaseModel) -> dict[str, Any]:
+    """The JSON-ready dict whose hash is the id of a config object: every field, but for those that were added after
+    results had been published and stand at their default, and paths."""
+    return model.model_dump(mode="json", context=IDENTITY)
 
 
 def to_yaml(model: BaseModel) -> str:

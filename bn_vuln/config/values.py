@@ -5,9 +5,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 
@@ -49,10 +58,32 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+IDENTITY = {"purpose": "identity"}  # the serialization context of what an id hashes
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
 class Frozen(BaseModel):
-    """Base of every config object: immutable, and refuses keys it does not know."""
+    """Base of every config object: immutable, and refuses keys it does not know.
+
+    `later` lists fields added after results had been published: at their default they are left out of what an id
+    hashes, so that the ids of those results stay.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        return self.identifying(fields) if info.context == IDENTITY else fields
+
+    def identifying(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """The plain fields that an id hashes."""
+        defaults = {name: type(self).model_fields[name].default for name in self.later}
+        return {k: v for k, v in fields.items() if k not in defaults or v != _plain(defaults[k])}
 
     @model_validator(mode="before")
     @classmethod

@@ -1,31 +1,67 @@
-"""Data sets: `load(name, split)` gives uint8 images in memory, labels and facts."""
+"""Data sets by name: `load(name, split)` gives uint8 images in memory, labels and facts.
+
+A name is `mnist` (bundled), a data set of TFDS (`fashion_mnist`, `cifar10_1/v6`), the path of an .npz file, or
+folder:PATH.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln.config import nearest
-from bn_vuln.data import mnist
+from bn_vuln import config
+from bn_vuln.data import arrays, folder, mnist, overview, tfds
+from bn_vuln.data.splits import SPLIT_SEED, Part, part, permutation
 from bn_vuln.errors import UsageError
 from bn_vuln.facts import Facts
 
-__all__ = ["DATASETS", "Dataset", "Facts", "load", "facts", "permutation"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Facts",
+    "load",
+    "facts",
+    "canonical",
+    "pinned",
+    "prepare",
+    "listing",
+    "describe",
+    "permutation",
+]
 
-# name -> (facts, reader of the published splits)
+# Bundled: name -> (facts, reader of the published splits)
 DATASETS: dict[str, tuple[Facts, Callable[[str], tuple[NDArray[np.uint8], NDArray[np.int32]]]]] = {
     "mnist": (mnist.FACTS, mnist.read),
 }
-SPLIT_SEED = 20200
+
+
+class _Source(Protocol):
+    """A module that reads data of one kind."""
+
+    def facts(self, name: str) -> Facts: ...
+    def read(self, name: str, split: str) -> Part: ...
+
+
+class _OwnSource(_Source, Protocol):
+    """A module that reads one's own data."""
+
+    def is_mine(self, name: str) -> bool: ...
+    def digest(self, name: str) -> str: ...
+    def pinned(self, name: str) -> str: ...
+
+
+OWN: tuple[_OwnSource, ...] = (arrays, folder)
 
 
 @dataclass(frozen=True)
 class Dataset:
     """`images` uint8 [n, height, width, channels]; `labels` int32 [n]; `index` int64 [n], each example's place
-    in the published split, which keys per-example noise whatever the subset."""
+    in the published split, which keys per-example noise whatever the subset. The arrays may be shared: do not write."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int32]
@@ -41,8 +77,8 @@ class Dataset:
 
 
 def facts(name: str) -> Facts:
-    """What is known of a data set without reading it. Raises `UsageError` for an unknown name."""
-    return _entry(name)[0]
+    """What is known of a data set: without its data where it has constants in use. Raises as `load` does."""
+    return DATASETS[name][0] if name in DATASETS else _source(name).facts(name)
 
 
 def load(name: str, split: str = "test", *, validation: int = 5000, limit: int | None = None) -> Dataset:
@@ -51,13 +87,14 @@ def load(name: str, split: str = "test", *, validation: int = 5000, limit: int |
     The `validation` examples are the first of a fixed permutation of the published training set. `limit` takes
     the first examples of another fixed permutation of the split (the order of a published split is rarely
     random: the first half of MNIST's test set is the easier one), so a smaller limit is a subset of a larger.
-    Raises `UsageError` for an unknown name or split, or where the split has fewer examples than asked for.
+    Raises `UsageError` for an unknown name or split, or where the split has fewer examples than asked for, and
+    `BnvulnError`, in one line, where the data are not there and cannot be had.
     """
-    known, read = _entry(name)
     if split not in ("train", "validation", "test"):
         raise UsageError(f"split: expected train, validation or test, received {split!r}")
-    images, labels = read("test" if split == "test" else "train")
-    whole = Dataset(images, labels, np.arange(len(labels)), known)
+    published = "test" if split == "test" else "train"
+    found = _bundled(name, published) if name in DATASETS else _source(name).read(name, published)
+    whole = Dataset(found.images, found.labels, found.index, facts(name))
     if split != "test":
         if not 0 < validation < len(whole):
             raise UsageError(f"{name}: validation: expected 1 to {len(whole) - 1} examples, received {validation}")
@@ -71,13 +108,59 @@ def load(name: str, split: str = "test", *, validation: int = 5000, limit: int |
     return whole.take(permutation(len(whole), SPLIT_SEED + 1)[:limit])
 
 
-def permutation(n: int, *seed: int) -> NDArray[np.int64]:
-    """A permutation of 0..n-1 that depends on nothing but n and the seeds (as many in every use of one kind: NumPy
-    takes trailing zeros for nothing)."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(list(seed)))).permutation(n)
+def canonical(name: str) -> str:
+    """The name that identifies the data: the name itself, or npz:DIGEST or folder:DIGEST of one's own, by their
+    content. Raises `UsageError` where one's own data are not there."""
+    own = own_source(name)
+    return name if own is None else config.Data(name=name, digest=own.digest(name)).canonical
 
 
-def _entry(name: str) -> tuple[Facts, Callable[[str], tuple[NDArray[np.uint8], NDArray[np.int32]]]]:
-    if name not in DATASETS:
-        raise UsageError(f"data set {name!r} is not known (known: {', '.join(DATASETS)}){nearest(name, DATASETS)}")
-    return DATASETS[name]
+def pinned(options: config.Data) -> config.Data:
+    """The same data, one's own by absolute path and digest, so that they can be found and recognized later.
+
+    Raises `UsageError` where the digest is set already and the content is another by now.
+    """
+    own = own_source(options.name)
+    if own is None:
+        return options
+    digest = own.digest(options.name)
+    if options.digest not in (None, digest):
+        raise UsageError(
+            f"{options.name}: changed since its digest was {options.digest}, it is {digest} now; "
+            "leave the digest out to take the data as they are"
+        )
+    return options.model_copy(update={"name": own.pinned(options.name), "digest": digest})
+
+
+def prepare(name: str) -> Facts:
+    """Make a data set ready to be read, downloading what is missing, and return its facts. Raises as `load` does."""
+    if _source(name) is tfds and name not in DATASETS:
+        tfds.ready(name)
+    return facts(name)
+
+
+def listing() -> list[dict[str, Any]]:
+    """The data sets that are bundled, known here or prepared, as plain dicts (see `overview.rows`)."""
+    return overview.rows()
+
+
+def describe(name: str) -> dict[str, Any]:
+    """Everything about a data set, as a plain dict (see `overview.named`), without preparing it."""
+    if name in DATASETS:
+        return overview.bundled()
+    source = own_source(name)
+    return overview.named(name) if source is None else overview.own(source.facts(name), source.pinned(name))
+
+
+def own_source(name: str) -> _OwnSource | None:
+    """What reads one's own data of this name; None for all others."""
+    return next((source for source in OWN if source.is_mine(name)), None)
+
+
+def _source(name: str) -> _Source:
+    return own_source(name) or tfds
+
+
+@functools.lru_cache(maxsize=2)
+def _bundled(name: str, split: str) -> Part:
+    return part(*DATASETS[name][1](split))

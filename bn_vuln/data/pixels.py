@@ -34,4 +34,4 @@ def pixel_array(images: NDArray[np.uint8] | NDArray[np.float32], width: int) -> 
 def check_width(width: int, native: int, name: str) -> None:
     """Raise `UsageError` for a width below the native one, which would lose detail."""
     if width < native:
-        raise UsageError(f"width: {name} can be enlarged, not reduced: expected >= {native}, received {width}")
+        raise UsageError(f"data.width: {name} can be enlarged, not reduced: expected >= {native}, received {width}")

@@ -8,11 +8,16 @@ from typing import Any
 from bn_vuln import backend
 from bn_vuln.config import Cell
 from bn_vuln.facts import Facts
-from bn_vuln.models import linear, mlp
+from bn_vuln.models import deep, linear, mlp, vgg
 from bn_vuln.models.layers import Initializer
 from bn_vuln.models.normalization import factory
 
-BUILDERS: dict[str, Callable[..., Any]] = {"linear": linear.build, "mlp": mlp.build}
+BUILDERS: dict[str, Callable[..., Any]] = {
+    "linear": linear.build,
+    "mlp": mlp.build,
+    "deep": deep.build,
+    **dict.fromkeys(vgg.STAGES, vgg.build),
+}
 
 
 def build(cell: Cell, facts: Facts) -> Any:

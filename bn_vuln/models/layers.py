@@ -9,10 +9,11 @@ from bn_vuln import backend
 from bn_vuln.facts import Facts
 
 
-def pixels_in(facts: Facts, width: int) -> tuple[Any, Any]:
-    """The input (pixels in [0, 1], float32 [width, width, channels]) and its standardization, (x - mean) / std.
+def pixels_in(facts: Facts, width: int, *, multiple: int = 1) -> tuple[Any, Any]:
+    """The input (pixels in [0, 1], float32 [width, width, channels]) and its standardization, (x - mean) / std,
+    behind a black border that makes the width a multiple of `multiple`.
 
-    A Keras layer does it, so a saved model opens without bnvuln.
+    Keras layers do it, so a saved model opens without bnvuln.
     """
     import keras
 
@@ -20,7 +21,17 @@ def pixels_in(facts: Facts, width: int) -> tuple[Any, Any]:
     standardize = keras.layers.Normalization(
         axis=-1, mean=list(facts.mean), variance=[std**2 for std in facts.std], name="standardize"
     )
-    return inputs, standardize(inputs)
+    return inputs, standardize(_bordered(inputs, -width % multiple))
+
+
+def _bordered(pixels: Any, pixels_more: int) -> Any:
+    """Black on every side of square images, as evenly as it goes, `pixels_more` in width and height."""
+    import keras
+
+    if not pixels_more:
+        return pixels
+    sides = (pixels_more // 2, pixels_more - pixels_more // 2)
+    return keras.layers.ZeroPadding2D((sides, sides), name="border")(pixels)
 
 
 class Initializer:
@@ -55,3 +66,13 @@ def dense(x: Any, units: int, initializer: Initializer, name: str, *, bias: bool
     import keras
 
     return keras.layers.Dense(units, use_bias=bias, name=name, **initializer.next(x.shape[-1]))(x)
+
+
+def conv(x: Any, filters: int, initializer: Initializer, name: str, *, bias: bool = True) -> Any:
+    """A 3x3 convolution of stride 1 without activation, zero-padded, on a Keras tensor [n, h, w, c]."""
+    import keras
+
+    layer = keras.layers.Conv2D(
+        filters, 3, padding="same", use_bias=bias, name=name, **initializer.next(9 * x.shape[-1])
+    )
+    return layer(x)

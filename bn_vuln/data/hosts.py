@@ -1,0 +1,62 @@
+"""Whether the hosts of files can be reached, answered well within a second."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+SECONDS = 0.5
+PORTS = {"http": 80, "ftp": 21}
+
+
+def host(url: str) -> str:
+    """The host of a URL."""
+    return urlsplit(url).hostname or url
+
+
+def unreachable(urls: Iterable[str], seconds: float = SECONDS) -> list[str]:
+    """Those hosts of these URLs that do not answer within `seconds`, in the order of the URLs.
+
+    All are asked at once. The threads are daemons: looking up a name has no time limit of its own.
+    """
+    asked = {host(url): url for url in urls}
+    answered: set[str] = set()
+
+    def ask(name: str, url: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            _connect(url, seconds)
+            answered.add(name)
+
+    threads = [threading.Thread(target=ask, args=item, daemon=True) for item in asked.items()]
+    end = time.monotonic() + seconds
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    return [name for name in asked if name not in answered]
+
+
+def _connect(url: str, seconds: float) -> None:
+    """Raise `OSError` where a URL's host does not answer, or its proxy refuses it."""
+    parts = urlsplit(url)
+    name = parts.hostname or ""
+    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(name):
+        _ask_proxy(f"{parts.scheme}://{name}/", seconds)
+        return
+    socket.create_connection((name, parts.port or PORTS.get(parts.scheme, 443)), timeout=seconds).close()
+
+
+def _ask_proxy(url: str, seconds: float) -> None:
+    """Only a request shows whether a proxy lets it through. Raises `OSError` where it does not."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds).close()
+    except urllib.error.HTTPError as error:
+        # Any other answer, such as 404, is the host's own.
+        if error.code in (407, 502, 503, 504):
+            raise

@@ -1,0 +1,85 @@
+"""What `bnvuln data list` and `bnvuln data info` say, as plain dicts; of named data sets without TensorFlow."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from bn_vuln.data import files, known, mnist, places, prepared, tfds
+from bn_vuln.errors import UsageError
+from bn_vuln.facts import Facts
+
+
+def rows() -> list[dict[str, Any]]:
+    """One dict for each data set that is bundled, known here or prepared in the data folder: `name`, `shape`, number
+    of `classes`, `sizes` of train and test, `state` (bundled, prepared, not prepared)."""
+    bundled = known.Outline(mnist.FACTS.shape, len(mnist.FACTS.classes), mnist.FACTS.sizes)
+    found = {p.name: outline for p in prepared.all_prepared() if (outline := _outline(p)) is not None}
+    found.pop(mnist.FACTS.name, None)
+    shown = [(name, found.get(name, outline)) for name, outline in known.outlines().items()]
+    shown += [(name, outline) for name, outline in found.items() if name not in known.outlines()]
+    states = {name: "prepared" if name in found else "not prepared" for name, _ in shown}
+    return [_row(mnist.FACTS.name, "bundled", bundled), *(_row(name, states[name], outline) for name, outline in shown)]
+
+
+def own(facts: Facts, folder: str) -> dict[str, Any]:
+    """What is known of one's own data, or of a bundled set, in `folder`: `files` are none that need be had."""
+    return {**_plain(facts), "state": "own", "folder": folder, "files": []}
+
+
+def bundled() -> dict[str, Any]:
+    """What is known of the bundled set, with its files."""
+    shown = [
+        {"name": name, "size": (mnist.FOLDER / name).stat().st_size, "sha256": sha256, "host": None, "found": "bundled"}
+        for name, sha256 in mnist.SHA256.items()
+    ]
+    return {**_plain(mnist.FACTS), "state": "bundled", "folder": str(mnist.FOLDER), "files": shown}
+
+
+def named(name: str) -> dict[str, Any]:
+    """What is known of a TFDS data set before and after it is prepared, and the files it is made of.
+
+    `sizes` is empty, `mean` and `std` are None where that takes the data. Raises `UsageError` as `tfds.find_builder`.
+    """
+    builder = tfds.find_builder(name)
+    found, known_here = prepared.read(Path(builder.data_dir)), known.outlines().get(name)
+    measured = tfds.kept(Path(builder.data_dir))
+    mean, std = known.units(name) or (measured[1:] if measured else (None, None))
+    sizes = tfds.sizes(name, found.sizes) if found else known_here.sizes if known_here else {}
+    needed = files.needs(builder)
+    return {
+        "name": name,
+        "shape": measured[0] if measured else tuple(builder.info.features[tfds.supervised(name, builder)[0]].shape),
+        "classes": known.FACTS[name].classes if name in known.FACTS else tfds.classes(builder),
+        "sizes": sizes,
+        "mean": mean,
+        "std": std,
+        "state": "prepared" if found else "not prepared",
+        "folder": str(builder.data_dir),
+        "files": [_file(file) for file in needed.files or files.registered(builder)],
+        "by_hand": files.instructions(builder) if needed.by_hand else None,
+        "put_into": str(places.manual_advised(builder.name)),
+    }
+
+
+def _file(file: files.File) -> dict[str, Any]:
+    where = "downloaded" if file.cached else str(file.manual) if file.manual else None
+    return {"name": file.name, "size": file.size, "sha256": file.sha256, "host": file.host, "found": where}
+
+
+def _plain(facts: Facts) -> dict[str, Any]:
+    return {key: getattr(facts, key) for key in ("name", "shape", "classes", "sizes", "mean", "std")}
+
+
+def _outline(found: prepared.Prepared) -> known.Outline | None:
+    """What is listed of a prepared data set, or None where it is no image classification set that can be read."""
+    if found.shape is None or found.classes is None or found.shape[0] != found.shape[1]:
+        return None
+    with contextlib.suppress(UsageError):
+        return known.Outline(found.shape, found.classes, tfds.sizes(found.name, found.sizes))
+    return None
+
+
+def _row(name: str, state: str, outline: known.Outline) -> dict[str, Any]:
+    return {"name": name, "shape": outline.shape, "classes": outline.classes, "sizes": outline.sizes, "state": state}

@@ -1,0 +1,37 @@
+"""VGG for small images: Simonyan and Zisserman 2015 with one Dense behind a global average pooling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bn_vuln.config import VGGArch
+from bn_vuln.facts import Facts
+from bn_vuln.models.layers import Initializer, conv, dense, pixels_in
+from bn_vuln.models.normalization import Factory
+
+# Filters of each stage; a 2x2 max-pooling ends a stage. 11 to 19 are the published A, B, D and E.
+STAGES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "vgg8": ((64,), (128,), (256,), (512,), (512,)),
+    "vgg11": ((64,), (128,), (256,) * 2, (512,) * 2, (512,) * 2),
+    "vgg13": ((64,) * 2, (128,) * 2, (256,) * 2, (512,) * 2, (512,) * 2),
+    "vgg16": ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3),
+    "vgg19": ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4),
+}
+
+
+def build(arch: VGGArch, facts: Facts, width: int, normalize: Factory, initializer: Initializer) -> Any:
+    """Pixels -> black border to a multiple of 32 -> standardize -> stages -> global average pooling -> Dense -> logits.
+
+    A stage is (3x3 convolution -> [normalization] -> ReLU) for each of its filters, then a max-pooling.
+    """
+    import keras
+
+    inputs, x = pixels_in(facts, width, multiple=2 ** len(STAGES[arch.name]))
+    for i, stage in enumerate(STAGES[arch.name], 1):
+        for j, filters in enumerate(stage, 1):
+            x = conv(x, filters, initializer, f"conv_{i}_{j}", bias=normalize.keeps_bias)
+            x = normalize(x, f"normalization_{i}_{j}")
+            x = keras.layers.ReLU(name=f"relu_{i}_{j}")(x)
+        x = keras.layers.MaxPooling2D(2, name=f"pool_{i}")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="average")(x)
+    return keras.Model(inputs, dense(x, len(facts.classes), initializer, "logits"), name=arch.name)

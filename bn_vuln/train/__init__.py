@@ -1,0 +1,11 @@
+"""Training: one loop that runs many steps in one compiled call, with the data set on the device.
+
+The order of the examples derives from (seed, epoch), so the arms of a pair see the same batches. The last,
+smaller batch of an epoch is dropped (BN's statistics of a handful of examples would differ in kind).
+"""
+
+from bn_vuln.train.loop import TrainingLoop
+from bn_vuln.train.optimizers import decay_terms
+from bn_vuln.train.run import Trained, cell_id, fitting_distribution, save_model, train
+
+__all__ = ["Trained", "TrainingLoop", "cell_id", "decay_terms", "fitting_distribution", "save_model", "train"]

@@ -1,0 +1,39 @@
+"""Optimizers, and weight decay apart from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bn_vuln.config import Cell
+
+ADAM_EPSILON = 1e-8  # PyTorch's, and the papers'; Keras' default is 1e-7
+
+
+def make(cell: Cell, model: Any) -> Any:
+    """The built Keras optimizer of a cell; its learning rate is set step by step."""
+    import keras
+
+    train, variables = cell.train, model.trainable_variables
+    if train.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(train.lr, momentum=train.momentum, nesterov=train.nesterov)
+    else:
+        kind = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}[train.optimizer]
+        decoupled = {"weight_decay": cell.weight_decay} if train.optimizer == "adamw" else {}
+        beta_1, beta_2 = train.betas
+        optimizer = kind(train.lr, beta_1=beta_1, beta_2=beta_2, epsilon=ADAM_EPSILON, **decoupled)
+        if decoupled:
+            optimizer.exclude_from_weight_decay(var_list=[v for v in variables if not _decays(cell, v)])
+    optimizer.build(variables)
+    return optimizer
+
+
+def decay_terms(cell: Cell, model: Any) -> list[float]:
+    """The lambda of each trainable variable whose lambda w is added to its gradient, a penalty of lambda/2 ||w||^2; all
+    zero for adamw, which decays by itself."""
+    weight_decay = 0.0 if cell.train.optimizer == "adamw" else cell.weight_decay
+    return [weight_decay if _decays(cell, variable) else 0.0 for variable in model.trainable_variables]
+
+
+def _decays(cell: Cell, variable: Any) -> bool:
+    """`kernels`: matrices and filters only; `all`: biases, gamma and beta too."""
+    return cell.decay_on == "all" or variable.name == "kernel"
