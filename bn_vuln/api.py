@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bn_vuln import aggregate, catalog, config, experiment, records
+from bn_vuln import aggregate, catalog, config, data, experiment, records
 from bn_vuln import report as _report
 from bn_vuln.analysis.statistics import Estimate, estimate
 from bn_vuln.config import Attack, Cell, Evaluation, Perturbation, Scale
@@ -49,6 +49,7 @@ def train(
     from bn_vuln.train import train as run
 
     checked = _cell(cell)
+    data.prepare(checked.data.name)  # before TensorFlow is started: data that cannot be had are said within a second
     distribution = fitting_distribution(checked, strategy, progress)
     return run(checked, Path(folder) if folder else None, distribution=distribution, progress=progress, **options)
 

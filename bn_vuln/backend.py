@@ -108,7 +108,7 @@ def compile(function: Callable[..., Any], *, xla: bool = False, signature: Any =
 
 def prefers_xla(model: Any) -> bool:
     """Whether XLA makes this Keras model faster: dense nets yes, convolutions on a CPU no (they lose oneDNN)."""
-    return not any("Conv" in type(layer).__name__ for layer in _leaf_layers(model))
+    return not any("Conv" in type(layer).__name__ for layer in leaf_layers(model))
 
 
 def attack_prefers_xla(model: Any) -> bool:
@@ -117,10 +117,11 @@ def attack_prefers_xla(model: Any) -> bool:
     return prefers_xla(model)
 
 
-def _leaf_layers(model: Any) -> Iterator[Any]:
+def leaf_layers(model: Any) -> Iterator[Any]:
+    """The layers of a Keras model that are no models themselves."""
     for layer in getattr(model, "layers", []):
         if getattr(layer, "layers", None):
-            yield from _leaf_layers(layer)
+            yield from leaf_layers(layer)
         else:
             yield layer
 

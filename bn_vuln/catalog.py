@@ -10,31 +10,34 @@ from bn_vuln import config, data, records
 from bn_vuln.config import Experiment, Scale, Suite, named, nearest
 from bn_vuln.errors import UsageError
 
+KINDS = ("paper", "beyond", "commands")  # folders of experiments
+
 
 def _folder(name: str) -> Path:
     return Path(str(resources.files("bn_vuln.configs"))) / name
 
 
 def names(kind: str = "paper") -> list[str]:
-    """The names of the shipped experiments (`paper`) or suites (`suites`)."""
+    """The names of the shipped experiments of the paper (`paper`), beyond it (`beyond`), behind commands of their own
+    (`commands`), or of the suites (`suites`)."""
     return sorted(path.stem for path in _folder(kind).glob("*.yaml"))
 
 
-def _find(name: str, kind: str, what: str) -> Path:
+def _find(name: str, kinds: Iterable[str], what: str) -> Path:
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         if not path.exists():
             raise UsageError(f"{name}: no such file")
         return path
-    known = names(kind)
-    if name not in known:
-        raise UsageError(f"{what} {name!r} is not known (known: {', '.join(known)}){nearest(name, known)}")
-    return _folder(kind) / f"{name}.yaml"
+    found = {known: kind for kind in kinds for known in names(kind)}
+    if name not in found:
+        raise UsageError(f"{what} {name!r} is not known (known: {', '.join(found)}){nearest(name, found)}")
+    return _folder(found[name]) / f"{name}.yaml"
 
 
 def experiment(name: str, scale: Scale = "full", overrides: Iterable[str] = ()) -> Experiment:
     """An experiment by name, or by the path of its YAML file. Raises `UsageError` or `ConfigError`."""
-    return _pinned(config.load_experiment(_find(name, "paper", "experiment"), scale, overrides))
+    return _pinned(config.load_experiment(_find(name, KINDS, "experiment"), scale, overrides))
 
 
 def _pinned(experiment: Experiment) -> Experiment:
@@ -57,5 +60,5 @@ def stem(experiment: Experiment) -> str:
 
 def suite(name: str) -> Suite:
     """A suite of perturbations by name, or by the path of its YAML file."""
-    path = _find(name, "suites", "suite")
+    path = _find(name, ("suites",), "suite")
     return config.validate(Suite, config.read_yaml(path), path.name)

@@ -16,6 +16,7 @@ COMMANDS = {
     "attack": "Attack a run, or any .keras classifier.",
     "evaluate": "Clean, noise and attacks on a run, in one table.",
     "compare": "Paired differences between two runs.",
+    "scale-input": "The pair of Table 6 (or 7) at one input width.",
     "reproduce": "Reproduce a table or figure, beside the paper's values.",
     "data": "List, inspect and prepare data sets.",
     "report": "Tables and pages from records alone.",
@@ -31,7 +32,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"{__package__}.{name}").command
+        command: click.Command = importlib.import_module(f"{__package__}.{name.replace('-', '_')}").command
         return command
 
     def resolve_command(

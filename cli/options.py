@@ -148,6 +148,35 @@ def output_options(command: Command) -> Command:
     return command
 
 
+def scale_option(default: str) -> Callable[[Command], Command]:
+    """--scale."""
+    return option("What")(
+        "--scale",
+        type=click.Choice(["smoke", "quick", "cpu", "full"]),
+        default=default,
+        show_default=True,
+        help="full is the paper's; below it, verdicts are previews.",
+    )
+
+
+def experiment_options(command: Command) -> Command:
+    """--out, --jobs, --check."""
+    add = option("Result")
+    for decorate in (
+        add("--check", is_flag=True, help="Exit with 1 if a verdict fails."),
+        add(
+            "--jobs",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="Processes, the cores divided among them.",
+        ),
+        add("--out", type=FOLDER, default="runs", show_default=True, help="Results folder."),
+    ):
+        command = decorate(command)
+    return command
+
+
 def strategy_option(command: Command) -> Command:
     """--strategy."""
     add = option("Devices")
@@ -190,9 +219,11 @@ def print_json(data: Any) -> None:
 
 def open_target(target: Path | None, runs: Path, given: dict[str, Any]) -> tuple[Path, Any]:
     """(the target or the newest run, its classifier)."""
-    from bn_vuln import api
+    from bn_vuln import api, data
     from bn_vuln.distribution import choose
 
+    if given["dataset"] is not None:
+        data.prepare(given["dataset"])  # before TensorFlow is started, so that what is missing is said at once
     if target is None:
         target = api.newest_run(runs)
         say(f"the newest run is {target}")

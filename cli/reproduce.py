@@ -9,7 +9,7 @@ import click
 
 from . import options as o
 
-what, result = o.option("What"), o.option("Result")
+what = o.option("What")
 
 EXAMPLES = """
 Examples:
@@ -25,27 +25,16 @@ Examples:
 @click.command("reproduce", cls=o.GroupedCommand, epilog=EXAMPLES)
 @click.argument("name", required=False)
 @what("--list", "listing", is_flag=True, help="Every experiment with its claim, cost and state.")
-@what(
-    "--scale",
-    type=click.Choice(["smoke", "quick", "cpu", "full"]),
-    default="full",
-    show_default=True,
-    help="full is the paper's; below it, verdicts are previews.",
-)
+@o.scale_option("full")
 @what("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any field of the config, e.g. train.epochs=3.")
 @what("--dry-run", is_flag=True, help="Print the resolved config and the cells, run nothing.")
-@result("--out", type=o.FOLDER, default="runs", show_default=True, help="Results folder.")
-@result(
-    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, the cores divided among them."
-)
+@o.experiment_options
 @o.strategy_option
 @o.data_options
-@result("--check", is_flag=True, help="Exit with 1 if a verdict fails.")
 @o.output_options
 def command(
-    name: str | None, listing: bool, scale: Any, overrides: tuple[str, ...], dry_run: bool, out: Path,
-    jobs: int, strategy: Any, check: bool, as_json: bool, quiet: bool, verbose: bool,
-) -> None:  # fmt: skip
+    name: str | None, listing: bool, scale: Any, overrides: tuple[str, ...], dry_run: bool, verbose: bool, **given: Any
+) -> None:
     """Run the missing cells of an experiment, then print ours +- SEM (n), the paper's, the difference, the verdict.
 
     NAME is one of --list, or the path of a YAML file. What is finished is kept: run the command again after an
@@ -53,7 +42,7 @@ def command(
     """
     o.set_up(verbose)
     if listing:
-        _list(out, as_json)
+        _list(given["out"], given["as_json"])
         return
     if name is None:
         raise click.UsageError("name an experiment, or see them with --list")
@@ -61,13 +50,21 @@ def command(
 
     experiment = catalog.experiment(name, scale, overrides)
     if dry_run:
-        _dry_run(experiment, as_json)
+        _dry_run(experiment, given["as_json"])
         return
     cost = experiment.cost.get(experiment.scale)
     o.say(
         f"{experiment.name} at scale {experiment.scale}"
         + (f": about {cost} on two cores with --jobs 2" if cost else "")
     )
+    run_and_show(experiment, **given)
+
+
+def run_and_show(
+    experiment: Any, *, out: Path, jobs: int, strategy: Any, check: bool, as_json: bool, quiet: bool
+) -> None:
+    """Run what is missing of an experiment, print its tables, write its report; with `check`, exit 1 for a verdict
+    that fails."""
     results = _run(experiment, out, jobs, strategy, quiet)
     if as_json:
         from bn_vuln.report.tables import to_json
@@ -127,7 +124,7 @@ def _dry_run(experiment: Any, as_json: bool) -> None:
 def _list(out: Path, as_json: bool) -> None:
     from bn_vuln import catalog
 
-    rows = [_state(catalog.experiment(name), out) for name in catalog.names()]
+    rows = [_state(catalog.experiment(name), out) for kind in ("paper", "beyond") for name in catalog.names(kind)]
     if as_json:
         o.print_json({"experiments": rows})
         return

@@ -1,6 +1,5 @@
 """Whether hosts answer: on this machine alone."""
 
-import contextlib
 import http.server
 import socket
 import threading
@@ -51,17 +50,19 @@ def test_ports_are_those_of_the_scheme(monkeypatch):
 
     def connect(address, timeout):
         asked.append(address)
-        return contextlib.closing(socket.socket()).thing
+        return socket.socket()
 
     monkeypatch.setattr(socket, "create_connection", connect)
-    assert hosts.unreachable(["http://a.org/", "https://b.org/", "ftp://c.org/", "http://d.org:81/x"]) == []
-    assert sorted(asked) == [("a.org", 80), ("b.org", 443), ("c.org", 21), ("d.org", 81)]
+    urls = ["http://a.org/", "https://b.org/", "ftp://c.org/", "http://d.org:81/x", "gs://bucket/x"]
+    assert hosts.unreachable(urls) == []
+    google = "storage.googleapis.com"
+    assert sorted(asked) == [("a.org", 80), ("b.org", 443), ("c.org", 21), ("d.org", 81), (google, 443)]
 
 
 def test_a_name_server_that_never_answers_is_not_waited_for(monkeypatch):
     """Without the time limit this test would not end."""
     released = threading.Event()
-    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: released.wait())
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: released.wait() and socket.socket())
     try:
         assert hosts.unreachable(["https://a.org/", "https://b.org/"], seconds=0.05) == ["a.org", "b.org"]
     finally:

@@ -5,10 +5,11 @@ import shutil
 import numpy as np
 import pytest
 
-from bn_vuln import api, attacks, classifier, data, records
+from bn_vuln import api, attacks, classifier, data, folding, records
 from bn_vuln.config import AWGN, Attack, Clean, Evaluation
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.evaluate import Evaluator, measure
+from bn_vuln.progress import Quiet
 
 LIMIT = Evaluation(limit=200)
 
@@ -224,3 +225,64 @@ def test_a_run_that_failed_or_never_finished_has_nothing_to_evaluate(tmp_path, r
     (folder / "config.yaml").unlink()
     with pytest.raises(UsageError, match="not a run folder"):
         api.open_classifier(folder)
+
+
+# ---------------------------------------------------------------- folding
+
+
+class Said(Quiet):
+    """Keeps the messages."""
+
+    def __init__(self):
+        self.lines = []
+
+    def message(self, text):
+        self.lines.append(text)
+
+
+PGD = Attack(attack="pgd", eps="8/255", steps=5)
+
+
+def test_folding_does_not_change_what_an_attack_finds(runs):
+    subject = classifier.from_run(runs["batch"])
+    plain, folded = (Evaluator(subject, LIMIT, fold=fold).run(PGD) for fold in (False, True))
+    assert (plain.record.bn_folded, plain.record.bn_kept) == (0, 0)
+    assert (folded.record.bn_folded, folded.record.bn_kept) == (1, 0)
+    assert plain.record.perturbation_id == folded.record.perturbation_id
+    assert abs(plain.record.correct - folded.record.correct) <= 1
+    assert np.mean(np.abs(plain.images - folded.images) < 1e-6) > 0.99
+
+
+def test_only_attacks_climb_the_folded_copy(evaluator, runs):
+    assert evaluator.run(Clean()).record.bn_folded == 0
+    hans = evaluator.run(Attack(attack="bim", eps=0.1, steps=5, backend="cleverhans")).record
+    assert hans.bn_folded == 0
+    without = Evaluator(classifier.from_run(runs["none"]), LIMIT).run(PGD).record
+    assert (without.bn_folded, without.bn_kept) == (0, 0)
+
+
+def test_a_wrong_copy_cannot_raise_success(evaluator, runs, monkeypatch):
+    """Success is measured on the classifier itself: a copy that computes something else only weakens the attack."""
+    honest = evaluator.run(PGD).record.accuracy
+    other = folding.Folded(classifier.from_run(runs["none"]).model, 1, ())
+    cheated = Evaluator(classifier.from_run(runs["batch"]), LIMIT)
+    monkeypatch.setattr(folding, "fold", lambda model: other)
+    result = cheated.run(PGD)
+    again = logits_of(runs["batch"], result.images).argmax(1) == result.labels
+    np.testing.assert_array_equal(result.outcomes, again)
+    assert result.record.accuracy > honest
+
+
+def test_batch_norm_that_cannot_be_folded_is_said(runs):
+    import keras
+
+    inputs = keras.Input((28, 28, 1))
+    x = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="conv")(inputs)
+    x = keras.layers.BatchNormalization(name="behind_relu")(x)
+    x = keras.layers.MaxPooling2D(4)(x)
+    outputs = keras.layers.Dense(10)(keras.layers.Flatten()(x))
+    subject = classifier.from_model(keras.Model(inputs, outputs), data.facts("mnist"), {"weights": "test"})
+    said = Said()
+    record = Evaluator(subject, LIMIT).run(PGD, progress=said).record
+    assert (record.bn_folded, record.bn_kept) == (0, 1)
+    assert any("behind_relu" in line and "stays" in line for line in said.lines)

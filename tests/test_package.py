@@ -40,6 +40,7 @@ LAYERS = {
     | {"attacks", "checks", "classifier", "data", "distribution", "folding", "noise", "records", "progress"},
     "experiment": BASE
     | {"catalog", "data", "distribution", "grid", "records", "progress", "train", "evaluate", "classifier"},
+    "cost": BASE | {"data", "experiment", "models"},
     "catalog": {"config", "data", "errors", "records"},
     "aggregate": {"analysis", "config", "grid", "records"},
     "report": {"aggregate", "analysis", "catalog", "config", "errors", "progress", "records"},

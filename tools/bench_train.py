@@ -1,10 +1,14 @@
-"""Seconds of one training epoch of the MNIST MLP: our loop, Keras' `fit`, PyTorch; medians of interleaved runs.
+"""Seconds of one training epoch: our loop, Keras' `fit`, PyTorch; medians of interleaved runs.
 
-    python tools/bench_train.py > results/bench_train.json        about 2 minutes on two cores
+    python tools/bench_train.py > results/bench_train.json                  the MNIST MLP and VGG8, about 8 minutes
+    python tools/bench_train.py --arch vgg8 --repetitions 3                 on two cores
 
-All see the same 55,000 images, batch size, SGD and model; all run on all cores, TensorFlow with oneDNN on.
-PyTorch (pip install bnvuln[bench]) reads shuffled slices of one tensor, its fastest way; it is left out where
-it is not installed.
+All see the same images, batch size, SGD and model; all run on all cores, TensorFlow with oneDNN on. The MLP trains on
+MNIST, VGG8 on random images of 32x32x3. `share_of_peak` is the rate of floating-point operations (three forward passes
+an image) beside that of a large matrix product in the same run. `ours` has XLA where `backend.prefers_xla` says so,
+`ours_other_xla` the other way round (for VGG8 one batch, timed once). PyTorch (pip install bnvuln[bench]) reads
+shuffled slices of one tensor, its fastest way, in its default layout and in channels_last; it is left out where it is
+not installed.
 """
 
 from __future__ import annotations
@@ -12,48 +16,95 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from bench import interleave, print_report, summarize
 
-from bn_vuln import backend, data, models
-from bn_vuln.config import Cell, Train
+from bn_vuln import backend, cost, data, models
+from bn_vuln.config import Cell, validate
+from bn_vuln.facts import Facts
+from bn_vuln.models.vgg import STAGES
 from bn_vuln.progress import Quiet
 from bn_vuln.train import TrainingLoop
 
 LR, BATCH_SIZE = 0.01, 128
+FEW = np.arange(BATCH_SIZE)
+PHOTOS = Facts("random", (32, 32, 3), tuple("0123456789"), (0.5,) * 3, (0.25,) * 3, {})
 
 
-def ours(normalization: str, training: data.Dataset, validation: data.Dataset) -> Callable[[], Any]:
-    cell = Cell(normalization=normalization, train=Train(lr=LR, batch_size=BATCH_SIZE))  # type: ignore[arg-type]
-    loop = TrainingLoop(cell, models.build(cell, training.facts), training, validation.take(np.arange(1)))
+def images(arch: str, limit: int | None) -> data.Dataset:
+    """MNIST, or random photographs for a convolutional net."""
+    if arch == "mlp":
+        return data.load("mnist", "train", limit=limit)
+    n, generator = limit or 2048, np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (n, *PHOTOS.shape), np.uint8)
+    return data.Dataset(pixels, generator.integers(0, 10, n).astype(np.int32), np.arange(n), PHOTOS)
+
+
+def cell_of(arch: str, normalization: str) -> Cell:
+    """What is trained: plain SGD, PyTorch's initialization."""
+    train = {"lr": LR, "batch_size": BATCH_SIZE, "momentum": 0.0}
+    return validate(Cell, {"arch": arch, "normalization": normalization, "init": "torch", "train": train}, "bench")
+
+
+def ours(cell: Cell, training: data.Dataset, *, other_xla: bool = False) -> Callable[[], Any]:
+    """Our loop; with `other_xla`, compiled the way that is not chosen."""
+    chosen = backend.prefers_xla
+    if other_xla:
+        backend.prefers_xla = lambda model: not chosen(model)  # type: ignore[assignment]
+    try:
+        model = models.build(cell, training.facts)
+        loop = TrainingLoop(cell, model, training, training.take(np.arange(1)))
+    finally:
+        backend.prefers_xla = chosen
     return lambda: loop.epoch(0, Quiet())
 
 
-def keras_fit(normalization: str, training: data.Dataset) -> Callable[[], Any]:
+def keras_fit(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
     import keras
 
-    model = models.build(Cell(normalization=normalization), training.facts)  # type: ignore[arg-type]
+    model = models.build(cell, training.facts)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(LR), loss, metrics=["accuracy"])
     pixels = training.images.astype(np.float32) / 255
     return lambda: model.fit(pixels, training.labels, batch_size=BATCH_SIZE, epochs=1, verbose=0)
 
 
-def pytorch(normalization: str, training: data.Dataset) -> Callable[[], Any]:
+def torch_mlp(normalization: str) -> Any:
+    from torch import nn
+
+    units = 392
+    first = [nn.Linear(784, units, bias=normalization == "none")]
+    first += [nn.BatchNorm1d(units)] if normalization == "batch" else []
+    return nn.Sequential(nn.Flatten(), *first, nn.ReLU(), nn.Linear(units, units), nn.ReLU(), nn.Linear(units, 10))
+
+
+def torch_vgg8(normalization: str) -> Any:
+    from torch import nn
+
+    layers: list[Any] = []
+    channels = 3
+    for (filters,) in STAGES["vgg8"]:
+        layers.append(nn.Conv2d(channels, filters, 3, padding=1, bias=normalization == "none"))
+        layers += [nn.BatchNorm2d(filters)] if normalization == "batch" else []
+        layers += [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+        channels = filters
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+
+
+def pytorch(cell: Cell, training: data.Dataset, *, channels_last: bool = False) -> Callable[[], Any]:
     import torch
     from torch import nn
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    units = 392
-    first = [nn.Linear(784, units, bias=normalization == "none")]
-    first += [nn.BatchNorm1d(units)] if normalization == "batch" else []
-    net = nn.Sequential(nn.Flatten(), *first, nn.ReLU(), nn.Linear(units, units), nn.ReLU(), nn.Linear(units, 10))
+    layout = {"memory_format": torch.channels_last} if channels_last else {}
+    net = {"mlp": torch_mlp, "vgg8": torch_vgg8}[cell.arch.name](cell.normalization.name).to(**layout)
     optimizer = torch.optim.SGD(net.parameters(), lr=LR)
-    mean, std = training.facts.mean[0], training.facts.std[0]
-    images = torch.tensor(training.images[..., 0])
+    mean, std = (torch.tensor(v).reshape(1, -1, 1, 1) for v in (training.facts.mean, training.facts.std))
+    pixels = torch.tensor(training.images.transpose(0, 3, 1, 2)).contiguous(**layout)
     labels = torch.tensor(training.labels, dtype=torch.long)
 
     def epoch() -> None:
@@ -61,7 +112,7 @@ def pytorch(normalization: str, training: data.Dataset) -> Callable[[], Any]:
         correct = torch.zeros((), dtype=torch.long)
         for i in range(0, len(labels) // BATCH_SIZE * BATCH_SIZE, BATCH_SIZE):
             index = order[i : i + BATCH_SIZE]
-            logits = net((images[index].float() / 255 - mean) / std)
+            logits = net((pixels[index].float() / 255 - mean) / std)
             loss = nn.functional.cross_entropy(logits, labels[index])
             optimizer.zero_grad()
             loss.backward()
@@ -71,24 +122,57 @@ def pytorch(normalization: str, training: data.Dataset) -> Callable[[], Any]:
     return epoch
 
 
+def contenders(arch: str, normalization: str, training: data.Dataset) -> dict[str, Callable[[], Any]]:
+    cell = cell_of(arch, normalization)
+    found = {
+        "ours": ours(cell, training),
+        "keras_fit": keras_fit(cell, training),
+    }
+    if arch == "mlp":
+        found["ours_other_xla"] = ours(cell, training, other_xla=True)
+    if importlib.util.find_spec("torch"):
+        found["pytorch"] = pytorch(cell, training)
+        if arch == "vgg8":
+            found["pytorch_channels_last"] = pytorch(cell, training, channels_last=True)
+    return found
+
+
+def one_batch(run: Callable[[], Any]) -> dict[str, Any]:
+    """One batch, once it is compiled: XLA on a convolutional net takes too long on a CPU to take turns."""
+    run()
+    begun = time.perf_counter()
+    run()
+    return {"median_s": round(time.perf_counter() - begun, 3), "images": BATCH_SIZE}
+
+
+def measure(arch: str, normalization: str, training: data.Dataset, repetitions: int) -> dict[str, Any]:
+    """Seconds, images/s and share of the machine's peak of every contender."""
+    found = summarize(interleave(contenders(arch, normalization, training), repetitions), "ours")
+    peak = cost.flops_per_second(1.0)
+    forward = cost.forward_flops(models.build(cell_of(arch, normalization), training.facts))
+    if arch == "vgg8":
+        found["ours_other_xla"] = one_batch(ours(cell_of(arch, normalization), training.take(FEW), other_xla=True))
+    for name, result in found.items():
+        images = BATCH_SIZE if name == "ours_other_xla" and arch == "vgg8" else len(training) // BATCH_SIZE * BATCH_SIZE
+        rate = images / result["median_s"]
+        result["images_per_second"] = round(rate)
+        result["share_of_peak"] = round(3 * forward * rate / peak, 2)
+    return {"peak_gflops": round(peak / 1e9, 1), **found}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--limit", type=int, help="train on N images (default: all)")
+    parser.add_argument("--limit", type=int, help="train on N images (default: all of MNIST; 2048 random ones)")
+    parser.add_argument("--arch", nargs="+", default=["mlp", "vgg8"], choices=["mlp", "vgg8"])
     args = parser.parse_args()
     backend.tensorflow()
-    training = data.load("mnist", "train", limit=args.limit)
-    validation = data.load("mnist", "validation")
     results = {}
-    for normalization in ("none", "batch"):
-        contenders = {
-            "ours": ours(normalization, training, validation),
-            "keras_fit": keras_fit(normalization, training),
-        }
-        if importlib.util.find_spec("torch"):
-            contenders["pytorch"] = pytorch(normalization, training)
-        results[f"mlp_{normalization}"] = summarize(interleave(contenders, args.repetitions), "ours")
-    print_report(results, args.repetitions, images=len(training), batch_size=BATCH_SIZE, lr=LR)
+    for arch in args.arch:
+        training = images(arch, args.limit)
+        for normalization in ("none", "batch"):
+            results[f"{arch}_{normalization}"] = measure(arch, normalization, training, args.repetitions)
+    print_report(results, args.repetitions, batch_size=BATCH_SIZE, lr=LR)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import zipfile
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,20 +76,22 @@ def _published(path: str, digest: str) -> Published:
 def _load(path: str) -> dict[str, NDArray[Any]]:
     """The arrays of the file that are asked for, by name."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in _keys(path, archive)}
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise UsageError(f"{path}: {EXPECTED}, received one array without a name")
+        with loaded as archive:
+            return {key: archive[key] for key in _keys(path, list(archive))}
     except UsageError:
         raise
     except BROKEN as error:
         raise UsageError(f"{path}: {_why(error)}; expected an .npz file as np.savez writes it") from None
 
 
-def _keys(path: str, archive: Any) -> list[str]:
+def _keys(path: str, names: list[str]) -> list[str]:
     """The names of the arrays to take. Raises `UsageError` where some are missing."""
-    names = list(archive) if isinstance(archive, Mapping) else []
     chosen = next((keys for keys in (PARTS, WHOLE) if set(keys) <= set(names)), None)
     if chosen is None:
-        raise UsageError(f"{path}: {EXPECTED}, received {', '.join(names) or 'no named arrays'}")
+        raise UsageError(f"{path}: {EXPECTED}, received {', '.join(names) or 'no arrays'}")
     return [key for key in (*chosen, "classes") if key in names]
 
 
@@ -142,16 +143,15 @@ def _labels(what: str, array: NDArray[Any]) -> NDArray[np.int32]:
 
 def _classes(path: str, given: NDArray[Any] | None, *labels: NDArray[np.int32]) -> tuple[str, ...]:
     """The names of the classes, their numbers where none are given; `labels` of the training set first."""
-    names = tuple(map(str, range(labels[0].max() + 1))) if given is None else _names(path, given)
-    highest = max(int(array.max()) for array in labels)
-    if highest >= len(names):
+    present, highest = np.unique(labels[0]), max(int(array.max()) for array in labels)
+    k = int(present[-1]) + 1 if given is None else len(_names(path, given))
+    if highest >= k:
         whose = "the training labels are" if given is None else "classes names"
-        raise UsageError(f"{path}: {whose} 0 to {len(names) - 1}, received a label {highest}")
-    missing = np.setdiff1d(np.arange(len(names)), labels[0])
-    if len(missing) or len(names) < 2:
-        what = f"none is {missing[0]}" if len(missing) else "all are 0"
-        raise UsageError(f"{path}: expected training labels of every class 0 to {max(len(names), 2) - 1}, {what}")
-    return names
+        raise UsageError(f"{path}: {whose} 0 to {k - 1}, received a label {highest}")
+    if len(present) < max(k, 2):
+        absent = next(label for label in range(k + 1) if label >= len(present) or present[label] != label)
+        raise UsageError(f"{path}: expected training labels of every class 0 to {max(k, 2) - 1}, none is {absent}")
+    return tuple(map(str, range(k))) if given is None else _names(path, given)
 
 
 def _names(path: str, given: NDArray[Any]) -> tuple[str, ...]:

@@ -87,9 +87,7 @@ def _class_files(folder: Path) -> dict[str, list[Path]]:
     """class -> its image files."""
     found = {path.name: _visible(path) for path in _visible(folder) if path.is_dir()}
     if len(found) < 2:
-        raise UsageError(
-            f"{folder}: expected a folder for each of two classes or more, received {len(found)}; {EXPECTED}"
-        )
+        raise UsageError(f"{folder}: expected folders of two classes or more, received {len(found)}; {EXPECTED}")
     for name, paths in found.items():
         if not paths:
             raise UsageError(f"{folder / name}: the class has no images")

@@ -17,7 +17,8 @@ PORTS = {"http": 80, "ftp": 21}
 
 def host(url: str) -> str:
     """The host of a URL."""
-    return urlsplit(url).hostname or url
+    parts = urlsplit(url)
+    return "storage.googleapis.com" if parts.scheme == "gs" else parts.hostname or url
 
 
 def unreachable(urls: Iterable[str], seconds: float = SECONDS) -> list[str]:
@@ -45,7 +46,7 @@ def unreachable(urls: Iterable[str], seconds: float = SECONDS) -> list[str]:
 def _connect(url: str, seconds: float) -> None:
     """Raise `OSError` where a URL's host does not answer, or its proxy refuses it."""
     parts = urlsplit(url)
-    name = parts.hostname or ""
+    name = host(url)
     if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(name):
         _ask_proxy(f"{parts.scheme}://{name}/", seconds)
         return
@@ -55,7 +56,7 @@ def _connect(url: str, seconds: float) -> None:
 def _ask_proxy(url: str, seconds: float) -> None:
     """Only a request shows whether a proxy lets it through. Raises `OSError` where it does not."""
     try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds).close()
+        urllib.request.build_opener().open(urllib.request.Request(url, method="HEAD"), timeout=seconds).close()
     except urllib.error.HTTPError as error:
         # Any other answer, such as 404, is the host's own.
         if error.code in (407, 502, 503, 504):

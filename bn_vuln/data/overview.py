@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from bn_vuln.data import files, known, mnist, places, prepared, tfds
+from bn_vuln.data import known, mnist, places, prepared, sources, tfds
 from bn_vuln.errors import UsageError
 from bn_vuln.facts import Facts
 
@@ -47,7 +47,7 @@ def named(name: str) -> dict[str, Any]:
     measured = tfds.kept(Path(builder.data_dir))
     mean, std = known.units(name) or (measured[1:] if measured else (None, None))
     sizes = tfds.sizes(name, found.sizes) if found else known_here.sizes if known_here else {}
-    needed = files.needs(builder)
+    needed = sources.needs(builder)
     return {
         "name": name,
         "shape": measured[0] if measured else tuple(builder.info.features[tfds.supervised(name, builder)[0]].shape),
@@ -57,13 +57,13 @@ def named(name: str) -> dict[str, Any]:
         "std": std,
         "state": "prepared" if found else "not prepared",
         "folder": str(builder.data_dir),
-        "files": [_file(file) for file in needed.files or files.registered(builder)],
-        "by_hand": files.instructions(builder) if needed.by_hand else None,
+        "files": [_file(file) for file in needed.files or sources.registered(builder)],
+        "by_hand": sources.instructions(builder) if needed.by_hand else None,
         "put_into": str(places.manual_advised(builder.name)),
     }
 
 
-def _file(file: files.File) -> dict[str, Any]:
+def _file(file: sources.File) -> dict[str, Any]:
     where = "downloaded" if file.cached else str(file.manual) if file.manual else None
     return {"name": file.name, "size": file.size, "sha256": file.sha256, "host": file.host, "found": where}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bn_vuln import backend
-from bn_vuln.data import files, places, prepared
+from bn_vuln.data import places, prepared, sources
 from bn_vuln.data.words import first_line
 from bn_vuln.errors import BnvulnError
 
@@ -28,7 +28,7 @@ def prepare(name: str, builder: Any) -> None:
     Raises `BnvulnError` in one line: at once where a file is missing and cannot be downloaded, or is not the one that
     TFDS registers; later for whatever else goes wrong. What is left of an interrupted preparation is replaced.
     """
-    files.require(name, builder)
+    sources.require(name, builder)
     with _one_line(f"{name} could not be prepared in {places.data_dir()}"), _alone(builder.name):
         if not is_prepared(builder):
             _download_and_prepare(builder)
@@ -57,7 +57,8 @@ def _alone(name: str) -> Iterator[None]:
     path = places.downloads() / name / ".lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

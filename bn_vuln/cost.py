@@ -1,0 +1,82 @@
+"""How long an experiment will take: its floating-point operations, and the rate at which this machine does them.
+
+An estimate to plan by, good to a factor of about two; steps that are bound by memory take longer.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from bn_vuln import backend, data, models
+from bn_vuln.config import Attack, Cell, Evaluation, Perturbation
+from bn_vuln.experiment import Task
+
+SHARE = 0.6  # of the rate of a large matrix product that training and attacks reach
+STARTING = 12.0  # seconds to start TensorFlow and to compile, a cell
+SIZE = 2048  # of the matrices that are multiplied to find the rate
+
+
+def forward_flops(model: Any) -> int:
+    """Operations of one example's forward pass through a Keras model: two for each multiply-add of its Dense and
+    convolutional layers, the rest being small beside them."""
+    return sum(2 * _multiply_adds(layer) for layer in backend.leaf_layers(model))
+
+
+def _multiply_adds(layer: Any) -> int:
+    """Each number of a kernel is used once for each position of the output."""
+    kernel = getattr(layer, "kernel", None)
+    if kernel is None:
+        return 0
+    positions = layer.output.shape[1:-1] if "Conv" in type(layer).__name__ else ()
+    return int(math.prod(kernel.shape) * math.prod(positions))
+
+
+def task_flops(task: Task) -> float:
+    """Operations of training a cell and measuring its perturbations."""
+    return _training_flops(task.cell) + sum(_evaluation_flops(task, p) for p in task.perturbations.values())
+
+
+def _training_flops(cell: Cell) -> float:
+    """Forward and backward passes are three forward passes."""
+    options = cell.data
+    examples = options.limit or data.facts(options.name).sizes["train"] - options.validation
+    return _forward(cell) * cell.train.epochs * (3 * examples + options.validation)
+
+
+def _evaluation_flops(task: Task, perturbation: Perturbation) -> float:
+    """A gradient with respect to the input is two forward passes."""
+    steps = perturbation.steps * perturbation.restarts if isinstance(perturbation, Attack) else 0
+    return _forward(task.cell) * _examples(task.cell, task.evaluation) * (2 * steps + 1)
+
+
+def _examples(cell: Cell, evaluation: Evaluation) -> int:
+    name = evaluation.dataset or cell.data.name
+    sizes = {**data.facts(name).sizes, "validation": cell.data.validation}
+    return evaluation.limit or sizes[evaluation.split]
+
+
+def _forward(cell: Cell) -> int:
+    return forward_flops(models.build(cell, data.facts(cell.data.name)))
+
+
+def flops_per_second(seconds: float = 0.5) -> float:
+    """The rate of a product of large float32 matrices on the default device, the best of those in `seconds`."""
+    tf = backend.tensorflow()
+    matrix = tf.ones((SIZE, SIZE)) / SIZE
+    multiply = backend.compile(lambda a: tf.matmul(a, a))
+    multiply(matrix)
+    best, begun = math.inf, time.monotonic()
+    while time.monotonic() - begun < seconds:
+        called = time.monotonic()
+        multiply(matrix).numpy()
+        best = min(best, time.monotonic() - called)
+    return 2 * SIZE**3 / best
+
+
+def seconds_of(tasks: Iterable[Task]) -> float:
+    """How long these tasks will take on this machine, one after the other."""
+    tasks = list(tasks)
+    return sum(map(task_flops, tasks)) / (SHARE * flops_per_second()) + STARTING * len(tasks) if tasks else 0.0

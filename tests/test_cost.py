@@ -1,0 +1,56 @@
+"""Operations counted by hand, and the estimate made of them."""
+
+import pytest
+from conftest import small_cell
+
+from bn_vuln import cost, data, models
+from bn_vuln.config import Attack, Clean, Evaluation
+from bn_vuln.experiment import Task
+
+VGG8_28 = 2 * 9 * (64 * 32**2 + 64 * 128 * 16**2 + 128 * 256 * 8**2 + 256 * 512 * 4**2 + 512 * 512 * 2**2) + 2 * 5120
+
+
+@pytest.mark.parametrize(
+    ("arch", "flops"),
+    [
+        ("linear", 2 * 784 * 10),
+        ({"name": "mlp", "hidden": [32, 32]}, 2 * (784 * 32 + 32 * 32 + 320)),
+        ("vgg8", VGG8_28),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("normalization", ["none", "batch"])
+def test_a_forward_pass_is_two_operations_for_each_multiply_add(arch, flops, normalization):
+    model = models.build(small_cell(arch=arch, normalization=normalization), data.facts("mnist"))
+    assert cost.forward_flops(model) == flops
+
+
+def task(perturbations, limit=None, **train):
+    cell = small_cell(data={"name": "mnist", "limit": 2000}, train={"epochs": 3, **train})
+    return Task(cell, Evaluation(limit=limit), perturbations)
+
+
+FORWARD = 2 * (784 * 32 + 32 * 32 + 320)
+
+
+def test_training_is_three_forward_passes_and_validation_one():
+    assert cost.task_flops(task({})) == FORWARD * 3 * (3 * 2000 + 5000)
+
+
+@pytest.mark.parametrize("limit", [None, 100])
+def test_a_step_of_an_attack_is_two_forward_passes(limit):
+    trained = cost.task_flops(task({}))
+    attacks = {"clean": Clean(), "pgd": Attack(attack="pgd", eps=0.1, steps=7, restarts=2)}
+    assert cost.task_flops(task(attacks, limit)) - trained == FORWARD * (limit or 10000) * (1 + 2 * 14 + 1)
+
+
+def test_seconds_follow_from_the_rate(monkeypatch):
+    monkeypatch.setattr(cost, "flops_per_second", lambda: 1e9)
+    one = task({})
+    expected = cost.task_flops(one) / (cost.SHARE * 1e9) + cost.STARTING
+    assert cost.seconds_of([one, one]) == pytest.approx(2 * expected)
+    assert cost.seconds_of([]) == 0
+
+
+def test_the_rate_is_that_of_this_machine():
+    assert 1e8 < cost.flops_per_second(0.1) < 1e16
