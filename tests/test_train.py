@@ -140,6 +140,21 @@ def test_a_pair_learns_and_is_reproducible(runs):
         assert again.record.validation_accuracy == pytest.approx(record.validation_accuracy, abs=2e-3)
 
 
+def test_the_time_left_is_said_once_and_first(monkeypatch):
+    """30 steps of batch 20 take 0.1 s by the clock: of 3 epochs' 90, and 3 validations of 60 images, a step each."""
+    said = []
+    progress = type("Said", (Quiet,), {"message": lambda self, text: said.append(text)})()
+    cell = small_cell(
+        data={"name": "mnist", "limit": 600, "validation": 60}, train={"epochs": 3, "batch_size": 20, "lr": 0.1}
+    )
+    monkeypatch.setattr("bn_vuln.train.loop.SECONDS_TIMED", 0.0)
+    monkeypatch.setattr("bn_vuln.train.loop.WORTH_SAYING", 0.0)
+    monkeypatch.setattr("bn_vuln.train.loop._Clock.seconds_per_step", 2.0)
+    train(cell, progress=progress)
+    assert said[0] == "about 3 min 04 s for 3 epochs at 10 images/s"
+    assert sum("for 3 epochs" in line for line in said) == 1
+
+
 def test_what_a_run_folder_holds(runs):
     folder = runs["batch"]
     assert {p.name for p in folder.iterdir()} >= {"config.yaml", "model.keras", "history.csv", "training.json"}
