@@ -2,8 +2,9 @@
 
     python tools/bench_attacks.py > results/bench_attacks.json    about 8 minutes on two cores
 
-MLPs trained on MNIST (40 steps), and two convolutional nets with BN on random images of 32x32x3 (10 steps): VGG8, and a
-narrow net of the widths of a ResNet for CIFAR (16, 32, 64; two convolutions each). Same models, inputs, steps and
+MLPs trained on MNIST (40 steps), and three convolutional nets with BN on random images of 32x32x3 (10 steps): VGG8, a
+narrow net of the widths of a ResNet for CIFAR (16, 32, 64; two convolutions each), and a depthwise separable one as in
+MobileNets, where BN is a larger part of the arithmetic. Same models, inputs, steps and
 batches; every contender's final accuracy stands beside its time. `ours` climbs a copy with BN folded away, as
 `bnvuln attack` does, `ours_unfolded` the model itself. `bare_gradients` is the floor without folding: the compiled
 input gradient alone, called once a step. `cleverhans` is CleverHans 4 as it is shipped (a Python loop around compiled
@@ -126,10 +127,17 @@ def convolutional(args: argparse.Namespace) -> dict[str, Any]:
     pixels = generator.integers(0, 256, (n, *PHOTOS.shape), np.uint8)
     dataset = data.Dataset(pixels, generator.integers(0, 10, n).astype(np.int32), np.arange(n), PHOTOS)
     vgg8 = models.build(validate(Cell, {"arch": "vgg8", "normalization": "batch"}, "bench"), PHOTOS)
-    nets = {"vgg8": vgg8, "narrow": narrow()}
+    nets = {"vgg8": vgg8, "narrow": narrow(), "separable": separable()}
     return {
         f"{name}_batch_100": measure(net, dataset, 100, CONVOLUTIONAL, args.repetitions) for name, net in nets.items()
     }
+
+
+def normalized(x: Any, convolution: Any) -> Any:
+    """A convolution without bias, BN, ReLU."""
+    import keras
+
+    return keras.layers.ReLU()(keras.layers.BatchNormalization()(convolution(padding="same", use_bias=False)(x)))
 
 
 def narrow() -> Any:
@@ -139,8 +147,20 @@ def narrow() -> Any:
     x = inputs = keras.Input(PHOTOS.shape)
     for filters in (16, 32, 64):
         for _ in range(2):
-            x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
-            x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+            x = normalized(x, functools.partial(keras.layers.Conv2D, filters, 3))
+        x = keras.layers.MaxPooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x)))
+
+
+def separable() -> Any:
+    """A convolution and three pairs of a depthwise and a pointwise one, of 32 to 128 filters, each with BN."""
+    import keras
+
+    inputs = keras.Input(PHOTOS.shape)
+    x = normalized(inputs, functools.partial(keras.layers.Conv2D, 32, 3))
+    for filters in (32, 64, 128):
+        x = normalized(x, functools.partial(keras.layers.DepthwiseConv2D, 3))
+        x = normalized(x, functools.partial(keras.layers.Conv2D, filters, 1))
         x = keras.layers.MaxPooling2D()(x)
     return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x)))
 
