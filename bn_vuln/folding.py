@@ -48,8 +48,9 @@ def fold(model: Any) -> Folded:
     Never raises: whatever goes wrong, and a copy whose outputs differ, gives the model itself and says so.
     """
     backend.tensorflow()
-    layers = _normalizations(model)
+    layers: list[Any] = []
     try:
+        layers = _normalizations(model)
         planner = _Planner(_graphs(model), layers)
         if not planner.steps:
             return Folded(model, 0, planner.kept())

@@ -13,6 +13,7 @@ ARM_STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", 
 PAPER_COLOUR = "#555555"
 HEIGHT = 3.4
 WIDTH = 9.0
+MAX_HEADS_IN_LINE = 6  # of columns whose heads fit side by side
 MAX_BLOCKS = 6
 CHOSEN = "chosen"
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "bnvuln", "font.size": 9, "font.family": "sans-serif"}
@@ -177,7 +178,9 @@ def _legend_above(axes: Any) -> None:
 
 def _finish(axes: Any, results: Results, title: str) -> None:
     heads = list(results.experiment.table.columns.values())
-    axes.set_xticks(range(len(heads)), [head.replace(", ", ",\n", 1) for head in heads])
+    many = len(heads) > MAX_HEADS_IN_LINE
+    broken = [head.replace(" ", "\n") if many else head.replace(", ", ",\n", 1) for head in heads]
+    axes.set_xticks(range(len(heads)), broken)
     axes.set_xlim(-0.6, len(heads) - 0.4)
     axes.set_title(title, loc="left")
     _hide_spines(axes)
