@@ -102,11 +102,12 @@ def evaluate(
     progress: Progress | None = None,
 ) -> dict[str, records.Record]:
     """Measure a suite (by name, or a mapping of perturbations) on a classifier."""
-    from bn_vuln.evaluate import measure
+    from bn_vuln.evaluate import measure, within
 
     evaluation, perturbations = resolve_suite(suite, dataset=dataset, limit=limit)
     distribution = choose(strategy)
     subject = _classifier(target, dataset, distribution)
+    evaluation = evaluation if limit is not None else within(evaluation, subject)
     results = measure(subject, perturbations, evaluation, distribution=distribution, progress=progress)
     return {name: result.record for name, result in results}
 
@@ -140,6 +141,8 @@ def compare(first: str | Path, second: str | Path) -> list[Pair]:
     """
     folders = [Path(first), Path(second)]
     for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"{folder}: no such folder")
         if not (folder / "records").is_dir():
             raise UsageError(f"{folder}: no records here; measure it first: bnvuln evaluate {folder} --suite quick")
     ours, theirs = ({r.perturbation_id: r for r in records.read_records(folder)} for folder in folders)

@@ -16,6 +16,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from bn_vuln.errors import UsageError
+
 
 def prepare_environment() -> None:
     """Set what TensorFlow reads from the environment when it is imported; what the user set stays."""
@@ -53,7 +55,10 @@ def tensorflow() -> Any:
 
 def _split_cpu(tf: Any) -> None:
     """Make BNVULN_LOGICAL_CPUS devices of the CPU, to try `--strategy mirrored` without GPUs."""
-    count = int(os.environ.get("BNVULN_LOGICAL_CPUS", "1"))
+    text = os.environ.get("BNVULN_LOGICAL_CPUS", "1")
+    if not text.isdigit() or text == "0":
+        raise UsageError(f"BNVULN_LOGICAL_CPUS: expected a number of devices, received {text!r}")
+    count = int(text)
     if count > 1:
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
@@ -87,9 +92,9 @@ _switched_on: set[str] = set()  # what was switched on for this process
 
 def make_deterministic(seed: int = 0) -> None:
     """From now on equal computations of this process give equal bits, some of them more slowly."""
-    import keras
-
     tensorflow().config.experimental.enable_op_determinism()
+    import keras  # after TensorFlow was started quietly
+
     keras.utils.set_random_seed(seed)  # without a global seed TensorFlow then refuses random ops
     _switched_on.add("determinism")
 

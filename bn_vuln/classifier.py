@@ -108,15 +108,22 @@ def from_run(folder: Path) -> Classifier:
         raise BnvulnError(f"{folder}: no finished training here (no {'model.keras' if training else 'training.json'})")
     if training.state == "failed":
         raise BnvulnError(f"{folder}: failed to train ({training.reason}); there is nothing to evaluate")
-    name = data.pinned(cell.data).name  # raises where one's own data have changed since
     return from_model(
         load_keras(path),
-        data.facts(name),
+        _trained_on(cell, training),
         config.identity(cell),
-        dataset=name,
+        dataset=cell.data.name,
         validation=cell.data.validation,
         source=str(path),
     )
+
+
+def _trained_on(cell: config.Cell, training: records.TrainingRecord) -> Facts:
+    """The facts that a run has recorded, so that it can be opened wherever its data are by now."""
+    if training.facts is None:
+        return data.facts(cell.data.name)
+    lists = {key: tuple(value) for key, value in training.facts.items() if isinstance(value, list)}
+    return Facts(**{**training.facts, **lists})
 
 
 def read_cell(folder: Path) -> config.Cell:

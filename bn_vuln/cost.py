@@ -5,13 +5,27 @@ An estimate to plan by, good to a factor of about two; steps that are bound by m
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
 import time
 from collections.abc import Iterable
 from typing import Any
 
 from bn_vuln import backend, data, models
-from bn_vuln.config import Attack, Cell, Evaluation, Perturbation
+from bn_vuln.config import (
+    Arch,
+    Attack,
+    Cell,
+    DeepArch,
+    Evaluation,
+    LinearArch,
+    MLPArch,
+    Perturbation,
+    VGGArch,
+    describe,
+)
+from bn_vuln.errors import BnvulnError
 from bn_vuln.experiment import Task
 
 SHARE = 0.6  # of the rate of a large matrix product that training and attacks reach
@@ -59,7 +73,33 @@ def _examples(cell: Cell, evaluation: Evaluation) -> int:
 
 
 def _forward(cell: Cell) -> int:
-    return forward_flops(models.build(cell, data.facts(cell.data.name)))
+    """Without making the weights of dense nets, which grow with the fourth power of the width."""
+    facts = data.facts(cell.data.name)
+    hidden = _hidden_units(cell.arch, facts.shape[2] * (cell.data.width or facts.shape[1]) ** 2)
+    if hidden is None:
+        return forward_flops(models.build(cell, facts))
+    return 2 * sum(math.prod(pair) for pair in itertools.pairwise([*hidden, len(facts.classes)]))
+
+
+def _hidden_units(arch: Arch, inputs: int) -> list[int] | None:
+    """Inputs and hidden units of a dense net; None for a convolutional one."""
+    if isinstance(arch, LinearArch):
+        return [inputs]
+    if isinstance(arch, MLPArch):
+        return [inputs, *(arch.hidden or (inputs // 2,) * 2)]
+    return [inputs, *[arch.units] * arch.depth] if isinstance(arch, DeepArch) else None
+
+
+def check_memory(tasks: Iterable[Task]) -> None:
+    """Raise `BnvulnError` where a net's weights, their gradients and the best epoch's copy do not fit into memory."""
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for cell in {task.cell for task in tasks}:
+        needed = 3 * 4 * _forward(cell) // 2  # a dense net has a float32 weight for each multiply-add
+        if not isinstance(cell.arch, VGGArch) and needed > available:
+            raise BnvulnError(
+                f"data.width: {describe(cell)} needs about {needed / 2**30:,.0f} GiB for its weights, this machine has "
+                f"{available / 2**30:,.0f}"
+            )
 
 
 def flops_per_second(seconds: float = 0.5) -> float:

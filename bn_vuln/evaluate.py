@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from bn_vuln import attacks, backend, checks, data, folding, noise, records
 from bn_vuln.classifier import Classifier
 from bn_vuln.config import AWGN, Attack, Clean, Evaluation, Perturbation, describe_perturbation
-from bn_vuln.data.pixels import pixel_array
+from bn_vuln.data.pixels import check_width, pixel_array
 from bn_vuln.distribution import ONE_DEVICE, Distribution
 from bn_vuln.errors import UsageError
 from bn_vuln.progress import Progress, Quiet, work
@@ -59,10 +59,7 @@ class Evaluator:
         classifier's."""
         self.classifier, self.evaluation, self.batch_size = classifier, evaluation, batch_size
         self.fold, self.distribution = fold, distribution
-        name = evaluation.dataset or classifier.dataset
-        self.dataset = data.load(name, evaluation.split, validation=classifier.validation, limit=evaluation.limit)
-        if self.dataset.facts.classes != classifier.facts.classes:
-            raise UsageError(f"{name}: its classes are not those of {classifier.dataset}")
+        self.dataset = _load(classifier, evaluation)
         backend.tensorflow()
         self._predict = distribution.sharded(classifier.predict, signature=[self._images_spec()])
 
@@ -209,6 +206,33 @@ class Evaluator:
         if not isinstance(perturbation, Attack) or perturbation.target == "none":
             return None
         return float(np.mean(logits.argmax(axis=1) == self._attack_labels(perturbation)))
+
+
+def _load(classifier: Classifier, evaluation: Evaluation) -> data.Dataset:
+    """What is measured on, checked against what the classifier takes."""
+    name, ours = evaluation.dataset or classifier.dataset, classifier.facts
+    try:
+        dataset = data.load(name, evaluation.split, validation=classifier.validation, limit=evaluation.limit)
+    except UsageError as error:
+        moved = evaluation.dataset is None and ":" in ours.name  # one's own data, by their digest
+        raise UsageError(f"{error}" + ("; if the data were moved, name them with --data" if moved else "")) from None
+    facts = dataset.facts
+    if evaluation.dataset is None and facts.name != ours.name:
+        raise UsageError(f"{name} has changed since this was trained on it; name the data to measure on with --data")
+    if facts.classes != ours.classes:
+        raise UsageError(f"{name}: its classes are not those of {classifier.dataset}")
+    if facts.shape[2] != ours.shape[2]:
+        raise UsageError(f"{name}: expected images of {ours.shape[2]} channels, received {facts.shape[2]}")
+    check_width(classifier.width, facts.shape[1], name)
+    return dataset
+
+
+def within(evaluation: Evaluation, classifier: Classifier) -> Evaluation:
+    """The same without a limit that the data set is too small for, as a suite's may be."""
+    facts = data.facts(evaluation.dataset) if evaluation.dataset else classifier.facts
+    size = {**facts.sizes, "validation": classifier.validation}.get(evaluation.split, 0)
+    large = evaluation.limit is not None and 0 < size < evaluation.limit
+    return evaluation.model_copy(update={"limit": None}) if large else evaluation
 
 
 def measure(

@@ -99,7 +99,7 @@ def run(
     if jobs > 1 and strategy == "mirrored":
         raise UsageError("--jobs divides the cells, --strategy mirrored each cell: use one of them")
     todo = tasks(experiment)  # before anything is written: it refuses what makes no sense
-    _check_data(task for task in todo if not task.finished(root))
+    check_data(task for task in todo if not task.finished(root))
     records.replace_file(experiment_path(root, experiment), to_yaml(experiment))
     for _ in range(ROUNDS):
         left = [task for task in todo if not task.finished(root)]
@@ -112,7 +112,7 @@ def run(
     raise BnvulnError(f"{experiment.name}: {lost} of {len(todo)} cells could not be finished; run the command again")
 
 
-def _check_data(todo: Iterable[Task]) -> None:
+def check_data(todo: Iterable[Task]) -> None:
     """Prepare the data, before anything is trained; raise `UsageError` for a width below theirs, `BnvulnError` where
     they cannot be had."""
     for name, width in {(task.cell.data.name, task.cell.data.width) for task in todo}:

@@ -96,7 +96,8 @@ class Record(BaseModel):
 class TrainingRecord(BaseModel):
     """How a training ended. `state` is `trained`, or `failed` for a net that did not learn (`reason` says how);
     the accuracies are those of the kept epoch (`best_epoch`, from 1), None where there is none. `seconds` is the time
-    spent in epochs, over all `resumed` times. `synchronized`: BN's statistics over the `replicas`, None without BN."""
+    spent in epochs, over all `resumed` times. `synchronized`: BN's statistics over the `replicas`, None without BN.
+    `facts` are those of the data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -119,6 +120,7 @@ class TrainingRecord(BaseModel):
     synchronized: bool | None = None
     deterministic: bool = False
     resumed: int = 0
+    facts: dict[str, Any] | None = None
 
 
 def perturbation_identity(evaluation: BaseModel, dataset: str, perturbation: BaseModel) -> dict[str, Any]:

@@ -54,6 +54,10 @@ def command(
 
     evaluation, perturbations = api.resolve_suite(suite, dataset=given["dataset"], limit=given["limit"])
     target, classifier = o.open_target(target, runs, given)
+    if given["limit"] is None:
+        from bn_vuln.evaluate import within
+
+        evaluation = within(evaluation, classifier)
     folder = target if target.is_dir() else runs / classifier.id
     results = o.measure(classifier, evaluation, perturbations, folder, quiet, given)
     o.print_records({name: r.record for name, r in results.items()}, as_json, str(target))

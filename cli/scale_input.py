@@ -64,6 +64,8 @@ def _say_how_long(experiment: Any, out: Path) -> float:
 
     todo = runner.tasks(experiment)
     left = [task for task in todo if not task.finished(out)]
+    runner.check_data(left)
+    cost.check_memory(left)
     seconds = cost.seconds_of(left)
     o.say(
         f"{experiment.name} at scale {experiment.scale}: {len(left)} of {len(todo)} trainings and evaluations to do"

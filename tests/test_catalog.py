@@ -1,11 +1,15 @@
 """The configs that ship, configs that extend one another, and the Python API on top of them."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import yaml
+from helpers_records import SMALL
 
-from bn_vuln import api, catalog, config
+from bn_vuln import api, catalog, config, records
 from bn_vuln.errors import ConfigError, UsageError
-from bn_vuln.grid import expand
+from bn_vuln.grid import check_layout, expand
 
 
 def test_names_are_the_files():
@@ -151,3 +155,30 @@ def test_a_layout_that_does_not_fit_is_refused_before_anything_is_trained(tmp_pa
         api.reproduce(str(path), root=tmp_path / "results")
     assert fragment in str(error.value)
     assert not (tmp_path / "results").exists()
+
+
+def test_the_example_of_the_documents_is_an_experiment(tmp_path):
+    text = (Path(__file__).parent.parent / "docs" / "experiments.md").read_text()
+    path = tmp_path / "my.yaml"
+    path.write_text(text.split("```yaml\n")[1].split("```")[0])
+    for scale in ("smoke", "full"):
+        chosen = catalog.experiment(str(path), scale)
+        check_layout(chosen, expand(chosen))
+    assert len(expand(chosen)) == 12
+
+
+def test_own_data_of_an_experiment_are_known_by_their_content(tmp_path):
+    def write(name, value):
+        images = np.full((40, 8, 8), value, np.uint8)
+        np.savez(tmp_path / name, x_train=images, y_train=np.arange(40) % 2, x_test=images, y_test=np.arange(40) % 2)
+
+    def cells(name):
+        path = tmp_path / "own.yaml"
+        plain = {**SMALL, "base": {"data": {"name": str(tmp_path / name), "validation": 5}}}
+        path.write_text(yaml.safe_dump({**plain, "grid": {"normalization": ["none", "batch"]}, "paper": []}))
+        return [records.digest(config.identity(cell)) for cell in expand(catalog.experiment(str(path)))]
+
+    write("a.npz", 1)
+    write("b.npz", 1)
+    write("c.npz", 2)
+    assert cells("a.npz") == cells("b.npz") != cells("c.npz")

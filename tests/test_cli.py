@@ -228,6 +228,7 @@ def test_set_overrides_any_field(bnvuln):
         (["--betas", "0.9;0.99"], ["--betas", "'0.9;0.99'"]),
         (["--betas", "0.9"], ["train.betas"]),
         (["--schedule", "step"], ["--schedule step", "--lr-drops"]),
+        (["--lr-factor", "0.5"], ["--lr-factor needs --lr-drops"]),
         (["--schedule", "cosine", "--lr-drops", "3"], ["--schedule step", "--lr-drops"]),
         (["--warmup", "30"], ["warmup", "20 epochs", "30"]),
         (["--label-smoothing", "1"], ["label_smoothing", "1"]),

@@ -25,6 +25,15 @@ def test_a_forward_pass_is_two_operations_for_each_multiply_add(arch, flops, nor
     assert cost.forward_flops(model) == flops
 
 
+@pytest.mark.parametrize(
+    "arch", ["linear", "mlp", {"name": "mlp", "hidden": [5, 7, 9]}, {"name": "deep", "depth": 4}, "vgg8"], ids=str
+)
+@pytest.mark.parametrize("width", [28, 40])
+def test_counting_without_weights_is_counting_them(arch, width):
+    cell = small_cell(arch=arch, data={"name": "mnist", "width": width})
+    assert cost._forward(cell) == cost.forward_flops(models.build(cell, data.facts("mnist")))
+
+
 def task(perturbations, limit=None, **train):
     cell = small_cell(data={"name": "mnist", "limit": 2000}, train={"epochs": 3, **train})
     return Task(cell, Evaluation(limit=limit), perturbations)

@@ -21,7 +21,7 @@ LAYERS = {
     "version": set(),
     "facts": set(),
     "config": {"errors"},
-    "backend": {"version"},
+    "backend": {"errors", "version"},
     "grid": {"config", "errors"},
     "records": {"config", "errors"},
     "units": {"config", "facts"},
@@ -98,6 +98,17 @@ def test_tensorflow_starts_quietly_and_with_onednn():
 def test_verbose_brings_the_start_up_messages_back():
     done = run("from bn_vuln import backend\nbackend.set_verbose(True)\nbackend.tensorflow()")
     assert "oneDNN" in done.stderr
+
+
+@pytest.mark.parametrize("devices", ["x", "0", "-1"])
+def test_a_number_of_devices_that_is_none_is_refused(devices):
+    done = run("from bn_vuln import backend\nbackend.tensorflow()", BNVULN_LOGICAL_CPUS=devices)
+    assert f"UsageError: BNVULN_LOGICAL_CPUS: expected a number of devices, received '{devices}'" in done.stderr
+
+
+def test_determinism_starts_tensorflow_as_quietly():
+    done = run("from bn_vuln import backend\nbackend.make_deterministic()\nprint(backend.is_deterministic())")
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 def test_what_the_user_set_about_onednn_stays():

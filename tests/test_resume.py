@@ -244,3 +244,10 @@ def test_tensorboard_gets_every_epoch(tmp_path):
     assert [step for step, _ in found["loss"]] == [1, 2, 3]
     np.testing.assert_allclose([loss for _, loss in found["loss"]], losses, rtol=1e-6)
     assert set(found) == {"loss", "train_accuracy", "validation_accuracy", "learning_rate", "images_per_second"}
+
+
+def test_a_training_is_deterministic_only_if_all_of_it_was(tmp_path, monkeypatch):
+    interrupted(tmp_path, cell(), 2, monkeypatch)
+    monkeypatch.setattr("bn_vuln.backend._switched_on", {"determinism"})
+    assert resumed(tmp_path, cell())[0].record.deterministic is False
+    assert train(cell(epochs=1)).record.deterministic is True

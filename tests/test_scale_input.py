@@ -80,6 +80,7 @@ def test_an_estimate_runs_nothing(scale_input, tmp_path):
         (["--width", "wide"], ["--width", "'wide'"]),
         (["--width", "20"], ["data.width", ">= 28", "20"]),
         (["--width", "0"], ["data.width", "0"]),
+        (["--width", "27", "--estimate"], ["data.width", ">= 28", "27"]),
         (["--width", "28", "--weight-decay", "0"], ["--weight-decay", "> 0"]),
         (["--width", "28", "--weight-decay", "-1"], ["--weight-decay", "> 0"]),
         (["--width", "28", "--weight-decay", "x"], ["--weight-decay", "'x'"]),
@@ -94,3 +95,11 @@ def test_bad_requests_exit_2(scale_input, tmp_path, options, fragments):
     for fragment in fragments:
         assert fragment in err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("width", [2000, 100000])
+def test_a_net_that_does_not_fit_into_memory_is_said_before_it_is_made(scale_input, tmp_path, width):
+    code, out, err = scale_input("--width", width, "--out", tmp_path / "runs", "--estimate")
+    assert (code, out) == (1, "")
+    assert "GiB for its weights" in err
+    assert "Traceback" not in err

@@ -115,7 +115,7 @@ class StepSchedule(Frozen):
     """The learning rate is multiplied by `factor` when each of `epochs` (counted from 0) begins."""
 
     name: Literal["step"] = "step"
-    epochs: tuple[Count, ...]
+    epochs: Annotated[tuple[Count, ...], AfterValidator(lambda epochs: tuple(sorted(set(epochs))))]
     factor: Positive = 0.1
 
 

@@ -142,7 +142,7 @@ def load_experiment(path: Path, scale: Scale = "full", overrides: Iterable[str] 
     data = _read_extended(path)
     plain = validate(Experiment, data, path.name)
     if scale != "full" and scale not in plain.scales:
-        raise ConfigError(f"{path.name}: scales: no {scale!r} here (known: full, {', '.join(plain.scales)})")
+        raise ConfigError(f"{path.name}: scales: no {scale!r} here (known: {', '.join(['full', *plain.scales])})")
     overrides = tuple(overrides)
     chosen = [(text, *parse_assignment(text)) for text in overrides]
     for text, key, _ in chosen:

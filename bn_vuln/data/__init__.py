@@ -97,7 +97,10 @@ def load(name: str, split: str = "test", *, validation: int = 5000, limit: int |
     whole = Dataset(found.images, found.labels, found.index, facts(name))
     if split != "test":
         if not 0 < validation < len(whole):
-            raise UsageError(f"{name}: validation: expected 1 to {len(whole) - 1} examples, received {validation}")
+            raise UsageError(
+                f"{name}: data.validation: expected 1 to {len(whole) - 1} examples held out, received {validation} "
+                "(--validation)"
+            )
         order = permutation(len(whole), SPLIT_SEED)
         chosen = order[:validation] if split == "validation" else order[validation:]
         whole = whole.take(np.sort(chosen))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bn_vuln import backend
 from bn_vuln.data import content
 from bn_vuln.data.splits import Part, Published, part, publish, split_off
-from bn_vuln.data.words import first_line, shape
+from bn_vuln.data.words import shape
 from bn_vuln.errors import UsageError
 from bn_vuln.facts import Facts
 
@@ -138,5 +138,7 @@ def _image(path: Path) -> Any:
         if data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:25] == b"\x10":
             raise UsageError(f"{path}: expected 8 bits a channel, received 16")
         return tf.io.decode_image(data, expand_animations=False).numpy()
-    except (OSError, tf.errors.OpError) as error:
-        raise UsageError(f"{path}: no PNG, JPEG, BMP or GIF image ({first_line(error)})") from None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+    except tf.errors.OpError:
+        raise UsageError(f"{path}: no PNG, JPEG, BMP or GIF image, or a damaged one") from None

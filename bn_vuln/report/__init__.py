@@ -85,7 +85,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
     measured = {v.n_examples for b in results.blocks for arm in b.arms.values() for v in arm.values() if v.n_examples}
     examples = ", ".join(f"{n:,}" for n in sorted(measured)) or "none yet"
     return [
-        ("Command", f"bnvuln reproduce {experiment.name}{scale}"),
+        ("Command", f"bnvuln reproduce {_name(experiment)}{scale}"),
         ("Source", experiment.source),
         ("Scale", experiment.scale),
         ("Examples", f"{examples} ({experiment.evaluation.split})"),
@@ -94,6 +94,12 @@ def facts(results: Results) -> list[tuple[str, str]]:
         ("Machine", "; ".join(results.devices) or "none yet"),
         ("Versions", "; ".join(results.versions) or "none yet"),
     ]
+
+
+def _name(experiment: Experiment) -> str:
+    """What the command takes: the name of an experiment that ships, or the file of another one."""
+    known = [name for kind in catalog.KINDS for name in catalog.names(kind)]
+    return experiment.name if experiment.name in known else f"{experiment.name}.yaml"
 
 
 def markdown(results: Results, figure: str | None = None) -> str:

@@ -73,7 +73,9 @@ def accuracy_table(results: Results) -> TextTable:
             n = str(max((p.n for p in paired if p), default=0))
             label = f"{table.treatment} \N{MINUS SIGN} {table.reference}"
             rows.append([*where, label, n, *(percent(p, signed=True) for p in paired)])
-    return TextTable("Accuracy, mean ± SEM over n seeds", heads, rows, frozenset(differences))
+    scale = results.experiment.scale
+    preview = "" if scale == "full" else f" (scale {scale}: a preview)"
+    return TextTable(f"Accuracy, mean ± SEM over n seeds{preview}", heads, rows, frozenset(differences))
 
 
 def _cell(value: Value) -> str:

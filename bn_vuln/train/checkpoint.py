@@ -33,12 +33,14 @@ class Kept:
 
 @dataclass
 class State:
-    """What a training has done: its history, the epoch kept, seconds so far, and how often it was resumed."""
+    """What a training has done: its history, the epoch kept, seconds so far, how often it was resumed, and whether
+    all of it was deterministic."""
 
     history: list[Epoch]
     kept: Kept | None = None
     seconds: float = 0.0
     resumed: int = 0
+    deterministic: bool = False
 
 
 def save(folder: Path, cell_id: str, model: Any, optimizer: Any, state: State) -> None:
@@ -50,6 +52,7 @@ def save(folder: Path, cell_id: str, model: Any, optimizer: Any, state: State) -
         "kept": dataclasses.asdict(state.kept.epoch) if state.kept else None,
         "seconds": state.seconds,
         "resumed": state.resumed,
+        "deterministic": state.deterministic,
     }
     kept = state.kept.weights if state.kept else []
     groups = {"model": _variables(model), "optimizer": optimizer.variables, "kept": kept}
@@ -86,7 +89,8 @@ def restore(folder: Path, cell_id: str, model: Any, optimizer: Any) -> State | s
         return f"it cannot be read ({' '.join(str(error).split())[:150]})"
     for variable, value in pairs:
         variable.assign(value)
-    return State(history, kept, float(about["seconds"]), int(about["resumed"]) + 1)
+    deterministic = about["deterministic"] and backend.is_deterministic()
+    return State(history, kept, float(about["seconds"]), int(about["resumed"]) + 1, deterministic)
 
 
 def _variables(model: Any) -> list[Any]:

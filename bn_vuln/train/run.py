@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from dataclasses import dataclass
@@ -134,11 +135,11 @@ def _loop(cell: Cell, examples: tuple[data.Dataset, data.Dataset], distribution:
 def _resumed(cell: Cell, loop: TrainingLoop, folder: Path | None, progress: Progress) -> State:
     """Where the training begins: at the checkpoint of its folder, or at the beginning."""
     if folder is None or not checkpoint.exists(folder):
-        return State([])
+        return State([], deterministic=backend.is_deterministic())
     state = checkpoint.restore(folder, cell_id(cell), loop.model, loop.optimizer)
     if isinstance(state, str):
         progress.message(f"{folder / checkpoint.NAME} is not used: {state}; the training starts over")
-        return State([])
+        return State([], deterministic=backend.is_deterministic())
     progress.message(f"going on after epoch {len(state.history)} of {cell.train.epochs} (from {folder})")
     return state
 
@@ -227,8 +228,9 @@ def _record(
         replicas=distribution.replicas,
         global_batch_size=cell.train.batch_size,
         synchronized=getattr(cell.normalization, "synchronized", None),
-        deterministic=backend.is_deterministic(),
+        deterministic=state.deterministic,
         resumed=state.resumed,
+        facts=dataclasses.asdict(loop.training.facts),
     )
 
 
