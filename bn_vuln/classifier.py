@@ -122,8 +122,7 @@ def _trained_on(cell: config.Cell, training: records.TrainingRecord) -> Facts:
     """The facts that a run has recorded, so that it can be opened wherever its data are by now."""
     if training.facts is None:
         return data.facts(cell.data.name)
-    lists = {key: tuple(value) for key, value in training.facts.items() if isinstance(value, list)}
-    return Facts(**{**training.facts, **lists})
+    return Facts.from_plain(training.facts)
 
 
 def read_cell(folder: Path) -> config.Cell:

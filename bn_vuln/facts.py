@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -15,3 +16,13 @@ class Facts:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     sizes: dict[str, int]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it, with lists for tuples."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Facts:
+        """The facts that `plain` was made of."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+        return cls(**fields)

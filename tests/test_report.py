@@ -189,7 +189,7 @@ def test_the_report_says_how_it_was_made(tmp_path: Path) -> None:
     experiment = small(scale="quick", evaluation={"limit": 500, "split": "validation"})
     found = results(tmp_path, experiment, failed=lambda cell: cell.seed == 0, missing=lambda cell: cell.seed == 1)
     facts = dict(report.facts(found))
-    assert facts["Command"] == "bnvuln reproduce small --scale quick"
+    assert facts["Command"] == "bnvuln reproduce small.yaml --scale quick"
     assert facts["Scale"] == "quick"
     assert facts["Examples"] == "1,000 (validation)"
     assert facts["State"] == "8 trainings, 2 failed to train, 2 not run"
@@ -198,8 +198,13 @@ def test_the_report_says_how_it_was_made(tmp_path: Path) -> None:
 
 def test_the_command_of_the_full_scale_is_short(harm: Results) -> None:
     facts = dict(report.facts(harm))
-    assert facts["Command"] == "bnvuln reproduce small"
+    assert facts["Command"] == "bnvuln reproduce small.yaml"
     assert facts["State"] == "8 trainings"
+
+
+def test_the_command_of_an_experiment_that_ships_has_its_name(tmp_path: Path) -> None:
+    facts = dict(report.facts(results(tmp_path, small(name="table6"))))
+    assert facts["Command"] == "bnvuln reproduce table6"
 
 
 def test_previews_are_called_so(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from dataclasses import dataclass
@@ -230,7 +229,7 @@ def _record(
         synchronized=getattr(cell.normalization, "synchronized", None),
         deterministic=state.deterministic,
         resumed=state.resumed,
-        facts=dataclasses.asdict(loop.training.facts),
+        facts=loop.training.facts.plain(),
     )
 
 
