@@ -136,7 +136,7 @@ def perturbation_identity(evaluation: BaseModel, dataset: str, perturbation: Bas
 # ---------------------------------------------------------------- files
 
 
-def replace_file(path: Path, content: bytes | memoryview | str) -> None:
+def replace_file(path: Path, content: bytes | str) -> None:
     """Write `content` aside and rename it to `path`, so that a reader sees the old file or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 os.environ.setdefault("BNVULN_LOGICAL_CPUS", "2")  # before TensorFlow starts: replicas need devices
 
 from bn_vuln.config import Cell, validate
+from bn_vuln.progress import Quiet
 
 SMALL = {
     "data": {"name": "mnist", "width": 28, "limit": 2000},
@@ -32,3 +34,41 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name in ("none", "batch"):
         train(small_cell(normalization=name), root / name)
     return {name: root / name for name in ("none", "batch")}
+
+
+@pytest.fixture
+def bnvuln(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command: (exit code, standard output, standard error)."""
+    from bn_vuln.cli.main import main
+
+    def run(*args: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_:
+            main([str(arg) for arg in args])
+        captured = capsys.readouterr()
+        return int(str(exit_.value.code)), captured.out, captured.err
+
+    return run
+
+
+class Said(Quiet):
+    """Progress that keeps the messages."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def interrupt_before(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    """Let Ctrl-C come when a training begins that epoch (from 0)."""
+    from bn_vuln.train import TrainingLoop
+
+    real = TrainingLoop.epoch
+
+    def until(self: TrainingLoop, number: int, progress: object) -> object:
+        if number == epoch:
+            raise KeyboardInterrupt
+        return real(self, number, progress)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TrainingLoop, "epoch", until)

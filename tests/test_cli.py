@@ -8,24 +8,12 @@ import sys
 import numpy as np
 import pytest
 from bn_vuln.cli.main import COMMANDS, main
+from conftest import interrupt_before
 
 from bn_vuln import catalog, records
 from bn_vuln.version import __version__
 
 TRAIN = ["train", "--limit", "1000", "--hidden", "16", "--epochs", "1", "--lr", "0.1", "--batch-size", "50"]
-
-
-@pytest.fixture
-def bnvuln(capsys):
-    """Run a command: (exit code, standard output, standard error)."""
-
-    def run(*args):
-        with pytest.raises(SystemExit) as exit_:
-            main([str(arg) for arg in args])
-        captured = capsys.readouterr()
-        return exit_.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture
@@ -253,20 +241,12 @@ def test_bad_training_options_exit_2_with_one_clear_message(bnvuln, tmp_path, op
 
 
 def test_an_interrupted_training_goes_on_where_it_was(bnvuln, tmp_path, monkeypatch):
-    from bn_vuln.train import TrainingLoop
-
-    def epoch(self, number, progress):
-        if number == 1:
-            raise KeyboardInterrupt
-        return real(self, number, progress)
-
-    real = TrainingLoop.epoch
     options = ["--set", "train.epochs=2", "--out", tmp_path / "run"]
-    monkeypatch.setattr(TrainingLoop, "epoch", epoch)
+    interrupt_before(monkeypatch, 1)
     code, _, err = bnvuln(*TRAIN, *options)
     assert code == 130
     assert "goes on after its last checkpoint" in err
-    monkeypatch.setattr(TrainingLoop, "epoch", real)
+    monkeypatch.undo()
     code, out, err = bnvuln(*TRAIN, *options, "--resume", "--json", "--tensorboard")
     assert code == 0
     assert "going on after epoch 1 of 2" in err

@@ -10,7 +10,6 @@ import sys
 import helpers_data as h
 import numpy as np
 import pytest
-from bn_vuln.cli.main import main
 
 from bn_vuln.data import places
 
@@ -28,19 +27,6 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setenv(places.MANUAL_DIR, "")
     monkeypatch.setattr(socket, "create_connection", refuse)
     return tmp_path / "data"
-
-
-@pytest.fixture
-def bnvuln(capsys):
-    """Run a command: (exit code, standard output, standard error)."""
-
-    def run(*args):
-        with pytest.raises(SystemExit) as exit_:
-            main([str(arg) for arg in args])
-        captured = capsys.readouterr()
-        return exit_.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import small_cell
+from conftest import interrupt_before, small_cell
 from helpers_attacks import tf
 
 from bn_vuln import api, distribution, records
@@ -121,7 +121,7 @@ def test_a_training_on_replicas_goes_on_from_its_checkpoint(two, tmp_path, monke
     cell = small_cell(normalization=SYNCHRONIZED, train={"epochs": 3, "batch_size": 50, "lr": 0.1, "momentum": 0.9})
     whole = train(cell, distribution=two)
     monkeypatch.setattr("bn_vuln.train.run.save_model", lambda *_: pytest.fail("the end was not to be reached"))
-    monkeypatch.setattr("bn_vuln.train.run.TrainingLoop.epoch", stops_before(2))
+    interrupt_before(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         train(cell, tmp_path, distribution=two)
     monkeypatch.undo()
@@ -129,20 +129,6 @@ def test_a_training_on_replicas_goes_on_from_its_checkpoint(two, tmp_path, monke
     for a, b in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
         np.testing.assert_allclose(b, a, atol=1e-5)
     assert records.read_training(tmp_path).resumed == 1
-
-
-def stops_before(epoch):
-    """`TrainingLoop.epoch`, interrupted when that epoch begins."""
-    from bn_vuln.train import TrainingLoop
-
-    real = TrainingLoop.epoch
-
-    def until(self, number, progress):
-        if number == epoch:
-            raise KeyboardInterrupt
-        return real(self, number, progress)
-
-    return until
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])

@@ -4,12 +4,12 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import Said
 
 from bn_vuln import api, attacks, classifier, data, folding, records
 from bn_vuln.config import AWGN, Attack, Clean, Evaluation
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.evaluate import Evaluator, measure
-from bn_vuln.progress import Quiet
 
 LIMIT = Evaluation(limit=200)
 
@@ -228,16 +228,6 @@ def test_a_run_that_failed_or_never_finished_has_nothing_to_evaluate(tmp_path, r
 
 
 # ---------------------------------------------------------------- folding
-
-
-class Said(Quiet):
-    """Keeps the messages."""
-
-    def __init__(self):
-        self.lines = []
-
-    def message(self, text):
-        self.lines.append(text)
 
 
 PGD = Attack(attack="pgd", eps="8/255", steps=5)

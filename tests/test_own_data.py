@@ -5,25 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
-from bn_vuln.cli.main import main
 
 from bn_vuln import records
 from bn_vuln.classifier import read_cell
 
 OPTIONS = ["--arch", "linear", "--epochs", "4", "--batch-size", "20", "--lr", "0.1", "--validation", "30"]
-
-
-@pytest.fixture
-def bnvuln(capsys):
-    """Run a command: (exit code, standard output, standard error)."""
-
-    def run(*args):
-        with pytest.raises(SystemExit) as exit_:
-            main([str(arg) for arg in args])
-        captured = capsys.readouterr()
-        return exit_.value.code, captured.out, captured.err
-
-    return run
 
 
 def write(path, seed=0, *, size=12, channels=1):

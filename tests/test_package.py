@@ -27,7 +27,7 @@ LAYERS = {
     "units": {"config", "facts"},
     "progress": set(),
     "analysis": set(),
-    "data": BASE,
+    "data": BASE | {"records"},
     "models": BASE,
     "attacks": BASE,
     "noise": BASE,

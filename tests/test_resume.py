@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import small_cell
+from conftest import Said, interrupt_before, small_cell
 
 from bn_vuln import records
 from bn_vuln.classifier import load_keras
-from bn_vuln.progress import Quiet
 from bn_vuln.train import TrainingLoop, checkpoint, train
 
 # Trains in its own process, as the command does; dies by itself in the middle of epoch 3 (of 4) where told to.
@@ -91,31 +90,14 @@ def test_a_killed_training_ends_with_the_same_bits(tmp_path, cell):
 # ---------------------------------------------------------------- checkpoints
 
 
-class Said(Quiet):
-    """Keeps the messages."""
-
-    def __init__(self):
-        self.lines = []
-
-    def message(self, text):
-        self.lines.append(text)
-
-
 def cell(**changes):
     return small_cell(train={"epochs": 3, "batch_size": 50, "lr": 0.1, "momentum": 0.9, **changes})
 
 
 def interrupted(folder, chosen, before, monkeypatch, **options):
     """Train until the epoch `before` (from 0) begins."""
-    real = TrainingLoop.epoch
-
-    def epoch(self, number, progress):
-        if number == before:
-            raise KeyboardInterrupt
-        return real(self, number, progress)
-
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingLoop, "epoch", epoch)
+        interrupt_before(patch, before)
         with pytest.raises(KeyboardInterrupt):
             train(chosen, folder, **options)
 

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from bn_vuln.cli.main import main
 
 from bn_vuln import catalog
 from bn_vuln.grid import expand
@@ -12,16 +11,9 @@ SMALL = ["--set", "arch={name: mlp, hidden: [8, 8], normalized: [0]}", "--scale"
 
 
 @pytest.fixture
-def scale_input(capsys):
+def scale_input(bnvuln):
     """Run the command: (exit code, standard output, standard error)."""
-
-    def run(*args):
-        with pytest.raises(SystemExit) as exit_:
-            main(["scale-input", *map(str, args)])
-        captured = capsys.readouterr()
-        return exit_.value.code, captured.out, captured.err
-
-    return run
+    return lambda *args: bnvuln("scale-input", *args)
 
 
 def test_the_pair_is_that_of_table6_at_the_width():

@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bn_vuln.errors import UsageError
-
-DIGITS = 12
+from bn_vuln.records import ID_LENGTH
 
 
 def digest(files: Iterable[tuple[str, Path]]) -> str:
@@ -34,4 +33,4 @@ def _digest(files: tuple[tuple[str, str, int, int], ...]) -> str:
         with open(path, "rb") as file:
             while block := file.read(1 << 20):
                 total.update(block)
-    return total.hexdigest()[:DIGITS]
+    return total.hexdigest()[:ID_LENGTH]

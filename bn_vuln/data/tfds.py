@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bn_vuln import backend
+from bn_vuln import backend, records
 from bn_vuln.config import nearest
 from bn_vuln.data import known, places, prepared
 from bn_vuln.data.preparing import is_prepared, prepare
@@ -197,15 +196,9 @@ def _measured(name: str, builder: Any) -> Measured:
     height, width, channels = images.shape[1:]
     mean, std = channel_statistics(images)
     with contextlib.suppress(OSError):  # the folder may be another's
-        _replace(folder / MEASURED, json.dumps({"shape": (height, width, channels), "mean": mean, "std": std}))
+        measured = {"shape": (height, width, channels), "mean": mean, "std": std}
+        records.replace_file(folder / MEASURED, json.dumps(measured))
     return (height, width, channels), mean, std
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write aside and rename, so that nobody reads half of it."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
 
 
 # ---------------------------------------------------------------- names

@@ -20,7 +20,7 @@ Format = Literal["html", "md", "csv"]
 # By whether the layout selects a candidate.
 CAPTIONS = {
     False: "Left: accuracy of each arm, mean ± SEM, dots are single seeds. Right: difference of the arms, paired by "
-    "seed, with its 95% t-interval, beside the paper's.",
+    "seed, with its 95% t-interval; beside it the paper's, where it has one.",
     True: "Each point is a candidate setting: what batch norm costs there, against the accuracy that chooses one.",
 }
 

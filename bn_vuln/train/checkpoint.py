@@ -7,7 +7,6 @@ and seeds of random layers among them), the optimizer's, the kept epoch's weight
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import zipfile
 from dataclasses import dataclass
@@ -57,9 +56,8 @@ def save(folder: Path, cell_id: str, model: Any, optimizer: Any, state: State) -
     kept = state.kept.weights if state.kept else []
     groups = {"model": _variables(model), "optimizer": optimizer.variables, "kept": kept}
     arrays = {f"{group}_{i}": np.array(v) for group, variables in groups.items() for i, v in enumerate(variables)}
-    buffer = io.BytesIO()
-    np.savez(buffer, **{"about": np.array(json.dumps(about)), **arrays})  # type: ignore[arg-type]
-    records.replace_file(folder / NAME, buffer.getbuffer())
+    with records.written_aside(folder / NAME) as aside:
+        np.savez(aside, **{"about": np.array(json.dumps(about)), **arrays})  # type: ignore[arg-type]
 
 
 def exists(folder: Path) -> bool:

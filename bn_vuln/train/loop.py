@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import data
+from bn_vuln import backend, data
 from bn_vuln.config import Cell
 from bn_vuln.data.pixels import to_pixels
 from bn_vuln.distribution import ONE_DEVICE, Distribution
@@ -122,8 +122,6 @@ class _Clock:
 
 def predictor(model: Any, distribution: Distribution = ONE_DEVICE, batch_size: int = 1000) -> Any:
     """A function of uint8 images [n, h, w, c] -> predicted classes int32 [n], in inference mode."""
-    from bn_vuln import backend
-
     tf = backend.tensorflow()
     width = model.input_shape[1]
 
