@@ -1,76 +1,21 @@
-"""Records -> a table: mean, SEM and n per arm, differences between arms, and the paper's figures beside ours.
+"""Records -> a table: mean, SEM and n per arm, differences between arms, and the claims beside them (claims.py).
 
 No TensorFlow here: a report renders again from records in about a second.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bn_vuln import config, records
-from bn_vuln.analysis.statistics import Estimate, estimate, paired, unpaired, verdict
-from bn_vuln.config import Cell, Experiment, PaperValue
-from bn_vuln.grid import check_layout, expand, lookup
-
-UNEQUAL_ARMS = 0.02
-
-
-@dataclass(frozen=True)
-class Value:
-    """Accuracies of one arm under one perturbation, by seed, with the flags of their records. `failed` and
-    `missing` count seeds that did not train, or have no record yet: they are never averaged in."""
-
-    by_seed: dict[int, float]
-    failed: int
-    missing: int
-    flags: tuple[records.Flag, ...]
-    n_examples: int | None
-
-    @property
-    def estimate(self) -> Estimate | None:
-        return estimate(list(self.by_seed.values())) if self.by_seed else None
-
-
-@dataclass(frozen=True)
-class Difference:
-    """treatment - reference: paired by seed, and unpaired (SEMs in quadrature); None without records."""
-
-    paired: Estimate | None
-    unpaired: Estimate | None
-
-
-@dataclass(frozen=True)
-class Block:
-    """The rows of the table that share `where` (values of the layout's row keys): arm -> perturbation -> value."""
-
-    where: dict[str, Any]
-    arms: dict[str, dict[str, Value]]
-    differences: dict[str, Difference]
-    selected: bool = False
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One figure of the paper beside ours, both fractions. `arm` None: a difference between arms. `verdict` is
-    `preview` below full scale (`unscaled` says what it would be), `context` for a figure that is not judged."""
-
-    where: dict[str, Any]
-    perturbation: str
-    arm: str | None
-    ours: Estimate | None
-    paper: PaperValue
-    verdict: str
-    unscaled: str
-    flags: tuple[str, ...]
-
-    @property
-    def gap(self) -> float | None:
-        """ours - the paper's."""
-        return self.ours.mean - self.paper.value if self.ours else None
+from bn_vuln.analysis.statistics import paired, unpaired
+from bn_vuln.claims import Comparison, compare
+from bn_vuln.config import Cell, Choice, Experiment
+from bn_vuln.grid import arm_of, check_layout, expand, lookup_or_none
+from bn_vuln.table import Block, Difference, Run, Value, has, mean_over_arms
 
 
 @dataclass(frozen=True)
@@ -88,15 +33,6 @@ class Results:
     versions: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What a results folder holds of one cell."""
-
-    cell: Cell
-    training: records.TrainingRecord | None
-    found: dict[str, records.Record]
-
-
 def aggregate(experiment: Experiment, root: Path) -> Results:
     """The table of an experiment from the records in a results folder. Raises `ConfigError` where the layout
     names what the cells do not have, `BnvulnError` for a damaged record."""
@@ -104,13 +40,15 @@ def aggregate(experiment: Experiment, root: Path) -> Results:
     check_layout(experiment, cells)
     runs = [_read(cell, experiment, root) for cell in cells]
     blocks = _select(experiment, [_block(experiment, group) for group in _group(experiment, runs)])
-    everything = [record for run in runs for record in run.found.values()]
+    everything: list[records.Record | records.MeasurementRecord] = []
+    for run in runs:
+        everything += [*run.found.values(), *run.measured.values()]
     return Results(
         experiment=experiment,
         blocks=tuple(blocks),
-        comparisons=tuple(_compare(experiment, blocks)),
+        comparisons=compare(experiment, blocks),
         cells=len(runs),
-        failed=sum(run.training is not None and run.training.state == "failed" for run in runs),
+        failed=sum(run.failed for run in runs),
         missing=sum(run.training is None for run in runs),
         seconds=sum(run.training.seconds for run in runs if run.training) + sum(r.seconds for r in everything),
         devices=_distinct(record.device for record in everything),
@@ -122,55 +60,68 @@ def _distinct(items: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(items)))
 
 
-def _read(cell: Cell, experiment: Experiment, root: Path) -> _Run:
+def _read(cell: Cell, experiment: Experiment, root: Path) -> Run:
     folder = root / records.digest(config.identity(cell))
-    found = {}
-    for name, perturbation in experiment.perturbations.items():
-        fields = records.perturbation_identity(experiment.evaluation, cell.data.canonical, perturbation)
-        path = records.record_path(folder, records.digest(fields))
-        if path.exists():
-            found[name] = records.read_record(path)
-    return _Run(cell, records.read_training(folder), found)
+
+    def identifier(what: Any) -> str:
+        return records.digest(records.perturbation_identity(experiment.evaluation, cell.data.canonical, what))
+
+    paths = {name: records.record_path(folder, identifier(p)) for name, p in experiment.perturbations.items()}
+    others = {name: records.measurement_path(folder, identifier(m)) for name, m in experiment.measurements.items()}
+    return Run(
+        cell,
+        arm_of(experiment, cell) or "",
+        folder,
+        records.read_training(folder),
+        {name: records.read_record(path) for name, path in paths.items() if path.exists()},
+        {name: records.read_measurement(path) for name, path in others.items() if path.exists()},
+    )
 
 
-def _group(experiment: Experiment, runs: Sequence[_Run]) -> list[list[_Run]]:
+def _group(experiment: Experiment, runs: Sequence[Run]) -> list[list[Run]]:
     """Runs that share the values of the layout's row keys, in the order of the grid."""
-    groups: dict[str, list[_Run]] = {}
+    groups: dict[str, list[Run]] = {}
     for run in runs:
-        key = records.canonical_json([lookup(run.cell, row) for row in experiment.table.rows])
+        key = records.canonical_json([lookup_or_none(run.cell, row) for row in experiment.table.rows])
         groups.setdefault(key, []).append(run)
     return list(groups.values())
 
 
-def _block(experiment: Experiment, runs: Sequence[_Run]) -> Block:
+def _block(experiment: Experiment, runs: Sequence[Run]) -> Block:
     table = experiment.table
-    where = {key: lookup(runs[0].cell, key) for key in table.rows}
-    by_arm: dict[str, list[_Run]] = {}
+    where = {key: lookup_or_none(runs[0].cell, key) for key in table.rows}
+    by_arm: dict[str, list[Run]] = {}
     for run in runs:
-        by_arm.setdefault(str(lookup(run.cell, table.arm)), []).append(run)
+        by_arm.setdefault(run.arm, []).append(run)
     arms = {arm: {name: _collect(name, own) for name in table.columns} for arm, own in by_arm.items()}
     treatment, reference = arms.get(table.treatment), arms.get(table.reference)
     differences = {}
     if treatment and reference:
         differences = {name: _difference(treatment[name], reference[name]) for name in table.columns}
-    return Block(where, arms, differences)
+    return Block(where, arms, differences, tuple(runs))
 
 
-def _collect(name: str, runs: Sequence[_Run]) -> Value:
-    """One arm under one perturbation."""
+def _collect(column: str, runs: Sequence[Run]) -> Value:
+    """One arm in one column."""
     by_seed: dict[int, float] = {}
     flags: dict[str, records.Flag] = {}
     failed = missing = 0
     for run in runs:
-        if run.training is not None and run.training.state == "failed":
+        value, record = run.value(column), run.record(column)
+        if run.failed:
             failed += 1
-        elif name not in run.found:
+        elif value is None:
             missing += 1
         else:
-            by_seed[run.cell.seed] = run.found[name].accuracy
-            flags |= {flag.name: flag for flag in run.found[name].flags}
-    n_examples = next((run.found[name].n for run in runs if name in run.found), None)
-    return Value(by_seed, failed, missing, tuple(flags.values()), n_examples)
+            by_seed[run.cell.seed] = value
+            flags |= {flag.name: flag for flag in record.flags} if record else {}
+    return Value(by_seed, failed, missing, tuple(flags.values()), _examples(column, runs))
+
+
+def _examples(column: str, runs: Sequence[Run]) -> int | None:
+    """How many examples a number is from."""
+    of = [run.record(column) or run.measured.get(column) for run in runs]
+    return next((record.n for record in of if record), None)
 
 
 def _difference(treatment: Value, reference: Value) -> Difference:
@@ -179,64 +130,34 @@ def _difference(treatment: Value, reference: Value) -> Difference:
     return Difference(paired(treatment.by_seed, reference.by_seed), both)
 
 
+# ---------------------------------------------------------------- the row that is chosen
+
+
 def _select(experiment: Experiment, blocks: list[Block]) -> list[Block]:
-    """Mark the block of the highest mean over the arms under `select_by`, if the layout asks for it."""
-    name = experiment.table.select_by
-    if name is None:
+    """Mark the chosen block, of each group if the layout has them."""
+    choice = experiment.table.chosen_by
+    if choice is None:
         return blocks
-    scores = [mean_over_arms(block, name) for block in blocks]
-    best = max((s for s in scores if s is not None), default=None)
-    chosen = scores.index(best) if best is not None else None  # the first of several that are equal
-    return [Block(b.where, b.arms, b.differences, selected=i == chosen) for i, b in enumerate(blocks)]
+    groups: dict[str, list[Block]] = {}
+    for block in blocks:
+        groups.setdefault(records.canonical_json([block.where.get(key) for key in choice.per]), []).append(block)
+    chosen = [id(best) for group in groups.values() if (best := _best(choice, group)) is not None]
+    return [Block(b.where, b.arms, b.differences, b.runs, selected=id(b) in chosen) for b in blocks]
 
 
-def mean_over_arms(block: Block, name: str) -> float | None:
-    """The mean of the arms' accuracies; None unless every arm has one and no seed of it failed."""
-    values = [arm[name] for arm in block.arms.values()]
-    estimates = [value.estimate for value in values]
-    if any(e is None for e in estimates) or any(value.failed for value in values):
-        return None
-    return sum(e.mean for e in estimates if e) / len(estimates)
+def _best(choice: Choice, blocks: Sequence[Block]) -> Block | None:
+    """The block of the highest mean over the arms among those that qualify; the first of several that are equal."""
+    scored = [(mean_over_arms(block, choice.by), block) for block in blocks if _qualifies(choice, block, blocks)]
+    best = max((score for score, _ in scored if score is not None), default=None)
+    return next((block for score, block in scored if score is not None and score == best), None)
 
 
-# ---------------------------------------------------------------- beside the paper
-
-
-def _compare(experiment: Experiment, blocks: Sequence[Block]) -> Iterable[Comparison]:
-    for value, block in itertools.product(experiment.paper, blocks):
-        if all(block.where.get(key) == expected for key, expected in value.where.items()):
-            for name in value.perturbations:
-                yield _comparison(experiment, block, value, name)
-
-
-def _comparison(experiment: Experiment, block: Block, value: PaperValue, name: str) -> Comparison:
-    table = experiment.table
-    if value.arm is None:
-        difference = block.differences.get(name)
-        ours = difference.paired if difference else None
-        involved = [block.arms.get(arm, {}).get(name) for arm in (table.treatment, table.reference)]
-    else:
-        involved = [block.arms.get(value.arm, {}).get(name)]
-        ours = involved[0].estimate if involved[0] else None
-    judged = value.arm is None and not value.approximate
-    unscaled = verdict(ours, value.value, value.sem) if judged else "context"
-    shown = unscaled if unscaled in ("context", "not run") or experiment.as_published else "preview"
-    flags = _comparison_flags(experiment, block, ours, [v for v in involved if v])
-    return Comparison(block.where, name, value.arm, ours, value, shown, unscaled, flags)
-
-
-def _comparison_flags(
-    experiment: Experiment, block: Block, ours: Estimate | None, involved: Sequence[Value]
-) -> tuple[str, ...]:
-    """The records' flags, plus what only several records can show: checks 15 and 16, and failed trainings."""
-    found = [f"check {flag.check}: {flag.message}" for value in involved for flag in value.flags]
-    if ours is not None and ours.n == 1:
-        found.append("check 16: one seed: the spread over seeds is unknown")
-    failed = sum(value.failed for value in involved)
-    if failed:
-        found.append(f"{failed} training(s) failed and are not in the mean")
-    for name, difference in block.differences.items():
-        clean = difference.paired if experiment.perturbations[name].kind == "clean" else None
-        if clean and abs(clean.mean) > UNEQUAL_ARMS:
-            found.append(f"check 15: the arms' clean accuracies differ by {100 * clean.mean:+.1f} points")
-    return tuple(dict.fromkeys(found))
+def _qualifies(choice: Choice, block: Block, among: Sequence[Block]) -> bool:
+    """Whether its column `of` is close enough to that of the block it is compared with."""
+    if choice.of is None:
+        return True
+    bounds = [mean_over_arms(b, choice.of) for b in among if has(b, choice.where)]
+    own = mean_over_arms(block, choice.of)
+    if own is None or not bounds or bounds[0] is None:
+        return False
+    return own >= bounds[0] - choice.within - 1e-12

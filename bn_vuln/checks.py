@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bn_vuln import backend
 from bn_vuln.attacks.ball import Ball
 from bn_vuln.attacks.gradient import Predict
+from bn_vuln.attacks.loss import margin
 from bn_vuln.config import Attack
 from bn_vuln.records import Flag
 
@@ -23,13 +24,13 @@ FLOAT32_STEP = float(np.finfo(np.float32).eps)
 
 
 def gradients(predict: Predict, x: NDArray[np.float32], y: NDArray[np.int32]) -> Flag | None:
-    """Check 4: examples whose input gradient of the cross-entropy is all zero, or not finite."""
+    """Check 4: examples whose input gradient of the loss that attacks climb is all zero, or not finite."""
     tf = backend.tensorflow()
 
     def norms(images: Any, labels: Any) -> Any:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(images)
-            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=predict(images))
+            loss = margin(predict(images), labels)
         gradient = tape.gradient(loss, images, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return tf.reduce_max(tf.abs(gradient), axis=list(range(1, len(images.shape))))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,8 @@ class Classifier:
     """A Keras model with what is needed to attack it.
 
     `identity` is the cell that trained it, or {"weights": sha256, ...} for a foreign model; `id` its hash. `dataset` is
-    the name, or the path, under which its data set is loaded.
+    the name, or the path, under which its data set is loaded; `classes` and `draw` as `data.load` takes them.
+    `training`: the model is called in training mode.
     `width` is the width of its (square) input; `shape` the full input shape without the batch.
     """
 
@@ -34,14 +35,18 @@ class Classifier:
     input_scale: InputScale = "0-1"
     from_probabilities: bool = False
     dataset: str = "mnist"
+    classes: tuple[int, ...] | None = None
+    draw: int | None = None
+    training: bool = False
 
     def predict(self, pixels: Any) -> Any:
-        """Float pixels in [0, 1], [n, width, width, channels] -> logits [n, classes], in inference mode."""
+        """Float pixels in [0, 1], [n, width, width, channels] -> logits [n, classes], in inference mode (unless
+        `training`, with BN's statistics of the batch)."""
         tf = backend.tensorflow()
         x = pixels * 255.0 if self.input_scale == "0-255" else pixels
         if self.shape != tuple(x.shape[1:]):
             x = tf.reshape(x, (-1, *self.shape))
-        outputs = self.model(x, training=False)
+        outputs = self.model(x, training=self.training)
         if self.from_probabilities:
             return tf.math.log(tf.maximum(outputs, tf.constant(1e-30, outputs.dtype)))
         return outputs
@@ -108,7 +113,7 @@ def from_run(folder: Path) -> Classifier:
         raise BnvulnError(f"{folder}: no finished training here (no {'model.keras' if training else 'training.json'})")
     if training.state == "failed":
         raise BnvulnError(f"{folder}: failed to train ({training.reason}); there is nothing to evaluate")
-    return from_model(
+    found = from_model(
         load_keras(path),
         _trained_on(cell, training),
         config.identity(cell),
@@ -116,6 +121,7 @@ def from_run(folder: Path) -> Classifier:
         validation=cell.data.validation,
         source=str(path),
     )
+    return replace(found, classes=cell.data.classes, draw=cell.seed if cell.data.draw == "seed" else None)
 
 
 def _trained_on(cell: config.Cell, training: records.TrainingRecord) -> Facts:

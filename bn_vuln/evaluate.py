@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import attacks, backend, checks, data, folding, noise, records
+from bn_vuln import attacks, backend, batch_statistics, checks, data, folding, noise, records
 from bn_vuln.classifier import Classifier
 from bn_vuln.config import AWGN, Attack, Clean, Evaluation, Perturbation, describe_perturbation
 from bn_vuln.data.pixels import check_width, pixel_array
@@ -57,11 +57,13 @@ class Evaluator:
 
         Raises `UsageError` for an unknown data set, a limit above the split's size, or other classes than the
         classifier's."""
-        self.classifier, self.evaluation, self.batch_size = classifier, evaluation, batch_size
-        self.fold, self.distribution = fold, distribution
-        self.dataset = _load(classifier, evaluation)
+        self.evaluation, self.batch_size, self.distribution = evaluation, batch_size, distribution
+        self.dataset = load(classifier, evaluation)
         backend.tensorflow()
-        self._predict = distribution.sharded(classifier.predict, signature=[self._images_spec()])
+        with distribution.scope():
+            self.classifier = _with_statistics(classifier, evaluation)
+        self.fold = fold and not self.classifier.training
+        self._predict = distribution.sharded(self.classifier.predict, signature=[self._images_spec()])
 
     @functools.cached_property
     def folded(self) -> folding.Folded:
@@ -78,9 +80,10 @@ class Evaluator:
     def model_flags(self) -> tuple[records.Flag, ...]:
         """Checks 4, 9 and 10: what may be wrong with the model rather than with one perturbation."""
         sample, labels = self.pixels[: checks.SAMPLE], self.dataset.labels[: checks.SAMPLE]
+        moving = self.classifier.training  # then an example's logits depend on its batch, as was asked for
         found = (
             checks.logits_not_probabilities(self.logits(sample)),
-            checks.inference_mode(self._predict, self.classifier.model, sample),
+            None if moving else checks.inference_mode(self._predict, self.classifier.model, sample),
             checks.gradients(self.classifier.predict, sample, labels),
         )
         return tuple(flag for flag in found if flag is not None)
@@ -187,6 +190,7 @@ class Evaluator:
             accuracy=float(outcomes.mean()),
             top5=_top5(logits, labels),
             target_rate=self._target_rate(perturbation, logits),
+            loss=cross_entropy(logits, labels),
             flags=flags,
             versions=backend.versions(),
             device=backend.device_name(),
@@ -208,11 +212,46 @@ class Evaluator:
         return float(np.mean(logits.argmax(axis=1) == self._attack_labels(perturbation)))
 
 
-def _load(classifier: Classifier, evaluation: Evaluation) -> data.Dataset:
+def _with_statistics(classifier: Classifier, evaluation: Evaluation) -> Classifier:
+    """The classifier with the BN statistics that the evaluation asks for; one without BN as it is."""
+    kind = evaluation.bn_statistics
+    if kind == "tracked" or not batch_statistics.has_batch_normalization(classifier.model):
+        return classifier
+    if kind == "batch":
+        return dataclasses.replace(classifier, model=batch_statistics.frozen(classifier.model), training=True)
+    examples, batch_size = trained_on(classifier)
+    model = batch_statistics.reestimated(classifier.model, examples.images, batch_size)
+    return dataclasses.replace(classifier, model=model)
+
+
+def trained_on(classifier: Classifier) -> tuple[data.Dataset, int]:
+    """The training examples of a classifier and the batch size it was trained with; for a foreign one all of its data
+    set's, and 100."""
+    cell = classifier.identity
+    limited = {key: cell["data"][key] for key in ("limit", "balanced") if key in cell.get("data", {})}
+    examples = data.load(
+        classifier.dataset,
+        "train",
+        validation=classifier.validation,
+        classes=classifier.classes,
+        draw=classifier.draw,
+        **limited,
+    )
+    return examples, cell.get("train", {}).get("batch_size", 100)
+
+
+def load(classifier: Classifier, evaluation: Evaluation) -> data.Dataset:
     """What is measured on, checked against what the classifier takes."""
     name, ours = evaluation.dataset or classifier.dataset, classifier.facts
     try:
-        dataset = data.load(name, evaluation.split, validation=classifier.validation, limit=evaluation.limit)
+        dataset = data.load(
+            name,
+            evaluation.split,
+            validation=classifier.validation,
+            limit=evaluation.limit,
+            classes=classifier.classes,
+            draw=classifier.draw if evaluation.split != "test" else None,
+        )
     except UsageError as error:
         moved = evaluation.dataset is None and ":" in ours.name  # one's own data, by their digest
         raise UsageError(f"{error}" + ("; if the data were moved, name them with --data" if moved else "")) from None
@@ -259,6 +298,14 @@ def measure(
             records.write_record(folder, result.record, result.outcomes)
         progress.message(f"{name}: accuracy {result.record.accuracy:.4f} ({describe_perturbation(perturbation)})")
         yield name, result
+
+
+def cross_entropy(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float | None:
+    """The mean cross-entropy in nats, in float64; None where it is not finite."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
+    mean = float(losses.mean())
+    return mean if np.isfinite(mean) else None
 
 
 def _top5(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float | None:

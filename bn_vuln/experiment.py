@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bn_vuln import backend, catalog, data, records
@@ -18,6 +19,7 @@ from bn_vuln.config import (
     Cell,
     Evaluation,
     Experiment,
+    Measurement,
     Perturbation,
     describe,
     identity,
@@ -31,40 +33,52 @@ from bn_vuln.progress import Progress, Quiet
 
 ROUNDS = 3  # times that cells lost to a killed worker are tried again
 POLL_SECONDS = 2.0
+CHECKPOINTS = 100  # of a training, at most: 1,000 epochs of milliseconds would be spent writing them
 
 
 @dataclass(frozen=True)
 class Task:
-    """A cell with the perturbations it is to be measured under."""
+    """A cell with the perturbations it is to be evaluated under, and what else is to be measured of it."""
 
     cell: Cell
     evaluation: Evaluation
     perturbations: Mapping[str, Perturbation]
+    measurements: Mapping[str, Measurement] = field(default_factory=dict)
 
     def folder(self, root: Path) -> Path:
         """The cell's run folder in a results folder."""
         return root / records.digest(identity(self.cell))
 
     def ids(self) -> set[str]:
-        """The ids of the perturbations."""
-        return {self._id(p) for p in self.perturbations.values()}
+        """The ids of the perturbations and measurements."""
+        return {self._id(p) for p in (*self.perturbations.values(), *self.measurements.values())}
 
     def missing(self, root: Path) -> dict[str, Perturbation]:
         """The perturbations without a record; none for a cell that failed to train."""
         folder = self.folder(root)
-        training = records.read_training(folder)
-        if training is not None and training.state == "failed":
-            return {}
-        return {
+        return {} if self._failed(root) else {
             name: p for name, p in self.perturbations.items() if not records.record_path(folder, self._id(p)).exists()
-        }
+        }  # fmt: skip
+
+    def unmeasured(self, root: Path) -> dict[str, Measurement]:
+        """The measurements without a record; none for a cell that failed to train."""
+        folder = self.folder(root)
+        return {} if self._failed(root) else {
+            name: m for name, m in self.measurements.items()
+            if not records.measurement_path(folder, self._id(m)).exists()
+        }  # fmt: skip
 
     def finished(self, root: Path) -> bool:
         """Trained (or recorded as failed), and every record there."""
-        return records.read_training(self.folder(root)) is not None and not self.missing(root)
+        trained = records.read_training(self.folder(root)) is not None
+        return trained and not self.missing(root) and not self.unmeasured(root)
 
-    def _id(self, perturbation: Perturbation) -> str:
-        return records.digest(records.perturbation_identity(self.evaluation, self.cell.data.canonical, perturbation))
+    def _failed(self, root: Path) -> bool:
+        training = records.read_training(self.folder(root))
+        return training is not None and training.state == "failed"
+
+    def _id(self, what: Perturbation | Measurement) -> str:
+        return records.digest(records.perturbation_identity(self.evaluation, self.cell.data.canonical, what))
 
 
 def tasks(experiment: Experiment) -> list[Task]:
@@ -74,7 +88,7 @@ def tasks(experiment: Experiment) -> list[Task]:
     for name in {cell.data.name for cell in cells if cell.data.digest is None}:
         if data.own_source(name) is not None:
             raise ConfigError(f"{experiment.name}: {name}: one's own data belong into base.data, not into the grid")
-    return [Task(cell, experiment.evaluation, experiment.perturbations) for cell in cells]
+    return [Task(cell, experiment.evaluation, experiment.perturbations, experiment.measurements) for cell in cells]
 
 
 def experiment_path(root: Path, experiment: Experiment) -> Path:
@@ -146,6 +160,8 @@ def _run_parallel(left: list[Task], root: Path, jobs: int, progress: Progress) -
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     cores = len(os.sched_getaffinity(0))
+    # joblib replaces workers that have grown, which TensorFlow's do, and warns that it had work for them.
+    warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given", category=UserWarning)
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
     calls = (joblib.delayed(_work)(task, root, max(1, cores // jobs)) for task in left)
     progress.start("cells", len(left), "cells")
@@ -177,17 +193,20 @@ def run_task(task: Task, root: Path, *, strategy: Strategy = "none", progress: P
 
 
 def _finish(task: Task, folder: Path, root: Path, strategy: Strategy, progress: Progress) -> None:
-    from bn_vuln import classifier, evaluate, train
+    from bn_vuln import classifier, evaluate, mechanism, train
 
     training = records.read_training(folder)
     if training is None or (training.state == "trained" and not (folder / "model.keras").exists()):
         # A cell whose records travel without its model is trained again when a record is missing.
         distribution = train.fitting_distribution(task.cell, strategy, progress)
-        training = train.train(task.cell, folder, distribution=distribution, progress=progress).record
-    missing = task.missing(root)
+        every = max(1, task.cell.train.epochs // CHECKPOINTS)
+        training = train.train(
+            task.cell, folder, checkpoint_every=every, distribution=distribution, progress=progress
+        ).record
+    missing, unmeasured = task.missing(root), task.unmeasured(root)
     if training.state == "failed":
         progress.message(f"{folder}: failed to train: {training.reason}")
-    elif missing:
+    elif missing or unmeasured:
         distribution = choose(strategy)
         with distribution.scope():
             subject = classifier.from_run(folder)
@@ -196,3 +215,5 @@ def _finish(task: Task, folder: Path, root: Path, strategy: Strategy, progress: 
         )
         for _ in found:
             pass  # the records are what is wanted; the images of one perturbation at a time are enough in memory
+        for _ in mechanism.measure(subject, unmeasured, task.evaluation, folder=folder, progress=progress):
+            pass

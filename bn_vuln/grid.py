@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bn_vuln.config import Cell, Experiment, apply_override, nearest, to_plain, validate
+from bn_vuln.config import Cell, Experiment, apply_override, describe, nearest, to_plain, validate
 from bn_vuln.errors import ConfigError
 
 
@@ -51,24 +51,58 @@ def lookup(cell: Cell, key: str) -> Any:
     return value
 
 
+def arm_of(experiment: Experiment, cell: Cell) -> str | None:
+    """The arm of the table that a cell is in: the first of the named ones whose values it has, or the value of the
+    arm key; None where there is none."""
+    table = experiment.table
+    if not table.arms:
+        return str(_place(experiment, cell, table.arm))
+    return next((name for name, values in table.arms.items() if matches(cell, values)), None)
+
+
+def matches(cell: Cell, values: Mapping[str, Any]) -> bool:
+    """Whether a cell has all of these values (by dotted key)."""
+    return all(lookup_or_none(cell, key) == value for key, value in values.items())
+
+
+def lookup_or_none(cell: Cell, key: str) -> Any:
+    """The value at a dotted path of a cell, None where the cell has none there, as the arm without normalization has
+    no `normalization.c`."""
+    try:
+        return lookup(cell, key)
+    except KeyError:
+        return None
+
+
 def check_layout(experiment: Experiment, cells: Sequence[Cell]) -> None:
     """Raise `ConfigError`, before anything is trained, where the table's layout does not fit the cells: a row or arm
-    key they do not have, several cells of a seed in one row, or an arm that no cell is in."""
+    key that none of them has, several cells of a seed in one row, a cell in no arm, or an arm that no cell is in."""
     table = experiment.table
+    for key in table.rows:
+        if all(lookup_or_none(cell, key) is None for cell in cells):
+            _place(experiment, cells[0], key)
     places: set[str] = set()
     arms: set[str] = set()
     for cell in cells:
-        where = [_place(experiment, cell, key) for key in (*table.rows, table.arm)]
-        place = f"{where} {cell.seed}"
+        arm = arm_of(experiment, cell)
+        if arm is None:
+            raise ConfigError(f"{experiment.name}: table.arms: {describe(cell)} is in none of them")
+        place = f"{[lookup_or_none(cell, key) for key in table.rows]} {arm} {cell.seed}"
         if place in places:
             raise ConfigError(
                 f"{experiment.name}: table.rows: several cells of a seed fall into one row; "
                 "add the grid key that tells them apart"
             )
         places.add(place)
-        arms.add(str(where[-1]))
+        arms.add(arm)
+    _refuse_absent_arms(experiment, arms)
+
+
+def _refuse_absent_arms(experiment: Experiment, arms: set[str]) -> None:
+    table = experiment.table
     named = {value.arm for value in experiment.paper if value.arm}
-    if not {table.reference, table.treatment} & arms:
+    named |= {value.against.arm for value in experiment.paper if value.against}
+    if not {table.reference, table.treatment} & arms and not table.arms:
         named |= {table.reference}
     absent = sorted(named - arms)
     if absent and not experiment.overrides:  # an override may leave an arm out on purpose

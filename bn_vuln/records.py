@@ -3,7 +3,7 @@
 Layout of a results folder::
 
     ROOT/CELL/config.yaml model.keras history.csv training.json
-    ROOT/CELL/records/PERT.json    ROOT/CELL/outcomes/PERT.npz
+    ROOT/CELL/records/PERT.json    ROOT/CELL/outcomes/PERT.npz    ROOT/CELL/measurements/ID.json ID.npz
     ROOT/experiments/NAME-SCALE.yaml    ROOT/report/
 
 CELL and PERT are hashes of what trains a model and of what is done to it at test time; paths, devices,
@@ -64,7 +64,8 @@ class Record(BaseModel):
     `cell` is what trained the model, as its id hashes it (or {"weights": sha256} for a model that is not ours),
     `perturbation` is {dataset, split, limit, kind, every field of the attack or noise, bn_statistics}. `n` examples, of
     which `correct` are classified correctly; `accuracy`, `top5` (None below six classes) and `target_rate` (examples
-    classified as the target of a targeted attack) are fractions; `seconds` is wall time. `bn_folded` BN layers were
+    classified as the target of a targeted attack) are fractions; `loss` is the mean cross-entropy in nats (None where
+    it is not finite, or before it was recorded); `seconds` is wall time. `bn_folded` BN layers were
     folded away in the copy whose gradients an attack climbed, `bn_kept` were not.
     """
 
@@ -80,6 +81,7 @@ class Record(BaseModel):
     accuracy: float
     top5: float | None = None
     target_rate: float | None = None
+    loss: float | None = None
     flags: tuple[Flag, ...] = ()
     versions: dict[str, str]
     device: str
@@ -91,6 +93,26 @@ class Record(BaseModel):
     @property
     def kind(self) -> str:
         return str(self.perturbation["kind"])
+
+
+class MeasurementRecord(BaseModel):
+    """One number measured of a model besides accuracy: `value` in `unit` (deg, or % for fractions), over `n` examples,
+    with its identity. `details` are further numbers of it; arrays lie beside the record as .npz."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = SCHEMA
+    cell_id: str
+    measurement_id: str
+    cell: dict[str, Any]
+    measurement: dict[str, Any]
+    value: float
+    unit: str
+    n: int
+    details: dict[str, float] = {}
+    versions: dict[str, str]
+    device: str
+    seconds: float
 
 
 class TrainingRecord(BaseModel):
@@ -182,6 +204,38 @@ def read_record(path: Path) -> Record:
         raise BnvulnError(f"{path}: not a readable record of schema {SCHEMA} ({_first_line(error)})") from None
 
 
+def measurement_path(folder: Path, measurement_id: str) -> Path:
+    """Where a run folder keeps a measurement; its arrays have the suffix .npz."""
+    return folder / "measurements" / f"{measurement_id}.json"
+
+
+def write_measurement(folder: Path, record: MeasurementRecord, arrays: dict[str, NDArray[Any]]) -> Path:
+    """Write a measurement and, before it, its arrays into a run folder."""
+    path = measurement_path(folder, record.measurement_id)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    replace_file(path.with_suffix(".npz"), buffer.getvalue())
+    replace_file(path, to_json(record))
+    return path
+
+
+def read_measurement(path: Path) -> MeasurementRecord:
+    """The measurement in a file. Raises `BnvulnError` naming the file if it is damaged or of another schema."""
+    try:
+        return MeasurementRecord.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BnvulnError(f"{path}: not a readable measurement of schema {SCHEMA} ({_first_line(error)})") from None
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays beside a measurement. Raises `BnvulnError` naming the file if they are missing or damaged."""
+    try:
+        with np.load(path.with_suffix(".npz")) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise BnvulnError(f"{path.with_suffix('.npz')}: not readable arrays ({_first_line(error)})") from None
+
+
 def read_training(folder: Path) -> TrainingRecord | None:
     """How the training of a run folder ended; None while there is no such record."""
     path = folder / "training.json"
@@ -218,8 +272,9 @@ def clear_run(folder: Path) -> None:
     """Remove a run's files (not the claim), so that it can be trained again."""
     for name in ("training.json", "model.keras", "history.csv", "config.yaml", "checkpoint.npz"):
         (folder / name).unlink(missing_ok=True)
-    for path in [*(folder / "records").glob("*.json"), *(folder / "outcomes").glob("*.npz")]:
-        path.unlink()
+    for kind in ("records", "outcomes", "measurements"):
+        for path in (folder / kind).glob("*"):
+            path.unlink()
 
 
 def _first_line(error: Exception) -> str:

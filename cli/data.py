@@ -139,7 +139,7 @@ def _info_text(found: dict[str, Any]) -> str:
         ("mean", _numbers(found["mean"]) or computed),
         ("std", _numbers(found["std"]) or computed),
         ("state", found["state"]),
-        ("folder", found["folder"]),
+        *([("folder", found["folder"])] if found["folder"] else []),
     ]
     lines = [found["name"], *(f"  {key:8} {value}" for key, value in rows)]
     if found.get("by_hand"):
@@ -170,4 +170,5 @@ def _numbers(values: Any) -> str:
 
 def _prepared_line(found: dict[str, Any]) -> str:
     sizes = ", ".join(f"{n:,} {split}" for split, n in found["sizes"].items())
-    return f"{found['name']}: {found['state']}, {sizes}, in {found['folder']}"
+    place = f", in {found['folder']}" if found["folder"] else ""
+    return f"{found['name']}: {found['state']}, {sizes}{place}"

@@ -33,6 +33,12 @@ Examples:
     help="Data set by name, FILE.npz or folder:PATH.  [default: the one trained on; mnist for a foreign model]",
 )
 @what("--limit", type=int, help="Evaluate N examples of a fixed random order.  [default: the suite's]")
+@what(
+    "--bn-statistics",
+    type=click.Choice(["tracked", "reestimated", "batch"]),
+    help="BN's statistics: tracked in training, the mean over a pass through the training examples, or those of the "
+    "batch under evaluation.  [default: the suite's]",
+)
 @what("--input-scale", type=click.Choice(["0-1", "0-255"]), help="Pixels a foreign model expects.  [default: 0-1]")
 @what("--from-probabilities", is_flag=True, help="A foreign model ends in a softmax.")
 @result(
@@ -58,6 +64,8 @@ def command(
         from bn_vuln.evaluate import within
 
         evaluation = within(evaluation, classifier)
+    if given["bn_statistics"]:
+        evaluation = evaluation.model_copy(update={"bn_statistics": given["bn_statistics"]})
     folder = target if target.is_dir() else runs / classifier.id
     results = o.measure(classifier, evaluation, perturbations, folder, quiet, given)
     o.print_records({name: r.record for name, r in results.items()}, as_json, str(target))

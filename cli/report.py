@@ -14,6 +14,7 @@ Examples:
 \b
   bnvuln report runs
   bnvuln report results/paper --format md
+  bnvuln report results/paper --format tex
 """
 
 
@@ -22,10 +23,10 @@ Examples:
 @o.option("Result")(
     "--format",
     "form",
-    type=click.Choice(["html", "md", "csv"]),
+    type=click.Choice(["html", "md", "csv", "tex"]),
     default="html",
     show_default=True,
-    help="html: one page for all; md and csv: a file for each experiment.",
+    help="html: one page for all; md, csv and tex (LaTeX): a file for each experiment.",
 )
 @o.option("Output")("--json", "as_json", is_flag=True, help="Print the tables as one JSON object on standard output.")
 def command(folder: Path, form: str, as_json: bool) -> None:

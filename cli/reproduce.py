@@ -89,11 +89,8 @@ def _run(experiment: Any, out: Path, jobs: int, strategy: Any, quiet: bool) -> A
 def _write_report(out: Path, experiment: Any) -> list[Path]:
     from bn_vuln import report
 
-    return [
-        *report.write(out, "md", experiment),
-        *report.write(out, "csv", experiment),
-        *report.write(out, "html", experiment),
-    ]
+    forms: tuple[report.Format, ...] = ("md", "csv", "tex", "html")  # the page comes last, where it is seen
+    return [path for form in forms for path in report.write(out, form, experiment)]
 
 
 def _print(results: Any) -> None:

@@ -36,17 +36,20 @@ After an interruption the same command goes on from the last checkpoint.
     default="mnist",
     show_default=True,
     metavar="NAME",
-    help="mnist, another data set by name (bnvuln data list), FILE.npz, or folder:PATH.",
+    help="mnist, toy, another data set by name (bnvuln data list), FILE.npz, or folder:PATH.",
 )
 @data("--width", type=int, help="Image width in pixels, >= the native one (bilinear).  [default: native]")
 @data("--limit", type=int, help="Train on N examples.  [default: all]")
+@data("--balanced", is_flag=True, help="Equally many of each class, where there is a --limit.")
+@data("--classes", type=o.INTEGERS, help="These classes alone (numbers), e.g. 3,7.  [default: all]")
+@data("--draw", type=click.Choice(["fixed", "seed"]), help="--limit takes others for each seed.  [default: fixed]")
 @data("--validation", type=int, default=5000, show_default=True, help="Examples held out to choose the epoch.")
 @model(
     "--arch",
     default="mlp",
     show_default=True,
     metavar="NAME",
-    help="Architecture: linear, mlp, deep, vgg8, vgg11, vgg13, vgg16, vgg19.",
+    help="Architecture: linear, mlp, deep, vgg8, vgg11, vgg13, vgg16, vgg19, nearest_centroid.",
 )
 @model("--hidden", type=o.INTEGERS, help="Hidden units of the mlp.  [default: two of half the input dimension]")
 @model("--depth", type=int, help="Hidden layers of deep.  [default: 10]")
@@ -54,7 +57,9 @@ After an interruption the same command goes on from the last checkpoint.
 @model(
     "--normalized", type=o.INTEGERS, help="Hidden layers (from 0) of the mlp that get the normalization.  [default: 0]"
 )
-@model("--init", metavar="NAME", help="Initialization: torch, he.  [default: torch; deep and VGG: he]")
+@model("--one-logit", is_flag=True, help="linear, two classes: one output w x + b instead of two.")
+@model("--init", metavar="NAME", help="Initialization: torch, he, zeros (linear).  [default: torch; deep and VGG: he]")
+@model("--no-standardize", is_flag=True, help="The model takes pixels as they are.")
 @norm(
     "--normalization",
     default="batch",
@@ -181,17 +186,20 @@ def _cell(given: dict[str, Any]) -> Any:
 
     normalization = _normalization(given)
     arch = {"name": given["arch"], **_given(given, "hidden", "normalized", "depth", "units")}
+    arch |= {"one_logit": True} if given["one_logit"] else {}
     train = _given(given, "epochs", "batch_size", "optimizer", "lr", "momentum", "betas", "warmup", "label_smoothing")
     train |= {"nesterov": True} if given["nesterov"] else {}
     plain = {
         "data": {
             "name": given["dataset"],
             "width": given["width"],
-            "limit": given["limit"],
             "validation": given["validation"],
+            **_given(given, "limit", "classes", "draw"),
+            **({"balanced": True} if given["balanced"] else {}),
         },
         "arch": arch,
         **_given(given, "init"),
+        **({"standardize": False} if given["no_standardize"] else {}),
         "normalization": normalization,
         "weight_decay": given["weight_decay"],
         "decay_on": given["decay_on"],
@@ -252,6 +260,8 @@ def _some(**fields: Any) -> dict[str, Any]:
 def _summary(folder: Path, record: Any) -> str:
     if record.state == "failed":
         return f"failed to train: {record.reason}\nrun: {folder}"
+    if not record.epochs:
+        return f"validation accuracy {100 * record.validation_accuracy:.2f}% (nothing to train)\nrun: {folder}"
     return (
         f"validation accuracy {100 * record.validation_accuracy:.2f}% (epoch {record.best_epoch} of {record.epochs}), "
         f"{record.parameters:,} parameters, {record.images_per_second:,.0f} images/s\nrun: {folder}"

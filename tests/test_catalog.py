@@ -52,7 +52,9 @@ def test_the_settings_of_the_tables_are_among_the_candidates():
 
 
 def test_the_arms_of_a_pair_differ_in_normalization_only():
-    for name in catalog.names():
+    # Figure 2 trains its arms for 10 and 40 epochs; Tables 1 and 13 compare weight decays as well.
+    others = {"figure2", "figure2_batch", "table1", "table1_settings", "table13", "table13_settings"}
+    for name in set(catalog.names()) - others:
         cells = expand(catalog.experiment(name))
         arms = {arm: [c for c in cells if c.normalization.name == arm] for arm in ("none", "batch")}
         stripped = [{c.model_copy(update={"normalization": None}) for c in arm} for arm in arms.values()]

@@ -45,10 +45,15 @@ def test_sound_gradients_pass(x, y):
     assert checks.gradients(linear, x, y) is None
 
 
-def test_saturated_logits_are_flagged_with_the_share_of_the_saturated(x, y):
+def test_saturated_logits_keep_their_gradient(x, y):
     label = tf.constant(np.where(y == 1, 1.0, -1.0), tf.float32)
     steep = tf.constant(np.where(np.arange(40) < 10, 1e6, 1.0), tf.float32)
-    flag = checks.gradients(two_logits(lambda x: label * steep * (1 + tf.reduce_sum(x, axis=1))), x, y)
+    assert checks.gradients(two_logits(lambda x: label * steep * (1 + tf.reduce_sum(x, axis=1))), x, y) is None
+
+
+def test_gradients_that_are_zero_are_flagged_with_their_share(x, y):
+    flat = tf.constant(np.arange(40) < 10)
+    flag = checks.gradients(two_logits(lambda x: tf.where(flat, tf.ones(40), tf.reduce_sum(x, axis=1))), x, y)
     assert flag.check == 4
     assert flag.name == "zero or non-finite gradients"
     assert flag.value == pytest.approx(0.25)
@@ -304,8 +309,13 @@ def test_a_sound_evaluation_has_no_flags():
         assert numbers(sound, perturbation) == []
 
 
-def test_an_evaluation_flags_saturated_logits():
-    assert numbers(evaluator(scale=1e6)) == [4]
+def test_an_evaluation_of_saturated_logits_needs_no_flag():
+    """The loss that attacks climb does not saturate."""
+    assert numbers(evaluator(scale=1e6), Attack(eps=0.1, steps=3)) == []
+
+
+def test_an_evaluation_flags_a_model_without_gradients():
+    assert 4 in numbers(evaluator(middle=keras.ops.sign))
 
 
 def test_an_evaluation_flags_logits_that_are_not_finite():

@@ -130,7 +130,10 @@ def resolved(bnvuln, *options):
     return json.loads(out)
 
 
-MNIST = {"name": "mnist", "width": 28, "validation": 5000, "limit": None, "digest": None}
+MNIST = {
+    "name": "mnist", "width": 28, "validation": 5000, "limit": None, "digest": None, "classes": None,
+    "balanced": False, "draw": "fixed",
+}  # fmt: skip
 PLAIN_TRAIN = {
     "epochs": 20, "batch_size": 128, "optimizer": "sgd", "lr": 0.01, "momentum": 0.0, "nesterov": False,
     "betas": [0.9, 0.999], "schedule": {"name": "constant"}, "warmup": 0.0, "label_smoothing": 0.0, "select": "best",
@@ -140,7 +143,19 @@ PLAIN_TRAIN = {
 @pytest.mark.parametrize(
     ("options", "key", "value"),
     [
-        (["--arch", "linear"], "arch", {"name": "linear"}),
+        (["--arch", "linear"], "arch", {"name": "linear", "one_logit": False}),
+        (
+            ["--arch", "linear", "--one-logit", "--classes", "3,7"],
+            "arch",
+            {"name": "linear", "one_logit": True},
+        ),
+        (
+            ["--classes", "3,7", "--limit", "100", "--balanced", "--draw", "seed"],
+            "data",
+            {**MNIST, "classes": [3, 7], "limit": 100, "balanced": True, "draw": "seed"},
+        ),
+        (["--no-standardize"], "standardize", False),
+        (["--arch", "nearest_centroid"], "arch", {"name": "nearest_centroid"}),
         (
             ["--hidden", "10,20", "--normalized", "0,1"],
             "arch",
@@ -168,7 +183,7 @@ def test_options_reach_the_config(bnvuln, options, key, value):
 
 def test_batch_norm_options_reach_the_config(bnvuln):
     options = ["--c", "1e-3", "--bn-momentum", "0.99", "--no-affine", "--synchronized"]
-    expected = {"name": "batch", "c": 1e-3, "momentum": 0.99, "affine": False, "synchronized": True}
+    expected = {"name": "batch", "c": 1e-3, "momentum": 0.99, "affine": False, "synchronized": True, "gamma": "ones"}
     assert resolved(bnvuln, *options)["normalization"] == expected
 
 
@@ -446,9 +461,9 @@ def test_reproduce_json(bnvuln, reproduced):
 
 def test_reproduce_check_exits_1_only_for_a_failing_verdict(bnvuln, reproduced, monkeypatch):
     command = ["reproduce", "table6", "--scale", "smoke", "--out", reproduced, "-q"]
-    monkeypatch.setattr("bn_vuln.aggregate.verdict", lambda *_: "undecided")
+    monkeypatch.setattr("bn_vuln.claims.statistics.verdict", lambda *_: "undecided")
     assert bnvuln(*command, "--check")[0] == 0
-    monkeypatch.setattr("bn_vuln.aggregate.verdict", lambda *_: "fails")
+    monkeypatch.setattr("bn_vuln.claims.statistics.verdict", lambda *_: "fails")
     assert bnvuln(*command)[0] == 0
     assert bnvuln(*command, "--check")[0] == 1
 

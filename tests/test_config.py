@@ -302,7 +302,7 @@ CELL_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"seed": 1.5}, ["seed: expected a whole number", "received 1.5"]),
     ({"weight_decay": -0.1}, ["weight_decay: expected", "received -0.1"]),
     ({"weight_decay": [1]}, ["weight_decay: expected", "number", "received [1]"]),
-    ({"init": "xavier"}, ["init: expected", "'torch' or 'he'", "received 'xavier'"]),
+    ({"init": "xavier"}, ["init: expected", "'torch', 'he' or 'zeros'", "received 'xavier'"]),
     ({"decay_on": "kernel"}, ["decay_on: expected", "'kernels'", "received 'kernel'"]),
     ({"arch": {"name": "mlp", "normalized": [2]}}, ["arch", "normalized", "layers from 0 to 1", "[2]"]),
     (

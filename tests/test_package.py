@@ -27,7 +27,7 @@ LAYERS = {
     "units": {"config", "facts"},
     "progress": set(),
     "analysis": set(),
-    "data": BASE | {"records"},
+    "data": BASE | {"analysis", "records"},
     "models": BASE,
     "attacks": BASE,
     "noise": BASE,
@@ -35,15 +35,21 @@ LAYERS = {
     "classifier": BASE | {"data", "records"},
     "distribution": {"backend", "errors"},
     "folding": {"backend"},
+    "batch_statistics": {"backend", "data"},
     "train": BASE | {"data", "distribution", "models", "records", "progress"},
     "evaluate": BASE
-    | {"attacks", "checks", "classifier", "data", "distribution", "folding", "noise", "records", "progress"},
+    | {"attacks", "batch_statistics", "checks", "classifier", "data", "distribution", "folding", "noise", "records"}
+    | {"progress"},
+    "mechanism": BASE | {"analysis", "classifier", "data", "evaluate", "records", "progress"},
     "experiment": BASE
-    | {"catalog", "data", "distribution", "grid", "records", "progress", "train", "evaluate", "classifier"},
+    | {"catalog", "data", "distribution", "grid", "records", "progress", "train", "evaluate", "classifier"}
+    | {"mechanism"},
     "cost": BASE | {"data", "experiment", "models"},
     "catalog": {"config", "data", "errors", "records"},
-    "aggregate": {"analysis", "config", "grid", "records"},
-    "report": {"aggregate", "analysis", "catalog", "config", "errors", "progress", "records"},
+    "table": {"analysis", "config", "records"},
+    "claims": {"analysis", "config", "records", "table"},
+    "aggregate": {"analysis", "claims", "config", "grid", "records", "table"},
+    "report": {"aggregate", "analysis", "catalog", "claims", "config", "errors", "progress", "records", "table"},
 }
 
 

@@ -1,4 +1,4 @@
-"""Reports of made-up records: Markdown, CSV, JSON, figures and one-file HTML."""
+"""Reports of made-up records: Markdown, CSV, JSON, figures and one-file HTML; LaTeX is in test_report_latex.py."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def markdown_rows(text: str) -> list[list[str]]:
 @pytest.fixture
 def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares a test that looks at text the time to draw."""
-    monkeypatch.setattr(figures, "figure", lambda results, form="svg": b"<svg/>")
+    monkeypatch.setattr(figures, "figures", lambda results, form="svg": [("", "A caption.", b"<svg/>")])
 
 
 # ---------------------------------------------------------------- rows of text
@@ -169,6 +169,7 @@ def test_markdown_holds_claim_numbers_and_verdict(harm: Results) -> None:
     text = report.markdown(harm)
     assert text.startswith("# A small experiment\n")
     assert "Claim: Batch norm harms." in text
+    assert "\nVerdict: holds: 1\n" in text
     rows = markdown_rows(text)
     assert ["28", "batch", "4", "97.10 ± 0.08", "25.95 ± 0.21"] in rows
     assert any("holds" in row and "[1]" in row for row in rows)
@@ -194,6 +195,40 @@ def test_the_report_says_how_it_was_made(tmp_path: Path) -> None:
     assert facts["Examples"] == "1,000 (validation)"
     assert facts["State"] == "8 trainings, 2 failed to train, 2 not run"
     assert facts["Time"].startswith("1 min 08 s")
+
+
+def test_the_report_says_what_it_costs(tmp_path: Path) -> None:
+    found = aggregate(small(cost={"quick": "4 min", "full": "12 min"}), tmp_path)
+    assert dict(report.facts(found))["Cost"] == "quick 4 min, full 12 min on two cores (--jobs 2)"
+    assert "Cost" not in dict(report.facts(aggregate(small(), tmp_path)))
+
+
+def claims(*values: float) -> list[dict[str, Any]]:
+    """Differences under BIM that a paper might give."""
+    return [{"perturbations": ["bim"], "value": value, "source": "text"} for value in values]
+
+
+@pytest.mark.parametrize(
+    ("changes", "summary"),
+    [
+        ({}, "holds: 1"),
+        ({"paper": [*claims(0.1, -0.9), *claims(-0.4) * 2]}, "holds: 2, holds in sign: 1, fails: 1"),
+        ({"seeds": [0, 1]}, "undecided: 1"),
+        ({"scale": "quick"}, "preview"),
+        ({"paper": []}, "no figure of the paper to judge"),
+        ({"paper": [ARM_FIGURE]}, "no figure of the paper to judge"),
+        ({"paper": [ARM_FIGURE, *SMALL["paper"]]}, "holds: 1"),
+    ],
+)
+def test_the_verdicts_are_counted(tmp_path: Path, changes: dict[str, Any], summary: str) -> None:
+    found = results(tmp_path, small(**changes))
+    assert report.verdicts(found) == summary
+    assert dict(report.facts(found))["Verdict"] == summary
+
+
+@pytest.mark.parametrize("scale", ["full", "quick"])
+def test_what_was_not_run_is_not_judged(tmp_path: Path, scale: str) -> None:
+    assert report.verdicts(aggregate(small(scale=scale), tmp_path)) == "not run: 1"
 
 
 def test_the_command_of_the_full_scale_is_short(harm: Results) -> None:
@@ -333,7 +368,7 @@ def test_the_page_holds_every_cell_of_every_table(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("no_drawing")
 def test_the_page_holds_notes_facts_and_config(tmp_path: Path) -> None:
     text = report.html([results(tmp_path, small(notes=["A note."], cost={"quick": "6 min"}), flags=flag_bim)])
-    fragments = ["A note.", "check 18: take more steps", "bnvuln reproduce small", DEVICE, "quick: 6 min", "seeds:"]
+    fragments = ["A note.", "check 18: take more steps", "bnvuln reproduce small", DEVICE, "quick 6 min on", "seeds:"]
     assert [fragment for fragment in fragments if fragment not in text] == []
 
 
@@ -368,6 +403,70 @@ def test_a_page_of_nothing(tmp_path: Path) -> None:
     page = Page(report.html([aggregate(small(), tmp_path)]))
     assert page.pictures() == []
     assert "not run" in page.cells
+
+
+def attributes_of(page: Page, tag: str, name: str) -> list[str | None]:
+    return [attributes[name] for found, attributes in page.tags if found == tag and name in attributes]
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_the_contents_lead_to_every_section_and_say_its_verdict(tmp_path: Path) -> None:
+    first = results(tmp_path / "one")
+    other = results(tmp_path / "two", small(name="other", title="Another", scale="quick"))
+    text = report.html([first, other])
+    page = Page(text)
+    assert attributes_of(page, "section", "id") == ["small-full", "other-quick"]
+    assert attributes_of(page, "a", "href") == ["#small-full", "#other-quick"]
+    nav = re.sub(r"<[^>]*>", "", text[text.index("<nav") : text.index("</nav>")])
+    assert [line for line in nav.splitlines() if line] == ["A small experiment holds: 1", "Another preview"]
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_a_page_of_one_experiment_needs_no_contents(harm: Results) -> None:
+    page = Page(report.html([harm]))
+    assert [tag for tag, _ in page.tags if tag in ("nav", "h1")] == ["h1"]
+
+
+class Nesting(HTMLParser):
+    """Fails for a tag that is closed by another one, or never."""
+
+    VOID = frozenset({"meta", "img"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.open += [] if tag in self.VOID else [tag]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, self.getpos()
+
+
+@pytest.mark.usefixtures("no_drawing")
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_tags_of_the_page_are_nested(harm: Results, count: int) -> None:
+    nesting = Nesting()
+    nesting.feed(report.html([harm] * count))
+    nesting.close()
+    assert nesting.open == []
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_the_page_shows_several_figures(harm: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = [("", "First.", b"<svg/>"), ("curves", "Second & last.", b"<svg></svg>")]
+    monkeypatch.setattr(figures, "figures", lambda results, form="svg": drawn)
+    text = report.html([harm])
+    page = Page(text)
+    assert page.pictures() == [b"<svg/>", b"<svg></svg>"]
+    assert attributes_of(page, "img", "alt") == ["A small experiment", "A small experiment: curves"]
+    assert re.findall("<figcaption>(.*)</figcaption>", text) == ["First.", "Second &amp; last."]
+
+
+def test_the_page_is_dark_on_dark_screens_and_light_on_paper(harm: Results) -> None:
+    text = report.html([aggregate(harm.experiment, Path("nowhere"))])
+    assert "@media screen and (prefers-color-scheme: dark)" in text
+    assert "@media print" in text
 
 
 @pytest.mark.usefixtures("no_drawing")
@@ -472,6 +571,7 @@ def folder(tmp_path: Path) -> Path:
     [
         ("html", ["index.html"]),
         ("csv", ["other-quick.csv", "small-full.csv"]),
+        ("tex", ["other-quick.tex", "small-full.tex"]),
         (
             "md",
             ["other-quick.svg", "other-quick.png", "other-quick.md", "small-full.svg", "small-full.png",
@@ -498,7 +598,7 @@ def test_the_report_of_one_experiment(folder: Path, form: Any, name: str) -> Non
 @pytest.mark.usefixtures("no_drawing")
 def test_one_page_holds_all_experiments(folder: Path) -> None:
     (path,) = report.write(folder)
-    headings = re.findall(r"<h1>(.*?)</h1>", path.read_text())
+    headings = re.findall(r"<h2 class=\"title\">(.*?)</h2>", path.read_text())
     assert headings == ["Another", "A small experiment"]
 
 
@@ -506,6 +606,18 @@ def test_markdown_shows_the_figure_beside_it(folder: Path) -> None:
     *_, path = report.write(folder, "md")
     (picture,) = re.findall(r"!\[.*\]\((.*)\)", path.read_text())
     assert (path.parent / picture).is_file()
+
+
+def test_every_figure_has_its_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(results: Results, form: str = "svg") -> list[tuple[str, str, bytes]]:
+        return [(name, "", f"{name} as {form}".encode()) for name in ("", "curves")]
+
+    monkeypatch.setattr(figures, "figures", drawn)
+    *pictures, page = report.write(folder, "md", only=small())
+    names = ["small-full.svg", "small-full.png", "small-full-curves.svg", "small-full-curves.png"]
+    assert [path.name for path in pictures] == names
+    assert pictures[-1].read_text() == "curves as png"
+    assert re.findall(r"!\[.*\]\((.*)\)", page.read_text()) == names[1::2]
 
 
 def test_markdown_without_data_has_no_figure(tmp_path: Path) -> None:
@@ -538,7 +650,7 @@ def test_a_damaged_experiment_is_named(folder: Path) -> None:
     assert "'sedes'" in str(caught.value)
 
 
-@pytest.mark.parametrize("form", ["md", "csv", "html"])
+@pytest.mark.parametrize("form", ["md", "csv", "tex", "html"])
 def test_rendering_is_deterministic(harm: Results, form: Any) -> None:
     assert report.render(harm, form) == report.render(harm, form)
 
@@ -548,7 +660,7 @@ def test_figures_are_deterministic(harm: Results) -> None:
 
 
 @pytest.mark.usefixtures("no_drawing")
-@pytest.mark.parametrize("form", ["md", "csv", "html"])
+@pytest.mark.parametrize("form", ["md", "csv", "tex", "html"])
 def test_a_report_does_not_depend_on_its_folder(tmp_path: Path, form: Any) -> None:
     texts = {report.render(results(tmp_path / name), form) for name in ("one", "two")}
     assert len(texts) == 1

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
 import scipy.stats
+from numpy.typing import NDArray
 
-from bn_vuln.analysis.statistics import Estimate, estimate, paired, unpaired, verdict
+from bn_vuln.analysis.statistics import (
+    Estimate,
+    agreement,
+    bootstrap_interval,
+    estimate,
+    log_log_slope,
+    order,
+    paired,
+    ratio,
+    unpaired,
+    verdict,
+)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 30])
@@ -152,3 +166,226 @@ def test_both_errors_count_in_quadrature(own: float, expected: str) -> None:
 def test_two_seeds_never_decide() -> None:
     assert verdict(Estimate(-0.4, 1e-9, 2), -0.4, 0.01) == "undecided"
     assert verdict(Estimate(0.4, 1e-9, 2), -0.4, 0.01) == "undecided"
+
+
+# ---------------------------------------------------------------- ratios and slopes
+
+
+def test_ratios_are_paired_by_seed() -> None:
+    found = ratio({0: 3.0, 1: 8.0, 2: 9.0}, {1: 2.0, 0: 1.5, 3: 0.0})
+    assert found is not None
+    assert found.n == 2
+    assert found.mean == pytest.approx(3)  # of 2 and 4
+    assert found.sem == pytest.approx(1)
+
+
+def test_one_common_seed_gives_a_ratio_without_spread() -> None:
+    assert ratio({0: 3.0}, {0: 2.0}) == Estimate(1.5, None, 1)
+    assert ratio({0: 0.0}, {0: 2.0}) == Estimate(0.0, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("treatment", "reference"),
+    [({}, {}), ({0: 1.0}, {1: 1.0}), ({0: 1.0}, {0: 0.0}), ({0: 1.0, 1: 1.0}, {0: 1.0, 1: 0.0})],
+)
+def test_what_has_no_ratio(treatment: dict[int, float], reference: dict[int, float]) -> None:
+    assert ratio(treatment, reference) is None
+
+
+@pytest.mark.parametrize("power", [-2.0, 0.0, 0.5, 3.0])
+def test_the_slope_is_the_power(power: float) -> None:
+    x = np.array([28.0, 56.0, 84.0, 112.0])
+    assert log_log_slope(x, 7 * x**power) == pytest.approx(power, abs=1e-12)
+
+
+def test_the_slope_is_of_least_squares() -> None:
+    # log2 x = 0, 1, 2 and log2 y = 0, 0, 3: slope 3/2.
+    assert log_log_slope([1, 2, 4], [1, 1, 8]) == pytest.approx(1.5)
+    assert log_log_slope([1, 1, 2], [1, 4, 4]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        ([1, 0], [1, 1], "positive, finite"),
+        ([1, 2], [1, -1], "positive, finite"),
+        ([1, 2], [1, math.nan], "positive, finite"),
+        ([1, math.inf], [1, 1], "positive, finite"),
+        ([2, 2], [1, 3], "two distinct x"),
+        ([1], [1], "two distinct x"),
+        ([], [], "two distinct x"),
+        ([1, 2], [1, 2, 3], "expected two arrays"),
+        ([[1, 2]], [[1, 2]], "expected two arrays"),
+    ],
+)
+def test_what_has_no_slope(x: list[float], y: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        log_log_slope(x, y)
+
+
+# ---------------------------------------------------------------- the bootstrap
+
+
+def outcomes(wrong: int, right: int) -> NDArray[np.bool_]:
+    return np.repeat([False, True], [wrong, right])
+
+
+def test_resampling_examples_is_resampling_their_counts() -> None:
+    """All 5^5 equally likely resamples of five paired differences, against the multinomial law of -1, 0, +1."""
+    differences = [-1, 0, 0, 1, 1]
+    drawn = Counter(tuple(sorted(sample)) for sample in itertools.product(differences, repeat=5))
+    law = scipy.stats.multinomial(5, [1 / 5, 2 / 5, 2 / 5])
+    for sample, times in drawn.items():
+        counts = [sample.count(value) for value in (-1, 0, 1)]
+        assert times / 5**5 == pytest.approx(law.pmf(counts), rel=1e-12)
+    assert len(drawn) == 21  # as many as there are counts that add up to five
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.99])
+def test_the_interval_of_an_accuracy_is_binomial(level: float) -> None:
+    low, high = bootstrap_interval(outcomes(30, 70), level=level, resamples=200_000)
+    assert (low, high) == pytest.approx(np.array(scipy.stats.binom.interval(level, 100, 0.7)) / 100, abs=1e-12)
+
+
+def exact_paired_quantiles(counts: list[int], probabilities: list[float]) -> NDArray[np.float64]:
+    """Quantiles of the mean of n draws of -1, 0, +1, by n convolutions of their law."""
+    n = sum(counts)
+    law = np.ones(1)
+    for _ in range(n):
+        law = np.convolve(law, np.array(counts) / n)
+    return np.asarray((np.searchsorted(np.cumsum(law), probabilities) - n) / n)
+
+
+@pytest.mark.parametrize("counts", [[10, 30, 20], [0, 50, 10], [25, 0, 35]])
+def test_the_interval_of_a_paired_difference_is_that_of_its_law(counts: list[int]) -> None:
+    losses, ties, wins = counts
+    # Half of the ties are both wrong, the others both right.
+    treatment = np.concatenate([outcomes(losses, 0), outcomes(ties // 2, ties - ties // 2), outcomes(0, wins)])
+    reference = np.concatenate([outcomes(0, losses), outcomes(ties // 2, ties - ties // 2), outcomes(wins, 0)])
+    mixed = np.random.default_rng(1).permutation(len(treatment))
+    found = bootstrap_interval(treatment[mixed], reference[mixed], level=0.9, resamples=200_000)
+    assert found == pytest.approx(exact_paired_quantiles(counts, [0.05, 0.95]), abs=1e-12)
+
+
+def test_the_interval_is_that_of_scipy() -> None:
+    generator = np.random.default_rng(0)
+    treatment, reference = generator.random(400) < 0.6, generator.random(400) < 0.7
+    found = bootstrap_interval(treatment, reference, resamples=20_000)
+    differences = treatment.astype(float) - reference
+    expected = scipy.stats.bootstrap(
+        (differences,), np.mean, n_resamples=20_000, batch=500, method="percentile", rng=generator
+    ).confidence_interval
+    assert found == pytest.approx((expected.low, expected.high), abs=1.01 / 400)  # one example
+
+
+def test_pairs_narrow_the_interval() -> None:
+    reference = outcomes(500, 500)
+    treatment = np.roll(reference, 10)  # the two differ in 20 examples
+    together = bootstrap_interval(treatment, reference)
+    alone = bootstrap_interval(treatment)
+    assert together[1] - together[0] == pytest.approx(2 * 1.96 * math.sqrt(0.02 / 1000), rel=0.1)
+    assert alone[1] - alone[0] == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 1000), rel=0.1)
+
+
+def test_the_seed_and_nothing_else_makes_the_interval() -> None:
+    values = outcomes(3000, 7000)
+    first = bootstrap_interval(values, seed=3)
+    assert first == bootstrap_interval(values[::-1], seed=3)
+    assert len({bootstrap_interval(values, seed=seed) for seed in range(5)}) > 1
+    assert all(type(end) is float for end in first)
+
+
+@pytest.mark.parametrize(
+    ("treatment", "reference", "mean"),
+    [
+        (outcomes(0, 7), None, 1.0),
+        (outcomes(7, 0), None, 0.0),
+        (outcomes(0, 1), None, 1.0),
+        (outcomes(3, 4), outcomes(3, 4), 0.0),
+        (outcomes(7, 0), outcomes(0, 7), -1.0),
+        (outcomes(0, 7), outcomes(7, 0), 1.0),
+    ],
+)
+def test_equal_outcomes_have_no_width(
+    treatment: NDArray[np.bool_], reference: NDArray[np.bool_] | None, mean: float
+) -> None:
+    assert bootstrap_interval(treatment, reference) == (mean, mean)
+
+
+@pytest.mark.parametrize(
+    ("treatment", "reference"),
+    [
+        (outcomes(0, 0), None),
+        (np.array([0.5, 1.0]), None),
+        (np.array([0, 1]), None),
+        (np.array([[True]]), None),
+        (outcomes(1, 1), outcomes(1, 2)),
+        (outcomes(1, 1), np.array([0.0, 1.0])),
+    ],
+)
+def test_what_are_no_outcomes(treatment: NDArray[np.bool_], reference: NDArray[np.bool_] | None) -> None:
+    with pytest.raises(ValueError, match="expected outcomes bool"):
+        bootstrap_interval(treatment, reference)
+
+
+# ---------------------------------------------------------------- claims of equality and of order
+
+
+@pytest.mark.parametrize(
+    ("ours", "sem", "tolerance", "expected"),
+    [
+        pytest.param(None, 0.0, 1.0, "not run", id="no records"),
+        pytest.param(Estimate(0.5, None, 1), 0.01, 1.0, "undecided", id="one seed"),
+        pytest.param(Estimate(0.5, 0.01, 2), 0.01, 1.0, "undecided", id="two seeds"),
+        pytest.param(Estimate(0.5, 0.0, 2), None, 1.0, "undecided", id="two seeds that agree"),
+        pytest.param(Estimate(0.5, None, 3), 0.01, 1.0, "undecided", id="no interval"),
+        pytest.param(Estimate(0.5, 0.01, 3), 0.01, 0.0, "holds", id="three seeds"),
+        pytest.param(Estimate(0.625, 0.0, 3), None, 0.125, "holds", id="at the tolerance"),
+        pytest.param(Estimate(math.nextafter(0.625, 1), 0.0, 3), None, 0.125, "fails", id="beyond the tolerance"),
+        pytest.param(Estimate(0.75, 0.125, 3), None, 0.0, "holds", id="at two of our errors"),
+        pytest.param(Estimate(0.75, 0.0, 3), 0.125, 0.0, "holds", id="at two of the claim's errors"),
+        pytest.param(Estimate(0.75, 0.12, 3), None, 0.0, "fails", id="beyond two of our errors"),
+        pytest.param(Estimate(0.75, 0.12, 3), 0.12, 0.0, "holds", id="both errors in quadrature"),
+        pytest.param(Estimate(0.75, 0.08, 3), 0.08, 0.0, "fails", id="not in sum"),
+        pytest.param(Estimate(0.75, 0.08, 3), 0.08, 0.25, "holds", id="the larger of the two bounds"),
+        pytest.param(Estimate(-0.5, 0.01, 5), 0.01, 0.1, "fails", id="the other sign"),
+        pytest.param(Estimate(0.51, None, 1), 0.0, 0.1, "holds", id="an exact claim, one value"),
+        pytest.param(Estimate(0.7, None, 1), 0.0, 0.1, "fails", id="an exact claim, one value far off"),
+        pytest.param(Estimate(0.51, 0.0, 1), None, 0.1, "holds", id="our value is exact"),
+        pytest.param(Estimate(0.7, 0.0, 1), None, 0.1, "fails", id="our value is exact and far off"),
+    ],
+)
+def test_agreement(ours: Estimate | None, sem: float | None, tolerance: float, expected: str) -> None:
+    assert agreement(ours, 0.5, sem, tolerance) == expected
+
+
+@pytest.mark.parametrize(
+    ("ours", "expected"),
+    [
+        pytest.param(None, "not run", id="no records"),
+        pytest.param(Estimate(0.4, None, 1), "undecided", id="one seed"),
+        pytest.param(Estimate(0.4, 1e-9, 2), "undecided", id="two seeds"),
+        pytest.param(Estimate(0.4, 1e-9, 3), "holds", id="three seeds"),
+        pytest.param(Estimate(1e-6, 1e-9, 3), "holds", id="however small"),
+        pytest.param(Estimate(-0.4, 1e-9, 3), "fails", id="the other sign"),
+        pytest.param(Estimate(0.4, 0.2, 5), "undecided", id="a wide interval"),
+        pytest.param(Estimate(-0.4, 0.2, 5), "undecided", id="a wide interval about the other sign"),
+        pytest.param(Estimate(0.0, 0.0, 5), "undecided", id="exactly nothing"),
+        pytest.param(Estimate(0.4, 0.0, 5), "holds", id="no variance"),
+    ],
+)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_order(ours: Estimate | None, expected: str, sign: int) -> None:
+    turned = ours and Estimate(sign * ours.mean, ours.sem, ours.n)
+    assert order(turned, sign) == expected
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(1 - 1e-9, "holds"), (1 + 1e-9, "undecided")])
+def test_the_interval_decides_the_order(factor: float, expected: str) -> None:
+    assert order(Estimate(0.4, 0.4 / scipy.stats.t.ppf(0.975, 4) * factor, 5), 1) == expected
+
+
+@pytest.mark.parametrize("sign", [0, 2])
+def test_an_order_is_one_of_two(sign: int) -> None:
+    with pytest.raises(ValueError, match="sign"):
+        order(None, sign)

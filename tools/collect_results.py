@@ -26,9 +26,13 @@ def collect(task: experiment.Task, source: Path, target: Path, *, model: bool) -
     wanted = [record for record in records.read_records(folder) if record.perturbation_id in task.ids()]
     copy.mkdir(parents=True, exist_ok=True)
     for name in [*FILES, *(["model.keras"] if model else [])]:
-        shutil.copy2(folder / name, copy / name)
+        if (folder / name).exists():  # what is not trained has no history
+            shutil.copy2(folder / name, copy / name)
     for record in wanted:
         records.write_record(copy, record, records.read_outcomes(folder, record.perturbation_id))
+    for path in (folder / "measurements").glob("*.json"):
+        if path.stem in task.ids():
+            records.write_measurement(copy, records.read_measurement(path), records.read_arrays(path))
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 LEVEL = 0.95
@@ -50,6 +51,61 @@ def unpaired(treatment: Estimate, reference: Estimate) -> Estimate:
     return Estimate(treatment.mean - reference.mean, sem, min(treatment.n, reference.n))
 
 
+def ratio(treatment: dict[int, float], reference: dict[int, float]) -> Estimate | None:
+    """treatment / reference, the mean of the ratios over the seeds both have (values by seed).
+
+    None without a common seed, or where a reference of one is 0.
+    """
+    common = sorted(treatment.keys() & reference.keys())
+    if not common or any(reference[s] == 0 for s in common):
+        return None
+    return estimate([treatment[s] / reference[s] for s in common])
+
+
+def bootstrap_interval(
+    outcomes: NDArray[np.bool_],
+    reference: NDArray[np.bool_] | None = None,
+    *,
+    level: float = LEVEL,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of per-example outcomes, bool [n], over examples (not seeds).
+
+    With `reference`, bool [n] on the same examples: of the mean of outcomes - reference, paired by example. Equal
+    differences throughout give (mean, mean). Raises `ValueError` for none, other dtypes and shapes that differ.
+
+    The same distribution as `scipy.stats.bootstrap(..., method="percentile")` in a fraction of its time: a mean
+    needs no more of a resample than how often -1, 0 and +1 are in it, and those counts are multinomial.
+    """
+    arrays = [np.asarray(a) for a in (outcomes, reference) if a is not None]
+    if any(a.dtype != np.bool_ or a.ndim != 1 or a.shape != arrays[0].shape for a in arrays) or not arrays[0].size:
+        raise ValueError(f"expected outcomes bool [n], received {[(str(a.dtype), a.shape) for a in arrays]}")
+    first, *second = (a.astype(np.int64) for a in arrays)
+    values, counts = np.unique(first - sum(second), return_counts=True)
+    n = len(first)
+    draws = np.random.default_rng(seed).multinomial(n, counts / n, size=resamples)
+    low, high = np.quantile(draws @ values / n, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def log_log_slope(x: ArrayLike, y: ArrayLike) -> float:
+    """The least-squares slope of log y on log x, two arrays [n]: the power of x with which y grows.
+
+    Raises `ValueError` for shapes that differ, values that are not positive and finite, and fewer than two distinct x.
+    """
+    from scipy.stats import linregress  # a tenth of a second that reports need not pay
+
+    first, second = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if first.ndim != 1 or first.shape != second.shape:
+        raise ValueError(f"expected two arrays [n], received shapes {first.shape} and {second.shape}")
+    if not all((np.isfinite(a) & (a > 0)).all() for a in (first, second)):
+        raise ValueError("logarithms need positive, finite values")
+    if len(np.unique(first)) < 2:
+        raise ValueError("a slope needs two distinct x")
+    return float(linregress(np.log(first), np.log(second)).slope)
+
+
 def verdict(ours: Estimate | None, value: float, sem: float | None) -> str:
     """Our signed difference against the paper's `value` +- `sem`.
 
@@ -66,3 +122,35 @@ def verdict(ours: Estimate | None, value: float, sem: float | None) -> str:
         return "fails"
     near = abs(ours.mean - value) <= 2 * math.hypot(sem or 0.0, ours.sem)
     return "holds" if near or abs(ours.mean) >= abs(value) / 2 else "holds in sign"
+
+
+def agreement(ours: Estimate | None, value: float, sem: float | None, tolerance: float) -> str:
+    """Our figure against a claim that it equals `value` +- `sem`.
+
+    `holds`: |ours - value| <= max(tolerance, 2 sqrt(s^2 + e^2)) with the two SEMs; `fails`: farther. `undecided`: n < 3
+    or no SEM, unless there is no chance in it: the claim is exact (`sem` is 0), or ours is (n = 1 with SEM 0, which no
+    average over seeds has). `not run`: no estimate.
+    """
+    if ours is None:
+        return "not run"
+    exact = sem == 0 or (ours.n == 1 and ours.sem == 0)
+    if not exact and (ours.n < 3 or ours.sem is None):
+        return "undecided"
+    near = abs(ours.mean - value) <= max(tolerance, 2 * math.hypot(sem or 0.0, ours.sem or 0.0))
+    return "holds" if near else "fails"
+
+
+def order(ours: Estimate | None, sign: int) -> str:
+    """Our signed figure against a claim of its `sign`, -1 or +1, alone.
+
+    `holds`: the 95% t-interval excludes 0 with that sign; `fails`: with the opposite one. `undecided`: includes 0, or
+    n < 3. `not run`: no estimate. Raises `ValueError` for another sign.
+    """
+    if sign not in (-1, 1):
+        raise ValueError(f"a sign is -1 or +1, not {sign}")
+    if ours is None:
+        return "not run"
+    interval = ours.interval()
+    if ours.n < 3 or interval is None or interval[0] <= 0 <= interval[1]:
+        return "undecided"
+    return "holds" if sign * ours.mean > 0 else "fails"

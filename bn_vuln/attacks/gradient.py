@@ -12,6 +12,7 @@ from typing import Any
 
 from bn_vuln import backend
 from bn_vuln.attacks.ball import Ball
+from bn_vuln.attacks.loss import margin
 
 Predict = Callable[[Any], Any]
 
@@ -32,7 +33,8 @@ def attack(
     index: Any = None,
     xla: bool = False,
 ) -> Any:
-    """Points of the ball around `x` at which the cross-entropy of `y` is high (or low, if `targeted`).
+    """Points of the ball around `x` at which the cross-entropy of `y` is high (or low, if `targeted`). Only the
+    direction of its gradient is used, which is computed without saturation (see `loss.margin`).
 
     Args:
         predict: float pixels [n, height, width, channels] -> logits [n, classes], differentiable.
@@ -118,7 +120,7 @@ def _ascend(
 def _score(logits: Any, y: Any, targeted: bool) -> tuple[Any, Any]:
     """(loss to climb, score [n] to compare points by: fooled before not fooled, then the loss)."""
     tf = backend.tensorflow()
-    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits)
+    loss = margin(logits, y)  # it grows with the cross-entropy
     hit = tf.equal(tf.argmax(logits, axis=1, output_type=y.dtype), y)
     loss, fooled = (-loss, hit) if targeted else (loss, tf.logical_not(hit))
     # The arctangent maps every loss into (-pi/2, pi/2), so that no loss outweighs being fooled.

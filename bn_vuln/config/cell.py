@@ -14,15 +14,33 @@ from bn_vuln.config.values import Count, Frozen, Index, NonNegative, Positive, n
 class Data(Frozen):
     """The data a model is trained on. `name`: a data set, the path of an .npz file, or folder:PATH. `width` null:
     the native one. Validation images leave the training set. `digest` of one's own data, filled in when they are
-    read, identifies them by their content: a path never does."""
+    read, identifies them by their content: a path never does.
 
-    later: ClassVar[tuple[str, ...]] = ("digest",)
+    `classes`: these alone (numbers of the published classes), renumbered from 0 in this order. `limit` takes as many
+    examples of every class where it is `balanced`. `draw`: the same examples for all seeds, or others for each `seed`.
+    """
+
+    later: ClassVar[tuple[str, ...]] = ("digest", "classes", "balanced", "draw")
 
     name: str = "mnist"
     width: Count | None = None
     validation: Count = 5000
     limit: Count | None = None
     digest: str | None = None
+    classes: Annotated[tuple[Index, ...], Field(min_length=2)] | None = None
+    balanced: bool = False
+    draw: Literal["fixed", "seed"] = "fixed"
+
+    @model_validator(mode="after")
+    def _make_sense(self) -> Data:
+        if self.classes is not None and len(set(self.classes)) < len(self.classes):
+            received = str(list(self.classes))
+            raise PydanticCustomError(
+                "data", "classes: expected each once, received {received}", {"received": received}
+            )
+        if self.balanced and self.limit is None:
+            raise PydanticCustomError("data", "balanced needs a limit: how many examples, equally many of each class")
+        return self
 
     @property
     def canonical(self) -> str:
@@ -35,9 +53,20 @@ class Data(Frozen):
 
 
 class LinearArch(Frozen):
-    """[normalization of the input ->] one Dense."""
+    """[normalization of the input ->] one Dense. `one_logit`, for two classes: one output z = w x + b, of which the
+    logits are [0, z]; otherwise one output for each class."""
+
+    later: ClassVar[tuple[str, ...]] = ("one_logit",)
 
     name: Literal["linear"] = "linear"
+    one_logit: bool = False
+
+
+class NearestCentroidArch(Frozen):
+    """The class of the nearest mean of the published training images (validation images too: nothing is chosen by
+    them). It is a linear model in closed form, with nothing random and nothing to train."""
+
+    name: Literal["nearest_centroid"] = "nearest_centroid"
 
 
 class MLPArch(Frozen):
@@ -75,7 +104,9 @@ class VGGArch(Frozen):
     name: Literal["vgg8", "vgg11", "vgg13", "vgg16", "vgg19"] = "vgg11"
 
 
-Arch = Annotated[LinearArch | MLPArch | DeepArch | VGGArch, Field(discriminator="name"), BeforeValidator(named)]
+Arch = Annotated[
+    LinearArch | MLPArch | DeepArch | VGGArch | NearestCentroidArch, Field(discriminator="name"), BeforeValidator(named)
+]
 
 # What a cell of these architectures has where it says nothing. PyTorch's initialization shrinks the signal by 6 in
 # each layer, which BN undoes and a net without BN cannot: there the pair would compare a net that learns with none.
@@ -93,13 +124,17 @@ class NoNormalization(Frozen):
 
 class BatchNormalization(Frozen):
     """BN, h' = gamma (h - mu) / sqrt(sigma^2 + c) + beta. `momentum` is Keras' (the weight of the old
-    statistics); the defaults equal PyTorch's layer. `synchronized`: statistics over all replicas."""
+    statistics); the defaults equal PyTorch's layer. `synchronized`: statistics over all replicas. `gamma` starts at
+    `ones`, or `uniform` in [0, 1] (PyTorch's before version 1.2) by the seed."""
+
+    later: ClassVar[tuple[str, ...]] = ("gamma",)
 
     name: Literal["batch"] = "batch"
     c: Positive = 1e-5
     momentum: Annotated[float, BeforeValidator(parse_number), Field(ge=0, lt=1)] = 0.9
     affine: bool = True
     synchronized: bool = False
+    gamma: Literal["ones", "uniform"] = "ones"
 
 
 Normalization = Annotated[NoNormalization | BatchNormalization, Field(discriminator="name"), BeforeValidator(named)]
@@ -176,17 +211,40 @@ class Cell(Frozen):
     `weight_decay` lambda adds lambda * w to the gradient, a penalty lambda/2 ||w||^2 (PyTorch's meaning); with adamw
     it is decoupled from the gradient, w -= lr lambda w (Loshchilov and Hutter 2019). Where `init`, `train.momentum`
     and `train.epochs` are left out they depend on the architecture (`deep` and VGG: he; VGG: .9 and 5).
-    `normalization: l2` is short for none plus a weight decay, which must then be given.
+    `normalization: l2` is short for none plus a weight decay, which must then be given. `standardize` false: the model
+    takes its pixels as they are.
     """
+
+    later: ClassVar[tuple[str, ...]] = ("standardize",)
 
     data: Annotated[Data, BeforeValidator(named)] = Data()
     arch: Arch = MLPArch()
-    init: Literal["torch", "he"] = "torch"
+    init: Literal["torch", "he", "zeros"] = "torch"
     normalization: Normalization = NoNormalization()
     weight_decay: NonNegative = 0.0
     decay_on: Literal["kernels", "all"] = "kernels"
     train: Train = Train()
     seed: Index = 0
+    standardize: bool = True
+
+    @model_validator(mode="after")
+    def _zeros_are_for_linear_models(self) -> Cell:
+        if self.init == "zeros" and self.arch.name != "linear":
+            raise PydanticCustomError("init", "init zeros: hidden layers would never learn; it is for arch linear")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_random(cls, data: Any) -> Any:
+        """The nearest centroid has nothing random and nothing to train: one cell, whatever a grid combines it with."""
+        arch = named(data.get("arch")) if isinstance(data, Mapping) else None
+        name = arch.get("name") if isinstance(arch, Mapping) else getattr(arch, "name", None)
+        if name != "nearest_centroid":
+            return data
+        source = named(data.get("data", {}))
+        if isinstance(source, Mapping):
+            source = {k: v for k, v in source.items() if k not in ("validation", "limit", "balanced", "draw")}
+        return {"data": source, **{k: v for k, v in data.items() if k == "arch" or k not in cls.model_fields}}
 
     @model_validator(mode="before")
     @classmethod

@@ -1,47 +1,123 @@
-"""An experiment: cells, perturbations, layout of the table, the paper's values."""
+"""An experiment: cells, what is measured of them, layout of the table, the paper's values."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from bn_vuln.config.measurement import Measurement
 from bn_vuln.config.perturbation import Evaluation, Perturbation
 from bn_vuln.config.values import Float, Frozen, Index, NonNegative, nearest
 
 Scale = Literal["smoke", "quick", "cpu", "full"]
 SCALES: tuple[Scale, ...] = ("smoke", "quick", "cpu", "full")
+ColumnUnit = Literal["%", "deg", "nats"]
+LOSS = ".loss"  # a column NAME.loss is the mean cross-entropy under the perturbation NAME
+
+
+class Place(Frozen):
+    """The cells of an arm in the table row `where`."""
+
+    where: dict[str, Any] = Field(default={})
+    arm: str
 
 
 class PaperValue(Frozen):
-    """A figure of the paper: a fraction, for the table row `where`, of one of our `perturbations`, for one arm,
-    or for the difference treatment - reference (no `arm`). `approximate`: rounded or derived, never judged."""
+    """A claim about our `perturbations` (columns of the table), beside the paper's figure where it has one.
+
+    It is about one `arm` in the table row `where`, about its difference from (or `how: ratio`, its ratio to) the
+    cells `against`, paired by seed, about the `slope` of its logarithm against that of the row key `along`, or,
+    without an arm, about the difference treatment - reference.
+
+    `value`: the published figure, in the column's unit but fractions for accuracies. With a `tolerance` the claim is
+    that ours equals it so far. Instead of a value, `sign` claims that a difference is above (1) or below (-1) zero.
+    `approximate`: rounded or derived, never judged. `exact`: nothing random enters, so one value is enough.
+    `text` says what the claim is about.
+    """
 
     where: dict[str, Any] = Field(default={})
     perturbations: tuple[str, ...] = Field(min_length=1)
     arm: str | None = None
-    value: Float
+    against: Place | None = None
+    how: Literal["difference", "ratio", "slope"] = "difference"
+    along: str | None = None
+    value: Float | None = None
     sem: NonNegative | None = None
+    tolerance: NonNegative | None = None
+    sign: Literal[-1, 1] | None = None
     approximate: bool = False
+    exact: bool = False
+    text: str = ""
     source: str
+
+    @model_validator(mode="after")
+    def _make_sense(self) -> PaperValue:
+        for wrong, message in (
+            ((self.value is None) == (self.sign is None), "expected a value or a sign"),
+            (self.against is not None and self.arm is None, "against needs an arm to compare"),
+            (self.how == "ratio" and self.against is None, "a ratio needs an arm and what it is against"),
+            ((self.how == "slope") != (self.along is not None), "how: slope and along (a row key) belong together"),
+            (self.how == "slope" and (self.arm is None or self.against is not None), "a slope is that of one arm"),
+            (self.sign is not None and self.tolerance is not None, "a sign has no tolerance"),
+        ):
+            if wrong:
+                raise PydanticCustomError("claim", message)
+        return self
+
+    @property
+    def is_contrast(self) -> bool:
+        """Whether it is about a signed difference or ratio, rather than one arm's value."""
+        return self.arm is None or self.against is not None
+
+
+class Choice(Frozen):
+    """The row that is chosen: the highest mean of the arms in the column `by`, for each value of the row keys `per`.
+    `within`: only rows whose column `of` is at most `points` (a fraction) below that of the row `where`."""
+
+    by: str
+    per: tuple[str, ...] = ()
+    of: str | None = None
+    within: NonNegative = 0.0
+    where: dict[str, Any] = Field(default={})
+
+
+Figure = Literal["differences", "candidates", "curves", "boundaries", "spectra", "heatmaps"]
 
 
 class Table(Frozen):
-    """Layout: one block of rows for each value of the `rows` keys; the `arms` are values of the `arm` key;
-    one column for each perturbation, headed by its entry in `columns`; differences are `treatment - reference`."""
+    """Layout: one block of rows for each value of the `rows` keys; one column for each perturbation, measurement or
+    `PERTURBATION.loss`, headed by its entry in `columns`. The arms are the values of the `arm` key, or those named
+    in `arms` with the values that their cells have; differences are `treatment - reference`.
+
+    `select_by` or `choice` marks the best row. `figures` are drawn; empty: what suits the layout. `x` is the row key
+    along which curves are drawn, `y` the second one of heat maps.
+    """
+
+    later: ClassVar[tuple[str, ...]] = ("arms", "choice", "figures", "x", "y")
 
     rows: tuple[str, ...] = ()
     arm: str = "normalization.name"
+    arms: dict[str, dict[str, Any]] = Field(default={})
     reference: str = "none"
     treatment: str = "batch"
     columns: dict[str, str] = Field(min_length=1)
     select_by: str | None = None
+    choice: Choice | None = None
+    figures: tuple[Figure, ...] = ()
+    x: str | None = None
+    y: str | None = None
+
+    @property
+    def chosen_by(self) -> Choice | None:
+        """How a row is chosen, if one is."""
+        return self.choice or (Choice(by=self.select_by) if self.select_by else None)
 
 
 class Experiment(Frozen):
-    """An experiment: base + grid + seeds -> cells; perturbations -> records; layout and the paper's values.
+    """An experiment: base + grid + seeds -> cells; perturbations and measurements -> records; layout and claims.
 
     `scale` and `overrides` say how it was resolved (`load_experiment`); a file does not set them.
     """
@@ -57,6 +133,7 @@ class Experiment(Frozen):
     seeds: tuple[Index, ...] = Field(min_length=1)
     evaluation: Evaluation = Evaluation()
     perturbations: dict[str, Perturbation] = Field(min_length=1)
+    measurements: dict[str, Measurement] = Field(default={})
     scales: dict[Scale, dict[str, Any]] = Field(default={})
     scale: Scale = "full"
     overrides: tuple[str, ...] = ()
@@ -71,12 +148,29 @@ class Experiment(Frozen):
         if len(set(self.seeds)) < len(self.seeds):
             seeds = str(list(self.seeds))
             raise PydanticCustomError("seeds", "seeds: expected each once, received {seeds}", {"seeds": seeds})
-        _refuse_unknown("table.columns", self.table.columns, "perturbations", self.perturbations)
+        _refuse_unknown("measurements", self.perturbations.keys() & self.measurements.keys(), "new names", ())
+        table, known = self.table, self._quantities()
+        _refuse_unknown("table.columns", table.columns, "perturbations", known)
         used = [name for value in self.paper for name in value.perturbations]
-        _refuse_unknown("paper", used, "table.columns", self.table.columns)
-        chosen = [self.table.select_by] if self.table.select_by else []
-        _refuse_unknown("table.select_by", chosen, "table.columns", self.table.columns)
+        _refuse_unknown("paper", used, "table.columns", table.columns)
+        chosen = table.chosen_by
+        _refuse_unknown(
+            "table.select_by", filter(None, [chosen.by, chosen.of]) if chosen else (), "table.columns", table.columns
+        )
+        if table.arms:
+            named = {value.arm for value in self.paper} | {v.against.arm for v in self.paper if v.against}
+            _refuse_unknown("paper", sorted(filter(None, named)), "table.arms", table.arms)
         return self
+
+    def _quantities(self) -> set[str]:
+        """What a column can be."""
+        return {*self.perturbations, *(name + LOSS for name in self.perturbations), *self.measurements}
+
+    def unit(self, column: str) -> ColumnUnit:
+        """The unit of a column: % of examples (kept as fractions), degrees, or nats (losses)."""
+        if column in self.measurements:
+            return "deg" if self.measurements[column].kind == "tilt" else "%"
+        return "nats" if column.endswith(LOSS) and column not in self.perturbations else "%"
 
     @property
     def as_published(self) -> bool:

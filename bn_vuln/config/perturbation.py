@@ -124,12 +124,14 @@ Perturbation = Annotated[Clean | AWGN | Attack, Field(discriminator="kind")]
 
 class Evaluation(Frozen):
     """Where a model is evaluated. `dataset` null: the one it was trained on. `limit`: that many examples of a
-    fixed random order (smaller limits are subsets of larger ones). `bn_statistics`: those tracked in training."""
+    fixed random order (smaller limits are subsets of larger ones). `bn_statistics`: those `tracked` in
+    training, `reestimated` as the mean over the batches of one pass through the training examples, or those of the
+    `batch` under evaluation, 500 examples."""
 
     dataset: str | None = None
     split: Literal["test", "validation", "train"] = "test"
     limit: Count | None = None
-    bn_statistics: Literal["tracked"] = "tracked"
+    bn_statistics: Literal["tracked", "reestimated", "batch"] = "tracked"
 
 
 class Suite(Frozen):

@@ -65,7 +65,18 @@ def _explain(error: ErrorDetails, data: Any) -> str:
     return f"{key}: {message}" if key else message
 
 
-_SELF_EXPLAINING = ("unknown_key", "attack", "grid", "perturbation", "seeds", "normalized", "l2", "train")
+_SELF_EXPLAINING = (
+    "unknown_key",
+    "attack",
+    "grid",
+    "perturbation",
+    "seeds",
+    "normalized",
+    "l2",
+    "train",
+    "data",
+    "claim",
+)
 
 
 def _key(location: tuple[int | str, ...], data: Any, *, missing: bool) -> str:

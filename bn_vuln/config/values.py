@@ -44,6 +44,11 @@ def named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+def named_kind(value: Any) -> Any:
+    """The same for a mapping whose key is `kind`."""
+    return {"kind": value} if isinstance(value, str) else value
+
+
 Float = Annotated[float, BeforeValidator(parse_number), Field(allow_inf_nan=False)]
 Positive = Annotated[float, BeforeValidator(parse_number), Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, BeforeValidator(parse_number), Field(ge=0, allow_inf_nan=False)]

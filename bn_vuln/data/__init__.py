@@ -1,13 +1,13 @@
 """Data sets by name: `load(name, split)` gives uint8 images in memory, labels and facts.
 
-A name is `mnist` (bundled), a data set of TFDS (`fashion_mnist`, `cifar10_1/v6`), the path of an .npz file, or
-folder:PATH.
+A name is `mnist` (bundled), `toy` (made), a data set of TFDS (`fashion_mnist`, `cifar10_1/v6`), the path of an .npz
+file, or folder:PATH.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln import config
-from bn_vuln.data import arrays, folder, mnist, overview, tfds
+from bn_vuln.analysis.tilt import centroids
+from bn_vuln.data import arrays, folder, mnist, overview, tfds, toy
+from bn_vuln.data.pixels import pixel_array
 from bn_vuln.data.splits import SPLIT_SEED, Part, part, permutation
 from bn_vuln.errors import UsageError
 from bn_vuln.facts import Facts
@@ -25,6 +27,9 @@ __all__ = [
     "Dataset",
     "Facts",
     "load",
+    "training",
+    "published",
+    "class_centroids",
     "facts",
     "canonical",
     "pinned",
@@ -35,8 +40,9 @@ __all__ = [
 ]
 
 # Bundled: name -> (facts, reader of the published splits)
-DATASETS: dict[str, tuple[Facts, Callable[[str], tuple[NDArray[np.uint8], NDArray[np.int32]]]]] = {
+DATASETS: dict[str, tuple[Facts, Callable[[str], tuple[NDArray[Any], NDArray[np.int32]]]]] = {
     "mnist": (mnist.FACTS, mnist.read),
+    "toy": (toy.FACTS, toy.read),
 }
 
 
@@ -60,10 +66,11 @@ OWN: tuple[_OwnSource, ...] = (arrays, folder)
 
 @dataclass(frozen=True)
 class Dataset:
-    """`images` uint8 [n, height, width, channels]; `labels` int32 [n]; `index` int64 [n], each example's place
-    in the published split, which keys per-example noise whatever the subset. The arrays may be shared: do not write."""
+    """`images` uint8 [n, height, width, channels] (the points of `toy` float32); `labels` int32 [n]; `index` int64 [n],
+    each example's place in the published split, which keys per-example noise whatever the subset. The arrays may be
+    shared: do not write."""
 
-    images: NDArray[np.uint8]
+    images: NDArray[Any]
     labels: NDArray[np.int32]
     index: NDArray[np.int64]
     facts: Facts
@@ -81,19 +88,30 @@ def facts(name: str) -> Facts:
     return DATASETS[name][0] if name in DATASETS else _source(name).facts(name)
 
 
-def load(name: str, split: str = "test", *, validation: int = 5000, limit: int | None = None) -> Dataset:
+def load(
+    name: str,
+    split: str = "test",
+    *,
+    validation: int = 5000,
+    limit: int | None = None,
+    classes: Sequence[int] | None = None,
+    balanced: bool = False,
+    draw: int | None = None,
+) -> Dataset:
     """A split of a data set: `train` (without the validation examples), `validation`, or `test`.
 
     The `validation` examples are the first of a fixed permutation of the published training set. `limit` takes
     the first examples of another fixed permutation of the split (the order of a published split is rarely
     random: the first half of MNIST's test set is the easier one), so a smaller limit is a subset of a larger.
+    `classes`: these alone, renumbered; a `balanced` limit takes as many examples of each. `draw` is the seed of the
+    examples that a limit takes (and of the training points of `toy`); None: the same for everybody.
     Raises `UsageError` for an unknown name or split, or where the split has fewer examples than asked for, and
     `BnvulnError`, in one line, where the data are not there and cannot be had.
     """
     if split not in ("train", "validation", "test"):
         raise UsageError(f"split: expected train, validation or test, received {split!r}")
     published = "test" if split == "test" else "train"
-    found = _bundled(name, published) if name in DATASETS else _source(name).read(name, published)
+    found = _read(name, published, draw)
     whole = Dataset(found.images, found.labels, found.index, facts(name))
     if split != "test":
         if not 0 < validation < len(whole):
@@ -104,11 +122,75 @@ def load(name: str, split: str = "test", *, validation: int = 5000, limit: int |
         order = permutation(len(whole), SPLIT_SEED)
         chosen = order[:validation] if split == "validation" else order[validation:]
         whole = whole.take(np.sort(chosen))
+    if classes is not None:
+        whole = _only(whole, classes)
     if limit is None:
         return whole
     if limit > len(whole):
         raise UsageError(f"{name}: limit: the {split} split has {len(whole)} examples, {limit} were asked for")
-    return whole.take(permutation(len(whole), SPLIT_SEED + 1)[:limit])
+    seeds = [SPLIT_SEED + 1] if draw is None else [SPLIT_SEED + 3, draw]
+    order = permutation(len(whole), *seeds)
+    return whole.take((_balanced(order, whole, limit) if balanced else order)[:limit])
+
+
+def training(options: config.Data, split: str, seed: int = 0) -> Dataset:
+    """The examples that a model of these options and this seed is trained on (`train`), or chosen by
+    (`validation`)."""
+    return load(
+        options.name,
+        split,
+        validation=options.validation,
+        limit=options.limit if split == "train" else None,
+        classes=options.classes,
+        balanced=options.balanced and split == "train",
+        draw=seed if options.draw == "seed" else None,
+    )
+
+
+def published(options: config.Data) -> Dataset:
+    """All published training examples of the classes, validation examples among them."""
+    parts = [load(options.name, split, validation=options.validation, classes=options.classes)
+             for split in ("train", "validation")]  # fmt: skip
+    images, labels, index = (
+        np.concatenate([getattr(part, field) for part in parts]) for field in ("images", "labels", "index")
+    )
+    return Dataset(images, labels, index, parts[0].facts)
+
+
+def class_centroids(options: config.Data, width: int) -> NDArray[np.float64]:
+    """The mean pixels of each class over all published training examples, float64 [classes, d], resized to `width`
+    (which is linear, so it is the mean of the resized images too)."""
+    examples = published(options)
+    means = centroids(examples.images, examples.labels, len(examples.facts.classes))
+    images = means.reshape(-1, *examples.facts.shape).astype(np.float32)
+    return pixel_array(images, width).reshape(len(means), -1).astype(np.float64)
+
+
+def _only(whole: Dataset, classes: Sequence[int]) -> Dataset:
+    """The examples of these classes, numbered in this order. Raises `UsageError` for a class that is not there."""
+    names = whole.facts.classes
+    if max(classes) >= len(names):
+        raise UsageError(f"data.classes: {whole.facts.name} has classes 0 to {len(names) - 1}, received {max(classes)}")
+    number = np.full(len(names), -1, np.int32)
+    number[list(classes)] = np.arange(len(classes))
+    chosen = whole.take(np.flatnonzero(number[whole.labels] >= 0))
+    facts = replace(whole.facts, classes=tuple(names[c] for c in classes))
+    return replace(chosen, labels=number[chosen.labels], facts=facts)
+
+
+def _balanced(order: NDArray[np.int64], whole: Dataset, limit: int) -> NDArray[np.int64]:
+    """The order in which the classes take turns. Raises `UsageError` where a class has too few examples."""
+    labels = whole.labels[order]
+    turn = np.empty(len(order), np.int64)
+    for label in range(len(whole.facts.classes)):
+        mine = labels == label
+        if mine.sum() < limit // len(whole.facts.classes):
+            raise UsageError(
+                f"data.balanced: {limit} examples were asked for, equally many of each class, "
+                f"but class {whole.facts.classes[label]} has {mine.sum()}"
+            )
+        turn[mine] = np.arange(mine.sum())
+    return order[np.lexsort((labels, turn))]
 
 
 def canonical(name: str) -> str:
@@ -149,6 +231,8 @@ def listing() -> list[dict[str, Any]]:
 
 def describe(name: str) -> dict[str, Any]:
     """Everything about a data set, as a plain dict (see `overview.named`), without preparing it."""
+    if name == "toy":
+        return overview.made(toy.FACTS)
     if name in DATASETS:
         return overview.bundled()
     source = own_source(name)
@@ -164,6 +248,14 @@ def _source(name: str) -> _Source:
     return own_source(name) or tfds
 
 
-@functools.lru_cache(maxsize=2)
+def _read(name: str, split: str, draw: int | None) -> Part:
+    """A published split; `toy` makes another one for each draw."""
+    if name == "toy" and draw is not None:
+        images, labels = toy.read(split, draw)
+        return part(images, labels)
+    return _bundled(name, split) if name in DATASETS else _source(name).read(name, split)
+
+
+@functools.lru_cache(maxsize=4)
 def _bundled(name: str, split: str) -> Part:
     return part(*DATASETS[name][1](split))

@@ -6,26 +6,34 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from bn_vuln.data import known, mnist, places, prepared, sources, tfds
+from bn_vuln.data import known, mnist, places, prepared, sources, tfds, toy
 from bn_vuln.errors import UsageError
 from bn_vuln.facts import Facts
 
 
 def rows() -> list[dict[str, Any]]:
     """One dict for each data set that is bundled, known here or prepared in the data folder: `name`, `shape`, number
-    of `classes`, `sizes` of train and test, `state` (bundled, prepared, not prepared)."""
+    of `classes`, `sizes` of train and test, `state` (bundled, made, prepared, not prepared)."""
     bundled = known.Outline(mnist.FACTS.shape, len(mnist.FACTS.classes), mnist.FACTS.sizes)
     found = {p.name: outline for p in prepared.all_prepared() if (outline := _outline(p)) is not None}
-    found.pop(mnist.FACTS.name, None)
+    for ours in (mnist.FACTS, toy.FACTS):
+        found.pop(ours.name, None)
     shown = [(name, found.get(name, outline)) for name, outline in known.outlines().items()]
     shown += [(name, outline) for name, outline in found.items() if name not in known.outlines()]
     states = {name: "prepared" if name in found else "not prepared" for name, _ in shown}
-    return [_row(mnist.FACTS.name, "bundled", bundled), *(_row(name, states[name], outline) for name, outline in shown)]
+    points = known.Outline(toy.FACTS.shape, len(toy.FACTS.classes), toy.FACTS.sizes)
+    here = [_row(mnist.FACTS.name, "bundled", bundled), _row(toy.FACTS.name, "made", points)]
+    return [*here, *(_row(name, states[name], outline) for name, outline in shown)]
 
 
 def own(facts: Facts, folder: str) -> dict[str, Any]:
     """What is known of one's own data, or of a bundled set, in `folder`: `files` are none that need be had."""
     return {**_plain(facts), "state": "own", "folder": folder, "files": []}
+
+
+def made(facts: Facts) -> dict[str, Any]:
+    """What is known of a data set that is made when it is read: there are no files."""
+    return {**_plain(facts), "state": "made", "folder": "", "files": []}
 
 
 def bundled() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,10 @@ SPLIT_SEED = 20200
 
 @dataclass(frozen=True)
 class Part:
-    """`images` uint8 [n, height, width, channels]; `labels` int32 [n]; `index` int64 [n], each example's place in
-    what was published. The arrays are read-only: callers share them."""
+    """`images` uint8 [n, height, width, channels] (points of `toy`: float32); `labels` int32 [n]; `index` int64 [n],
+    each example's place in what was published. The arrays are read-only: callers share them."""
 
-    images: NDArray[np.uint8]
+    images: NDArray[Any]
     labels: NDArray[np.int32]
     index: NDArray[np.int64]
 
@@ -31,7 +32,7 @@ class Published:
     parts: dict[str, Part]
 
 
-def part(images: NDArray[np.uint8], labels: NDArray[np.int32], index: NDArray[np.int64] | None = None) -> Part:
+def part(images: NDArray[Any], labels: NDArray[np.int32], index: NDArray[np.int64] | None = None) -> Part:
     """A part of these arrays, made read-only; without an `index` it is the whole of what was published."""
     made = Part(images, labels, np.arange(len(labels)) if index is None else index)
     for array in (made.images, made.labels, made.index):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from bn_vuln import backend
@@ -14,6 +15,7 @@ from bn_vuln.models.normalization import factory
 
 BUILDERS: dict[str, Callable[..., Any]] = {
     "linear": linear.build,
+    "nearest_centroid": linear.build_nearest_centroid,
     "mlp": mlp.build,
     "deep": deep.build,
     **dict.fromkeys(vgg.STAGES, vgg.build),
@@ -27,5 +29,7 @@ def build(cell: Cell, facts: Facts) -> Any:
     """
     backend.tensorflow()
     width = cell.data.width or facts.shape[1]
+    if not cell.standardize:
+        facts = replace(facts, mean=(0.0,) * len(facts.mean), std=(1.0,) * len(facts.std))
     initializer = Initializer(cell.init, cell.seed)
-    return BUILDERS[cell.arch.name](cell.arch, facts, width, factory(cell.normalization), initializer)
+    return BUILDERS[cell.arch.name](cell.arch, facts, width, factory(cell.normalization, cell.seed), initializer)

@@ -39,7 +39,7 @@ class Initializer:
     normalization between two layers does not change the kernels of either.
 
     `torch`: uniform of variance 1 / (3 fan_in) for kernel and bias (PyTorch's default for Linear and Conv).
-    `he`: normal of variance 2 / fan_in (He et al. 2015, not truncated), zero bias.
+    `he`: normal of variance 2 / fan_in (He et al. 2015, not truncated), zero bias. `zeros`: both zero.
     """
 
     def __init__(self, scheme: str, seed: int) -> None:
@@ -51,6 +51,8 @@ class Initializer:
 
         kernel_seed, bias_seed = (backend.derived_seed(self.seed, self.position, part) for part in (0, 1))
         self.position += 1
+        if self.scheme == "zeros":
+            return {"kernel_initializer": "zeros", "bias_initializer": "zeros"}
         if self.scheme == "he":
             kernel = keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal", seed=kernel_seed)
             return {"kernel_initializer": kernel, "bias_initializer": "zeros"}

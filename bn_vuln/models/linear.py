@@ -1,10 +1,15 @@
-"""The linear classifier of the paper's Tables 1 and 13, with an optional normalization of its input."""
+"""The linear classifier of the paper's Tables 1 and 13, with an optional normalization of its input, and the
+nearest-centroid classifier that its boundary is compared with."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from bn_vuln.config import LinearArch
+import numpy as np
+from numpy.typing import NDArray
+
+from bn_vuln.config import LinearArch, NearestCentroidArch
+from bn_vuln.errors import UsageError
 from bn_vuln.facts import Facts
 from bn_vuln.models.layers import Initializer, dense, pixels_in
 from bn_vuln.models.normalization import Factory
@@ -17,4 +22,27 @@ def build(arch: LinearArch, facts: Facts, width: int, normalize: Factory, initia
     inputs, x = pixels_in(facts, width)
     x = keras.layers.Flatten(name="flatten")(x)
     x = normalize(x, "normalization")
-    return keras.Model(inputs, dense(x, len(facts.classes), initializer, "logits"), name="linear")
+    if not arch.one_logit:
+        return keras.Model(inputs, dense(x, len(facts.classes), initializer, "logits"), name="linear")
+    if len(facts.classes) != 2:
+        raise UsageError(f"arch.one_logit: expected two classes, {facts.name} has {len(facts.classes)}")
+    z = dense(x, 1, initializer, "logit")
+    nothing = keras.layers.Rescaling(0.0, name="zero")(z)
+    return keras.Model(inputs, keras.layers.Concatenate(name="logits")([nothing, z]), name="linear")
+
+
+def build_nearest_centroid(
+    arch: NearestCentroidArch, facts: Facts, width: int, normalize: Factory, initializer: Initializer
+) -> Any:
+    """Pixels -> flatten -> Dense -> logits [n, classes]; `set_centroids` gives it its weights."""
+    import keras
+
+    inputs = keras.Input((width, width, facts.shape[2]), name="pixels")
+    x = keras.layers.Flatten(name="flatten")(inputs)
+    return keras.Model(inputs, dense(x, len(facts.classes), initializer, "logits"), name="nearest_centroid")
+
+
+def set_centroids(model: Any, centroids: NDArray[np.float64]) -> None:
+    """Make the logits m_k x - |m_k|^2 / 2 of the centroids m [classes, d] in pixels: the largest is that of the
+    nearest, since |x - m_k|^2 = |x|^2 - 2 (m_k x - |m_k|^2 / 2)."""
+    model.get_layer("logits").set_weights([centroids.T, -0.5 * (centroids**2).sum(1)])

@@ -6,11 +6,12 @@ Everything else of the two arms of a pair is the same, initial kernels included.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bn_vuln import config
+from bn_vuln import backend, config
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,21 @@ class Factory:
         return x if layer is None else layer(x)
 
 
-def none(_: config.NoNormalization) -> Factory:
+def none(_: config.NoNormalization, seed: int) -> Factory:
     """No layer: the tensor passes unchanged."""
     return Factory(layer=lambda name: None, keeps_bias=True)
 
 
-def batch(options: config.BatchNormalization) -> Factory:
+def batch(options: config.BatchNormalization, seed: int) -> Factory:
     """BN; every option is written out, since Keras' defaults (c = 1e-3, momentum = .99) move the results."""
     import keras
+
+    numbers = itertools.count()
+
+    def gamma() -> Any:
+        if options.gamma == "ones":
+            return "ones"
+        return keras.initializers.RandomUniform(0.0, 1.0, seed=backend.derived_seed(seed, GAMMA_STREAM, next(numbers)))
 
     def layer(name: str) -> Any:
         return keras.layers.BatchNormalization(
@@ -43,7 +51,7 @@ def batch(options: config.BatchNormalization) -> Factory:
             momentum=options.momentum,
             center=options.affine,
             scale=options.affine,
-            gamma_initializer="ones",
+            gamma_initializer=gamma(),
             beta_initializer="zeros",
             moving_mean_initializer="zeros",
             moving_variance_initializer="ones",
@@ -54,9 +62,10 @@ def batch(options: config.BatchNormalization) -> Factory:
     return Factory(layer=layer, keeps_bias=not options.affine)
 
 
-FACTORIES: dict[str, Callable[[Any], Factory]] = {"none": none, "batch": batch}
+GAMMA_STREAM = 2  # keeps gamma's random stream apart from the kernels' and the order's
+FACTORIES: dict[str, Callable[[Any, int], Factory]] = {"none": none, "batch": batch}
 
 
-def factory(options: config.Normalization) -> Factory:
-    """The factory for a normalization's config."""
-    return FACTORIES[options.name](options)
+def factory(options: config.Normalization, seed: int = 0) -> Factory:
+    """The factory for a normalization's config; `seed` is that of its random initial values, if it has any."""
+    return FACTORIES[options.name](options, seed)

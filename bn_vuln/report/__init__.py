@@ -1,9 +1,11 @@
-"""Reports from records alone: Markdown, CSV, JSON and one-file HTML. No TensorFlow."""
+"""Reports from records alone: Markdown, CSV, JSON, LaTeX and one-file HTML. No TensorFlow."""
 
 from __future__ import annotations
 
 import base64
 import shlex
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,15 +16,10 @@ from bn_vuln.errors import UsageError
 from bn_vuln.progress import duration
 from bn_vuln.report import tables
 
-Format = Literal["html", "md", "csv"]
+Format = Literal["html", "md", "csv", "tex"]
 
-
-# By whether the layout selects a candidate.
-CAPTIONS = {
-    False: "Left: accuracy of each arm, mean ± SEM, dots are single seeds. Right: difference of the arms, paired by "
-    "seed, with its 95% t-interval; beside it the paper's, where it has one.",
-    True: "Each point is a candidate setting: what batch norm costs there, against the accuracy that chooses one.",
-}
+# In the order in which a summary counts them; one that is not here comes last.
+VERDICTS = ("holds", "holds in sign", "fails", "undecided", "preview", "not run")
 
 
 def experiments_in(folder: Path) -> list[Experiment]:
@@ -35,22 +32,22 @@ def experiments_in(folder: Path) -> list[Experiment]:
 
 
 def render(results: Results, form: Format) -> str:
-    """One experiment as `md`, `csv` or `html` text."""
+    """One experiment as `md`, `csv`, `tex` or `html` text."""
+    from bn_vuln.report import latex  # which needs this module
+
     if form == "csv":
         return tables.csv_text(results)
     if form == "md":
         return markdown(results)
-    return html([results])
+    return latex.latex(results) if form == "tex" else html([results])
 
 
 def write(folder: Path, form: Format = "html", only: Experiment | None = None) -> list[Path]:
     """Write the report of a results folder (or of one of its experiments) into FOLDER/report.
 
-    html: one page for all; md (with the figure as SVG and PNG) and csv: one file for each experiment. Returns
+    html: one page for all; md (with its figures as SVG and PNG), csv and tex: one file for each experiment. Returns
     the files written.
     """
-    from bn_vuln.report import figures
-
     chosen = [only] if only else experiments_in(folder)
     results = [aggregate(experiment, folder) for experiment in chosen]
     target = folder / "report"
@@ -59,14 +56,26 @@ def write(folder: Path, form: Format = "html", only: Experiment | None = None) -
         return [_write(target / f"{name}.html", html(results))]
     written = []
     for one in results:
-        stem = catalog.stem(one.experiment)
-        figure = figures.figure(one) if form == "md" else None
-        if figure:
-            written.append(_write(target / f"{stem}.svg", figure))
-            written.append(_write(target / f"{stem}.png", figures.figure(one, "png") or b""))
-        text = markdown(one, f"{stem}.png" if figure else None) if form == "md" else render(one, form)
-        written.append(_write(target / f"{stem}.{form}", text))
+        drawn = _write_figures(target, one) if form == "md" else []
+        pictures = [path.name for path in drawn if path.suffix == ".png"]
+        text = markdown(one, pictures) if form == "md" else render(one, form)
+        written += [*drawn, _write(target / f"{catalog.stem(one.experiment)}.{form}", text)]
     return written
+
+
+def _write_figures(target: Path, results: Results) -> list[Path]:
+    """Every figure of an experiment as SVG and as PNG."""
+    from bn_vuln.report import figures
+
+    stem = catalog.stem(results.experiment)
+    drawn = {form: figures.figures(results, form) for form in ("svg", "png")}
+    pairs = zip(drawn["svg"], drawn["png"], strict=True)
+    both = [(f"{stem}-{name}" if name else stem, svg, png) for (name, _, svg), (_, _, png) in pairs]
+    return [
+        _write(target / f"{name}.{form}", picture)
+        for name, svg, png in both
+        for form, picture in (("svg", svg), ("png", png))
+    ]
 
 
 def _write(path: Path, content: bytes | str) -> Path:
@@ -74,8 +83,20 @@ def _write(path: Path, content: bytes | str) -> Path:
     return path
 
 
+def verdicts(results: Results) -> str:
+    """The verdicts in one line, counted: `holds: 3, undecided: 1`; `preview` alone below full scale."""
+    counts = Counter(comparison.verdict for comparison in results.comparisons)
+    del counts["context"]
+    if not counts:
+        return "no figure of the paper to judge"
+    if set(counts) == {"preview"}:
+        return "preview"
+    order = [*VERDICTS, *counts]
+    return ", ".join(f"{verdict}: {counts[verdict]}" for verdict in sorted(counts, key=order.index))
+
+
 def facts(results: Results) -> list[tuple[str, str]]:
-    """What a reader needs beside the numbers: command, scale, counts, time, machine, versions."""
+    """What a reader needs beside the numbers: verdict, command, cost, scale, counts, time, machine, versions."""
     experiment = results.experiment
     state = f"{results.cells} trainings"
     state += f", {results.failed} failed to train" if results.failed else ""
@@ -84,8 +105,11 @@ def facts(results: Results) -> list[tuple[str, str]]:
     scale += "".join(f" --set {shlex.quote(override)}" for override in experiment.overrides)
     measured = {v.n_examples for b in results.blocks for arm in b.arms.values() for v in arm.values() if v.n_examples}
     examples = ", ".join(f"{n:,}" for n in sorted(measured)) or "none yet"
+    costs = ", ".join(f"{name} {text}" for name, text in experiment.cost.items())
     return [
+        ("Verdict", verdicts(results)),
         ("Command", f"bnvuln reproduce {_name(experiment)}{scale}"),
+        *([("Cost", f"{costs} on two cores (--jobs 2)")] if costs else []),
         ("Source", experiment.source),
         ("Scale", experiment.scale),
         ("Examples", f"{examples} ({experiment.evaluation.split})"),
@@ -102,14 +126,13 @@ def _name(experiment: Experiment) -> str:
     return experiment.name if experiment.name in known else f"{experiment.name}.yaml"
 
 
-def markdown(results: Results, figure: str | None = None) -> str:
-    """An experiment as a Markdown page."""
+def markdown(results: Results, pictures: Sequence[str] = ()) -> str:
+    """An experiment as a Markdown page; `pictures` are the files of its figures."""
     experiment = results.experiment
-    parts = [f"# {experiment.title}", f"Claim: {experiment.claim}"]
+    parts = [f"# {experiment.title}", f"Claim: {experiment.claim}", f"Verdict: {verdicts(results)}"]
     for table in tables.tables(results):
         parts += [f"## {table.title}", tables.markdown_table(table)]
-    if figure:
-        parts.append(f"![{experiment.title}]({figure})")
+    parts += [f"![{experiment.title}]({picture})" for picture in pictures]
     parts += [*(f"- {note}" for note in experiment.notes)]
     parts.append("\n".join(f"- {name}: {text}" for name, text in facts(results)))
     return "\n\n".join(parts) + "\n"
@@ -119,26 +142,36 @@ def html(results: list[Results]) -> str:
     """One self-contained page: no scripts, no network, light and dark, readable on a phone, printable."""
     import jinja2
 
-    from bn_vuln.report import figures
-
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("bn_vuln.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     sections = [
         {
-            "results": one,
+            "id": catalog.stem(one.experiment),
             "experiment": one.experiment,
+            "verdict": verdicts(one),
             "tables": tables.tables(one),
+            "figures": _pictures(one),
             "facts": facts(one),
             "config": config.to_yaml(one.experiment),
-            "caption": CAPTIONS[one.experiment.table.select_by is not None],
-            "figure": _data_uri(figures.figure(one)),
         }
         for one in results
     ]
     return environment.get_template("report.html.jinja").render(sections=sections)
 
 
-def _data_uri(svg: bytes | None) -> str | None:
+def _pictures(results: Results) -> list[dict[str, str]]:
+    """The figures of an experiment for a page."""
+    from bn_vuln.report import figures
+
+    title = results.experiment.title
+    drawn = figures.figures(results)
+    return [
+        {"uri": _data_uri(svg), "caption": caption, "alt": f"{title}: {name}" if name else title}
+        for name, caption, svg in drawn
+    ]
+
+
+def _data_uri(svg: bytes) -> str:
     """An SVG as an address inside the page; a picture of its own is isolated from the page's styles."""
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}" if svg else None
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"

@@ -1,191 +1,26 @@
-"""Figures of an experiment: accuracies of the arms, and what batch norm costs beside the paper's figures."""
+"""The figures of an experiment, as its table asks for them."""
 
 from __future__ import annotations
 
-import io
-from typing import Any
+from collections.abc import Callable
 
-from bn_vuln.aggregate import Block, Results, mean_over_arms
-from bn_vuln.report.tables import KEY_NAMES, where_text
+from bn_vuln.aggregate import Results
+from bn_vuln.config import Figure
+from bn_vuln.report import boundaries, curves, differences, heatmaps, spectra
+from bn_vuln.report.drawing import Drawn
 
-# Okabe-Ito: told apart by colour-blind readers; shapes differ too, for print without colour.
-ARM_STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))
-PAPER_COLOUR = "#555555"
-HEIGHT = 3.4
-WIDTH = 9.0
-MAX_HEADS_IN_LINE = 6  # of columns whose heads fit side by side
-MAX_BLOCKS = 6
-CHOSEN = "chosen"
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "bnvuln", "font.size": 9, "font.family": "sans-serif"}
-
-
-def figure(results: Results, form: str = "svg") -> bytes | None:
-    """The figure of an experiment: candidates where its layout selects one, else accuracies and differences. As
-    `svg` or `png`; None where there is nothing to draw."""
-    return candidates_figure(results, form) if results.experiment.table.select_by else accuracy_figure(results, form)
+DRAWERS: dict[Figure, Callable[[Results, str], list[Drawn]]] = {
+    "differences": differences.accuracies,
+    "candidates": differences.candidates,
+    "curves": curves.figure,
+    "boundaries": boundaries.figure,
+    "spectra": spectra.figure,
+    "heatmaps": heatmaps.figure,
+}
 
 
-def candidates_figure(results: Results, form: str = "svg") -> bytes | None:
-    """What batch norm costs at each candidate setting, against the accuracy by which one of them is chosen: one
-    panel for each of the other perturbations."""
+def figures(results: Results, form: str = "svg") -> list[Drawn]:
+    """Every figure of an experiment that has something to show: (name, caption, bytes as `svg` or `png`)."""
     table = results.experiment.table
-    names = [name for name in table.columns if name != table.select_by]
-    blocks = [block for block in results.blocks if _is_complete(block, [str(table.select_by), *names])]
-    if not blocks or not names:
-        return None
-    plt = _pyplot()
-    with plt.rc_context(STYLE):
-        size = (WIDTH, HEIGHT)
-        drawing, axes = plt.subplots(1, len(names), figsize=size, squeeze=False, sharey=True, layout="constrained")
-        for panel, name in zip(axes[0], names, strict=True):
-            _candidates(panel, results, blocks, name)
-        axes[0][0].set_ylabel(f"{table.treatment} \N{MINUS SIGN} {table.reference}, points")
-        # "chosen" comes last, wherever it was drawn.
-        legend = sorted(zip(*axes[0][0].get_legend_handles_labels(), strict=True), key=lambda item: item[1] == CHOSEN)
-        drawing.legend(*zip(*legend, strict=True), loc="outside upper center", ncols=len(legend), frameon=False)
-        drawing.supxlabel(f"{table.columns[str(table.select_by)]} accuracy, mean of the arms, %", fontsize=9)
-        return _save(plt, drawing, form)
-
-
-def _is_complete(block: Block, names: list[str]) -> bool:
-    """Whether every difference of a candidate is there, and its score."""
-    differences = [block.differences.get(name) for name in names]
-    return (
-        all(d is not None and d.paired is not None for d in differences) and mean_over_arms(block, names[0]) is not None
-    )
-
-
-def _candidates(axes: Any, results: Results, blocks: list[Block], name: str) -> None:
-    """One panel: colours and shapes tell the values of the first row key apart."""
-    table = results.experiment.table
-    kinds = list(dict.fromkeys(str(next(iter(block.where.values()), "")) for block in blocks))
-    seen: set[str] = set()
-    for block in blocks:
-        clean = mean_over_arms(block, str(table.select_by))
-        difference = block.differences[name].paired
-        if clean is None or difference is None:
-            continue
-        kind = str(next(iter(block.where.values()), ""))
-        colour, marker = ARM_STYLES[kinds.index(kind) % len(ARM_STYLES)]
-        label = f"{KEY_NAMES.get(table.rows[0], table.rows[0])} {kind}" if kind and kind not in seen else None
-        seen.add(kind)
-        x, y = 100 * clean, 100 * difference.mean
-        axes.plot(x, y, linestyle="", marker=marker, color=colour, label=label, markersize=6)
-        if block.selected:
-            axes.plot(x, y, "o", markersize=13, markerfacecolor="none", markeredgecolor="black", label=CHOSEN)
-    axes.axhline(0, color="#999999", linewidth=0.8)
-    axes.set_title(table.columns[name].replace(", ", ",\n", 1), fontsize=9)
-    _hide_spines(axes)
-
-
-def accuracy_figure(results: Results, form: str = "svg") -> bytes | None:
-    """Left: accuracy of each arm (mean, SEM, single seeds). Right: the paired difference with the paper's, where
-    it gives one. One row of panels a block; None where there is nothing to draw, or too many blocks."""
-    blocks = [block for block in results.blocks if _has_values(block)]
-    if not blocks or len(blocks) > MAX_BLOCKS:
-        return None
-    plt = _pyplot()
-    with plt.rc_context(STYLE):
-        size = (WIDTH, HEIGHT * len(blocks))
-        drawing, axes = plt.subplots(len(blocks), 2, figsize=size, squeeze=False, layout="constrained")
-        for (left, right), block in zip(axes, blocks, strict=True):
-            _accuracies(left, results, block)
-            _differences(right, results, block)
-        return _save(plt, drawing, form)
-
-
-def _pyplot() -> Any:
-    """pyplot without a window."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def _save(plt: Any, drawing: Any, form: str) -> bytes:
-    """The bytes of a figure, the same for the same data, and the figure closed."""
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
-    plt.close(drawing)
-    return buffer.getvalue()
-
-
-def _has_values(block: Block) -> bool:
-    return any(value.by_seed for arm in block.arms.values() for value in arm.values())
-
-
-def _accuracies(axes: Any, results: Results, block: Block) -> None:
-    names = list(results.experiment.table.columns)
-    offset = 0.16
-    for i, (arm, values) in enumerate(block.arms.items()):
-        colour, marker = ARM_STYLES[i % len(ARM_STYLES)]
-        shift = (i - (len(block.arms) - 1) / 2) * 2 * offset
-        label: str | None = f"{arm} (n = {max(len(v.by_seed) for v in values.values())})"
-        for x, name in enumerate(names):
-            value = values[name]
-            if value.estimate is None:
-                continue
-            axes.plot(
-                [x + shift + 0.09] * len(value.by_seed), [100 * v for v in value.by_seed.values()],
-                linestyle="", marker=".", markersize=4, color=colour, alpha=0.5,
-            )  # fmt: skip
-            axes.errorbar(
-                x + shift, 100 * value.estimate.mean, yerr=100 * (value.estimate.sem or 0),
-                fmt=marker, color=colour, markersize=6, capsize=3, label=label,
-            )  # fmt: skip
-            label = None
-    _finish(axes, results, where_text(block))
-    axes.set_ylim(-3, 103)
-    axes.set_ylabel("accuracy, %")
-    _legend_above(axes)
-
-
-def _differences(axes: Any, results: Results, block: Block) -> None:
-    table = results.experiment.table
-    axes.axhline(0, color="#999999", linewidth=0.8)
-    label: str | None = "ours (paired by seed, 95% interval)"
-    for x, name in enumerate(table.columns):
-        difference = block.differences.get(name)
-        if difference is None or difference.paired is None:
-            continue
-        mean, interval = difference.paired.mean, difference.paired.interval()
-        half = 100 * (interval[1] - mean) if interval else 0.0
-        axes.errorbar(x - 0.1, 100 * mean, yerr=half, fmt="s", color=ARM_STYLES[1][0], capsize=3, label=label)
-        label = None
-    label = "paper (± SEM)"
-    for comparison in results.comparisons:
-        if comparison.arm is None and comparison.where == block.where and comparison.perturbation in table.columns:
-            place = list(table.columns).index(comparison.perturbation) + 0.1
-            yerr = 100 * (comparison.paper.sem or 0)
-            axes.errorbar(
-                place, 100 * comparison.paper.value, yerr=yerr, fmt="D", color=PAPER_COLOUR,
-                markerfacecolor="white", capsize=3, label=label,
-            )  # fmt: skip
-            label = None
-    _finish(axes, results, "")
-    axes.set_ylabel(f"{table.treatment} \N{MINUS SIGN} {table.reference}, points")
-    _legend_above(axes)
-
-
-def _legend_above(axes: Any) -> None:
-    """The legend above the axes, where it covers no data."""
-    handles, _ = axes.get_legend_handles_labels()
-    if handles:
-        axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
-
-
-def _finish(axes: Any, results: Results, title: str) -> None:
-    heads = list(results.experiment.table.columns.values())
-    many = len(heads) > MAX_HEADS_IN_LINE
-    broken = [head.replace(" ", "\n") if many else head.replace(", ", ",\n", 1) for head in heads]
-    axes.set_xticks(range(len(heads)), broken)
-    axes.set_xlim(-0.6, len(heads) - 0.4)
-    axes.set_title(title, loc="left")
-    _hide_spines(axes)
-
-
-def _hide_spines(axes: Any) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    wanted = table.figures or ("candidates" if table.select_by else "differences",)
+    return [drawn for kind in wanted for drawn in DRAWERS[kind](results, form)]

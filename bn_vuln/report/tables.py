@@ -8,12 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bn_vuln.aggregate import Block, Comparison, Results, Value
+from bn_vuln.aggregate import Results
 from bn_vuln.analysis.statistics import Estimate
-from bn_vuln.config import describe_fields
+from bn_vuln.claims import Comparison
+from bn_vuln.config import ColumnUnit, describe_fields
 from bn_vuln.records import Record
+from bn_vuln.table import Block, Value
 
 KEY_NAMES = {
+    "arch.name": "model",
+    "arch.depth": "depth",
     "data.width": "width",
     "normalization.name": "normalization",
     "normalization.c": "c",
@@ -45,41 +49,58 @@ def _are_words(column: Sequence[str]) -> bool:
     return any(text[:1].isalpha() and not text.startswith("about ") for text in column)
 
 
-def percent(value: Estimate | None, *, signed: bool = False) -> str:
-    """`97.71 ± 0.05`: mean and SEM in percent (points, where signed); no "±" for n = 1."""
+# Of each unit of a column: what numbers are multiplied by to be shown, digits behind the point, name of a difference.
+SHOWN: dict[ColumnUnit, tuple[float, int, str]] = {
+    "%": (100.0, 2, "points"),
+    "deg": (1.0, 2, "deg"),
+    "nats": (1.0, 4, "nats"),
+}
+
+
+def number(value: Estimate | None, unit: ColumnUnit = "%", *, signed: bool = False) -> str:
+    """`97.71 ± 0.05`: mean and SEM as a column of that unit shows them; no "±" for n = 1."""
     if value is None:
         return MISSING
-    mean = f"{100 * value.mean:+.2f}" if signed else f"{100 * value.mean:.2f}"
+    factor, digits, _ = SHOWN[unit]
+    mean = f"{factor * value.mean:{'+' if signed else ''}.{digits}f}"
     text = mean.replace("-", "\N{MINUS SIGN}")
-    return text if value.sem is None else f"{text} ± {100 * value.sem:.2f}"
+    return text if value.sem is None else f"{text} ± {factor * value.sem:.{digits}f}"
+
+
+def percent(value: Estimate | None, *, signed: bool = False) -> str:
+    """The same of fractions: percent, or points where signed."""
+    return number(value, "%", signed=signed)
 
 
 def accuracy_table(results: Results) -> TextTable:
     """One row for each arm of each block, and the paired difference under them."""
     table = results.experiment.table
     keys = [KEY_NAMES.get(key, key) for key in table.rows]
-    heads = [*keys, KEY_NAMES.get(table.arm, table.arm), "n", *(f"{head}, %" for head in table.columns.values())]
+    units = {name: results.experiment.unit(name) for name in table.columns}
+    arm_head = "arm" if table.arms else KEY_NAMES.get(table.arm, table.arm)
+    heads = [*keys, arm_head, "n", *(f"{head}, {units[name]}" for name, head in table.columns.items())]
     rows: list[list[str]] = []
     differences = set()
     for block in results.blocks:
-        where = [_plain(value) for value in block.where.values()]
+        where = [plain(key, value) for key, value in block.where.items()]
         for arm, values in block.arms.items():
             mark = " (chosen)" if block.selected else ""
-            cells = [_cell(values[name]) for name in table.columns]
+            cells = [_cell(values[name], units[name]) for name in table.columns]
             rows.append([*where, arm + mark, _seeds(values), *cells])
         if block.differences:
             differences.add(len(rows))
-            paired = [block.differences[name].paired for name in table.columns]
-            n = str(max((p.n for p in paired if p), default=0))
+            paired = {name: block.differences[name].paired for name in table.columns}
+            n = str(max((p.n for p in paired.values() if p), default=0))
             label = f"{table.treatment} \N{MINUS SIGN} {table.reference}"
-            rows.append([*where, label, n, *(percent(p, signed=True) for p in paired)])
+            rows.append([*where, label, n, *(number(p, units[name], signed=True) for name, p in paired.items())])
     scale = results.experiment.scale
     preview = "" if scale == "full" else f" (scale {scale}: a preview)"
-    return TextTable(f"Accuracy, mean ± SEM over n seeds{preview}", heads, rows, frozenset(differences))
+    what = "Accuracy" if set(units.values()) == {"%"} else "Measured"
+    return TextTable(f"{what}, mean ± SEM over n seeds{preview}", heads, rows, frozenset(differences))
 
 
-def _cell(value: Value) -> str:
-    text = percent(value.estimate)
+def _cell(value: Value, unit: ColumnUnit) -> str:
+    text = number(value.estimate, unit)
     notes = [f"{value.failed} failed to train"] if value.failed else []
     notes += [f"{value.missing} not run"] if value.missing else []
     return f"{text} ({', '.join(notes)})" if notes else text
@@ -90,53 +111,101 @@ def _seeds(values: dict[str, Value]) -> str:
 
 
 def comparison_table(results: Results) -> TextTable | None:
-    """Ours beside the paper's: one row for each figure and perturbation; None where the paper gives none."""
+    """Ours beside the paper's: one row for each claim, row and column it is about; None where there is none."""
     if not results.comparisons:
         return None
-    heads = [*(KEY_NAMES.get(key, key) for key in results.experiment.table.rows), "quantity", "under"]
+    keys = list(dict.fromkeys(key for c in results.comparisons for key in c.where))
+    heads = [*(KEY_NAMES.get(key, key) for key in keys), "quantity", "under"]
     heads += ["ours ± SEM (n)", "paper", "ours \N{MINUS SIGN} paper", "verdict", "flags"]
     notes = list(dict.fromkeys(flag for c in results.comparisons for flag in c.flags))
-    rows = [_comparison_row(results, c, notes) for c in results.comparisons]
+    rows = [_comparison_row(results, c, keys, notes) for c in results.comparisons]
+    remarks = [f"[{i}] {note}" for i, note in enumerate(notes, 1)]
+    if any(c.over_examples for c in results.comparisons):
+        remarks.append("examples [...]: with one seed, the 95% bootstrap interval over the examples of its runs alone")
     title = "Beside the paper (accuracies in %, differences in points; negative: batch norm harms)"
-    return TextTable(title, heads, rows, notes=tuple(f"[{i}] {note}" for i, note in enumerate(notes, 1)))
+    if results.experiment.table.arms:
+        title = "Beside the paper (accuracies in %, differences in points)"
+    return TextTable(title, heads, rows, notes=tuple(remarks))
 
 
-def _comparison_row(results: Results, comparison: Comparison, notes: list[str]) -> list[str]:
-    signed = comparison.arm is None
-    ours, paper = comparison.ours, comparison.paper
-    published = percent(Estimate(paper.value, paper.sem, 0), signed=signed)
-    if paper.approximate:
-        published = f"about {published}"
-    gap = comparison.gap
+def _comparison_row(results: Results, comparison: Comparison, keys: list[str], notes: list[str]) -> list[str]:
     return [
-        *(_plain(value) for value in comparison.where.values()),
+        *(plain(key, comparison.where.get(key)) for key in keys),
         quantity(results, comparison),
         results.experiment.table.columns.get(comparison.perturbation, comparison.perturbation),
-        f"{percent(ours, signed=signed)} ({ours.n})" if ours else MISSING,
-        published,
-        percent(Estimate(gap, None, 1), signed=True) if gap is not None else MISSING,
+        _ours(results, comparison),
+        _published(results, comparison),
+        _gap(results, comparison),
         comparison.verdict,
         " ".join(f"[{i}]" for i, note in enumerate(notes, 1) if note in comparison.flags) or "none",
     ]
 
 
+def _ours(results: Results, comparison: Comparison) -> str:
+    """Our number with its n; of one seed with the interval over its examples."""
+    ours, interval = comparison.ours, comparison.over_examples
+    if ours is None:
+        return MISSING
+    if interval is None:
+        return f"{_of_claim(results, comparison, ours)} ({ours.n})"
+    low, high = (_of_claim(results, comparison, Estimate(bound, None, 1)) for bound in interval)
+    return f"{_of_claim(results, comparison, ours)} ({ours.n}; examples [{low}, {high}])"
+
+
+def _published(results: Results, comparison: Comparison) -> str:
+    """The paper's figure, or the sign that it claims."""
+    paper = comparison.paper
+    if paper.value is None:
+        return "above 0" if paper.sign == 1 else "below 0"
+    text = _of_claim(results, comparison, Estimate(paper.value, paper.sem, 0))
+    return f"about {text}" if paper.approximate else text
+
+
+def _gap(results: Results, comparison: Comparison) -> str:
+    if comparison.gap is None:
+        return MISSING
+    return _of_claim(results, comparison, Estimate(comparison.gap, None, 1), signed=True)
+
+
+def _of_claim(results: Results, comparison: Comparison, value: Estimate, *, signed: bool | None = None) -> str:
+    """A number as a claim has it: slopes and ratios have no unit."""
+    paper = comparison.paper
+    if paper.how != "difference":
+        mean = f"{value.mean:{'+' if signed else ''}.3f}".replace("-", "\N{MINUS SIGN}")
+        return mean if value.sem is None else f"{mean} ± {value.sem:.3f}"
+    unit = results.experiment.unit(comparison.perturbation)
+    return number(value, unit, signed=paper.is_contrast if signed is None else signed)
+
+
 def quantity(results: Results, comparison: Comparison) -> str:
-    """What a comparison is about: a difference between the arms, or one arm's accuracy."""
-    table = results.experiment.table
-    if comparison.arm is None:
+    """What a claim is about: its own words, a difference between the arms, or one arm's number."""
+    table, paper = results.experiment.table, comparison.paper
+    if paper.text:
+        return paper.text
+    if paper.arm is None:
         return f"{table.treatment} \N{MINUS SIGN} {table.reference}"
-    return f"accuracy of {comparison.arm}"
+    if paper.how == "slope":
+        return f"slope of log({paper.arm}) against log({KEY_NAMES.get(str(paper.along), str(paper.along))})"
+    if paper.against is None:
+        is_accuracy = results.experiment.unit(comparison.perturbation) == "%"
+        return f"accuracy of {paper.arm}" if is_accuracy else paper.arm
+    sign = "/" if paper.how == "ratio" else "\N{MINUS SIGN}"
+    other = ", ".join(
+        [paper.against.arm, *(f"{KEY_NAMES.get(k, k)} {plain(k, v)}" for k, v in paper.against.where.items())]
+    )
+    return f"{paper.arm} {sign} {other}"
 
 
-def _plain(value: Any) -> str:
+def plain(key: str, value: Any) -> str:
+    """A value of a row key as it is shown."""
     if value is None:
-        return "native"
+        return "native" if key == "data.width" else MISSING
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def where_text(block: Block) -> str:
     """A block's place in words: width 28, weight decay 0.01."""
-    return ", ".join(f"{KEY_NAMES.get(key, key)} {_plain(value)}" for key, value in block.where.items())
+    return ", ".join(f"{KEY_NAMES.get(key, key)} {plain(key, value)}" for key, value in block.where.items())
 
 
 def tables(results: Results) -> list[TextTable]:
@@ -193,7 +262,7 @@ def to_json(results: Results) -> dict[str, Any]:
         "failed": results.failed,
         "missing": results.missing,
         "rows": [row for block in results.blocks for row in _json_rows(block)],
-        "comparisons": [_json_comparison(c) for c in results.comparisons],
+        "comparisons": [_json_comparison(results, c) for c in results.comparisons],
     }
 
 
@@ -215,7 +284,7 @@ def _json_rows(block: Block) -> Sequence[dict[str, Any]]:
     ]
 
 
-def _json_comparison(comparison: Comparison) -> dict[str, Any]:
+def _json_comparison(results: Results, comparison: Comparison) -> dict[str, Any]:
     return {
         "where": comparison.where,
         "perturbation": comparison.perturbation,
@@ -224,9 +293,11 @@ def _json_comparison(comparison: Comparison) -> dict[str, Any]:
         "paper": comparison.paper.value,
         "paper_sem": comparison.paper.sem,
         "difference": comparison.gap,
+        "quantity": quantity(results, comparison),
         "verdict": comparison.verdict,
         "verdict_at_full_scale": comparison.unscaled,
         "flags": list(comparison.flags),
+        "interval_over_examples": comparison.over_examples,
         "source": comparison.paper.source,
     }
 

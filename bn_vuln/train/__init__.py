@@ -6,6 +6,7 @@ smaller batch of an epoch is dropped (BN's statistics of a handful of examples w
 
 from bn_vuln.train.loop import TrainingLoop
 from bn_vuln.train.optimizers import decay_terms
-from bn_vuln.train.run import Trained, cell_id, fitting_distribution, save_model, train
+from bn_vuln.train.outcome import Trained, cell_id, save_model
+from bn_vuln.train.run import fitting_distribution, train
 
 __all__ = ["Trained", "TrainingLoop", "cell_id", "decay_terms", "fitting_distribution", "save_model", "train"]

@@ -6,33 +6,19 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bn_vuln import backend, data, models, records
-from bn_vuln.config import BatchNormalization, Cell, describe, identity, to_yaml
+from bn_vuln.config import BatchNormalization, Cell, NearestCentroidArch, describe, to_yaml
 from bn_vuln.data.pixels import check_width
 from bn_vuln.distribution import ONE_DEVICE, Distribution, Strategy, choose
 from bn_vuln.errors import UsageError
 from bn_vuln.progress import Epoch, Progress, Quiet, work
-from bn_vuln.train import checkpoint, logs
+from bn_vuln.train import checkpoint, closed_form, logs
 from bn_vuln.train.checkpoint import Kept, State
 from bn_vuln.train.loop import TrainingLoop
-
-
-@dataclass
-class Trained:
-    """A finished training: the model with the kept epoch's weights, the history, and how it ended."""
-
-    model: Any
-    history: list[Epoch]
-    record: records.TrainingRecord
-
-
-def cell_id(cell: Cell) -> str:
-    """The id of a cell: a hash of all that trains it."""
-    return records.digest(identity(cell))
+from bn_vuln.train.outcome import Trained, cell_id, save_model
 
 
 def train(
@@ -56,6 +42,8 @@ def train(
     progress = progress or Quiet()
     _check_replicas(cell, distribution)
     cell = cell.model_copy(update={"data": data.pinned(cell.data)})
+    if isinstance(cell.arch, NearestCentroidArch):
+        return closed_form.nearest_centroid(cell, folder)
     examples = _load(cell)
     if folder is not None:
         records.replace_file(folder / "config.yaml", to_yaml(cell))
@@ -67,16 +55,11 @@ def train(
         loop.model.set_weights(state.kept.weights)
     record = _record(cell, loop, state, reason or _chance_level(state.kept, examples[1]), distribution)
     if folder is not None:
+        logs.write_history(folder, state.history)
         save_model(loop.model, folder / "model.keras")
         records.replace_file(folder / "training.json", records.to_json(record))
         checkpoint.remove(folder)
     return Trained(loop.model, state.history, record)
-
-
-def save_model(model: Any, path: Path) -> None:
-    """Write a `.keras` file aside and rename it."""
-    with records.written_aside(path) as aside:
-        model.save(aside)
 
 
 def _check_replicas(cell: Cell, distribution: Distribution) -> None:
@@ -110,7 +93,7 @@ def fitting_distribution(cell: Cell, strategy: Strategy, progress: Progress | No
 def _load(cell: Cell) -> tuple[data.Dataset, data.Dataset]:
     """(training examples, validation examples), checked against the cell."""
     options = cell.data
-    training = data.load(options.name, "train", validation=options.validation, limit=options.limit)
+    training = data.training(options, "train", cell.seed)
     if options.width is not None:
         check_width(options.width, training.facts.shape[1], options.name)
     if cell.train.batch_size > len(training):
@@ -118,7 +101,7 @@ def _load(cell: Cell) -> tuple[data.Dataset, data.Dataset]:
             f"train.batch_size: expected at most the {len(training)} training examples, "
             f"received {cell.train.batch_size}"
         )
-    return training, data.load(options.name, "validation", validation=options.validation)
+    return training, data.training(options, "validation", cell.seed)
 
 
 def _loop(cell: Cell, examples: tuple[data.Dataset, data.Dataset], distribution: Distribution) -> TrainingLoop:
@@ -175,8 +158,6 @@ class _Run:
     def _add(self, epoch: Epoch) -> None:
         state = self.state
         state.history.append(epoch)
-        if self.folder is not None:
-            logs.write_history(self.folder, state.history)
         if not math.isfinite(epoch.loss):
             return
         last = self.cell.train.select == "last"
@@ -186,6 +167,7 @@ class _Run:
     def _save(self, epoch: Epoch) -> None:
         due = epoch.number % self.checkpoint_every == 0 or epoch.number == epoch.epochs
         if self.folder is not None and due:
+            logs.write_history(self.folder, self.state.history)
             checkpoint.save(self.folder, cell_id(self.cell), self.loop.model, self.loop.optimizer, self.state)
 
 

@@ -1,0 +1,185 @@
+"""Claims beside our numbers: what the paper says, what was measured, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bn_vuln import records
+from bn_vuln.analysis import statistics
+from bn_vuln.analysis.statistics import Estimate
+from bn_vuln.config import Experiment, PaperValue
+from bn_vuln.table import Block, Run, Value, has
+
+UNEQUAL_ARMS = 0.02
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One claim beside our number, in the column's unit (accuracies: fractions). `where` is its row, without what
+    a slope runs along; `arm` None: the difference treatment - reference. `verdict` is `preview` below full scale
+    (`unscaled` says what it would be), `context` for a figure that is not judged. `over_examples`: with one seed, the
+    95% bootstrap interval over the examples of its runs alone, where the number is one of theirs."""
+
+    where: dict[str, Any]
+    perturbation: str
+    arm: str | None
+    ours: Estimate | None
+    paper: PaperValue
+    verdict: str
+    unscaled: str
+    flags: tuple[str, ...]
+    over_examples: tuple[float, float] | None = None
+
+    @property
+    def gap(self) -> float | None:
+        """ours - the paper's; None where there is either none."""
+        value = self.paper.value
+        return self.ours.mean - value if self.ours and value is not None else None
+
+
+def compare(experiment: Experiment, blocks: Sequence[Block]) -> tuple[Comparison, ...]:
+    """Every claim of an experiment, in every row that it is about, beside our numbers."""
+    return tuple(_compare(experiment, blocks))
+
+
+def _compare(experiment: Experiment, blocks: Sequence[Block]) -> Iterator[Comparison]:
+    for claim in experiment.paper:
+        rows = [block for block in blocks if has(block, claim.where) and _is_about(experiment, claim, block)]
+        if claim.how == "slope":
+            rows = rows[:1]  # one slope through all of them
+        for block in rows:
+            for column in claim.perturbations:
+                yield _comparison(experiment, blocks, claim, block, column)
+
+
+def _is_about(experiment: Experiment, claim: PaperValue, block: Block) -> bool:
+    """Whether a row has the arm of the claim, or the arms it compares; where all rows have all arms, always."""
+    table = experiment.table
+    arms = [claim.arm] if claim.arm else [table.treatment, table.reference]
+    return any(arm in block.arms for arm in arms)
+
+
+def _comparison(
+    experiment: Experiment, blocks: Sequence[Block], claim: PaperValue, block: Block, column: str
+) -> Comparison:
+    involved, runs = _involved(experiment, blocks, claim, block, column)
+    ours = _ours(experiment, blocks, claim, block, column, involved)
+    unscaled = judge(claim, ours)
+    shown = unscaled if unscaled in ("context", "not run") or experiment.as_published else "preview"
+    one_seed = ours is not None and ours.n == 1 and not claim.exact
+    flags = _flags(experiment, block, [value for value in involved if value], one_seed=one_seed)
+    where = {k: v for k, v in block.where.items() if k != claim.along}
+    interval = _over_examples(runs, column) if one_seed and claim.how == "difference" else None
+    return Comparison(where, column, claim.arm, ours, claim, shown, unscaled, flags, interval)
+
+
+def judge(claim: PaperValue, ours: Estimate | None) -> str:
+    """The verdict: by size and sign of a difference, by its sign alone, or by equality within a tolerance; `context`
+    for what is not judged: approximate figures, and single arms' without a tolerance."""
+    value, tolerance = claim.value, claim.tolerance
+    if claim.approximate or (tolerance is None and not claim.is_contrast):
+        return "context"
+    if claim.sign is not None or value is None:
+        return statistics.order(ours, claim.sign or 1)
+    if tolerance is None:
+        return statistics.verdict(ours, value, claim.sem)
+    if claim.exact and ours is not None and ours.n == 1:
+        ours = Estimate(ours.mean, 0.0, 1)
+    return statistics.agreement(ours, value, claim.sem, tolerance)
+
+
+# ---------------------------------------------------------------- our number
+
+
+def _involved(
+    experiment: Experiment, blocks: Sequence[Block], claim: PaperValue, block: Block, column: str
+) -> tuple[list[Value | None], list[list[Run]]]:
+    """The values a claim compares (first the one that is compared, then what with), and their runs."""
+    table = experiment.table
+    places: list[tuple[Block | None, str]]
+    places = [(block, claim.arm)] if claim.arm else [(block, table.treatment), (block, table.reference)]
+    if claim.against is not None:
+        places.append((_other(blocks, block, claim.against.where), claim.against.arm))
+    values = [b.arms.get(arm, {}).get(column) if b else None for b, arm in places]
+    return values, [[run for run in b.runs if run.arm == arm] if b else [] for b, arm in places]
+
+
+def _other(blocks: Sequence[Block], block: Block, where: dict[str, Any]) -> Block | None:
+    """The row that differs from `block` in these values alone; else the first that has them (the arm without
+    normalization has no c)."""
+    wanted = {**block.where, **where}
+    exact = next((b for b in blocks if b.where == wanted), None)
+    return exact or next((b for b in blocks if where and has(b, where)), None)
+
+
+def _ours(
+    experiment: Experiment,
+    blocks: Sequence[Block],
+    claim: PaperValue,
+    block: Block,
+    column: str,
+    involved: Sequence[Value | None],
+) -> Estimate | None:
+    if claim.how == "slope":
+        return _slope(blocks, claim, column)
+    if any(value is None for value in involved):
+        return None
+    by_seed = [value.by_seed for value in involved if value]
+    if len(by_seed) == 1:
+        return involved[0].estimate if involved[0] else None
+    return (statistics.ratio if claim.how == "ratio" else statistics.paired)(*by_seed)
+
+
+def _slope(blocks: Sequence[Block], claim: PaperValue, column: str) -> Estimate | None:
+    """The slope of log(column) against log(the row key), over the rows of one arm, one for each seed that has all."""
+    assert claim.along is not None
+    assert claim.arm is not None
+    rows = [b for b in blocks if has(b, claim.where) and claim.arm in b.arms]
+    values = [b.arms[claim.arm][column].by_seed for b in rows]
+    x = [float(b.where[claim.along]) for b in rows]
+    seeds = set.intersection(*(set(v) for v in values)) if values else set()
+    if len(set(x)) < 2 or not seeds or any(v[s] <= 0 for v in values for s in seeds):
+        return None
+    return statistics.estimate([statistics.log_log_slope(x, [v[s] for v in values]) for s in sorted(seeds)])
+
+
+# ---------------------------------------------------------------- flags
+
+
+def _flags(experiment: Experiment, block: Block, involved: Sequence[Value], *, one_seed: bool) -> tuple[str, ...]:
+    """The records' flags, plus what only several records can show: checks 15 and 16, and failed trainings."""
+    found = [f"check {flag.check}: {flag.message}" for value in involved for flag in value.flags]
+    if one_seed:
+        found.append("check 16: one seed: the spread over seeds is unknown")
+    failed = sum(value.failed for value in involved)
+    if failed:
+        found.append(f"{failed} training(s) failed and are not in the mean")
+    for name, difference in block.differences.items():
+        is_clean = name in experiment.perturbations and experiment.perturbations[name].kind == "clean"
+        clean = difference.paired if is_clean and len(involved) == 2 else None
+        if clean and abs(clean.mean) > UNEQUAL_ARMS:
+            found.append(f"check 15: the arms' clean accuracies differ by {100 * clean.mean:+.1f} points")
+    return tuple(dict.fromkeys(found))
+
+
+def _over_examples(runs: Sequence[Sequence[Run]], column: str) -> tuple[float, float] | None:
+    """What the examples of one pair of runs (or of one run) say; None without their outcomes."""
+    outcomes = [found for own in runs if (found := _outcomes(own, column)) is not None]
+    if len(outcomes) < len(runs) or len({len(found) for found in outcomes}) != 1:
+        return None
+    return statistics.bootstrap_interval(*outcomes)
+
+
+def _outcomes(runs: Sequence[Run], column: str) -> NDArray[np.bool_] | None:
+    """The per-example outcomes of the one run that has them."""
+    own = [run for run in runs if column in run.found]
+    if len(own) != 1:
+        return None
+    record = own[0].found[column]
+    path = own[0].folder / "outcomes" / f"{record.perturbation_id}.npz"
+    return records.read_outcomes(own[0].folder, record.perturbation_id) if path.exists() else None

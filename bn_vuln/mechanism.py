@@ -1,0 +1,189 @@
+"""Why a classifier is fragile: its tilting angle, and what it amplifies of its input (config/measurement.py).
+
+All gradients are with respect to pixels, in inference mode.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bn_vuln import backend, config, data, records
+from bn_vuln.analysis import spectrum, tilt
+from bn_vuln.classifier import Classifier
+from bn_vuln.config import Evaluation, Measurement, Spectrum
+from bn_vuln.data.pixels import pixel_array
+from bn_vuln.evaluate import load, trained_on
+from bn_vuln.progress import Progress, Quiet
+
+BATCH_SIZE = 250
+POINTS = 300  # of a plane that are kept to be drawn
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A value over `n` examples, further numbers, and arrays (see `_tilt` and `_spectrum`)."""
+
+    value: float
+    unit: str
+    n: int
+    details: dict[str, float]
+    arrays: Arrays
+
+
+def measure(
+    classifier: Classifier,
+    measurements: Mapping[str, Measurement],
+    evaluation: Evaluation | None = None,
+    *,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[str, records.MeasurementRecord]]:
+    """Measure a classifier, (name, record) by (name, record); with `folder` each is written into that run folder."""
+    evaluation, progress = evaluation or Evaluation(), progress or Quiet()
+    if not measurements:
+        return
+    examples = load(classifier, evaluation)
+    for name, options in measurements.items():
+        begun = time.monotonic()
+        found = (
+            _spectrum(classifier, examples, options) if isinstance(options, Spectrum) else _tilt(classifier, examples)
+        )
+        record = _record(classifier, evaluation, examples.facts.name, options, found, time.monotonic() - begun)
+        if folder is not None:
+            records.write_measurement(folder, record, found.arrays)
+        progress.message(f"{name}: {found.value:.4g} {found.unit}")
+        yield name, record
+
+
+def _record(
+    classifier: Classifier, evaluation: Evaluation, dataset: str, options: Measurement, found: Measured, seconds: float
+) -> records.MeasurementRecord:
+    fields = records.perturbation_identity(evaluation, dataset, options)
+    return records.MeasurementRecord(
+        cell_id=classifier.id,
+        measurement_id=records.digest(fields),
+        cell=classifier.identity,
+        measurement=fields,
+        value=found.value,
+        unit=found.unit,
+        n=found.n,
+        details=found.details,
+        versions=backend.versions(),
+        device=backend.device_name(),
+        seconds=round(seconds, 3),
+    )
+
+
+# ---------------------------------------------------------------- tilt
+
+
+def _tilt(classifier: Classifier, examples: data.Dataset) -> Measured:
+    """Arrays: `angles` float32 [n] in degrees. In a plane also what is to be drawn: `points` [m, 2] with `labels`, the
+    `weights` [2] and `bias` of class 0's margin, and `mean` and `scale` [2] of BN of the input, if it has one."""
+    x = pixel_array(examples.images, classifier.width)
+    gradients, rivals = margin_gradients(classifier, x, examples.labels)
+    means = data.class_centroids(
+        config.Data(name=classifier.dataset, validation=classifier.validation, classes=classifier.classes),
+        classifier.width,
+    )
+    angles = tilt.angle(gradients, means[examples.labels] - means[rivals])
+    usable = np.isfinite(angles)
+    if not usable.any():
+        raise ValueError("no example has a gradient")
+    arrays: Arrays = {"angles": angles.astype(np.float32)}
+    if x[0].size == 2:
+        arrays |= _boundary(classifier, x.reshape(-1, 2), examples.labels, gradients)
+    quartiles = np.percentile(angles[usable], [25, 50, 75])
+    details = dict(zip(("quartile_1", "median", "quartile_3"), map(float, quartiles), strict=True))
+    return Measured(float(angles[usable].mean()), "deg", int(usable.sum()), details, arrays)
+
+
+def margin_gradients(
+    classifier: Classifier, x: NDArray[np.float32], labels: NDArray[np.int32]
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """(gradients [n, d] of the margins z_y - z_k at pixels x [n, h, w, c], the strongest other classes k int32 [n])."""
+    tf = backend.tensorflow()
+
+    def gradient(x: Any, y: Any) -> tuple[Any, Any]:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            logits = classifier.predict(x)
+            own = tf.one_hot(y, logits.shape[1], dtype=logits.dtype)
+            rivals = tf.argmax(tf.where(own > 0, logits.dtype.min, logits), axis=1, output_type=tf.int32)
+            other = tf.one_hot(rivals, logits.shape[1], dtype=logits.dtype)
+            margin = tf.reduce_sum(logits * (own - other))
+        return tape.gradient(margin, x), rivals
+
+    compiled = backend.compile(gradient)
+    pieces = [
+        compiled(tf.constant(x[i : i + BATCH_SIZE]), tf.constant(labels[i : i + BATCH_SIZE]))
+        for i in range(0, len(x), BATCH_SIZE)
+    ]
+    gradients, rivals = (np.concatenate([np.asarray(part) for part in parts]) for parts in zip(*pieces, strict=True))
+    return gradients.reshape(len(x), -1), rivals
+
+
+def _boundary(
+    classifier: Classifier, points: NDArray[np.float32], labels: NDArray[np.int32], gradients: NDArray[np.float32]
+) -> Arrays:
+    """What is drawn of a linear classifier of the plane."""
+    origin = np.asarray(classifier.predict(np.zeros((1, 1, 1, 2), np.float32)))[0]
+    sign = 1.0 if labels[0] == 0 else -1.0
+    arrays: Arrays = {
+        "points": points[:POINTS],
+        "labels": labels[:POINTS],
+        "weights": (sign * gradients[0]).astype(np.float64),
+        "bias": np.asarray(origin[0] - origin[1], np.float64),
+    }
+    for layer in backend.leaf_layers(classifier.model):
+        if type(layer).__name__ == "BatchNormalization":
+            variance = np.asarray(layer.moving_variance, np.float64)
+            arrays |= {"mean": np.asarray(layer.moving_mean), "scale": np.sqrt(variance + layer.epsilon)}
+    return arrays
+
+
+# ---------------------------------------------------------------- spectrum
+
+
+def _spectrum(classifier: Classifier, examples: data.Dataset, options: Spectrum) -> Measured:
+    """Arrays, for each principal component of the training images: `variance`, `gain`, `energy`, float64 [d]."""
+    training, _ = trained_on(classifier)
+    variance, directions = spectrum.principal_components(_resized(training.images, classifier.width))
+    x = pixel_array(examples.images, classifier.width)
+    gradients, _ = margin_gradients(classifier, x, examples.labels)
+    energy = spectrum.energy(gradients, directions)
+    gain = spectrum.gain(jacobians(classifier, x), directions)
+    value = spectrum.low_variance_share(energy, variance, options.low_variance)
+    details = {"components": float(len(variance)), "largest_gain": float(gain.max())}
+    return Measured(value, "%", len(x), details, {"variance": variance, "gain": gain, "energy": energy})
+
+
+def _resized(images: NDArray[Any], width: int) -> NDArray[Any]:
+    return images if images.shape[1] == width else pixel_array(images, width)
+
+
+def jacobians(classifier: Classifier, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Derivatives of the logits, centred over the classes since only their differences classify, [n, classes, d]."""
+    tf = backend.tensorflow()
+
+    def jacobian(x: Any) -> Any:
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(x)
+            logits = classifier.predict(x)
+            centred = logits - tf.reduce_mean(logits, axis=1, keepdims=True)
+            columns = tf.unstack(tf.reduce_sum(centred, axis=0))
+        return tf.stack([tape.gradient(column, x) for column in columns], axis=1)
+
+    compiled = backend.compile(jacobian)
+    pieces = [np.asarray(compiled(tf.constant(x[i : i + BATCH_SIZE]))) for i in range(0, len(x), BATCH_SIZE)]
+    found = np.concatenate(pieces)
+    return found.reshape(*found.shape[:2], -1)

@@ -1,0 +1,113 @@
+"""Curves: every column of the table along one row key, one line for each value of the others and each arm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from bn_vuln.aggregate import Results
+from bn_vuln.analysis.statistics import Estimate
+from bn_vuln.report.drawing import (
+    ARM_STYLES,
+    GREY,
+    HEIGHT,
+    STYLE,
+    WIDTH,
+    Drawn,
+    axis_label,
+    hide_spines,
+    n_seeds,
+    pyplot,
+    save,
+    scaled,
+)
+from bn_vuln.report.tables import KEY_NAMES, plain
+from bn_vuln.table import Block
+
+PANELS_IN_LINE = 3
+
+Line = list[tuple[float, dict[int, float], Estimate]]
+
+
+def figure(results: Results, form: str) -> list[Drawn]:
+    """One panel a column; arms without the key (no normalization has no c) are level lines."""
+    lines, levels = _lines(results)
+    columns = [c for c in results.experiment.table.columns if any(line.get(c) for line in lines.values())]
+    if not columns:
+        return []
+    plt = pyplot()
+    rows = math.ceil(len(columns) / PANELS_IN_LINE)
+    with plt.rc_context(STYLE):
+        size = (WIDTH, 0.85 * HEIGHT * rows + 0.3)
+        drawing, axes = plt.subplots(
+            rows, min(PANELS_IN_LINE, len(columns)), figsize=size, squeeze=False, layout="constrained"
+        )
+        for panel in axes.flat[len(columns) :]:
+            panel.set_axis_off()
+        for panel, column in zip(axes.flat, columns, strict=False):
+            _panel(panel, results, column, lines, levels)
+        handles = dict(zip(*reversed(axes.flat[0].get_legend_handles_labels()), strict=True))
+        drawing.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, frameon=False)
+        return [("curves", _caption(results), save(plt, drawing, form))]
+
+
+def _caption(results: Results) -> str:
+    x = KEY_NAMES.get(str(results.experiment.table.x), str(results.experiment.table.x))
+    return f"Along {x}: mean ± SEM, dots are single seeds, {n_seeds(results)}. Dashed: without it."
+
+
+def _lines(results: Results) -> tuple[dict[str, dict[str, Line]], dict[str, dict[str, Line]]]:
+    """(lines with values of the x key, levels without), by label, each by column."""
+    key = results.experiment.table.x
+    lines: dict[str, dict[str, Line]] = {}
+    levels: dict[str, dict[str, Line]] = {}
+    for block in results.blocks:
+        x = block.where.get(str(key))
+        for arm, values in block.arms.items():
+            into = (levels if x is None else lines).setdefault(_label(block, arm, str(key)), {})
+            for column, value in values.items():
+                if value.estimate:
+                    into.setdefault(column, []).append((0.0 if x is None else float(x), value.by_seed, value.estimate))
+    return lines, levels
+
+
+def _label(block: Block, arm: str, x: str) -> str:
+    others = [plain(key, value) for key, value in block.where.items() if key != x]
+    return ", ".join([*others, arm])
+
+
+def _panel(
+    axes: Any, results: Results, column: str, lines: dict[str, dict[str, Line]], levels: dict[str, dict[str, Line]]
+) -> None:
+    for number, (label, by_column) in enumerate(lines.items()):
+        colour, marker = ARM_STYLES[number % len(ARM_STYLES)]
+        line = sorted(by_column.get(column, []), key=lambda point: point[0])
+        _draw(axes, results, column, line, colour, marker, label)
+    for number, (label, by_column) in enumerate(levels.items()):
+        for _, _, value in by_column.get(column, []):
+            level = scaled(results, column, value.mean)
+            axes.axhline(level, color=ARM_STYLES[number % len(ARM_STYLES)][0], linestyle="--", linewidth=1, label=label)
+    x = str(results.experiment.table.x)
+    axes.set_xscale("log")
+    axes.set_xlabel(KEY_NAMES.get(x, x))
+    axes.set_ylabel(axis_label(results, column))
+    if results.experiment.unit(column) == "nats":
+        axes.set_yscale("log")
+    axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
+    hide_spines(axes)
+
+
+def _draw(
+    axes: Any, results: Results, column: str, line: Sequence[tuple[float, dict[int, float], Estimate]], colour: str,
+    marker: str, label: str,
+) -> None:  # fmt: skip
+    for x, by_seed, _ in line:
+        dots = [scaled(results, column, v) for v in by_seed.values()]
+        axes.plot([x] * len(dots), dots, linestyle="", marker=".", markersize=3, color=colour, alpha=0.5)
+    means = [scaled(results, column, value.mean) for _, _, value in line]
+    errors = [scaled(results, column, value.sem or 0.0) for _, _, value in line]
+    axes.errorbar(
+        [x for x, _, _ in line], means, yerr=errors, color=colour, marker=marker, markersize=5, capsize=2,
+        linewidth=1.2, label=label,
+    )  # fmt: skip

@@ -1,0 +1,90 @@
+"""The parts of an experiment's table: runs, values of an arm in a column, blocks of rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bn_vuln import records
+from bn_vuln.analysis.statistics import Estimate, estimate
+from bn_vuln.config import LOSS, Cell
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a results folder holds of one cell: how its training ended, records by perturbation, measurements by
+    name."""
+
+    cell: Cell
+    arm: str
+    folder: Path
+    training: records.TrainingRecord | None
+    found: dict[str, records.Record]
+    measured: dict[str, records.MeasurementRecord]
+
+    @property
+    def failed(self) -> bool:
+        return self.training is not None and self.training.state == "failed"
+
+    def value(self, column: str) -> float | None:
+        """Its number in a column of the table: an accuracy, a loss or a measurement; None where there is none."""
+        if column in self.measured:
+            return self.measured[column].value
+        if column in self.found:
+            return self.found[column].accuracy
+        record = self.found.get(column.removesuffix(LOSS)) if column.endswith(LOSS) else None
+        return record.loss if record else None
+
+    def record(self, column: str) -> records.Record | None:
+        """The record that a column's number is from; None for a measurement."""
+        return self.found.get(column) or self.found.get(column.removesuffix(LOSS))
+
+
+@dataclass(frozen=True)
+class Value:
+    """The numbers of one arm in one column, by seed, with the flags of their records. `failed` and `missing` count
+    seeds that did not train, or have no record yet: they are never averaged in."""
+
+    by_seed: dict[int, float]
+    failed: int
+    missing: int
+    flags: tuple[records.Flag, ...]
+    n_examples: int | None
+
+    @property
+    def estimate(self) -> Estimate | None:
+        return estimate(list(self.by_seed.values())) if self.by_seed else None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """treatment - reference: paired by seed, and unpaired (SEMs in quadrature); None without records."""
+
+    paired: Estimate | None
+    unpaired: Estimate | None
+
+
+@dataclass(frozen=True)
+class Block:
+    """The rows of the table that share `where` (values of the layout's row keys): arm -> column -> value."""
+
+    where: dict[str, Any]
+    arms: dict[str, dict[str, Value]]
+    differences: dict[str, Difference]
+    runs: tuple[Run, ...]
+    selected: bool = False
+
+
+def has(block: Block, where: dict[str, Any]) -> bool:
+    """Whether a block has these values of its row keys."""
+    return all(block.where.get(key) == value for key, value in where.items())
+
+
+def mean_over_arms(block: Block, name: str) -> float | None:
+    """The mean of the arms' numbers in a column; None unless every arm has one and no seed of it failed."""
+    values = [arm[name] for arm in block.arms.values()]
+    estimates = [value.estimate for value in values]
+    if any(e is None for e in estimates) or any(value.failed for value in values):
+        return None
+    return sum(e.mean for e in estimates if e) / len(estimates)
