@@ -141,7 +141,7 @@ def _slope(blocks: Sequence[Block], claim: PaperValue, column: str) -> Estimate 
     assert claim.arm is not None
     rows = [b for b in blocks if has(b, claim.where) and claim.arm in b.arms]
     values = [b.arms[claim.arm][column].by_seed for b in rows]
-    x = [float(b.where[claim.along]) for b in rows]
+    x = [float(b.where[claim.along]) ** claim.power for b in rows]
     seeds = set.intersection(*(set(v) for v in values)) if values else set()
     if len(set(x)) < 2 or not seeds or any(v[s] <= 0 for v in values for s in seeds):
         return None

@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bn_vuln import records
-from bn_vuln.config import Cell, Experiment, identity, to_plain, to_yaml, validate
+from bn_vuln.config import LOSS, Cell, Experiment, identity, to_plain, to_yaml, validate
 from bn_vuln.experiment import experiment_path
 from bn_vuln.grid import expand
-from bn_vuln.records import Flag, Record, TrainingRecord
+from bn_vuln.records import Flag, MeasurementRecord, Record, TrainingRecord
 
 VERSIONS = {"tensorflow": "2.99", "bnvuln": "0.0"}
 DEVICE = "CPU made up"
@@ -38,6 +40,7 @@ HARM: dict[tuple[str, str], Sequence[float]] = {
 }
 
 Accuracy = Callable[[Cell, str], float | None]
+Arrays = Callable[[Cell, str], Mapping[str, NDArray[Any]]]
 
 
 def small(**changes: Any) -> Experiment:
@@ -60,6 +63,20 @@ def never(cell: Cell) -> bool:
     return False
 
 
+def nothing(cell: Cell, name: str) -> None:
+    """No number."""
+
+
+def no_arrays(cell: Cell, name: str) -> dict[str, NDArray[Any]]:
+    """No array."""
+    return {}
+
+
+def wobble(cell: Cell, size: float = 5e-4) -> float:
+    """A spread over the seeds, another one for each cell: a fixed number from -size to size."""
+    return size * (int(records.digest(identity(cell)), 16) % 201 - 100) / 100
+
+
 def fill(
     root: Path,
     experiment: Experiment,
@@ -69,8 +86,14 @@ def fill(
     failed: Callable[[Cell], bool] = never,
     missing: Callable[[Cell], bool] = never,
     flags: Callable[[Cell, str], Sequence[Flag]] = lambda cell, name: (),
+    also: Accuracy = nothing,
+    arrays: Arrays = no_arrays,
 ) -> Path:
-    """Write a results folder: `failed` cells did not train, `missing` ones were not run; `root`."""
+    """Write a results folder: `failed` cells did not train, `missing` ones were not run; `root`.
+
+    `also` are the numbers of columns that are no accuracies: the loss under a perturbation, NAME.loss, and
+    measurements, which have the `arrays` beside them.
+    """
     records.replace_file(experiment_path(root, experiment), to_yaml(experiment))
     for cell in expand(experiment):
         if missing(cell):
@@ -80,12 +103,24 @@ def fill(
         for name in () if failed(cell) else experiment.perturbations:
             value = accuracy(cell, name)
             if value is not None:
-                write(folder, experiment, cell, name, value, n, flags(cell, name))
+                write(folder, experiment, cell, name, value, n, flags(cell, name), loss=also(cell, name + LOSS))
+        for name in () if failed(cell) else experiment.measurements:
+            value = also(cell, name)
+            if value is not None:
+                write_measurement(folder, experiment, cell, name, value, n, arrays(cell, name))
     return root
 
 
 def write(
-    folder: Path, experiment: Experiment, cell: Cell, name: str, accuracy: float, n: int, flags: Sequence[Flag] = ()
+    folder: Path,
+    experiment: Experiment,
+    cell: Cell,
+    name: str,
+    accuracy: float,
+    n: int,
+    flags: Sequence[Flag] = (),
+    *,
+    loss: float | None = None,
 ) -> Path:
     """Write one record of a cell, the first of its n outcomes correct."""
     fields = records.perturbation_identity(experiment.evaluation, cell.data.name, experiment.perturbations[name])
@@ -98,12 +133,39 @@ def write(
         n=n,
         correct=correct,
         accuracy=correct / n,
+        loss=loss,
         flags=tuple(flags),
         versions=VERSIONS,
         device=DEVICE,
         seconds=1.0,
     )
     return records.write_record(folder, record, np.arange(n) < correct)
+
+
+def write_measurement(
+    folder: Path,
+    experiment: Experiment,
+    cell: Cell,
+    name: str,
+    value: float,
+    n: int,
+    arrays: Mapping[str, NDArray[Any]] = MappingProxyType({}),
+) -> Path:
+    """Write one measurement of a cell, in the unit of its column."""
+    fields = records.perturbation_identity(experiment.evaluation, cell.data.canonical, experiment.measurements[name])
+    record = MeasurementRecord(
+        cell_id=folder.name,
+        measurement_id=records.digest(fields),
+        cell=to_plain(cell),
+        measurement=fields,
+        value=value,
+        unit=experiment.unit(name),
+        n=n,
+        versions=VERSIONS,
+        device=DEVICE,
+        seconds=1.0,
+    )
+    return records.write_measurement(folder, record, dict(arrays))
 
 
 def training(cell_id: str, *, failed: bool = False, seconds: float = 10.0) -> TrainingRecord:

@@ -23,7 +23,7 @@ from bn_vuln.config import Cell, Experiment
 from bn_vuln.errors import ConfigError, UsageError
 from bn_vuln.experiment import experiment_path
 from bn_vuln.records import Flag, read_records, run_folders
-from bn_vuln.report import figures, tables
+from bn_vuln.report import differences, figures, tables
 from bn_vuln.report.tables import TextTable, markdown_table, percent, records_table
 
 MINUS = "\N{MINUS SIGN}"
@@ -478,8 +478,20 @@ def test_the_title_of_the_page(harm: Results, count: int, title: str) -> None:
 # ---------------------------------------------------------------- figures
 
 
+def drawn(found: Results, form: str = "svg") -> bytes | None:
+    """The only figure of an experiment; None where there is none."""
+    made = figures.figures(found, form)
+    assert len(made) <= 1
+    return made[0][2] if made else None
+
+
+def drawn_accuracies(found: Results, form: str = "svg") -> bytes | None:
+    made = differences.accuracies(found, form)
+    return made[0][2] if made else None
+
+
 def test_figures_are_svg_and_png(harm: Results) -> None:
-    svg, png = figures.accuracy_figure(harm), figures.accuracy_figure(harm, "png")
+    svg, png = drawn_accuracies(harm), drawn_accuracies(harm, "png")
     assert svg is not None
     assert png is not None
     texts = " ".join("".join(e.itertext()) for e in ElementTree.fromstring(svg).iter() if e.tag.endswith("}text"))
@@ -490,14 +502,14 @@ def test_figures_are_svg_and_png(harm: Results) -> None:
 
 @pytest.mark.parametrize("form", ["svg", "png"])
 def test_nothing_makes_no_figure(tmp_path: Path, form: str) -> None:
-    assert figures.accuracy_figure(aggregate(small(), tmp_path), form) is None
+    assert drawn_accuracies(aggregate(small(), tmp_path), form) is None
 
 
-@pytest.mark.parametrize(("rows", "drawn"), [(2, True), (figures.MAX_BLOCKS + 1, False)])
-def test_figures_have_few_rows(tmp_path: Path, rows: int, drawn: bool) -> None:
+@pytest.mark.parametrize(("rows", "is_drawn"), [(2, True), (differences.MAX_BLOCKS + 1, False)])
+def test_figures_have_few_rows(tmp_path: Path, rows: int, is_drawn: bool) -> None:
     grid = {"data.width": [28 + 2 * i for i in range(rows)], "normalization": ["none", "batch"]}
-    found = figures.accuracy_figure(results(tmp_path, small(grid=grid, seeds=[0])))
-    assert (found is not None) is drawn
+    found = drawn_accuracies(results(tmp_path, small(grid=grid, seeds=[0])))
+    assert (found is not None) is is_drawn
 
 
 @pytest.mark.parametrize(
@@ -509,7 +521,7 @@ def test_figures_have_few_rows(tmp_path: Path, rows: int, drawn: bool) -> None:
     ],
 )
 def test_figures_of_half_an_experiment(tmp_path: Path, values: dict[tuple[str, str], Sequence[float | None]]) -> None:
-    found = figures.accuracy_figure(results(tmp_path, values=values))
+    found = drawn_accuracies(results(tmp_path, values=values))
     assert found is not None
     ElementTree.fromstring(found)
 
@@ -534,27 +546,27 @@ def candidates(root: Path, without: tuple[str, ...] = ()) -> Results:
 
 def test_the_figure_of_candidates_marks_the_chosen_one(tmp_path: Path) -> None:
     found = candidates(tmp_path)
-    svg = figures.figure(found)
+    svg = drawn(found)
     assert svg is not None
     texts = ["".join(e.itertext()) for e in ElementTree.fromstring(svg).iter() if e.tag.endswith("}text")]
     labels = ["chosen", "BIM", *(f"learning rate {rate}" for rate in (0.1, 0.2, 0.3))]
     assert [label for label in labels if label not in texts] == []
-    assert figures.figure(found) == svg
-    assert (figures.figure(found, "png") or b"").startswith(b"\x89PNG\r\n\x1a\n")
+    assert drawn(found) == svg
+    assert (drawn(found, "png") or b"").startswith(b"\x89PNG\r\n\x1a\n")
 
 
 def test_the_figure_of_an_experiment_without_a_choice_is_of_accuracies(harm: Results) -> None:
-    assert figures.figure(harm) == figures.accuracy_figure(harm)
+    assert drawn(harm) == drawn_accuracies(harm)
 
 
 def test_no_candidates_make_no_figure(tmp_path: Path) -> None:
-    assert figures.figure(aggregate(small(**CANDIDATES), tmp_path)) is None
+    assert drawn(aggregate(small(**CANDIDATES), tmp_path)) is None
 
 
 @pytest.mark.filterwarnings("error::UserWarning")
 @pytest.mark.parametrize("without", ["clean", "bim", "batch"])
 def test_candidates_with_nothing_to_draw_make_no_figure(tmp_path: Path, without: str) -> None:
-    assert figures.figure(candidates(tmp_path, (without,))) is None
+    assert drawn(candidates(tmp_path, (without,))) is None
 
 
 # ---------------------------------------------------------------- files
@@ -656,7 +668,7 @@ def test_rendering_is_deterministic(harm: Results, form: Any) -> None:
 
 
 def test_figures_are_deterministic(harm: Results) -> None:
-    assert figures.accuracy_figure(harm) == figures.accuracy_figure(harm)
+    assert drawn_accuracies(harm) == drawn_accuracies(harm)
 
 
 @pytest.mark.usefixtures("no_drawing")

@@ -51,7 +51,7 @@ def main() -> None:
             collect(task, args.source, args.target, model=task.cell.seed == args.models)
         records.replace_file(experiment.experiment_path(args.target, chosen), to_yaml(chosen))
         print(f"{name}: {len(finished)} of {len(todo)} cells")
-    for form in ("md", "csv", "html"):
+    for form in ("md", "csv", "tex", "html"):
         for path in report.write(args.target, form):  # type: ignore[arg-type]
             print(path)
 

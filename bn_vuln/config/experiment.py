@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from bn_vuln.config.measurement import Measurement
 from bn_vuln.config.perturbation import Evaluation, Perturbation
-from bn_vuln.config.values import Float, Frozen, Index, NonNegative, nearest
+from bn_vuln.config.values import Count, Float, Frozen, Index, NonNegative, nearest
 
 Scale = Literal["smoke", "quick", "cpu", "full"]
 SCALES: tuple[Scale, ...] = ("smoke", "quick", "cpu", "full")
@@ -29,8 +29,8 @@ class PaperValue(Frozen):
     """A claim about our `perturbations` (columns of the table), beside the paper's figure where it has one.
 
     It is about one `arm` in the table row `where`, about its difference from (or `how: ratio`, its ratio to) the
-    cells `against`, paired by seed, about the `slope` of its logarithm against that of the row key `along`, or,
-    without an arm, about the difference treatment - reference.
+    cells `against`, paired by seed, about the `slope` of its logarithm against that of the row key `along` raised to
+    `power`, or, without an arm, about the difference treatment - reference.
 
     `value`: the published figure, in the column's unit but fractions for accuracies. With a `tolerance` the claim is
     that ours equals it so far. Instead of a value, `sign` claims that a difference is above (1) or below (-1) zero.
@@ -44,6 +44,7 @@ class PaperValue(Frozen):
     against: Place | None = None
     how: Literal["difference", "ratio", "slope"] = "difference"
     along: str | None = None
+    power: Count = 1
     value: Float | None = None
     sem: NonNegative | None = None
     tolerance: NonNegative | None = None

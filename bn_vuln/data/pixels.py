@@ -19,16 +19,37 @@ def to_pixels(images: Any, width: int) -> Any:
     """
     tf = backend.tensorflow()
     pixels = tf.cast(images, tf.float32) / 255.0 if images.dtype == tf.uint8 else images
-    if pixels.shape[1] == width and pixels.shape[2] == width:
+    _, rows, columns, channels = pixels.shape
+    if rows == columns == width:
         return pixels
-    return tf.image.resize(pixels, (width, width), method="bilinear")
+    # Two products with the interpolation weights: tf.image.resize gives the same to 1e-6 and takes 1.1 times as long,
+    # and 3 to 7 times as long in a step compiled with XLA.
+    down, across = bilinear(rows, width), bilinear(columns, width)
+    x = tf.reshape(tf.transpose(pixels, (0, 3, 1, 2)), (-1, columns))
+    x = tf.reshape(tf.matmul(x, across, transpose_b=True), (-1, rows, width))
+    x = tf.reshape(tf.transpose(x, (0, 2, 1)), (-1, rows))
+    x = tf.reshape(tf.matmul(x, down, transpose_b=True), (-1, channels, width, width))
+    return tf.transpose(x, (0, 3, 2, 1))
+
+
+def bilinear(native: int, width: int) -> NDArray[np.float32]:
+    """The weights [width, native] of bilinear interpolation along one axis, with half-pixel centres."""
+    centres = np.clip((np.arange(width) + 0.5) * native / width - 0.5, 0, native - 1)
+    lower = np.floor(centres).astype(int)
+    upper, share = np.minimum(lower + 1, native - 1), centres - lower
+    weights = np.zeros((width, native))
+    np.add.at(weights, (np.arange(width), lower), 1 - share)
+    np.add.at(weights, (np.arange(width), upper), share)
+    return weights.astype(np.float32)
 
 
 def pixel_array(images: NDArray[np.uint8] | NDArray[np.float32], width: int) -> NDArray[np.float32]:
     """The same as an array, in pieces so that memory beyond the result stays small."""
     tf = backend.tensorflow()
-    pieces = [to_pixels(tf.constant(images[i : i + 1000]), width).numpy() for i in range(0, len(images), 1000)]
-    return np.concatenate(pieces)
+    pixels = np.empty((len(images), width, width, images.shape[3]), np.float32)
+    for i in range(0, len(images), 1000):
+        pixels[i : i + 1000] = to_pixels(tf.constant(images[i : i + 1000]), width).numpy()
+    return pixels
 
 
 def check_width(width: int, native: int, name: str) -> None:

@@ -94,6 +94,8 @@ def _panel(
     axes.set_ylabel(axis_label(results, column))
     if results.experiment.unit(column) == "nats":
         axes.set_yscale("log")
+    if results.experiment.unit(column) == "%":
+        axes.set_ylim(top=min(axes.get_ylim()[1], 101))
     axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
     hide_spines(axes)
 

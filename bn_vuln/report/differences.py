@@ -20,7 +20,7 @@ from bn_vuln.report.drawing import (
 from bn_vuln.report.tables import KEY_NAMES, where_text
 from bn_vuln.table import Block, mean_over_arms
 
-MAX_HEADS_IN_LINE = 6  # of columns whose heads fit side by side
+MAX_LETTERS = 56  # of the heads of columns that fit side by side
 MAX_BLOCKS = 6
 CHOSEN = "chosen"
 ACCURACIES = (
@@ -111,17 +111,17 @@ def _columns(results: Results) -> dict[str, str]:
 
 def _accuracies(axes: Any, results: Results, block: Block) -> None:
     names = list(_columns(results))
-    offset = 0.16
+    between = min(0.32, 0.8 / len(block.arms))  # the arms of a column stand side by side
     for i, (arm, values) in enumerate(block.arms.items()):
         colour, marker = ARM_STYLES[i % len(ARM_STYLES)]
-        shift = (i - (len(block.arms) - 1) / 2) * 2 * offset
+        shift = (i - (len(block.arms) - 1) / 2) * between
         label: str | None = f"{arm} (n = {max(len(v.by_seed) for v in values.values())})"
         for x, name in enumerate(names):
             value = values[name]
             if value.estimate is None:
                 continue
             axes.plot(
-                [x + shift + 0.09] * len(value.by_seed), [100 * v for v in value.by_seed.values()],
+                [x + shift + 0.28 * between] * len(value.by_seed), [100 * v for v in value.by_seed.values()],
                 linestyle="", marker=".", markersize=4, color=colour, alpha=0.5,
             )  # fmt: skip
             axes.errorbar(
@@ -177,8 +177,9 @@ def _legend_above(axes: Any) -> None:
 
 def _finish(axes: Any, results: Results, title: str) -> None:
     heads = list(_columns(results).values())
-    many = len(heads) > MAX_HEADS_IN_LINE
-    broken = [head.replace(" ", "\n") if many else head.replace(", ", ",\n", 1) for head in heads]
+    broken = [head.replace(", ", ",\n", 1) for head in heads]
+    if max(len(line) for head in broken for line in head.split("\n")) * len(heads) > MAX_LETTERS:
+        broken = [head.replace(" ", "\n", 2) for head in heads]
     axes.set_xticks(range(len(heads)), broken)
     axes.set_xlim(-0.6, len(heads) - 0.4)
     axes.set_title(title, loc="left")

@@ -147,9 +147,19 @@ def _ours(results: Results, comparison: Comparison) -> str:
     if ours is None:
         return MISSING
     if interval is None:
-        return f"{_of_claim(results, comparison, ours)} ({ours.n})"
+        text = f"{_of_claim(results, comparison, ours)} ({ours.n})"
+        return text if comparison.paper.how == "difference" else f"{text}{_interval_text(results, comparison, ours)}"
     low, high = (_of_claim(results, comparison, Estimate(bound, None, 1)) for bound in interval)
     return f"{_of_claim(results, comparison, ours)} ({ours.n}; examples [{low}, {high}])"
+
+
+def _interval_text(results: Results, comparison: Comparison, ours: Estimate) -> str:
+    """The 95% t-interval of a slope or ratio, which no verdict stands for."""
+    interval = ours.interval()
+    if interval is None:
+        return ""
+    low, high = (_of_claim(results, comparison, Estimate(bound, None, 1)) for bound in interval)
+    return f" [{low}, {high}]"
 
 
 def _published(results: Results, comparison: Comparison) -> str:
@@ -185,7 +195,8 @@ def quantity(results: Results, comparison: Comparison) -> str:
     if paper.arm is None:
         return f"{table.treatment} \N{MINUS SIGN} {table.reference}"
     if paper.how == "slope":
-        return f"slope of log({paper.arm}) against log({KEY_NAMES.get(str(paper.along), str(paper.along))})"
+        power = f"^{paper.power}" if paper.power > 1 else ""
+        return f"slope of log({paper.arm}) against log({KEY_NAMES.get(str(paper.along), str(paper.along))}{power})"
     if paper.against is None:
         is_accuracy = results.experiment.unit(comparison.perturbation) == "%"
         return f"accuracy of {paper.arm}" if is_accuracy else paper.arm

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bn_vuln import backend, data
 from bn_vuln.config import Cell
-from bn_vuln.data.pixels import pixel_array, to_pixels
+from bn_vuln.data.pixels import to_pixels
 from bn_vuln.distribution import ONE_DEVICE, Distribution
 from bn_vuln.progress import Epoch, Progress, duration
 from bn_vuln.train import optimizers, steps
@@ -20,7 +20,6 @@ ORDER_STREAM = 1  # keeps the order's random stream apart from the initializers'
 SECONDS_PER_CALL = 1.0
 SECONDS_TIMED = 2.0  # of steps, before an estimate is made of them
 WORTH_SAYING = 10.0  # seconds left
-RESIZED_BYTES = 3 * 2**30  # of images that are resized once
 
 
 class TrainingLoop:
@@ -40,10 +39,8 @@ class TrainingLoop:
         self.steps = len(training) // self.batch_size
         with distribution.scope():
             self.optimizer = optimizers.make(cell, model)
-        images = distribution.on_every_device(_resized_once(training.images, model.input_shape[1]))
-        labels = distribution.on_every_device(training.labels)
+        images, labels = (distribution.on_every_device(array) for array in (training.images, training.labels))
         self._steps = steps.make(cell, model, self.optimizer, images, labels, distribution)
-        self._validation_images = _resized_once(validation.images, model.input_shape[1])
         self._predict = predictor(model, distribution)
         self._clock = _Clock()
 
@@ -86,21 +83,13 @@ class TrainingLoop:
             progress.message(f"about {duration(seconds)} for {epochs - number} epochs at {rate:,.0f} images/s")
 
     def _validation_accuracy(self) -> float:
-        predicted = self._predict(self._validation_images)
+        predicted = self._predict(self.validation.images)
         return float(np.mean(predicted == self.validation.labels))
 
     def _order(self, number: int) -> NDArray[np.int32]:
         """The examples of each step, int32 [steps, batch]."""
         order = data.permutation(len(self.training), self.cell.seed, ORDER_STREAM, number)
         return order[: self.steps * self.batch_size].astype(np.int32).reshape(self.steps, self.batch_size)
-
-
-def _resized_once(images: NDArray[Any], width: int) -> NDArray[Any]:
-    """The images as they are taken: resized beforehand where they have to be and fit, since a linear model at width 112
-    would spend most of each step on resizing; else as they are, to be resized in each step."""
-    channels = images.shape[3]
-    fits = len(images) * width * width * channels * np.dtype(np.float32).itemsize <= RESIZED_BYTES
-    return pixel_array(images, width) if images.shape[1] != width and fits else images
 
 
 class _Clock:
