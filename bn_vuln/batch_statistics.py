@@ -6,6 +6,7 @@ through the training examples, in the batch size of the training (PyTorch's BN w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from bn_vuln import backend
 from bn_vuln.data.pixels import to_pixels
+from bn_vuln.errors import UsageError
 
 
 def has_batch_normalization(model: Any) -> bool:
@@ -22,21 +24,26 @@ def has_batch_normalization(model: Any) -> bool:
 
 def frozen(model: Any) -> Any:
     """A copy that keeps its tracked statistics when it is called with training=True, as BN with the statistics of the
-    batch is; other layers that differ in training must not be in it."""
-    return _copy(model, momentum=1.0)
+    batch (over all replicas) is; its dropout and noise are off. Raises as `reestimated`."""
+    return _copy(model, momentum=1.0, synchronized=True)
 
 
-def reestimated(model: Any, images: NDArray[Any], batch_size: int) -> Any:
-    """A copy whose tracked statistics are the mean over the whole batches of `images` [n, h, w, c], in their order."""
+def reestimated(
+    model: Any, images: NDArray[Any], batch_size: int, *, width: int, call: Callable[[Any, Any], Any]
+) -> Any:
+    """A copy whose tracked statistics are the mean over the whole batches of `images` [n, h, w, c], in their order.
+    `call(model, pixels)` calls it in training mode, with pixels of `width`.
+
+    Raises `UsageError` for a model that cannot be copied layer by layer, or that has random layers.
+    """
     tf = backend.tensorflow()
     # With momentum 0 the tracked statistics are those of the last batch.
     last, result = _copy(model, momentum=0.0), _copy(model)
-    width = model.input_shape[1]
     tracked = _tracked(last)
     steps = max(1, len(images) // batch_size)
 
     def add(x: Any, sums: list[Any]) -> list[Any]:
-        last(to_pixels(x, width), training=True)
+        call(last, to_pixels(x, width))
         return [total + tf.cast(v, tf.float64) for total, v in zip(sums, tracked, strict=True)]
 
     compiled = backend.compile(add)
@@ -57,16 +64,28 @@ def _layers(model: Any) -> list[Any]:
     return [layer for layer in backend.leaf_layers(model) if type(layer).__name__ == "BatchNormalization"]
 
 
-def _copy(model: Any, momentum: float | None = None) -> Any:
-    """A copy of a Keras model with the same weights, and another momentum of its BN layers if one is given."""
+def _copy(model: Any, **changes: Any) -> Any:
+    """A copy of a Keras model with the same weights, these changes of its BN layers, and no dropout or noise."""
     import keras
 
     def clone(layer: Any) -> Any:
         config = layer.get_config()
-        if momentum is not None and type(layer).__name__ == "BatchNormalization":
-            config["momentum"] = momentum
+        if type(layer).__name__ == "BatchNormalization":
+            config |= changes
+        config |= dict.fromkeys({"rate", "stddev"} & config.keys(), 0.0)
+        if type(layer).__name__.startswith("Random"):
+            raise UsageError(
+                f"bn_statistics: {layer.name} is random in training; only `tracked` statistics are possible"
+            )
         return type(layer).from_config(config)
 
-    copy = keras.models.clone_model(model, clone_function=clone)
+    try:
+        copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"bn_statistics: the model cannot be copied layer by layer ({reason})") from None
     copy.set_weights(model.get_weights())
+    for layer in backend.leaf_layers(copy):
+        if type(layer).__name__ == "Normalization":
+            layer.finalize_state()  # it computes with numbers of its own, not with its weights
     return copy

@@ -61,7 +61,7 @@ class Evaluator:
         self.dataset = load(classifier, evaluation)
         backend.tensorflow()
         with distribution.scope():
-            self.classifier = _with_statistics(classifier, evaluation)
+            self.classifier = with_statistics(classifier, evaluation)
         self.fold = fold and not self.classifier.training
         self._predict = distribution.sharded(self.classifier.predict, signature=[self._images_spec()])
 
@@ -212,7 +212,7 @@ class Evaluator:
         return float(np.mean(logits.argmax(axis=1) == self._attack_labels(perturbation)))
 
 
-def _with_statistics(classifier: Classifier, evaluation: Evaluation) -> Classifier:
+def with_statistics(classifier: Classifier, evaluation: Evaluation) -> Classifier:
     """The classifier with the BN statistics that the evaluation asks for; one without BN as it is."""
     kind = evaluation.bn_statistics
     if kind == "tracked" or not batch_statistics.has_batch_normalization(classifier.model):
@@ -220,7 +220,13 @@ def _with_statistics(classifier: Classifier, evaluation: Evaluation) -> Classifi
     if kind == "batch":
         return dataclasses.replace(classifier, model=batch_statistics.frozen(classifier.model), training=True)
     examples, batch_size = trained_on(classifier)
-    model = batch_statistics.reestimated(classifier.model, examples.images, batch_size)
+
+    def call(model: Any, pixels: Any) -> Any:
+        return dataclasses.replace(classifier, model=model, training=True).predict(pixels)
+
+    model = batch_statistics.reestimated(
+        classifier.model, examples.images, batch_size, width=classifier.width, call=call
+    )
     return dataclasses.replace(classifier, model=model)
 
 

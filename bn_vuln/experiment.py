@@ -88,6 +88,11 @@ def tasks(experiment: Experiment) -> list[Task]:
     for name in {cell.data.name for cell in cells if cell.data.digest is None}:
         if data.own_source(name) is not None:
             raise ConfigError(f"{experiment.name}: {name}: one's own data belong into base.data, not into the grid")
+    where = experiment.evaluation.dataset
+    if where is not None and data.own_source(where) is not None:
+        raise ConfigError(
+            f"{experiment.name}: evaluation.dataset: one's own data belong into base.data, received {where}"
+        )
     return [Task(cell, experiment.evaluation, experiment.perturbations, experiment.measurements) for cell in cells]
 
 

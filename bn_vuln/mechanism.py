@@ -19,11 +19,13 @@ from bn_vuln.analysis import spectrum, tilt
 from bn_vuln.classifier import Classifier
 from bn_vuln.config import Evaluation, Measurement, Spectrum
 from bn_vuln.data.pixels import pixel_array
-from bn_vuln.evaluate import load, trained_on
+from bn_vuln.errors import BnvulnError
+from bn_vuln.evaluate import load, trained_on, with_statistics
 from bn_vuln.progress import Progress, Quiet
 
 BATCH_SIZE = 250
 POINTS = 300  # of a plane that are kept to be drawn
+NO_GRADIENT = "no example has a gradient of the logits with respect to its pixels: there is no boundary to measure"
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -47,11 +49,16 @@ def measure(
     folder: Path | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[str, records.MeasurementRecord]]:
-    """Measure a classifier, (name, record) by (name, record); with `folder` each is written into that run folder."""
+    """Measure a classifier, (name, record) by (name, record); with `folder` each is written into that run folder.
+
+    Raises `BnvulnError` for a classifier without gradients.
+    """
     evaluation, progress = evaluation or Evaluation(), progress or Quiet()
     if not measurements:
         return
     examples = load(classifier, evaluation)
+    evaluation = evaluation.model_copy(update={"dataset": examples.facts.name})
+    classifier = with_statistics(classifier, evaluation)
     for name, options in measurements.items():
         begun = time.monotonic()
         found = (
@@ -98,7 +105,7 @@ def _tilt(classifier: Classifier, examples: data.Dataset) -> Measured:
     angles = tilt.angle(gradients, means[examples.labels] - means[rivals])
     usable = np.isfinite(angles)
     if not usable.any():
-        raise ValueError("no example has a gradient")
+        raise BnvulnError(NO_GRADIENT)
     arrays: Arrays = {"angles": angles.astype(np.float32)}
     if x[0].size == 2:
         arrays |= _boundary(classifier, x.reshape(-1, 2), examples.labels, gradients)
@@ -160,11 +167,14 @@ def _spectrum(classifier: Classifier, examples: data.Dataset, options: Spectrum)
     variance, directions = spectrum.principal_components(_resized(training.images, classifier.width))
     x = pixel_array(examples.images, classifier.width)
     gradients, _ = margin_gradients(classifier, x, examples.labels)
+    usable = np.abs(gradients).max(axis=1) > 0
+    if not usable.any():
+        raise BnvulnError(NO_GRADIENT)
     energy = spectrum.energy(gradients, directions)
     gain = spectrum.gain(jacobians(classifier, x), directions)
     value = spectrum.low_variance_share(energy, variance, options.low_variance)
     details = {"components": float(len(variance)), "largest_gain": float(gain.max())}
-    return Measured(value, "%", len(x), details, {"variance": variance, "gain": gain, "energy": energy})
+    return Measured(value, "%", int(usable.sum()), details, {"variance": variance, "gain": gain, "energy": energy})
 
 
 def _resized(images: NDArray[Any], width: int) -> NDArray[Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,13 +12,16 @@ from bn_vuln.facts import Facts
 from bn_vuln.units import bounds, channel_scale
 
 
-def add_noise(images: NDArray[np.uint8], index: NDArray[np.int64], noise: AWGN, facts: Facts) -> NDArray[np.float32]:
-    """Noisy pixels, float32 [n, height, width, channels], of uint8 `images` at their native width.
+def add_noise(images: NDArray[Any], index: NDArray[np.int64], noise: AWGN, facts: Facts) -> NDArray[np.float32]:
+    """Noisy pixels, float32 [n, height, width, channels], of `images` (uint8, or floats as they are) at their
+    native width.
 
     The noise of an example depends only on (noise.seed, its `index`). std is in pixel or standardized units
     (there std * the channel's std); the clip, in pixels, comes last.
     """
-    pixels = images.astype(np.float32) / np.float32(255)
+    pixels = images.astype(np.float32)  # a copy
+    if images.dtype == np.uint8:
+        pixels /= np.float32(255)
     scale = np.float32(noise.std) * channel_scale(noise.unit, facts)
     for i, key in enumerate(index):
         generator = np.random.Generator(np.random.Philox(key=[noise.seed, int(key)]))

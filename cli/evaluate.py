@@ -17,6 +17,7 @@ Examples:
 \b
   bnvuln evaluate --suite quick                      # the newest run
   bnvuln evaluate runs/ID --suite paper
+  bnvuln evaluate runs/ID --suite mechanism          # why: tilting angle, energy in directions of low variance
   bnvuln evaluate model.keras --data mnist --from-probabilities --json
 """
 
@@ -24,7 +25,11 @@ Examples:
 @click.command("evaluate", cls=o.GroupedCommand, epilog=EXAMPLES)
 @click.argument("target", required=False, type=click.Path(path_type=Path), metavar="[RUN or MODEL.keras]")
 @what(
-    "--suite", default="quick", show_default=True, metavar="NAME", help="paper, quick, or a YAML file of perturbations."
+    "--suite",
+    default="quick",
+    show_default=True,
+    metavar="NAME",
+    help="paper, quick, mechanism (angle and spectrum), or a YAML file of perturbations.",
 )
 @what(
     "--data",
@@ -68,4 +73,13 @@ def command(
         evaluation = evaluation.model_copy(update={"bn_statistics": given["bn_statistics"]})
     folder = target if target.is_dir() else runs / classifier.id
     results = o.measure(classifier, evaluation, perturbations, folder, quiet, given)
-    o.print_records({name: r.record for name, r in results.items()}, as_json, str(target))
+    measured = _mechanism(classifier, suite, evaluation, folder, quiet)
+    o.print_records({name: r.record for name, r in results.items()}, as_json, str(target), measured)
+
+
+def _mechanism(classifier: Any, suite: str, evaluation: Any, folder: Path, quiet: bool) -> dict[str, Any]:
+    """The measurements of a suite, by name."""
+    from bn_vuln import catalog, mechanism
+
+    wanted = catalog.suite(suite).measurements
+    return dict(mechanism.measure(classifier, wanted, evaluation, folder=folder, progress=o.progress(quiet)))

@@ -250,12 +250,15 @@ def measure(
     return dict(found)
 
 
-def print_records(found: dict[str, Any], as_json: bool, target: str) -> None:
-    """Records as one JSON object, or as a table with the flags under it."""
+def print_records(found: dict[str, Any], as_json: bool, target: str, measured: dict[str, Any] | None = None) -> None:
+    """Records (and measurements) as one JSON object, or as tables with the flags under them."""
     if as_json:
         plain = [{"name": name, "kind": r.kind, **r.model_dump(mode="json")} for name, r in found.items()]
-        print_json({"target": target, "records": plain})
+        others = [{"name": name, **r.model_dump(mode="json")} for name, r in (measured or {}).items()]
+        print_json({"target": target, "records": plain, **({"measurements": others} if others else {})})
         return
-    from bn_vuln.report.tables import records_table
+    from bn_vuln.report.tables import measurements_table, records_table
 
     click.echo(records_table(found))
+    if measured:
+        click.echo(f"\n{measurements_table(measured)}")

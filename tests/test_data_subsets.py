@@ -328,7 +328,6 @@ def test_info_of_the_toy_names_no_folder(bnvuln, no_data):
 
 
 def test_noise_is_added_to_points_as_they_are():
-    # BUG: noise.add_noise divides all images by 255, the float32 points of the toy too.
     test = data.load("toy", "test", limit=5)
     found = noise.add_noise(test.images, test.index, AWGN(std=0, clip="none"), test.facts)
     np.testing.assert_array_equal(found, test.images)

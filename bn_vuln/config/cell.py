@@ -242,8 +242,9 @@ class Cell(Frozen):
         if name != "nearest_centroid":
             return data
         source = named(data.get("data", {}))
+        source = source.model_dump() if isinstance(source, Data) else source
         if isinstance(source, Mapping):
-            source = {k: v for k, v in source.items() if k not in ("validation", "limit", "balanced", "draw")}
+            source = {k: v for k, v in source.items() if k not in ("limit", "balanced", "draw")}
         return {"data": source, **{k: v for k, v in data.items() if k == "arch" or k not in cls.model_fields}}
 
     @model_validator(mode="before")

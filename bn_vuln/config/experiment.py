@@ -35,7 +35,7 @@ class PaperValue(Frozen):
     `value`: the published figure, in the column's unit but fractions for accuracies. With a `tolerance` the claim is
     that ours equals it so far. Instead of a value, `sign` claims that a difference is above (1) or below (-1) zero.
     `approximate`: rounded or derived, never judged. `exact`: nothing random enters, so one value is enough.
-    `text` says what the claim is about.
+    `text` says what the claim is about, `remark` what explains a difference between ours and the paper's.
     """
 
     where: dict[str, Any] = Field(default={})
@@ -53,6 +53,7 @@ class PaperValue(Frozen):
     exact: bool = False
     text: str = ""
     source: str
+    remark: str = ""
 
     @model_validator(mode="after")
     def _make_sense(self) -> PaperValue:

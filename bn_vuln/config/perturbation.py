@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from bn_vuln.config.measurement import Measurement
 from bn_vuln.config.values import Count, Frozen, Index, Interval, NonNegative, parse_integer, parse_number
 
 
@@ -135,8 +136,9 @@ class Evaluation(Frozen):
 
 
 class Suite(Frozen):
-    """A named set of perturbations for `bnvuln evaluate`."""
+    """A named set of perturbations, and of measurements, for `bnvuln evaluate`."""
 
     title: str
     evaluation: Evaluation = Evaluation()
     perturbations: dict[str, Perturbation] = Field(min_length=1)
+    measurements: dict[str, Measurement] = Field(default={})

@@ -76,6 +76,7 @@ _SELF_EXPLAINING = (
     "train",
     "data",
     "claim",
+    "init",
 )
 
 

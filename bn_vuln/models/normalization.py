@@ -42,7 +42,9 @@ def batch(options: config.BatchNormalization, seed: int) -> Factory:
     def gamma() -> Any:
         if options.gamma == "ones":
             return "ones"
-        return keras.initializers.RandomUniform(0.0, 1.0, seed=backend.derived_seed(seed, GAMMA_STREAM, next(numbers)))
+        return keras.initializers.RandomUniform(
+            0.0, 1.0, seed=backend.derived_seed(seed, GAMMA_STREAM, next(numbers), 1)
+        )
 
     def layer(name: str) -> Any:
         return keras.layers.BatchNormalization(
@@ -62,7 +64,7 @@ def batch(options: config.BatchNormalization, seed: int) -> Factory:
     return Factory(layer=layer, keeps_bias=not options.affine)
 
 
-GAMMA_STREAM = 2  # keeps gamma's random stream apart from the kernels' and the order's
+GAMMA_STREAM = 2  # with the 1 behind it, it keeps gamma's random stream apart from the kernels' and the order's
 FACTORIES: dict[str, Callable[[Any, int], Factory]] = {"none": none, "batch": batch}
 
 

@@ -12,7 +12,7 @@ from bn_vuln.aggregate import Results
 from bn_vuln.analysis.statistics import Estimate
 from bn_vuln.claims import Comparison
 from bn_vuln.config import ColumnUnit, describe_fields
-from bn_vuln.records import Record
+from bn_vuln.records import MeasurementRecord, Record
 from bn_vuln.table import Block, Value
 
 KEY_NAMES = {
@@ -27,6 +27,10 @@ KEY_NAMES = {
     "weight_decay": "weight decay",
 }
 MISSING = "-"
+MEASURED = {
+    "tilt": "angle of the boundary to the nearest-centroid classifier",
+    "spectrum": "boundary's energy in directions of low variance",
+}
 
 
 @dataclass(frozen=True)
@@ -114,12 +118,21 @@ def comparison_table(results: Results) -> TextTable | None:
     """Ours beside the paper's: one row for each claim, row and column it is about; None where there is none."""
     if not results.comparisons:
         return None
-    keys = list(dict.fromkeys(key for c in results.comparisons for key in c.where))
+    found = claims(results)
+    keys = list(dict.fromkeys(key for claim in found for key in claim.where))
     heads = [*(KEY_NAMES.get(key, key) for key in keys), "quantity", "under"]
     heads += ["ours ± SEM (n)", "paper", "ours \N{MINUS SIGN} paper", "verdict", "flags"]
-    notes = list(dict.fromkeys(flag for c in results.comparisons for flag in c.flags))
-    rows = [_comparison_row(results, c, keys, notes) for c in results.comparisons]
+    notes = list(dict.fromkeys(flag for claim in found for flag in claim.flags))
+    rows = [
+        [
+            *(plain(key, claim.where.get(key)) for key in keys),
+            claim.quantity, claim.under, claim.ours, claim.published, claim.gap, claim.verdict,
+            " ".join(f"[{i}]" for i, note in enumerate(notes, 1) if note in claim.flags) or "none",
+        ]
+        for claim in found
+    ]  # fmt: skip
     remarks = [f"[{i}] {note}" for i, note in enumerate(notes, 1)]
+    remarks += dict.fromkeys(claim.remark for claim in found if claim.remark)
     if any(c.over_examples for c in results.comparisons):
         remarks.append("examples [...]: with one seed, the 95% bootstrap interval over the examples of its runs alone")
     title = "Beside the paper (accuracies in %, differences in points; negative: batch norm harms)"
@@ -128,16 +141,36 @@ def comparison_table(results: Results) -> TextTable | None:
     return TextTable(title, heads, rows, notes=tuple(remarks))
 
 
-def _comparison_row(results: Results, comparison: Comparison, keys: list[str], notes: list[str]) -> list[str]:
+@dataclass(frozen=True)
+class ClaimText:
+    """A claim beside ours, in words and numbers as they are shown."""
+
+    where: dict[str, Any]
+    quantity: str
+    under: str
+    ours: str
+    published: str
+    gap: str
+    verdict: str
+    flags: tuple[str, ...]
+    remark: str
+
+
+def claims(results: Results) -> list[ClaimText]:
+    """Every comparison of an experiment as text."""
     return [
-        *(plain(key, comparison.where.get(key)) for key in keys),
-        quantity(results, comparison),
-        results.experiment.table.columns.get(comparison.perturbation, comparison.perturbation),
-        _ours(results, comparison),
-        _published(results, comparison),
-        _gap(results, comparison),
-        comparison.verdict,
-        " ".join(f"[{i}]" for i, note in enumerate(notes, 1) if note in comparison.flags) or "none",
+        ClaimText(
+            c.where,
+            quantity(results, c),
+            results.experiment.table.columns.get(c.perturbation, c.perturbation),
+            _ours(results, c),
+            _published(results, c),
+            _gap(results, c),
+            c.verdict,
+            c.flags,
+            c.paper.remark,
+        )
+        for c in results.comparisons
     ]
 
 
@@ -246,6 +279,20 @@ def records_table(found: Mapping[str, Record]) -> str:
     ]  # fmt: skip
     table = TextTable("", ["name", "under", "examples", "accuracy, %", "flags"], rows)
     return markdown_table(replace(table, notes=tuple(f"{numbers[note]} {note}" for note in notes)))
+
+
+def measurements_table(measured: Mapping[str, MeasurementRecord]) -> str:
+    """Measurements of one classifier as a Markdown table."""
+    rows = [
+        [name, MEASURED.get(r.measurement["kind"], ""), str(r.n), f"{_shown(r.value, r.unit)} {r.unit}",
+         ", ".join(f"{key} {value:.4g}" for key, value in r.details.items())]
+        for name, r in measured.items()
+    ]  # fmt: skip
+    return markdown_table(TextTable("", ["name", "what", "examples", "value", "further"], rows))
+
+
+def _shown(value: float, unit: str) -> str:
+    return f"{100 * value:.2f}" if unit == "%" else f"{value:.2f}"
 
 
 def csv_text(results: Results) -> str:

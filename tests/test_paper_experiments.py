@@ -1,0 +1,318 @@
+"""The experiments of the paper: made-up records that agree with it, contradict it, or are too few; and smoke runs."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers_records import fill, wobble
+
+from bn_vuln import catalog, experiment, report
+from bn_vuln.aggregate import Results, aggregate
+from bn_vuln.claims import Comparison
+from bn_vuln.config import Cell, Experiment
+from bn_vuln.report import figures
+
+N = 10_000  # examples: accuracies are multiples of 1e-4
+Values = Callable[[Cell, str], float]
+
+# By experiment, how many claims (each in its rows and columns) are judged. All of them can fail.
+JUDGED = {
+    "figure1": 3,  # GD's angle; BNGD - GD; c 10 - c 1e-5
+    "table1": 15,  # angles: BNGD, WD, affine; affine: clean, AWGN, FGSM; BNGD and WD under 4 each; nearest centroid
+    "appendix_a_mnist": 11,  # the 33 points: linear, and MLP under 2; clean, BIM, angle and spectrum of both models
+    "table13": 10,  # the slope; the ratios at 3 widths: BIM, BIM in the box, clean
+    "table6": 14,  # width 28: noise and BIM, both twice; the same signs at 56 and 84; batch at 84 - none at 28 twice
+    "table7": 19,  # width 28: 3 differences at 2 decays, and from none without decay; 5 signs at 56 and 84
+    "figure2": 6,  # B 250 - B 10 at depths 10 and 25 under 2; depth 55 - depth 10; B 250 - B 10 at depth 40
+}
+EXACT = {"table1": 1}  # of these, those in which nothing is random: the nearest centroid
+
+
+def is_batch(cell: Cell) -> bool:
+    return cell.normalization.name == "batch"
+
+
+# ---------------------------------------------------------------- made-up numbers
+
+
+def figure1(cell: Cell, column: str) -> float:
+    """GD at 0 degrees, BNGD at 66.7 and less as c grows."""
+    if column == "clean":
+        return 0.99
+    return 66.7 / (1 + cell.normalization.c) if cell.normalization.name == "batch" else 0.0
+
+
+def figure1_swapped(cell: Cell, column: str) -> float:
+    """GD at 30 degrees, BNGD at 10 and more as c grows."""
+    if column == "clean":
+        return 0.99
+    return 10 + 5 * cell.normalization.c if cell.normalization.name == "batch" else 30.0
+
+
+def table1_arm(cell: Cell) -> str:
+    if cell.arch.name == "nearest_centroid":
+        return "nearest centroid"
+    if cell.normalization.name == "batch":
+        return "T" if cell.normalization.affine else "F"
+    return "WD" if cell.weight_decay else "GD"
+
+
+def table1(cell: Cell, column: str) -> float:
+    """The more tilted, the less robust: WD, GD, and BNGD with and without affine parameters alike."""
+    arm = table1_arm(cell)
+    if column == "tilt":
+        return {"nearest centroid": 0.0, "WD": 15.0, "GD": 30.0, "F": 80.0, "T": 81.0}[arm]
+    if column == "clean":
+        return {"nearest centroid": 0.95, "WD": 0.96, "GD": 0.97, "F": 0.97, "T": 0.975}[arm]
+    if column == "fgsm_quarter":
+        return {"nearest centroid": 0.385, "WD": 0.1, "GD": 0.01, "F": 0.0, "T": 0.0}[arm]
+    return {"nearest centroid": 0.9, "WD": 0.8, "GD": 0.7, "F": 0.4, "T": 0.41}[arm]
+
+
+def table1_swapped(cell: Cell, column: str) -> float:
+    """BNGD is the least tilted and the most robust arm, WD the other way round, and T is not like F."""
+    arm = table1_arm(cell)
+    if column == "tilt":
+        return {"nearest centroid": 0.0, "WD": 60.0, "GD": 30.0, "F": 10.0, "T": 20.0}[arm]
+    if column == "fgsm_quarter" and arm == "nearest centroid":
+        return 0.5
+    return {"nearest centroid": 0.9, "WD": 0.5, "GD": 0.7, "F": 0.8, "T": 0.9}[arm]
+
+
+def along_c(cell: Cell) -> float:
+    """0 at c = 1e-5, 1 at c = 10, even on a logarithmic scale; 0 without batch norm."""
+    return (math.log10(cell.normalization.c) + 5) / 6 if cell.normalization.name == "batch" else 0.0
+
+
+# At c = 1e-5 and at c = 10.
+APPENDIX = {
+    "clean": (0.98, 0.95),
+    "awgn_pixel": (0.3, 0.63),
+    "awgn": (0.4, 0.73),
+    "bim": (0.2, 0.6),
+    "tilt": (80.0, 40.0),
+    "spectrum": (0.4, 0.1),
+}
+
+
+def appendix_a_mnist(cell: Cell, column: str) -> float:
+    """Robustness grows with c, clean accuracy falls."""
+    low, high = APPENDIX[column]
+    return low + (high - low) * along_c(cell)
+
+
+def appendix_a_mnist_swapped(cell: Cell, column: str) -> float:
+    """The ends of the sweep of c change places."""
+    high, low = APPENDIX[column]
+    return low + (high - low) * along_c(cell)
+
+
+RATIOS = {28: (1.0, 1.0), 56: (0.98, 0.999), 84: (0.96, 0.996), 112: (1.0, 0.987)}  # adversarial, clean
+
+
+def table13(cell: Cell, column: str) -> float:
+    """The loss without weight decay grows like the root of d = width^2; with it accuracies are as in the paper."""
+    width = cell.data.width or 0
+    if column.endswith(".loss"):
+        return 1.0 if cell.weight_decay else width / 28
+    adversarial, clean = RATIOS[width]
+    return 0.97 * clean if column == "clean" else 0.7 * adversarial
+
+
+def table13_swapped(cell: Cell, column: str) -> float:
+    """The loss does not grow; with weight decay accuracies fall with the width."""
+    if column.endswith(".loss"):
+        return 1.0
+    return 0.9 if cell.data.width == 28 else 0.5
+
+
+def table6(cell: Cell, column: str) -> float:
+    """What batch norm costs at each width, and 61 points under BIM from width 28 to 84."""
+    kind, width = column.removesuffix("_box"), cell.data.width or 0
+    without = {"clean": 0.98, "awgn": 0.8, "bim": {28: 0.66, 56: 0.55, 84: 0.45}[width]}[kind]
+    costs = {"clean": -0.0008, "awgn": 0.164 if width == 28 else 0.145, "bim": 0.438 if width == 28 else 0.4}[kind]
+    return without - costs if is_batch(cell) else without
+
+
+def table6_swapped(cell: Cell, column: str) -> float:
+    """Batch norm makes nets more robust."""
+    return 0.9 if is_batch(cell) else 0.6
+
+
+def table7(cell: Cell, column: str) -> float:
+    """Batch norm costs accuracy with weight decay, which lifts it to that of the net without either."""
+    kind = column.removesuffix("_box")
+    costs = {"clean": 0.0139, "awgn": 0.1, "bim": 0.217}[kind] if is_batch(cell) else 0.0
+    if not cell.weight_decay:
+        return {"clean": 0.98, "awgn": 0.8, "bim": 0.66}[kind] - 2 * costs
+    return {"clean": 0.977, "awgn": 0.85, "bim": 0.877}[kind] - costs
+
+
+def table7_swapped(cell: Cell, column: str) -> float:
+    """Batch norm makes nets better, and better by far than those without weight decay."""
+    return 0.9 if is_batch(cell) else 0.6
+
+
+def figure2(cell: Cell, column: str) -> float:
+    """With batch norm large batches train deeper nets, and make shallow ones less robust."""
+    if cell.normalization.name != "batch" or cell.arch.name != "deep":
+        return 0.95
+    if column == "clean":
+        limit = 30 + 16 * (cell.train.batch_size - 10) / 240
+        return 0.97 if cell.arch.depth < limit else 0.1
+    return 0.9 - 0.002 * cell.train.batch_size
+
+
+def figure2_swapped(cell: Cell, column: str) -> float:
+    """Large batches make nets more robust and less accurate, and the deeper ones are the more accurate."""
+    if cell.normalization.name != "batch" or cell.arch.name != "deep":
+        return 0.95
+    if column == "clean":
+        return 0.5 + 0.005 * cell.arch.depth - 0.001 * cell.train.batch_size
+    return 0.3 + 0.002 * cell.train.batch_size
+
+
+AGREES: dict[str, Values] = {
+    "figure1": figure1,
+    "table1": table1,
+    "appendix_a_mnist": appendix_a_mnist,
+    "table13": table13,
+    "table6": table6,
+    "table7": table7,
+    "figure2": figure2,
+}
+CONTRADICTS: dict[str, Values] = {
+    "figure1": figure1_swapped,
+    "table1": table1_swapped,
+    "appendix_a_mnist": appendix_a_mnist_swapped,
+    "table13": table13_swapped,
+    "table6": table6_swapped,
+    "table7": table7_swapped,
+    "figure2": figure2_swapped,
+}
+
+
+def made_up(root: Path, chosen: Experiment, values: Values, *, seeds: int | None = None) -> Path:
+    """A results folder of numbers with a small spread over the seeds, of `seeds` of them only."""
+
+    def number(cell: Cell, column: str) -> float | None:
+        return values(cell, column) * (1 + wobble(cell)) if column in chosen.table.columns else None
+
+    absent = set() if seeds is None else set(chosen.seeds[seeds:])
+    return fill(root, chosen, number, n=N, also=number, missing=lambda cell: cell.seed in absent)
+
+
+def judged(results: Results) -> list[Comparison]:
+    return [comparison for comparison in results.comparisons if comparison.verdict != "context"]
+
+
+def verdicts(results: Results) -> Counter[str]:
+    return Counter(comparison.verdict for comparison in judged(results))
+
+
+@pytest.fixture(scope="module", params=JUDGED)
+def agreeing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Path]:
+    """An experiment at full scale, and records that agree with the paper."""
+    chosen = catalog.experiment(request.param)
+    return chosen, made_up(tmp_path_factory.mktemp(request.param), chosen, AGREES[request.param])
+
+
+# ---------------------------------------------------------------- the verdicts
+
+
+def test_records_that_agree_with_the_paper_hold(agreeing: tuple[Experiment, Path]) -> None:
+    chosen, root = agreeing
+    results = aggregate(chosen, root)
+    assert (results.failed, results.missing) == (0, 0)
+    assert [(c.paper.source, c.perturbation, c.verdict) for c in judged(results) if c.verdict != "holds"] == []
+    assert len(judged(results)) == JUDGED[chosen.name]
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_records_that_contradict_the_paper_fail(tmp_path: Path, name: str) -> None:
+    chosen = catalog.experiment(name)
+    results = aggregate(chosen, made_up(tmp_path, chosen, CONTRADICTS[name]))
+    assert [(c.paper.source, c.perturbation, c.verdict) for c in judged(results) if c.verdict != "fails"] == []
+    assert len(judged(results)) == JUDGED[name]
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_two_seeds_decide_nothing(tmp_path: Path, name: str) -> None:
+    chosen = catalog.experiment(name)
+    results = aggregate(chosen, made_up(tmp_path, chosen, AGREES[name], seeds=2))
+    assert [c.paper.exact for c in judged(results) if c.verdict == "holds"] == [True] * EXACT.get(name, 0)
+    assert verdicts(results)["undecided"] == JUDGED[name] - EXACT.get(name, 0)
+    assert len(judged(results)) == JUDGED[name]
+
+
+@pytest.mark.parametrize("scale", ["smoke", "quick", "cpu"])
+def test_verdicts_are_previews_below_full_scale(agreeing: tuple[Experiment, Path], scale: str) -> None:
+    chosen, root = agreeing
+    results = aggregate(chosen.model_copy(update={"scale": scale}), root)
+    assert verdicts(results) == {"preview": JUDGED[chosen.name]}
+    assert {c.unscaled for c in judged(results)} == {"holds"}
+
+
+SMALLER = [(name, scale) for name in JUDGED for scale in catalog.experiment(name).scales]
+
+
+@pytest.mark.parametrize(("name", "scale"), SMALLER)
+def test_the_smaller_scales_have_previews_of_what_they_run(tmp_path: Path, name: str, scale: str) -> None:
+    chosen = catalog.experiment(name, scale)  # type: ignore[arg-type]
+    results = aggregate(chosen, made_up(tmp_path, chosen, AGREES[name]))
+    assert set(verdicts(results)) <= {"preview", "not run"}
+    assert {c.verdict for c in results.comparisons if c.ours is not None} <= {"preview", "context"}
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_without_records_nothing_is_judged(tmp_path: Path, name: str) -> None:
+    results = aggregate(catalog.experiment(name), tmp_path)
+    assert verdicts(results) == {"not run": JUDGED[name]}
+
+
+ARRAYS = {"boundaries", "spectra"}  # figures of more than numbers
+
+
+def test_the_figures_that_are_asked_for_are_drawn_of_full_records(agreeing: tuple[Experiment, Path]) -> None:
+    chosen, root = agreeing
+    wanted = tuple(kind for kind in chosen.table.figures if kind not in ARRAYS)
+    if wanted:
+        table = chosen.table.model_copy(update={"figures": wanted})
+        drawn = figures.figures(aggregate(chosen.model_copy(update={"table": table}), root))
+        assert tuple(name for name, _, _ in drawn) == wanted
+
+
+# ---------------------------------------------------------------- smoke runs
+
+SMOKES = [*JUDGED, "table1_settings", "table13_settings", "table6_settings", "figure2_batch"]
+PICTURES = {"figure1": ["-boundaries", "-curves"], "appendix_a_mnist": ["-curves", "-spectra"]}
+PICTURES |= {"table13": ["-curves"], "figure2": ["-heatmaps"], "figure2_batch": ["-heatmaps"]}
+
+
+@pytest.fixture(scope="module")
+def smokes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder for all smoke runs: what two experiments share is trained once."""
+    return tmp_path_factory.mktemp("smokes")
+
+
+@pytest.mark.parametrize("name", SMOKES)
+def test_a_smoke_run_trains_measures_and_is_reported(smokes: Path, name: str) -> None:
+    chosen = catalog.experiment(name, "smoke")
+    experiment.run(chosen, smokes)
+    results = aggregate(chosen, smokes)
+    assert (results.failed, results.missing) == (0, 0)
+    assert results.cells == len(experiment.tasks(chosen))
+    runs = [run for block in results.blocks for run in block.runs]
+    assert {tuple(run.found) for run in runs} == {tuple(chosen.perturbations)}
+    assert {tuple(run.measured) for run in runs} == {tuple(chosen.measurements)}
+    values = [value for block in results.blocks for arm in block.arms.values() for value in arm.values()]
+    assert [value for value in values if value.missing or not value.by_seed] == []
+    assert set(verdicts(results)) <= {"preview", "not run"}
+    pictures = [f"{name}-smoke{kind}.{form}" for kind in PICTURES.get(name, [""]) for form in ("svg", "png")]
+    written = report.write(smokes, "md", only=chosen)
+    assert [path.name for path in written] == [*pictures, f"{name}-smoke.md"]
+    assert [path for path in written if path.stat().st_size < 1000] == []
