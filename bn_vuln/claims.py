@@ -67,14 +67,14 @@ def _is_about(experiment: Experiment, claim: PaperValue, block: Block) -> bool:
 def _comparison(
     experiment: Experiment, blocks: Sequence[Block], claim: PaperValue, block: Block, column: str
 ) -> Comparison:
-    involved, runs = _involved(experiment, blocks, claim, block, column)
-    ours = _ours(experiment, blocks, claim, block, column, involved)
+    places = _places(experiment, blocks, claim, block)
+    ours = _slope(places, claim, column) if claim.how == "slope" else _ours(places, claim, column)
     unscaled = judge(claim, ours)
     shown = unscaled if unscaled in ("context", "not run") or experiment.as_published else "preview"
     one_seed = ours is not None and ours.n == 1 and not claim.exact
-    flags = _flags(experiment, block, [value for value in involved if value], one_seed=one_seed)
+    flags = _flags(experiment, places, claim, column, one_seed=one_seed)
     where = {k: v for k, v in block.where.items() if k != claim.along}
-    interval = _over_examples(runs, column) if one_seed and claim.how == "difference" else None
+    interval = _over_examples(places, column) if one_seed and claim.how == "difference" else None
     return Comparison(where, column, claim.arm, ours, claim, shown, unscaled, flags, interval)
 
 
@@ -96,79 +96,85 @@ def judge(claim: PaperValue, ours: Estimate | None) -> str:
 # ---------------------------------------------------------------- our number
 
 
-def _involved(
-    experiment: Experiment, blocks: Sequence[Block], claim: PaperValue, block: Block, column: str
-) -> tuple[list[Value | None], list[list[Run]]]:
-    """The values a claim compares (first the one that is compared, then what with), and their runs."""
+def _places(
+    experiment: Experiment, blocks: Sequence[Block], claim: PaperValue, block: Block
+) -> list[tuple[Block | None, str]]:
+    """The rows and arms a claim is about: first what is compared, then what with; all rows of a slope."""
     table = experiment.table
-    places: list[tuple[Block | None, str]]
-    places = [(block, claim.arm)] if claim.arm else [(block, table.treatment), (block, table.reference)]
-    if claim.against is not None:
-        places.append((_other(blocks, block, claim.against.where), claim.against.arm))
-    values = [b.arms.get(arm, {}).get(column) if b else None for b, arm in places]
-    return values, [[run for run in b.runs if run.arm == arm] if b else [] for b, arm in places]
-
-
-def _other(blocks: Sequence[Block], block: Block, where: dict[str, Any]) -> Block | None:
-    """The row that differs from `block` in these values alone; else the first that has them (the arm without
-    normalization has no c)."""
-    wanted = {**block.where, **where}
-    exact = next((b for b in blocks if b.where == wanted), None)
-    return exact or next((b for b in blocks if where and has(b, where)), None)
-
-
-def _ours(
-    experiment: Experiment,
-    blocks: Sequence[Block],
-    claim: PaperValue,
-    block: Block,
-    column: str,
-    involved: Sequence[Value | None],
-) -> Estimate | None:
+    if claim.arm is None:
+        return [(block, table.treatment), (block, table.reference)]
     if claim.how == "slope":
-        return _slope(blocks, claim, column)
-    if any(value is None for value in involved):
+        return [(b, claim.arm) for b in blocks if has(b, claim.where) and claim.arm in b.arms]
+    if claim.against is None:
+        return [(block, claim.arm)]
+    # The row that differs from this one in these values alone.
+    wanted = {**block.where, **claim.against.where}
+    return [(block, claim.arm), (next((b for b in blocks if b.where == wanted), None), claim.against.arm)]
+
+
+def _value(place: tuple[Block | None, str], column: str) -> Value | None:
+    block, arm = place
+    return block.arms.get(arm, {}).get(column) if block else None
+
+
+def _ours(places: Sequence[tuple[Block | None, str]], claim: PaperValue, column: str) -> Estimate | None:
+    values = [_value(place, column) for place in places]
+    by_seed = [value.by_seed for value in values if value]
+    if len(by_seed) < len(places):
         return None
-    by_seed = [value.by_seed for value in involved if value]
     if len(by_seed) == 1:
-        return involved[0].estimate if involved[0] else None
+        return values[0].estimate if values[0] else None
     return (statistics.ratio if claim.how == "ratio" else statistics.paired)(*by_seed)
 
 
-def _slope(blocks: Sequence[Block], claim: PaperValue, column: str) -> Estimate | None:
+def _slope(places: Sequence[tuple[Block | None, str]], claim: PaperValue, column: str) -> Estimate | None:
     """The slope of log(column) against log(the row key), over the rows of one arm, one for each seed that has all."""
-    assert claim.along is not None
-    assert claim.arm is not None
-    rows = [b for b in blocks if has(b, claim.where) and claim.arm in b.arms]
-    values = [b.arms[claim.arm][column].by_seed for b in rows]
-    x = [float(b.where[claim.along]) ** claim.power for b in rows]
-    seeds = set.intersection(*(set(v) for v in values)) if values else set()
-    if len(set(x)) < 2 or not seeds or any(v[s] <= 0 for v in values for s in seeds):
+    rows = [(block, value.by_seed) for block, arm in places if block and (value := _value((block, arm), column))]
+    x = [float(block.where[str(claim.along)]) ** claim.power for block, _ in rows]
+    seeds = set.intersection(*(set(by_seed) for _, by_seed in rows)) if rows else set()
+    if len(set(x)) < 2 or not seeds or any(by_seed[seed] <= 0 for _, by_seed in rows for seed in seeds):
         return None
-    return statistics.estimate([statistics.log_log_slope(x, [v[s] for v in values]) for s in sorted(seeds)])
+    slopes = [statistics.log_log_slope(x, [by_seed[seed] for _, by_seed in rows]) for seed in sorted(seeds)]
+    return statistics.estimate(slopes)
 
 
 # ---------------------------------------------------------------- flags
 
 
-def _flags(experiment: Experiment, block: Block, involved: Sequence[Value], *, one_seed: bool) -> tuple[str, ...]:
+def _flags(
+    experiment: Experiment,
+    places: Sequence[tuple[Block | None, str]],
+    claim: PaperValue,
+    column: str,
+    *,
+    one_seed: bool,
+) -> tuple[str, ...]:
     """The records' flags, plus what only several records can show: checks 15 and 16, and failed trainings."""
+    involved = [value for place in places if (value := _value(place, column))]
     found = [f"check {flag.check}: {flag.message}" for value in involved for flag in value.flags]
     if one_seed:
         found.append("check 16: one seed: the spread over seeds is unknown")
     failed = sum(value.failed for value in involved)
     if failed:
         found.append(f"{failed} training(s) failed and are not in the mean")
-    for name, difference in block.differences.items():
-        is_clean = name in experiment.perturbations and experiment.perturbations[name].kind == "clean"
-        clean = difference.paired if is_clean and len(involved) == 2 else None
-        if clean and abs(clean.mean) > UNEQUAL_ARMS:
-            found.append(f"check 15: the arms' clean accuracies differ by {100 * clean.mean:+.1f} points")
+    if claim.is_contrast:
+        found += _unequal_arms(experiment, places)
     return tuple(dict.fromkeys(found))
 
 
-def _over_examples(runs: Sequence[Sequence[Run]], column: str) -> tuple[float, float] | None:
+def _unequal_arms(experiment: Experiment, places: Sequence[tuple[Block | None, str]]) -> Iterator[str]:
+    """Check 15, of the two that a claim compares."""
+    for name in experiment.table.columns:
+        if name in experiment.perturbations and experiment.perturbations[name].kind == "clean":
+            first, second = (_value(place, name) for place in places)
+            clean = statistics.paired(first.by_seed, second.by_seed) if first and second else None
+            if clean and abs(clean.mean) > UNEQUAL_ARMS:
+                yield f"check 15: the arms' clean accuracies differ by {100 * clean.mean:+.1f} points"
+
+
+def _over_examples(places: Sequence[tuple[Block | None, str]], column: str) -> tuple[float, float] | None:
     """What the examples of one pair of runs (or of one run) say; None without their outcomes."""
+    runs = [[run for run in block.runs if run.arm == arm] if block else [] for block, arm in places]
     outcomes = [found for own in runs if (found := _outcomes(own, column)) is not None]
     if len(outcomes) < len(runs) or len({len(found) for found in outcomes}) != 1:
         return None

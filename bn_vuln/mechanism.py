@@ -67,7 +67,8 @@ def measure(
         record = _record(classifier, evaluation, examples.facts.name, options, found, time.monotonic() - begun)
         if folder is not None:
             records.write_measurement(folder, record, found.arrays)
-        progress.message(f"{name}: {found.value:.4g} {found.unit}")
+        shown = 100 * found.value if found.unit == "%" else found.value
+        progress.message(f"{name}: {shown:.4g} {found.unit}")
         yield name, record
 
 

@@ -147,7 +147,7 @@ def test_an_overridden_experiment_is_a_preview_with_files_of_its_own():
     [
         ({"reference": "nun", "treatment": "bach"}, "no cell is in the arm 'nun' (known: batch, none)"),
         ({"arm": "init"}, "several cells of a seed fall into one row"),
-        ({"rows": ["data.widht"]}, "a cell has no key 'data.widht'"),
+        ({"rows": ["data.width", "data.widht"]}, "a cell has no key 'data.widht'"),
     ],
 )
 def test_a_layout_that_does_not_fit_is_refused_before_anything_is_trained(tmp_path, table, fragment):

@@ -35,7 +35,7 @@ LAYERS = {
     "classifier": BASE | {"data", "records"},
     "distribution": {"backend", "errors"},
     "folding": {"backend"},
-    "batch_statistics": {"backend", "data"},
+    "batch_statistics": {"backend", "data", "errors"},
     "train": BASE | {"data", "distribution", "models", "records", "progress"},
     "evaluate": BASE
     | {"attacks", "batch_statistics", "checks", "classifier", "data", "distribution", "folding", "noise", "records"}

@@ -64,6 +64,14 @@ class PaperValue(Frozen):
             ((self.how == "slope") != (self.along is not None), "how: slope and along (a row key) belong together"),
             (self.how == "slope" and (self.arm is None or self.against is not None), "a slope is that of one arm"),
             (self.sign is not None and self.tolerance is not None, "a sign has no tolerance"),
+            (
+                self.sign is not None and (self.how != "difference" or not self.is_contrast),
+                "a sign is that of a difference: it needs against",
+            ),
+            (
+                self.how == "ratio" and self.tolerance is None and not self.approximate,
+                "a ratio is judged by equality: it needs a tolerance",
+            ),
         ):
             if wrong:
                 raise PydanticCustomError("claim", message)
@@ -159,10 +167,27 @@ class Experiment(Frozen):
         _refuse_unknown(
             "table.select_by", filter(None, [chosen.by, chosen.of]) if chosen else (), "table.columns", table.columns
         )
+        _refuse_unknown("table and paper", self._row_keys(), "table.rows", table.rows)
         if table.arms:
             named = {value.arm for value in self.paper} | {v.against.arm for v in self.paper if v.against}
             _refuse_unknown("paper", sorted(filter(None, named)), "table.arms", table.arms)
+            compared = [table.reference, table.treatment]
+            if any(name in table.arms for name in compared):  # a table may do without differences
+                _refuse_unknown("table", compared, "table.arms", table.arms)
         return self
+
+    def _row_keys(self) -> list[str]:
+        """The keys of the table's rows that its figures, its choice and the claims name."""
+        table, chosen = self.table, self.table.chosen_by
+        keys = [key for key in (table.x, table.y) if key]
+        keys += [*chosen.per, *chosen.where] if chosen else []
+        for claim in self.paper:
+            keys += [
+                *claim.where,
+                *(claim.against.where if claim.against else ()),
+                *([claim.along] if claim.along else []),
+            ]
+        return keys
 
     def _quantities(self) -> set[str]:
         """What a column can be."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -57,23 +57,23 @@ def write(folder: Path, form: Format = "html", only: Experiment | None = None) -
     written = []
     for one in results:
         drawn = _write_figures(target, one) if form == "md" else []
-        pictures = [path.name for path in drawn if path.suffix == ".png"]
+        pictures = {path.name: caption for path, caption in drawn if path.suffix == ".png"}
         text = markdown(one, pictures) if form == "md" else render(one, form)
-        written += [*drawn, _write(target / f"{catalog.stem(one.experiment)}.{form}", text)]
+        written += [*(path for path, _ in drawn), _write(target / f"{catalog.stem(one.experiment)}.{form}", text)]
     return written
 
 
-def _write_figures(target: Path, results: Results) -> list[Path]:
-    """Every figure of an experiment as SVG and as PNG."""
+def _write_figures(target: Path, results: Results) -> list[tuple[Path, str]]:
+    """Every figure of an experiment as SVG and as PNG, with its caption."""
     from bn_vuln.report import figures
 
     stem = catalog.stem(results.experiment)
     drawn = {form: figures.figures(results, form) for form in ("svg", "png")}
     pairs = zip(drawn["svg"], drawn["png"], strict=True)
-    both = [(f"{stem}-{name}" if name else stem, svg, png) for (name, _, svg), (_, _, png) in pairs]
+    both = [(f"{stem}-{name}" if name else stem, text, svg, png) for (name, text, svg), (_, _, png) in pairs]
     return [
-        _write(target / f"{name}.{form}", picture)
-        for name, svg, png in both
+        (_write(target / f"{name}.{form}", picture), text)
+        for name, text, svg, png in both
         for form, picture in (("svg", svg), ("png", png))
     ]
 
@@ -126,13 +126,13 @@ def _name(experiment: Experiment) -> str:
     return experiment.name if experiment.name in known else f"{experiment.name}.yaml"
 
 
-def markdown(results: Results, pictures: Sequence[str] = ()) -> str:
-    """An experiment as a Markdown page; `pictures` are the files of its figures."""
+def markdown(results: Results, pictures: Mapping[str, str] | None = None) -> str:
+    """An experiment as a Markdown page; `pictures` are the files of its figures, with their captions."""
     experiment = results.experiment
     parts = [f"# {experiment.title}", f"Claim: {experiment.claim}", f"Verdict: {verdicts(results)}"]
     for table in tables.tables(results):
         parts += [f"## {table.title}", tables.markdown_table(table)]
-    parts += [f"![{experiment.title}]({picture})" for picture in pictures]
+    parts += [f"![{experiment.title}]({name})\n\n*{caption}*" for name, caption in (pictures or {}).items()]
     parts += [*(f"- {note}" for note in experiment.notes)]
     parts.append("\n".join(f"- {name}: {text}" for name, text in facts(results)))
     return "\n\n".join(parts) + "\n"

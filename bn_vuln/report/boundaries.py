@@ -43,15 +43,17 @@ def _caption() -> str:
 
 
 def _arrays(results: Results) -> tuple[Arrays | None, Arrays | None]:
-    """What was measured of the run without BN and of the one with the smallest c, of the smallest seed."""
-    found: list[tuple[float, int, Arrays]] = []
+    """What was measured of the run without BN and of the one with the smallest c, of the first seed that has both."""
+    by_seed: dict[int, dict[float, Arrays]] = {}
     for run in (run for block in results.blocks for run in block.runs):
         arrays = _of(run)
         if "points" in arrays:
-            found.append((getattr(run.cell.normalization, "c", np.inf), run.cell.seed, arrays))
-    found.sort(key=lambda item: item[:2])
-    normalized = next((arrays for c, _, arrays in found if c < np.inf), None)
-    return next((arrays for c, _, arrays in found if c == np.inf), None), normalized
+            by_seed.setdefault(run.cell.seed, {})[getattr(run.cell.normalization, "c", np.inf)] = arrays
+    both = {seed: found for seed, found in by_seed.items() if np.inf in found and len(found) > 1}
+    if not both:
+        return None, None
+    found = both[min(both)]
+    return found[np.inf], found[min(found)]
 
 
 def _of(run: Run) -> Arrays:

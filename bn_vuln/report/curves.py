@@ -54,7 +54,9 @@ def figure(results: Results, form: str) -> list[Drawn]:
 
 def _caption(results: Results) -> str:
     x = KEY_NAMES.get(str(results.experiment.table.x), str(results.experiment.table.x))
-    return f"Along {x}: mean ± SEM, dots are single seeds, {n_seeds(results)}. Dashed: without it."
+    has_levels = any(block.where.get(str(results.experiment.table.x)) is None for block in results.blocks)
+    dashed = f" Dashed: without {x}." if has_levels else ""
+    return f"Along {x}: mean ± SEM, dots are single seeds, {n_seeds(results)}.{dashed}"
 
 
 def _lines(results: Results) -> tuple[dict[str, dict[str, Line]], dict[str, dict[str, Line]]]:
@@ -73,7 +75,11 @@ def _lines(results: Results) -> tuple[dict[str, dict[str, Line]], dict[str, dict
 
 
 def _label(block: Block, arm: str, x: str) -> str:
-    others = [plain(key, value) for key, value in block.where.items() if key != x]
+    others = [
+        plain(key, value) if isinstance(value, str) else f"{KEY_NAMES.get(key, key)} {plain(key, value)}"
+        for key, value in block.where.items()
+        if key != x
+    ]
     return ", ".join([*others, arm])
 
 
@@ -89,7 +95,7 @@ def _panel(
             level = scaled(results, column, value.mean)
             axes.axhline(level, color=ARM_STYLES[number % len(ARM_STYLES)][0], linestyle="--", linewidth=1, label=label)
     x = str(results.experiment.table.x)
-    axes.set_xscale("log")
+    _log_x(axes, [point[0] for by_column in lines.values() for points in by_column.values() for point in points])
     axes.set_xlabel(KEY_NAMES.get(x, x))
     axes.set_ylabel(axis_label(results, column))
     if results.experiment.unit(column) == "nats":
@@ -98,6 +104,14 @@ def _panel(
         axes.set_ylim(top=min(axes.get_ylim()[1], 101))
     axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
     hide_spines(axes)
+
+
+def _log_x(axes: Any, xs: Sequence[float]) -> None:
+    """A logarithmic axis; where zero is among the values, one that is linear below the smallest other."""
+    if 0.0 in xs and any(xs):
+        axes.set_xscale("symlog", linthresh=min(x for x in xs if x > 0))
+    else:
+        axes.set_xscale("log")
 
 
 def _draw(

@@ -21,7 +21,7 @@ from bn_vuln.report.tables import KEY_NAMES, where_text
 from bn_vuln.table import Block, mean_over_arms
 
 MAX_LETTERS = 56  # of the heads of columns that fit side by side
-MAX_BLOCKS = 6
+MAX_BLOCKS = 8
 CHOSEN = "chosen"
 ACCURACIES = (
     "Left: accuracy of each arm, mean ± SEM over n seeds, dots are single seeds. Right: difference of the arms, paired "
@@ -33,9 +33,9 @@ CANDIDATES = "Each point is a candidate setting: what batch norm costs there, ag
 def candidates(results: Results, form: str) -> list[Drawn]:
     """What batch norm costs at each candidate setting, against the accuracy by which one of them is chosen: one
     panel for each of the other perturbations."""
-    table = results.experiment.table
-    names = [name for name in _columns(results) if name != table.select_by]
-    blocks = [block for block in results.blocks if _is_complete(block, [str(table.select_by), *names])]
+    table, by = results.experiment.table, _chosen_by(results)
+    names = [name for name in _columns(results) if name != by]
+    blocks = [block for block in results.blocks if _is_complete(block, [by, *names])]
     if not blocks or not names:
         return []
     plt = pyplot()
@@ -48,8 +48,14 @@ def candidates(results: Results, form: str) -> list[Drawn]:
         # "chosen" comes last, wherever it was drawn.
         legend = sorted(zip(*axes[0][0].get_legend_handles_labels(), strict=True), key=lambda item: item[1] == CHOSEN)
         drawing.legend(*zip(*legend, strict=True), loc="outside upper center", ncols=len(legend), frameon=False)
-        drawing.supxlabel(f"{table.columns[str(table.select_by)]} accuracy, mean of the arms, %", fontsize=9)
+        drawing.supxlabel(f"{table.columns[by]} accuracy, mean of the arms, %", fontsize=9)
         return [("", CANDIDATES, save(plt, drawing, form))]
+
+
+def _chosen_by(results: Results) -> str:
+    """The column that chooses a row; "" where none does."""
+    choice = results.experiment.table.chosen_by
+    return choice.by if choice else ""
 
 
 def _is_complete(block: Block, names: list[str]) -> bool:
@@ -66,7 +72,7 @@ def _candidates(axes: Any, results: Results, blocks: list[Block], name: str) -> 
     kinds = list(dict.fromkeys(str(next(iter(block.where.values()), "")) for block in blocks))
     seen: set[str] = set()
     for block in blocks:
-        clean = mean_over_arms(block, str(table.select_by))
+        clean = mean_over_arms(block, _chosen_by(results))
         difference = block.differences[name].paired
         if clean is None or difference is None:
             continue
@@ -87,7 +93,7 @@ def accuracies(results: Results, form: str) -> list[Drawn]:
     """Left: accuracy of each arm (mean, SEM, single seeds). Right: the paired difference with the paper's, where
     it gives one. One row of panels a block; None where there is nothing to draw, or too many blocks."""
     blocks = [block for block in results.blocks if _has_values(block)]
-    if not blocks or len(blocks) > MAX_BLOCKS:
+    if not blocks or not _columns(results) or len(blocks) > MAX_BLOCKS:
         return []
     plt = pyplot()
     with plt.rc_context(STYLE):

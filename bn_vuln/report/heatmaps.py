@@ -19,6 +19,8 @@ PANEL = 2.7  # height of a row of panels
 def figure(results: Results, form: str) -> list[Drawn]:
     """One row of panels an arm, one panel a column: the mean over seeds, batch size along x and depth along y."""
     table = results.experiment.table
+    if table.x is None or table.y is None:
+        return []
     arms = [arm for arm in _arms(results) if any(np.isfinite(_grid(results, arm, c)).any() for c in table.columns)]
     if not arms:
         return []
@@ -39,7 +41,7 @@ def figure(results: Results, form: str) -> list[Drawn]:
 
 def _caption(results: Results) -> str:
     return (
-        f"Accuracy over depth and batch size, {n_seeds(results)}; grey with a cross: failed to train; white: not run. "
+        f"Accuracy over depth and batch size, {n_seeds(results)}; a grey cross: failed to train; empty: not run. "
         "Dashed: 16 / ln \N{GREEK SMALL LETTER LAMDA}(B), the depth to which nets with batch norm can be trained by "
         "mean-field theory (Yang et al. 2019)."
     )

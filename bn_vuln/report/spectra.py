@@ -71,7 +71,7 @@ def _label(block: Block, arm: str, key: str) -> str:
 
 
 def _panels(left: Any, right: Any, title: str, spectra: dict[str, Spectrum], plt: Any) -> None:
-    colours = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, max(1, len(spectra) - 1)))
+    colours = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(spectra)))
     number = 0
     for label, spectrum in spectra.items():
         is_reference = ", " not in label

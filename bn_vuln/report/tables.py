@@ -66,7 +66,8 @@ def number(value: Estimate | None, unit: ColumnUnit = "%", *, signed: bool = Fal
     if value is None:
         return MISSING
     factor, digits, _ = SHOWN[unit]
-    mean = f"{factor * value.mean:{'+' if signed else ''}.{digits}f}"
+    rounded = round(factor * value.mean, digits) + 0.0  # no "-0.00"
+    mean = f"{rounded:{'+' if signed else ''}.{digits}f}"
     text = mean.replace("-", "\N{MINUS SIGN}")
     return text if value.sem is None else f"{text} ± {factor * value.sem:.{digits}f}"
 
@@ -125,7 +126,7 @@ def comparison_table(results: Results) -> TextTable | None:
     notes = list(dict.fromkeys(flag for claim in found for flag in claim.flags))
     rows = [
         [
-            *(plain(key, claim.where.get(key)) for key in keys),
+            *(plain(key, claim.where[key]) if key in claim.where else MISSING for key in keys),
             claim.quantity, claim.under, claim.ours, claim.published, claim.gap, claim.verdict,
             " ".join(f"[{i}]" for i, note in enumerate(notes, 1) if note in claim.flags) or "none",
         ]
