@@ -288,6 +288,7 @@ def test_the_figures_that_are_asked_for_are_drawn_of_full_records(agreeing: tupl
 
 # ---------------------------------------------------------------- smoke runs
 
+
 @pytest.fixture(scope="module")
 def smokes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder for all smoke runs: what two experiments share is trained once."""

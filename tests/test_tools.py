@@ -32,3 +32,26 @@ def test_benchmarks_print_one_json_object(name, options, contenders):
         assert contenders <= results.keys()
         assert results["ours"]["times_ours"] == 1
         assert all(result["median_s"] >= 0 for result in results.values() if isinstance(result, dict))
+
+
+def summarize(*options):
+    command = [sys.executable, TOOLS / "summarize_results.py", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=TOOLS.parent)
+
+
+def test_the_table_of_the_results_is_what_the_records_say():
+    done = summarize("--check")
+    assert (done.returncode, done.stderr) == (0, ""), "run tools/summarize_results.py"
+
+
+def test_a_table_that_is_out_of_date_is_noticed_and_mended(tmp_path):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "README.md").write_text("before\n<!-- made by tools/summarize_results.py -->\nold\n<!-- end -->\nafter\n")
+    assert summarize("--folder", folder, "--check").returncode == 1
+    assert summarize("--folder", folder).returncode == 0
+    text = (folder / "README.md").read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("<!-- end -->\nafter\n")
+    assert "old" not in text
+    assert summarize("--folder", folder, "--check").returncode == 0

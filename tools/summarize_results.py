@@ -14,7 +14,6 @@ from pathlib import Path
 from bn_vuln import records, report
 from bn_vuln.aggregate import Results, aggregate
 from bn_vuln.report import tables
-from bn_vuln.report.tables import TextTable, markdown_table
 
 BEGIN, END = "<!-- made by tools/summarize_results.py -->", "<!-- end -->"
 HEADS = ["experiment", "claim", "under", "paper", "ours ± SEM (n)", "verdict", "reason of a difference"]
@@ -23,10 +22,12 @@ HEADS = ["experiment", "claim", "under", "paper", "ours ± SEM (n)", "verdict", 
 def table(folder: Path) -> str:
     """The table as Markdown."""
     rows = []
-    for part in sorted(path.parent for path in folder.glob("*/experiments")):
+    for part in sorted((path.parent for path in folder.glob("*/experiments")), reverse=True):
         for experiment in report.experiments_in(part):
             rows += _rows(aggregate(experiment, part), f"{part.name}/report/{experiment.name}-{experiment.scale}.md")
-    return markdown_table(TextTable("", HEADS, rows))
+    lines = [" | ".join(text.replace("|", "\\|") for text in row) for row in (HEADS, *rows)]
+    lines.insert(1, "|".join("---" for _ in HEADS))
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 def _rows(results: Results, page: str) -> list[list[str]]:
@@ -38,7 +39,11 @@ def _rows(results: Results, page: str) -> list[list[str]]:
 
 def _what(row: tables.ClaimText) -> str:
     """What a claim is about, and in which row."""
-    words = (f"{tables.KEY_NAMES.get(key, key)} {tables.plain(key, value)}" for key, value in row.where.items())
+    words = (
+        f"{tables.KEY_NAMES.get(key, key)} {tables.plain(key, value)}"
+        for key, value in row.where.items()
+        if value is not None
+    )
     place = ", ".join(words)
     return f"{place}: {row.quantity}" if place else row.quantity
 
