@@ -26,6 +26,7 @@ from bn_vuln.report.tables import KEY_NAMES, plain
 from bn_vuln.table import Block
 
 PANELS_IN_LINE = 3
+DECADES = 30.0  # of largest to smallest value: above, the axis has the usual powers of ten
 
 Line = list[tuple[float, dict[int, float], Estimate]]
 
@@ -100,6 +101,8 @@ def _panel(
     axes.set_ylabel(axis_label(results, column))
     if results.experiment.unit(column) == "nats":
         axes.set_yscale("log")
+        for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            formatter(lambda value, _: f"{value:.3g}")
     if results.experiment.unit(column) == "%":
         axes.set_ylim(top=min(axes.get_ylim()[1], 101))
     axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
@@ -110,8 +113,11 @@ def _log_x(axes: Any, xs: Sequence[float]) -> None:
     """A logarithmic axis; where zero is among the values, one that is linear below the smallest other."""
     if 0.0 in xs and any(xs):
         axes.set_xscale("symlog", linthresh=min(x for x in xs if x > 0))
-    else:
-        axes.set_xscale("log")
+        return
+    axes.set_xscale("log")
+    if xs and max(xs) <= DECADES * min(xs):  # few values close together, as widths are: named themselves
+        axes.set_xticks(sorted(set(xs)), [f"{x:g}" for x in sorted(set(xs))])
+        axes.set_xticks([], minor=True)
 
 
 def _draw(
