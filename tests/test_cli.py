@@ -471,10 +471,10 @@ def test_reproduce_check_exits_1_only_for_a_failing_verdict(bnvuln, reproduced, 
 def test_reproduce_dry_run_lists_the_cells(bnvuln, tmp_path):
     code, out, _ = bnvuln("reproduce", "table6", "--set", "seeds=[0]", "--dry-run", "--out", tmp_path / "r")
     assert code == 0
-    assert "2 cells:" in out
+    assert "6 cells:" in out
     assert not (tmp_path / "r").exists()
     printed = json.loads(bnvuln("reproduce", "table6", "--dry-run", "--json")[1])
-    assert len({cell["id"] for cell in printed["cells"]}) == 10
+    assert len({cell["id"] for cell in printed["cells"]}) == 30
 
 
 def test_reproduce_list_has_claim_cost_and_state(bnvuln, reproduced):
@@ -492,7 +492,7 @@ def test_reproduce_list_has_claim_cost_and_state(bnvuln, reproduced):
         (["tabel6"], ["did you mean 'table6'"]),
         (["nowhere.yaml"], ["nowhere.yaml: no such file"]),
         ([], ["--list"]),
-        (["table6", "--scale", "cpu"], ["'cpu'", "quick"]),
+        (["table1", "--scale", "cpu"], ["'cpu'", "smoke"]),
         (["table6", "--set", "seeds=[]"], ["seeds"]),
         (["table6", "--set", "perturbations.bim.eps=-1"], ["perturbations.bim.eps", "-1"]),
         (["table6", "--set", "grid.data.width=[20]"], ["data.width", "20"]),
