@@ -39,7 +39,8 @@ def _caption(results: Results) -> str:
         f"Along the principal components of the training images, mean over n = {n} seeds. Left: gain, the RMS change "
         "of the logits for a step of length 1 along a component, relative to that along the first ones (running mean "
         f"of {WINDOW} components). Right: share of the margin gradient's energy in the components of at most that "
-        "variance; what is missing to 100% lies in components of next to none, as of pixels that are nearly always black."
+        "variance; what is missing to 100% lies in components of next to none, as of pixels that are nearly always "
+        "black."
     )
 
 
