@@ -15,10 +15,11 @@ TOOLS = Path(__file__).parent.parent / "tools"
     [
         ("bench_train.py", ["--limit", "256", "--arch", "mlp", "--other-xla"], {"ours", "keras_fit", "ours_other_xla"}),
         pytest.param("bench_train.py", ["--limit", "256", "--arch", "vgg8"], {"ours"}, marks=pytest.mark.slow),
-        (
+        pytest.param(
             "bench_attacks.py",
             ["--limit", "20", "--train-limit", "500", "--batches", "10"],
             {"ours", "bare_gradients", "cleverhans", "cleverhans_compiled"},
+            marks=pytest.mark.slow,
         ),
     ],
 )
