@@ -13,7 +13,12 @@ TOOLS = Path(__file__).parent.parent / "tools"
 @pytest.mark.parametrize(
     ("name", "options", "contenders"),
     [
-        ("bench_train.py", ["--limit", "256", "--arch", "mlp", "--other-xla"], {"ours", "keras_fit", "ours_other_xla"}),
+        pytest.param(
+            "bench_train.py",
+            ["--limit", "256", "--arch", "mlp", "--other-xla"],
+            {"ours", "keras_fit", "ours_other_xla"},
+            marks=pytest.mark.slow,
+        ),
         pytest.param("bench_train.py", ["--limit", "256", "--arch", "vgg8"], {"ours"}, marks=pytest.mark.slow),
         pytest.param(
             "bench_attacks.py",
