@@ -69,11 +69,12 @@ def _copy(model: Any, **changes: Any) -> Any:
     import keras
 
     def clone(layer: Any) -> Any:
-        config = layer.get_config()
-        if type(layer).__name__ == "BatchNormalization":
+        config, kind = layer.get_config(), type(layer).__name__
+        if kind == "BatchNormalization":
             config |= changes
-        config |= dict.fromkeys({"rate", "stddev"} & config.keys(), 0.0)
-        if type(layer).__name__.startswith("Random"):
+        if "Dropout" in kind or "Noise" in kind:
+            config |= dict.fromkeys({"rate", "stddev"} & config.keys(), 0.0)
+        if kind.startswith("Random"):
             raise UsageError(
                 f"bn_statistics: {layer.name} is random in training; only `tracked` statistics are possible"
             )

@@ -10,9 +10,12 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
 
 from bn_vuln import backend, catalog, data, records
 from bn_vuln.config import (
@@ -33,6 +36,7 @@ from bn_vuln.progress import Progress, Quiet
 
 ROUNDS = 3  # times that cells lost to a killed worker are tried again
 POLL_SECONDS = 2.0
+What = TypeVar("What", bound=BaseModel)  # a perturbation or a measurement
 CHECKPOINTS = 100  # of a training, at most: 1,000 epochs of milliseconds would be spent writing them
 
 
@@ -55,29 +59,30 @@ class Task:
 
     def missing(self, root: Path) -> dict[str, Perturbation]:
         """The perturbations without a record; none for a cell that failed to train."""
-        folder = self.folder(root)
-        return {} if self._failed(root) else {
-            name: p for name, p in self.perturbations.items() if not records.record_path(folder, self._id(p)).exists()
-        }  # fmt: skip
+        return {} if self._failed(root) else self._lacking(root, self.perturbations, records.record_path)
 
     def unmeasured(self, root: Path) -> dict[str, Measurement]:
         """The measurements without a record; none for a cell that failed to train."""
-        folder = self.folder(root)
-        return {} if self._failed(root) else {
-            name: m for name, m in self.measurements.items()
-            if not records.measurement_path(folder, self._id(m)).exists()
-        }  # fmt: skip
+        return {} if self._failed(root) else self._lacking(root, self.measurements, records.measurement_path)
 
     def finished(self, root: Path) -> bool:
         """Trained (or recorded as failed), and every record there."""
-        trained = records.read_training(self.folder(root)) is not None
-        return trained and not self.missing(root) and not self.unmeasured(root)
+        training = records.read_training(self.folder(root))
+        if training is None or training.state == "failed":
+            return training is not None
+        lacking = self._lacking(root, self.perturbations, records.record_path)
+        return not lacking and not self._lacking(root, self.measurements, records.measurement_path)
+
+    def _lacking(self, root: Path, wanted: Mapping[str, What], path: Callable[[Path, str], Path]) -> dict[str, What]:
+        """Those that have no file."""
+        folder = self.folder(root)
+        return {name: what for name, what in wanted.items() if not path(folder, self._id(what)).exists()}
 
     def _failed(self, root: Path) -> bool:
         training = records.read_training(self.folder(root))
         return training is not None and training.state == "failed"
 
-    def _id(self, what: Perturbation | Measurement) -> str:
+    def _id(self, what: BaseModel) -> str:
         return records.digest(records.perturbation_identity(self.evaluation, self.cell.data.canonical, what))
 
 

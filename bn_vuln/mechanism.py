@@ -5,6 +5,7 @@ All gradients are with respect to pixels, in inference mode.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -59,17 +60,36 @@ def measure(
     examples = load(classifier, evaluation)
     evaluation = evaluation.model_copy(update={"dataset": examples.facts.name})
     classifier = with_statistics(classifier, evaluation)
+    subject = _Subject(classifier, examples)
     for name, options in measurements.items():
         begun = time.monotonic()
-        found = (
-            _spectrum(classifier, examples, options) if isinstance(options, Spectrum) else _tilt(classifier, examples)
-        )
+        found = _spectrum(subject, options) if isinstance(options, Spectrum) else _tilt(subject)
         record = _record(classifier, evaluation, examples.facts.name, options, found, time.monotonic() - begun)
         if folder is not None:
             records.write_measurement(folder, record, found.arrays)
         shown = 100 * found.value if found.unit == "%" else found.value
         progress.message(f"{name}: {shown:.4g} {found.unit}")
         yield name, record
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A classifier on its examples; what its measurements share is computed once."""
+
+    classifier: Classifier
+    examples: data.Dataset
+
+    @functools.cached_property
+    def pixels(self) -> NDArray[np.float32]:
+        return pixel_array(self.examples.images, self.classifier.width)
+
+    @functools.cached_property
+    def margins(self) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """As `margin_gradients`. Raises `BnvulnError` where no example has a gradient."""
+        gradients, rivals = margin_gradients(self.classifier, self.pixels, self.examples.labels)
+        if not gradients.any():
+            raise BnvulnError(NO_GRADIENT)
+        return gradients, rivals
 
 
 def _record(
@@ -94,22 +114,20 @@ def _record(
 # ---------------------------------------------------------------- tilt
 
 
-def _tilt(classifier: Classifier, examples: data.Dataset) -> Measured:
+def _tilt(subject: _Subject) -> Measured:
     """Arrays: `angles` float32 [n] in degrees. In a plane also what is to be drawn: `points` [m, 2] with `labels`, the
     `weights` [2] and `bias` of class 0's margin, and `mean` and `scale` [2] of BN of the input, if it has one."""
-    x = pixel_array(examples.images, classifier.width)
-    gradients, rivals = margin_gradients(classifier, x, examples.labels)
+    classifier, labels = subject.classifier, subject.examples.labels
+    gradients, rivals = subject.margins
     means = data.class_centroids(
         config.Data(name=classifier.dataset, validation=classifier.validation, classes=classifier.classes),
         classifier.width,
     )
-    angles = tilt.angle(gradients, means[examples.labels] - means[rivals])
+    angles = tilt.angle(gradients, means[labels] - means[rivals])
     usable = np.isfinite(angles)
-    if not usable.any():
-        raise BnvulnError(NO_GRADIENT)
     arrays: Arrays = {"angles": angles.astype(np.float32)}
-    if x[0].size == 2:
-        arrays |= _boundary(classifier, x.reshape(-1, 2), examples.labels, gradients)
+    if gradients.shape[1] == 2:
+        arrays |= _boundary(classifier, subject.pixels.reshape(-1, 2), labels, gradients)
     quartiles = np.percentile(angles[usable], [25, 50, 75])
     details = dict(zip(("quartile_1", "median", "quartile_3"), map(float, quartiles), strict=True))
     return Measured(float(angles[usable].mean()), "deg", int(usable.sum()), details, arrays)
@@ -162,20 +180,17 @@ def _boundary(
 # ---------------------------------------------------------------- spectrum
 
 
-def _spectrum(classifier: Classifier, examples: data.Dataset, options: Spectrum) -> Measured:
+def _spectrum(subject: _Subject, options: Spectrum) -> Measured:
     """Arrays, for each principal component of the training images: `variance`, `gain`, `energy`, float64 [d]."""
-    training, _ = trained_on(classifier)
-    variance, directions = spectrum.principal_components(_resized(training.images, classifier.width))
-    x = pixel_array(examples.images, classifier.width)
-    gradients, _ = margin_gradients(classifier, x, examples.labels)
-    usable = np.abs(gradients).max(axis=1) > 0
-    if not usable.any():
-        raise BnvulnError(NO_GRADIENT)
+    training, _ = trained_on(subject.classifier)
+    variance, directions = spectrum.principal_components(_resized(training.images, subject.classifier.width))
+    gradients, _ = subject.margins
     energy = spectrum.energy(gradients, directions)
-    gain = spectrum.gain(jacobians(classifier, x), directions)
+    gain = spectrum.gain(jacobians(subject.classifier, subject.pixels), directions)
     value = spectrum.low_variance_share(energy, variance, options.low_variance)
     details = {"components": float(len(variance)), "largest_gain": float(gain.max())}
-    return Measured(value, "%", int(usable.sum()), details, {"variance": variance, "gain": gain, "energy": energy})
+    usable = int(gradients.any(axis=1).sum())
+    return Measured(value, "%", usable, details, {"variance": variance, "gain": gain, "energy": energy})
 
 
 def _resized(images: NDArray[Any], width: int) -> NDArray[Any]:

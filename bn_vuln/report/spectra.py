@@ -33,8 +33,8 @@ def figure(results: Results, form: str) -> list[Drawn]:
 
 
 def _caption(results: Results) -> str:
-    runs = [run for block in results.blocks for run in block.runs if _of_block_run(results, run)]
-    n = len({run.cell.seed for run in runs})
+    names = {name for name, options in results.experiment.measurements.items() if options.kind == "spectrum"}
+    n = len({run.cell.seed for block in results.blocks for run in block.runs if names & run.measured.keys()})
     return (
         f"Along the principal components of the training images, mean over n = {n} seeds. Left: gain, the RMS change "
         "of the logits for a step of length 1 along a component, relative to that along the first ones (running mean "
@@ -44,7 +44,7 @@ def _caption(results: Results) -> str:
     )
 
 
-def _of_block_run(results: Results, run: Any) -> Spectrum:
+def _spectrum(results: Results, run: Any) -> Spectrum:
     for name, record in run.measured.items():
         if results.experiment.measurements[name].kind == "spectrum":
             return records.read_arrays(records.measurement_path(run.folder, record.measurement_id))
@@ -58,7 +58,7 @@ def _groups(results: Results) -> dict[str, dict[str, Spectrum]]:
     for block in results.blocks:
         title = ", ".join(plain(k, v) for k, v in block.where.items() if k != key)
         for arm in block.arms:
-            spectra = [s for run in block.runs if run.arm == arm and (s := _of_block_run(results, run))]
+            spectra = [s for run in block.runs if run.arm == arm and (s := _spectrum(results, run))]
             if spectra:
                 groups.setdefault(title, {})[_label(block, arm, key)] = {
                     name: np.mean([s[name] for s in spectra], axis=0) for name in ("variance", "gain", "energy")

@@ -321,6 +321,7 @@ def to_json(results: Results) -> dict[str, Any]:
         "failed": results.failed,
         "missing": results.missing,
         "rows": [row for block in results.blocks for row in _json_rows(block)],
+        "differences": [row for block in results.blocks for row in _json_differences(results, block)],
         "comparisons": [_json_comparison(results, c) for c in results.comparisons],
     }
 
@@ -340,6 +341,22 @@ def _json_rows(block: Block) -> Sequence[dict[str, Any]]:
         }
         for arm, values in block.arms.items()
         for name, value in values.items()
+    ]
+
+
+def _json_differences(results: Results, block: Block) -> Sequence[dict[str, Any]]:
+    """treatment - reference: paired by seed, and unpaired (SEMs in quadrature, as the authors do)."""
+    table = results.experiment.table
+    return [
+        {
+            "where": block.where,
+            "treatment": table.treatment,
+            "reference": table.reference,
+            "perturbation": name,
+            "paired": _json_estimate(difference.paired),
+            "unpaired": _json_estimate(difference.unpaired),
+        }
+        for name, difference in block.differences.items()
     ]
 
 
