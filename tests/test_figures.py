@@ -435,7 +435,7 @@ def test_spectra_of_several_rows_are_rows_of_panels(tmp_path: Path) -> None:
 
 def test_the_caption_of_spectra_counts_seeds(tmp_path: Path) -> None:
     found = results(tmp_path, "spectra", missing=lambda cell: cell.seed == 1)
-    assert "mean over n = 1 seeds" in only(found)[1]
+    assert "mean over n = 1 seed" in only(found)[1]
 
 
 @pytest.mark.parametrize(

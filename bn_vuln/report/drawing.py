@@ -47,10 +47,12 @@ def hide_spines(axes: Any) -> None:
 
 
 def n_seeds(results: Results) -> str:
-    """`n = 5`, or `n = 1 to 5`: the seeds behind the numbers, for a caption."""
+    """`n = 5 seeds`, or `n = 1 to 5 seeds`: the seeds behind the numbers, for a caption."""
     counts = {len(v.by_seed) for b in results.blocks for arm in b.arms.values() for v in arm.values() if v.by_seed}
     low, high = min(counts, default=0), max(counts, default=0)
-    return f"n = {low} seeds" if low == high else f"n = {low} to {high} seeds"
+    if low != high:
+        return f"n = {low} to {high} seeds"
+    return f"n = {low} {'seed' if low == 1 else 'seeds'}"
 
 
 def scaled(results: Results, column: str, value: float) -> float:

@@ -85,7 +85,8 @@ def _panel(axes: Any, results: Results, arm: str, column: str) -> Any:
         if value == -1.0:
             axes.text(i, j, "\N{MULTIPLICATION SIGN}", ha="center", va="center", color="#777777", fontsize=14)
         elif np.isfinite(value):
-            axes.text(i, j, f"{value:.0f}", ha="center", va="center", color="white" if value < 60 else "black")
+            shade = "white" if value < 60 else "black"
+            axes.text(i, j, f"{value:.0f}", ha="center", va="center", color=shade, zorder=3)  # above the dashed line
     if arm == results.experiment.table.treatment:
         _limit(axes, xs, ys)
     axes.set_xticks(range(len(xs)), [plain("", x) for x in xs])
