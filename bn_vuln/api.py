@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bn_vuln.classifier import Classifier
     from bn_vuln.evaluate import Result
     from bn_vuln.train import Trained
+    from bn_vuln.transfer import Model, Transfers
 
 RUNS = Path("runs")
 
@@ -90,6 +91,40 @@ def attack(
     distribution = choose(strategy)
     evaluator = Evaluator(_classifier(target, dataset, distribution), evaluation, distribution=distribution)
     return evaluator.run(config.validate(Attack, options, "attack"), progress=progress)
+
+
+def transfer(
+    models: Sequence[str | Path | Classifier],
+    options: Attack | Mapping[str, Any],
+    *,
+    matrix: bool = False,
+    evaluation: Evaluation | Mapping[str, Any] | None = None,
+    root: str | Path = RUNS,
+    fold: bool = True,
+    strategy: Strategy = "auto",
+    progress: Progress | None = None,
+    **foreign: Any,
+) -> Transfers:
+    """Attack the first model and evaluate what was found on it and all others; with `matrix`, attack each of them.
+
+    `evaluation` has `dataset`, `split` and `limit`. Records go into the targets' run folders, those of foreign models
+    and of classifiers into `root`/ID; what is recorded is not done again. `foreign` are the options of
+    `open_classifier` for all foreign models.
+    """
+    from bn_vuln.transfer import defaults, run
+
+    where = config.validate(Evaluation, evaluation or {}, "evaluation")
+    if not isinstance(options, Attack):
+        options = {**defaults(options.get("attack", "pgd")), **options}
+    checked = config.validate(Attack, options, "attack")
+    distribution = choose(strategy)
+    opened = [_model(model, Path(root), where.dataset, distribution, **foreign) for model in models]
+    if len({model.id for model in opened}) < 2:
+        raise UsageError(
+            "transfer needs two different models at least: the first one's examples are given to the others"
+        )
+    sources = opened if matrix else opened[:1]
+    return run(sources, opened, checked, where, fold=fold, distribution=distribution, progress=progress)
 
 
 def evaluate(
@@ -188,6 +223,18 @@ def newest_run(root: str | Path = RUNS) -> Path:
 
 def _cell(cell: Cell | Mapping[str, Any]) -> Cell:
     return cell if isinstance(cell, Cell) else config.validate(Cell, cell, "cell")
+
+
+def _model(
+    target: str | Path | Classifier, root: Path, dataset: str | None, distribution: Distribution, **foreign: Any
+) -> Model:
+    """A classifier with the folder that its transfer records go to."""
+    from bn_vuln.transfer import Model
+
+    if not isinstance(target, str | Path):
+        return Model(target, root / target.id, target.id)
+    opened = open_classifier(target, dataset=dataset, distribution=distribution, **foreign)
+    return Model(opened, Path(target) if Path(target).is_dir() else root / opened.id, str(target))
 
 
 def _classifier(target: str | Path | Classifier, dataset: str | None, distribution: Distribution) -> Classifier:

@@ -120,11 +120,11 @@ def beyond(point: NDArray[np.float32], x: NDArray[np.float32], ball: Ball) -> ND
     """How far each point lies outside ball or box beyond the tolerance, float64 [n]: 0 inside, infinite for a point
     that is not finite. Examples whose clean image is outside the box are left out (`box_excludes_clean`)."""
     held = ~_outside_box(x, ball)
-    point, x = point[held], x[held]
+    point, x, ball = point[held], x[held], ball.of(held)
     finite_points = np.isfinite(point).all(axis=tuple(range(1, point.ndim)))
     point = np.where(np.isfinite(point), point, x)
     largest = np.abs(point).max(initial=1.0)
-    slack = TOLERANCE * ball.eps + FLOAT32_STEP / float(np.min(ball.scale)) * largest
+    slack = TOLERANCE * np.max(ball.eps, initial=0.0) + FLOAT32_STEP / float(np.min(ball.scale)) * largest
     if ball.ord == "2":  # roundings of all coordinates add up in quadrature
         slack *= float(np.sqrt(np.prod(x.shape[1:])))
     excess = ball.excess(point, x)
@@ -150,10 +150,34 @@ def _outside_box(x: NDArray[np.float32], ball: Ball) -> NDArray[np.bool_]:
 
 def reaches_border(attack: Attack) -> Flag | None:
     """Check 18: steps x step_size < eps cannot reach the border of the ball."""
+    if attack.step_size is None or attack.random_start:
+        return None
     reach = attack.steps * attack.step_size
-    if reach >= attack.eps * (1 - 1e-9) or attack.random_start:
+    if reach >= attack.eps * (1 - 1e-9):
         return None
     return Flag(
         check=18, name="steps cannot reach the border", value=reach,
         message=f"steps x step_size = {reach:.4g} < eps = {attack.eps:.4g}: take more steps or larger ones.",
+    )  # fmt: skip
+
+
+def transfer_beats_white_box(
+    clean: NDArray[np.bool_], white_box: NDArray[np.bool_], transfer: NDArray[np.bool_]
+) -> Flag | None:
+    """Check 6: examples of another model fool this one more often than its own attack, which sees its gradients.
+
+    Whether each example is classified correctly, bool [n]: clean, under the model's own attack, and as the other
+    model's adversarial example; the same examples, of which those count that are correct when clean.
+    """
+    own, others = clean & ~white_box, clean & ~transfer
+    more = int(others.sum()) - int(own.sum())
+    if more <= 0:
+        return None
+    n, only_others, only_own = (int(found.sum()) for found in (clean, others & ~own, own & ~others))
+    return Flag(
+        check=6, name="transfer beats white box", value=more / n,
+        message=f"another model's adversarial examples fool {int(others.sum())} of {n} examples, the white-box attack "
+        f"{int(own.sum())} ({only_others} by transfer alone, {only_own} by the white box alone): the attack is too "
+        "weak or the model masks its gradients, so the accuracy under the attack is an upper bound. Take more steps or "
+        "restarts, the best iterate or another step size, and look for flags of check 4.",
     )  # fmt: skip

@@ -54,10 +54,10 @@ def task_flops(task: Task) -> float:
 
 
 def _training_flops(cell: Cell) -> float:
-    """Forward and backward passes are three forward passes."""
+    """Of every epoch: its steps on the training examples, and one forward pass of the validation examples."""
     options = cell.data
     examples = options.limit or data.facts(options.name).sizes["train"] - options.validation
-    return _forward(cell) * cell.train.epochs * (3 * examples + options.validation)
+    return _forward(cell) * cell.train.epochs * (cell.train.passes * examples + options.validation)
 
 
 def _evaluation_flops(task: Task, perturbation: Perturbation) -> float:

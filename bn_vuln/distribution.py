@@ -53,10 +53,26 @@ class Distribution:
         compiled = backend.compile(lambda *args: self.strategy.run(function, args=args))
         return lambda *arrays: self._run_shares(compiled, arrays)
 
+    def everywhere(self, function: Callable[..., Any], *, xla: bool = False) -> Callable[..., Any]:
+        """`function` of tensors [n, ...] (and structures of them), compiled, as a function of placed values: what it
+        returns stays on the devices. `xla` on one device only."""
+        if self.strategy is None:
+            return backend.compile(function, xla=xla)
+        return backend.compile(lambda *args: self.strategy.run(function, args=args))
+
+    def place(self, array: NDArray[Any]) -> Any:
+        """An array on the devices: an equal share of its first axis on each replica, which must divide it."""
+        return backend.tensorflow().constant(array) if self.strategy is None else self._shares(np.asarray(array))
+
+    def fetch(self, values: Any) -> NDArray[Any]:
+        """The array of placed values, shares in the order of the replicas."""
+        if self.strategy is None:
+            return np.asarray(values)
+        return np.concatenate([np.asarray(v) for v in self.strategy.experimental_local_results(values)])
+
     def _run_shares(self, compiled: Callable[..., Any], arrays: tuple[NDArray[Any], ...]) -> NDArray[Any]:
         n = len(arrays[0])
-        results = compiled(*(self._shares(np.asarray(array)) for array in arrays))
-        return np.concatenate([np.asarray(r) for r in self.strategy.experimental_local_results(results)])[:n]
+        return self.fetch(compiled(*(self._shares(np.asarray(array)) for array in arrays)))[:n]
 
     def _shares(self, array: NDArray[Any]) -> Any:
         """Equal shares of the examples, one on each replica; the last example fills the last share up."""

@@ -6,11 +6,12 @@ predicted again. The checks' flags go into the record.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln import attacks, backend, batch_statistics, checks, data, folding, noise, records
+from bn_vuln.attacks import cascade, engine
 from bn_vuln.classifier import Classifier
 from bn_vuln.config import AWGN, Attack, Clean, Evaluation, Perturbation, describe_perturbation
 from bn_vuln.data.pixels import check_width, pixel_array
@@ -32,12 +34,26 @@ XLA_PAYS = 300_000  # gradients of examples above which XLA saves more time than
 @dataclass(frozen=True)
 class Result:
     """A record with its per-example outcomes (bool [n], True: correct), the images they were measured on
-    (float32 pixels [n, width, width, channels]) and the true labels (int32 [n])."""
+    (float32 pixels [n, width, width, channels]) and the true labels (int32 [n]).
+
+    `smallest` float64 [n], of attacks that count any iterate: the smallest eps that fooled an example, 0 where it was
+    misclassified before, infinite where none did."""
 
     record: records.Record
     outcomes: NDArray[np.bool_]
     images: NDArray[np.float32]
     labels: NDArray[np.int32]
+    smallest: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class _Perturbed:
+    """Images that are measured, what the checks found on the way, and fields of the record."""
+
+    images: NDArray[np.float32]
+    flags: tuple[records.Flag | None, ...] = ()
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    smallest: NDArray[np.float64] | None = None
 
 
 class Evaluator:
@@ -97,15 +113,27 @@ class Evaluator:
         """Measure one perturbation."""
         begun = time.monotonic()
         if isinstance(perturbation, Attack):
-            images, flags = self._attack(perturbation, progress or Quiet())
+            found = self._attack(perturbation, progress or Quiet())
         else:
-            images, flags = self._images(perturbation), ()
-        logits = self.logits(images)
-        found = (*self.model_flags, *flags, checks.finite(logits))
-        record, outcomes = self._record(
-            perturbation, images, logits, tuple(f for f in found if f), time.monotonic() - begun
-        )
-        return Result(record, outcomes, images, self.dataset.labels)
+            found = _Perturbed(self._images(perturbation))
+        logits = self.logits(found.images)
+        flags = tuple(f for f in (*self.model_flags, *found.flags, checks.finite(logits)) if f)
+        record, outcomes = self._record(perturbation, logits, flags, found.fields, time.monotonic() - begun)
+        return Result(record, outcomes, found.images, self.dataset.labels, found.smallest)
+
+    def rungs(self, options: Attack, top: Result) -> Iterator[tuple[Attack, Result]]:
+        """The smaller eps of an attack with a ladder, from what it found: (the attack at that eps, its result). The
+        image of what withstood is the clean one, so no loss is recorded."""
+        if top.smallest is None:
+            return
+        for number, eps in enumerate(options.ladder):
+            size = None if options.step_size is None else options.step_size * eps / options.eps
+            smaller = options.model_copy(update={"eps": eps, "ladder": options.ladder[:number], "step_size": size})
+            fell = top.smallest <= eps
+            images = np.where(fell[:, None, None, None], top.images, self.pixels)
+            record, outcomes = self._record(smaller, self.logits(images), top.record.flags, {}, top.record.seconds)
+            record = record.model_copy(update={"loss": None})
+            yield smaller, Result(record, outcomes, images, top.labels, np.where(fell, top.smallest, np.inf))
 
     def _images(self, perturbation: Clean | AWGN) -> NDArray[np.float32]:
         if isinstance(perturbation, Clean):
@@ -113,10 +141,10 @@ class Evaluator:
         noisy = noise.add_noise(self.dataset.images, self.dataset.index, perturbation, self.classifier.facts)
         return pixel_array(noisy, self.classifier.width)
 
-    def _attack(
-        self, options: Attack, progress: Progress
-    ) -> tuple[NDArray[np.float32], tuple[records.Flag | None, ...]]:
-        """(adversarial images, flags): attacked batch by batch, then projected again and checked."""
+    def _attack(self, options: Attack, progress: Progress) -> _Perturbed:
+        """Attacked, then projected again and checked."""
+        if options.iterate == "any":
+            return self._search(options, progress)
         ball = attacks.from_config(options, self.classifier.facts)
         run = self._compiled_attack(options, progress)
         labels = self._attack_labels(options)
@@ -128,26 +156,70 @@ class Evaluator:
                 x = self.pixels[piece]
                 found = run(x, labels[piece], self.dataset.index[piece].astype(np.int32))
                 distances.append(checks.beyond(found, x, ball))
-                # What cannot be shown to lie in the ball must not count; NaN counts as the clean image.
-                kept[piece] = ball.project_array(np.where(np.isfinite(found), found, x), x)
+                kept[piece] = _projected(found, x, ball)
                 progress.advance(min(n, i + self.batch_size))
         left = checks.outside(np.concatenate(distances))
-        return kept, (left, checks.box_excludes_clean(self.pixels, ball), checks.reaches_border(options))
+        return _Perturbed(kept, (left, checks.box_excludes_clean(self.pixels, ball), checks.reaches_border(options)))
+
+    def _search(self, options: Attack, progress: Progress) -> _Perturbed:
+        """The same with the active set: whatever fools the classifier on the way counts, and ends the search."""
+        ball = attacks.from_config(options, self.classifier.facts)
+        labels = self._attack_labels(options)
+        attacked = self._attacked(options, progress)
+        clean = self.logits(self.pixels)
+        cascaded = cascade.run(
+            cascade.stages(attacked.predict, options, ball, labels, clean),
+            options,
+            self.pixels,
+            self.dataset.labels,
+            clean=~self._fools(clean, labels, options),
+            index=self.dataset.index.astype(np.int32),
+            verify=self._verification(options, ball, labels),
+            batch_size=self.batch_size,
+            xla=self._xla_pays(options, attacked),
+            distribution=self.distribution,
+            under_way=functools.partial(_under_way, progress),
+        )
+        found = cascaded.found
+        eps = np.minimum(found.eps, options.eps)
+        own = ball.with_eps(eps)
+        kept = _projected(found.points, self.pixels, own)
+        left = checks.outside(checks.beyond(found.points, self.pixels, own))
+        flags = left, checks.box_excludes_clean(self.pixels, ball), checks.reaches_border(options)
+        fields = {"standing": cascaded.standing, "looked_at": float(found.looked_at.mean())}
+        return _Perturbed(kept, flags, fields, found.eps)
+
+    def _verification(self, options: Attack, ball: attacks.Ball, labels: NDArray[np.int32]) -> engine.Verify:
+        """Whether points, once projected again, do what the attack is after to the classifier itself."""
+
+        def verify(points: NDArray[Any], who: NDArray[np.int64], eps: NDArray[np.float64]) -> NDArray[np.bool_]:
+            images = _projected(points, self.pixels[who], ball.with_eps(eps))
+            return self._fools(self.logits(images), labels[who], options)
+
+        return verify
+
+    def _fools(self, logits: NDArray[np.float32], labels: NDArray[np.int32], options: Attack) -> NDArray[np.bool_]:
+        """bool [n]: another class than the label or, of a targeted attack, the target."""
+        hit: NDArray[np.bool_] = (logits.argmax(axis=1) == labels) & np.isfinite(logits).all(axis=1)
+        return hit if options.target != "none" else ~hit
+
+    def _xla_pays(self, options: Attack, attacked: Classifier) -> bool:
+        many = len(self.pixels) * options.steps >= XLA_PAYS
+        return many and self.distribution.replicas == 1 and backend.attack_prefers_xla(attacked.model)
 
     def _compiled_attack(self, options: Attack, progress: Progress) -> Callable[..., NDArray[np.float32]]:
         """The attack as a function of arrays (x, y, index)."""
-        attacked = self._attacked(options)
-        if attacked is not self.classifier and self.folded.kept:
-            progress.message("batch norm that cannot be folded away stays: " + "; ".join(self.folded.kept))
-        many = len(self.pixels) * options.steps >= XLA_PAYS
-        xla = many and self.distribution.replicas == 1 and backend.attack_prefers_xla(attacked.model)
+        attacked = self._attacked(options, progress)
+        xla = self._xla_pays(options, attacked)
         bound = attacks.bind(attacked.predict, options, self.classifier.facts, xla=xla)
         return self.distribution.sharded(bound, signature=self._attack_signature())
 
-    def _attacked(self, options: Attack) -> Classifier:
+    def _attacked(self, options: Attack, progress: Progress | None = None) -> Classifier:
         """The classifier that an attack climbs; CleverHans gets the original, as its users would give it."""
         if not self.fold or options.backend != "own":
             return self.classifier
+        if progress is not None and self.folded.kept:
+            progress.message("batch norm that cannot be folded away stays: " + "; ".join(self.folded.kept))
         return dataclasses.replace(self.classifier, model=self.folded.model)
 
     def _attack_labels(self, options: Attack) -> NDArray[np.int32]:
@@ -170,21 +242,21 @@ class Evaluator:
     def _record(
         self,
         perturbation: Perturbation,
-        images: NDArray[np.float32],
         logits: NDArray[np.float32],
         flags: tuple[records.Flag, ...],
+        fields: Mapping[str, Any],
         seconds: float,
     ) -> tuple[records.Record, NDArray[np.bool_]]:
         labels, n = self.dataset.labels, len(self.dataset)
         usable = np.isfinite(logits).all(axis=1)
         outcomes = (logits.argmax(axis=1) == labels) & usable
         evaluation = self.evaluation.model_copy(update={"dataset": self.dataset.facts.name})
-        fields = records.perturbation_identity(evaluation, self.dataset.facts.name, perturbation)
+        identity = records.perturbation_identity(evaluation, self.dataset.facts.name, perturbation)
         record = records.Record(
             cell_id=self.classifier.id,
-            perturbation_id=records.digest(fields),
+            perturbation_id=records.digest(identity),
             cell=self.classifier.identity,
-            perturbation=fields,
+            perturbation=identity,
             n=n,
             correct=int(outcomes.sum()),
             accuracy=float(outcomes.mean()),
@@ -197,6 +269,7 @@ class Evaluator:
             replicas=self.distribution.replicas,
             seconds=round(seconds, 3),
             **self._bn_layers(perturbation),
+            **fields,
         )
         return record, outcomes
 
@@ -210,6 +283,18 @@ class Evaluator:
         if not isinstance(perturbation, Attack) or perturbation.target == "none":
             return None
         return float(np.mean(logits.argmax(axis=1) == self._attack_labels(perturbation)))
+
+
+def _projected(points: NDArray[Any], x: NDArray[np.float32], ball: attacks.Ball) -> NDArray[np.float32]:
+    """What cannot be shown to lie in the ball must not count: projected again, NaN as the clean image."""
+    return ball.project_array(np.where(np.isfinite(points), points, x), x)
+
+
+@contextlib.contextmanager
+def _under_way(progress: Progress, name: str, left: int) -> Iterator[Callable[[int], None]]:
+    """Tells a user which attack of a cascade is at work, and how many of its examples are through."""
+    with work(progress, name, left, "examples"):
+        yield progress.advance
 
 
 def with_statistics(classifier: Classifier, evaluation: Evaluation) -> Classifier:
@@ -292,7 +377,8 @@ def measure(
 ) -> Iterator[tuple[str, Result]]:
     """Measure perturbations on one classifier, (name, result) by (name, result); see `Evaluator`.
 
-    With `folder`, each record is written into that run folder as soon as it is there.
+    With `folder`, each record is written into that run folder as soon as it is there. An attack with a ladder has a
+    result for each of its eps: the smaller ones, named with their eps, come first.
     """
     progress = progress or Quiet()
     if not perturbations:
@@ -300,10 +386,13 @@ def measure(
     evaluator = Evaluator(classifier, evaluation or Evaluation(), fold=fold, distribution=distribution)
     for name, perturbation in perturbations.items():
         result = evaluator.run(perturbation, progress=progress)
-        if folder is not None:
-            records.write_record(folder, result.record, result.outcomes)
-        progress.message(f"{name}: accuracy {result.record.accuracy:.4f} ({describe_perturbation(perturbation)})")
-        yield name, result
+        rungs = evaluator.rungs(perturbation, result) if isinstance(perturbation, Attack) else ()
+        each = [(f"{name} {smaller.eps:.4g}", smaller, found) for smaller, found in rungs]
+        for title, of, found in [*each, (name, perturbation, result)]:
+            if folder is not None:
+                records.write_record(folder, found.record, found.outcomes)
+            progress.message(f"{title}: accuracy {found.record.accuracy:.4f} ({describe_perturbation(of)})")
+            yield title, found
 
 
 def cross_entropy(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float | None:

@@ -4,6 +4,7 @@ Layout of a results folder::
 
     ROOT/CELL/config.yaml model.keras history.csv training.json
     ROOT/CELL/records/PERT.json    ROOT/CELL/outcomes/PERT.npz    ROOT/CELL/measurements/ID.json ID.npz
+    ROOT/CELL/transfer/ID.json ID.npz
     ROOT/experiments/NAME-SCALE.yaml    ROOT/report/
 
 CELL and PERT are hashes of what trains a model and of what is done to it at test time; paths, devices,
@@ -22,7 +23,7 @@ import secrets
 import socket
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,7 +67,9 @@ class Record(BaseModel):
     which `correct` are classified correctly; `accuracy`, `top5` (None below six classes) and `target_rate` (examples
     classified as the target of a targeted attack) are fractions; `loss` is the mean cross-entropy in nats (None where
     it is not finite, or before it was recorded); `seconds` is wall time. `bn_folded` BN layers were
-    folded away in the copy whose gradients an attack climbed, `bn_kept` were not.
+    folded away in the copy whose gradients an attack climbed, `bn_kept` were not. Attacks that count any iterate say at
+    how many points the classifier was evaluated, `looked_at` (mean over the examples), and how many examples were left
+    `standing` after each attack of a cascade.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -89,6 +92,8 @@ class Record(BaseModel):
     replicas: int = 1
     bn_folded: int = 0
     bn_kept: int = 0
+    looked_at: float | None = None
+    standing: dict[str, int] = {}
 
     @property
     def kind(self) -> str:
@@ -113,6 +118,45 @@ class MeasurementRecord(BaseModel):
     versions: dict[str, str]
     device: str
     seconds: float
+
+
+class TransferRecord(BaseModel):
+    """How one model, the target, does on adversarial examples of a model, the source, with its identity.
+
+    `source` and `target` are the models' cells and `perturbation` the attack on the source, as in `Record`. Of `n`
+    examples the target classifies `clean_correct` correctly when clean and `correct` after the attack on the source;
+    `fooled` of the former are misclassified then. `transferred` of the `eligible` ones, which both models classify
+    correctly when clean and which fool the source, fool the target: `transfer_rate` is their share, None where there
+    are none. `flags` are those of the attack on the source, `target_flags` those of the target. `seconds` is wall time,
+    that of the attack included; versions, device and BN layers are as in `Record`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = SCHEMA
+    transfer_id: str
+    source_id: str
+    target_id: str
+    source: dict[str, Any]
+    target: dict[str, Any]
+    perturbation: dict[str, Any]
+    n: int
+    clean_correct: int
+    clean_accuracy: float
+    correct: int
+    accuracy: float
+    fooled: int
+    eligible: int
+    transferred: int
+    transfer_rate: float | None
+    flags: tuple[Flag, ...] = ()
+    target_flags: tuple[Flag, ...] = ()
+    versions: dict[str, str]
+    device: str
+    seconds: float
+    replicas: int = 1
+    bn_folded: int = 0
+    bn_kept: int = 0
 
 
 class TrainingRecord(BaseModel):
@@ -212,11 +256,16 @@ def measurement_path(folder: Path, measurement_id: str) -> Path:
 def write_measurement(folder: Path, record: MeasurementRecord, arrays: dict[str, NDArray[Any]]) -> Path:
     """Write a measurement and, before it, its arrays into a run folder."""
     path = measurement_path(folder, record.measurement_id)
+    _write_arrays(path, arrays)
+    replace_file(path, to_json(record))
+    return path
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays beside the record that will be at `path`."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     replace_file(path.with_suffix(".npz"), buffer.getvalue())
-    replace_file(path, to_json(record))
-    return path
 
 
 def read_measurement(path: Path) -> MeasurementRecord:
@@ -228,12 +277,37 @@ def read_measurement(path: Path) -> MeasurementRecord:
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays beside a measurement. Raises `BnvulnError` naming the file if they are missing or damaged."""
+    """The arrays beside a record. Raises `BnvulnError` naming the file if they are missing or damaged."""
     try:
         with np.load(path.with_suffix(".npz")) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise BnvulnError(f"{path.with_suffix('.npz')}: not readable arrays ({_first_line(error)})") from None
+
+
+def transfer_path(folder: Path, transfer_id: str) -> Path:
+    """Where the run folder of a target keeps a transfer record; its outcomes have the suffix .npz."""
+    return folder / "transfer" / f"{transfer_id}.json"
+
+
+def write_transfer(folder: Path, record: TransferRecord, outcomes: Mapping[str, NDArray[np.bool_]]) -> Path:
+    """Write a transfer record and, before it, its per-example outcomes, bool [n] by name, into the target's run
+    folder."""
+    path = transfer_path(folder, record.transfer_id)
+    _write_arrays(path, {name: np.packbits(bits) for name, bits in outcomes.items()})
+    replace_file(path, to_json(record))
+    return path
+
+
+def read_transfer(path: Path) -> tuple[TransferRecord, dict[str, NDArray[np.bool_]]]:
+    """The transfer record in a file, and its outcomes. Raises `BnvulnError` naming the file if one of them is damaged
+    or of another schema."""
+    try:
+        record = TransferRecord.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BnvulnError(f"{path}: not a readable transfer record of schema {SCHEMA} ({_first_line(error)})") from None
+    packed = read_arrays(path)
+    return record, {name: np.unpackbits(bits, count=record.n).astype(bool) for name, bits in packed.items()}
 
 
 def read_training(folder: Path) -> TrainingRecord | None:
@@ -272,7 +346,7 @@ def clear_run(folder: Path) -> None:
     """Remove a run's files (not the claim), so that it can be trained again."""
     for name in ("training.json", "model.keras", "history.csv", "config.yaml", "checkpoint.npz"):
         (folder / name).unlink(missing_ok=True)
-    for kind in ("records", "outcomes", "measurements"):
+    for kind in ("records", "outcomes", "measurements", "transfer"):
         for path in (folder / kind).glob("*"):
             path.unlink()
 

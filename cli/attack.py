@@ -17,62 +17,91 @@ Examples:
 \b
   bnvuln attack --eps 8/255                          # PGD-20 on the newest run
   bnvuln attack runs/ID --attack bim --eps 0.1 --unit standardized --steps 100 --step-size 1e-3
+  bnvuln attack runs/ID --attack strong --eps 0.1 --limit 1000
+  bnvuln attack runs/ID --eps 16/255 --ladder 1/255,2/255,4/255,8/255     # the accuracy curve
   bnvuln attack runs/ID --ord 2 --eps 1 --restarts 5 --limit 1000 --save adversarial.npz
   bnvuln attack model.keras --data mnist --eps 8/255 --from-probabilities --input-scale 0-255
 """
 
 
+# What every command that attacks takes, in the order of the help.
+ATTACK_OPTIONS = (
+    what(
+        "--data",
+        "dataset",
+        metavar="NAME",
+        help="Data set by name, FILE.npz or folder:PATH.  [default: the one trained on; mnist for a foreign model]",
+    ),
+    what("--split", type=click.Choice(["test", "validation", "train"]), default="test", show_default=True),
+    what("--limit", type=int, help="Attack N examples of a fixed random order.  [default: all]"),
+    what("--input-scale", type=click.Choice(["0-1", "0-255"]), help="Pixels a foreign model expects.  [default: 0-1]"),
+    what("--from-probabilities", is_flag=True, help="A foreign model ends in a softmax."),
+    threat("--ord", type=click.Choice(["inf", "2"]), default="inf", show_default=True, help="Norm of the ball."),
+    threat("--eps", type=o.NUMBER, default=8 / 255, show_default="8/255", help="Radius, in --unit."),
+    threat(
+        "--unit",
+        type=click.Choice(["pixel", "standardized"]),
+        default="pixel",
+        show_default=True,
+        help="Unit of eps and step size: pixels in [0, 1], or pixels / std of the data.",
+    ),
+    threat("--box", type=o.RANGE, default="0,1", show_default=True, help="Range of pixels, or none."),
+    search(
+        "--attack",
+        "name",
+        default="pgd",
+        show_default=True,
+        metavar="NAME",
+        help="fgsm, bim (from the image), pgd (random start), apgd-ce, apgd-dlr, apgd-t, fmn, square (no gradients), "
+        "or strong: apgd-ce, apgd-t, fmn and square, each on what is left.",
+    ),
+    search(
+        "--steps",
+        type=int,
+        help="Gradient steps, or queries of square.  [default: 20; fgsm 1; square 5000; others 100]",
+    ),
+    search("--step-size", type=o.NUMBER, help="In --unit, of bim and pgd.  [default: 2.5 eps / steps]"),
+    search("--random-start/--no-random-start", default=None, help="Start in the ball at random.  [default: pgd only]"),
+    search(
+        "--restarts", type=int, default=1, show_default=True, help="Random starts; the worst case is kept per example."
+    ),
+    search(
+        "--target",
+        type=click.Choice(["none", "next", "least_likely"]),
+        default="none",
+        show_default=True,
+        help="Aim at a class.",
+    ),
+    search(
+        "--iterate",
+        type=click.Choice(["any", "last", "best"]),
+        help="any: the first point that fools ends the search; last: the last point, as in the paper; best: all steps, "
+        "and the highest loss among points that fool.  [default: any; fgsm and cleverhans last]",
+    ),
+    search("--targets", type=int, help="Classes that apgd-t (and strong) aims at in turn.  [default: 9]"),
+    search("--queries", type=int, help="Queries of Square in strong.  [default: 5000]"),
+    search(
+        "--ladder",
+        type=o.NUMBERS,
+        metavar="EPS,EPS,...",
+        help="Smaller eps that are tried first, each with a row of its own: the accuracy curve in one search.",
+    ),
+    search("--seed", type=int, default=0, show_default=True, help="Seed of the random starts."),
+    search("--backend", type=click.Choice(["own", "cleverhans"]), default="own", show_default=True, help="Whose loop."),
+    search("--no-fold", is_flag=True, help="Keep batch norm in the model whose gradients are climbed (slower)."),
+)
+
+
+def attack_options(command: o.Command) -> o.Command:
+    """The options that say what is attacked, and how."""
+    for decorate in reversed(ATTACK_OPTIONS):
+        command = decorate(command)
+    return command
+
+
 @click.command("attack", cls=o.GroupedCommand, epilog=EXAMPLES)
 @click.argument("subject", required=False, type=click.Path(path_type=Path), metavar="[RUN or MODEL.keras]")
-@what(
-    "--data",
-    "dataset",
-    metavar="NAME",
-    help="Data set by name, FILE.npz or folder:PATH.  [default: the one trained on; mnist for a foreign model]",
-)
-@what("--split", type=click.Choice(["test", "validation", "train"]), default="test", show_default=True)
-@what("--limit", type=int, help="Attack N examples of a fixed random order.  [default: all]")
-@what("--input-scale", type=click.Choice(["0-1", "0-255"]), help="Pixels a foreign model expects.  [default: 0-1]")
-@what("--from-probabilities", is_flag=True, help="A foreign model ends in a softmax.")
-@threat("--ord", type=click.Choice(["inf", "2"]), default="inf", show_default=True, help="Norm of the ball.")
-@threat("--eps", type=o.NUMBER, default=8 / 255, show_default="8/255", help="Radius, in --unit.")
-@threat(
-    "--unit",
-    type=click.Choice(["pixel", "standardized"]),
-    default="pixel",
-    show_default=True,
-    help="Unit of eps and step size: pixels in [0, 1], or pixels / std of the data.",
-)
-@threat("--box", type=o.RANGE, default="0,1", show_default=True, help="Range of pixels, or none.")
-@search(
-    "--attack",
-    "name",
-    default="pgd",
-    show_default=True,
-    metavar="NAME",
-    help="fgsm, bim (from the image), pgd (random start).",
-)
-@search("--steps", type=int, help="Gradient steps.  [default: 20; fgsm 1]")
-@search("--step-size", type=o.NUMBER, help="In --unit.  [default: 2.5 eps / steps; fgsm eps]")
-@search("--random-start/--no-random-start", default=None, help="Start in the ball at random.  [default: pgd only]")
-@search("--restarts", type=int, default=1, show_default=True, help="Random starts; the worst case is kept per example.")
-@search(
-    "--target",
-    type=click.Choice(["none", "next", "least_likely"]),
-    default="none",
-    show_default=True,
-    help="Aim at a class.",
-)
-@search(
-    "--iterate",
-    type=click.Choice(["last", "best"]),
-    default="last",
-    show_default=True,
-    help="Point of the path that is kept.",
-)
-@search("--seed", type=int, default=0, show_default=True, help="Seed of the random starts.")
-@search("--backend", type=click.Choice(["own", "cleverhans"]), default="own", show_default=True, help="Whose loop.")
-@search("--no-fold", is_flag=True, help="Keep batch norm in the model whose gradients are climbed (slower).")
+@attack_options
 @result(
     "--runs",
     type=o.FOLDER,
@@ -102,10 +131,8 @@ def command(
         raise click.BadParameter(f"{save}: expected a file name ending in .npz", param_hint="--save")
     from bn_vuln import config
 
-    attack = config.validate(config.Attack, _fields(given), "attack")
+    attack, evaluation = resolve(given)
     perturbations = {"clean": config.Clean(), given["name"]: attack}
-    changes = {key: given[key] for key in ("dataset", "split", "limit") if given[key] is not None}
-    evaluation = config.validate(config.Evaluation, changes, "attack")
     subject, classifier = o.open_target(subject, runs, given)
     folder = subject if subject.is_dir() else runs / classifier.id
     results = o.measure(classifier, evaluation, perturbations, folder, quiet, given)
@@ -115,13 +142,20 @@ def command(
     o.print_records({name: r.record for name, r in results.items()}, as_json, str(subject))
 
 
+def resolve(given: dict[str, Any]) -> tuple[Any, Any]:
+    """(attack, evaluation) of the options."""
+    from bn_vuln import config
+
+    attack = config.validate(config.Attack, _fields(given), "attack")
+    changes = {key: given[key] for key in ("dataset", "split", "limit") if given[key] is not None}
+    return attack, config.validate(config.Evaluation, changes, "attack")
+
+
 def _fields(given: dict[str, Any]) -> dict[str, Any]:
     """The options as fields of the attack's config."""
-    fields = {
-        key: given[key] for key in ("ord", "eps", "unit", "box", "restarts", "target", "iterate", "seed", "backend")
-    }
-    optional = {key: given[key] for key in ("steps", "step_size", "random_start") if given[key] is not None}
-    return {"attack": given["name"], **fields, **optional}
+    fields = {key: given[key] for key in ("ord", "eps", "unit", "box", "restarts", "target", "seed", "backend")}
+    optional = ("steps", "step_size", "random_start", "iterate", "targets", "queries", "ladder")
+    return {"attack": given["name"], **fields, **{key: given[key] for key in optional if given[key] is not None}}
 
 
 def _save(path: Path, clean: Any, attacked: Any) -> None:

@@ -16,6 +16,7 @@ COMMANDS = {
     "attack": "Attack a run, or any .keras classifier.",
     "evaluate": "Clean, noise and attacks on a run, in one table.",
     "compare": "Paired differences between two runs.",
+    "transfer": "Adversarial examples of one model on others.",
     "scale-input": "The pair of Table 6 (or 7) at one input width.",
     "reproduce": "Reproduce a table or figure, beside the paper's values.",
     "data": "List, inspect and prepare data sets.",

@@ -227,15 +227,19 @@ def open_target(target: Path | None, runs: Path, given: dict[str, Any]) -> tuple
     if target is None:
         target = api.newest_run(runs)
         say(f"the newest run is {target}")
-    foreign: dict[str, Any] = {"from_probabilities": True} if given["from_probabilities"] else {}
-    if given["input_scale"] is not None:
-        foreign["input_scale"] = given["input_scale"]
+    foreign = foreign_options(given)
     if foreign and target.is_dir():
         raise click.UsageError(
             f"{target} is a run of ours: --input-scale and --from-probabilities are for .keras files"
         )
     distribution = choose(given["strategy"])
     return target, api.open_classifier(target, dataset=given["dataset"], distribution=distribution, **foreign)
+
+
+def foreign_options(given: dict[str, Any]) -> dict[str, Any]:
+    """What was said of how foreign models are called, as `api.open_classifier` takes it."""
+    foreign: dict[str, Any] = {"from_probabilities": True} if given["from_probabilities"] else {}
+    return foreign if given["input_scale"] is None else {**foreign, "input_scale": given["input_scale"]}
 
 
 def measure(

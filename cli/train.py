@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from . import options as o
+from .adversarial import adversarial_fields, adversarial_options
 
 data, model, norm = o.option("Data"), o.option("Model"), o.option("Normalization")
 training, result = o.option("Training"), o.option("Result")
@@ -23,6 +24,7 @@ Examples:
   bnvuln train --arch linear --no-bn --limit 5000 --out runs/linear
   bnvuln train --arch vgg11 --no-bn                  # a convolutional net: minutes an epoch on a CPU
   bnvuln train --arch vgg8 --data fashion_mnist --optimizer adamw --lr 1e-3 --schedule cosine --warmup 1
+  bnvuln train --arch mlp --adversarial pgd --adversarial-eps 0.1 --select last
   bnvuln train --arch deep --depth 25 --data my.npz  # one's own arrays: x_train, y_train, x_test, y_test
 
 After an interruption the same command goes on from the last checkpoint.
@@ -101,6 +103,7 @@ After an interruption the same command goes on from the last checkpoint.
     help="Epoch kept: best by validation.",
 )
 @training("--seed", type=int, default=0, show_default=True, help="Seed of initial weights and order.")
+@adversarial_options
 @result("--out", type=o.FOLDER, help="Run folder.  [default: runs/ID]")
 @result("--force", is_flag=True, help="Train again even if this run is finished; replace another run in --out.")
 @result("--resume/--no-resume", default=None, help="Go on from the run's checkpoint.  [default: where it has one]")
@@ -189,6 +192,7 @@ def _cell(given: dict[str, Any]) -> Any:
     arch |= {"one_logit": True} if given["one_logit"] else {}
     train = _given(given, "epochs", "batch_size", "optimizer", "lr", "momentum", "betas", "warmup", "label_smoothing")
     train |= {"nesterov": True} if given["nesterov"] else {}
+    train |= adversarial_fields(given)
     plain = {
         "data": {
             "name": given["dataset"],

@@ -137,6 +137,7 @@ MNIST = {
 PLAIN_TRAIN = {
     "epochs": 20, "batch_size": 128, "optimizer": "sgd", "lr": 0.01, "momentum": 0.0, "nesterov": False,
     "betas": [0.9, 0.999], "schedule": {"name": "constant"}, "warmup": 0.0, "label_smoothing": 0.0, "select": "best",
+    "adversarial": None,
 }  # fmt: skip
 
 

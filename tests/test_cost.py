@@ -46,6 +46,11 @@ def test_training_is_three_forward_passes_and_validation_one():
     assert cost.task_flops(task({})) == FORWARD * 3 * (3 * 2000 + 5000)
 
 
+def test_a_step_of_adversarial_training_has_the_gradients_of_its_search():
+    adversarial = task({}, adversarial={"eps": 0.1, "steps": 7})
+    assert cost.task_flops(adversarial) == FORWARD * 3 * ((3 + 2 * 7) * 2000 + 5000)
+
+
 @pytest.mark.parametrize("limit", [None, 100])
 def test_a_step_of_an_attack_is_two_forward_passes(limit):
     trained = cost.task_flops(task({}))

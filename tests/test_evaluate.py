@@ -48,7 +48,7 @@ def test_outcomes_are_those_of_the_images_that_are_kept(evaluator, runs):
 
 
 def test_an_attack_that_cheats_is_projected_back_and_flagged(evaluator, monkeypatch):
-    options = Attack(attack="bim", eps=0.01, steps=1)
+    options = Attack(attack="bim", eps=0.01, steps=1, iterate="last")
     honest = evaluator.run(options).record
     monkeypatch.setattr(attacks, "bind", lambda *_, **__: lambda x, y, index: x * 0.0)
     cheat = evaluator.run(options)
@@ -59,7 +59,7 @@ def test_an_attack_that_cheats_is_projected_back_and_flagged(evaluator, monkeypa
 
 def test_an_attack_that_returns_nan_fools_nothing(evaluator, monkeypatch):
     monkeypatch.setattr(attacks, "bind", lambda *_, **__: lambda x, y, index: x * float("nan"))
-    result = evaluator.run(Attack(attack="bim", eps=0.1, steps=1))
+    result = evaluator.run(Attack(attack="bim", eps=0.1, steps=1, iterate="last"))
     np.testing.assert_array_equal(result.outcomes, evaluator.run(Clean()).outcomes)
     assert np.isfinite(result.images).all()
 
@@ -87,7 +87,7 @@ def test_targeted_attacks_report_the_share_that_reached_the_target(evaluator):
 
 
 def test_cleverhans_agrees(evaluator):
-    common = {"attack": "bim", "eps": 0.05, "steps": 5}
+    common = {"attack": "bim", "eps": 0.05, "steps": 5, "iterate": "last"}
     own, theirs = evaluator.run(Attack(**common)), evaluator.run(Attack(**common, backend="cleverhans"))
     assert np.mean(own.outcomes == theirs.outcomes) >= 0.995
     assert own.record.perturbation_id != theirs.record.perturbation_id

@@ -29,14 +29,14 @@ LAYERS = {
     "analysis": set(),
     "data": BASE | {"analysis", "records"},
     "models": BASE,
-    "attacks": BASE,
+    "attacks": BASE | {"distribution"},
     "noise": BASE,
     "checks": BASE | {"attacks", "records"},
     "classifier": BASE | {"data", "records"},
     "distribution": {"backend", "errors"},
     "folding": {"backend"},
     "batch_statistics": {"backend", "data", "errors"},
-    "train": BASE | {"data", "distribution", "models", "records", "progress"},
+    "train": BASE | {"attacks", "data", "distribution", "models", "records", "progress"},
     "evaluate": BASE
     | {"attacks", "batch_statistics", "checks", "classifier", "data", "distribution", "folding", "noise", "records"}
     | {"progress"},
@@ -49,7 +49,9 @@ LAYERS = {
     "table": {"analysis", "config", "records"},
     "claims": {"analysis", "config", "records", "table"},
     "aggregate": {"analysis", "claims", "config", "grid", "records", "table"},
-    "report": {"aggregate", "analysis", "catalog", "claims", "config", "errors", "progress", "records", "table"},
+    "transfer": BASE | {"analysis", "checks", "classifier", "distribution", "evaluate", "records", "progress"},
+    "report": {"aggregate", "analysis", "catalog", "claims", "config", "errors", "progress", "records", "table"}
+    | {"transfer"},
 }
 
 

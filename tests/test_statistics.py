@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bn_vuln.analysis.statistics import (
     Estimate,
+    Proportion,
     agreement,
     bootstrap_interval,
     estimate,
@@ -34,6 +35,15 @@ def test_mean_sem_and_interval_agree_with_scipy(n: int) -> None:
     assert found.sem == pytest.approx(scipy.stats.sem(values), rel=1e-12)
     expected = scipy.stats.t.interval(0.95, n - 1, loc=values.mean(), scale=scipy.stats.sem(values))
     assert found.interval() == pytest.approx(expected, rel=1e-9)
+
+
+def test_proportions_have_wilson_intervals() -> None:
+    value, z2 = Proportion(3, 10), scipy.stats.norm.ppf(0.975) ** 2
+    centre, half = (0.3 + z2 / 20) / (1 + z2 / 10), math.sqrt(z2 * (0.3 * 0.7 / 10 + z2 / 400)) / (1 + z2 / 10)
+    assert value.rate == 0.3
+    assert value.interval() == pytest.approx((centre - half, centre + half))
+    assert Proportion(0, 10).interval() == pytest.approx((0, z2 / (10 + z2)))
+    assert (Proportion(0, 0).rate, Proportion(0, 0).interval()) == (None, None)
 
 
 def test_the_interval_grows_as_seeds_go() -> None:

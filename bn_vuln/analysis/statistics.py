@@ -29,6 +29,28 @@ class Estimate:
         return self.mean - half, self.mean + half
 
 
+@dataclass(frozen=True)
+class Proportion:
+    """`count` of `n` examples."""
+
+    count: int
+    n: int
+
+    @property
+    def rate(self) -> float | None:
+        """The share; None for n = 0."""
+        return self.count / self.n if self.n else None
+
+    def interval(self) -> tuple[float, float] | None:
+        """The 95% Wilson score interval over examples, which holds at shares of 0 and 1 too; None for n = 0."""
+        if not self.n:
+            return None
+        from scipy.stats import binomtest  # a tenth of a second that reports need not pay
+
+        found = binomtest(self.count, self.n).proportion_ci(LEVEL, method="wilson")
+        return float(found.low), float(found.high)
+
+
 def estimate(values: Sequence[float]) -> Estimate:
     """Mean, SEM and n of at least one value. Raises `ValueError` for none."""
     if not len(values):

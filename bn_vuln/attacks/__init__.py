@@ -23,11 +23,11 @@ def bind(predict: Predict, options: Attack, facts: Facts, *, xla: bool = False) 
         predict,
         ball=from_config(options, facts),
         steps=options.steps,
-        step_size=options.step_size,
+        step_size=options.step_size or 0.0,
         random_start=options.random_start,
         restarts=options.restarts,
         targeted=options.target != "none",
-        iterate=options.iterate,
+        iterate="last" if options.iterate == "last" else "best",
         seed=options.seed,
         xla=xla,
     )

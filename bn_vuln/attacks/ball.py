@@ -8,30 +8,44 @@ NumPy, apart from the attack, to check and mend what an attack returns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln import backend, units
+from bn_vuln.attacks import draws
 from bn_vuln.config import Attack
 from bn_vuln.facts import Facts
 
 Channels = NDArray[np.float32]
+RADIUS = 2**31  # added to the seed of directions: the stream of radii
 
 
 @dataclass(frozen=True)
 class Ball:
-    """`ord` "inf" or "2"; `eps` in units of `scale`; `scale`, `low`, `high` per channel (or scalars), in pixels."""
+    """`ord` "inf" or "2"; `eps` in units of `scale`; `scale`, `low`, `high` per channel (or scalars), in pixels.
+
+    With `with_eps` it has a radius for each example: a tensor [n] inside of a compiled search, an array [n] for
+    `excess` and `project_array`.
+    """
 
     ord: str
-    eps: float
+    eps: Any
     scale: Channels | float = 1.0
     low: Channels | float = -np.inf
     high: Channels | float = np.inf
 
-    def step(self, x: Any, gradient: Any, step_size: float) -> Any:
+    def with_eps(self, eps: Any) -> Ball:
+        """The same ball with another radius, or one for each example [n]."""
+        return replace(self, eps=per_example(eps))
+
+    def of(self, which: NDArray[Any]) -> Ball:
+        """The balls of some of the examples, by a mask or by their places."""
+        return replace(self, eps=self.eps[which]) if isinstance(self.eps, np.ndarray) else self
+
+    def step(self, x: Any, gradient: Any, step_size: Any) -> Any:
         """One ascent step: step_size * scale * sign(g) for inf, step_size * scale * (scale g) / ||scale g|| for 2."""
         tf = backend.tensorflow()
         scale = _constant(self.scale, x)
@@ -52,8 +66,9 @@ class Ball:
         else:
             delta = (point - centre) / scale
             norm = tf.sqrt(_reduce(tf.reduce_sum, delta**2))
-            shrink = tf.math.divide_no_nan(_constant(self.eps, norm), norm)
-            point = centre + scale * delta * tf.where(norm > self.eps, shrink, tf.ones_like(norm))
+            eps = self.eps if tf.is_tensor(self.eps) else _constant(self.eps, norm)
+            shrink = tf.math.divide_no_nan(tf.broadcast_to(eps, tf.shape(norm)), norm)
+            point = centre + scale * delta * tf.where(norm > eps, shrink, tf.ones_like(norm))
         if np.isinf(self.low).all() and np.isinf(self.high).all():
             return point
         return tf.clip_by_value(point, _constant(self.low, point), _constant(self.high, point))
@@ -61,24 +76,17 @@ class Ball:
     def random_point(self, x: Any, index: Any, seed: int, restart: Any) -> Any:
         """A uniformly random point of the ball around each x, then into the box.
 
-        It depends on (seed, restart, the example's `index`, int32 [n]) only, so not on the batch.
+        It depends on (seed, `restart`, a number or int32 [n], the example's `index`, int32 [n]) only, so not on the
+        batch.
         """
         tf = backend.tensorflow()
         dimension = int(np.prod(x.shape[1:]))
-        keys = tf.random.experimental.stateless_fold_in(tf.constant([seed, 0]), restart)
-        signature = tf.TensorSpec((dimension + 1,), tf.float32)
-        draw = tf.random.stateless_uniform if self.ord == "inf" else tf.random.stateless_normal
-
-        def one(i: Any) -> Any:
-            key = tf.random.experimental.stateless_fold_in(keys, i)
-            radius = tf.random.stateless_uniform((1,), tf.random.experimental.stateless_fold_in(key, 1))
-            return tf.concat([radius, draw((dimension,), key)], axis=0)
-
-        drawn = tf.map_fn(one, index, fn_output_signature=signature)
-        radius, values = tf.cast(drawn[:, :1], x.dtype), tf.cast(drawn[:, 1:], x.dtype)
+        restart = tf.broadcast_to(tf.cast(restart, index.dtype), tf.shape(index))
         if self.ord == "inf":
-            delta = 2.0 * values - 1.0
+            delta = 2.0 * tf.cast(draws.uniform(dimension, seed, restart, index), x.dtype) - 1.0
         else:
+            values = tf.cast(draws.normal(dimension, seed, restart, index), x.dtype)
+            radius = tf.cast(draws.uniform(1, seed + RADIUS, restart, index), x.dtype)
             delta = values / tf.norm(values, axis=1, keepdims=True) * radius ** (1 / dimension)
         delta = tf.reshape(delta, tf.shape(x)) * self.eps * _constant(self.scale, x)
         return self.project(x + delta, x)
@@ -89,7 +97,7 @@ class Ball:
         axes = tuple(range(1, delta.ndim))
         norm = np.abs(delta).max(axes) if self.ord == "inf" else np.sqrt((delta**2).sum(axes))
         box = np.maximum(self.low - point.astype(np.float64), point - self.high).max(axes)
-        return np.maximum(norm - self.eps, box)  # type: ignore[no-any-return]
+        return np.maximum(norm - np.reshape(self.eps, -1), box)  # type: ignore[no-any-return]
 
     def project_array(self, point: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float32]:
         """`project` for arrays, in NumPy and float64, rounded to float32 at the end."""
@@ -106,6 +114,14 @@ def from_config(attack: Attack, facts: Facts) -> Ball:
     """The ball of an attack's config on a data set (its std gives the scale of standardized units)."""
     low, high = units.bounds(attack.box, facts)
     return Ball(attack.ord, attack.eps, units.channel_scale(attack.unit, facts), low, high)
+
+
+def per_example(value: Any) -> Any:
+    """A number as it is; an array or tensor [n] as [n, 1, 1, 1], to be combined with images."""
+    if isinstance(value, np.ndarray):
+        return value.reshape(-1, 1, 1, 1)
+    tf = backend.tensorflow()
+    return tf.reshape(value, (-1, 1, 1, 1)) if tf.is_tensor(value) and len(value.shape) == 1 else value
 
 
 def _constant(value: Channels | float, like: Any) -> Any:

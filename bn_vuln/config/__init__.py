@@ -6,6 +6,7 @@ Numbers may be written as fractions: "8/255". Short forms: `normalization: batch
 likewise for `data`, `arch` and `schedule`.
 """
 
+from bn_vuln.config.adversarial import Adversarial
 from bn_vuln.config.cell import (
     Arch,
     BatchNormalization,
@@ -52,6 +53,7 @@ from bn_vuln.config.values import Frozen, Interval, named, nearest, parse_number
 from bn_vuln.config.words import describe, describe_fields, describe_perturbation
 
 __all__ = [
+    "Adversarial",
     "Arch",
     "BatchNormalization",
     "Cell",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from bn_vuln.config.adversarial import Adversarial
 from bn_vuln.config.values import Count, Frozen, Index, NonNegative, Positive, named, parse_number
 
 
@@ -174,9 +175,14 @@ class Train(Frozen):
     `momentum` (and `nesterov`) belong to sgd, `betas` to adam and adamw, whose denominator has PyTorch's 1e-8. The
     first `warmup` epochs climb from 0 to lr, step by step. `label_smoothing` s: targets (1 - s) onehot + s / classes.
     `select`: the epoch kept, `best` by validation accuracy or `last`.
+
+    `adversarial`: every step is made on adversarial examples of its batch (Madry et al. 2018), searched for the true
+    labels; the training accuracy is then that on them, while validation stays clean. So `select: best` keeps
+    the epoch of the best clean accuracy, which need not be a robust one: late in training robustness often falls while
+    clean accuracy still rises (Rice et al. 2020). `select: last` leaves the choice to `epochs`.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("nesterov", "betas", "warmup", "label_smoothing")
+    later: ClassVar[tuple[str, ...]] = ("nesterov", "betas", "warmup", "label_smoothing", "adversarial")
 
     epochs: Count = 20
     batch_size: Count = 128
@@ -189,6 +195,13 @@ class Train(Frozen):
     warmup: NonNegative = 0.0
     label_smoothing: Decay = 0.0
     select: Literal["best", "last"] = "best"
+    adversarial: Adversarial | None = None
+
+    @property
+    def passes(self) -> int:
+        """The work of a step on one example, in forward passes: forward and backward are three, the gradient with
+        respect to an image two."""
+        return 3 + (2 * self.adversarial.steps if self.adversarial else 0)
 
     @model_validator(mode="after")
     def _make_sense(self) -> Train:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from bn_vuln.config.measurement import Measurement
-from bn_vuln.config.values import Count, Frozen, Index, Interval, NonNegative, parse_integer, parse_number
+from bn_vuln.config.values import (
+    Count,
+    Frozen,
+    Index,
+    Interval,
+    NonNegative,
+    Positive,
+    parse_integer,
+    parse_number,
+)
 
 
 class StandardizedBox(Frozen):
@@ -56,27 +65,46 @@ class AWGN(Frozen):
     seed: Index = 0
 
 
+# Steps that an attack takes where it is not said: those of AutoAttack's standard set, for the attacks that are in it.
+_STEPS = {"fgsm": 1, "apgd-ce": 100, "apgd-dlr": 100, "apgd-t": 100, "fmn": 100, "square": 5000, "strong": 100}
+# Attacks whose steps have no size to choose.
+PARAMETER_FREE = ("apgd-ce", "apgd-dlr", "apgd-t", "fmn", "square", "strong")
+
+
 class Attack(Frozen):
-    """A gradient attack inside ||(x' - x) / scale||_ord <= eps, scale = 1 (pixel) or the std (standardized).
+    """An attack inside ||(x' - x) / scale||_ord <= eps, scale = 1 (pixel) or the std (standardized).
 
     `fgsm` is one step of eps; `bim` starts at x; `pgd` starts at a random point of the ball. `step_size` null:
-    2.5 eps / steps (Madry et al. 2018). `target: next` aims at class y + 1, `least_likely` at the class of the
-    lowest clean logit. `iterate`: keep the `last` point, or the `best` (fooled if any was, then highest loss).
+    2.5 eps / steps (Madry et al. 2018). `target: next` aims at class y + 1, `least_likely` at the class of the lowest
+    clean logit.
+
+    These choose the size of their steps themselves: `apgd-ce`, `apgd-dlr`, `apgd-t` (at each of `targets` classes),
+    `fmn` (looks for the nearest point), `square` (without gradients; its steps are queries), and `strong`, a cascade of
+    them, each on what the one before has left (`steps` of those with gradients, `queries` of Square).
+
+    `iterate`: `any` counts every point that is looked at, the clean image first, and stops at the first that fools;
+    `last` keeps the last point, as the paper does; `best` takes all steps and keeps the point of the highest loss among
+    those that fool. `ladder`: smaller eps that are tried first; what is fooled at one counts at every larger one.
     """
 
+    later: ClassVar[tuple[str, ...]] = ("targets", "queries", "ladder")
+
     kind: Literal["attack"] = "attack"
-    attack: Literal["fgsm", "bim", "pgd"] = "pgd"
+    attack: Literal["fgsm", "bim", "pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fmn", "square", "strong"] = "pgd"
     ord: Literal["inf", "2"] = "inf"
     eps: NonNegative
     unit: Unit = "pixel"
     box: Box = (0.0, 1.0)
-    steps: Count = 20
-    step_size: NonNegative
+    steps: Count
+    step_size: NonNegative | None
     random_start: bool
     restarts: Count = 1
     target: Literal["none", "next", "least_likely"] = "none"
+    targets: Count = 9
+    queries: Count = 5000
     loss: Literal["cross_entropy"] = "cross_entropy"
-    iterate: Literal["last", "best"] = "last"
+    iterate: Literal["any", "last", "best"]
+    ladder: tuple[Positive, ...] = ()
     seed: Index = 0
     backend: Literal["own", "cleverhans"] = "own"
 
@@ -86,28 +114,40 @@ class Attack(Frozen):
         if not isinstance(data, Mapping):
             return data
         data = {**data, "ord": str(data.get("ord", "inf"))}
-        name, eps = data.get("attack", "pgd"), data.get("eps")
-        data.setdefault("random_start", name == "pgd")
-        if name == "fgsm":
-            data.setdefault("steps", 1)
-        if data.get("step_size") is None:
-            data["step_size"] = _default_step_size(eps, 1 if name == "fgsm" else data.get("steps", 20))
+        name = data.get("attack", "pgd")
+        data.setdefault("random_start", name in ("pgd", "square", "strong") or str(name).startswith("apgd"))
+        data.setdefault("steps", _STEPS.get(name, 20))
+        plain = name == "fgsm" or (data.get("backend", "own") != "own" and name not in PARAMETER_FREE)
+        data.setdefault("iterate", "last" if plain else "any")
+        if name in PARAMETER_FREE:
+            data.setdefault("step_size", None)
+        elif data.get("step_size") is None:
+            data["step_size"] = _default_step_size(data.get("eps"), data["steps"])
         return data
 
     @model_validator(mode="after")
     def _make_sense(self) -> Attack:
+        free, own = self.attack in PARAMETER_FREE, self.backend == "own"
         for wrong, message in (
             (self.attack == "fgsm" and (self.steps != 1 or self.step_size != self.eps),
              "fgsm is one step of size eps: leave steps and step_size out, or use bim"),
-            (self.attack != "pgd" and self.random_start, "only pgd has a random start"),
+            (free and (self.step_size is not None or self.iterate != "any" or self.target != "none"),
+             "{attack} chooses its step sizes and targets itself and counts any iterate: leave step_size, iterate and "
+             "target out"),
+            (not own and free, "{attack} is ours alone: use backend own"),
+            (self.attack in ("fgsm", "bim", "fmn") and self.random_start, "{attack} has no random start"),
+            (free and self.attack != "fmn" and not self.random_start, "{attack} always starts at random"),
             (self.restarts > 1 and not self.random_start, "restarts need a random start (attack: pgd)"),
-            (self.backend == "cleverhans" and (self.restarts > 1 or self.iterate == "best"),
-             "CleverHans has neither restarts nor the best iterate: use backend own"),
-            (self.backend == "cleverhans" and self.step_size > self.eps,
+            (not own and (self.restarts > 1 or self.iterate != "last"),
+             "CleverHans has neither restarts nor another iterate than the last: use backend own"),
+            (not own and self.step_size is not None and self.step_size > self.eps,
              "CleverHans refuses a step_size above eps: use backend own, or smaller steps"),
+            (bool(self.ladder) and self.iterate != "any", "a ladder counts any iterate: leave iterate out"),
+            (sorted(set(self.ladder)) != list(self.ladder) or any(eps >= self.eps for eps in self.ladder),
+             "ladder: expected ascending eps below {eps}"),
         ):  # fmt: skip
             if wrong:
-                raise PydanticCustomError("attack", message)
+                raise PydanticCustomError("attack", message, {"attack": self.attack, "eps": self.eps})
         return self
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from bn_vuln.config.adversarial import Adversarial
 from bn_vuln.config.cell import BatchNormalization, Cell
-from bn_vuln.config.perturbation import AWGN, Clean, Evaluation, Perturbation, StandardizedBox
+from bn_vuln.config.perturbation import AWGN, PARAMETER_FREE, Attack, Clean, Evaluation, Perturbation, StandardizedBox
 
 
 def describe(cell: Cell) -> str:
@@ -17,6 +18,7 @@ def describe(cell: Cell) -> str:
     words = [cell.arch.name, cell.data.name, str(cell.data.width or "")]
     words += [norm.name + (f" c={norm.c:g}" if isinstance(norm, BatchNormalization) else "")]
     words += [f"weight decay {cell.weight_decay:g}"] if cell.weight_decay else []
+    words += [_adversarial_text(train.adversarial)] if train.adversarial else []
     words += [f"lr {train.lr:g}, batch size {train.batch_size}, {train.epochs} epochs,"]
     return " ".join([*filter(None, words), f"seed {cell.seed}"])
 
@@ -28,11 +30,11 @@ def describe_perturbation(perturbation: Perturbation) -> str:
         return "clean"
     if isinstance(p, AWGN):
         return f"AWGN std {p.std:g} {p.unit}, clip {_box_text(p.clip)}"
-    steps = f"{p.steps} step{'s' if p.steps > 1 else ''} of {p.step_size:.4g}"
-    words = [f"{p.attack} {p.ord} eps {p.eps:.4g} {p.unit}", steps, f"box {_box_text(p.box)}"]
+    words = [f"{p.attack} {p.ord} eps {p.eps:.4g} {p.unit}", _steps_text(p), f"box {_box_text(p.box)}"]
     words += [f"{p.restarts} restarts"] if p.restarts > 1 else []
     words += [f"target {p.target}"] if p.target != "none" else []
-    words += ["best iterate"] if p.iterate == "best" else []
+    words += [f"{p.iterate} iterate"] if p.iterate != "last" and p.attack not in PARAMETER_FREE else []
+    words += [f"after {len(p.ladder)} smaller eps"] if p.ladder else []
     words += ["CleverHans"] if p.backend == "cleverhans" else []
     return ", ".join(words)
 
@@ -45,6 +47,20 @@ def describe_fields(fields: Mapping[str, Any]) -> str:
     return (
         f"{text} ({fields['split']})" if fields["limit"] is None else f"{text} ({fields['split']}, {fields['limit']})"
     )
+
+
+def _adversarial_text(a: Adversarial) -> str:
+    """The beginning of a list: adversarial inf eps 0.1 pixel, 10 steps,"""
+    return f"adversarial {a.ord} eps {a.eps:.4g} {a.unit}, {a.steps} step{'s' if a.steps > 1 else ''},"
+
+
+def _steps_text(p: Attack) -> str:
+    """20 steps of 0.01, 100 steps, 5000 queries."""
+    if p.attack == "square":
+        return f"{p.steps} queries"
+    text = f"{p.steps} step{'s' if p.steps > 1 else ''}"
+    text += f" of {p.step_size:.4g}" if p.step_size is not None else ""
+    return text + (f", {p.queries} queries" if p.attack == "strong" else "")
 
 
 def _box_text(box: Any) -> str:

@@ -24,6 +24,7 @@ KEY_NAMES = {
     "train.batch_size": "batch size",
     "train.lr": "learning rate",
     "train.epochs": "epochs",
+    "train.adversarial.eps": "trained at eps",
     "weight_decay": "weight decay",
 }
 MISSING = "-"

@@ -40,7 +40,7 @@ class TrainingLoop:
         with distribution.scope():
             self.optimizer = optimizers.make(cell, model)
         images, labels = (distribution.on_every_device(array) for array in (training.images, training.labels))
-        self._steps = steps.make(cell, model, self.optimizer, images, labels, distribution)
+        self._steps = steps.make(cell, model, self.optimizer, training.facts, images, labels, distribution)
         self._predict = predictor(model, distribution)
         self._clock = _Clock()
 
@@ -74,8 +74,8 @@ class TrainingLoop:
             return
         self._clock.said = True
         epochs = self.cell.train.epochs
-        # An epoch ends with forward passes over the validation images, a third of a step's work each.
-        validating = len(self.validation) / 3 / self.batch_size
+        # An epoch ends with forward passes over the validation images, each a share of a step's work.
+        validating = len(self.validation) / self.cell.train.passes / self.batch_size
         left = (epochs - number) * (self.steps + validating) - done
         seconds = left * self._clock.seconds_per_step
         if seconds >= WORTH_SAYING:

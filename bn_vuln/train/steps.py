@@ -1,4 +1,5 @@
-"""The compiled steps: gradients of the cross-entropy, weight decay, one update.
+"""The compiled steps: adversarial examples where they are trained on, gradients of the cross-entropy, weight decay, one
+update.
 
 On one device many steps are one compiled call; over replicas each step is one.
 """
@@ -14,6 +15,8 @@ from bn_vuln import backend
 from bn_vuln.config import Cell
 from bn_vuln.data.pixels import to_pixels
 from bn_vuln.distribution import Distribution
+from bn_vuln.facts import Facts
+from bn_vuln.train import adversarial
 from bn_vuln.train.optimizers import decay_terms
 
 # (examples int32 [steps, batch], learning rates float32 [steps], first step, step after the last, totals so far)
@@ -27,25 +30,29 @@ def no_totals() -> Totals:
     return np.float64(0), np.int32(0)
 
 
-def make(cell: Cell, model: Any, optimizer: Any, images: Any, labels: Any, distribution: Distribution) -> Steps:
+def make(
+    cell: Cell, model: Any, optimizer: Any, facts: Facts, images: Any, labels: Any, distribution: Distribution
+) -> Steps:
     """Steps over `images` (uint8 [n, h, w, c]) and `labels` (int32 [n]), which lie on every device."""
-    step = _step(cell, model, optimizer, images, labels, distribution.replicas)
+    step = _step(cell, model, optimizer, facts, images, labels, distribution.replicas)
     if distribution.strategy is None:
         return backend.compile(_looped(step, optimizer), xla=backend.prefers_xla(model))
     return _replicated(step, optimizer, distribution)
 
 
 def _step(
-    cell: Cell, model: Any, optimizer: Any, images: Any, labels: Any, replicas: int
+    cell: Cell, model: Any, optimizer: Any, facts: Facts, images: Any, labels: Any, replicas: int
 ) -> Callable[[Any], tuple[Any, Any]]:
     """One update by the examples of `index` (this replica's share): (its part of the loss, correct predictions)."""
     tf = backend.tensorflow()
     variables, width = model.trainable_variables, model.input_shape[1]
     decay = [k / replicas for k in decay_terms(cell, model)]  # the optimizer sums gradients over the replicas
-    cross_entropy = _cross_entropy(cell.train.label_smoothing)
+    cross_entropy, options = _cross_entropy(cell.train.label_smoothing), cell.train.adversarial
+    search = adversarial.search(cell, options, model, optimizer, facts, replicas) if options else None
 
     def step(index: Any) -> tuple[Any, Any]:
         x, y = to_pixels(tf.gather(images, index), width), tf.gather(labels, index)
+        x = x if search is None else search(x, y)
         with tf.GradientTape() as tape:
             logits = model(x, training=True)
             loss = tf.reduce_mean(cross_entropy(y, logits))

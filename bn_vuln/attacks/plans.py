@@ -1,0 +1,103 @@
+"""What an example has to go through: restarts, a ladder of eps, a bisection; NumPy, apart from the devices.
+
+A plan gives every example its first job, and after each job, by whether it fooled the classifier, the next one or
+none. Jobs are (variant, eps): see `attacks.search`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Flags: TypeAlias = NDArray[np.bool_]
+Integers: TypeAlias = NDArray[np.int32]
+Numbers: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """The next job of each of m examples: `again` bool [m], False where there is none, `variant` int32 [m], `eps`
+    float64 [m]."""
+
+    again: Flags
+    variant: Integers
+    eps: Numbers
+
+
+class Plan(Protocol):
+    """See the module."""
+
+    def first(self, n: int) -> Jobs:
+        """The first jobs of examples 0 to n - 1."""
+
+    def next(self, example: NDArray[np.int64], fooled: Flags, variant: Integers, eps: Numbers) -> Jobs:
+        """After a job of each of these examples."""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Every eps of an ascending ladder (often a single one), `count` variants at each, until one fools the classifier:
+    what is fooled at a smaller eps is not attacked at a larger one, in whose ball its point lies. `below` float64 [n]:
+    of each example only eps smaller than this are tried."""
+
+    eps: Sequence[float]
+    count: int = 1
+    below: Numbers | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.eps) or (np.diff(self.eps) <= 0).any():
+            raise ValueError(f"a ladder: expected ascending eps, received {list(self.eps)}")
+
+    def first(self, n: int) -> Jobs:
+        """The smallest eps."""
+        eps = np.full(n, float(self.eps[0]))
+        return Jobs(eps < self._below(np.arange(n)), np.zeros(n, np.int32), eps)
+
+    def next(self, example: NDArray[np.int64], fooled: Flags, variant: Integers, eps: Numbers) -> Jobs:
+        """The next variant at this eps, then the next eps."""
+        rungs = np.append(np.asarray(self.eps, float), np.inf)
+        last = variant + 1 == self.count
+        after = rungs[np.searchsorted(rungs, eps) + last]
+        again = ~fooled & (after < self._below(example))
+        return Jobs(again, np.where(last, 0, variant + 1).astype(np.int32), np.where(again, after, eps))
+
+    def _below(self, example: NDArray[np.int64]) -> Numbers:
+        return np.full(len(example), np.inf) if self.below is None else self.below[example]
+
+
+@dataclass(frozen=True)
+class Bisection:
+    """The smallest eps at which an attack fools the classifier, for each example by itself: first at `high`, then in
+    the middle of what is left, until that is `tolerance` or less. It takes for granted that what fools at some eps
+    does so at every larger one; `count` variants at each."""
+
+    high: float
+    tolerance: float
+    count: int = 1
+    _low: dict[int, float] = field(default_factory=dict)
+    _high: dict[int, float] = field(default_factory=dict)
+
+    def first(self, n: int) -> Jobs:
+        """The largest eps; what withstands it is left there."""
+        self._low.clear()
+        self._high.clear()
+        return Jobs(np.ones(n, bool), np.zeros(n, np.int32), np.full(n, self.high))
+
+    def next(self, example: NDArray[np.int64], fooled: Flags, variant: Integers, eps: Numbers) -> Jobs:
+        """The middle of what is left."""
+        jobs = [self._after(*of) for of in zip(example, fooled, variant, eps, strict=True)]
+        again, variants, radii = zip(*jobs, strict=True) if jobs else ((), (), ())
+        return Jobs(np.array(again, bool), np.array(variants, np.int32), np.array(radii, float))
+
+    def _after(self, example: int, fooled: bool, variant: int, eps: float) -> tuple[bool, int, float]:
+        if not fooled and variant + 1 < self.count:
+            return True, variant + 1, eps
+        if not fooled and eps == self.high:
+            return False, 0, eps
+        (self._high if fooled else self._low)[example] = eps
+        low, high = self._low.get(example, 0.0), self._high[example]
+        return high - low > self.tolerance, 0, (low + high) / 2
