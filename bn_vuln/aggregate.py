@@ -120,7 +120,7 @@ def _collect(column: str, runs: Sequence[Run]) -> Value:
 
 def _examples(column: str, runs: Sequence[Run]) -> int | None:
     """How many examples a number is from."""
-    of = [run.record(column) or run.measured.get(column) for run in runs]
+    of = [run.record(column) or run.measurement(column) for run in runs]
     return next((record.n for record in of if record), None)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from bn_vuln import aggregate, catalog, config, data, experiment, records
 from bn_vuln import report as _report
 from bn_vuln.analysis.statistics import Estimate, estimate
-from bn_vuln.config import Attack, Cell, Evaluation, Perturbation, Scale
+from bn_vuln.config import Attack, Cell, Evaluation, Minimal, Perturbation, Scale
 from bn_vuln.distribution import ONE_DEVICE, Distribution, Strategy, choose
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.progress import Progress
@@ -30,6 +30,7 @@ from bn_vuln.progress import Progress
 if TYPE_CHECKING:
     from bn_vuln.classifier import Classifier
     from bn_vuln.evaluate import Result
+    from bn_vuln.scrutiny import Level
     from bn_vuln.train import Trained
     from bn_vuln.transfer import Model, Transfers
 
@@ -76,21 +77,25 @@ def open_classifier(
 
 def attack(
     target: str | Path | Classifier,
-    options: Attack | Mapping[str, Any],
+    options: Attack | Minimal | Mapping[str, Any],
     *,
     dataset: str | None = None,
     split: str = "test",
     limit: int | None = None,
+    checks: Level = "basic",
     strategy: Strategy = "auto",
     progress: Progress | None = None,
 ) -> Result:
-    """Attack a classifier on a data set; the result holds the record, the outcomes and the attacked images."""
+    """Attack a classifier on a data set; the result holds the record, the outcomes and the attacked images; of a
+    minimum-norm attack (`kind: minimal`) also the distances, as `smallest`. `checks` says how much is done to doubt an
+    attack: none, basic or full."""
     from bn_vuln.evaluate import Evaluator
 
     evaluation = config.validate(Evaluation, {"dataset": dataset, "split": split, "limit": limit}, "evaluation")
     distribution = choose(strategy)
-    evaluator = Evaluator(_classifier(target, dataset, distribution), evaluation, distribution=distribution)
-    return evaluator.run(config.validate(Attack, options, "attack"), progress=progress)
+    subject = _classifier(target, dataset, distribution)
+    evaluator = Evaluator(subject, evaluation, level=checks, distribution=distribution)
+    return evaluator.run(_attack(options), progress=progress)
 
 
 def transfer(
@@ -133,17 +138,18 @@ def evaluate(
     *,
     dataset: str | None = None,
     limit: int | None = None,
+    checks: Level = "basic",
     strategy: Strategy = "auto",
     progress: Progress | None = None,
 ) -> dict[str, records.Record]:
-    """Measure a suite (by name, or a mapping of perturbations) on a classifier."""
+    """Measure a suite (by name, or a mapping of perturbations) on a classifier; `checks` as `attack` takes it."""
     from bn_vuln.evaluate import measure, within
 
     evaluation, perturbations = resolve_suite(suite, dataset=dataset, limit=limit)
     distribution = choose(strategy)
     subject = _classifier(target, dataset, distribution)
     evaluation = evaluation if limit is not None else within(evaluation, subject)
-    results = measure(subject, perturbations, evaluation, distribution=distribution, progress=progress)
+    results = measure(subject, perturbations, evaluation, level=checks, distribution=distribution, progress=progress)
     return {name: result.record for name, result in results}
 
 
@@ -219,6 +225,12 @@ def newest_run(root: str | Path = RUNS) -> Path:
     if not finished:
         raise UsageError(f"no finished run in {root}/: train one (bnvuln train), or name a run or a .keras file")
     return max(finished, key=lambda folder: (folder / "training.json").stat().st_mtime)
+
+
+def _attack(options: Attack | Minimal | Mapping[str, Any]) -> Attack | Minimal:
+    """The config of an attack in a ball, or of a minimum-norm one (`kind: minimal`)."""
+    minimal = isinstance(options, Minimal) or (isinstance(options, Mapping) and options.get("kind") == "minimal")
+    return config.validate(Minimal, options, "attack") if minimal else config.validate(Attack, options, "attack")
 
 
 def _cell(cell: Cell | Mapping[str, Any]) -> Cell:

@@ -6,6 +6,7 @@ value that tripped it and says what to do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -181,3 +182,139 @@ def transfer_beats_white_box(
         "weak or the model masks its gradients, so the accuracy under the attack is an upper bound. Take more steps or "
         "restarts, the best iterate or another step size, and look for flags of check 4.",
     )  # fmt: skip
+
+
+# ---------------------------------------------------------------- was the attack as strong as it looks?
+# Outcomes are bool [n] of the same examples, True where classified correctly.
+
+Outcomes = NDArray[np.bool_]
+
+
+def weaker_than_one_step(outcomes: Outcomes, one_step: Outcomes) -> Flag | None:
+    """Check 1: many steps leave more examples standing than FGSM does, by over two standard errors of the paired
+    difference."""
+    difference, error = _paired(outcomes, one_step)
+    if difference <= 2 * error or difference <= 0:
+        return None
+    return Flag(
+        check=1, name="weaker than one step", value=difference,
+        message=f"FGSM leaves {difference:.1%} fewer of {len(outcomes)} examples standing: the steps overshoot or the "
+        "gradients mislead. Try smaller steps, more restarts, or an attack without gradients (square).",
+    )  # fmt: skip
+
+
+def not_converged(outcomes: Outcomes, longer: Outcomes) -> Flag | None:
+    """Check 2: twice the steps change accuracy by more than half a point."""
+    change = float(np.mean(outcomes) - np.mean(longer))
+    if not _tells(change, 0.005, len(outcomes)):
+        return None
+    return Flag(
+        check=2, name="not converged", value=change,
+        message=f"twice the steps change accuracy by {-100 * change:+.1f} points on {len(outcomes)} examples: take "
+        "more steps, or an attack that chooses its own (apgd-ce, strong).",
+    )  # fmt: skip
+
+
+def loss_still_moves(start: float, late: float, end: float) -> Flag | None:
+    """Check 2, of the mean losses of the clean images, after nine tenths of the steps and at the end: the last tenth
+    makes more than 5% of the way."""
+    way = abs(end - start)
+    share = abs(end - late) / way if way > 0 else 0.0
+    if share <= 0.05:
+        return None
+    return Flag(
+        check=2, name="loss still moves", value=share,
+        message=f"the last tenth of the steps makes {share:.0%} of the loss's whole way: take more steps.",
+    )  # fmt: skip
+
+
+def budget_does_not_bite(eps: Sequence[float], accuracies: Sequence[float], whole: float, chance: float) -> Flag | None:
+    """Check 3: accuracy rises by over half a point from one eps to a larger one, or more than `chance`, 1 / classes, is
+    left (accuracy `whole`) with all images for a ball."""
+    rises = [(b - a, e) for a, b, e in zip(accuracies[:-1], accuracies[1:], eps[1:], strict=True)]
+    worst, at = max(rises, default=(0.0, 0.0))
+    if worst > 0.005:
+        return Flag(
+            check=3, name="the budget does not bite", value=worst,
+            message=f"accuracy rises by {100 * worst:.1f} points at the larger eps {at:.4g}: the attack misses what it "
+            "finds in a smaller ball. Try more steps or restarts, or an attack without gradients (square).",
+        )  # fmt: skip
+    if whole <= chance:
+        return None
+    return Flag(
+        check=3, name="the budget does not bite", value=whole,
+        message=f"with all images for a ball {whole:.1%} are still classified correctly, where at most {chance:.1%} "
+        "need be: the gradients mislead. Try square.",
+    )  # fmt: skip
+
+
+def masked_gradients(outcomes: Outcomes, square: Outcomes) -> Flag | None:
+    """Check 5: an attack without gradients fools more than .2 points of what an attack with gradients left."""
+    lost = float(np.mean(outcomes & ~square))
+    if not _tells(lost, 0.002, len(outcomes)):
+        return None
+    return Flag(
+        check=5, name="masked gradients", value=lost,
+        message=f"Square, which sees no gradients, fools a further {100 * lost:.1f} points of {len(outcomes)} "
+        "examples: the gradients hide adversarial examples. Report the attack strong.",
+    )  # fmt: skip
+
+
+def fooled_on_the_way(outcomes: Outcomes, any_iterate: Outcomes) -> Flag | None:
+    """Check 7: the share of examples that are fooled at some point of the path, but not at the last."""
+    lost = float(np.mean(outcomes & ~any_iterate))
+    if not _tells(lost, 0.005, len(outcomes)):
+        return None
+    return Flag(
+        check=7, name="the last iterate, not the best", value=lost,
+        message=f"{lost:.1%} of {len(outcomes)} examples are fooled on the way but not at the last point: with iterate "
+        "any they count.",
+    )  # fmt: skip
+
+
+def noise_as_strong(outcomes: Outcomes, noisy: Outcomes) -> Flag | None:
+    """Check 8: the best of some random points in the same ball leaves no more standing than the attack does, where that
+    leaves some, and the ball does harm at all."""
+    attack, random = float(np.mean(outcomes)), float(np.mean(noisy))
+    if random > attack or random == 1.0 or attack == 0.0:
+        return None
+    return Flag(
+        check=8, name="noise as strong as the attack", value=random,
+        message=f"random points of the ball leave {random:.1%} of {len(outcomes)} examples standing, the attack "
+        f"{attack:.1%}: it does not find its way. Try more steps or an attack without gradients (square).",
+    )  # fmt: skip
+
+
+def lost_by_rounding(outcomes: Outcomes, rounded: Outcomes) -> Flag | None:
+    """Check 12: images rounded to 8 bits a pixel give another accuracy, by more than half a point."""
+    change = float(np.mean(rounded) - np.mean(outcomes))
+    if not _tells(change, 0.005, len(outcomes)):
+        return None
+    return Flag(
+        check=12, name="the image is not the stored image", value=change,
+        message=f"rounded to 8 bits a pixel the adversarial examples give {100 * change:+.1f} points: they are images "
+        "in float32, not files.",
+    )  # fmt: skip
+
+
+def too_few_restarts(outcomes: Outcomes, restarted: Outcomes) -> Flag | None:
+    """Check 13: one more random start fools more than half a point of what is left."""
+    lost = float(np.mean(outcomes & ~restarted))
+    if not _tells(lost, 0.005, len(outcomes)):
+        return None
+    return Flag(
+        check=13, name="too few restarts", value=lost,
+        message=f"another random start fools a further {100 * lost:.1f} points of {len(outcomes)} examples: take more "
+        "restarts.",
+    )  # fmt: skip
+
+
+def _tells(change: float, threshold: float, n: int) -> bool:
+    """Whether a change of accuracy is above its threshold, and of more than one example."""
+    return abs(change) > max(threshold, 1.001 / n)
+
+
+def _paired(first: Outcomes, second: Outcomes) -> tuple[float, float]:
+    """(mean difference of two outcomes of the same examples, its standard error)."""
+    difference = first.astype(float) - second
+    return float(difference.mean()), float(difference.std() / np.sqrt(max(1, len(difference))))

@@ -187,5 +187,5 @@ def _outcomes(runs: Sequence[Run], column: str) -> NDArray[np.bool_] | None:
     if len(own) != 1:
         return None
     record = own[0].found[column]
-    path = own[0].folder / "outcomes" / f"{record.perturbation_id}.npz"
+    path = records.outcomes_path(own[0].folder, record.perturbation_id)
     return records.read_outcomes(own[0].folder, record.perturbation_id) if path.exists() else None

@@ -20,6 +20,7 @@ from bn_vuln.config import (
     DeepArch,
     Evaluation,
     LinearArch,
+    Minimal,
     MLPArch,
     Perturbation,
     VGGArch,
@@ -30,6 +31,7 @@ from bn_vuln.experiment import Task
 
 SHARE = 0.6  # of the rate of a large matrix product that training and attacks reach
 STARTING = 12.0  # seconds to start TensorFlow and to compile, a cell
+USED = 1 / 3  # of the steps that a minimum-norm attack may take, most examples being through long before
 SIZE = 2048  # of the matrices that are multiplied to find the rate
 
 
@@ -62,7 +64,11 @@ def _training_flops(cell: Cell) -> float:
 
 def _evaluation_flops(task: Task, perturbation: Perturbation) -> float:
     """A gradient with respect to the input is two forward passes."""
-    steps = perturbation.steps * perturbation.restarts if isinstance(perturbation, Attack) else 0
+    steps = 0
+    if isinstance(perturbation, Attack):
+        steps = perturbation.steps * perturbation.restarts
+    elif isinstance(perturbation, Minimal):
+        steps = round(USED * perturbation.steps * perturbation.binary_search_steps)
     return _forward(task.cell) * _examples(task.cell, task.evaluation) * (2 * steps + 1)
 
 

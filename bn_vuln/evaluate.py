@@ -7,6 +7,7 @@ predicted again. The checks' flags go into the record.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import time
@@ -18,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import attacks, backend, batch_statistics, checks, data, folding, noise, records
+from bn_vuln import attacks, backend, batch_statistics, checks, data, distances, folding, noise, records, scrutiny
 from bn_vuln.attacks import cascade, engine
 from bn_vuln.classifier import Classifier
-from bn_vuln.config import AWGN, Attack, Clean, Evaluation, Perturbation, describe_perturbation
+from bn_vuln.config import AWGN, Attack, Clean, Evaluation, Minimal, Perturbation, describe_perturbation
 from bn_vuln.data.pixels import check_width, pixel_array
 from bn_vuln.distribution import ONE_DEVICE, Distribution
 from bn_vuln.errors import UsageError
@@ -37,13 +38,15 @@ class Result:
     (float32 pixels [n, width, width, channels]) and the true labels (int32 [n]).
 
     `smallest` float64 [n], of attacks that count any iterate: the smallest eps that fooled an example, 0 where it was
-    misclassified before, infinite where none did."""
+    misclassified before, infinite where none did; of minimum-norm attacks the distance. `arrays` lie beside the
+    record."""
 
     record: records.Record
     outcomes: NDArray[np.bool_]
     images: NDArray[np.float32]
     labels: NDArray[np.int32]
     smallest: NDArray[np.float64] | None = None
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,17 @@ class Evaluator:
         *,
         batch_size: int = BATCH_SIZE,
         fold: bool = True,
+        level: scrutiny.Level = "basic",
         distribution: Distribution = ONE_DEVICE,
     ) -> None:
         """`fold`: attacks climb the gradients of a copy with BN folded away, which is the same function and faster;
-        what they find is measured on the classifier itself. `classifier` opened in the distribution's scope.
+        what they find is measured on the classifier itself. `level`: how much is done to doubt an attack, see
+        `scrutiny`. `classifier` opened in the distribution's scope.
 
         Raises `UsageError` for an unknown data set, a limit above the split's size, or other classes than the
         classifier's."""
         self.evaluation, self.batch_size, self.distribution = evaluation, batch_size, distribution
+        self.level = level
         self.dataset = load(classifier, evaluation)
         backend.tensorflow()
         with distribution.scope():
@@ -111,6 +117,8 @@ class Evaluator:
 
     def run(self, perturbation: Perturbation, *, progress: Progress | None = None) -> Result:
         """Measure one perturbation."""
+        if isinstance(perturbation, Minimal):
+            return self._nearest(perturbation, progress or Quiet())
         begun = time.monotonic()
         if isinstance(perturbation, Attack):
             found = self._attack(perturbation, progress or Quiet())
@@ -119,7 +127,20 @@ class Evaluator:
         logits = self.logits(found.images)
         flags = tuple(f for f in (*self.model_flags, *found.flags, checks.finite(logits)) if f)
         record, outcomes = self._record(perturbation, logits, flags, found.fields, time.monotonic() - begun)
-        return Result(record, outcomes, found.images, self.dataset.labels, found.smallest)
+        result = Result(record, outcomes, found.images, self.dataset.labels, found.smallest)
+        return self._doubted(perturbation, result) if isinstance(perturbation, Attack) else result
+
+    def _doubted(self, options: Attack, result: Result) -> Result:
+        """With the flags of further attacks on a sample."""
+        doubts = scrutiny.flags(self, options, result, self.level)
+        flags = (*result.record.flags, *doubts)
+        return dataclasses.replace(result, record=result.record.model_copy(update={"flags": flags}))
+
+    def some(self, positions: NDArray[np.int64]) -> Evaluator:
+        """The same on some of the examples, without doubts."""
+        other = copy.copy(self)
+        other.dataset, other.pixels, other.level = self.dataset.take(positions), self.pixels[positions], "none"
+        return other
 
     def rungs(self, options: Attack, top: Result) -> Iterator[tuple[Attack, Result]]:
         """The smaller eps of an attack with a ladder, from what it found: (the attack at that eps, its result). The
@@ -176,7 +197,7 @@ class Evaluator:
             index=self.dataset.index.astype(np.int32),
             verify=self._verification(options, ball, labels),
             batch_size=self.batch_size,
-            xla=self._xla_pays(options, attacked),
+            xla=self._xla_pays(options.steps, attacked),
             distribution=self.distribution,
             under_way=functools.partial(_under_way, progress),
         )
@@ -189,6 +210,27 @@ class Evaluator:
         fields = {"standing": cascaded.standing, "looked_at": float(found.looked_at.mean())}
         return _Perturbed(kept, flags, fields, found.eps)
 
+    def _nearest(self, options: Minimal, progress: Progress) -> Result:
+        """A minimum-norm attack: the distances are those of what fools the classifier itself, in the box."""
+        begun, labels = time.monotonic(), self._attack_labels(options)
+        space = distances.ball(options, self.classifier.facts)
+        attacked = self._attacked(options, progress)
+        xla = self._xla_pays(options.steps * options.binary_search_steps, attacked)
+        bound = distances.bind(attacked.predict, options, space, self.distribution)
+        with work(progress, describe_perturbation(options), len(self.pixels), "examples"):
+            points = bound(self.pixels, labels, batch_size=self.batch_size, xla=xla, advanced=progress.advance)
+        images = _projected(points, self.pixels, space)
+        logits = self.logits(images)
+        before, after = (self._fools(z, labels, options) for z in (self.logits(self.pixels), logits))
+        length = distances.between(images, self.pixels, space)
+        left = checks.outside(checks.beyond(points, self.pixels, space.with_eps(length)))
+        found = (*self.model_flags, left, checks.box_excludes_clean(self.pixels, space), checks.finite(logits))
+        distance = np.where(before, 0.0, np.where(after, length, np.inf))
+        flags, fields = tuple(flag for flag in found if flag), distances.summary(distance)
+        record, outcomes = self._record(options, logits, flags, fields, time.monotonic() - begun)
+        arrays = distances.arrays(distance, images, self.pixels, self.dataset.labels, logits)
+        return Result(record, outcomes, images, self.dataset.labels, distance, arrays)
+
     def _verification(self, options: Attack, ball: attacks.Ball, labels: NDArray[np.int32]) -> engine.Verify:
         """Whether points, once projected again, do what the attack is after to the classifier itself."""
 
@@ -198,23 +240,25 @@ class Evaluator:
 
         return verify
 
-    def _fools(self, logits: NDArray[np.float32], labels: NDArray[np.int32], options: Attack) -> NDArray[np.bool_]:
+    def _fools(
+        self, logits: NDArray[np.float32], labels: NDArray[np.int32], options: Attack | Minimal
+    ) -> NDArray[np.bool_]:
         """bool [n]: another class than the label or, of a targeted attack, the target."""
         hit: NDArray[np.bool_] = (logits.argmax(axis=1) == labels) & np.isfinite(logits).all(axis=1)
         return hit if options.target != "none" else ~hit
 
-    def _xla_pays(self, options: Attack, attacked: Classifier) -> bool:
-        many = len(self.pixels) * options.steps >= XLA_PAYS
+    def _xla_pays(self, steps: int, attacked: Classifier) -> bool:
+        many = len(self.pixels) * steps >= XLA_PAYS
         return many and self.distribution.replicas == 1 and backend.attack_prefers_xla(attacked.model)
 
     def _compiled_attack(self, options: Attack, progress: Progress) -> Callable[..., NDArray[np.float32]]:
         """The attack as a function of arrays (x, y, index)."""
         attacked = self._attacked(options, progress)
-        xla = self._xla_pays(options, attacked)
+        xla = self._xla_pays(options.steps, attacked)
         bound = attacks.bind(attacked.predict, options, self.classifier.facts, xla=xla)
         return self.distribution.sharded(bound, signature=self._attack_signature())
 
-    def _attacked(self, options: Attack, progress: Progress | None = None) -> Classifier:
+    def _attacked(self, options: Attack | Minimal, progress: Progress | None = None) -> Classifier:
         """The classifier that an attack climbs; CleverHans gets the original, as its users would give it."""
         if not self.fold or options.backend != "own":
             return self.classifier
@@ -222,7 +266,7 @@ class Evaluator:
             progress.message("batch norm that cannot be folded away stays: " + "; ".join(self.folded.kept))
         return dataclasses.replace(self.classifier, model=self.folded.model)
 
-    def _attack_labels(self, options: Attack) -> NDArray[np.int32]:
+    def _attack_labels(self, options: Attack | Minimal) -> NDArray[np.int32]:
         """The labels an attack is given: the true ones, or its targets."""
         if options.target == "next":
             return np.asarray((self.dataset.labels + 1) % len(self.dataset.facts.classes), np.int32)
@@ -275,12 +319,12 @@ class Evaluator:
 
     def _bn_layers(self, perturbation: Perturbation) -> dict[str, int]:
         """How many BN layers the attacked copy had folded away, and how many not."""
-        if not isinstance(perturbation, Attack) or self._attacked(perturbation) is self.classifier:
+        if not isinstance(perturbation, Attack | Minimal) or self._attacked(perturbation) is self.classifier:
             return {}
         return {"bn_folded": self.folded.folded, "bn_kept": len(self.folded.kept)}
 
     def _target_rate(self, perturbation: Perturbation, logits: NDArray[np.float32]) -> float | None:
-        if not isinstance(perturbation, Attack) or perturbation.target == "none":
+        if not isinstance(perturbation, Attack | Minimal) or perturbation.target == "none":
             return None
         return float(np.mean(logits.argmax(axis=1) == self._attack_labels(perturbation)))
 
@@ -372,6 +416,7 @@ def measure(
     *,
     folder: Path | None = None,
     fold: bool = True,
+    level: scrutiny.Level = "basic",
     distribution: Distribution = ONE_DEVICE,
     progress: Progress | None = None,
 ) -> Iterator[tuple[str, Result]]:
@@ -383,14 +428,14 @@ def measure(
     progress = progress or Quiet()
     if not perturbations:
         return
-    evaluator = Evaluator(classifier, evaluation or Evaluation(), fold=fold, distribution=distribution)
+    evaluator = Evaluator(classifier, evaluation or Evaluation(), fold=fold, level=level, distribution=distribution)
     for name, perturbation in perturbations.items():
         result = evaluator.run(perturbation, progress=progress)
         rungs = evaluator.rungs(perturbation, result) if isinstance(perturbation, Attack) else ()
         each = [(f"{name} {smaller.eps:.4g}", smaller, found) for smaller, found in rungs]
         for title, of, found in [*each, (name, perturbation, result)]:
             if folder is not None:
-                records.write_record(folder, found.record, found.outcomes)
+                records.write_record(folder, found.record, found.outcomes, found.arrays)
             progress.message(f"{title}: accuracy {found.record.accuracy:.4f} ({describe_perturbation(of)})")
             yield title, found
 

@@ -1,4 +1,5 @@
-"""Why a classifier is fragile: its tilting angle, and what it amplifies of its input (config/measurement.py).
+"""Why a classifier is fragile: its tilting angle, what it amplifies of its input, and how soon noise fools it
+(config/measurement.py).
 
 All gradients are with respect to pixels, in inference mode.
 """
@@ -15,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import backend, config, data, records
+from bn_vuln import backend, config, data, fooling, records
 from bn_vuln.analysis import spectrum, tilt
 from bn_vuln.classifier import Classifier
-from bn_vuln.config import Evaluation, Measurement, Spectrum
+from bn_vuln.config import Evaluation, Fooling, Measurement, Spectrum
 from bn_vuln.data.pixels import pixel_array
 from bn_vuln.errors import BnvulnError
 from bn_vuln.evaluate import load, trained_on, with_statistics
@@ -26,6 +27,7 @@ from bn_vuln.progress import Progress, Quiet
 
 BATCH_SIZE = 250
 POINTS = 300  # of a plane that are kept to be drawn
+DRAWN_BYTES = 26_000  # of images
 NO_GRADIENT = "no example has a gradient of the logits with respect to its pixels: there is no boundary to measure"
 
 Arrays = dict[str, NDArray[Any]]
@@ -33,7 +35,7 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Measured:
-    """A value over `n` examples, further numbers, and arrays (see `_tilt` and `_spectrum`)."""
+    """A value over `n` examples, further numbers, and arrays (see `_tilt`, `_spectrum` and `_fooling`)."""
 
     value: float
     unit: str
@@ -63,7 +65,7 @@ def measure(
     subject = _Subject(classifier, examples)
     for name, options in measurements.items():
         begun = time.monotonic()
-        found = _spectrum(subject, options) if isinstance(options, Spectrum) else _tilt(subject)
+        found = _measured(subject, options)
         record = _record(classifier, evaluation, examples.facts.name, options, found, time.monotonic() - begun)
         if folder is not None:
             records.write_measurement(folder, record, found.arrays)
@@ -90,6 +92,12 @@ class _Subject:
         if not gradients.any():
             raise BnvulnError(NO_GRADIENT)
         return gradients, rivals
+
+
+def _measured(subject: _Subject, options: Measurement) -> Measured:
+    if isinstance(options, Fooling):
+        return _fooling(subject, options)
+    return _spectrum(subject, options) if isinstance(options, Spectrum) else _tilt(subject)
 
 
 def _record(
@@ -213,3 +221,29 @@ def jacobians(classifier: Classifier, x: NDArray[np.float32]) -> NDArray[np.floa
     pieces = [np.asarray(compiled(tf.constant(x[i : i + BATCH_SIZE]))) for i in range(0, len(x), BATCH_SIZE)]
     found = np.concatenate(pieces)
     return found.reshape(*found.shape[:2], -1)
+
+
+# ---------------------------------------------------------------- fooling images
+
+
+def _fooling(subject: _Subject, options: Fooling) -> Measured:
+    """Arrays: `steps` int32 [n], `reached` bool [n] and `confidence` float32 [n] of all images, of which image i is led
+    to class i mod the number of classes; and as `images`, to be drawn, the first for each class, float16 [classes,
+    height, width, channels], as many as fit."""
+    classifier = subject.classifier
+    noise, targets = fooling.starts(options, classifier.width, classifier.facts)
+    found = fooling.ascend(classifier.predict, noise, targets, options, classifier.facts)
+    offset = (found.images - noise).reshape(len(noise), -1)
+    details = {
+        "reached": float(found.reached.mean()),
+        "confidence": float(found.after.mean()),
+        "distance": float(np.linalg.norm(offset, axis=1).mean()),
+    }
+    images = found.images[: len(classifier.facts.classes)].astype(np.float16)
+    arrays: Arrays = {
+        "steps": found.steps,
+        "reached": found.reached,
+        "confidence": found.confidence,
+        "images": images[: max(1, DRAWN_BYTES // images[0].nbytes)],
+    }
+    return Measured(float(found.steps.mean()), "steps", len(noise), details, arrays)

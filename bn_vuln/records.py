@@ -36,6 +36,7 @@ from bn_vuln.errors import BnvulnError
 
 SCHEMA: Literal[1] = 1
 ID_LENGTH = 12
+Arrays = dict[str, NDArray[Any]]
 
 
 def canonical_json(data: Any) -> str:
@@ -69,7 +70,8 @@ class Record(BaseModel):
     it is not finite, or before it was recorded); `seconds` is wall time. `bn_folded` BN layers were
     folded away in the copy whose gradients an attack climbed, `bn_kept` were not. Attacks that count any iterate say at
     how many points the classifier was evaluated, `looked_at` (mean over the examples), and how many examples were left
-    `standing` after each attack of a cascade.
+    `standing` after each attack of a cascade. Minimum-norm attacks have the `mean_distance` and the `median_distance`
+    of the examples that were correct when clean and were then fooled, in the unit of the perturbation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -94,6 +96,8 @@ class Record(BaseModel):
     bn_kept: int = 0
     looked_at: float | None = None
     standing: dict[str, int] = {}
+    mean_distance: float | None = None
+    median_distance: float | None = None
 
     @property
     def kind(self) -> str:
@@ -101,8 +105,8 @@ class Record(BaseModel):
 
 
 class MeasurementRecord(BaseModel):
-    """One number measured of a model besides accuracy: `value` in `unit` (deg, or % for fractions), over `n` examples,
-    with its identity. `details` are further numbers of it; arrays lie beside the record as .npz."""
+    """One number measured of a model besides accuracy: `value` in `unit` (deg, steps, or % for fractions), over `n`
+    examples, with its identity. `details` are further numbers of it; arrays lie beside the record as .npz."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -230,11 +234,18 @@ def record_path(folder: Path, perturbation_id: str) -> Path:
     return folder / "records" / f"{perturbation_id}.json"
 
 
-def write_record(folder: Path, record: Record, outcomes: NDArray[np.bool_]) -> Path:
-    """Write a record and, before it, its per-example outcomes (True: correct) into a run folder."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, correct=np.packbits(outcomes), n=np.int64(len(outcomes)))
-    replace_file(folder / "outcomes" / f"{record.perturbation_id}.npz", buffer.getvalue())
+def outcomes_path(folder: Path, perturbation_id: str) -> Path:
+    """Where a run folder keeps what became of each example."""
+    return folder / "outcomes" / f"{perturbation_id}.npz"
+
+
+def write_record(
+    folder: Path, record: Record, outcomes: NDArray[np.bool_], arrays: Mapping[str, NDArray[Any]] | None = None
+) -> Path:
+    """Write a record and, before it, its per-example outcomes (True: correct) and other `arrays` (see `distances`) into
+    a run folder."""
+    packed: Arrays = {"correct": np.packbits(outcomes), "n": np.asarray(len(outcomes), np.int64)}
+    _write_arrays(outcomes_path(folder, record.perturbation_id), {**packed, **(arrays or {})})
     path = record_path(folder, record.perturbation_id)
     replace_file(path, to_json(record))
     return path
@@ -324,7 +335,7 @@ def read_training(folder: Path) -> TrainingRecord | None:
 def read_outcomes(folder: Path, perturbation_id: str) -> NDArray[np.bool_]:
     """Per-example correctness, shape [n], of a record of this run folder. Raises `BnvulnError` naming the file if
     it is missing or damaged."""
-    path = folder / "outcomes" / f"{perturbation_id}.npz"
+    path = outcomes_path(folder, perturbation_id)
     try:
         with np.load(path) as arrays:
             return np.unpackbits(arrays["correct"], count=int(arrays["n"])).astype(bool)

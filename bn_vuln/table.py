@@ -8,7 +8,7 @@ from typing import Any
 
 from bn_vuln import records
 from bn_vuln.analysis.statistics import Estimate, estimate
-from bn_vuln.config import LOSS, Cell
+from bn_vuln.config import DISTANCE, LOSS, Cell
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,25 @@ class Run:
         return self.training is not None and self.training.state == "failed"
 
     def value(self, column: str) -> float | None:
-        """Its number in a column of the table: an accuracy, a loss or a measurement; None where there is none."""
+        """Its number in a column of the table: an accuracy, a loss, a distance, a measurement or a detail of one; None
+        where there is none."""
         if column in self.measured:
             return self.measured[column].value
         if column in self.found:
             return self.found[column].accuracy
-        record = self.found.get(column.removesuffix(LOSS)) if column.endswith(LOSS) else None
-        return record.loss if record else None
+        record, measurement = self.record(column), self.measurement(column)
+        if record is not None:
+            return record.loss if column.endswith(LOSS) else record.mean_distance
+        return measurement.details.get(column.rpartition(".")[2]) if measurement else None
 
     def record(self, column: str) -> records.Record | None:
         """The record that a column's number is from; None for a measurement."""
-        return self.found.get(column) or self.found.get(column.removesuffix(LOSS))
+        name = column.removesuffix(LOSS).removesuffix(DISTANCE)
+        return self.found.get(column) or self.found.get(name)
+
+    def measurement(self, column: str) -> records.MeasurementRecord | None:
+        """The measurement that a column's number is from, or that it is a detail of; None for a perturbation."""
+        return self.measured.get(column) or self.measured.get(column.rpartition(".")[0])
 
 
 @dataclass(frozen=True)

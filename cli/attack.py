@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from . import minimal
 from . import options as o
 
 what, threat, search, result = o.option("What"), o.option("Threat model"), o.option("Search"), o.option("Result")
@@ -19,6 +20,7 @@ Examples:
   bnvuln attack runs/ID --attack bim --eps 0.1 --unit standardized --steps 100 --step-size 1e-3
   bnvuln attack runs/ID --attack strong --eps 0.1 --limit 1000
   bnvuln attack runs/ID --eps 16/255 --ladder 1/255,2/255,4/255,8/255     # the accuracy curve
+  bnvuln attack runs/ID --attack carlini_wagner --limit 500               # the nearest wrong images: a distance
   bnvuln attack runs/ID --ord 2 --eps 1 --restarts 5 --limit 1000 --save adversarial.npz
   bnvuln attack model.keras --data mnist --eps 8/255 --from-probabilities --input-scale 0-255
 """
@@ -53,7 +55,7 @@ ATTACK_OPTIONS = (
         show_default=True,
         metavar="NAME",
         help="fgsm, bim (from the image), pgd (random start), apgd-ce, apgd-dlr, apgd-t, fmn, square (no gradients), "
-        "or strong: apgd-ce, apgd-t, fmn and square, each on what is left.",
+        "or strong: apgd-ce, apgd-t, fmn and square, each on what is left; without --eps: carlini_wagner.",
     ),
     search(
         "--steps",
@@ -102,6 +104,7 @@ def attack_options(command: o.Command) -> o.Command:
 @click.command("attack", cls=o.GroupedCommand, epilog=EXAMPLES)
 @click.argument("subject", required=False, type=click.Path(path_type=Path), metavar="[RUN or MODEL.keras]")
 @attack_options
+@minimal.minimal_options
 @result(
     "--runs",
     type=o.FOLDER,
@@ -115,6 +118,7 @@ def attack_options(command: o.Command) -> o.Command:
     metavar="FILE.npz",
     help="Save images, labels and outcomes.",
 )
+@o.checks_option
 @o.strategy_option
 @o.data_options
 @o.output_options
@@ -131,7 +135,8 @@ def command(
         raise click.BadParameter(f"{save}: expected a file name ending in .npz", param_hint="--save")
     from bn_vuln import config
 
-    attack, evaluation = resolve(given)
+    nearest = minimal.resolve(given)
+    attack, evaluation = (nearest, _evaluation(given)) if nearest else resolve(given)
     perturbations = {"clean": config.Clean(), given["name"]: attack}
     subject, classifier = o.open_target(subject, runs, given)
     folder = subject if subject.is_dir() else runs / classifier.id
@@ -146,9 +151,14 @@ def resolve(given: dict[str, Any]) -> tuple[Any, Any]:
     """(attack, evaluation) of the options."""
     from bn_vuln import config
 
-    attack = config.validate(config.Attack, _fields(given), "attack")
+    return config.validate(config.Attack, _fields(given), "attack"), _evaluation(given)
+
+
+def _evaluation(given: dict[str, Any]) -> Any:
+    from bn_vuln import config
+
     changes = {key: given[key] for key in ("dataset", "split", "limit") if given[key] is not None}
-    return attack, config.validate(config.Evaluation, changes, "attack")
+    return config.validate(config.Evaluation, changes, "attack")
 
 
 def _fields(given: dict[str, Any]) -> dict[str, Any]:

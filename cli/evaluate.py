@@ -53,6 +53,7 @@ Examples:
     show_default=True,
     help="Where the newest run is looked for, and a foreign model's records go.",
 )
+@o.checks_option
 @o.strategy_option
 @o.data_options
 @o.output_options

@@ -189,6 +189,18 @@ def strategy_option(command: Command) -> Command:
     )(command)
 
 
+def checks_option(command: Command) -> Command:
+    """--checks."""
+    add = option("Checks")
+    return add(
+        "--checks",
+        type=click.Choice(["none", "basic", "full"]),
+        default="basic",
+        show_default=True,
+        help="What is done to doubt an attack: basic costs less than a third of it, full several times as much.",
+    )(command)
+
+
 def progress(quiet: bool) -> Any:
     """The progress that fits the terminal."""
     from bn_vuln.progress import make
@@ -250,6 +262,7 @@ def measure(
     from bn_vuln.distribution import choose
 
     how: dict[str, Any] = {"distribution": choose(given["strategy"]), "fold": not given.get("no_fold")}
+    how |= {"level": given["checks"]} if "checks" in given else {}
     found = evaluate.measure(classifier, perturbations, evaluation, folder=folder, progress=progress(quiet), **how)
     return dict(found)
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln import records
-from bn_vuln.config import LOSS, Cell, Experiment, identity, to_plain, to_yaml, validate
+from bn_vuln.config import DISTANCE, LOSS, Cell, Experiment, identity, to_plain, to_yaml, validate
 from bn_vuln.experiment import experiment_path
 from bn_vuln.grid import expand
 from bn_vuln.records import Flag, MeasurementRecord, Record, TrainingRecord
@@ -91,8 +91,9 @@ def fill(
 ) -> Path:
     """Write a results folder: `failed` cells did not train, `missing` ones were not run; `root`.
 
-    `also` are the numbers of columns that are no accuracies: the loss under a perturbation, NAME.loss, and
-    measurements, which have the `arrays` beside them.
+    `also` are the numbers of columns that are no accuracies: the loss and the distance of a perturbation, NAME.loss and
+    NAME.distance, measurements, and details of these, NAME.DETAIL. Measurements and minimum-norm attacks have the
+    `arrays` beside them.
     """
     records.replace_file(experiment_path(root, experiment), to_yaml(experiment))
     for cell in expand(experiment):
@@ -103,11 +104,15 @@ def fill(
         for name in () if failed(cell) else experiment.perturbations:
             value = accuracy(cell, name)
             if value is not None:
-                write(folder, experiment, cell, name, value, n, flags(cell, name), loss=also(cell, name + LOSS))
+                more = {"loss": also(cell, name + LOSS), "distance": also(cell, name + DISTANCE)}
+                beside = arrays(cell, name) if experiment.perturbations[name].kind == "minimal" else {}
+                write(folder, experiment, cell, name, value, n, flags(cell, name), arrays=beside, **more)
         for name in () if failed(cell) else experiment.measurements:
             value = also(cell, name)
             if value is not None:
-                write_measurement(folder, experiment, cell, name, value, n, arrays(cell, name))
+                known = {d: also(cell, f"{name}.{d}") for d in experiment.measurements[name].details}
+                details = {detail: number for detail, number in known.items() if number is not None}
+                write_measurement(folder, experiment, cell, name, value, n, arrays(cell, name), details)
     return root
 
 
@@ -121,6 +126,8 @@ def write(
     flags: Sequence[Flag] = (),
     *,
     loss: float | None = None,
+    distance: float | None = None,
+    arrays: Mapping[str, NDArray[Any]] = MappingProxyType({}),
 ) -> Path:
     """Write one record of a cell, the first of its n outcomes correct."""
     fields = records.perturbation_identity(experiment.evaluation, cell.data.name, experiment.perturbations[name])
@@ -134,12 +141,13 @@ def write(
         correct=correct,
         accuracy=correct / n,
         loss=loss,
+        mean_distance=distance,
         flags=tuple(flags),
         versions=VERSIONS,
         device=DEVICE,
         seconds=1.0,
     )
-    return records.write_record(folder, record, np.arange(n) < correct)
+    return records.write_record(folder, record, np.arange(n) < correct, arrays)
 
 
 def write_measurement(
@@ -150,6 +158,7 @@ def write_measurement(
     value: float,
     n: int,
     arrays: Mapping[str, NDArray[Any]] = MappingProxyType({}),
+    details: Mapping[str, float] = MappingProxyType({}),
 ) -> Path:
     """Write one measurement of a cell, in the unit of its column."""
     fields = records.perturbation_identity(experiment.evaluation, cell.data.canonical, experiment.measurements[name])
@@ -161,6 +170,7 @@ def write_measurement(
         value=value,
         unit=experiment.unit(name),
         n=n,
+        details=dict(details),
         versions=VERSIONS,
         device=DEVICE,
         seconds=1.0,

@@ -296,7 +296,8 @@ def evaluator(*, scale=1.0, middle=None, softmax=False, **options):
     outputs = keras.layers.Rescaling(scale)(keras.layers.Dense(10)(hidden))
     outputs = keras.layers.Softmax()(outputs) if softmax else outputs
     model = keras.Model(inputs, outputs)
-    return Evaluator(from_model(model, FACTS, {"weights": "x"}, **options), Evaluation(limit=40), batch_size=20)
+    subject = from_model(model, FACTS, {"weights": "x"}, **options)
+    return Evaluator(subject, Evaluation(limit=40), batch_size=20, level="none")
 
 
 def numbers(evaluator, perturbation=None):

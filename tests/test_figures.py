@@ -18,7 +18,7 @@ from bn_vuln.aggregate import Results, aggregate
 from bn_vuln.analysis import closed_form, meanfield
 from bn_vuln.config import Cell, Experiment
 from bn_vuln.errors import ConfigError
-from bn_vuln.report import boundaries, curves, figures, heatmaps, html, spectra, write
+from bn_vuln.report import boundaries, curves, examples, figures, heatmaps, html, spectra, write
 from bn_vuln.report.drawing import ARM_STYLES
 
 MINUS = "\N{MINUS SIGN}"
@@ -57,6 +57,14 @@ SPECTRA: dict[str, Any] = {
     "seeds": [0, 1],
     "measurements": {"spectrum": {"kind": "spectrum"}},
     "table": {**CURVES["table"], "columns": {"spectrum": "low-variance energy"}, "figures": ["spectra"]},
+}
+EXAMPLES: dict[str, Any] = {
+    "grid": {"normalization": ["none", "batch"]},
+    "seeds": [0, 1],
+    "perturbations": {"clean": {"kind": "clean"}, "cw": {"kind": "minimal"}},
+    "measurements": {"noise": {"kind": "fooling", "confidence": 0.9}},
+    "table": {"columns": {"cw.distance": "distance", "noise": "steps"}, "figures": ["examples"]},
+    "paper": [],
 }
 DEPTHS, BATCH_SIZES = [10, 20, 30, 40, 50], [2, 5, 50, 250]
 HEATMAPS: dict[str, Any] = {
@@ -107,17 +115,42 @@ def spectrum(cell: Cell, name: str) -> dict[str, NDArray[Any]]:
     return {"variance": variance, "gain": gain, "energy": np.eye(COMPONENTS)[cell.seed]}
 
 
+def nearest(cell: Cell, name: str) -> dict[str, NDArray[Any]]:
+    """Eight images of 6 x 6 pixels and what fools a cell: of the first one nothing does without batch norm, the second
+    is misclassified when clean. Or ten fooling images."""
+    if name == "noise":
+        return {
+            "images": np.full((10, 6, 6, 1), 0.75, np.float16), "steps": np.arange(10, 30, dtype=np.int32),
+            "confidence": np.full(20, 0.9625, np.float32), "reached": np.ones(20, bool),
+        }  # fmt: skip
+    clean = np.linspace(0, 1, 8 * 36, dtype=np.float16).reshape(8, 6, 6, 1)
+    change = 0.05 if cell.normalization.name == "batch" else 0.1
+    distance = 6 * change + np.arange(10, dtype=np.float32) / 100
+    distance[0], distance[1] = np.inf if cell.normalization.name == "none" else 1.0, 0.0
+    adversarial = clean + np.float16(change) * np.float16(-1) ** np.arange(6)[:, None]
+    labels = np.arange(8, dtype=np.int32)
+    return {
+        "clean": clean,
+        "adversarial": adversarial,
+        "distance": distance,
+        "labels": labels,
+        "taken_for": labels + 90,
+    }
+
+
 ARRAYS: dict[str, Arrays] = {
     "curves": no_arrays,
     "boundaries": boundary,
     "spectra": spectrum,
     "heatmaps": no_arrays,
+    "examples": nearest,
 }
 KINDS: dict[str, tuple[dict[str, Any], ModuleType]] = {
     "curves": (CURVES, curves),
     "boundaries": (PLANE, boundaries),
     "spectra": (SPECTRA, spectra),
     "heatmaps": (HEATMAPS, heatmaps),
+    "examples": (EXAMPLES, examples),
 }
 
 
@@ -189,12 +222,14 @@ LABELS = {
         "variance of the component, pixels squared", "gain, relative", "energy at or below, %",
         "none", "batch, c 1e-05", "batch, c 0.1", "batch, c 10",
     ],
+    "examples": ["none", "batch", "2", "92", "0.32", "0.62", "6", "96", "0: 10, 96%", "9: 19, 96%"],
     "heatmaps": ["clean", "BIM", "batch size", "none", "batch", "depth", "accuracy, %", *map(str, BATCH_SIZES)],
 }  # fmt: skip
 CAPTIONS = {
     "curves": "Along c: mean ± SEM, dots are single seeds, n = 4 seeds.",
     "boundaries": "The Bayes solution is tilted by 78.7 degrees",
     "spectra": "mean over n = 2 seeds.",
+    "examples": "(90% was asked for). One seed.",
     "heatmaps": "n = 2 seeds; a grey cross: failed to train; empty: not run. Dashed: 16 / ln",
 }
 
@@ -545,6 +580,65 @@ def test_arms_that_were_run_have_a_row_of_panels(tmp_path: Path, failed: Any, mi
 def test_heat_maps_without_two_row_keys_are_not_drawn(tmp_path: Path, table: dict[str, Any]) -> None:
     found = results(tmp_path, "heatmaps", changes={"table": {**HEATMAPS["table"], **table}})
     assert figures.figures(found) == []
+
+
+# ---------------------------------------------------------------- examples
+
+
+def shown_in(axes: list[Any]) -> list[NDArray[np.float32]]:
+    """The pixels of every panel that has an image, in the order of the panels."""
+    return [np.asarray(one.images[0].get_array()) for one in axes if one.images]
+
+
+def test_images_are_those_of_the_records(tmp_path: Path, axes_of: Callable[[Results], list[Any]]) -> None:
+    drawn = shown_in(axes_of(results(tmp_path, "examples")))
+    assert len(drawn) == 2 * (3 * 5 + 10)
+    clean = np.linspace(0, 1, 8 * 36, dtype=np.float16).reshape(8, 6, 6)
+    for first in (0, 25):  # of each arm: examples 2 to 6, for the others were not fooled by all arms
+        assert np.stack(drawn[first : first + 5]) == pytest.approx(clean[2:7].astype(np.float32))
+    sign = np.float32(-1) ** np.arange(6) * np.ones((6, 6), np.float32)
+    assert drawn[5] == pytest.approx(np.clip(clean[2] + 0.1 * sign, 0, 1), abs=1e-3)
+    # One scale of changes for the figure: the largest are black and white.
+    assert drawn[10] == pytest.approx(0.5 + 0.5 * sign, abs=2e-3)
+    assert drawn[25 + 10] == pytest.approx(0.5 + 0.25 * sign, abs=2e-3)
+    assert np.stack(drawn[15:25]) == pytest.approx(0.75)
+
+
+def test_an_arm_that_was_not_run_is_left_out(tmp_path: Path, axes_of: Callable[[Results], list[Any]]) -> None:
+    found = results(tmp_path, "examples", missing=lambda cell: cell.normalization.name == "none")
+    drawn = shown_in(axes_of(found))
+    assert len(drawn) == 3 * 5 + 10
+    first = np.linspace(0, 1, 8 * 36, dtype=np.float16).reshape(8, 6, 6)[0]
+    assert drawn[0] == pytest.approx(first.astype(np.float32))  # fooled in the arm that there is
+
+
+def test_the_seed_is_one_that_all_arms_have(tmp_path: Path) -> None:
+    found = results(tmp_path, "examples", missing=lambda c: c.normalization.name == "none" and c.seed == 0)
+    assert {"none", "batch"} <= set(texts(only(found)[2]))
+
+
+@pytest.mark.parametrize("absent", ["cw", "noise"])
+def test_one_kind_of_images_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, axes_of: Callable[[Results], list[Any]], absent: str
+) -> None:
+    arrays: Arrays = lambda cell, name: {} if name == absent else nearest(cell, name)  # noqa: E731
+    monkeypatch.setitem(ARRAYS, "examples", arrays)
+    found = results(tmp_path, "examples")
+    assert len(shown_in(axes_of(found))) == 2 * (10 if absent == "cw" else 15)
+    caption = only(found)[1]
+    assert ("fooling images" in caption) == (absent == "cw")
+    assert ("First row" in caption) == (absent == "noise")
+
+
+def test_coloured_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, axes_of: Callable[[Results], list[Any]]
+) -> None:
+    def coloured(cell: Cell, name: str) -> dict[str, NDArray[Any]]:
+        wanted = ("images", "clean", "adversarial")
+        return {k: np.repeat(v, 3, axis=3) if k in wanted else v for k, v in nearest(cell, name).items()}
+
+    monkeypatch.setitem(ARRAYS, "examples", coloured)
+    assert {image.shape for image in shown_in(axes_of(results(tmp_path, "examples")))} == {(6, 6, 3)}
 
 
 # ---------------------------------------------------------------- what is drawn unasked

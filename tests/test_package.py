@@ -33,14 +33,17 @@ LAYERS = {
     "noise": BASE,
     "checks": BASE | {"attacks", "records"},
     "classifier": BASE | {"data", "records"},
+    "distances": BASE | {"attacks", "distribution"},
+    "fooling": BASE | {"attacks"},
+    "scrutiny": BASE | {"attacks", "checks", "records"},
     "distribution": {"backend", "errors"},
     "folding": {"backend"},
     "batch_statistics": {"backend", "data", "errors"},
     "train": BASE | {"attacks", "data", "distribution", "models", "records", "progress"},
     "evaluate": BASE
     | {"attacks", "batch_statistics", "checks", "classifier", "data", "distribution", "folding", "noise", "records"}
-    | {"progress"},
-    "mechanism": BASE | {"analysis", "classifier", "data", "evaluate", "records", "progress"},
+    | {"distances", "progress", "scrutiny"},
+    "mechanism": BASE | {"analysis", "classifier", "data", "evaluate", "fooling", "records", "progress"},
     "experiment": BASE
     | {"catalog", "data", "distribution", "grid", "records", "progress", "train", "evaluate", "classifier"}
     | {"mechanism"},

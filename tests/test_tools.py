@@ -26,6 +26,12 @@ TOOLS = Path(__file__).parent.parent / "tools"
             {"ours", "bare_gradients", "cleverhans", "cleverhans_compiled"},
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            "bench_carlini_wagner.py",
+            ["--limit", "20", "--train-limit", "500", "--steps", "20", "--constants", "2"],
+            {"ours", "ours_plain", "cleverhans"},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_benchmarks_print_one_json_object(name, options, contenders):

@@ -36,7 +36,7 @@ class Stage:
     has, and the targets of these, int32 [n, variants], if any."""
 
     name: str
-    search: Search
+    search: Search | engine.Compiled
     variants: int = 1
     targets: NDArray[np.int32] | None = None
 

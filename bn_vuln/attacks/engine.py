@@ -46,8 +46,27 @@ class Found:
     looked_at: NDArray[np.int64]
 
 
+class Compiled:
+    """A search compiled once, for runs on any examples and with any eps.
+
+    Args:
+        search: the attack, see `attacks.search`.
+        xla: compile the steps with XLA (on one device).
+        steps_per_call: steps between two looks at who is done; more save calls, fewer save steps.
+        distribution: the devices.
+    """
+
+    def __init__(
+        self, search: Search, *, xla: bool = False, steps_per_call: int = 1, distribution: Distribution = ONE_DEVICE
+    ) -> None:
+        self.search, self.xla, self.distribution = search, xla, distribution
+        self.advance = distribution.everywhere(_advance(search, steps_per_call), xla=xla)
+        self.enter = distribution.everywhere(_enter(search), xla=xla)
+        self.open, self.take = distribution.everywhere(_open(search)), distribution.everywhere(_take)
+
+
 def run(
-    search: Search,
+    search: Search | Compiled,
     x: NDArray[Any],
     y: NDArray[np.int32],
     plan: Plan,
@@ -64,20 +83,20 @@ def run(
     """Put every example through its plan.
 
     Args:
-        search: the attack, see `attacks.search`.
+        search: the attack; where it is compiled already, xla, steps_per_call and distribution are its own.
         x: clean images [n, height, width, channels], float, in the ball's box. y: int32 [n], true labels.
         plan: the jobs of an example, see `attacks.plans`.
         targets: int32 [n, variants], the class that each variant aims at.
         index: int32 [n], the examples' own numbers (default: their places).
         verify: whether points fool the classifier that counts, where the search's is a copy of it. The search of an
             example goes on from a point that does not.
-        batch_size: slots, over all replicas.
-        xla: compile the steps with XLA (on one device).
-        steps_per_call: steps between two looks at who is done; more save calls, fewer save steps.
+        batch_size: slots, over all replicas. xla, steps_per_call, distribution: see `Compiled`.
         advanced: told now and then how many of the examples that had a job are through.
     """
+    if not isinstance(search, Compiled):
+        search = Compiled(search, xla=xla, steps_per_call=steps_per_call, distribution=distribution)
     queue = _Queue(x, np.asarray(y, np.int32), targets, index, plan, verify)
-    slots = _SlotSet(search, queue, batch_size, xla, steps_per_call, distribution)
+    slots = _SlotSet(search, queue, batch_size)
     while slots.busy:
         slots.advance()
         if slots.worth_reading():
@@ -157,19 +176,15 @@ class _SlotSet:
     """The slots on the devices, and on the host who holds them: `holder` int64 [slots], -1 for nobody. With replicas
     each has an equal share of the slots, in order."""
 
-    def __init__(
-        self, search: Search, queue: _Queue, batch_size: int, xla: bool, steps_per_call: int, distribution: Distribution
-    ) -> None:
-        self.search, self.queue, self.distribution = search, queue, distribution
-        self._factor = 4 if xla else 2  # XLA compiles every size of batch anew
-        self._advance = distribution.everywhere(_advance(search, steps_per_call), xla=xla)
-        self._enter = distribution.everywhere(_enter(search), xla=xla)
-        self._open, self._take = distribution.everywhere(_open(search)), distribution.everywhere(_take)
-        share = -(-max(1, min(batch_size, len(queue.waiting))) // distribution.replicas)
-        self.holder = np.full(share * distribution.replicas, -1, np.int64)
+    def __init__(self, search: Compiled, queue: _Queue, batch_size: int) -> None:
+        self.compiled, self.queue, self.distribution = search, queue, search.distribution
+        self._factor = 4 if search.xla else 2  # XLA compiles every size of batch anew
+        replicas = self.distribution.replicas
+        share = -(-max(1, min(batch_size, len(queue.waiting))) // replicas)
+        self.holder = np.full(share * replicas, -1, np.int64)
         self._claim()
         self._jobs = self._placed(queue.jobs(self.holder))
-        self._slots: Slots = self._open(self._jobs)
+        self._slots: Slots = self.compiled.open(self._jobs)
         self._done = self.holder < 0
         self._again = np.zeros(len(self.holder), bool)  # done, but not verified: to go on
 
@@ -182,7 +197,7 @@ class _SlotSet:
         """One step of every slot that is held."""
         held = self.holder >= 0
         place, fetch = self.distribution.place, self.distribution.fetch
-        self._slots = self._advance(self._slots, self._jobs, place(held), place(self._again))
+        self._slots = self.compiled.advance(self._slots, self._jobs, place(held), place(self._again))
         self._again = np.zeros(len(held), bool)
         self._done = fetch(self._slots["done"]) | ~held
 
@@ -202,7 +217,7 @@ class _SlotSet:
         taken = {key: self.distribution.fetch(self._slots[key])[slots] for key in ("kept", "loss", "fooled", "i")}
         examples = self.holder[slots]
         fooled = self.queue.verified(taken["kept"], examples, taken["fooled"])
-        goes_on = taken["fooled"] & ~fooled & (taken["i"] <= self.search.steps)
+        goes_on = taken["fooled"] & ~fooled & (taken["i"] <= self.compiled.search.steps)
         self._again[slots[goes_on]], self._done[slots[goes_on]] = True, False
         over = ~goes_on
         self.queue.note(examples[over], {key: value[over] for key, value in taken.items()}, fooled[over])
@@ -215,7 +230,7 @@ class _SlotSet:
             return
         self._done[new] = False
         self._jobs = self._placed(self.queue.jobs(self.holder))
-        self._slots = self._enter(self._slots, self._jobs, self.distribution.place(new))
+        self._slots = self.compiled.enter(self._slots, self._jobs, self.distribution.place(new))
 
     def shrink(self) -> None:
         """Go on in half as many slots (or a quarter, ...) where nobody waits and no more are needed."""
@@ -228,7 +243,7 @@ class _SlotSet:
             return
         kept = np.argsort(~held, axis=1, kind="stable")[:, :new].astype(np.int32)
         which = self.distribution.place(kept.ravel())
-        self._slots, self._jobs = self._take(self._slots, which), self._take(self._jobs, which)
+        self._slots, self._jobs = self.compiled.take(self._slots, which), self.compiled.take(self._jobs, which)
         chosen = (kept + size * np.arange(replicas)[:, None]).ravel()
         self.holder, self._done, self._again = self.holder[chosen], self._done[chosen], self._again[chosen]
 

@@ -7,6 +7,7 @@ likewise for `data`, `arch` and `schedule`.
 """
 
 from bn_vuln.config.adversarial import Adversarial
+from bn_vuln.config.box import Box, StandardizedBox, Unit
 from bn_vuln.config.cell import (
     Arch,
     BatchNormalization,
@@ -26,10 +27,10 @@ from bn_vuln.config.cell import (
     VGGArch,
 )
 from bn_vuln.config.experiment import (
+    DISTANCE,
     LOSS,
     SCALES,
     Choice,
-    ColumnUnit,
     Experiment,
     Figure,
     PaperValue,
@@ -37,8 +38,9 @@ from bn_vuln.config.experiment import (
     Scale,
     Table,
 )
-from bn_vuln.config.measurement import Measurement, Spectrum, Tilt
-from bn_vuln.config.perturbation import AWGN, Attack, Box, Clean, Evaluation, Perturbation, StandardizedBox, Suite, Unit
+from bn_vuln.config.measurement import ColumnUnit, Fooling, Measurement, Spectrum, Tilt
+from bn_vuln.config.minimal import Minimal
+from bn_vuln.config.perturbation import AWGN, Attack, Clean, Evaluation, Perturbation, Suite
 from bn_vuln.config.reading import (
     apply_override,
     identity,
@@ -70,6 +72,7 @@ __all__ = [
     "StepSchedule",
     "Train",
     "VGGArch",
+    "DISTANCE",
     "LOSS",
     "SCALES",
     "Choice",
@@ -80,11 +83,13 @@ __all__ = [
     "Place",
     "Scale",
     "Table",
+    "Fooling",
     "Measurement",
     "Spectrum",
     "Tilt",
     "AWGN",
     "Attack",
+    "Minimal",
     "Box",
     "Clean",
     "Evaluation",

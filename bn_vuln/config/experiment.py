@@ -8,14 +8,15 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from bn_vuln.config.measurement import Measurement
+from bn_vuln.config.measurement import ColumnUnit, Measurement
+from bn_vuln.config.minimal import Minimal
 from bn_vuln.config.perturbation import Evaluation, Perturbation
 from bn_vuln.config.values import Count, Float, Frozen, Index, NonNegative, nearest
 
 Scale = Literal["smoke", "quick", "cpu", "full"]
 SCALES: tuple[Scale, ...] = ("smoke", "quick", "cpu", "full")
-ColumnUnit = Literal["%", "deg", "nats"]
 LOSS = ".loss"  # a column NAME.loss is the mean cross-entropy under the perturbation NAME
+DISTANCE = ".distance"  # and NAME.distance the mean distance of a minimum-norm attack
 
 
 class Place(Frozen):
@@ -94,13 +95,14 @@ class Choice(Frozen):
     where: dict[str, Any] = Field(default={})
 
 
-Figure = Literal["differences", "candidates", "curves", "boundaries", "spectra", "heatmaps"]
+Figure = Literal["differences", "candidates", "curves", "boundaries", "spectra", "heatmaps", "examples"]
 
 
 class Table(Frozen):
-    """Layout: one block of rows for each value of the `rows` keys; one column for each perturbation, measurement or
-    `PERTURBATION.loss`, headed by its entry in `columns`. The arms are the values of the `arm` key, or those named
-    in `arms` with the values that their cells have; differences are `treatment - reference`.
+    """Layout: one block of rows for each value of the `rows` keys; one column for each perturbation, measurement,
+    `PERTURBATION.loss`, `PERTURBATION.distance` or `MEASUREMENT.DETAIL`, headed by its entry in `columns`. The arms are
+    the values of the `arm` key, or those named in `arms` with the values that their cells have; differences are
+    `treatment - reference`.
 
     `select_by` or `choice` marks the best row. `figures` are drawn; empty: what suits the layout. `x` is the row key
     along which curves are drawn, `y` the second one of heat maps.
@@ -189,15 +191,22 @@ class Experiment(Frozen):
             ]
         return keys
 
-    def _quantities(self) -> set[str]:
-        """What a column can be."""
-        return {*self.perturbations, *(name + LOSS for name in self.perturbations), *self.measurements}
+    def _quantities(self) -> dict[str, ColumnUnit]:
+        """What a column can be, with its unit; names of perturbations and measurements come before what is made of
+        them."""
+        found: dict[str, ColumnUnit] = {name + LOSS: "nats" for name in self.perturbations}
+        for name, options in self.perturbations.items():
+            if isinstance(options, Minimal):
+                found[name + DISTANCE] = "pixels" if options.unit == "pixel" else "standardized"
+        for name, measurement in self.measurements.items():
+            found |= {f"{name}.{detail}": unit for detail, unit in measurement.details.items()}
+        found |= {name: measurement.unit for name, measurement in self.measurements.items()}
+        return {**found, **dict.fromkeys(self.perturbations, "%")}
 
     def unit(self, column: str) -> ColumnUnit:
-        """The unit of a column: % of examples (kept as fractions), degrees, or nats (losses)."""
-        if column in self.measurements:
-            return "deg" if self.measurements[column].kind == "tilt" else "%"
-        return "nats" if column.endswith(LOSS) and column not in self.perturbations else "%"
+        """The unit of a column: % of examples (kept as fractions), degrees, nats (losses), steps, or that of
+        distances."""
+        return self._quantities().get(column, "%")
 
     @property
     def as_published(self) -> bool:

@@ -8,8 +8,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from bn_vuln.config.adversarial import Adversarial
+from bn_vuln.config.box import StandardizedBox
 from bn_vuln.config.cell import BatchNormalization, Cell
-from bn_vuln.config.perturbation import AWGN, PARAMETER_FREE, Attack, Clean, Evaluation, Perturbation, StandardizedBox
+from bn_vuln.config.minimal import Minimal
+from bn_vuln.config.perturbation import AWGN, PARAMETER_FREE, Attack, Clean, Evaluation, Perturbation
 
 
 def describe(cell: Cell) -> str:
@@ -30,6 +32,8 @@ def describe_perturbation(perturbation: Perturbation) -> str:
         return "clean"
     if isinstance(p, AWGN):
         return f"AWGN std {p.std:g} {p.unit}, clip {_box_text(p.clip)}"
+    if isinstance(p, Minimal):
+        return _minimal_text(p)
     words = [f"{p.attack} {p.ord} eps {p.eps:.4g} {p.unit}", _steps_text(p), f"box {_box_text(p.box)}"]
     words += [f"{p.restarts} restarts"] if p.restarts > 1 else []
     words += [f"target {p.target}"] if p.target != "none" else []
@@ -61,6 +65,16 @@ def _steps_text(p: Attack) -> str:
     text = f"{p.steps} step{'s' if p.steps > 1 else ''}"
     text += f" of {p.step_size:.4g}" if p.step_size is not None else ""
     return text + (f", {p.queries} queries" if p.attack == "strong" else "")
+
+
+def _minimal_text(p: Minimal) -> str:
+    """carlini_wagner 2 pixel, 9 times 1000 steps of 0.01 from c 0.001, box [0, 1]."""
+    search = f"{p.binary_search_steps} times {p.steps} steps of {p.step_size:.4g} from c {p.initial_const:g}"
+    words = [f"{p.attack} {p.ord} {p.unit}", search, f"box {_box_text(p.box)}"]
+    words += [f"confidence {p.confidence:g}"] if p.confidence else []
+    words += [f"target {p.target}"] if p.target != "none" else []
+    words += ["CleverHans"] if p.backend == "cleverhans" else []
+    return ", ".join(words)
 
 
 def _box_text(box: Any) -> str:

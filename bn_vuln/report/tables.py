@@ -31,6 +31,7 @@ MISSING = "-"
 MEASURED = {
     "tilt": "angle of the boundary to the nearest-centroid classifier",
     "spectrum": "boundary's energy in directions of low variance",
+    "fooling": "steps from noise to an image the network is confident of",
 }
 
 
@@ -59,6 +60,9 @@ SHOWN: dict[ColumnUnit, tuple[float, int, str]] = {
     "%": (100.0, 2, "points"),
     "deg": (1.0, 2, "deg"),
     "nats": (1.0, 4, "nats"),
+    "steps": (1.0, 1, "steps"),
+    "pixels": (1.0, 3, "pixels"),
+    "standardized": (1.0, 3, "standardized"),
 }
 
 
@@ -274,13 +278,22 @@ def records_table(found: Mapping[str, Record]) -> str:
     """Records of one classifier as a Markdown table, flags under it."""
     notes = list(dict.fromkeys(f"check {flag.check}: {flag.message}" for r in found.values() for flag in r.flags))
     numbers = {note: f"[{i}]" for i, note in enumerate(notes, 1)}
+    far = any(r.kind == "minimal" for r in found.values())
     rows = [
-        [name, describe_fields(r.perturbation), str(r.n), f"{100 * r.accuracy:.2f}",
+        [name, describe_fields(r.perturbation), str(r.n), f"{100 * r.accuracy:.2f}", *([_distance(r)] if far else []),
          " ".join(numbers[f"check {flag.check}: {flag.message}"] for flag in r.flags) or "none"]
         for name, r in found.items()
     ]  # fmt: skip
-    table = TextTable("", ["name", "under", "examples", "accuracy, %", "flags"], rows)
+    heads = ["name", "under", "examples", "accuracy, %", *(["L2 distance"] if far else []), "flags"]
+    table = TextTable("", heads, rows)
     return markdown_table(replace(table, notes=tuple(f"{numbers[note]} {note}" for note in notes)))
+
+
+def _distance(record: Record) -> str:
+    """Of a minimum-norm attack, in the unit of its config."""
+    if record.mean_distance is None:
+        return MISSING
+    return f"mean {record.mean_distance:.3f}, median {record.median_distance:.3f} {record.perturbation['unit']}"
 
 
 def measurements_table(measured: Mapping[str, MeasurementRecord]) -> str:

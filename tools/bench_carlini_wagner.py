@@ -1,0 +1,91 @@
+"""Seconds of the Carlini-Wagner L2 attack: ours and CleverHans; interleaved medians.
+
+    python tools/bench_carlini_wagner.py > results/bench_carlini_wagner.json    about 15 minutes on two cores
+
+MLPs trained on MNIST, without and with BN; same images, steps, learning rate, constants and box, all images in one
+batch. Beside the times stand the mean L2 norm (pixels) of what was found for images that were correct when clean, and
+the share of these. `ours` climbs a copy with BN folded away, as `bnvuln attack` does, with XLA; `ours_plain` the model
+itself, without XLA. `cleverhans` is CleverHans 4 with the repairs of `attacks.cleverhans_minimal`: as it is shipped it
+does not run with Keras 3. Compiling is part of every time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from bench import interleave, print_report, summarize
+
+from bn_vuln import backend, data, distances, folding
+from bn_vuln.config import Cell, Data, Minimal, Train
+from bn_vuln.data.pixels import pixel_array
+from bn_vuln.distribution import ONE_DEVICE
+from bn_vuln.train import train
+
+
+class Contenders:
+    """Every way to run the same attack on one model; `found` keeps what each one found."""
+
+    def __init__(self, model: Any, dataset: data.Dataset, options: Minimal) -> None:
+        self.model, self.dataset, self.options = model, dataset, options
+        self.space = distances.ball(options, dataset.facts)
+        self.x = pixel_array(dataset.images, dataset.facts.shape[1])
+        self.found: dict[str, Any] = {}
+
+    def all(self) -> dict[str, Callable[[], None]]:
+        hans = self.options.model_copy(update={"backend": "cleverhans"})
+        return {
+            "ours": self._run("ours", folding.fold(self.model).model, self.options, xla=True),
+            "ours_plain": self._run("ours_plain", self.model, self.options, xla=False),
+            "cleverhans": self._run("cleverhans", self.model, hans, xla=False),
+        }
+
+    def _run(self, name: str, model: Any, options: Minimal, *, xla: bool) -> Callable[[], None]:
+        predict = functools.partial(model, training=False)
+        attack = distances.bind(predict, options, self.space, ONE_DEVICE)
+
+        def run() -> None:
+            labels = self.dataset.labels
+            self.found[name] = attack(self.x, labels, batch_size=len(labels), xla=xla, advanced=lambda done: None)
+
+        return run
+
+    def norms(self) -> dict[str, dict[str, float]]:
+        """Of what every contender found for images that were correct when clean."""
+        right = self._correct(self.x)
+        results = {}
+        for name, points in self.found.items():
+            fooled = right & ~self._correct(points)
+            length = distances.between(points, self.x, self.space)[fooled]
+            results[name] = {"mean_norm": round(float(length.mean()), 4), "found": float(fooled.sum() / right.sum())}
+        return results
+
+    def _correct(self, images: Any) -> Any:
+        return np.asarray(self.model(images, training=False)).argmax(axis=1) == self.dataset.labels
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--limit", type=int, default=200, help="test images attacked (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1000, help="of Adam for each constant (default: %(default)s)")
+    parser.add_argument("--step-size", type=float, default=0.01, help="learning rate (default: %(default)s)")
+    parser.add_argument("--constants", type=int, default=9, help="that are tried (default: %(default)s)")
+    parser.add_argument("--train-limit", type=int, help="train the models on N images (default: all)")
+    args = parser.parse_args()
+    backend.tensorflow()
+    options = Minimal(steps=args.steps, step_size=args.step_size, binary_search_steps=args.constants)
+    dataset, results = data.load("mnist", "test", limit=args.limit), {}
+    for normalization in ("none", "batch"):
+        cell = Cell(data=Data(limit=args.train_limit), train=Train(epochs=3, lr=0.1), normalization=normalization)
+        contenders = Contenders(train(cell).model, dataset, options)
+        seconds = interleave(contenders.all(), args.repetitions)
+        results[f"mlp_{normalization}"] = summarize(seconds, "ours", **contenders.norms())
+    print_report(results, args.repetitions, examples=args.limit, attack=options.model_dump())
+
+
+if __name__ == "__main__":
+    main()

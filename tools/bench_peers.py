@@ -1,0 +1,293 @@
+"""Attacks against the other libraries, on the same weights, images, steps and batches; interleaved medians.
+
+    pip install -e ".[bench]"
+    python tools/bench_peers.py > results/bench_peers.json       about an hour on two cores
+    python tools/bench_peers.py --only last --limit 200 --repetitions 1
+
+Contenders: ours; CleverHans 4, Foolbox 3 and ART (TensorFlow); torchattacks and plain PyTorch (CPU) on a copy of the
+same weights. Four comparisons, each on the MNIST pair of results/paper/table6_matched (seed 0):
+
+last      PGD-40 without a random start, the last point counts: everybody does the same.
+any       PGD-100, any iterate counts for ours (an active set), where others take all of their steps.
+ladder    our ladder of eight eps against eight attacks of ours without one (the plain loop, any iterate).
+strong    `strong` against AutoAttack's standard set (torchattacks; ART has another set), and how many stand.
+
+and `convolutional`: PGD-10 on VGG8 with and without BN, random weights, random images of 32x32x3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench import interleave, print_report, summarize
+from numpy.typing import NDArray
+from torch_copy import copy
+
+from bn_vuln import attacks, backend, classifier, data, folding, models
+from bn_vuln.attacks import cascade, cleverhans, engine
+from bn_vuln.classifier import from_model
+from bn_vuln.config import Attack, Cell, validate
+from bn_vuln.facts import Facts
+
+RESULTS = Path(__file__).parent.parent / "results" / "paper"
+PAIR = {"batch": "dd15bd2a8efa", "none": "df28a7b8f872"}  # table6_matched, seed 0
+EPS, BATCH = 0.05, 500
+LADDER = [EPS * k / 8 for k in range(1, 9)]
+PHOTOS = Facts("random", (32, 32, 3), tuple("0123456789"), (0.5,) * 3, (0.25,) * 3, {})
+Images = NDArray[np.float32]
+
+
+class Subject:
+    """One model with images that it is attacked on; `found` keeps the images that each contender made of them."""
+
+    def __init__(self, owner: classifier.Classifier, images: Images, labels: NDArray[np.int32], batch: int) -> None:
+        self.owner, self.x, self.y, self.batch = owner, images, labels, batch
+        self.index = np.arange(len(images), dtype=np.int32)
+        self.folded = folding.fold(owner.model).model
+        self.predict = functools.partial(self.folded, training=False)
+        self.found: dict[str, Images] = {}
+
+    def batches(self) -> list[slice]:
+        return [slice(i, i + self.batch) for i in range(0, len(self.x), self.batch)]
+
+    def keep(self, name: str, attack: Callable[[slice], Any]) -> Callable[[], None]:
+        """`attack` batch by batch, and what it made."""
+
+        def run() -> None:
+            self.found[name] = np.concatenate([np.asarray(attack(piece)) for piece in self.batches()])
+
+        return run
+
+    def accuracies(self) -> dict[str, dict[str, Any]]:
+        """Of what each contender made, how much is still classified correctly."""
+        predict = backend.compile(functools.partial(self.owner.model, training=False))
+        logits = {name: np.concatenate([predict(x[p]) for p in self.batches()]) for name, x in self.found.items()}
+        return {name: {"accuracy": float(np.mean(z.argmax(1) == self.y))} for name, z in logits.items()}
+
+    def torch(self) -> tuple[Any, Any, Any]:
+        """(the copy, images [n, channels, height, width], labels) in PyTorch."""
+        import torch
+
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        x = torch.tensor(np.ascontiguousarray(self.x.transpose(0, 3, 1, 2)))
+        return copy(self.owner.model), x, torch.tensor(self.y.astype(np.int64))
+
+
+def ours(subject: Subject, options: Attack) -> Callable[[slice], Any]:
+    """The plain loop, compiled, on the folded copy."""
+    xla = backend.attack_prefers_xla(subject.folded)
+    run = backend.compile(attacks.bind(subject.predict, options, subject.owner.facts, xla=xla))
+    return lambda p: run(subject.x[p], subject.y[p], subject.index[p])
+
+
+def active(subject: Subject, name: str, options: Attack) -> Callable[[], None]:
+    """The active set, or a cascade, as `bnvuln attack` runs it."""
+    ball = attacks.from_config(options, subject.owner.facts)
+    plain = backend.compile(functools.partial(subject.owner.model, training=False))
+
+    def logits(images: Images) -> Images:
+        return np.concatenate([plain(images[i : i + subject.batch]) for i in range(0, len(images), subject.batch)])
+
+    def verify(points: Images, who: NDArray[np.int64], eps: NDArray[np.float64]) -> NDArray[np.bool_]:
+        projected = ball.with_eps(eps).project_array(points, subject.x[who])
+        return np.asarray(logits(projected).argmax(1) != subject.y[who])
+
+    xla = backend.attack_prefers_xla(subject.folded)
+    how: dict[str, Any] = {"xla": xla, "steps_per_call": 2 if xla else 1}
+    # Compiled before, as all contenders are: the first turn does not count.
+    stages = [
+        dataclasses.replace(stage, search=engine.Compiled(stage.search, **how))
+        for stage in cascade.stages(subject.predict, options, ball, subject.y, logits(subject.x))
+    ]
+
+    def run() -> None:
+        clean = logits(subject.x).argmax(1) == subject.y
+        done = cascade.run(
+            iter(stages), options, subject.x, subject.y, clean=clean, verify=verify, batch_size=subject.batch
+        )
+        subject.found[name] = done.found.points
+        subject.smallest = done.found.eps  # type: ignore[attr-defined]
+
+    return run
+
+
+def hans(subject: Subject, options: Attack) -> Callable[[slice], Any]:
+    """CleverHans as it is shipped, on the model as it is."""
+    ball, predict = attacks.from_config(options, subject.owner.facts), subject.owner.predict
+    tf = backend.tensorflow()
+    return lambda p: cleverhans.attack(
+        predict, tf.constant(subject.x[p]), subject.y[p], ball=ball, steps=options.steps, step_size=options.step_size
+    )
+
+
+def foolbox(subject: Subject, options: Attack) -> Callable[[slice], Any]:
+    """Foolbox's linf PGD without a random start."""
+    import foolbox as fb
+
+    tf = backend.tensorflow()
+    wrapped = fb.TensorFlowModel(subject.owner.model, bounds=(0, 1))
+    attack = fb.attacks.LinfPGD(abs_stepsize=options.step_size, steps=options.steps, random_start=False)
+    labels = subject.y.astype(np.int64)
+    return lambda p: attack(wrapped, tf.constant(subject.x[p]), tf.constant(labels[p]), epsilons=options.eps)[1].numpy()
+
+
+def art(subject: Subject, options: Attack) -> Callable[[slice], Any]:
+    """ART's PGD on TensorFlow."""
+    from art.attacks.evasion import ProjectedGradientDescentTensorFlowV2
+    from art.estimators.classification import TensorFlowV2Classifier
+
+    tf = backend.tensorflow()
+    loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    wrapped = TensorFlowV2Classifier(
+        subject.owner.model, nb_classes=10, input_shape=subject.x.shape[1:], loss_object=loss, clip_values=(0, 1)
+    )
+    attack = ProjectedGradientDescentTensorFlowV2(
+        wrapped, eps=options.eps, eps_step=options.step_size, max_iter=options.steps, batch_size=subject.batch,
+        verbose=False,
+    )  # fmt: skip
+    return lambda p: attack.generate(subject.x[p], np.eye(10, dtype=np.float32)[subject.y[p]])
+
+
+def torchattacks(subject: Subject, options: Attack) -> Callable[[slice], Any]:
+    """torchattacks' PGD on the copy in PyTorch."""
+    import torchattacks as ta
+
+    net, x, y = subject.torch()
+    attack = ta.PGD(net, eps=options.eps, alpha=options.step_size, steps=options.steps, random_start=False)
+    return lambda p: attack(x[p], y[p]).detach().numpy().transpose(0, 2, 3, 1)
+
+
+def pytorch(subject: Subject, options: Attack) -> Callable[[slice], Any]:
+    """The shortest loop of PyTorch: gradient, step, two clips."""
+    import torch
+
+    net, x, y = subject.torch()
+    for parameter in net.parameters():
+        parameter.requires_grad_(False)
+
+    def run(p: slice) -> Any:
+        clean = point = x[p]
+        for _ in range(options.steps):
+            point = point.detach().requires_grad_(True)
+            loss = torch.nn.functional.cross_entropy(net(point), y[p], reduction="sum")
+            moved = point + options.step_size * torch.autograd.grad(loss, point)[0].sign()
+            point = torch.clamp(torch.minimum(torch.maximum(moved, clean - options.eps), clean + options.eps), 0, 1)
+        return point.detach().numpy().transpose(0, 2, 3, 1)
+
+    return run
+
+
+PEERS = {"cleverhans": hans, "foolbox": foolbox, "art": art, "torchattacks": torchattacks, "pytorch": pytorch}
+
+
+def pgd(steps: int, **options: Any) -> Attack:
+    fields = {"attack": "bim", "eps": EPS, "steps": steps, "step_size": 2.5 * EPS / steps, "iterate": "last"}
+    return Attack(**{**fields, **options})
+
+
+def against_peers(subject: Subject, options: Attack, ourselves: Callable[[], None], repetitions: int) -> dict[str, Any]:
+    peers = {name: subject.keep(name, make(subject, options)) for name, make in PEERS.items()}
+    seconds = interleave({"ours": ourselves, **peers}, repetitions)
+    return summarize(seconds, "ours", **subject.accuracies())
+
+
+def last(subject: Subject, repetitions: int) -> dict[str, Any]:
+    options = pgd(40)
+    return against_peers(subject, options, subject.keep("ours", ours(subject, options)), repetitions)
+
+
+def any_iterate(subject: Subject, repetitions: int) -> dict[str, Any]:
+    run = active(subject, "ours", pgd(100, iterate="any"))
+    return against_peers(subject, pgd(100), run, repetitions)
+
+
+def ladder(subject: Subject, repetitions: int) -> dict[str, Any]:
+    """Ours with a ladder, and eight times the plain loop with the same eps, any of whose iterates counts."""
+    options = pgd(40, iterate="any", ladder=tuple(LADDER[:-1]))
+    plain = [
+        subject.keep(f"{eps:.4f}", ours(subject, pgd(40, eps=eps, step_size=eps / 16, iterate="best")))
+        for eps in LADDER
+    ]
+    seconds = interleave(
+        {"ours": active(subject, "ours", options), "eight_plain_loops": lambda: [run() for run in plain]}, repetitions
+    )
+    apart = {name: of["accuracy"] for name, of in subject.accuracies().items() if name != "ours"}
+    smallest = subject.smallest  # type: ignore[attr-defined]
+    curve = {f"{eps:.4f}": float(np.mean(smallest > eps)) for eps in LADDER}
+    return summarize(seconds, "ours", ours={"accuracies": curve}, eight_plain_loops={"accuracies": apart})
+
+
+def strong(subject: Subject, repetitions: int) -> dict[str, Any]:
+    """AutoAttack of torchattacks and of ART beside our cascade."""
+    import torchattacks as ta
+    from art.attacks.evasion import AutoAttack
+    from art.estimators.classification import PyTorchClassifier
+
+    net, x, y = subject.torch()
+    theirs = ta.AutoAttack(net, norm="Linf", eps=EPS, version="standard", n_classes=10, seed=0)
+    import torch
+
+    wrapped = PyTorchClassifier(
+        net, loss=torch.nn.CrossEntropyLoss(), input_shape=tuple(x.shape[1:]), nb_classes=10, clip_values=(0, 1)
+    )
+    art_auto = AutoAttack(wrapped, norm=np.inf, eps=EPS, eps_step=EPS / 4, batch_size=subject.batch)
+    contenders = {
+        "ours": active(subject, "ours", Attack(attack="strong", eps=EPS)),
+        "torchattacks_autoattack": subject.keep(
+            "torchattacks_autoattack", lambda p: theirs(x[p], y[p]).detach().numpy().transpose(0, 2, 3, 1)
+        ),
+        "art_autoattack": subject.keep(
+            "art_autoattack", lambda p: art_auto.generate(x[p].numpy(), y[p].numpy()).transpose(0, 2, 3, 1)
+        ),
+    }
+    seconds = interleave(contenders, repetitions)
+    return summarize(seconds, "ours", **subject.accuracies())
+
+
+COMPARISONS = {"last": last, "any": any_iterate, "ladder": ladder, "strong": strong}
+
+
+def mnist(name: str, limit: int) -> Subject:
+    owner = classifier.from_run(RESULTS / PAIR[name])
+    examples = data.load("mnist", "test", limit=limit)
+    return Subject(owner, (examples.images / np.float32(255)).astype(np.float32), examples.labels, BATCH)
+
+
+def convolutional(normalization: str, limit: int, repetitions: int) -> dict[str, Any]:
+    generator = np.random.default_rng(0)
+    n = min(limit, 200)
+    net = models.build(validate(Cell, {"arch": "vgg8", "normalization": normalization}, "bench"), PHOTOS)
+    images = generator.random((n, *PHOTOS.shape), np.float32)
+    subject = Subject(from_model(net, PHOTOS, {"weights": "random"}), images, np.zeros(n, np.int32), 100)
+    options = pgd(10, eps=8 / 255, step_size=2 / 255)
+    return against_peers(subject, options, subject.keep("ours", ours(subject, options)), repetitions)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--limit", type=int, default=1000, help="test images attacked (default: %(default)s)")
+    parser.add_argument("--only", nargs="+", choices=[*COMPARISONS, "convolutional"], help="some of the comparisons")
+    args = parser.parse_args()
+    backend.tensorflow()
+    wanted = args.only or [*COMPARISONS, "convolutional"]
+    results = {
+        f"{name}_{arm}": COMPARISONS[name](mnist(arm, args.limit), args.repetitions)
+        for name in wanted
+        if name in COMPARISONS
+        for arm in PAIR
+    }
+    if "convolutional" in wanted:
+        results |= {f"convolutional_{arm}": convolutional(arm, args.limit, args.repetitions) for arm in PAIR}
+    print_report(results, args.repetitions, examples=args.limit, eps=EPS, batch=BATCH)
+
+
+if __name__ == "__main__":
+    main()
