@@ -66,8 +66,9 @@ class Sample:
         return self.at(np.asarray(ball.random_point(backend.tensorflow().constant(x), self.index, STREAM, number)))
 
     def rounded(self) -> Outcomes:
-        """Outcomes of the adversarial examples, rounded to 8 bits a pixel."""
-        return self.at((np.round(np.clip(self.images, 0, 1) * 255) / 255).astype(np.float32))
+        """Outcomes of the adversarial examples, rounded to 1/255 of a pixel. They are not moved into the box: an attack
+        without one says so in its settings, and clipping would be another threat model."""
+        return self.at((np.round(self.images * 255) / 255).astype(np.float32))
 
     def clean_loss(self) -> float | None:
         """The mean cross-entropy of the clean images."""
