@@ -66,7 +66,7 @@ def _read(cell: Cell, experiment: Experiment, root: Path) -> Run:
     def identifier(what: Any) -> str:
         return records.digest(records.perturbation_identity(experiment.evaluation, cell.data.canonical, what))
 
-    paths = {name: records.record_path(folder, identifier(p)) for name, p in experiment.perturbations.items()}
+    paths = {name: records.record_path(folder, identifier(p)) for name, p in experiment.every_perturbation.items()}
     others = {name: records.measurement_path(folder, identifier(m)) for name, m in experiment.measurements.items()}
     return Run(
         cell,

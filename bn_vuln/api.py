@@ -83,18 +83,19 @@ def attack(
     split: str = "test",
     limit: int | None = None,
     checks: Level = "basic",
+    batch_size: int | None = None,
     strategy: Strategy = "auto",
     progress: Progress | None = None,
 ) -> Result:
     """Attack a classifier on a data set; the result holds the record, the outcomes and the attacked images; of a
     minimum-norm attack (`kind: minimal`) also the distances, as `smallest`. `checks` says how much is done to doubt an
-    attack: none, basic or full."""
+    attack: none, basic or full; `batch_size`, examples at a time, is what memory holds where it is not given."""
     from bn_vuln.evaluate import Evaluator
 
     evaluation = config.validate(Evaluation, {"dataset": dataset, "split": split, "limit": limit}, "evaluation")
     distribution = choose(strategy)
     subject = _classifier(target, dataset, distribution)
-    evaluator = Evaluator(subject, evaluation, level=checks, distribution=distribution)
+    evaluator = Evaluator(subject, evaluation, batch_size=batch_size, level=checks, distribution=distribution)
     return evaluator.run(_attack(options), progress=progress)
 
 
@@ -106,6 +107,7 @@ def transfer(
     evaluation: Evaluation | Mapping[str, Any] | None = None,
     root: str | Path = RUNS,
     fold: bool = True,
+    batch_size: int | None = None,
     strategy: Strategy = "auto",
     progress: Progress | None = None,
     **foreign: Any,
@@ -129,7 +131,8 @@ def transfer(
             "transfer needs two different models at least: the first one's examples are given to the others"
         )
     sources = opened if matrix else opened[:1]
-    return run(sources, opened, checked, where, fold=fold, distribution=distribution, progress=progress)
+    how: dict[str, Any] = {"fold": fold, "batch_size": batch_size, "distribution": distribution}
+    return run(sources, opened, checked, where, progress=progress, **how)
 
 
 def evaluate(
@@ -139,17 +142,20 @@ def evaluate(
     dataset: str | None = None,
     limit: int | None = None,
     checks: Level = "basic",
+    batch_size: int | None = None,
     strategy: Strategy = "auto",
     progress: Progress | None = None,
 ) -> dict[str, records.Record]:
-    """Measure a suite (by name, or a mapping of perturbations) on a classifier; `checks` as `attack` takes it."""
+    """Measure a suite (by name, or a mapping of perturbations) on a classifier; `checks` and `batch_size` as `attack`
+    takes them."""
     from bn_vuln.evaluate import measure, within
 
     evaluation, perturbations = resolve_suite(suite, dataset=dataset, limit=limit)
     distribution = choose(strategy)
     subject = _classifier(target, dataset, distribution)
     evaluation = evaluation if limit is not None else within(evaluation, subject)
-    results = measure(subject, perturbations, evaluation, level=checks, distribution=distribution, progress=progress)
+    how: dict[str, Any] = {"level": checks, "batch_size": batch_size, "distribution": distribution}
+    results = measure(subject, perturbations, evaluation, progress=progress, **how)
     return {name: result.record for name, result in results}
 
 

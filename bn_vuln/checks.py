@@ -24,7 +24,7 @@ TOLERANCE = 1e-5  # of eps, for a point on the border of its ball
 FLOAT32_STEP = float(np.finfo(np.float32).eps)
 
 
-def gradients(predict: Predict, x: NDArray[np.float32], y: NDArray[np.int32]) -> Flag | None:
+def gradients(predict: Predict, x: NDArray[np.float32], y: NDArray[np.int32], batch_size: int = SAMPLE) -> Flag | None:
     """Check 4: examples whose input gradient of the loss that attacks climb is all zero, or not finite."""
     tf = backend.tensorflow()
 
@@ -35,7 +35,9 @@ def gradients(predict: Predict, x: NDArray[np.float32], y: NDArray[np.int32]) ->
         gradient = tape.gradient(loss, images, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return tf.reduce_max(tf.abs(gradient), axis=list(range(1, len(images.shape))))
 
-    largest = backend.compile(norms)(tf.constant(x[:SAMPLE]), tf.constant(y[:SAMPLE])).numpy()
+    compiled, x, y = backend.compile(norms), x[:SAMPLE], y[:SAMPLE]
+    pieces = [slice(i, i + batch_size) for i in range(0, len(x), batch_size)]
+    largest = np.concatenate([compiled(tf.constant(x[piece]), tf.constant(y[piece])).numpy() for piece in pieces])
     # The maximum of |g| is NaN-safe only where NumPy looks at it: XLA and TensorFlow may drop a NaN.
     useless = float(np.mean(~np.isfinite(largest) | (largest == 0)))
     if useless == 0:

@@ -165,7 +165,8 @@ def _flags(
 def _unequal_arms(experiment: Experiment, places: Sequence[tuple[Block | None, str]]) -> Iterator[str]:
     """Check 15, of the two that a claim compares."""
     for name in experiment.table.columns:
-        if name in experiment.perturbations and experiment.perturbations[name].kind == "clean":
+        perturbation = experiment.perturbations.get(name)
+        if perturbation and perturbation.kind == "clean":
             first, second = (_value(place, name) for place in places)
             clean = statistics.paired(first.by_seed, second.by_seed) if first and second else None
             if clean and abs(clean.mean) > UNEQUAL_ARMS:

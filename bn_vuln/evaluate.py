@@ -19,16 +19,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import attacks, backend, batch_statistics, checks, data, distances, folding, noise, records, scrutiny
+from bn_vuln import (
+    attacks,
+    backend,
+    batch_statistics,
+    batching,
+    checks,
+    data,
+    distances,
+    folding,
+    noise,
+    records,
+    scrutiny,
+)
 from bn_vuln.attacks import cascade, engine
 from bn_vuln.classifier import Classifier
-from bn_vuln.config import AWGN, Attack, Clean, Evaluation, Minimal, Perturbation, describe_perturbation
+from bn_vuln.config import AWGN, Attack, Clean, Evaluation, Minimal, Perturbation, describe_perturbation, radius
 from bn_vuln.data.pixels import check_width, pixel_array
 from bn_vuln.distribution import ONE_DEVICE, Distribution
 from bn_vuln.errors import UsageError
 from bn_vuln.progress import Progress, Quiet, work
 
-BATCH_SIZE = 500
+STATISTICS = 500  # examples whose statistics BN has with bn_statistics: batch
 XLA_PAYS = 300_000  # gradients of examples above which XLA saves more time than it takes to compile
 
 
@@ -57,6 +69,7 @@ class _Perturbed:
     flags: tuple[records.Flag | None, ...] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)
     smallest: NDArray[np.float64] | None = None
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 class Evaluator:
@@ -67,25 +80,33 @@ class Evaluator:
         classifier: Classifier,
         evaluation: Evaluation,
         *,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
         fold: bool = True,
         level: scrutiny.Level = "basic",
         distribution: Distribution = ONE_DEVICE,
     ) -> None:
-        """`fold`: attacks climb the gradients of a copy with BN folded away, which is the same function and faster;
-        what they find is measured on the classifier itself. `level`: how much is done to doubt an attack, see
-        `scrutiny`. `classifier` opened in the distribution's scope.
+        """`batch_size`: examples at a time, over all replicas; where it is not given, as many as memory holds. `fold`:
+        attacks climb the gradients of a copy with BN folded away, which is the same function and faster; what they
+        find is measured on the classifier itself. `level`: how much is done to doubt an attack, see `scrutiny`.
+        `classifier` opened in the distribution's scope.
 
         Raises `UsageError` for an unknown data set, a limit above the split's size, or other classes than the
         classifier's."""
-        self.evaluation, self.batch_size, self.distribution = evaluation, batch_size, distribution
-        self.level = level
+        self.evaluation, self.distribution, self.level = evaluation, distribution, level
         self.dataset = load(classifier, evaluation)
         backend.tensorflow()
         with distribution.scope():
             self.classifier = with_statistics(classifier, evaluation)
         self.fold = fold and not self.classifier.training
+        self.batch_size = batch_size or self._fitting()
         self._predict = distribution.sharded(self.classifier.predict, signature=[self._images_spec()])
+        self._compiled: dict[tuple[Any, ...], engine.Compiled] = {}
+
+    def _fitting(self) -> int:
+        """The batch size where none is given."""
+        if self.evaluation.bn_statistics == "batch":
+            return STATISTICS
+        return self.distribution.replicas * batching.fitting(self.classifier.model, self._images_spec().shape[1:])
 
     @functools.cached_property
     def folded(self) -> folding.Folded:
@@ -105,8 +126,8 @@ class Evaluator:
         moving = self.classifier.training  # then an example's logits depend on its batch, as was asked for
         found = (
             checks.logits_not_probabilities(self.logits(sample)),
-            None if moving else checks.inference_mode(self._predict, self.classifier.model, sample),
-            checks.gradients(self.classifier.predict, sample, labels),
+            None if moving else checks.inference_mode(self._predict, self.classifier.model, sample[: self.batch_size]),
+            checks.gradients(self.classifier.predict, sample, labels, self.batch_size),
         )
         return tuple(flag for flag in found if flag is not None)
 
@@ -116,18 +137,29 @@ class Evaluator:
         return np.concatenate([self._predict(images[i : i + self.batch_size]) for i in pieces])
 
     def run(self, perturbation: Perturbation, *, progress: Progress | None = None) -> Result:
-        """Measure one perturbation."""
+        """Measure one perturbation; with a smaller batch size from now on where memory is exhausted."""
+        progress = progress or Quiet()
+
+        def run(batch_size: int) -> Result:
+            self.batch_size = batch_size
+            return self._run(perturbation, progress)
+
+        if self.evaluation.bn_statistics == "batch":  # of another batch size it would be another classifier
+            return run(self.batch_size)
+        return batching.halving(run, self.batch_size, progress.message)[0]
+
+    def _run(self, perturbation: Perturbation, progress: Progress) -> Result:
         if isinstance(perturbation, Minimal):
-            return self._nearest(perturbation, progress or Quiet())
+            return self._nearest(perturbation, progress)
         begun = time.monotonic()
         if isinstance(perturbation, Attack):
-            found = self._attack(perturbation, progress or Quiet())
+            found = self._attack(perturbation, progress)
         else:
             found = _Perturbed(self._images(perturbation))
         logits = self.logits(found.images)
         flags = tuple(f for f in (*self.model_flags, *found.flags, checks.finite(logits)) if f)
         record, outcomes = self._record(perturbation, logits, flags, found.fields, time.monotonic() - begun)
-        result = Result(record, outcomes, found.images, self.dataset.labels, found.smallest)
+        result = Result(record, outcomes, found.images, self.dataset.labels, found.smallest, found.arrays)
         return self._doubted(perturbation, result) if isinstance(perturbation, Attack) else result
 
     def _doubted(self, options: Attack, result: Result) -> Result:
@@ -147,10 +179,8 @@ class Evaluator:
         image of what withstood is the clean one, so no loss is recorded."""
         if top.smallest is None:
             return
-        for number, eps in enumerate(options.ladder):
-            size = None if options.step_size is None else options.step_size * eps / options.eps
-            smaller = options.model_copy(update={"eps": eps, "ladder": options.ladder[:number], "step_size": size})
-            fell = top.smallest <= eps
+        for smaller in options.rungs:
+            fell = top.smallest <= smaller.eps
             images = np.where(fell[:, None, None, None], top.images, self.pixels)
             record, outcomes = self._record(smaller, self.logits(images), top.record.flags, {}, top.record.seconds)
             record = record.model_copy(update={"loss": None})
@@ -188,8 +218,9 @@ class Evaluator:
         labels = self._attack_labels(options)
         attacked = self._attacked(options, progress)
         clean = self.logits(self.pixels)
+        xla = self._xla_pays(options.steps, attacked)
         cascaded = cascade.run(
-            cascade.stages(attacked.predict, options, ball, labels, clean),
+            self._stages(cascade.stages(attacked.predict, options, ball, labels, clean), options, xla),
             options,
             self.pixels,
             self.dataset.labels,
@@ -197,8 +228,6 @@ class Evaluator:
             index=self.dataset.index.astype(np.int32),
             verify=self._verification(options, ball, labels),
             batch_size=self.batch_size,
-            xla=self._xla_pays(options.steps, attacked),
-            distribution=self.distribution,
             under_way=functools.partial(_under_way, progress),
         )
         found = cascaded.found
@@ -208,7 +237,21 @@ class Evaluator:
         left = checks.outside(checks.beyond(found.points, self.pixels, own))
         flags = left, checks.box_excludes_clean(self.pixels, ball), checks.reaches_border(options)
         fields = {"standing": cascaded.standing, "looked_at": float(found.looked_at.mean())}
-        return _Perturbed(kept, flags, fields, found.eps)
+        if options.bisect is None:
+            return _Perturbed(kept, flags, fields, found.eps)
+        arrays = {"distance": found.eps.astype(np.float32)}
+        return _Perturbed(kept, flags, {**fields, **distances.summary(found.eps)}, found.eps, arrays)
+
+    def _stages(self, stages: Iterator[cascade.Stage], options: Attack, xla: bool) -> Iterator[cascade.Stage]:
+        """The stages with their searches compiled: once for attacks that differ in eps, ladder and targets alone."""
+        for stage in stages:
+            search = stage.search
+            assert not isinstance(search, engine.Compiled)
+            own = [item for item in vars(search).items() if item[0] not in ("predict", "ball")]
+            key = (type(search), *own, options.ord, options.unit, options.box, xla)
+            if key not in self._compiled:
+                self._compiled[key] = engine.Compiled(search, xla=xla, distribution=self.distribution)
+            yield dataclasses.replace(stage, search=self._compiled[key])
 
     def _nearest(self, options: Minimal, progress: Progress) -> Result:
         """A minimum-norm attack: the distances are those of what fools the classifier itself, in the box."""
@@ -415,12 +458,10 @@ def measure(
     evaluation: Evaluation | None = None,
     *,
     folder: Path | None = None,
-    fold: bool = True,
-    level: scrutiny.Level = "basic",
-    distribution: Distribution = ONE_DEVICE,
     progress: Progress | None = None,
+    **how: Any,
 ) -> Iterator[tuple[str, Result]]:
-    """Measure perturbations on one classifier, (name, result) by (name, result); see `Evaluator`.
+    """Measure perturbations on one classifier, (name, result) by (name, result); `how` is what `Evaluator` takes.
 
     With `folder`, each record is written into that run folder as soon as it is there. An attack with a ladder has a
     result for each of its eps: the smaller ones, named with their eps, come first.
@@ -428,11 +469,11 @@ def measure(
     progress = progress or Quiet()
     if not perturbations:
         return
-    evaluator = Evaluator(classifier, evaluation or Evaluation(), fold=fold, level=level, distribution=distribution)
+    evaluator = Evaluator(classifier, evaluation or Evaluation(), **how)
     for name, perturbation in perturbations.items():
         result = evaluator.run(perturbation, progress=progress)
         rungs = evaluator.rungs(perturbation, result) if isinstance(perturbation, Attack) else ()
-        each = [(f"{name} {smaller.eps:.4g}", smaller, found) for smaller, found in rungs]
+        each = [(f"{name} {radius(smaller.eps)}", smaller, found) for smaller, found in rungs]
         for title, of, found in [*each, (name, perturbation, result)]:
             if folder is not None:
                 records.write_record(folder, found.record, found.outcomes, found.arrays)

@@ -27,6 +27,7 @@ from bn_vuln.config import (
     describe,
     identity,
     to_yaml,
+    with_rungs,
 )
 from bn_vuln.data.pixels import check_width
 from bn_vuln.distribution import Strategy, choose
@@ -55,11 +56,16 @@ class Task:
 
     def ids(self) -> set[str]:
         """The ids of the perturbations and measurements."""
-        return {self._id(p) for p in (*self.perturbations.values(), *self.measurements.values())}
+        every = with_rungs(self.perturbations)
+        return {self._id(p) for p in (*every.values(), *self.measurements.values())}
 
     def missing(self, root: Path) -> dict[str, Perturbation]:
-        """The perturbations without a record; none for a cell that failed to train."""
-        return {} if self._failed(root) else self._lacking(root, self.perturbations, records.record_path)
+        """The perturbations without a record, also where that of a rung of their ladder is missing; none for a cell
+        that failed to train."""
+        if self._failed(root):
+            return {}
+        lacking = self._lacking(root, with_rungs(self.perturbations), records.record_path)
+        return {name: p for name, p in self.perturbations.items() if lacking.keys() & with_rungs({name: p}).keys()}
 
     def unmeasured(self, root: Path) -> dict[str, Measurement]:
         """The measurements without a record; none for a cell that failed to train."""
@@ -70,7 +76,7 @@ class Task:
         training = records.read_training(self.folder(root))
         if training is None or training.state == "failed":
             return training is not None
-        lacking = self._lacking(root, self.perturbations, records.record_path)
+        lacking = self._lacking(root, with_rungs(self.perturbations), records.record_path)
         return not lacking and not self._lacking(root, self.measurements, records.measurement_path)
 
     def _lacking(self, root: Path, wanted: Mapping[str, What], path: Callable[[Path, str], Path]) -> dict[str, What]:

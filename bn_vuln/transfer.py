@@ -27,7 +27,6 @@ from bn_vuln import checks, records
 from bn_vuln.analysis.statistics import Proportion
 from bn_vuln.classifier import Classifier
 from bn_vuln.config import Attack, Evaluation
-from bn_vuln.distribution import ONE_DEVICE, Distribution
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluate import Evaluator, Result
 from bn_vuln.progress import Progress, Quiet
@@ -135,14 +134,13 @@ def run(
     attack: Attack,
     evaluation: Evaluation | None = None,
     *,
-    fold: bool = True,
-    distribution: Distribution = ONE_DEVICE,
     progress: Progress | None = None,
+    **how: Any,
 ) -> Transfers:
     """Attack each source, and measure every target on what was found; a model that is named twice counts once.
 
     A pair's record is written into the target's folder as soon as it is there. One that is there already is read, and a
-    source with all its records is not attacked. `fold` and `distribution` as `Evaluator` takes them.
+    source with all its records is not attacked. `how` is what `Evaluator` takes.
 
     Raises `UsageError` where the models do not fit together (see `check_fit`).
     """
@@ -151,7 +149,7 @@ def run(
     names = short_names(list(models.values()))
     evaluation = evaluation or Evaluation()
     check_fit(list(models.values()), evaluation)
-    subjects = _subjects(models, evaluation, fold=fold, distribution=distribution)
+    subjects = _subjects(models, evaluation, **how)
     rows, columns = (tuple(dict.fromkeys(model.id for model in some)) for some in (sources, targets))
     pairs: dict[Ids, Pair] = {}
     for source in rows:

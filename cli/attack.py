@@ -20,6 +20,7 @@ Examples:
   bnvuln attack runs/ID --attack bim --eps 0.1 --unit standardized --steps 100 --step-size 1e-3
   bnvuln attack runs/ID --attack strong --eps 0.1 --limit 1000
   bnvuln attack runs/ID --eps 16/255 --ladder 1/255,2/255,4/255,8/255     # the accuracy curve
+  bnvuln attack runs/ID --attack apgd-ce --eps 0.2 --bisect 1/255         # each image's smallest eps
   bnvuln attack runs/ID --attack carlini_wagner --limit 500               # the nearest wrong images: a distance
   bnvuln attack runs/ID --ord 2 --eps 1 --restarts 5 --limit 1000 --save adversarial.npz
   bnvuln attack model.keras --data mnist --eps 8/255 --from-probabilities --input-scale 0-255
@@ -86,7 +87,13 @@ ATTACK_OPTIONS = (
         "--ladder",
         type=o.NUMBERS,
         metavar="EPS,EPS,...",
-        help="Smaller eps that are tried first, each with a row of its own: the accuracy curve in one search.",
+        help="Smaller eps that are tried too, each with a row of its own: the accuracy curve in one search.",
+    ),
+    search(
+        "--bisect",
+        type=o.NUMBER,
+        metavar="TOLERANCE",
+        help="Find the smallest eps, up to --eps, that fools each example, to within this much.",
     ),
     search("--seed", type=int, default=0, show_default=True, help="Seed of the random starts."),
     search("--backend", type=click.Choice(["own", "cleverhans"]), default="own", show_default=True, help="Whose loop."),
@@ -120,6 +127,7 @@ def attack_options(command: o.Command) -> o.Command:
 )
 @o.checks_option
 @o.strategy_option
+@o.batch_option
 @o.data_options
 @o.output_options
 def command(
@@ -164,7 +172,7 @@ def _evaluation(given: dict[str, Any]) -> Any:
 def _fields(given: dict[str, Any]) -> dict[str, Any]:
     """The options as fields of the attack's config."""
     fields = {key: given[key] for key in ("ord", "eps", "unit", "box", "restarts", "target", "seed", "backend")}
-    optional = ("steps", "step_size", "random_start", "iterate", "targets", "queries", "ladder")
+    optional = ("steps", "step_size", "random_start", "iterate", "targets", "queries", "ladder", "bisect")
     return {"attack": given["name"], **fields, **{key: given[key] for key in optional if given[key] is not None}}
 
 

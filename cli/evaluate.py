@@ -55,6 +55,7 @@ Examples:
 )
 @o.checks_option
 @o.strategy_option
+@o.batch_option
 @o.data_options
 @o.output_options
 def command(

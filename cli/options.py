@@ -189,6 +189,16 @@ def strategy_option(command: Command) -> Command:
     )(command)
 
 
+def batch_option(command: Command) -> Command:
+    """--batch-size of what is measured."""
+    return option("Devices")(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Examples at a time, over all devices; no result depends on it.  [default: 500, or what memory holds]",
+    )(command)
+
+
 def checks_option(command: Command) -> Command:
     """--checks."""
     add = option("Checks")
@@ -261,8 +271,10 @@ def measure(
     from bn_vuln import evaluate
     from bn_vuln.distribution import choose
 
+    if given["batch_size"] is not None and evaluation.bn_statistics == "batch":
+        raise click.UsageError("--batch-size: BN takes its statistics from batches of 500 here, and none else")
     how: dict[str, Any] = {"distribution": choose(given["strategy"]), "fold": not given.get("no_fold")}
-    how |= {"level": given["checks"]} if "checks" in given else {}
+    how |= {"level": given["checks"], "batch_size": given["batch_size"]}
     found = evaluate.measure(classifier, perturbations, evaluation, folder=folder, progress=progress(quiet), **how)
     return dict(found)
 

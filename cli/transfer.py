@@ -40,6 +40,7 @@ Examples:
     help="Write the tables (Markdown) and heat maps (SVG, PNG) here.  [default: RUNS/report with --matrix, else none]",
 )
 @o.strategy_option
+@o.batch_option
 @o.data_options
 @o.output_options
 def command(
@@ -86,7 +87,7 @@ def _run(models: tuple[Path, ...], attack: Any, evaluation: Any, runs: Path, qui
         raise click.UsageError("these are runs of ours: --input-scale and --from-probabilities are for .keras files")
     return api.transfer(
         models, attack, matrix=given["matrix"], evaluation=evaluation, root=runs, fold=not given["no_fold"],
-        strategy=given["strategy"], progress=o.progress(quiet), **foreign,
+        strategy=given["strategy"], batch_size=given["batch_size"], progress=o.progress(quiet), **foreign,
     )  # fmt: skip
 
 

@@ -101,11 +101,11 @@ def fill(
             continue
         folder = root / records.digest(identity(cell))
         records.replace_file(folder / "training.json", records.to_json(training(folder.name, failed=failed(cell))))
-        for name in () if failed(cell) else experiment.perturbations:
+        for name in () if failed(cell) else experiment.every_perturbation:
             value = accuracy(cell, name)
             if value is not None:
                 more = {"loss": also(cell, name + LOSS), "distance": also(cell, name + DISTANCE)}
-                beside = arrays(cell, name) if experiment.perturbations[name].kind == "minimal" else {}
+                beside = arrays(cell, name) if experiment.every_perturbation[name].kind == "minimal" else {}
                 write(folder, experiment, cell, name, value, n, flags(cell, name), arrays=beside, **more)
         for name in () if failed(cell) else experiment.measurements:
             value = also(cell, name)
@@ -130,7 +130,7 @@ def write(
     arrays: Mapping[str, NDArray[Any]] = MappingProxyType({}),
 ) -> Path:
     """Write one record of a cell, the first of its n outcomes correct."""
-    fields = records.perturbation_identity(experiment.evaluation, cell.data.name, experiment.perturbations[name])
+    fields = records.perturbation_identity(experiment.evaluation, cell.data.name, experiment.every_perturbation[name])
     correct = round(accuracy * n)
     record = Record(
         cell_id=folder.name,

@@ -488,7 +488,7 @@ CONFIG_CHANGES = [
 
 def test_the_table_of_config_fields_is_complete():
     fields = set(Attack.model_fields) - {"kind", "loss"}  # one value each
-    fields -= {"targets", "queries", "ladder"}  # of cascades: see test_cascade.py
+    fields -= {"targets", "queries", "ladder", "bisect"}  # of cascades: see test_cascade.py
     assert set(CONFIG) == fields == {key for change in CONFIG_CHANGES for key in change}
 
 

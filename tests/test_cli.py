@@ -324,6 +324,19 @@ def test_attack_options_reach_the_record(bnvuln, pair):
     }  # fmt: skip
 
 
+def test_attack_finds_the_smallest_eps_of_each_example(bnvuln, pair):
+    options = ["--attack", "apgd-ce", "--steps", "5", "--eps", "32/255", "--bisect", "4/255", "--batch-size", "7"]
+    code, out, _ = bnvuln("attack", pair["none"], *options, "--limit", "20", "--json", "-q")
+    record = json.loads(out)["records"][1]
+    assert code == 0
+    assert record["perturbation"]["bisect"] == 4 / 255
+    assert 0 < record["median_distance"] <= 32 / 255
+    distance = records.read_arrays(records.outcomes_path(pair["none"], record["perturbation_id"]))["distance"]
+    assert (distance <= 32 / 255 + 1e-6).sum() == 20 - record["correct"]
+    _, out, _ = bnvuln("attack", pair["none"], *options, "--limit", "20", "-q")
+    assert "mean 0.0" in out
+
+
 def test_attack_saves_what_it_found(bnvuln, pair, tmp_path):
     path = tmp_path / "found" / "x.npz"
     bnvuln("attack", pair["none"], "--eps", "0.1", "--limit", "30", "--steps", "2", "--save", path)

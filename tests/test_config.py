@@ -32,10 +32,12 @@ from bn_vuln.config import (
     describe_perturbation,
     load_experiment,
     parse_assignment,
+    radius,
     read_yaml,
     to_plain,
     to_yaml,
     validate,
+    with_rungs,
 )
 from bn_vuln.errors import ConfigError, UsageError
 from bn_vuln.grid import expand
@@ -351,6 +353,9 @@ ATTACK_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"eps": 0.1, "ladder": [0.2]}, ["ladder", "ascending eps below 0.1"]),
     ({"eps": 0.1, "ladder": [0.05, 0.02]}, ["ladder", "ascending"]),
     ({"eps": 0.1, "ladder": [0.05], "iterate": "last"}, ["a ladder counts any iterate"]),
+    ({"eps": 0.1, "bisect": 0.1}, ["bisect is a tolerance below eps", "0.1"]),
+    ({"eps": 0.1, "bisect": 0.01, "ladder": [0.05]}, ["bisect", "in place of a ladder"]),
+    ({"eps": 0.1, "bisect": 0.01, "iterate": "last"}, ["bisect", "counts any iterate"]),
     ({"eps": 0.1, "backend": "cleverhans", "restarts": 2}, ["CleverHans", "restarts", "own"]),
 ]
 
@@ -743,13 +748,40 @@ PGD_IN_WORDS = "pgd inf eps 0.1 pixel, 20 steps of 0.0125, "
         (attack(attack="square", eps=0.1), "square inf eps 0.1 pixel, 5000 queries, box [0, 1]"),
         (
             attack(attack="strong", eps=0.1, ladder=[0.02, 0.05]),
-            "strong inf eps 0.1 pixel, 100 steps, 5000 queries, box [0, 1], after 2 smaller eps",
+            "strong inf eps 0.1 pixel, 100 steps, 5000 queries, box [0, 1], of 3 eps",
         ),
         (attack(eps=0.1, backend="cleverhans"), PGD_IN_WORDS + "box [0, 1], CleverHans"),
     ],
 )
 def test_a_perturbation_in_words(perturbation: Any, text: str) -> None:
     assert describe_perturbation(perturbation) == text
+
+
+def test_the_rungs_of_a_ladder() -> None:
+    up, down = (attack(attack=name, eps="16/255", ladder=["2/255", 0.03], steps=10) for name in ("pgd", "strong"))
+    assert list(with_rungs({"clean": Clean(), "up": up})) == ["clean", "up 2/255", "up 0.03", "up"]
+    assert [(rung.eps, rung.ladder) for rung in up.rungs] == [(2 / 255, ()), (0.03, (2 / 255,))]
+    assert up.rungs[1].step_size == pytest.approx(2.5 * 0.03 / 10)
+    # strong comes down: at the smaller eps it is what the larger ones left of it.
+    assert [(rung.eps, rung.ladder) for rung in down.rungs] == [
+        (2 / 255, (0.03, 16 / 255)),
+        (0.03, (2 / 255, 16 / 255)),
+    ]
+    assert attack(eps=0.1).rungs == ()
+    again = validate(Attack, to_plain(down.rungs[0]), "a record")
+    assert (again, again.rungs) == (down.rungs[0], ())
+    assert [radius(eps) for eps in (8 / 255, 0.1, 1e-4, 2.0)] == ["8/255", "0.1", "0.0001", "510/255"]
+
+
+def test_rungs_can_be_columns_and_are_measured_with_their_ladder() -> None:
+    ladder = {"kind": "attack", "eps": "8/255", "ladder": ["4/255"]}
+    table = {"columns": {"pgd 4/255": "4/255", "pgd": "8/255"}}
+    experiment = validate(Experiment, tiny(perturbations={"pgd": ladder}, table=table, paper=[]), "test")
+    assert experiment.unit("pgd 4/255") == "%"
+    assert list(experiment.every_perturbation) == ["pgd 4/255", "pgd"]
+    wrong = tiny(perturbations={"pgd": ladder}, table={"columns": {"pgd 2/255": "2/255"}}, paper=[])
+    with pytest.raises(ConfigError, match="'pgd 2/255' is not among perturbations"):
+        validate(Experiment, wrong, "test")
 
 
 @pytest.mark.parametrize(("limit", "text"), [(None, "clean (test)"), (1000, "clean (test, 1000)")])

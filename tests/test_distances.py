@@ -274,7 +274,7 @@ def test_the_command_takes_it_and_prints_distances(bnvuln, runs, tmp_path):
     code, out, _ = bnvuln("attack", folder, *QUICK, *more)
     assert code == 0
     assert "carlini_wagner 2 pixel, 3 times 40 steps of 0.1 from c 1, box [0, 1]" in out
-    assert "L2 distance" in out
+    assert "L2 mean" in out
     assert "median" in out
     _, out, _ = bnvuln("attack", folder, *QUICK, "--limit", "10", "--unit", "standardized", "--target", "next",
                        "--confidence", "0.5", "--box", "none", "--initial-const", "2", "--json", "-q")  # fmt: skip

@@ -7,7 +7,7 @@ from scipy import stats
 
 from bn_vuln.attacks import draws, engine, gradient
 from bn_vuln.attacks.ball import Ball
-from bn_vuln.attacks.plans import Bisection, Ladder
+from bn_vuln.attacks.plans import Bisection, Descent, Ladder
 from bn_vuln.attacks.search import Ascent
 
 N = 60
@@ -211,9 +211,39 @@ def test_a_ladder_stays_below_what_is_known(predict, x, y):
 
 
 @pytest.mark.parametrize("rungs", [[], [0.1, 0.1], [0.2, 0.1]])
-def test_a_ladder_ascends(rungs):
+@pytest.mark.parametrize("plan", [Ladder, Descent])
+def test_a_ladder_ascends(plan, rungs):
     with pytest.raises(ValueError, match="ascending"):
-        Ladder(rungs)
+        plan(rungs)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_descent_ends_at_the_first_rung_that_is_withstood(predict, x, y, count):
+    rungs, ball = [0.002, 0.005, 0.01], Ball("inf", 1.0)
+    found = engine.run(ascent(predict, ball), x, y, Descent(rungs, count), batch_size=16)
+    alone = [engine.run(ascent(predict, ball), x, y, once(eps, count), batch_size=16) for eps in rungs]
+    fooled = np.logical_and.accumulate([each.fooled for each in alone][::-1])[::-1]  # at this rung and all above it
+    expected = np.min([np.where(fell, eps, np.inf) for fell, eps in zip(fooled, rungs, strict=True)], axis=0)
+    np.testing.assert_array_equal(found.eps, expected)
+    assert len(set(expected)) == 4
+    for eps in rungs:
+        assert Ball("inf", eps).excess(found.points[found.eps == eps], x[found.eps == eps]).max() < 1e-12
+
+
+def test_a_descent_looks_at_less_where_much_is_withstood(predict, x, y):
+    rungs, ball = np.linspace(0.001, 0.008, 8), Ball("inf", 1.0)
+    up, down = (engine.run(ascent(predict, ball), x, y, plan(rungs), batch_size=16) for plan in (Ladder, Descent))
+    assert down.looked_at.max() < 11 + 8 * 11  # one rung withstood
+    assert down.looked_at.sum() < 0.5 * up.looked_at.sum()
+
+
+@pytest.mark.parametrize("plan", [Descent, lambda rungs, below: Bisection(rungs[-1], 0.001, below=below)])
+def test_what_is_known_is_not_looked_for_again(predict, x, y, plan):
+    rungs, ball, below = [0.002, 0.005, 0.01], Ball("inf", 1.0), np.tile([0.0, 0.0005, 0.005, np.inf], N // 4)
+    found = engine.run(ascent(predict, ball), x, y, plan(rungs, below=below), batch_size=16)
+    assert (found.looked_at[below < 0.001] == 0).all()
+    assert (found.eps[found.fooled] < below[found.fooled]).all()
+    assert found.fooled[below == 0.005].any()
 
 
 @pytest.mark.parametrize(("ord", "dual"), [("inf", 1), ("2", 2)])
@@ -229,6 +259,9 @@ def test_bisection_finds_the_smallest_eps(x, ord, dual):
     np.testing.assert_array_equal(found.fooled, reached)
     assert ((found.eps[reached] >= exact[reached]) & (found.eps[reached] <= exact[reached] + 1e-3)).all()
     assert np.isinf(found.eps[~reached]).all()
+    below = np.where(reached, exact + 0.01, np.inf)
+    again = engine.run(search, x, y, Bisection(high, 1e-3, below=below), batch_size=16)
+    np.testing.assert_allclose(again.eps[reached], exact[reached], atol=1e-3)
 
 
 # ---------------------------------------------------------------- random numbers

@@ -86,6 +86,26 @@ def test_a_new_perturbation_is_measured_on_the_trained_models(done, tmp_path, mo
     assert len(records.read_records(next(p for p in records.run_folders(root)))) == 3
 
 
+def test_a_rung_without_a_record_is_found_with_its_ladder(done, tmp_path, monkeypatch):
+    _, root = done
+    root = shutil.copytree(root, tmp_path / "results")
+    path = tiny(tmp_path, perturbations={"pgd": {"kind": "attack", "eps": 0.1, "ladder": [0.02], "steps": 2}},
+                table={"columns": {"pgd 0.02": "PGD .02", "pgd": "PGD .1"}}, paper=[])  # fmt: skip
+    monkeypatch.setattr("bn_vuln.train.train", no_training)
+    chosen = catalog.experiment(str(path))
+    results = api.reproduce(str(path), root=root)
+    arms = [arm for block in results.blocks for arm in block.arms.values()]
+    assert all(arm["pgd 0.02"].estimate.mean >= arm["pgd"].estimate.mean for arm in arms)
+    (task, _) = experiment.tasks(chosen)
+    assert task.finished(root)
+    rung = chosen.every_perturbation["pgd 0.02"]
+    records.record_path(task.folder(root), task._id(rung)).unlink()
+    assert not task.finished(root)
+    assert list(task.missing(root)) == ["pgd"]
+    api.reproduce(str(path), root=root)
+    assert task.finished(root)
+
+
 def test_records_without_models_are_enough_for_a_report(done, tmp_path, monkeypatch):
     path, root = done
     root = shutil.copytree(root, tmp_path / "results", ignore=shutil.ignore_patterns("*.keras"))

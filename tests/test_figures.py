@@ -18,7 +18,7 @@ from bn_vuln.aggregate import Results, aggregate
 from bn_vuln.analysis import closed_form, meanfield
 from bn_vuln.config import Cell, Experiment
 from bn_vuln.errors import ConfigError
-from bn_vuln.report import boundaries, curves, examples, figures, heatmaps, html, spectra, write
+from bn_vuln.report import boundaries, curves, examples, figures, heatmaps, html, ladders, spectra, write
 from bn_vuln.report.drawing import ARM_STYLES
 
 MINUS = "\N{MINUS SIGN}"
@@ -64,6 +64,19 @@ EXAMPLES: dict[str, Any] = {
     "perturbations": {"clean": {"kind": "clean"}, "cw": {"kind": "minimal"}},
     "measurements": {"noise": {"kind": "fooling", "confidence": 0.9}},
     "table": {"columns": {"cw.distance": "distance", "noise": "steps"}, "figures": ["examples"]},
+    "paper": [],
+}
+LADDERS: dict[str, Any] = {
+    "grid": {"data.width": [28, 56], "normalization": ["none", "batch"]},
+    "perturbations": {
+        "clean": {"kind": "clean"},
+        "strong": {"kind": "attack", "attack": "strong", "eps": "16/255", "ladder": ["2/255", "8/255"]},
+    },
+    "table": {
+        "rows": ["data.width"],
+        "columns": {"strong": "16/255", "clean": "clean", "strong 8/255": "8/255", "strong 2/255": "2/255"},
+        "figures": ["ladders"],
+    },
     "paper": [],
 }
 DEPTHS, BATCH_SIZES = [10, 20, 30, 40, 50], [2, 5, 50, 250]
@@ -144,6 +157,7 @@ ARRAYS: dict[str, Arrays] = {
     "spectra": spectrum,
     "heatmaps": no_arrays,
     "examples": nearest,
+    "ladders": no_arrays,
 }
 KINDS: dict[str, tuple[dict[str, Any], ModuleType]] = {
     "curves": (CURVES, curves),
@@ -151,6 +165,7 @@ KINDS: dict[str, tuple[dict[str, Any], ModuleType]] = {
     "spectra": (SPECTRA, spectra),
     "heatmaps": (HEATMAPS, heatmaps),
     "examples": (EXAMPLES, examples),
+    "ladders": (LADDERS, ladders),
 }
 
 
@@ -223,6 +238,10 @@ LABELS = {
         "none", "batch, c 1e-05", "batch, c 0.1", "batch, c 10",
     ],
     "examples": ["none", "batch", "2", "92", "0.32", "0.62", "6", "96", "0: 10, 96%", "9: 19, 96%"],
+    "ladders": [
+        "eps, pixels / 255", "accuracy under 16/255, %", "difference, points", "width 28, none", "width 56, batch",
+        f"width 28, batch {MINUS} none",
+    ],
     "heatmaps": ["clean", "BIM", "batch size", "none", "batch", "depth", "accuracy, %", *map(str, BATCH_SIZES)],
 }  # fmt: skip
 CAPTIONS = {
@@ -230,6 +249,7 @@ CAPTIONS = {
     "boundaries": "The Bayes solution is tilted by 78.7 degrees",
     "spectra": "mean over n = 2 seeds.",
     "examples": "(90% was asked for). One seed.",
+    "ladders": "Accuracy along eps (0: clean images), mean ± SEM, n = 4 seeds; differences are paired by seed.",
     "heatmaps": "n = 2 seeds; a grey cross: failed to train; empty: not run. Dashed: 16 / ln",
 }
 
@@ -677,3 +697,26 @@ def test_a_choice_has_the_figure_of_candidates(tmp_path: Path) -> None:
     )
     found = aggregate(experiment, fill(tmp_path, experiment, number))
     assert "chosen" in texts(only(found)[2])
+
+
+# ---------------------------------------------------------------- ladders
+
+
+def fragile(cell: Cell, column: str) -> float:
+    """Accuracy falls by 2 points for each 255th, with batch norm by 4."""
+    eps = {"clean": 0, "strong 2/255": 2, "strong 8/255": 8, "strong": 16}.get(column, 0)
+    return 0.9 - (0.04 if cell.normalization.name == "batch" else 0.02) * eps + wobble(cell)
+
+
+def test_a_ladder_is_drawn_along_its_eps(tmp_path: Path, axes_of: Callable[[Results], list[Any]]) -> None:
+    left, right = axes_of(results(tmp_path, "ladders", fragile))
+    assert [bars.get_label() for bars in left.containers][:2] == ["width 28, none", "width 28, batch"]
+    points = np.asarray(left.containers[0].lines[0].get_xydata())
+    np.testing.assert_allclose(points[:, 0], [0, 2, 8, 16])
+    np.testing.assert_allclose(points[:, 1], [90, 86, 74, 58], atol=3)
+    harm = np.asarray(right.containers[0].lines[0].get_xydata())
+    np.testing.assert_allclose(harm, [[0, 0], [2, -4], [8, -16], [16, -32]], atol=0.05)
+
+
+def test_a_ladder_of_which_nothing_was_measured_is_not_drawn(tmp_path: Path) -> None:
+    assert figures.figures(results(tmp_path, "ladders", lambda cell, name: None if name != "clean" else 0.9)) == []

@@ -100,10 +100,9 @@ def active(subject: Subject, name: str, options: Attack) -> Callable[[], None]:
         return np.asarray(logits(projected).argmax(1) != subject.y[who])
 
     xla = backend.attack_prefers_xla(subject.folded)
-    how: dict[str, Any] = {"xla": xla, "steps_per_call": 2 if xla else 1}
     # Compiled before, as all contenders are: the first turn does not count.
     stages = [
-        dataclasses.replace(stage, search=engine.Compiled(stage.search, **how))
+        dataclasses.replace(stage, search=engine.Compiled(stage.search, xla=xla))
         for stage in cascade.stages(subject.predict, options, ball, subject.y, logits(subject.x))
     ]
 

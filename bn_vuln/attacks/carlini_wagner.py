@@ -10,6 +10,7 @@ Where it departs from what was published, distances become shorter or the search
 - Whether the loss still falls is judged by the lowest one of every tenth of the steps, from the second one on.
 - An example is through when a constant that succeeds no longer brings its point nearer.
 - Success asks for a margin above rounding, so that the classifier itself is fooled too where `predict` is a copy of it.
+- Where logits or gradients are not finite they pull nowhere, and the distance alone leads back towards x.
 - In the end the point is drawn towards x as far as it still succeeds.
 """
 
@@ -65,9 +66,9 @@ def attack(
         predict: float pixels [n, height, width, channels] -> logits [n, classes], differentiable.
         x: the images, float. y: int labels [n]: the true ones, or the targets of a targeted attack.
         scale: per channel (or one number), in pixels: 1 for distances in pixels, the std for standardized units.
-        low, high: the box, per channel (or numbers), in pixels; infinite for none. With a box the variable is w with
-            x' = (low + high) / 2 + (high - low) / 2 tanh(w), without one it is (x' - x) / scale.
-        confidence: what the logit of the other class (or the target) must be ahead by.
+        low, high: the box, per channel (or numbers), in pixels; all infinite for none. With a box the variable is w
+            with x' = (low + high) / 2 + (high - low) / 2 tanh(w), without one it is (x' - x) / scale.
+        confidence: what the logit of the other class (or the target) must be ahead by, at points that are found.
         steps: of Adam, for each constant, at most; `step_size`: its learning rate, in units of the variable.
         binary_search_steps: how many constants are tried, the first one `initial_const`.
         abort_early: give a constant up where the loss no longer falls, and an example where constants no longer help.
@@ -75,8 +76,11 @@ def attack(
         advanced: told from time to time how many examples are through.
 
     Returns:
-        (x_adv of the shape and dtype of x, found bool [n]). Images that are fooled already are returned as they are,
-        found; those for which nothing was found are returned as they are, not found.
+        (x_adv of the shape and dtype of x, found bool [n]). Images that are fooled already, by whatever margin or with
+        logits that are not finite, are returned as they are, found; those for which nothing was found are returned as
+        they are, not found.
+
+    Raises `ValueError` for a box that is open at one side.
     """
     tf = backend.tensorflow()
     space = _Space(scale, low, high)
@@ -171,6 +175,12 @@ class _Space:
     low: Channels
     high: Channels
 
+    def __post_init__(self) -> None:
+        if len({bool(part) for bound in (self.low, self.high) for part in np.isfinite(bound).ravel()}) > 1:
+            raise ValueError(
+                f"low {self.low}, high {self.high}: expected a box that is finite at all sides, or at none"
+            )
+
     @property
     def bounded(self) -> bool:
         return bool(np.isfinite(self.low).all() and np.isfinite(self.high).all())
@@ -225,9 +235,11 @@ class _Goal:
     targeted: bool
 
     def fooled(self, x: Any, y: Any) -> Any:
-        """bool [n]: the class is wrong, or the target."""
+        """bool [n]: the class is wrong, or the target. Logits that are not finite are no class."""
         tf = backend.tensorflow()
-        hit = tf.equal(tf.argmax(self.predict(x), axis=1, output_type=y.dtype), y)
+        logits = self.predict(x)
+        finite = tf.reduce_all(tf.math.is_finite(logits), axis=1)
+        hit = finite & tf.equal(tf.argmax(logits, axis=1, output_type=y.dtype), y)
         return hit if self.targeted else tf.logical_not(hit)
 
     def missing(self, point: Any, y: Any) -> Any:
@@ -310,7 +322,7 @@ class _Search:
             weighted = c * missing
         distance, slope = self.space.distance(x, point)
         climbed = tape.gradient(weighted, point, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        gradient = (climbed + slope) * derivative
+        gradient = (_finite(climbed, 0.0) + slope) * derivative
         better = tf.equal(missing, 0.0) & (distance < state["distance"]) & active
         stepped = {
             **state,
@@ -318,7 +330,7 @@ class _Search:
             "hit": state["hit"] | tf.equal(missing, 0.0),
             "best": tf.where(_spread(better), point, state["best"]),
             "distance": tf.where(better, distance, state["distance"]),
-            "lowest": tf.minimum(state["lowest"], distance + weighted),
+            "lowest": tf.minimum(state["lowest"], _finite(distance + weighted, np.inf)),
         }
         return self._next_constant(*self._stalled(stepped, active))
 
@@ -367,6 +379,12 @@ class _Search:
         }  # fmt: skip
         chosen = {name: tf.where(_like(over, part), part, state[name]) for name, part in fresh.items()}
         return {**state, **chosen}
+
+
+def _finite(values: Any, otherwise: float) -> Any:
+    """The values, and something else where they are NaN or infinite."""
+    tf = backend.tensorflow()
+    return tf.where(tf.math.is_finite(values), values, tf.cast(otherwise, values.dtype))
 
 
 def _like(mask: Any, part: Any) -> Any:

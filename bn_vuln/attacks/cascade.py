@@ -19,7 +19,7 @@ from bn_vuln.attacks import apgd, engine
 from bn_vuln.attacks.ball import Ball
 from bn_vuln.attacks.engine import Found, Verify
 from bn_vuln.attacks.fmn import FMN
-from bn_vuln.attacks.plans import Ladder
+from bn_vuln.attacks.plans import Bisection, Descent, Ladder, Plan
 from bn_vuln.attacks.search import Ascent, Predict, Search
 from bn_vuln.attacks.square import Square
 from bn_vuln.config import Attack
@@ -63,33 +63,41 @@ def run(
     distribution: Distribution = ONE_DEVICE,
     under_way: UnderWay = lambda name, left: contextlib.nullcontext(),
 ) -> Cascade:
-    """The stages, one after another, at every eps of the options' ladder. `clean` bool [n]: which clean images are
-    classified as they should be; the others are fooled at eps 0. The rest as `engine.run` takes it; `under_way` wraps
-    each stage, of a name and so many examples."""
+    """The stages, one after another, through the plan of the options (see `plan`). `clean` bool [n]: which clean images
+    are classified as they should be; the others are fooled at eps 0. The rest as `engine.run` takes it; `under_way`
+    wraps each stage, of a name and so many examples."""
     n = len(x)
     eps = np.where(clean, np.inf, 0.0)
     total = Found(x.copy(), ~clean, eps, np.full(n, -np.inf), np.zeros(n, np.int64))
     standing: dict[str, int] = {}
     for number, stage in enumerate(stages):
-        plan = Ladder((*options.ladder, options.eps), stage.variants, below=total.eps)
-        with under_way(stage.name, int(plan.first(n).again.sum())) as advanced:
+        way = plan(options, stage.variants, total.eps)
+        with under_way(stage.name, int(way.first(n).again.sum())) as advanced:
             found = engine.run(
                 stage.search,
                 x,
                 y,
-                plan,
+                way,
                 targets=stage.targets,
                 index=index,
                 verify=verify,
                 batch_size=batch_size,
                 xla=xla,
-                steps_per_call=2 if xla else 1,
                 distribution=distribution,
                 advanced=advanced,
             )
         total = _merged(total, found, first=number == 0)
         standing[stage.name] = int(np.sum(~total.fooled))
     return Cascade(total, standing)
+
+
+def plan(options: Attack, variants: int, below: NDArray[np.float64]) -> Plan:
+    """What each example goes through, tried at no eps but those smaller than its `below`: the ladder, which `strong`
+    goes down, so that an attack of thousands of queries is withstood once rather than at every rung; or a bisection."""
+    if options.bisect is not None:
+        return Bisection(options.eps, options.bisect, variants, below)
+    kind = Descent if options.attack == "strong" else Ladder
+    return kind(sorted((*options.ladder, options.eps)), variants, below)
 
 
 def stages(

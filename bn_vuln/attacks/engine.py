@@ -52,15 +52,21 @@ class Compiled:
     Args:
         search: the attack, see `attacks.search`.
         xla: compile the steps with XLA (on one device).
-        steps_per_call: steps between two looks at who is done; more save calls, fewer save steps.
+        steps_per_call: steps between two looks at who is done; more save calls, fewer save steps. None: two with XLA,
+            whose steps are short, else one.
         distribution: the devices.
     """
 
     def __init__(
-        self, search: Search, *, xla: bool = False, steps_per_call: int = 1, distribution: Distribution = ONE_DEVICE
+        self,
+        search: Search,
+        *,
+        xla: bool = False,
+        steps_per_call: int | None = None,
+        distribution: Distribution = ONE_DEVICE,
     ) -> None:
         self.search, self.xla, self.distribution = search, xla, distribution
-        self.advance = distribution.everywhere(_advance(search, steps_per_call), xla=xla)
+        self.advance = distribution.everywhere(_advance(search, steps_per_call or (2 if xla else 1)), xla=xla)
         self.enter = distribution.everywhere(_enter(search), xla=xla)
         self.open, self.take = distribution.everywhere(_open(search)), distribution.everywhere(_take)
 
@@ -76,7 +82,7 @@ def run(
     verify: Verify | None = None,
     batch_size: int = BATCH_SIZE,
     xla: bool = False,
-    steps_per_call: int = 1,
+    steps_per_call: int | None = None,
     distribution: Distribution = ONE_DEVICE,
     advanced: Callable[[int], None] | None = None,
 ) -> Found:

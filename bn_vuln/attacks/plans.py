@@ -70,14 +70,46 @@ class Ladder:
 
 
 @dataclass(frozen=True)
+class Descent:
+    """The same rungs from the largest down: the next smaller one after each that an example was fooled at, until it
+    withstands all `count` variants. So it withstands one rung rather than every one below its own, which is what
+    costs; and it takes for granted that what withstands at some eps does so at every smaller one. `below` as above."""
+
+    eps: Sequence[float]
+    count: int = 1
+    below: Numbers | None = None
+
+    def __post_init__(self) -> None:
+        Ladder(self.eps)
+
+    def first(self, n: int) -> Jobs:
+        """The largest eps."""
+        return self._under(np.full(n, np.inf) if self.below is None else self.below[:n])
+
+    def next(self, example: NDArray[np.int64], fooled: Flags, variant: Integers, eps: Numbers) -> Jobs:
+        """The next smaller eps where it was fooled, else the next variant at this one."""
+        down = self._under(eps)
+        again = np.where(fooled, down.again, variant + 1 < self.count)
+        return Jobs(again, np.where(fooled, 0, variant + 1).astype(np.int32), np.where(fooled, down.eps, eps))
+
+    def _under(self, eps: Numbers) -> Jobs:
+        """The first variant at the largest rung below these eps."""
+        rungs = np.asarray(self.eps, float)
+        rung = np.concatenate([[0.0], rungs])[np.searchsorted(rungs, eps)]
+        return Jobs(rung > 0, np.zeros(len(eps), np.int32), rung)
+
+
+@dataclass(frozen=True)
 class Bisection:
     """The smallest eps at which an attack fools the classifier, for each example by itself: first at `high`, then in
     the middle of what is left, until that is `tolerance` or less. It takes for granted that what fools at some eps
-    does so at every larger one; `count` variants at each."""
+    does so at every larger one; `count` variants at each. `below` float64 [n]: what is fooled at that eps already is
+    tried at a `tolerance` less first."""
 
     high: float
     tolerance: float
     count: int = 1
+    below: Numbers | None = None
     _low: dict[int, float] = field(default_factory=dict)
     _high: dict[int, float] = field(default_factory=dict)
 
@@ -85,7 +117,10 @@ class Bisection:
         """The largest eps; what withstands it is left there."""
         self._low.clear()
         self._high.clear()
-        return Jobs(np.ones(n, bool), np.zeros(n, np.int32), np.full(n, self.high))
+        eps = np.full(n, self.high)
+        if self.below is not None:
+            eps = np.minimum(eps, self.below[:n] - self.tolerance)
+        return Jobs(eps > 0, np.zeros(n, np.int32), np.maximum(eps, 0.0))
 
     def next(self, example: NDArray[np.int64], fooled: Flags, variant: Integers, eps: Numbers) -> Jobs:
         """The middle of what is left."""
@@ -96,7 +131,7 @@ class Bisection:
     def _after(self, example: int, fooled: bool, variant: int, eps: float) -> tuple[bool, int, float]:
         if not fooled and variant + 1 < self.count:
             return True, variant + 1, eps
-        if not fooled and eps == self.high:
+        if not fooled and example not in self._high:  # the first eps
             return False, 0, eps
         (self._high if fooled else self._low)[example] = eps
         low, high = self._low.get(example, 0.0), self._high[example]

@@ -40,7 +40,7 @@ from bn_vuln.config.experiment import (
 )
 from bn_vuln.config.measurement import ColumnUnit, Fooling, Measurement, Spectrum, Tilt
 from bn_vuln.config.minimal import Minimal
-from bn_vuln.config.perturbation import AWGN, Attack, Clean, Evaluation, Perturbation, Suite
+from bn_vuln.config.perturbation import AWGN, Attack, Clean, Evaluation, Perturbation, Suite, radius, with_rungs
 from bn_vuln.config.reading import (
     apply_override,
     identity,
@@ -97,6 +97,8 @@ __all__ = [
     "StandardizedBox",
     "Suite",
     "Unit",
+    "radius",
+    "with_rungs",
     "apply_override",
     "identity",
     "load_experiment",

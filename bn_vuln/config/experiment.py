@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from bn_vuln.config.measurement import ColumnUnit, Measurement
 from bn_vuln.config.minimal import Minimal
-from bn_vuln.config.perturbation import Evaluation, Perturbation
+from bn_vuln.config.perturbation import Attack, Evaluation, Perturbation, with_rungs
 from bn_vuln.config.values import Count, Float, Frozen, Index, NonNegative, nearest
 
 Scale = Literal["smoke", "quick", "cpu", "full"]
@@ -95,7 +95,7 @@ class Choice(Frozen):
     where: dict[str, Any] = Field(default={})
 
 
-Figure = Literal["differences", "candidates", "curves", "boundaries", "spectra", "heatmaps", "examples"]
+Figure = Literal["differences", "candidates", "curves", "boundaries", "spectra", "heatmaps", "examples", "ladders"]
 
 
 class Table(Frozen):
@@ -152,6 +152,11 @@ class Experiment(Frozen):
     table: Table
     paper: tuple[PaperValue, ...] = ()
 
+    @property
+    def every_perturbation(self) -> dict[str, Perturbation]:
+        """The perturbations, and every rung of those that have a ladder."""
+        return with_rungs(self.perturbations)
+
     @model_validator(mode="after")
     def _names_agree(self) -> Experiment:
         for key, values in self.grid.items():
@@ -160,7 +165,7 @@ class Experiment(Frozen):
         if len(set(self.seeds)) < len(self.seeds):
             seeds = str(list(self.seeds))
             raise PydanticCustomError("seeds", "seeds: expected each once, received {seeds}", {"seeds": seeds})
-        _refuse_unknown("measurements", self.perturbations.keys() & self.measurements.keys(), "new names", ())
+        _refuse_unknown("measurements", self.every_perturbation.keys() & self.measurements.keys(), "new names", ())
         table, known = self.table, self._quantities()
         _refuse_unknown("table.columns", table.columns, "perturbations", known)
         used = [name for value in self.paper for name in value.perturbations]
@@ -194,14 +199,15 @@ class Experiment(Frozen):
     def _quantities(self) -> dict[str, ColumnUnit]:
         """What a column can be, with its unit; names of perturbations and measurements come before what is made of
         them."""
-        found: dict[str, ColumnUnit] = {name + LOSS: "nats" for name in self.perturbations}
-        for name, options in self.perturbations.items():
-            if isinstance(options, Minimal):
+        every = self.every_perturbation
+        found: dict[str, ColumnUnit] = {name + LOSS: "nats" for name in every}
+        for name, options in every.items():
+            if isinstance(options, Minimal) or (isinstance(options, Attack) and options.bisect is not None):
                 found[name + DISTANCE] = "pixels" if options.unit == "pixel" else "standardized"
         for name, measurement in self.measurements.items():
             found |= {f"{name}.{detail}": unit for detail, unit in measurement.details.items()}
         found |= {name: measurement.unit for name, measurement in self.measurements.items()}
-        return {**found, **dict.fromkeys(self.perturbations, "%")}
+        return {**found, **dict.fromkeys(every, "%")}
 
     def unit(self, column: str) -> ColumnUnit:
         """The unit of a column: % of examples (kept as fractions), degrees, nats (losses), steps, or that of

@@ -50,10 +50,12 @@ class Attack(Frozen):
 
     `iterate`: `any` counts every point that is looked at, the clean image first, and stops at the first that fools;
     `last` keeps the last point, as the paper does; `best` takes all steps and keeps the point of the highest loss among
-    those that fool. `ladder`: smaller eps that are tried first; what is fooled at one counts at every larger one.
+    those that fool. `ladder`: smaller eps that are tried too; what is fooled at one counts at every larger one.
+    `strong` comes down its ladder, which may have larger eps too (see `rungs`).
+    `bisect`: the smallest eps that fools is looked for, for each example by itself, to within this much.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("targets", "queries", "ladder")
+    later: ClassVar[tuple[str, ...]] = ("targets", "queries", "ladder", "bisect")
 
     kind: Literal["attack"] = "attack"
     attack: Literal["fgsm", "bim", "pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fmn", "square", "strong"] = "pgd"
@@ -71,8 +73,20 @@ class Attack(Frozen):
     loss: Literal["cross_entropy"] = "cross_entropy"
     iterate: Literal["any", "last", "best"]
     ladder: tuple[Positive, ...] = ()
+    bisect: Positive | None = None
     seed: Index = 0
     backend: Literal["own", "cleverhans"] = "own"
+
+    @property
+    def rungs(self) -> tuple[Attack, ...]:
+        """The attack at each smaller eps of its ladder, as that is recorded. `strong` comes down its ladder, so that
+        the larger eps had a say in what it found at a smaller one; others go up."""
+        found, every = [], sorted([*self.ladder, self.eps])
+        for eps in (e for e in every if e < self.eps):
+            others = tuple(e for e in every if e < eps or (self.attack == "strong" and e > eps))
+            size = None if self.step_size is None else self.step_size * eps / self.eps
+            found.append(self.model_copy(update={"eps": eps, "ladder": others, "step_size": size}))
+        return tuple(found)
 
     @model_validator(mode="before")
     @classmethod
@@ -108,8 +122,12 @@ class Attack(Frozen):
              "CleverHans has neither restarts nor another iterate than the last: use backend own"),
             (not own and self.step_size is not None and self.step_size > self.eps,
              "CleverHans refuses a step_size above eps: use backend own, or smaller steps"),
+            (self.bisect is not None and (self.iterate != "any" or bool(self.ladder) or self.bisect >= self.eps),
+             "bisect is a tolerance below eps={eps}; it counts any iterate, and stands in place of a ladder"),
             (bool(self.ladder) and self.iterate != "any", "a ladder counts any iterate: leave iterate out"),
-            (sorted(set(self.ladder)) != list(self.ladder) or any(eps >= self.eps for eps in self.ladder),
+            (sorted({*self.ladder, self.eps}) != sorted([*self.ladder, self.eps])
+             or sorted(self.ladder) != list(self.ladder)
+             or (self.attack != "strong" and any(eps > self.eps for eps in self.ladder)),
              "ladder: expected ascending eps below {eps}"),
         ):  # fmt: skip
             if wrong:
@@ -124,6 +142,23 @@ def _default_step_size(eps: Any, steps: Any) -> float:
         return max(0.0, radius if count == 1 else 2.5 * radius / count)
     except (TypeError, ValueError, ZeroDivisionError):
         return 0.0
+
+
+def with_rungs(perturbations: Mapping[str, Any]) -> dict[str, Any]:
+    """Perturbations by name, and before each attack with a ladder that attack at each of its smaller eps, named
+    `NAME EPS`, where multiples of 1/255 are written as such."""
+    found: dict[str, Any] = {}
+    for name, perturbation in perturbations.items():
+        for rung in perturbation.rungs if isinstance(perturbation, Attack) else ():
+            found[f"{name} {radius(rung.eps)}"] = rung
+        found[name] = perturbation
+    return found
+
+
+def radius(eps: float) -> str:
+    """An eps in text: k/255, or a decimal number."""
+    whole = round(255 * eps)
+    return f"{whole}/255" if whole and abs(255 * eps - whole) < 1e-9 else f"{eps:.4g}"
 
 
 Perturbation = Annotated[Clean | AWGN | Attack | Minimal, Field(discriminator="kind")]

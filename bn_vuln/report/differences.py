@@ -111,7 +111,7 @@ def _has_values(block: Block) -> bool:
 
 def _columns(results: Results) -> dict[str, str]:
     """The columns of accuracies, with their heads."""
-    columns, perturbations = results.experiment.table.columns, results.experiment.perturbations
+    columns, perturbations = results.experiment.table.columns, results.experiment.every_perturbation
     return {name: head for name, head in columns.items() if name in perturbations}
 
 

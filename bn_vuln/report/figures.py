@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from bn_vuln.aggregate import Results
 from bn_vuln.config import Figure
-from bn_vuln.report import boundaries, curves, differences, examples, heatmaps, spectra
+from bn_vuln.report import boundaries, curves, differences, examples, heatmaps, ladders, spectra
 from bn_vuln.report.drawing import Drawn
 
 DRAWERS: dict[Figure, Callable[[Results, str], list[Drawn]]] = {
@@ -17,6 +17,7 @@ DRAWERS: dict[Figure, Callable[[Results, str], list[Drawn]]] = {
     "spectra": spectra.figure,
     "heatmaps": heatmaps.figure,
     "examples": examples.figure,
+    "ladders": ladders.figure,
 }
 
 

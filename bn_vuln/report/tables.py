@@ -278,22 +278,23 @@ def records_table(found: Mapping[str, Record]) -> str:
     """Records of one classifier as a Markdown table, flags under it."""
     notes = list(dict.fromkeys(f"check {flag.check}: {flag.message}" for r in found.values() for flag in r.flags))
     numbers = {note: f"[{i}]" for i, note in enumerate(notes, 1)}
-    far = any(r.kind == "minimal" for r in found.values())
+    far = any(r.mean_distance is not None or r.kind == "minimal" for r in found.values())
     rows = [
         [name, describe_fields(r.perturbation), str(r.n), f"{100 * r.accuracy:.2f}", *([_distance(r)] if far else []),
          " ".join(numbers[f"check {flag.check}: {flag.message}"] for flag in r.flags) or "none"]
         for name, r in found.items()
     ]  # fmt: skip
-    heads = ["name", "under", "examples", "accuracy, %", *(["L2 distance"] if far else []), "flags"]
+    heads = ["name", "under", "examples", "accuracy, %", *(["distance"] if far else []), "flags"]
     table = TextTable("", heads, rows)
     return markdown_table(replace(table, notes=tuple(f"{numbers[note]} {note}" for note in notes)))
 
 
 def _distance(record: Record) -> str:
-    """Of a minimum-norm attack, in the unit of its config."""
+    """Of a minimum-norm attack or a bisection, in norm and unit of its config."""
     if record.mean_distance is None:
         return MISSING
-    return f"mean {record.mean_distance:.3f}, median {record.median_distance:.3f} {record.perturbation['unit']}"
+    norm, unit = {"inf": "Linf", "2": "L2"}[record.perturbation["ord"]], record.perturbation["unit"]
+    return f"{norm} mean {record.mean_distance:.3f}, median {record.median_distance:.3f} {unit}"
 
 
 def measurements_table(measured: Mapping[str, MeasurementRecord]) -> str:

@@ -1,0 +1,88 @@
+"""Ladders: accuracy along the eps of an attack, and beside it what normalization costs at each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bn_vuln.aggregate import Results
+from bn_vuln.analysis.statistics import Estimate
+from bn_vuln.config import Attack
+from bn_vuln.report.drawing import ARM_STYLES, GREY, HEIGHT, STYLE, WIDTH, Drawn, hide_spines, n_seeds, pyplot, save
+from bn_vuln.report.tables import KEY_NAMES, plain
+from bn_vuln.table import Block
+
+Points = list[tuple[float, Estimate]]
+UNITS = {"pixel": "eps, pixels / 255", "standardized": "eps, standardized"}
+
+
+def figure(results: Results, form: str) -> list[Drawn]:
+    """One drawing for each attack with a ladder, of what was measured of it."""
+    attacks = {n: p for n, p in results.experiment.perturbations.items() if isinstance(p, Attack) and p.ladder}
+    return [drawn for name, attack in attacks.items() for drawn in _drawn(results, name, attack, form)]
+
+
+def _drawn(results: Results, name: str, attack: Attack, form: str) -> list[Drawn]:
+    columns = _columns(results, name, attack)
+    arms = {
+        _label(block, arm): points
+        for block in results.blocks
+        for arm, values in block.arms.items()
+        if len(points := [(x, e) for c, x in columns.items() if (e := values[c].estimate)]) > 1
+    }
+    if not arms:
+        return []
+    plt = pyplot()
+    with plt.rc_context(STYLE):
+        drawing, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, HEIGHT), layout="constrained")
+        for number, (label, points) in enumerate(arms.items()):
+            _line(left, points, label, number)
+        left.set_ylabel(f"accuracy under {results.experiment.table.columns.get(name, name)}, %")
+        left.set_ylim(0, 101)
+        _differences(right, results, columns)
+        for axes in (left, right):
+            axes.set_xlabel(UNITS[attack.unit])
+            axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
+            hide_spines(axes)
+            axes.legend(frameon=False)
+        many = len([a for a in results.experiment.perturbations.values() if isinstance(a, Attack) and a.ladder]) > 1
+        return [(f"ladders-{name}" if many else "ladders", _caption(results), save(plt, drawing, form))]
+
+
+def _columns(results: Results, name: str, attack: Attack) -> dict[str, float]:
+    """The columns of the attack with their places on the axis; clean images at 0."""
+    scale = 255.0 if attack.unit == "pixel" else 1.0
+    every = results.experiment.every_perturbation
+    found: dict[str, float] = {}
+    for column in results.experiment.table.columns:
+        perturbation = every.get(column)
+        if perturbation is not None and perturbation.kind == "clean":
+            found[column] = 0.0
+        elif isinstance(perturbation, Attack) and column.split(" ")[0] == name:
+            found[column] = scale * perturbation.eps
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def _label(block: Block, arm: str) -> str:
+    return ", ".join([*(f"{KEY_NAMES.get(key, key)} {plain(key, value)}" for key, value in block.where.items()), arm])
+
+
+def _line(axes: Any, points: Points, label: str, number: int) -> None:
+    colour, marker = ARM_STYLES[number % len(ARM_STYLES)]
+    axes.errorbar(
+        [x for x, _ in points], [100 * e.mean for _, e in points], yerr=[100 * (e.sem or 0.0) for _, e in points],
+        color=colour, marker=marker, markersize=4, capsize=2, linewidth=1.2, label=label,
+    )  # fmt: skip
+
+
+def _differences(axes: Any, results: Results, columns: dict[str, float]) -> None:
+    table = results.experiment.table
+    axes.axhline(0.0, color=GREY, linewidth=1)
+    for number, block in enumerate(results.blocks):
+        found = [(x, d.paired) for c, x in columns.items() if (d := block.differences.get(c)) and d.paired]
+        if found:
+            _line(axes, found, _label(block, f"{table.treatment} \N{MINUS SIGN} {table.reference}"), 2 + number)
+    axes.set_ylabel("difference, points")
+
+
+def _caption(results: Results) -> str:
+    return f"Accuracy along eps (0: clean images), mean ± SEM, {n_seeds(results)}; differences are paired by seed."
