@@ -77,8 +77,9 @@ def between(images: NDArray[np.float32], clean: NDArray[np.float32], space: atta
 
 
 def summary(distance: NDArray[np.float64]) -> dict[str, float]:
-    """The record's fields, of distances [n] that are 0 where the clean image fools the classifier and infinite where
-    nothing does: over the examples that were correct when clean, and fooled; none where there are none."""
+    """The record's fields, of distances [n] that are 0 where the clean image fools the classifier (or, of a targeted
+    attack, is taken for the target) and infinite where nothing does: over those in between; none where there are none.
+    """
     found = distance[(distance > 0) & np.isfinite(distance)]
     return {"mean_distance": float(found.mean()), "median_distance": float(np.median(found))} if len(found) else {}
 

@@ -199,17 +199,13 @@ class Evaluator:
         ball = attacks.from_config(options, self.classifier.facts)
         run = self._compiled_attack(options, progress)
         labels = self._attack_labels(options)
-        kept = np.empty_like(self.pixels)
-        n, distances = len(kept), []
+        points, n = np.empty_like(self.pixels), len(self.pixels)
         with work(progress, describe_perturbation(options), n, "examples"):
             for i in range(0, n, self.batch_size):
                 piece = slice(i, i + self.batch_size)
-                x = self.pixels[piece]
-                found = run(x, labels[piece], self.dataset.index[piece].astype(np.int32))
-                distances.append(checks.beyond(found, x, ball))
-                kept[piece] = _projected(found, x, ball)
+                points[piece] = run(self.pixels[piece], labels[piece], self.dataset.index[piece].astype(np.int32))
                 progress.advance(min(n, i + self.batch_size))
-        left = checks.outside(np.concatenate(distances))
+        kept, left = self._kept(points, ball)
         return _Perturbed(kept, (left, checks.box_excludes_clean(self.pixels, ball), checks.reaches_border(options)))
 
     def _search(self, options: Attack, progress: Progress) -> _Perturbed:
@@ -232,9 +228,7 @@ class Evaluator:
         )
         found = cascaded.found
         eps = np.minimum(found.eps, options.eps)
-        own = ball.with_eps(eps)
-        kept = _projected(found.points, self.pixels, own)
-        left = checks.outside(checks.beyond(found.points, self.pixels, own))
+        kept, left = self._kept(found.points, ball.with_eps(eps))
         flags = left, checks.box_excludes_clean(self.pixels, ball), checks.reaches_border(options)
         fields = {"standing": cascaded.standing, "looked_at": float(found.looked_at.mean())}
         if options.bisect is None:
@@ -262,7 +256,7 @@ class Evaluator:
         bound = distances.bind(attacked.predict, options, space, self.distribution)
         with work(progress, describe_perturbation(options), len(self.pixels), "examples"):
             points = bound(self.pixels, labels, batch_size=self.batch_size, xla=xla, advanced=progress.advance)
-        images = _projected(points, self.pixels, space)
+        images = self._kept(points, space)[0]
         logits = self.logits(images)
         before, after = (self._fools(z, labels, options) for z in (self.logits(self.pixels), logits))
         length = distances.between(images, self.pixels, space)
@@ -273,6 +267,17 @@ class Evaluator:
         record, outcomes = self._record(options, logits, flags, fields, time.monotonic() - begun)
         arrays = distances.arrays(distance, images, self.pixels, self.dataset.labels, logits)
         return Result(record, outcomes, images, self.dataset.labels, distance, arrays)
+
+    def _kept(self, points: NDArray[np.float32], ball: attacks.Ball) -> tuple[NDArray[np.float32], records.Flag | None]:
+        """(the points projected again, the flag of those that lay outside), piece by piece, since that is done in
+        float64."""
+        kept, distances = np.empty_like(self.pixels), []
+        for i in range(0, len(kept), self.batch_size):
+            piece = slice(i, i + self.batch_size)
+            x, own = self.pixels[piece], ball.of(piece)
+            distances.append(checks.beyond(points[piece], x, own))
+            kept[piece] = _projected(points[piece], x, own)
+        return kept, checks.outside(np.concatenate(distances))
 
     def _verification(self, options: Attack, ball: attacks.Ball, labels: NDArray[np.int32]) -> engine.Verify:
         """Whether points, once projected again, do what the attack is after to the classifier itself."""

@@ -52,7 +52,8 @@ def starts(options: Fooling, width: int, facts: Facts) -> tuple[NDArray[np.float
 
 
 def ascend(predict: Predict, x: NDArray[np.float32], y: NDArray[np.int32], options: Fooling, facts: Facts) -> Fooled:
-    """Lead images x to the classes y. Where there is no gradient they stay.
+    """Lead images x to the classes y. Where there is no finite gradient they stay; where logits are not finite the
+    confidence is 0.
 
     `predict`: float pixels [n, height, width, channels] -> logits [n, classes], differentiable.
     """
@@ -76,8 +77,8 @@ def _climb(predict: Predict, x: Any, y: Any, options: Fooling, low: Any, high: A
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(point)
             odds = -margin(predict(point), y)  # log(p / (1 - p)) of the class
-        p = tf.sigmoid(odds)
-        slope = tape.gradient(odds, point, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        p = _finite(tf.sigmoid(odds))
+        slope = _finite(tape.gradient(odds, point, unconnected_gradients=tf.UnconnectedGradients.ZERO))
         moved = tf.clip_by_value(ball.step(point, slope, options.step_size), low, high)
         return (
             i + 1,
@@ -92,3 +93,9 @@ def _climb(predict: Predict, x: Any, y: Any, options: Fooling, low: Any, high: A
     n, zeros = tf.shape(x)[0], tf.zeros_like(x[:, 0, 0, 0])
     begun = (0, x, x, tf.zeros([n], tf.int32), tf.zeros([n], tf.bool), zeros, zeros)
     return tuple(tf.while_loop(going, step, begun)[2:])
+
+
+def _finite(values: Any) -> Any:
+    """The values, and 0 where they are NaN or infinite."""
+    tf = backend.tensorflow()
+    return tf.where(tf.math.is_finite(values), values, tf.zeros_like(values))

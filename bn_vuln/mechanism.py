@@ -28,7 +28,7 @@ from bn_vuln.progress import Progress, Quiet
 BATCH_SIZE = 250
 POINTS = 300  # of a plane that are kept to be drawn
 DRAWN_BYTES = 26_000  # of images
-NO_GRADIENT = "no example has a gradient of the logits with respect to its pixels: there is no boundary to measure"
+NO_GRADIENT = "no example has a finite gradient of the logits with respect to its pixels: no boundary can be measured"
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -87,9 +87,9 @@ class _Subject:
 
     @functools.cached_property
     def margins(self) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """As `margin_gradients`. Raises `BnvulnError` where no example has a gradient."""
+        """As `margin_gradients`. Raises `BnvulnError` where no example has a gradient that is finite."""
         gradients, rivals = margin_gradients(self.classifier, self.pixels, self.examples.labels)
-        if not gradients.any():
+        if not (gradients.any(axis=1) & np.isfinite(gradients).all(axis=1)).any():
             raise BnvulnError(NO_GRADIENT)
         return gradients, rivals
 

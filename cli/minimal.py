@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import click
 from click.core import ParameterSource
@@ -31,17 +31,23 @@ def minimal_options(command: o.Command) -> o.Command:
 
 
 def resolve(given: dict[str, Any]) -> Any:
-    """The config of a minimum-norm attack; None for another attack. Raises `UsageError` for an option that the attack
-    does not have."""
-    name = given["name"]
-    if name not in NAMES:
-        _refuse(OWN, f"of {', '.join(NAMES)}, not of {name}")
-        return None
-    _refuse(FOREIGN, f"not of {name}, which looks for the nearest image and has no ball to search")
-    if given["ord"] == "inf" and _is_given("ord"):
-        raise click.UsageError(f"--ord: {name} minimizes the norm 2, received inf")
+    """The config of a minimum-norm attack; None for another attack. Raises `UsageError` for an attack that does not
+    exist, and for an option that the attack does not have."""
     from bn_vuln import config
 
+    name = given["name"]
+    known = (*get_args(config.Attack.model_fields["attack"].annotation), *NAMES)
+    if name not in known:
+        hint = config.nearest(name, known)
+        raise click.UsageError(f"--attack: {name!r} is not known (known: {', '.join(known)}){hint}")
+    if name not in NAMES:
+        _refuse(OWN, f"an option of {', '.join(NAMES)}, not of {name}")
+        return None
+    _refuse(FOREIGN, f"no option of {name}, which looks for the nearest image and has no ball to search")
+    if given["ord"] == "inf" and _is_given("ord"):
+        raise click.UsageError(f"--ord: {name} minimizes the norm 2, received inf")
+    if given["checks"] != "none" and _is_given("checks"):
+        raise click.UsageError(f"--checks: {name} has no ball in which further attacks could doubt it; leave it out")
     fields = {key: given[key] for key in (*SHARED, *OWN) if given[key] is not None}
     return config.validate(config.Minimal, {"attack": name, **fields}, "attack")
 
@@ -49,7 +55,7 @@ def resolve(given: dict[str, Any]) -> Any:
 def _refuse(names: tuple[str, ...], why: str) -> None:
     for name in names:
         if _is_given(name):
-            raise click.UsageError(f"--{name.replace('_', '-')} is an option {why}")
+            raise click.UsageError(f"--{name.replace('_', '-')} is {why}")
 
 
 def _is_given(name: str) -> bool:

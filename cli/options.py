@@ -25,7 +25,7 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic from click 8
             return float(value)
         try:
             return float(Fraction(str(value).replace(" ", "")))
-        except (ValueError, ZeroDivisionError):
+        except (ValueError, ZeroDivisionError, OverflowError):
             self.fail(f"{value!r} is not a number or a fraction such as 8/255", param, ctx)
 
 

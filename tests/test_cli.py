@@ -358,6 +358,7 @@ def test_attack_prints_flags(bnvuln, pair):
     [
         (["--eps", "-1"], 2, ["eps", "-1"]),
         (["--eps", "8/0"], 2, ["--eps", "8/0"]),
+        (["--eps", "1e400"], 2, ["--eps", "1e400"]),
         (["--attack", "pdg"], 2, ["pdg"]),
         (["--steps", "0"], 2, ["steps", "0"]),
         (["--box", "1,0"], 2, ["box", "low < high"]),

@@ -130,11 +130,11 @@ def spectrum(cell: Cell, name: str) -> dict[str, NDArray[Any]]:
 
 def nearest(cell: Cell, name: str) -> dict[str, NDArray[Any]]:
     """Eight images of 6 x 6 pixels and what fools a cell: of the first one nothing does without batch norm, the second
-    is misclassified when clean. Or ten fooling images."""
+    is misclassified when clean. Or ten fooling images, of which the last one did not get there."""
     if name == "noise":
         return {
             "images": np.full((10, 6, 6, 1), 0.75, np.float16), "steps": np.arange(10, 30, dtype=np.int32),
-            "confidence": np.full(20, 0.9625, np.float32), "reached": np.ones(20, bool),
+            "confidence": np.full(20, 0.9625, np.float32), "reached": np.arange(20) != 9,
         }  # fmt: skip
     clean = np.linspace(0, 1, 8 * 36, dtype=np.float16).reshape(8, 6, 6, 1)
     change = 0.05 if cell.normalization.name == "batch" else 0.1
@@ -237,7 +237,10 @@ LABELS = {
         "variance of the component, pixels squared", "gain, relative", "energy at or below, %",
         "none", "batch, c 1e-05", "batch, c 0.1", "batch, c 10",
     ],
-    "examples": ["none", "batch", "2", "92", "0.32", "0.62", "6", "96", "0: 10, 96%", "9: 19, 96%"],
+    "examples": [
+        "none", "batch", "2", "92", "0.32", "0.62", "6", "96", "0: 10", "9: 96%", "clean", "nearest", "L2, pixels",
+        "fooling", "steps",
+    ],
     "ladders": [
         "eps, pixels / 255", "accuracy under 16/255, %", "difference, points", "width 28, none", "width 56, batch",
         f"width 28, batch {MINUS} none",
@@ -248,7 +251,7 @@ CAPTIONS = {
     "curves": "Along c: mean ± SEM, dots are single seeds, n = 4 seeds.",
     "boundaries": "The Bayes solution is tilted by 78.7 degrees",
     "spectra": "mean over n = 2 seeds.",
-    "examples": "(90% was asked for). One seed.",
+    "examples": "confidence of 90%, or the confidence after all 500 steps where it was not reached. n = 1: seed 0.",
     "ladders": "Accuracy along eps (0: clean images), mean ± SEM, n = 4 seeds; differences are paired by seed.",
     "heatmaps": "n = 2 seeds; a grey cross: failed to train; empty: not run. Dashed: 16 / ln",
 }
@@ -635,6 +638,49 @@ def test_an_arm_that_was_not_run_is_left_out(tmp_path: Path, axes_of: Callable[[
 def test_the_seed_is_one_that_all_arms_have(tmp_path: Path) -> None:
     found = results(tmp_path, "examples", missing=lambda c: c.normalization.name == "none" and c.seed == 0)
     assert {"none", "batch"} <= set(texts(only(found)[2]))
+    assert "n = 1: seed 1." in only(found)[1]
+
+
+def test_distances_are_in_the_unit_of_the_attack(tmp_path: Path) -> None:
+    standardized = {"perturbations": {**EXAMPLES["perturbations"], "cw": {"kind": "minimal", "unit": "standardized"}}}
+    _, caption, svg = only(results(tmp_path, "examples", changes=standardized))
+    assert "L2 distance in standardized units." in caption
+    assert "L2, std" in texts(svg)
+
+
+def unfooled(cell: Cell, name: str) -> dict[str, NDArray[Any]]:
+    """The same where nothing fools one of the arms."""
+    arrays = nearest(cell, name)
+    immune = name != "noise" and cell.normalization.name == "none"
+    return {**arrays, "distance": np.full(10, np.inf, np.float32)} if immune else arrays
+
+
+def test_without_an_example_that_all_arms_share_the_caption_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, axes_of: Callable[[Results], list[Any]]
+) -> None:
+    monkeypatch.setitem(ARRAYS, "examples", unfooled)
+    found = results(tmp_path, "examples")
+    assert len(shown_in(axes_of(found))) == 2 * 10
+    assert "none was classified correctly and then fooled in all arms" in only(found)[1]
+
+
+def test_without_any_image_to_show_nothing_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ARRAYS, "examples", lambda cell, name: {} if name == "noise" else unfooled(cell, name))
+    assert figures.figures(results(tmp_path, "examples")) == []
+
+
+def test_few_images_take_few_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, axes_of: Callable[[Results], list[Any]]
+) -> None:
+    """As of large images, of which few are kept."""
+
+    def few(cell: Cell, name: str) -> dict[str, NDArray[Any]]:
+        return {k: v[:4] if k in ("images", "clean", "adversarial") else v for k, v in nearest(cell, name).items()}
+
+    monkeypatch.setitem(ARRAYS, "examples", few)
+    axes = axes_of(results(tmp_path, "examples"))
+    assert len(axes) == 2 * 4 * 4  # arms, rows, columns
+    assert len(shown_in(axes)) == 2 * (3 * 2 + 4)
 
 
 @pytest.mark.parametrize("absent", ["cw", "noise"])

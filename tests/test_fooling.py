@@ -71,6 +71,35 @@ def test_without_a_gradient_nothing_moves():
     np.testing.assert_allclose(found.after, 0.5)
 
 
+def test_logits_that_are_not_finite_have_no_confidence():
+    def broken(images):
+        return tf.fill(tf.shape(images[:, 0, 0, :]), tf.constant(np.nan, images.dtype))
+
+    options = Fooling(**FREE)
+    x, y = fooling.starts(options, 4, TWO)
+    found = fooling.ascend(broken, x, y, options, TWO)
+    np.testing.assert_array_equal(found.images, x)
+    assert not found.reached.any()
+    assert (found.steps == 200).all()
+    assert (found.confidence == 0).all()
+    assert (found.after == 0).all()
+
+
+def test_where_gradients_are_not_finite_pixels_stay():
+    """The root has no derivative at black pixels: of the others there are enough to get to the first class."""
+    model, options = binary_linear(), Fooling(**FREE)
+
+    def predict(images):
+        return model.predict(tf.sqrt(tf.abs(images)))
+
+    x, y = fooling.starts(options, 4, TWO)
+    x[:, 0] = 0
+    found = fooling.ascend(predict, x, y, options, TWO)
+    assert found.reached[y == 0].all()
+    assert np.isfinite(found.images).all()
+    np.testing.assert_array_equal(found.images[:, 0], x[:, 0])
+
+
 def test_what_the_box_does_not_allow_is_not_reached():
     model = binary_linear()
     options = Fooling(**{**FREE, "box": (0.45, 0.55)}, confidence=0.9999)
@@ -115,6 +144,17 @@ def test_noise_depends_on_the_seed_and_is_cut_to_the_box():
 
 
 # ---------------------------------------------------------------- measurement
+
+
+def test_what_never_gets_there_is_recorded_with_what_it_has(runs, tmp_path):
+    options = FAST.model_copy(update={"steps": 10, "confidence": 0.999999})
+    ((_, record),) = measure(classifier.from_run(runs["none"]), {"x": options}, Evaluation(limit=10), folder=tmp_path)
+    arrays = records.read_arrays(records.measurement_path(tmp_path, record.measurement_id))
+    assert not arrays["reached"].any()
+    assert (record.value, record.details["reached"]) == (10, 0)
+    assert ((arrays["confidence"] > 0) & (arrays["confidence"] < 0.999999)).all()
+    np.testing.assert_allclose(record.details["confidence"], arrays["confidence"].mean(), rtol=1e-6)  # after 10 steps
+    assert 0 < record.details["distance"] <= 10 * 0.1
 
 
 def test_a_measurement_of_a_run(runs, tmp_path):

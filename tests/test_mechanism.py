@@ -156,10 +156,11 @@ def test_examples_without_a_usable_gradient_are_left_out(tmp_path, activation):
     assert record.value == pytest.approx(np.degrees(np.arctan2(abs(d[1]), d[0])), abs=1e-4)
 
 
+@pytest.mark.parametrize("number", [0.0, np.nan])
 @pytest.mark.parametrize("options", [Tilt(), Spectrum()], ids=lambda options: options.kind)
-def test_constant_logits_have_no_direction(options):
-    with pytest.raises(BnvulnError, match="no example has a gradient"):
-        list(measure(linear(np.zeros((2, 2))), {"x": options}, LIMIT))
+def test_constant_logits_have_no_direction(options, number):
+    with pytest.raises(BnvulnError, match="no example has a finite gradient"):
+        list(measure(linear(np.full((2, 2), number)), {"x": options}, LIMIT))
 
 
 # ---------------------------------------------------------------- gradients

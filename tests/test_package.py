@@ -39,10 +39,11 @@ LAYERS = {
     "distribution": {"backend", "errors"},
     "folding": {"backend"},
     "batch_statistics": {"backend", "data", "errors"},
+    "batching": {"backend", "errors"},
     "train": BASE | {"attacks", "data", "distribution", "models", "records", "progress"},
     "evaluate": BASE
     | {"attacks", "batch_statistics", "checks", "classifier", "data", "distribution", "folding", "noise", "records"}
-    | {"distances", "progress", "scrutiny"},
+    | {"batching", "distances", "progress", "scrutiny"},
     "mechanism": BASE | {"analysis", "classifier", "data", "evaluate", "fooling", "records", "progress"},
     "experiment": BASE
     | {"catalog", "data", "distribution", "grid", "records", "progress", "train", "evaluate", "classifier"}

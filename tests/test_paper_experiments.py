@@ -255,6 +255,42 @@ def test_records_that_contradict_the_paper_fail(tmp_path: Path, name: str) -> No
     assert len(judged(results)) == JUDGED[name]
 
 
+APPENDIX_J = {
+    # what batch norm does to (the distance, the steps), the verdicts of the two
+    "nearer, but later": ((0.35, 90.0), ["holds", "fails"]),
+    "farther, but sooner": ((2.8, 20.0), ["fails", "holds"]),
+    "no difference": ((1.4, 60.0), ["undecided", "undecided"]),
+    "nothing is fooled": ((None, 20.0), ["not run", "holds"]),
+}
+
+
+@pytest.mark.parametrize("case", APPENDIX_J)
+def test_the_claims_of_appendix_j_are_judged_apart(tmp_path: Path, case: str) -> None:
+    chosen = catalog.experiment("appendix_j")
+    (distance, steps), expected = APPENDIX_J[case]
+
+    def number(cell: Cell, column: str) -> float | None:
+        ours = {"cw.distance": distance, "fooling": steps} if is_batch(cell) else {"cw.distance": 1.4, "fooling": 60.0}
+        value = ours.get(column, 0.5)
+        return None if value is None else value * (1 + wobble(cell, 0.02))
+
+    results = aggregate(chosen, fill(tmp_path, chosen, number, n=N, also=number))
+    assert [(c.perturbation, c.verdict) for c in judged(results)] == list(
+        zip(["cw.distance", "fooling"], expected, strict=True)
+    )
+
+
+def test_fooling_images_that_no_network_gets_to_decide_nothing(tmp_path: Path) -> None:
+    """All count with the 500 steps that were allowed, in every arm and seed."""
+    chosen = catalog.experiment("appendix_j")
+
+    def number(cell: Cell, column: str) -> float:
+        return 500.0 if column == "fooling" else appendix_j(cell, column)
+
+    results = aggregate(chosen, fill(tmp_path, chosen, number, n=N, also=number))
+    assert [c.verdict for c in judged(results) if c.perturbation == "fooling"] == ["undecided"]
+
+
 @pytest.mark.parametrize("name", JUDGED)
 def test_two_seeds_decide_nothing(tmp_path: Path, name: str) -> None:
     chosen = catalog.experiment(name)

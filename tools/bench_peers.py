@@ -7,12 +7,18 @@
 Contenders: ours; CleverHans 4, Foolbox 3 and ART (TensorFlow); torchattacks and plain PyTorch (CPU) on a copy of the
 same weights. Four comparisons, each on the MNIST pair of results/paper/table6_matched (seed 0):
 
-last      PGD-40 without a random start, the last point counts: everybody does the same.
-any       PGD-100, any iterate counts for ours (an active set), where others take all of their steps.
-ladder    our ladder of eight eps against eight attacks of ours without one (the plain loop, any iterate).
-strong    `strong` against AutoAttack's standard set (torchattacks; ART has another set), and how many stand.
+last      PGD-40, eps .05, without a random start, the last point counts: everybody does the same. In batches of
+          500, and (last_in_batches_of_100) of 100.
+any       PGD-100, eps .1, where most examples of the net with BN fall: any iterate counts for ours (an active set),
+          while others take all of their steps.
+ladder    our ladder of eight eps up to .05 against eight attacks of ours without one (the plain loop, any iterate).
+strong    `strong`, eps .05, against AutoAttack's standard set (torchattacks; ART has another set), and what stands;
+          also, at eps .1, on the net without BN of results/beyond/adversarial_training that was trained on adversarial
+          examples (seed 0).
 
-and `convolutional`: PGD-10 on VGG8 with and without BN, random weights, random images of 32x32x3.
+and `convolutional`: PGD-10 on VGG8 with and without BN, random weights, random images of 32x32x3, labels as predicted.
+There `cleverhans_tensorflow_default` is CleverHans in a process of its own with TensorFlow's own setting of oneDNN,
+which is off on some machines, where all others here have it on.
 """
 
 from __future__ import annotations
@@ -20,7 +26,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,11 +45,14 @@ from bn_vuln.classifier import from_model
 from bn_vuln.config import Attack, Cell, validate
 from bn_vuln.facts import Facts
 
-RESULTS = Path(__file__).parent.parent / "results" / "paper"
-PAIR = {"batch": "dd15bd2a8efa", "none": "df28a7b8f872"}  # table6_matched, seed 0
-EPS, BATCH = 0.05, 500
+RESULTS = Path(__file__).parent.parent / "results"
+PAIR = {"batch": "paper/dd15bd2a8efa", "none": "paper/df28a7b8f872"}  # table6_matched, seed 0
+TRAINED_ON_ADVERSARIAL_EXAMPLES = {"adversarial": "beyond/ADVERSARIAL"}  # adversarial_training, none, seed 0
+EPS, LARGE, BATCH = 0.05, 0.1, 500
 LADDER = [EPS * k / 8 for k in range(1, 9)]
 PHOTOS = Facts("random", (32, 32, 3), tuple("0123456789"), (0.5,) * 3, (0.25,) * 3, {})
+VARIABLE = "BNVULN_BENCH_TENSORFLOW_DEFAULT"
+ALONE = VARIABLE in os.environ  # CleverHans alone, see `by_default`
 Images = NDArray[np.float32]
 
 
@@ -202,9 +214,15 @@ def last(subject: Subject, repetitions: int) -> dict[str, Any]:
     return against_peers(subject, options, subject.keep("ours", ours(subject, options)), repetitions)
 
 
+def last_in_batches_of_100(subject: Subject, repetitions: int) -> dict[str, Any]:
+    smaller = Subject(subject.owner, subject.x, subject.y, 100)
+    return last(smaller, repetitions)
+
+
 def any_iterate(subject: Subject, repetitions: int) -> dict[str, Any]:
-    run = active(subject, "ours", pgd(100, iterate="any"))
-    return against_peers(subject, pgd(100), run, repetitions)
+    larger = {"eps": LARGE, "step_size": 2.5 * LARGE / 100}
+    run = active(subject, "ours", pgd(100, iterate="any", **larger))
+    return against_peers(subject, pgd(100, **larger), run, repetitions)
 
 
 def ladder(subject: Subject, repetitions: int) -> dict[str, Any]:
@@ -223,22 +241,22 @@ def ladder(subject: Subject, repetitions: int) -> dict[str, Any]:
     return summarize(seconds, "ours", ours={"accuracies": curve}, eight_plain_loops={"accuracies": apart})
 
 
-def strong(subject: Subject, repetitions: int) -> dict[str, Any]:
+def strong(subject: Subject, repetitions: int, eps: float = EPS) -> dict[str, Any]:
     """AutoAttack of torchattacks and of ART beside our cascade."""
     import torchattacks as ta
     from art.attacks.evasion import AutoAttack
     from art.estimators.classification import PyTorchClassifier
 
     net, x, y = subject.torch()
-    theirs = ta.AutoAttack(net, norm="Linf", eps=EPS, version="standard", n_classes=10, seed=0)
+    theirs = ta.AutoAttack(net, norm="Linf", eps=eps, version="standard", n_classes=10, seed=0)
     import torch
 
     wrapped = PyTorchClassifier(
         net, loss=torch.nn.CrossEntropyLoss(), input_shape=tuple(x.shape[1:]), nb_classes=10, clip_values=(0, 1)
     )
-    art_auto = AutoAttack(wrapped, norm=np.inf, eps=EPS, eps_step=EPS / 4, batch_size=subject.batch)
+    art_auto = AutoAttack(wrapped, norm=np.inf, eps=eps, eps_step=eps / 4, batch_size=subject.batch)
     contenders = {
-        "ours": active(subject, "ours", Attack(attack="strong", eps=EPS)),
+        "ours": active(subject, "ours", Attack(attack="strong", eps=eps)),
         "torchattacks_autoattack": subject.keep(
             "torchattacks_autoattack", lambda p: theirs(x[p], y[p]).detach().numpy().transpose(0, 2, 3, 1)
         ),
@@ -250,11 +268,17 @@ def strong(subject: Subject, repetitions: int) -> dict[str, Any]:
     return summarize(seconds, "ours", **subject.accuracies())
 
 
-COMPARISONS = {"last": last, "any": any_iterate, "ladder": ladder, "strong": strong}
+COMPARISONS = {
+    "last": last,
+    "last_in_batches_of_100": last_in_batches_of_100,
+    "any": any_iterate,
+    "ladder": ladder,
+    "strong": strong,
+}
 
 
-def mnist(name: str, limit: int) -> Subject:
-    owner = classifier.from_run(RESULTS / PAIR[name])
+def mnist(run: str, limit: int) -> Subject:
+    owner = classifier.from_run(RESULTS / run)
     examples = data.load("mnist", "test", limit=limit)
     return Subject(owner, (examples.images / np.float32(255)).astype(np.float32), examples.labels, BATCH)
 
@@ -264,9 +288,28 @@ def convolutional(normalization: str, limit: int, repetitions: int) -> dict[str,
     n = min(limit, 200)
     net = models.build(validate(Cell, {"arch": "vgg8", "normalization": normalization}, "bench"), PHOTOS)
     images = generator.random((n, *PHOTOS.shape), np.float32)
-    subject = Subject(from_model(net, PHOTOS, {"weights": "random"}), images, np.zeros(n, np.int32), 100)
-    options = pgd(10, eps=8 / 255, step_size=2 / 255)
-    return against_peers(subject, options, subject.keep("ours", ours(subject, options)), repetitions)
+    labels = np.asarray(net(images, training=False)).argmax(axis=1).astype(np.int32)
+    subject = Subject(from_model(net, PHOTOS, {"weights": "random"}), images, labels, 100)
+    options = pgd(10, eps=1 / 255, step_size=0.25 / 255)
+    if ALONE:
+        seconds = interleave({"cleverhans": subject.keep("cleverhans", hans(subject, options))}, repetitions)
+        return summarize(seconds, "cleverhans", **subject.accuracies())
+    found = against_peers(subject, options, subject.keep("ours", ours(subject, options)), repetitions)
+    alone = by_default(limit, repetitions)[f"convolutional_{normalization}"]["cleverhans"]
+    ratio = round(alone["median_s"] / found["ours"]["median_s"], 2)
+    return {**found, "cleverhans_tensorflow_default": {**alone, "times_cleverhans": None, "times_ours": ratio}}
+
+
+@functools.cache
+def by_default(limit: int, repetitions: int) -> Any:
+    """CleverHans on the convolutional nets, with TensorFlow's own setting of oneDNN: the results of a process."""
+    command = [sys.executable, __file__, "--only", "convolutional", "--limit", str(limit)]
+    environment = {key: value for key, value in os.environ.items() if key != "TF_ENABLE_ONEDNN_OPTS"}
+    done = subprocess.run(
+        [*command, "--repetitions", str(repetitions)], env={**environment, VARIABLE: "1"}, stdout=subprocess.PIPE,
+        check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout)["results"]
 
 
 def main() -> None:
@@ -275,14 +318,19 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=1000, help="test images attacked (default: %(default)s)")
     parser.add_argument("--only", nargs="+", choices=[*COMPARISONS, "convolutional"], help="some of the comparisons")
     args = parser.parse_args()
+    if ALONE:  # TensorFlow decides
+        backend.prepare_environment = lambda: os.environ.update({"KERAS_BACKEND": "tensorflow"})
     backend.tensorflow()
     wanted = args.only or [*COMPARISONS, "convolutional"]
     results = {
-        f"{name}_{arm}": COMPARISONS[name](mnist(arm, args.limit), args.repetitions)
+        f"{name}_{arm}": COMPARISONS[name](mnist(run, args.limit), args.repetitions)
         for name in wanted
         if name in COMPARISONS
-        for arm in PAIR
+        for arm, run in PAIR.items()
     }
+    if "strong" in wanted:
+        for name, run in TRAINED_ON_ADVERSARIAL_EXAMPLES.items():
+            results[f"strong_{name}"] = strong(mnist(run, args.limit), args.repetitions, LARGE)
     if "convolutional" in wanted:
         results |= {f"convolutional_{arm}": convolutional(arm, args.limit, args.repetitions) for arm in PAIR}
     print_report(results, args.repetitions, examples=args.limit, eps=EPS, batch=BATCH)

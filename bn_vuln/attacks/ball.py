@@ -41,8 +41,8 @@ class Ball:
         """The same ball with another radius, or one for each example [n]."""
         return replace(self, eps=per_example(eps))
 
-    def of(self, which: NDArray[Any]) -> Ball:
-        """The balls of some of the examples, by a mask or by their places."""
+    def of(self, which: NDArray[Any] | slice) -> Ball:
+        """The balls of some of the examples, by a mask, their places or a slice."""
         return replace(self, eps=self.eps[which]) if isinstance(self.eps, np.ndarray) else self
 
     def step(self, x: Any, gradient: Any, step_size: Any) -> Any:

@@ -302,11 +302,14 @@ class _Search:
         """(points, found): the best ones, drawn towards x as far as they still succeed."""
         tf = backend.tensorflow()
         x, y, way = state["x"], state["y"], state["best"] - state["x"]
-        near, far = tf.zeros_like(state["distance"]), tf.ones_like(state["distance"])
-        for _ in range(HALVINGS):
+
+        def halve(i: Any, near: Any, far: Any) -> tuple[Any, Any, Any]:
             middle = (near + far) / 2
             succeeds = tf.equal(self.goal.missing(self.space.inside(x + _spread(middle) * way), y), 0.0)
-            near, far = tf.where(succeeds, near, middle), tf.where(succeeds, middle, far)
+            return i + 1, tf.where(succeeds, near, middle), tf.where(succeeds, middle, far)
+
+        begun = 0, tf.zeros_like(state["distance"]), tf.ones_like(state["distance"])
+        _, _, far = tf.while_loop(lambda i, *_: i < HALVINGS, halve, begun)
         moved = (state["distance"] > 0) & tf.math.is_finite(state["distance"])
         drawn = tf.where(_spread(far < 1.0), self.space.inside(x + _spread(far) * way), state["best"])
         return tf.where(_spread(moved), drawn, x), tf.math.is_finite(state["distance"])

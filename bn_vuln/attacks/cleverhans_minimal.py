@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bn_vuln import backend
 from bn_vuln.attacks.carlini_wagner import Channels, Predict
@@ -38,7 +39,8 @@ def attack(
     all examples and pixels up to one that is n d times as large, and takes labels for targets; it is given an Adam, its
     own constant for each example, and labels only for targets. It knows one box and scale for all channels, so it works
     on x / scale with the channels of a pixel as pixels. It needs a box, and ignores the confidence when it judges
-    success (configs refuse both). It gives up on all examples at once.
+    success (configs refuse both). Left as it is: it gives a constant up for all examples at once, and once one was a
+    success for an example its bisection takes every later one for a success too, and halves it.
     """
     tf = backend.tensorflow()
     shape = tuple(x.shape[1:])
@@ -68,9 +70,14 @@ def attack(
         pieces.append(np.asarray(search._attack(start[i : i + size])))
         advanced(min(len(clean), i + size))
     points = np.clip(np.concatenate(pieces).reshape(clean.shape) * scale, low, high)
-    before, after = ((np.asarray(predict(z)).argmax(axis=1) == labels) == targeted for z in (clean, points))
+    before, after = (_hit(np.asarray(predict(z)), labels) == targeted for z in (clean, points))
     kept = np.where((after & ~before)[:, None, None, None], points, clean)
     return tf.constant(kept), tf.constant(after | before)
+
+
+def _hit(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Whether the class is the label; logits that are not finite are no class."""
+    return (logits.argmax(axis=1) == labels) & np.isfinite(logits).all(axis=1)  # type: ignore[no-any-return]
 
 
 def _repaired() -> Any:

@@ -42,9 +42,10 @@ class Fooling(Frozen):
     log-probability, without saturation), until the softmax probability reaches `confidence`, or `steps` are over.
 
     The value is the mean number of steps, where those that do not get there count with all `steps` (a lower bound).
-    `confidence` .99 is one mistake in a hundred; the .9999 of Nguyen et al. is not always reached by strongly
-    regularized networks, whose logits are small. Columns NAME.DETAIL: the share that `reached` it, the mean
-    `confidence` after `after` steps, and the mean L2 `distance` of the last images from the noise.
+    The defaults are our choice: Nguyen et al. begin at the mean image with a little noise and go to .9999, which
+    strongly regularized networks, whose logits are small, do not always reach; .99 is one mistake in a hundred.
+    Columns NAME.DETAIL: the share that `reached` it, the mean `confidence` after `after` steps, reached before or not,
+    and the mean L2 `distance` from the noise of the images that reached it, or else of the last ones.
     """
 
     kind: Literal["fooling"] = "fooling"

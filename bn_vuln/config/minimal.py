@@ -14,7 +14,8 @@ from bn_vuln.config.values import Count, Frozen, NonNegative, Positive
 
 class Minimal(Frozen):
     """A minimum-norm attack: it has no eps, and minimizes ||(x' - x) / scale||_2, scale = 1 (pixel) or the std
-    (standardized). The accuracy under it is the share of images that nothing was found for.
+    (standardized). The accuracy under it is the share of images that nothing was found for; under one with a `target`,
+    of those that are still taken for what they are.
 
     `carlini_wagner` (2017): `steps` of Adam with learning rate `step_size` for each of `binary_search_steps` constants
     c, the first one `initial_const`; defaults are those of its authors' code, with a tenth of its steps. With a box the

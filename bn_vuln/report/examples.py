@@ -11,13 +11,18 @@ from numpy.typing import NDArray
 
 from bn_vuln import records
 from bn_vuln.aggregate import Results
+from bn_vuln.config import Fooling, Minimal
 from bn_vuln.report.drawing import STYLE, WIDTH, Drawn, pyplot, save
 from bn_vuln.table import Block, Run
 
 Arrays = dict[str, NDArray[Any]]
 COLUMNS, CLASSES = 5, 10  # of each arm: examples, and fooling images at most
+SHORT = {"pixel": "pixels", "standardized": "std"}
+UNITS = {"pixel": "pixels", "standardized": "standardized units"}
+LARGEST = 1.2  # inches, of an image's side
 TEXT = 6.5  # points, below images
-ROWS = ("clean", "nearest", "change")
+ROWS = ("clean", "nearest", "change\nL2, {unit}")  # with what stands below the images
+FOOLING = "fooling\nsteps"
 
 
 @dataclass(frozen=True)
@@ -25,32 +30,35 @@ class _Arm:
     """What one run has to show; empty where it has not."""
 
     name: str
+    seed: int
     nearest: Arrays
     fooling: Arrays
 
 
 def figure(results: Results, form: str) -> list[Drawn]:
     """One group of columns for each arm, of the first seed that has images of all: clean images, the nearest ones that
-    fool, what was changed, and fooling images."""
+    fool, what was changed, and fooling images. Nothing where there is no image to show."""
     arms = _arms(results)
-    if not arms:
+    shown = _shown([arm.nearest for arm in arms if arm.nearest])
+    classes = max((min(len(arm.fooling["images"]), CLASSES) for arm in arms if arm.fooling), default=0)
+    if not len(shown) and not classes:
         return []
-    plt, shown = pyplot(), _shown([arm.nearest for arm in arms if arm.nearest])
-    fooling = max((-(-min(len(arm.fooling["images"]), CLASSES) // COLUMNS) for arm in arms if arm.fooling), default=0)
-    names = [*(ROWS if len(shown) else ()), *["fooling"] * fooling]
-    side = WIDTH / (len(arms) * (COLUMNS + 0.5))
+    plt, columns = pyplot(), min(COLUMNS, max(len(shown), classes))
+    fooling = -(-classes // columns)
+    names = [*(row.format(unit=SHORT[_unit(results)]) for row in ROWS if len(shown)), *[FOOLING] * fooling]
+    side = min(WIDTH / (len(arms) * (columns + 0.5)), LARGEST)
     with plt.rc_context(STYLE):
-        drawing = plt.figure(figsize=(WIDTH, len(names) * (side + 0.17) + 0.45), layout="constrained")
+        size = len(arms) * (columns + 0.5) * side, len(names) * (side + 0.17) + 0.45
+        drawing = plt.figure(figsize=size, layout="constrained")
         groups = drawing.subfigures(1, len(arms), squeeze=False)[0]
         scale = max((np.abs(_changes(arm.nearest, shown)).max(initial=0.0) for arm in arms if arm.nearest), default=0)
         for group, arm in zip(groups, arms, strict=True):
             group.suptitle(arm.name)
-            axes = group.subplots(len(names), COLUMNS, squeeze=False)
+            axes = group.subplots(len(names), columns, squeeze=False)
             for one in axes.flat:
                 one.set_axis_off()
-            if arm is arms[0]:
-                _name_rows(axes, names)
-            if arm.nearest:
+            _name_rows(axes, names)
+            if arm.nearest and len(shown):
                 _nearest(axes, arm.nearest, shown, float(scale) or 1.0)
             if arm.fooling:
                 _fooling(axes[len(names) - fooling :], arm.fooling)
@@ -61,16 +69,30 @@ def _caption(results: Results, arms: Sequence[_Arm], shown: int) -> str:
     parts = []
     if shown:
         parts.append(
-            "First row: clean test images, the same for all arms. Second: the nearest image that the network takes for "
-            "another class (below it). Third: what was changed (grey: nothing; one scale for all), and its L2 distance."
+            "First row: clean images with their classes, the same for all arms: the first that all of them classify "
+            "correctly and that were then fooled. Second: the nearest image found that the network takes for another "
+            "class (below it). Third: what was changed (grey: nothing; one scale for all) and its L2 distance in "
+            f"{UNITS[_unit(results)]}."
         )
-    asked = [options.confidence for options in results.experiment.measurements.values() if options.kind == "fooling"]
-    if asked and any(arm.fooling for arm in arms):
+    elif any(arm.nearest for arm in arms):
+        parts.append("Of the images that were kept none was classified correctly and then fooled in all arms.")
+    if any(arm.fooling for arm in arms):
+        asked = _asked(results)
         parts.append(
-            "Last rows: fooling images, from the same noise to each class: class, steps, and the confidence in it "
-            f"({100 * asked[0]:g}% was asked for)."
+            "Last rows: fooling images, led from the same noise to each class: class, and steps to a confidence of "
+            f"{100 * asked.confidence:g}%, or the confidence after all {asked.steps} steps where it was not reached."
         )
-    return " ".join([*parts, "One seed."])
+    return " ".join([*parts, f"n = 1: seed {arms[0].seed}."])
+
+
+def _unit(results: Results) -> str:
+    """Of the distances; in words in `UNITS`."""
+    return next(o.unit for o in results.experiment.perturbations.values() if isinstance(o, Minimal))
+
+
+def _asked(results: Results) -> Fooling:
+    """The settings of the fooling images."""
+    return next(o for o in results.experiment.measurements.values() if isinstance(o, Fooling))
 
 
 def _arms(results: Results) -> list[_Arm]:
@@ -87,7 +109,7 @@ def _arm(results: Results, block: Block, name: str, seed: int) -> _Arm | None:
     run = next((run for run in block.runs if run.arm == name and run.cell.seed == seed), None)
     if run is None:
         return None
-    arm = _Arm(name, _nearest_of(results, run), _fooling_of(results, run))
+    arm = _Arm(name, seed, _nearest_of(results, run), _fooling_of(results, run))
     return arm if arm.nearest or arm.fooling else None
 
 
@@ -109,7 +131,7 @@ def _fooling_of(results: Results, run: Run) -> Arrays:
 
 
 def _shown(arms: Sequence[Arrays]) -> NDArray[np.int64]:
-    """The first examples that something was found for, in all arms."""
+    """The first examples that something was found for, in all arms that have images."""
     if not arms:
         return np.arange(0)
     count = min(len(arrays["clean"]) for arrays in arms)
@@ -138,7 +160,7 @@ def _name_rows(axes: Any, names: Sequence[str]) -> None:
 def _fooling(axes: Any, arrays: Arrays) -> None:
     for number, (place, image) in enumerate(zip(axes.flat, arrays["images"][:CLASSES], strict=False)):
         steps, confidence = arrays["steps"][number], 100 * float(arrays["confidence"][number])
-        _draw(place, image, f"{number}: {steps}, {confidence:.0f}%")
+        _draw(place, image, f"{number}: {steps}" if arrays["reached"][number] else f"{number}: {confidence:.0f}%")
 
 
 def _draw(axes: Any, image: NDArray[Any], text: str) -> None:
