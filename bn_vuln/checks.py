@@ -73,7 +73,9 @@ def inference_mode(predict: Predict, model: Any, x: NDArray[np.float32]) -> Flag
     # Batches of other sizes may be summed in another order: differences of rounding are no finding.
     scale = float(np.abs(passes[0]).max()) + FLOAT32_STEP
     split = float(np.abs(alone - passes[0][: len(alone)]).max())
-    changed = any(not np.array_equal(b, np.array(v)) for b, v in zip(before, model.variables, strict=True))
+    changed = any(
+        not np.array_equal(b, np.array(v), equal_nan=True) for b, v in zip(before, model.variables, strict=True)
+    )
     for wrong, value, what in (
         (changed, 1.0, "predicting changed the model's variables"),
         (spread > 1e-6 * scale, spread, "five passes over the same batch disagree"),

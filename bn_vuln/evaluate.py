@@ -35,6 +35,7 @@ from bn_vuln import (
 from bn_vuln.attacks import cascade, engine
 from bn_vuln.classifier import Classifier
 from bn_vuln.config import AWGN, Attack, Clean, Evaluation, Minimal, Perturbation, describe_perturbation, radius
+from bn_vuln.config.perturbation import PARAMETER_FREE
 from bn_vuln.data.pixels import check_width, pixel_array
 from bn_vuln.distribution import ONE_DEVICE, Distribution
 from bn_vuln.errors import UsageError
@@ -194,8 +195,9 @@ class Evaluator:
 
     def _attack(self, options: Attack, progress: Progress) -> _Perturbed:
         """Attacked, then projected again and checked."""
-        if options.iterate == "any":
+        if options.iterate == "any" and not self.classifier.training:
             return self._search(options, progress)
+        self._refuse_searches(options)
         ball = attacks.from_config(options, self.classifier.facts)
         run = self._compiled_attack(options, progress)
         labels = self._attack_labels(options)
@@ -249,6 +251,7 @@ class Evaluator:
 
     def _nearest(self, options: Minimal, progress: Progress) -> Result:
         """A minimum-norm attack: the distances are those of what fools the classifier itself, in the box."""
+        self._refuse_searches(options)
         begun, labels = time.monotonic(), self._attack_labels(options)
         space = distances.ball(options, self.classifier.facts)
         attacked = self._attacked(options, progress)
@@ -262,11 +265,23 @@ class Evaluator:
         length = distances.between(images, self.pixels, space)
         left = checks.outside(checks.beyond(points, self.pixels, space.with_eps(length)))
         found = (*self.model_flags, left, checks.box_excludes_clean(self.pixels, space), checks.finite(logits))
+        if options.target == "none":
+            standing, chance = float(np.mean(~after)), 1 / len(self.dataset.facts.classes)
+            found = (*found, checks.budget_does_not_bite((), (), standing, chance))
         distance = np.where(before, 0.0, np.where(after, length, np.inf))
         flags, fields = tuple(flag for flag in found if flag), distances.summary(distance)
         record, outcomes = self._record(options, logits, flags, fields, time.monotonic() - begun)
         arrays = distances.arrays(distance, images, self.pixels, self.dataset.labels, logits)
         return Result(record, outcomes, images, self.dataset.labels, distance, arrays)
+
+    def _refuse_searches(self, options: Attack | Minimal) -> None:
+        """Examples whose logits depend on their batch cannot change places in it."""
+        moved = isinstance(options, Minimal) or options.attack in PARAMETER_FREE or options.ladder or options.bisect
+        if self.classifier.training and moved:
+            raise UsageError(
+                f"{options.attack}: with bn_statistics: batch an example's prediction depends on the batch it is in, "
+                "which searches change; use fgsm, bim or pgd at one eps"
+            )
 
     def _kept(self, points: NDArray[np.float32], ball: attacks.Ball) -> tuple[NDArray[np.float32], records.Flag | None]:
         """(the points projected again, the flag of those that lay outside), piece by piece, since that is done in
@@ -374,7 +389,7 @@ class Evaluator:
     def _target_rate(self, perturbation: Perturbation, logits: NDArray[np.float32]) -> float | None:
         if not isinstance(perturbation, Attack | Minimal) or perturbation.target == "none":
             return None
-        return float(np.mean(logits.argmax(axis=1) == self._attack_labels(perturbation)))
+        return float(np.mean(self._fools(logits, self._attack_labels(perturbation), perturbation)))
 
 
 def _projected(points: NDArray[Any], x: NDArray[np.float32], ball: attacks.Ball) -> NDArray[np.float32]:

@@ -78,7 +78,8 @@ class Sample:
 
 def flags(evaluator: Evaluator, options: Attack, result: Any, level: Level) -> tuple[Flag, ...]:
     """The flags of an attack with this result."""
-    if level == "none" or options.target != "none" or not options.eps:
+    # Where an example's logits depend on its batch, a sample of the examples is another batch.
+    if level == "none" or options.target != "none" or not options.eps or evaluator.classifier.training:
         return ()
     sample = Sample(evaluator, result, level)
     found = [*_basic(sample, options), *(_full(sample, options) if level == "full" else ())]

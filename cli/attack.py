@@ -61,9 +61,14 @@ ATTACK_OPTIONS = (
     search(
         "--steps",
         type=int,
-        help="Gradient steps, or queries of square.  [default: 20; fgsm 1; square 5000; others 100]",
+        help="Gradient steps, or queries of square.  [default: 20; fgsm 1; square 5000; carlini_wagner 1000 for each "
+        "constant; others 100]",
     ),
-    search("--step-size", type=o.NUMBER, help="In --unit, of bim and pgd.  [default: 2.5 eps / steps]"),
+    search(
+        "--step-size",
+        type=o.NUMBER,
+        help="In --unit, of bim and pgd  [default: 2.5 eps / steps]; Adam's, of carlini_wagner  [default: 0.01]",
+    ),
     search("--random-start/--no-random-start", default=None, help="Start in the ball at random.  [default: pgd only]"),
     search(
         "--restarts", type=int, default=1, show_default=True, help="Random starts; the worst case is kept per example."
@@ -87,7 +92,7 @@ ATTACK_OPTIONS = (
         "--ladder",
         type=o.NUMBERS,
         metavar="EPS,EPS,...",
-        help="Smaller eps that are tried too, each with a row of its own: the accuracy curve in one search.",
+        help="Smaller eps, each with a row of its own: the accuracy curve in one search, from --eps down.",
     ),
     search(
         "--bisect",
@@ -123,7 +128,7 @@ def attack_options(command: o.Command) -> o.Command:
     "--save",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE.npz",
-    help="Save images, labels and outcomes.",
+    help="Save images, labels, outcomes and, where there are any, distances.",
 )
 @o.checks_option
 @o.strategy_option
@@ -177,7 +182,8 @@ def _fields(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _save(path: Path, clean: Any, attacked: Any) -> None:
-    """Images in pixels [n, width, width, channels] before and after, and per-example outcomes."""
+    """Images in pixels [n, width, width, channels] before and after, per-example outcomes, and the smallest eps that
+    fooled each, or its distance: 0 where the clean image is wrong, infinite where nothing was found."""
     import numpy as np
 
     from bn_vuln import records
@@ -186,5 +192,5 @@ def _save(path: Path, clean: Any, attacked: Any) -> None:
     with records.written_aside(path) as aside:
         np.savez_compressed(
             aside, x=clean.images, x_adv=attacked.images, y=attacked.labels, clean_correct=clean.outcomes,
-            correct=attacked.outcomes,
+            correct=attacked.outcomes, **({} if attacked.smallest is None else {"smallest_eps": attacked.smallest}),
         )  # fmt: skip

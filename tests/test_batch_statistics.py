@@ -11,10 +11,11 @@ from helpers_attacks import cross_entropy, keras, tf
 
 from bn_vuln import batch_statistics, checks, classifier, data, models, records
 from bn_vuln.classifier import from_model
-from bn_vuln.config import Attack, Cell, Clean, Evaluation, identity, validate
+from bn_vuln.config import Attack, Cell, Clean, Evaluation, Minimal, identity, validate
 from bn_vuln.data.mnist import FACTS
 from bn_vuln.data.pixels import pixel_array
 from bn_vuln.distribution import choose
+from bn_vuln.errors import UsageError
 from bn_vuln.evaluate import Evaluator, trained_on
 
 KINDS = ["tracked", "reestimated", "batch"]
@@ -379,3 +380,23 @@ def test_a_batch_is_the_global_one_on_several_devices(runs):
         evaluation = Evaluation(limit=40, bn_statistics="batch")
         found[name] = Evaluator(subject, evaluation, distribution=devices).run(Clean()).record.loss
     assert found["mirrored"] == pytest.approx(found["none"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"attack": "apgd-ce"}, {"attack": "strong"}, {"ladder": [0.01]}, {"bisect": 0.01}, None],
+    ids=str,
+)
+def test_searches_that_change_batches_are_refused(runs, options):
+    found = evaluator(runs["batch"], "batch", batch_size=50)
+    attack = Minimal() if options is None else Attack(eps=0.1, **options)
+    with pytest.raises(UsageError, match="with bn_statistics: batch"):
+        found.run(attack)
+
+
+def test_any_iterate_counts_in_the_batch_that_is_measured(runs):
+    """Each example stays in its batch, of which the points of the highest loss are kept, and nothing is doubted with
+    other batches."""
+    found = evaluator(runs["batch"], "batch", batch_size=50).run(Attack(eps=0.1, steps=3))
+    assert found.smallest is None
+    assert found.record.accuracy <= evaluator(runs["batch"], "batch", batch_size=50).run(Clean()).record.accuracy

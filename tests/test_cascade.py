@@ -145,7 +145,7 @@ def test_a_ladder_has_a_record_for_each_eps(classifier, evaluator, tmp_path: Pat
     assert accuracies[0] > accuracies[-1]
     for options, result in found:
         alone = run(evaluator, attack="pgd", eps=options.eps, steps=10)
-        assert (result.outcomes <= alone.outcomes).all()
+        np.testing.assert_array_equal(result.outcomes, alone.outcomes)
         assert np.abs(result.images - evaluator.pixels).max() <= options.eps + 1e-6
         assert options.step_size == pytest.approx(2.5 * options.eps / 10)
         np.testing.assert_array_equal(result.outcomes, result.smallest > options.eps)

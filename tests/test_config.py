@@ -350,7 +350,7 @@ ATTACK_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"eps": 0.1, "attack": "strong", "iterate": "last"}, ["strong chooses", "iterate"]),
     ({"eps": 0.1, "attack": "strong", "random_start": False}, ["strong always starts at random"]),
     ({"eps": 0.1, "attack": "apgd-t", "backend": "cleverhans"}, ["apgd-t is ours alone", "own"]),
-    ({"eps": 0.1, "ladder": [0.2]}, ["ladder", "ascending eps below 0.1"]),
+    ({"eps": 0.1, "ladder": [0.1]}, ["ladder", "other eps than 0.1"]),
     ({"eps": 0.1, "ladder": [0.05, 0.02]}, ["ladder", "ascending"]),
     ({"eps": 0.1, "ladder": [0.05], "iterate": "last"}, ["a ladder counts any iterate"]),
     ({"eps": 0.1, "bisect": 0.1}, ["bisect is a tolerance below eps", "0.1"]),
@@ -758,18 +758,19 @@ def test_a_perturbation_in_words(perturbation: Any, text: str) -> None:
 
 
 def test_the_rungs_of_a_ladder() -> None:
-    up, down = (attack(attack=name, eps="16/255", ladder=["2/255", 0.03], steps=10) for name in ("pgd", "strong"))
-    assert list(with_rungs({"clean": Clean(), "up": up})) == ["clean", "up 2/255", "up 0.03", "up"]
-    assert [(rung.eps, rung.ladder) for rung in up.rungs] == [(2 / 255, ()), (0.03, (2 / 255,))]
-    assert up.rungs[1].step_size == pytest.approx(2.5 * 0.03 / 10)
-    # strong comes down: at the smaller eps it is what the larger ones left of it.
-    assert [(rung.eps, rung.ladder) for rung in down.rungs] == [
-        (2 / 255, (0.03, 16 / 255)),
-        (0.03, (2 / 255, 16 / 255)),
-    ]
+    pgd, strong = (attack(attack=name, eps="16/255", ladder=["2/255", 0.03], steps=10) for name in ("pgd", "strong"))
+    assert list(with_rungs({"clean": Clean(), "up": pgd})) == ["clean", "up 2/255", "up 0.03", "up"]
+    # The larger eps come first, so that they had a say in what was found at the smaller ones.
+    for attacked in (pgd, strong):
+        assert [(rung.eps, rung.ladder) for rung in attacked.rungs] == [
+            (2 / 255, (0.03, 16 / 255)),
+            (0.03, (2 / 255, 16 / 255)),
+        ]
+    assert pgd.rungs[1].step_size == pytest.approx(2.5 * 0.03 / 10)
+    assert [rung.step_size for rung in strong.rungs] == [None, None]
     assert attack(eps=0.1).rungs == ()
-    again = validate(Attack, to_plain(down.rungs[0]), "a record")
-    assert (again, again.rungs) == (down.rungs[0], ())
+    again = validate(Attack, to_plain(strong.rungs[0]), "a record")
+    assert (again, again.rungs) == (strong.rungs[0], ())
     assert [radius(eps) for eps in (8 / 255, 0.1, 1e-4, 2.0)] == ["8/255", "0.1", "0.0001", "510/255"]
 
 

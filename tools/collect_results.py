@@ -29,7 +29,10 @@ def collect(task: experiment.Task, source: Path, target: Path, *, model: bool) -
         if (folder / name).exists():  # what is not trained has no history
             shutil.copy2(folder / name, copy / name)
     for record in wanted:
-        records.write_record(copy, record, records.read_outcomes(folder, record.perturbation_id))
+        outcomes = records.read_outcomes(folder, record.perturbation_id)
+        beside = records.read_arrays(records.outcomes_path(folder, record.perturbation_id))
+        others = {name: array for name, array in beside.items() if name not in ("correct", "n")}
+        records.write_record(copy, record, outcomes, others)
     for path in (folder / "measurements").glob("*.json"):
         if path.stem in task.ids():
             records.write_measurement(copy, records.read_measurement(path), records.read_arrays(path))

@@ -19,7 +19,7 @@ from bn_vuln.attacks import apgd, engine
 from bn_vuln.attacks.ball import Ball
 from bn_vuln.attacks.engine import Found, Verify
 from bn_vuln.attacks.fmn import FMN
-from bn_vuln.attacks.plans import Bisection, Descent, Ladder, Plan
+from bn_vuln.attacks.plans import Bisection, Ladder, Plan
 from bn_vuln.attacks.search import Ascent, Predict, Search
 from bn_vuln.attacks.square import Square
 from bn_vuln.config import Attack
@@ -92,12 +92,11 @@ def run(
 
 
 def plan(options: Attack, variants: int, below: NDArray[np.float64]) -> Plan:
-    """What each example goes through, tried at no eps but those smaller than its `below`: the ladder, which `strong`
-    goes down, so that an attack of thousands of queries is withstood once rather than at every rung; or a bisection."""
+    """What each example goes through, tried at no eps but those smaller than its `below`: the ladder, downwards, so
+    that an attack is withstood once rather than at every rung; or a bisection."""
     if options.bisect is not None:
         return Bisection(options.eps, options.bisect, variants, below)
-    kind = Descent if options.attack == "strong" else Ladder
-    return kind(sorted((*options.ladder, options.eps)), variants, below)
+    return Ladder(sorted((*options.ladder, options.eps)), variants, below)
 
 
 def stages(

@@ -52,8 +52,8 @@ class Compiled:
     Args:
         search: the attack, see `attacks.search`.
         xla: compile the steps with XLA (on one device).
-        steps_per_call: steps between two looks at who is done; more save calls, fewer save steps. None: two with XLA,
-            whose steps are short, else one.
+        steps_per_call: steps between two looks at who is done; more save calls, fewer save steps. None: with XLA, whose
+            steps are short, two to eight, the more the longer a job may be; else one.
         distribution: the devices.
     """
 
@@ -66,7 +66,9 @@ class Compiled:
         distribution: Distribution = ONE_DEVICE,
     ) -> None:
         self.search, self.xla, self.distribution = search, xla, distribution
-        self.advance = distribution.everywhere(_advance(search, steps_per_call or (2 if xla else 1)), xla=xla)
+        if steps_per_call is None:
+            steps_per_call = max(2, min(8, search.steps // 20)) if xla else 1
+        self.advance = distribution.everywhere(_advance(search, steps_per_call), xla=xla)
         self.enter = distribution.everywhere(_enter(search), xla=xla)
         self.open, self.take = distribution.everywhere(_open(search)), distribution.everywhere(_take)
 
@@ -318,9 +320,15 @@ def _advance(search: Search, steps: int) -> Callable[[Slots, Slots, Any, Any], S
         lowest = tf.fill(tf.shape(again), tf.constant(-np.inf, state["loss"].dtype))
         known = {key: state[key] & tf.logical_not(again) for key in ("done", "fooled")}
         state = {**state, **known, "loss": tf.where(again, lowest, state["loss"])}
-        for _ in range(steps):
-            state = advance(state, jobs, held)
-        return state
+        if steps == 1:
+            return advance(state, jobs, held)
+        done = tf.while_loop(  # unrolled it would take as many times as long to compile
+            lambda i, _: i < steps,
+            lambda i, now: (i + 1, advance(now, jobs, held)),
+            (0, state),
+            maximum_iterations=steps,
+        )
+        return dict(done[1])
 
     return several
 

@@ -40,9 +40,10 @@ class Plan(Protocol):
 
 @dataclass(frozen=True)
 class Ladder:
-    """Every eps of an ascending ladder (often a single one), `count` variants at each, until one fools the classifier:
-    what is fooled at a smaller eps is not attacked at a larger one, in whose ball its point lies. `below` float64 [n]:
-    of each example only eps smaller than this are tried."""
+    """Every eps of a ladder (often a single one) from the largest down, `count` variants at each: the next smaller one
+    after each that an example was fooled at, until it withstands all variants. So it withstands one rung rather than
+    every one below its own, which is what costs; that takes for granted that what withstands at some eps does so at
+    every smaller one. `below` float64 [n]: of each example only eps smaller than this are tried."""
 
     eps: Sequence[float]
     count: int = 1
@@ -51,36 +52,6 @@ class Ladder:
     def __post_init__(self) -> None:
         if not len(self.eps) or (np.diff(self.eps) <= 0).any():
             raise ValueError(f"a ladder: expected ascending eps, received {list(self.eps)}")
-
-    def first(self, n: int) -> Jobs:
-        """The smallest eps."""
-        eps = np.full(n, float(self.eps[0]))
-        return Jobs(eps < self._below(np.arange(n)), np.zeros(n, np.int32), eps)
-
-    def next(self, example: NDArray[np.int64], fooled: Flags, variant: Integers, eps: Numbers) -> Jobs:
-        """The next variant at this eps, then the next eps."""
-        rungs = np.append(np.asarray(self.eps, float), np.inf)
-        last = variant + 1 == self.count
-        after = rungs[np.searchsorted(rungs, eps) + last]
-        again = ~fooled & (after < self._below(example))
-        return Jobs(again, np.where(last, 0, variant + 1).astype(np.int32), np.where(again, after, eps))
-
-    def _below(self, example: NDArray[np.int64]) -> Numbers:
-        return np.full(len(example), np.inf) if self.below is None else self.below[example]
-
-
-@dataclass(frozen=True)
-class Descent:
-    """The same rungs from the largest down: the next smaller one after each that an example was fooled at, until it
-    withstands all `count` variants. So it withstands one rung rather than every one below its own, which is what
-    costs; and it takes for granted that what withstands at some eps does so at every smaller one. `below` as above."""
-
-    eps: Sequence[float]
-    count: int = 1
-    below: Numbers | None = None
-
-    def __post_init__(self) -> None:
-        Ladder(self.eps)
 
     def first(self, n: int) -> Jobs:
         """The largest eps."""

@@ -50,8 +50,8 @@ class Attack(Frozen):
 
     `iterate`: `any` counts every point that is looked at, the clean image first, and stops at the first that fools;
     `last` keeps the last point, as the paper does; `best` takes all steps and keeps the point of the highest loss among
-    those that fool. `ladder`: smaller eps that are tried too; what is fooled at one counts at every larger one.
-    `strong` comes down its ladder, which may have larger eps too (see `rungs`).
+    those that fool. `ladder`: other eps that are tried, from the largest down; what is fooled at one counts at every
+    larger one, and what withstands at one is not tried at smaller ones.
     `bisect`: the smallest eps that fools is looked for, for each example by itself, to within this much.
     """
 
@@ -79,11 +79,11 @@ class Attack(Frozen):
 
     @property
     def rungs(self) -> tuple[Attack, ...]:
-        """The attack at each smaller eps of its ladder, as that is recorded. `strong` comes down its ladder, so that
-        the larger eps had a say in what it found at a smaller one; others go up."""
+        """The attack at each smaller eps of its ladder, as that is recorded: with all other eps for a ladder, since the
+        larger ones had a say in what was found."""
         found, every = [], sorted([*self.ladder, self.eps])
         for eps in (e for e in every if e < self.eps):
-            others = tuple(e for e in every if e < eps or (self.attack == "strong" and e > eps))
+            others = tuple(e for e in every if e != eps)
             size = None if self.step_size is None else self.step_size * eps / self.eps
             found.append(self.model_copy(update={"eps": eps, "ladder": others, "step_size": size}))
         return tuple(found)
@@ -126,9 +126,8 @@ class Attack(Frozen):
              "bisect is a tolerance below eps={eps}; it counts any iterate, and stands in place of a ladder"),
             (bool(self.ladder) and self.iterate != "any", "a ladder counts any iterate: leave iterate out"),
             (sorted({*self.ladder, self.eps}) != sorted([*self.ladder, self.eps])
-             or sorted(self.ladder) != list(self.ladder)
-             or (self.attack != "strong" and any(eps > self.eps for eps in self.ladder)),
-             "ladder: expected ascending eps below {eps}"),
+             or sorted(self.ladder) != list(self.ladder),
+             "ladder: expected other eps than {eps}, ascending, each once"),
         ):  # fmt: skip
             if wrong:
                 raise PydanticCustomError("attack", message, {"attack": self.attack, "eps": self.eps})

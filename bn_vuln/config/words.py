@@ -38,14 +38,10 @@ def describe_perturbation(perturbation: Perturbation) -> str:
     words += [f"{p.restarts} restarts"] if p.restarts > 1 else []
     words += [f"target {p.target}"] if p.target != "none" else []
     words += [f"{p.iterate} iterate"] if p.iterate != "last" and p.attack not in PARAMETER_FREE else []
-    words += [_ladder_text(p)] if p.ladder else []
+    words += [f"of {len(p.ladder) + 1} eps"] if p.ladder else []
     words += [f"bisected to {p.bisect:.4g}"] if p.bisect is not None else []
     words += ["CleverHans"] if p.backend == "cleverhans" else []
     return ", ".join(words)
-
-
-def _ladder_text(p: Attack) -> str:
-    return f"of {len(p.ladder) + 1} eps" if p.attack == "strong" else f"after {len(p.ladder)} smaller eps"
 
 
 def describe_fields(fields: Mapping[str, Any]) -> str:
