@@ -46,6 +46,30 @@ def test_benchmarks_print_one_json_object(name, options, contenders):
         assert all(result["median_s"] >= 0 for result in results.values() if isinstance(result, dict))
 
 
+@pytest.mark.slow
+def test_what_checks_cost_is_one_json_object():
+    command = [sys.executable, TOOLS / "bench_checks.py", "--repetitions", "1", "--limit", "20", "--attacks", "pgd"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {level: r["times_none"] for level, r in json.loads(done.stdout)["results"]["pgd"].items()}["none"] == 1
+
+
+@pytest.mark.slow
+def test_comparisons_with_other_libraries_are_kept_beside_others(tmp_path):
+    for library in ("foolbox", "art", "torchattacks", "torch"):
+        pytest.importorskip(library, reason="of the extra bench")
+    path = tmp_path / "peers.json"
+    path.write_text(json.dumps({"results": {"earlier": {"ours": {}}}}))
+    options = ["--only", "last", "ladder", "--repetitions", "1", "--limit", "20", "--into", path]
+    done = subprocess.run([sys.executable, TOOLS / "bench_peers.py", *options], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b""), done.stderr
+    results = json.loads(path.read_text())["results"]
+    assert results.keys() == {"earlier", "last_batch", "last_none", "ladder_batch", "ladder_none"}
+    accuracies = {name: r["accuracy"] for name, r in results["last_none"].items() if name != "repetitions"}
+    assert accuracies.keys() == {"ours", "cleverhans", "foolbox", "art", "torchattacks", "pytorch"}
+    assert len(set(accuracies.values())) == 1
+
+
 def summarize(*options):
     command = [sys.executable, TOOLS / "summarize_results.py", *options]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=TOOLS.parent)

@@ -12,13 +12,13 @@ last      PGD-40, eps .05, without a random start, the last point counts: everyb
 any       PGD-100, eps .1, where most examples of the net with BN fall, and (any_at_0.3) eps .3, as is customary on
           MNIST: any iterate counts for ours (an active set), while others take all of their steps.
 ladder    our ladder of eight eps up to .05 against eight attacks of ours without one (the plain loop, any iterate).
-strong    `strong`, eps .05, against AutoAttack's standard set (torchattacks; ART has another set), and what stands;
-          also, at eps .1, on the net without BN of results/beyond/adversarial_training that was trained on adversarial
-          examples (seed 0).
+strong    `strong`, eps .05, against AutoAttack's standard set (torchattacks; strong_of_art: ART's, which takes minutes,
+          once, on a fifth of the images), and what stands; also, at eps .1, on the net without BN of
+          results/beyond/adversarial_training that was trained on adversarial examples (seed 0).
 
 and `convolutional`: PGD-10 on VGG8 with and without BN, random weights, random images of 32x32x3, labels as predicted.
 There `cleverhans_tensorflow_default` is CleverHans in a process of its own with TensorFlow's own setting of oneDNN,
-which is off on some machines, where all others here have it on.
+which is off on some machines, where all others here have it on. `rates`: what bounds ours.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ import dataclasses
 import functools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from bench import interleave, print_report, summarize
 from numpy.typing import NDArray
 from torch_copy import copy
 
-from bn_vuln import attacks, backend, classifier, data, folding, models
+from bn_vuln import attacks, backend, classifier, cost, data, folding, models
 from bn_vuln.attacks import cascade, cleverhans, engine
 from bn_vuln.classifier import from_model
 from bn_vuln.config import Attack, Cell, validate
@@ -255,18 +256,17 @@ def strong(subject: Subject, repetitions: int, eps: float = EPS) -> dict[str, An
             "torchattacks_autoattack", lambda p: theirs(x[p], y[p]).detach().numpy().transpose(0, 2, 3, 1)
         ),
     }
-    seconds = interleave(contenders, repetitions)
-    fifth = len(subject.x) // 5
-    few = Subject(subject.owner, subject.x[:fifth], subject.y[:fifth], fifth)
-    return {**summarize(seconds, "ours", **subject.accuracies()), "on_a_fifth_once": strong_of_art(few, eps)}
+    return summarize(interleave(contenders, repetitions), "ours", **subject.accuracies())
 
 
-def strong_of_art(subject: Subject, eps: float) -> dict[str, Any]:
-    """ART's AutoAttack (whose Square has five restarts, and whose FAB is DeepFool) beside our cascade, once."""
+def strong_of_art(subject: Subject, _: int, eps: float = EPS) -> dict[str, Any]:
+    """ART's AutoAttack, which takes minutes, beside our cascade: once, on a fifth of the examples."""
     import torch
     from art.attacks.evasion import AutoAttack
     from art.estimators.classification import PyTorchClassifier
 
+    fifth = len(subject.x) // 5
+    subject = Subject(subject.owner, subject.x[:fifth], subject.y[:fifth], fifth)
     net, x, y = subject.torch()
     loss, shape = torch.nn.CrossEntropyLoss(), tuple(x.shape[1:])
     wrapped = PyTorchClassifier(net, loss=loss, input_shape=shape, nb_classes=10, clip_values=(0, 1))
@@ -292,7 +292,9 @@ COMPARISONS = {
     "any_at_0.3": functools.partial(any_iterate, eps=0.3),
     "ladder": ladder,
     "strong": strong,
+    "strong_of_art": strong_of_art,
 }
+OTHERS = ("convolutional", "rates")
 
 
 def mnist(run: str, limit: int) -> Subject:
@@ -301,13 +303,18 @@ def mnist(run: str, limit: int) -> Subject:
     return Subject(owner, (examples.images / np.float32(255)).astype(np.float32), examples.labels, BATCH)
 
 
-def convolutional(normalization: str, limit: int, repetitions: int) -> dict[str, Any]:
+def photographs(normalization: str, limit: int) -> Subject:
+    """VGG8 with random weights on random images, at most 200."""
     generator = np.random.default_rng(0)
     n = min(limit, 200)
     net = models.build(validate(Cell, {"arch": "vgg8", "normalization": normalization}, "bench"), PHOTOS)
     images = generator.random((n, *PHOTOS.shape), np.float32)
     labels = np.asarray(net(images, training=False)).argmax(axis=1).astype(np.int32)
-    subject = Subject(from_model(net, PHOTOS, {"weights": "random"}), images, labels, 100)
+    return Subject(from_model(net, PHOTOS, {"weights": "random"}), images, labels, 100)
+
+
+def convolutional(normalization: str, limit: int, repetitions: int) -> dict[str, Any]:
+    subject = photographs(normalization, limit)
     options = pgd(10, eps=1 / 255, step_size=0.25 / 255)
     if ALONE:
         seconds = interleave({"cleverhans": subject.keep("cleverhans", hans(subject, options))}, repetitions)
@@ -331,34 +338,71 @@ def by_default(limit: int, repetitions: int) -> Any:
     return json.loads(done.stdout)["results"]
 
 
+def rates(limit: int, repetitions: int) -> dict[str, Any]:
+    """What bounds ours: operations a second of PGD (a gradient is two forward passes) beside those of a product of
+    large matrices, in turns."""
+    options, photos = pgd(40), pgd(10, eps=1 / 255, step_size=0.25 / 255)
+    subjects = {f"mlp_{arm}": (mnist(run, limit), options) for arm, run in PAIR.items()}
+    subjects |= {f"vgg8_{arm}": (photographs(arm, limit), photos) for arm in PAIR}
+    tf = backend.tensorflow()
+    matrix = tf.ones((cost.SIZE, cost.SIZE)) / cost.SIZE
+    product = backend.compile(lambda a: tf.matmul(a, a))
+    work = {name: s.keep("ours", ours(s, o)) for name, (s, o) in subjects.items()}
+    seconds = interleave({"matrix_product": lambda: [product(matrix).numpy() for _ in range(10)], **work}, repetitions)
+    flops = {
+        name: 2 * cost.forward_flops(s.folded) * len(s.x) * o.steps for name, (s, o) in subjects.items()
+    } | {"matrix_product": 10 * 2 * cost.SIZE**3}  # fmt: skip
+    found = {name: flops[name] / statistics.median(of) / 1e9 for name, of in seconds.items()}
+    peak = found["matrix_product"]
+    return {
+        name: {"gflop_per_s": round(rate, 1), "of_the_product": round(rate / peak, 2)} for name, rate in found.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--limit", type=int, default=1000, help="test images attacked (default: %(default)s)")
     parser.add_argument("--into", type=Path, help="an output of this file, whose other comparisons are kept")
-    parser.add_argument("--only", nargs="+", choices=[*COMPARISONS, "convolutional"], help="some of the comparisons")
+    parser.add_argument(
+        "--only", nargs="+", choices=[*COMPARISONS, "convolutional", "rates"], help="some of the comparisons"
+    )
     args = parser.parse_args()
     if ALONE:  # TensorFlow decides
         backend.prepare_environment = lambda: os.environ.update({"KERAS_BACKEND": "tensorflow"})
     backend.tensorflow()
-    wanted = args.only or [*COMPARISONS, "convolutional"]
-    results = {
-        f"{name}_{arm}": COMPARISONS[name](mnist(run, args.limit), args.repetitions)
-        for name in wanted
-        if name in COMPARISONS
-        for arm, run in PAIR.items()
-    }
-    if "strong" in wanted:
-        for name, run in TRAINED_ON_ADVERSARIAL_EXAMPLES.items():
-            results[f"strong_{name}"] = strong(mnist(run, args.limit), args.repetitions, LARGE)
-    if "convolutional" in wanted:
-        results |= {f"convolutional_{arm}": convolutional(arm, args.limit, args.repetitions) for arm in PAIR}
-    results = {name: {"repetitions": args.repetitions, **found} for name, found in results.items()}
-    if args.into is not None and args.into.exists():
-        results = {**json.loads(args.into.read_text())["results"], **results}
-    with contextlib.ExitStack() as into:
+    wanted = args.only or [*COMPARISONS, *OTHERS]
+    results: dict[str, Any] = {}
+    for name, compare in comparisons(wanted, args.limit).items():
+        results[name] = {"repetitions": args.repetitions, **compare(args.repetitions)}
         if args.into is not None:
-            into.enter_context(contextlib.redirect_stdout(into.enter_context(args.into.open("w", encoding="utf-8"))))
+            keep(results, args)
+    if args.into is None:
+        print_report(results, args.repetitions, examples=args.limit, eps=EPS, batch=BATCH)
+
+
+def comparisons(wanted: Sequence[str], limit: int) -> dict[str, Callable[[int], dict[str, Any]]]:
+    """Those that are wanted, on each of their models, as functions of the number of repetitions."""
+    found: dict[str, Callable[[int], dict[str, Any]]] = {}
+    for name in wanted:
+        for arm, run in PAIR.items():
+            if name in COMPARISONS:
+                found[f"{name}_{arm}"] = lambda n, of=COMPARISONS[name], run=run: of(mnist(run, limit), n)
+            elif name == "convolutional":
+                found[f"{name}_{arm}"] = lambda n, arm=arm: convolutional(arm, limit, n)
+        if name.startswith("strong"):
+            for arm, run in TRAINED_ON_ADVERSARIAL_EXAMPLES.items():
+                found[f"{name}_{arm}"] = lambda n, of=COMPARISONS[name], run=run: of(mnist(run, limit), n, LARGE)
+        if name == "rates":
+            found[name] = lambda n: rates(limit, n)
+    return found
+
+
+def keep(results: dict[str, Any], args: argparse.Namespace) -> None:
+    """Write results beside what the file holds already."""
+    if args.into.exists():
+        results = {**json.loads(args.into.read_text(encoding="utf-8"))["results"], **results}
+    with args.into.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
         print_report(results, args.repetitions, examples=args.limit, eps=EPS, batch=BATCH)
 
 
