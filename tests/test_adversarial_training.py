@@ -132,6 +132,7 @@ def test_it_makes_nets_robust(normalization):
     assert trained.history[-1].train_accuracy < trained.history[-1].validation_accuracy  # that is on clean images
 
 
+@pytest.mark.slow
 def test_two_replicas_train_what_one_device_trains():
     """In the 2-ball: the sign of a gradient that is nearly zero is rounding alone, and moves its pixel either way."""
     options = {"ord": "2", "eps": 1, "steps": 2}

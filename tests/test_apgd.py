@@ -220,6 +220,7 @@ def test_bisection_finds_the_distance_of_a_hyperplane(x, ord, dual, factor, loss
     assert (found.eps <= exact * factor).all()
 
 
+@pytest.mark.slow
 def test_it_fools_more_than_pgd_of_as_many_steps():
     predict, x = rugged(20.0), images(80, low=LOW, high=HIGH)
     y = labels(predict, x)

@@ -88,7 +88,9 @@ def test_an_attack_is_not_believed(evaluator, monkeypatch, points, flagged, accu
     monkeypatch.setattr(distances, "bind", lambda *_: lambda x, y, **__: points(x))
     found = evaluator.run(Minimal(**FAST))
     clean = evaluator.run(Clean())
-    assert {flag.name for flag in found.record.flags} == flagged
+    # Where nothing fools it, the search has missed what is there: of all images some would.
+    missed = {"the budget does not bite"} if found.record.accuracy > 0.1 else set()
+    assert {flag.name for flag in found.record.flags} == flagged | missed
     assert found.images.min() >= 0
     assert found.images.max() <= 1
     if accurate:

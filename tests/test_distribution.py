@@ -83,7 +83,7 @@ def test_auto_takes_one_device_where_replicas_would_change_the_result(two, monke
     assert fitting_distribution(small_cell(normalization="batch"), "mirrored") is two  # and train refuses it
 
 
-@pytest.mark.parametrize("limit", [200, 77])
+@pytest.mark.parametrize("limit", [pytest.param(200, marks=pytest.mark.slow), 77])
 @pytest.mark.parametrize(
     "attack",
     [

@@ -112,7 +112,7 @@ def test_verbose_brings_the_start_up_messages_back():
     assert "oneDNN" in done.stderr
 
 
-@pytest.mark.parametrize("devices", ["x", "0", "-1"])
+@pytest.mark.parametrize("devices", ["x", *(pytest.param(n, marks=pytest.mark.slow) for n in ("0", "-1"))])
 def test_a_number_of_devices_that_is_none_is_refused(devices):
     done = run("from bn_vuln import backend\nbackend.tensorflow()", BNVULN_LOGICAL_CPUS=devices)
     assert f"UsageError: BNVULN_LOGICAL_CPUS: expected a number of devices, received '{devices}'" in done.stderr

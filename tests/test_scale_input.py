@@ -50,6 +50,7 @@ def test_it_prints_its_row_and_what_is_finished_is_kept(scale_input, tmp_path):
     assert json.loads(out)["scale"] == "smoke"
 
 
+@pytest.mark.slow
 def test_the_row_of_table_7(scale_input, tmp_path):
     code, out, _ = scale_input("--width", 28, "--weight-decay", "1/100", "--out", tmp_path, *SMALL)
     assert code == 0

@@ -101,11 +101,13 @@ def test_gradients_that_mislead_trip_one_step_or_square():
     assert "noise as strong as the attack" in found
 
 
+@pytest.mark.slow
 def test_few_small_steps_trip_convergence():
     found = names(evaluator(linear()), attack="bim", steps=10, step_size=1e-4, iterate="last", eps=0.05)
     assert {"not converged", "loss still moves", "weaker than one step", "steps cannot reach the border"} <= found
 
 
+@pytest.mark.slow
 def test_steps_that_overshoot_trip_the_last_iterate():
     class Wave(keras.layers.Layer):
         def call(self, x):
