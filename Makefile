@@ -11,7 +11,7 @@ test: ## lint, types and tests, as CI runs them
 test-all: ## the same with the slow tests
 	bash tools/environment.sh test
 	.venv/bin/ruff check . && .venv/bin/ruff format --check --quiet . && .venv/bin/mypy bn_vuln cli
-	.venv/bin/pytest -n 2 --dist loadfile --cov --cov-fail-under=90
+	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-fail-under=90
 
 environment: ## .venv with everything a developer needs
 	bash tools/environment.sh dev
