@@ -242,7 +242,7 @@ LABELS = {
         "fooling", "steps",
     ],
     "ladders": [
-        "eps, pixels / 255", "accuracy under 16/255, %", "difference, points", "width 28, none", "width 56, batch",
+        "eps, pixels / 255", "accuracy under strong, %", "difference, points", "width 28, none", "width 56, batch",
         f"width 28, batch {MINUS} none",
     ],
     "heatmaps": ["clean", "BIM", "batch size", "none", "batch", "depth", "accuracy, %", *map(str, BATCH_SIZES)],

@@ -36,8 +36,8 @@ def _drawn(results: Results, name: str, attack: Attack, form: str) -> list[Drawn
         drawing, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, HEIGHT), layout="constrained")
         for number, (label, points) in enumerate(arms.items()):
             _line(left, points, label, number)
-        left.set_ylabel(f"accuracy under {results.experiment.table.columns.get(name, name)}, %")
-        left.set_ylim(0, 101)
+        left.set_ylabel(f"accuracy under {attack.attack}, %")
+        left.set_ylim(-2, 102)  # points at 0 are seen whole
         _differences(right, results, columns)
         for axes in (left, right):
             axes.set_xlabel(UNITS[attack.unit])
