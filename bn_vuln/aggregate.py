@@ -41,8 +41,9 @@ def aggregate(experiment: Experiment, root: Path) -> Results:
     runs = [_read(cell, experiment, root) for cell in cells]
     blocks = _select(experiment, [_block(experiment, group) for group in _group(experiment, runs)])
     everything: list[records.Record | records.MeasurementRecord] = []
-    for run in runs:
-        everything += [*run.found.values(), *run.measured.values()]
+    for run in runs:  # an attack and the rungs of its ladder are one search, of which each record has the time
+        everything += [found for name, found in run.found.items() if name in experiment.perturbations]
+        everything += run.measured.values()
     return Results(
         experiment=experiment,
         blocks=tuple(blocks),

@@ -148,7 +148,8 @@ def evaluate(
 ) -> dict[str, records.Record]:
     """Measure a suite (by name, or a mapping of perturbations) on a classifier; `checks` and `batch_size` as `attack`
     takes them."""
-    from bn_vuln.evaluate import measure, within
+    from bn_vuln.evaluate import measure
+    from bn_vuln.subject import within
 
     evaluation, perturbations = resolve_suite(suite, dataset=dataset, limit=limit)
     distribution = choose(strategy)

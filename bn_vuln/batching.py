@@ -30,8 +30,8 @@ def fitting(model: Any, input_shape: Sequence[int], memory: float | None = None)
 
 def _outputs(layer: Any) -> float:
     """Numbers in a layer's output for one example; 0 where it has none of its own."""
-    shape = getattr(getattr(layer, "output", None), "shape", ())
-    return float(np.prod([side or 1 for side in shape[1:]]))
+    shape = getattr(getattr(layer, "output", None), "shape", None)
+    return 0.0 if shape is None else float(np.prod([side or 1 for side in shape[1:]]))
 
 
 def halving(run: Callable[[int], Found], batch_size: int, told: Callable[[str], None]) -> tuple[Found, int]:

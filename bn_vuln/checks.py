@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from bn_vuln import backend
 from bn_vuln.attacks.ball import Ball
-from bn_vuln.attacks.gradient import Predict
-from bn_vuln.attacks.loss import margin
+from bn_vuln.attacks.loss import Predict, log_odds
 from bn_vuln.config import Attack
 from bn_vuln.records import Flag
 
@@ -31,7 +30,7 @@ def gradients(predict: Predict, x: NDArray[np.float32], y: NDArray[np.int32], ba
     def norms(images: Any, labels: Any) -> Any:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(images)
-            loss = margin(predict(images), labels)
+            loss = log_odds(predict(images), labels)
         gradient = tape.gradient(loss, images, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return tf.reduce_max(tf.abs(gradient), axis=list(range(1, len(images.shape))))
 

@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import attacks, backend, units
-from bn_vuln.attacks import carlini_wagner, cleverhans_minimal
+from bn_vuln import attacks, units
+from bn_vuln.attacks import Predict, carlini_wagner, cleverhans_minimal
 from bn_vuln.config import Minimal
 from bn_vuln.distribution import Distribution
 from bn_vuln.facts import Facts
 
-Predict = Callable[[Any], Any]
 EXAMPLES, BYTES = 8, 26_000  # kept to be drawn: so many, or as many as fit
 
 
@@ -49,7 +48,7 @@ def bind(
         targeted=options.target != "none",
     )
     if distribution.replicas == 1 or options.backend == "cleverhans":
-        return lambda x, y, **how: np.asarray(run(*map(backend.tensorflow().constant, (x, y)), **how)[0])
+        return lambda x, y, **how: np.asarray(run(x, y, **how)[0])
     return functools.partial(_shared, distribution.sharded(lambda x, y: run(x, y)[0]))
 
 

@@ -19,29 +19,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import (
-    attacks,
-    backend,
-    batch_statistics,
-    batching,
-    checks,
-    data,
-    distances,
-    folding,
-    noise,
-    records,
-    scrutiny,
-)
+from bn_vuln import attacks, backend, batching, checks, distances, folding, noise, records, scores, scrutiny, subject
 from bn_vuln.attacks import cascade, engine
 from bn_vuln.classifier import Classifier
 from bn_vuln.config import AWGN, Attack, Clean, Evaluation, Minimal, Perturbation, describe_perturbation, radius
 from bn_vuln.config.perturbation import PARAMETER_FREE
-from bn_vuln.data.pixels import check_width, pixel_array
+from bn_vuln.data.pixels import pixel_array
 from bn_vuln.distribution import ONE_DEVICE, Distribution
 from bn_vuln.errors import UsageError
 from bn_vuln.progress import Progress, Quiet, work
 
-STATISTICS = 500  # examples whose statistics BN has with bn_statistics: batch
+STATISTICS = 500  # examples whose statistics BN has with bn_statistics: batch; another number, another classifier
 XLA_PAYS = 300_000  # gradients of examples above which XLA saves more time than it takes to compile
 
 
@@ -91,13 +79,15 @@ class Evaluator:
         find is measured on the classifier itself. `level`: how much is done to doubt an attack, see `scrutiny`.
         `classifier` opened in the distribution's scope.
 
-        Raises `UsageError` for an unknown data set, a limit above the split's size, or other classes than the
-        classifier's."""
+        Raises `UsageError` for an unknown data set, a limit above the split's size, other classes than the
+        classifier's, or a batch size where BN takes its statistics from batches of `STATISTICS`."""
         self.evaluation, self.distribution, self.level = evaluation, distribution, level
-        self.dataset = load(classifier, evaluation)
+        self.dataset = subject.load(classifier, evaluation)
         backend.tensorflow()
         with distribution.scope():
-            self.classifier = with_statistics(classifier, evaluation)
+            self.classifier = subject.with_statistics(classifier, evaluation)
+        if self.classifier.training and batch_size is not None:
+            raise UsageError(f"batch size: BN takes its statistics from batches of {STATISTICS} here, and none else")
         self.fold = fold and not self.classifier.training
         self.batch_size = batch_size or self._fitting()
         self._predict = distribution.sharded(self.classifier.predict, signature=[self._images_spec()])
@@ -105,7 +95,7 @@ class Evaluator:
 
     def _fitting(self) -> int:
         """The batch size where none is given."""
-        if self.evaluation.bn_statistics == "batch":
+        if self.classifier.training:
             return STATISTICS
         return self.distribution.replicas * batching.fitting(self.classifier.model, self._images_spec().shape[1:])
 
@@ -119,6 +109,11 @@ class Evaluator:
     def pixels(self) -> NDArray[np.float32]:
         """The clean images as the model takes them."""
         return pixel_array(self.dataset.images, self.classifier.width)
+
+    @functools.cached_property
+    def clean_logits(self) -> NDArray[np.float32]:
+        """Logits [n, classes] of the clean images."""
+        return self.logits(self.pixels)
 
     @functools.cached_property
     def model_flags(self) -> tuple[records.Flag, ...]:
@@ -145,7 +140,7 @@ class Evaluator:
             self.batch_size = batch_size
             return self._run(perturbation, progress)
 
-        if self.evaluation.bn_statistics == "batch":  # of another batch size it would be another classifier
+        if self.classifier.training:  # with another batch size it would be another classifier
             return run(self.batch_size)
         return batching.halving(run, self.batch_size, progress.message)[0]
 
@@ -157,9 +152,11 @@ class Evaluator:
             found = self._attack(perturbation, progress)
         else:
             found = _Perturbed(self._images(perturbation))
-        logits = self.logits(found.images)
+        logits = self.clean_logits if found.images is self.pixels else self.logits(found.images)
         flags = tuple(f for f in (*self.model_flags, *found.flags, checks.finite(logits)) if f)
         record, outcomes = self._record(perturbation, logits, flags, found.fields, time.monotonic() - begun)
+        if isinstance(perturbation, Attack) and (perturbation.ladder or perturbation.bisect):
+            record = record.model_copy(update={"loss": None})  # the points are those of smaller eps
         result = Result(record, outcomes, found.images, self.dataset.labels, found.smallest, found.arrays)
         return self._doubted(perturbation, result) if isinstance(perturbation, Attack) else result
 
@@ -173,6 +170,7 @@ class Evaluator:
         """The same on some of the examples, without doubts."""
         other = copy.copy(self)
         other.dataset, other.pixels, other.level = self.dataset.take(positions), self.pixels[positions], "none"
+        other.clean_logits = self.clean_logits[positions]
         return other
 
     def rungs(self, options: Attack, top: Result) -> Iterator[tuple[Attack, Result]]:
@@ -212,13 +210,15 @@ class Evaluator:
 
     def _search(self, options: Attack, progress: Progress) -> _Perturbed:
         """The same with the active set: whatever fools the classifier on the way counts, and ends the search."""
+        if max(options.ladder, default=0.0) > options.eps:
+            raise UsageError(
+                f"ladder: {max(options.ladder):.4g} is above eps = {options.eps:.4g}; attack at the largest"
+            )
         ball = attacks.from_config(options, self.classifier.facts)
         labels = self._attack_labels(options)
-        attacked = self._attacked(options, progress)
-        clean = self.logits(self.pixels)
-        xla = self._xla_pays(options.steps, attacked)
+        attacked, clean = self._attacked(options, progress), self.clean_logits
         cascaded = cascade.run(
-            self._stages(cascade.stages(attacked.predict, options, ball, labels, clean), options, xla),
+            self._stages(cascade.stages(attacked.predict, options, ball, labels, clean), options, attacked),
             options,
             self.pixels,
             self.dataset.labels,
@@ -238,11 +238,14 @@ class Evaluator:
         arrays = {"distance": found.eps.astype(np.float32)}
         return _Perturbed(kept, flags, {**fields, **distances.summary(found.eps)}, found.eps, arrays)
 
-    def _stages(self, stages: Iterator[cascade.Stage], options: Attack, xla: bool) -> Iterator[cascade.Stage]:
+    def _stages(
+        self, stages: Iterator[cascade.Stage], options: Attack, attacked: Classifier
+    ) -> Iterator[cascade.Stage]:
         """The stages with their searches compiled: once for attacks that differ in eps, ladder and targets alone."""
         for stage in stages:
             search = stage.search
             assert not isinstance(search, engine.Compiled)
+            xla = self._xla_pays(stage.variants * search.steps, attacked)
             own = [item for item in vars(search).items() if item[0] not in ("predict", "ball")]
             key = (type(search), *own, options.ord, options.unit, options.box, xla)
             if key not in self._compiled:
@@ -261,7 +264,7 @@ class Evaluator:
             points = bound(self.pixels, labels, batch_size=self.batch_size, xla=xla, advanced=progress.advance)
         images = self._kept(points, space)[0]
         logits = self.logits(images)
-        before, after = (self._fools(z, labels, options) for z in (self.logits(self.pixels), logits))
+        before, after = (self._fools(z, labels, options) for z in (self.clean_logits, logits))
         length = distances.between(images, self.pixels, space)
         left = checks.outside(checks.beyond(points, self.pixels, space.with_eps(length)))
         found = (*self.model_flags, left, checks.box_excludes_clean(self.pixels, space), checks.finite(logits))
@@ -286,13 +289,13 @@ class Evaluator:
     def _kept(self, points: NDArray[np.float32], ball: attacks.Ball) -> tuple[NDArray[np.float32], records.Flag | None]:
         """(the points projected again, the flag of those that lay outside), piece by piece, since that is done in
         float64."""
-        kept, distances = np.empty_like(self.pixels), []
+        kept, excesses = np.empty_like(self.pixels), []
         for i in range(0, len(kept), self.batch_size):
             piece = slice(i, i + self.batch_size)
             x, own = self.pixels[piece], ball.of(piece)
-            distances.append(checks.beyond(points[piece], x, own))
+            excesses.append(checks.beyond(points[piece], x, own))
             kept[piece] = _projected(points[piece], x, own)
-        return kept, checks.outside(np.concatenate(distances))
+        return kept, checks.outside(np.concatenate(excesses))
 
     def _verification(self, options: Attack, ball: attacks.Ball, labels: NDArray[np.int32]) -> engine.Verify:
         """Whether points, once projected again, do what the attack is after to the classifier itself."""
@@ -307,7 +310,7 @@ class Evaluator:
         self, logits: NDArray[np.float32], labels: NDArray[np.int32], options: Attack | Minimal
     ) -> NDArray[np.bool_]:
         """bool [n]: another class than the label or, of a targeted attack, the target."""
-        hit: NDArray[np.bool_] = (logits.argmax(axis=1) == labels) & np.isfinite(logits).all(axis=1)
+        hit = scores.predicted(logits, labels)
         return hit if options.target != "none" else ~hit
 
     def _xla_pays(self, steps: int, attacked: Classifier) -> bool:
@@ -334,7 +337,7 @@ class Evaluator:
         if options.target == "next":
             return np.asarray((self.dataset.labels + 1) % len(self.dataset.facts.classes), np.int32)
         if options.target == "least_likely":
-            return np.asarray(self.logits(self.pixels).argmin(axis=1), np.int32)
+            return np.asarray(self.clean_logits.argmin(axis=1), np.int32)
         return self.dataset.labels
 
     def _images_spec(self) -> Any:
@@ -355,8 +358,7 @@ class Evaluator:
         seconds: float,
     ) -> tuple[records.Record, NDArray[np.bool_]]:
         labels, n = self.dataset.labels, len(self.dataset)
-        usable = np.isfinite(logits).all(axis=1)
-        outcomes = (logits.argmax(axis=1) == labels) & usable
+        outcomes = scores.predicted(logits, labels)
         evaluation = self.evaluation.model_copy(update={"dataset": self.dataset.facts.name})
         identity = records.perturbation_identity(evaluation, self.dataset.facts.name, perturbation)
         record = records.Record(
@@ -367,9 +369,9 @@ class Evaluator:
             n=n,
             correct=int(outcomes.sum()),
             accuracy=float(outcomes.mean()),
-            top5=_top5(logits, labels),
+            top5=scores.top5(logits, labels),
             target_rate=self._target_rate(perturbation, logits),
-            loss=cross_entropy(logits, labels),
+            loss=scores.cross_entropy(logits, labels),
             flags=flags,
             versions=backend.versions(),
             device=backend.device_name(),
@@ -404,74 +406,6 @@ def _under_way(progress: Progress, name: str, left: int) -> Iterator[Callable[[i
         yield progress.advance
 
 
-def with_statistics(classifier: Classifier, evaluation: Evaluation) -> Classifier:
-    """The classifier with the BN statistics that the evaluation asks for; one without BN as it is."""
-    kind = evaluation.bn_statistics
-    if kind == "tracked" or not batch_statistics.has_batch_normalization(classifier.model):
-        return classifier
-    if kind == "batch":
-        return dataclasses.replace(classifier, model=batch_statistics.frozen(classifier.model), training=True)
-    examples, batch_size = trained_on(classifier)
-
-    def call(model: Any, pixels: Any) -> Any:
-        return dataclasses.replace(classifier, model=model, training=True).predict(pixels)
-
-    model = batch_statistics.reestimated(
-        classifier.model, examples.images, batch_size, width=classifier.width, call=call
-    )
-    return dataclasses.replace(classifier, model=model)
-
-
-def trained_on(classifier: Classifier) -> tuple[data.Dataset, int]:
-    """The training examples of a classifier and the batch size it was trained with; for a foreign one all of its data
-    set's, and 100."""
-    cell = classifier.identity
-    limited = {key: cell["data"][key] for key in ("limit", "balanced") if key in cell.get("data", {})}
-    examples = data.load(
-        classifier.dataset,
-        "train",
-        validation=classifier.validation,
-        classes=classifier.classes,
-        draw=classifier.draw,
-        **limited,
-    )
-    return examples, cell.get("train", {}).get("batch_size", 100)
-
-
-def load(classifier: Classifier, evaluation: Evaluation) -> data.Dataset:
-    """What is measured on, checked against what the classifier takes."""
-    name, ours = evaluation.dataset or classifier.dataset, classifier.facts
-    try:
-        dataset = data.load(
-            name,
-            evaluation.split,
-            validation=classifier.validation,
-            limit=evaluation.limit,
-            classes=classifier.classes,
-            draw=classifier.draw if evaluation.split != "test" else None,
-        )
-    except UsageError as error:
-        moved = evaluation.dataset is None and ":" in ours.name  # one's own data, by their digest
-        raise UsageError(f"{error}" + ("; if the data were moved, name them with --data" if moved else "")) from None
-    facts = dataset.facts
-    if evaluation.dataset is None and facts.name != ours.name:
-        raise UsageError(f"{name} has changed since this was trained on it; name the data to measure on with --data")
-    if facts.classes != ours.classes:
-        raise UsageError(f"{name}: its classes are not those of {classifier.dataset}")
-    if facts.shape[2] != ours.shape[2]:
-        raise UsageError(f"{name}: expected images of {ours.shape[2]} channels, received {facts.shape[2]}")
-    check_width(classifier.width, facts.shape[1], name)
-    return dataset
-
-
-def within(evaluation: Evaluation, classifier: Classifier) -> Evaluation:
-    """The same without a limit that the data set is too small for, as a suite's may be."""
-    facts = data.facts(evaluation.dataset) if evaluation.dataset else classifier.facts
-    size = {**facts.sizes, "validation": classifier.validation}.get(evaluation.split, 0)
-    large = evaluation.limit is not None and 0 < size < evaluation.limit
-    return evaluation.model_copy(update={"limit": None}) if large else evaluation
-
-
 def measure(
     classifier: Classifier,
     perturbations: Mapping[str, Perturbation],
@@ -499,19 +433,3 @@ def measure(
                 records.write_record(folder, found.record, found.outcomes, found.arrays)
             progress.message(f"{title}: accuracy {found.record.accuracy:.4f} ({describe_perturbation(of)})")
             yield title, found
-
-
-def cross_entropy(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float | None:
-    """The mean cross-entropy in nats, in float64; None where it is not finite."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
-    mean = float(losses.mean())
-    return mean if np.isfinite(mean) else None
-
-
-def _top5(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float | None:
-    """The share of labels among the five largest logits; None below six classes, where it says nothing."""
-    if logits.shape[1] < 6:
-        return None
-    top = np.argpartition(-logits, 5, axis=1)[:, :5]
-    return float(np.mean((top == labels[:, None]).any(axis=1)))

@@ -7,7 +7,6 @@ steep the log-odds are, and of where the noise lies.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +15,12 @@ from numpy.typing import NDArray
 
 from bn_vuln import attacks, backend
 from bn_vuln.attacks.ball import per_example
-from bn_vuln.attacks.loss import margin
+from bn_vuln.attacks.loss import Predict, finite, gradient, log_odds
 from bn_vuln.config import Fooling
 from bn_vuln.facts import Facts
 from bn_vuln.units import bounds
 
 BATCH_SIZE = 500
-Predict = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
@@ -74,11 +72,8 @@ def _climb(predict: Predict, x: Any, y: Any, options: Fooling, low: Any, high: A
         return (i <= options.steps) & ((i <= options.after) | ~tf.reduce_all(reached))
 
     def step(i: Any, point: Any, images: Any, steps: Any, reached: Any, last: Any, after: Any) -> tuple[Any, ...]:
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(point)
-            odds = -margin(predict(point), y)  # log(p / (1 - p)) of the class
-        p = _finite(tf.sigmoid(odds))
-        slope = _finite(tape.gradient(odds, point, unconnected_gradients=tf.UnconnectedGradients.ZERO))
+        _, odds, slope = gradient(predict, point, lambda logits: -log_odds(logits, y))  # log(p / (1 - p)) of the class
+        p = finite(tf.sigmoid(odds))
         moved = tf.clip_by_value(ball.step(point, slope, options.step_size), low, high)
         return (
             i + 1,
@@ -93,9 +88,3 @@ def _climb(predict: Predict, x: Any, y: Any, options: Fooling, low: Any, high: A
     n, zeros = tf.shape(x)[0], tf.zeros_like(x[:, 0, 0, 0])
     begun = (0, x, x, tf.zeros([n], tf.int32), tf.zeros([n], tf.bool), zeros, zeros)
     return tuple(tf.while_loop(going, step, begun)[2:])
-
-
-def _finite(values: Any) -> Any:
-    """The values, and 0 where they are NaN or infinite."""
-    tf = backend.tensorflow()
-    return tf.where(tf.math.is_finite(values), values, tf.zeros_like(values))

@@ -22,8 +22,8 @@ from bn_vuln.classifier import Classifier
 from bn_vuln.config import Evaluation, Fooling, Measurement, Spectrum
 from bn_vuln.data.pixels import pixel_array
 from bn_vuln.errors import BnvulnError
-from bn_vuln.evaluate import load, trained_on, with_statistics
 from bn_vuln.progress import Progress, Quiet
+from bn_vuln.subject import load, trained_on, with_statistics
 
 BATCH_SIZE = 250
 POINTS = 300  # of a plane that are kept to be drawn

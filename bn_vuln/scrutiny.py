@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import attacks, backend, checks, units
+from bn_vuln import attacks, backend, checks, scores, units
 from bn_vuln.config import Attack, Clean
 from bn_vuln.facts import Facts
 from bn_vuln.records import Flag
@@ -53,8 +53,7 @@ class Sample:
     def at(self, images: NDArray[np.float32]) -> Outcomes:
         """Outcomes of images."""
         logits = self.evaluator.logits(images)
-        right: Outcomes = (logits.argmax(axis=1) == self.evaluator.dataset.labels) & np.isfinite(logits).all(axis=1)
-        return right
+        return scores.predicted(logits, self.evaluator.dataset.labels)
 
     def under(self, options: Attack) -> Any:
         """The result of another attack."""
@@ -82,16 +81,20 @@ def flags(evaluator: Evaluator, options: Attack, result: Any, level: Level) -> t
     if level == "none" or options.target != "none" or not options.eps or evaluator.classifier.training:
         return ()
     sample = Sample(evaluator, result, level)
-    found = [*_basic(sample, options), *(_full(sample, options) if level == "full" else ())]
+    nearest = options.bisect is not None or bool(options.ladder)  # then an image is where a smaller eps ended
+    options = options.model_copy(update={"ladder": (), "bisect": None})
+    found = [*_basic(sample, options, nearest), *(_full(sample, options) if level == "full" else ())]
     return tuple(flag for flag in found if flag)
 
 
-def _basic(sample: Sample, options: Attack) -> Iterator[Flag | None]:
+def _basic(sample: Sample, options: Attack, nearest: bool) -> Iterator[Flag | None]:
+    """`nearest`: the images are those of each example's smallest eps, so that rounding undoes more of them."""
     if options.attack != "fgsm":
         yield checks.weaker_than_one_step(sample.outcomes, sample.under(_other(options, attack="fgsm")).outcomes)
     noisy = np.logical_and.reduce([sample.at_random(options, number) for number in range(POINTS)])
     yield checks.noise_as_strong(sample.outcomes, noisy)
-    yield checks.lost_by_rounding(sample.outcomes, sample.rounded())
+    if not nearest:
+        yield checks.lost_by_rounding(sample.outcomes, sample.rounded())
 
 
 def _full(sample: Sample, options: Attack) -> Iterator[Flag | None]:
@@ -109,7 +112,7 @@ def _full(sample: Sample, options: Attack) -> Iterator[Flag | None]:
         any_iterate = options.model_copy(update={"iterate": "any", "backend": "own"})
         yield checks.fooled_on_the_way(outcomes, sample.under(any_iterate).outcomes)
     if options.random_start:
-        again = options.model_copy(update={"seed": options.seed + 1, "restarts": 1, "ladder": ()})
+        again = options.model_copy(update={"seed": options.seed + 1, "restarts": 1})
         yield checks.too_few_restarts(outcomes, sample.under(again).outcomes)
 
 
@@ -117,7 +120,7 @@ def _loss_moves(sample: Sample, options: Attack) -> Flag | None:
     """The losses at the last points after .9 of the steps and after all."""
     if options.steps < 10:
         return None
-    last = options.model_copy(update={"iterate": "last", "restarts": 1, "ladder": ()})
+    last = options.model_copy(update={"iterate": "last", "restarts": 1})
     late = last.model_copy(update={"steps": round(0.9 * options.steps)})
     losses = sample.clean_loss(), sample.under(late).record.loss, sample.under(last).record.loss
     return None if None in losses else checks.loss_still_moves(*losses)  # type: ignore[arg-type]
@@ -138,7 +141,7 @@ def _budget(sample: Sample, options: Attack) -> Flag | None:
 
 def _scaled(options: Attack, factor: float) -> Attack:
     size = None if options.step_size is None else factor * options.step_size
-    return options.model_copy(update={"eps": factor * options.eps, "step_size": size, "ladder": ()})
+    return options.model_copy(update={"eps": factor * options.eps, "step_size": size})
 
 
 def _diameter(sample: Sample, options: Attack) -> float:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import checks, records
+from bn_vuln import checks, records, scores
 from bn_vuln.analysis.statistics import Proportion
 from bn_vuln.classifier import Classifier
 from bn_vuln.config import Attack, Evaluation
@@ -142,12 +142,14 @@ def run(
     A pair's record is written into the target's folder as soon as it is there. One that is there already is read, and a
     source with all its records is not attacked. `how` is what `Evaluator` takes.
 
-    Raises `UsageError` where the models do not fit together (see `check_fit`).
+    Raises `UsageError` where the models do not fit together (see `check_fit`), and for an attack at several eps.
     """
     progress = progress or Quiet()
     models = {model.id: model for model in (*sources, *targets)}
     names = short_names(list(models.values()))
     evaluation = evaluation or Evaluation()
+    if attack.ladder or attack.bisect is not None:
+        raise UsageError("transfer is of the points found at one eps: leave ladder and bisect out")
     check_fit(list(models.values()), evaluation)
     subjects = _subjects(models, evaluation, **how)
     rows, columns = (tuple(dict.fromkeys(model.id for model in some)) for some in (sources, targets))
@@ -208,7 +210,8 @@ def _unfit(other: Model, first: Model, difference: str) -> UsageError:
 
 def short_names(models: Sequence[Model]) -> dict[str, str]:
     """What models are called in tables and figures, by id: `mlp batch seed 0`, with whatever else of their cells
-    differs among them (`mlp batch c=0.1 seed 0`); foreign ones as their files are. Each name is another one."""
+    differs among them (`mlp batch c=0.1 seed 0`, `mlp none adversarial seed 0`); foreign ones as their files are. Each
+    name is another one."""
     cells = {model.id: _flat(model.classifier.identity) for model in models}
     cells = {key: cell for key, cell in cells.items() if "arch.name" in cell}
     names = {
@@ -219,16 +222,25 @@ def short_names(models: Sequence[Model]) -> dict[str, str]:
 
 
 def _short_name(cells: Mapping[str, dict[str, Any]], key: str) -> str:
-    cell = cells[key]
-    values: dict[str, set[str]] = {}
-    for one in cells.values():
-        for field, value in one.items():
-            values.setdefault(field, set()).add(str(value))
-    always = ("arch.name", "normalization.name", "seed")
-    others = [f for f in cell if f not in always and len(values[f]) > 1]
+    cell, always = cells[key], ("arch.name", "normalization.name", "seed")
     words = [cell["arch.name"], cell["normalization.name"]]
-    words += [f"{field.split('.')[-1]}={str(cell[field]).replace(' ', '')}" for field in others]
-    return " ".join([*words, f"seed {cell['seed']}"])
+    for field, value in cell.items():
+        words += _told(field, value, list(cells.values())) if field not in always else []
+    return " ".join([*dict.fromkeys(words), f"seed {cell['seed']}"])
+
+
+def _told(field: str, value: Any, cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a field adds to a name: nothing where the cells are alike in it; its value; the name of its block where
+    others lack that (`adversarial`), and of a field of it the value if those that have it differ."""
+    block, _, name = field.rpartition(".")
+    having = [cell for cell in cells if field in cell]
+    alike = len({str(cell[field]) for cell in having}) == 1
+    if alike and (len(having) == len(cells) or block in ("arch", "normalization")):  # these are named anyway
+        return []
+    words = [] if alike else [f"{name}={str(value).replace(' ', '')}"]
+    if block and not all(any(other.startswith(f"{block}.") for other in cell) for cell in cells):
+        return [block.rpartition(".")[2], *words]
+    return words or [f"{name}={str(value).replace(' ', '')}"]
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -258,8 +270,7 @@ class _Subject:
         """Which of these images (float32 pixels [n, width, width, channels], in the order of the examples) it
         classifies correctly, bool [n], and the flags of its outputs."""
         logits = self.evaluator.logits(images)
-        right = (logits.argmax(axis=1) == self.evaluator.dataset.labels) & np.isfinite(logits).all(axis=1)
-        broken = checks.finite(logits)
+        right, broken = scores.predicted(logits, self.evaluator.dataset.labels), checks.finite(logits)
         return right, () if broken is None else (broken,)
 
 

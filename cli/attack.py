@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,20 +57,15 @@ ATTACK_OPTIONS = (
         show_default=True,
         metavar="NAME",
         help="fgsm, bim (from the image), pgd (random start), apgd-ce, apgd-dlr, apgd-t, fmn, square (no gradients), "
-        "or strong: apgd-ce, apgd-t, fmn and square, each on what is left; without --eps: carlini_wagner.",
+        "or strong: apgd-ce, apgd-t, fmn and square, each on what is left.",
     ),
     search(
         "--steps",
         type=int,
-        help="Gradient steps, or queries of square.  [default: 20; fgsm 1; square 5000; carlini_wagner 1000 for each "
-        "constant; others 100]",
+        help="Gradient steps, or queries of square.  [default: 20; fgsm 1; square 5000; others 100]",
     ),
-    search(
-        "--step-size",
-        type=o.NUMBER,
-        help="In --unit, of bim and pgd  [default: 2.5 eps / steps]; Adam's, of carlini_wagner  [default: 0.01]",
-    ),
-    search("--random-start/--no-random-start", default=None, help="Start in the ball at random.  [default: pgd only]"),
+    search("--step-size", type=o.NUMBER, help="In --unit, of bim and pgd.  [default: 2.5 eps / steps]"),
+    search("--random-start/--no-random-start", default=None, help="Start in the ball at random.  [default: not bim]"),
     search(
         "--restarts", type=int, default=1, show_default=True, help="Random starts; the worst case is kept per example."
     ),
@@ -88,6 +84,13 @@ ATTACK_OPTIONS = (
     ),
     search("--targets", type=int, help="Classes that apgd-t (and strong) aims at in turn.  [default: 9]"),
     search("--queries", type=int, help="Queries of Square in strong.  [default: 5000]"),
+    search("--seed", type=int, default=0, show_default=True, help="Seed of the random starts."),
+    search("--backend", type=click.Choice(["own", "cleverhans"]), default="own", show_default=True, help="Whose loop."),
+    search("--no-fold", is_flag=True, help="Keep batch norm in the model whose gradients are climbed (slower)."),
+)
+
+# Searches at several eps.
+CURVE_OPTIONS = (
     search(
         "--ladder",
         type=o.NUMBERS,
@@ -100,15 +103,21 @@ ATTACK_OPTIONS = (
         metavar="TOLERANCE",
         help="Find the smallest eps, up to --eps, that fools each example, to within this much.",
     ),
-    search("--seed", type=int, default=0, show_default=True, help="Seed of the random starts."),
-    search("--backend", type=click.Choice(["own", "cleverhans"]), default="own", show_default=True, help="Whose loop."),
-    search("--no-fold", is_flag=True, help="Keep batch norm in the model whose gradients are climbed (slower)."),
 )
 
 
 def attack_options(command: o.Command) -> o.Command:
     """The options that say what is attacked, and how."""
-    for decorate in reversed(ATTACK_OPTIONS):
+    return _with(ATTACK_OPTIONS, command)
+
+
+def curve_options(command: o.Command) -> o.Command:
+    """Those of an attack at several eps."""
+    return _with(CURVE_OPTIONS, command)
+
+
+def _with(options: Sequence[Callable[[o.Command], o.Command]], command: o.Command) -> o.Command:
+    for decorate in reversed(options):
         command = decorate(command)
     return command
 
@@ -116,6 +125,7 @@ def attack_options(command: o.Command) -> o.Command:
 @click.command("attack", cls=o.GroupedCommand, epilog=EXAMPLES)
 @click.argument("subject", required=False, type=click.Path(path_type=Path), metavar="[RUN or MODEL.keras]")
 @attack_options
+@curve_options
 @minimal.minimal_options
 @result(
     "--runs",
@@ -178,7 +188,10 @@ def _fields(given: dict[str, Any]) -> dict[str, Any]:
     """The options as fields of the attack's config."""
     fields = {key: given[key] for key in ("ord", "eps", "unit", "box", "restarts", "target", "seed", "backend")}
     optional = ("steps", "step_size", "random_start", "iterate", "targets", "queries", "ladder", "bisect")
-    return {"attack": given["name"], **fields, **{key: given[key] for key in optional if given[key] is not None}}
+    fields |= {key: given[key] for key in optional if given.get(key) is not None}
+    if any(eps > given["eps"] for eps in given.get("ladder") or ()):
+        raise click.UsageError(f"--ladder: expected eps below --eps {given['eps']:.4g}, from which it goes down")
+    return {"attack": given["name"], **fields}
 
 
 def _save(path: Path, clean: Any, attacked: Any) -> None:

@@ -68,7 +68,7 @@ def command(
     evaluation, perturbations = api.resolve_suite(suite, dataset=given["dataset"], limit=given["limit"])
     target, classifier = o.open_target(target, runs, given)
     if given["limit"] is None:
-        from bn_vuln.evaluate import within
+        from bn_vuln.subject import within
 
         evaluation = within(evaluation, classifier)
     if given["bn_statistics"]:

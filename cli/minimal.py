@@ -9,7 +9,7 @@ from click.core import ParameterSource
 
 from . import options as o
 
-search = o.option("Search")
+search = o.option("The nearest image, instead of a ball: --attack carlini_wagner")
 NAMES = ("carlini_wagner",)
 OWN = ("confidence", "binary_search_steps", "initial_const")
 SHARED = ("unit", "box", "steps", "step_size", "target", "backend")
@@ -17,9 +17,14 @@ SHARED = ("unit", "box", "steps", "step_size", "target", "backend")
 FOREIGN = ("eps", "random_start", "restarts", "iterate", "targets", "queries", "ladder", "bisect", "seed")
 
 OPTIONS = (
-    search("--binary-search-steps", type=int, help="Constants that carlini_wagner tries.  [default: 9]"),
+    search(
+        "--binary-search-steps",
+        type=int,
+        help="Constants that are tried, with 1,000 --steps each, of --step-size 0.01, where these are not given.  "
+        "[default: 9]",
+    ),
     search("--initial-const", type=o.NUMBER, help="The first of them.  [default: 0.001]"),
-    search("--confidence", type=o.NUMBER, help="Margin of the logits that carlini_wagner asks for.  [default: 0]"),
+    search("--confidence", type=o.NUMBER, help="Margin of the logits that is asked for.  [default: 0]"),
 )
 
 

@@ -54,8 +54,8 @@ def command(
     the same images. Options of foreign models hold for all of them. Records go into the targets' run folders; what is
     recorded is not done again.
 
-    Without --iterate, bim and pgd go on to their last point: an attack that stops at the first one that fools SRC
-    leaves its examples at SRC's boundary, where they transfer less.
+    Without --iterate, bim and pgd go on to their last point. The other iterative attacks stop at the first point that
+    fools SRC, which leaves examples at SRC's boundary, where they transfer less.
     """
     o.set_up(verbose)
     if click.get_current_context().get_parameter_source("iterate") is ParameterSource.DEFAULT:

@@ -44,6 +44,39 @@ def binary_linear(shape=(4, 4, 2), seed=0):
     return BinaryLinear(w, -0.5 * float(w.sum()))
 
 
+def wave_classifier(facts, stddev, *, normalized=False):
+    """An untrained net of sines, with BN behind them or without."""
+    from bn_vuln.classifier import from_model
+
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((28, 28, 1))
+    first = keras.initializers.RandomNormal(stddev=stddev, seed=1)
+    hidden = keras.layers.Dense(24, activation=keras.ops.sin, kernel_initializer=first)(keras.layers.Flatten()(inputs))
+    if normalized:
+        hidden = keras.layers.BatchNormalization()(hidden)
+    outputs = keras.layers.Dense(10, kernel_initializer=keras.initializers.RandomNormal(seed=2, stddev=1.0))(hidden)
+    return from_model(keras.Model(inputs, outputs), facts, {"weights": "wave"})
+
+
+def half_broken(case, shape=(2, 2, 1)):
+    """(predict, one image that it takes for class 0 and that can be fooled by the second half of its pixels, within
+    .5): of the others the gradient is not a number or infinite at the image, or the logits are not numbers behind the
+    boundary."""
+    image = np.concatenate([np.zeros(2), np.full(2, 0.5)]).reshape(1, *shape)
+
+    def predict(x):
+        first, second = (tf.reduce_sum(part, axis=[1, 2, 3]) for part in (x[:, :1], x[:, 1:]))
+        odd = {
+            "nan gradient": lambda: tf.sqrt(tf.reduce_sum(x[:, :1] ** 2, axis=[1, 2, 3])) * 1e-3,
+            "infinite gradient": lambda: tf.sqrt(tf.abs(first)) * 1e-6,
+            "nan logits": lambda: tf.where(second > 1.2, tf.constant(np.nan, x.dtype), 0.0 * first),
+        }[case]()
+        other = (second - (1.1 if case != "nan logits" else 9.0)) + odd
+        return tf.stack([tf.zeros_like(other), other], axis=1)
+
+    return predict, image
+
+
 def wavy(shape=(4, 4, 2), classes=3, seed=0, frequency=4.0):
     """A predict function whose logits oscillate, so that paths and random starts matter."""
     generator = np.random.default_rng(seed)

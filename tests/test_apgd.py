@@ -13,7 +13,7 @@ from bn_vuln import data, folding
 from bn_vuln.attacks import engine, search
 from bn_vuln.attacks.apgd import APGD, LOSSES, targets, windows
 from bn_vuln.attacks.ball import Ball
-from bn_vuln.attacks.loss import difference, dlr, targeted_dlr
+from bn_vuln.attacks.loss import dlr, logit_margin, targeted_dlr
 from bn_vuln.attacks.plans import Bisection, Ladder
 from bn_vuln.attacks.search import Ascent
 from bn_vuln.classifier import load_keras
@@ -242,7 +242,7 @@ def test_large_logits_mask_nothing(predict, x, y, monkeypatch):
     plan, ball = Ladder([0.02]), Ball("inf", 1.0, SCALE.astype(np.float32), LOW, HIGH)
     plain, masked = (engine.run(APGD(f, ball, STEPS, "dlr"), x, y, plan, batch_size=16) for f in (predict, sharp))
     np.testing.assert_array_equal(masked.fooled, plain.fooled)
-    monkeypatch.setattr(search, "margin", lambda z, y: tf.nn.sparse_softmax_cross_entropy_with_logits(y, z))
+    monkeypatch.setattr(search, "log_odds", lambda z, y: tf.nn.sparse_softmax_cross_entropy_with_logits(y, z))
     pgd = engine.run(Ascent(sharp, ball, STEPS, 0.25), x, y, plan, batch_size=16)
     assert pgd.fooled.sum() < 0.7 * masked.fooled.sum()
     climbed = engine.run(APGD(sharp, ball, STEPS, "ce"), x, y, plan, batch_size=16)
@@ -301,7 +301,7 @@ def some(classes, n=200, seed=0):
 
 def test_the_losses_of_an_example_by_hand():
     z, y = tf.constant([[4.0, 1.0, 3.0, 0.0, -2.0]] * 2), tf.constant([0, 3])
-    np.testing.assert_allclose(difference(z, y), [-1, 4])
+    np.testing.assert_allclose(logit_margin(z, y), [-1, 4])
     np.testing.assert_allclose(dlr(z, y), [-1 / 3, 4 / 3])
     np.testing.assert_allclose(targeted_dlr(z, y, tf.constant([1, 2])), [-3 / 3.5, 3 / 3.5])
 
@@ -326,8 +326,8 @@ def test_targeted_dlr_equals_the_published_formula_and_knows_no_shift_and_no_sca
 
 def test_with_too_few_classes_it_is_the_difference_of_logits():
     z, y, t = (tf.constant(array) for array in some(2))
-    np.testing.assert_array_equal(dlr(z, y), difference(z, y))
-    np.testing.assert_array_equal(targeted_dlr(z, y, t), difference(z, y))
+    np.testing.assert_array_equal(dlr(z, y), logit_margin(z, y))
+    np.testing.assert_array_equal(targeted_dlr(z, y, t), logit_margin(z, y))
     z, y, t = some(3)
     each = np.arange(len(z))
     found = targeted_dlr(tf.constant(z), tf.constant(y), tf.constant(t))

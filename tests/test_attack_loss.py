@@ -7,7 +7,7 @@ import pytest
 from helpers_attacks import binary_linear, cross_entropy, images, tf, wavy
 
 from bn_vuln.attacks import Ball, bim, fgsm, gradient
-from bn_vuln.attacks.loss import margin
+from bn_vuln.attacks.loss import log_odds
 
 CLASSES = [2, 10]
 SIZE = 1e4  # of logits, in float32
@@ -21,7 +21,7 @@ def entropy(logits, y):
 @pytest.fixture
 def climb_entropy(monkeypatch):
     """Attacks climb the cross-entropy itself."""
-    monkeypatch.setattr(gradient, "margin", entropy)
+    monkeypatch.setattr(gradient, "log_odds", entropy)
 
 
 def some(classes, n=300, size=3.0, seed=0):
@@ -51,7 +51,7 @@ def cosines(a, b):
 def test_the_margin_is_the_log_of_exp_of_the_cross_entropy_minus_one(classes):
     logits, y = some(classes)
     expected = np.log(np.expm1(cross_entropy(logits, y)))
-    found = margin(tf.constant(logits), tf.constant(y))
+    found = log_odds(tf.constant(logits), tf.constant(y))
     assert found.dtype == tf.float64
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(found, np.log(np.expm1(entropy(tf.constant(logits), y))), rtol=1e-9, atol=1e-9)
@@ -60,13 +60,13 @@ def test_the_margin_is_the_log_of_exp_of_the_cross_entropy_minus_one(classes):
 def test_the_margin_of_two_classes_is_the_difference_of_their_logits():
     logits, y = some(2)
     rows = np.arange(len(y))
-    np.testing.assert_array_equal(margin(tf.constant(logits), tf.constant(y)), logits[rows, 1 - y] - logits[rows, y])
+    np.testing.assert_array_equal(log_odds(tf.constant(logits), tf.constant(y)), logits[rows, 1 - y] - logits[rows, y])
 
 
 @pytest.mark.parametrize("classes", CLASSES)
 def test_it_grows_with_the_cross_entropy_and_is_positive_only_where_the_label_is_not_the_majority(classes):
     logits, y = some(classes)
-    found = margin(tf.constant(logits), tf.constant(y)).numpy()
+    found = log_odds(tf.constant(logits), tf.constant(y)).numpy()
     losses = cross_entropy(logits, y)
     np.testing.assert_array_equal(np.argsort(found), np.argsort(losses))
     np.testing.assert_array_equal(found > 0, losses > np.log(2))
@@ -75,7 +75,7 @@ def test_it_grows_with_the_cross_entropy_and_is_positive_only_where_the_label_is
 @pytest.mark.parametrize("classes", CLASSES)
 def test_its_slope_at_the_logits_has_the_direction_of_that_of_the_cross_entropy(classes):
     logits, y = some(classes)
-    ours, theirs = (slope(loss, logits, y) for loss in (margin, entropy))
+    ours, theirs = (slope(loss, logits, y) for loss in (log_odds, entropy))
     np.testing.assert_allclose(cosines(ours, theirs), 1, rtol=0, atol=1e-6)
     # Longer by 1 / (1 - p_y).
     p = np.exp(-cross_entropy(logits, y))
@@ -86,7 +86,7 @@ def test_its_slope_at_the_logits_has_the_direction_of_that_of_the_cross_entropy(
 def test_its_slope_at_the_input_has_the_direction_of_that_of_the_cross_entropy(classes):
     predict, x = wavy(classes=classes, frequency=0.5), images(50)
     y = np.arange(50, dtype=np.int32) % classes
-    ours, theirs = (slope(lambda t, y, loss=loss: loss(predict(t), y), x, y) for loss in (margin, entropy))
+    ours, theirs = (slope(lambda t, y, loss=loss: loss(predict(t), y), x, y) for loss in (log_odds, entropy))
     np.testing.assert_allclose(cosines(ours, theirs), 1, rtol=0, atol=1e-6)
 
 
@@ -97,7 +97,7 @@ def test_attacks_in_float64_find_what_the_cross_entropy_finds(classes, order, mo
     y = np.arange(30, dtype=np.int32) % classes
     attack = functools.partial(bim, predict, tf.constant(x), y, ball=Ball(order, 0.2), steps=5, step_size=0.07)
     ours = attack().numpy()
-    monkeypatch.setattr(gradient, "margin", entropy)
+    monkeypatch.setattr(gradient, "log_odds", entropy)
     np.testing.assert_allclose(ours, attack().numpy(), rtol=0, atol=1e-9)
 
 
@@ -110,7 +110,7 @@ def test_value_and_slope_of_large_logits_are_finite_and_right(classes, size):
     """The slope is the softmax over the other classes, minus 1 at the label."""
     logits, y = some(classes)
     logits = (size * logits).astype(np.float32)
-    found = margin(tf.constant(logits), tf.constant(y))
+    found = log_odds(tf.constant(logits), tf.constant(y))
     assert found.dtype == tf.float32
     rows, own = np.arange(len(y)), np.eye(classes, dtype=bool)[y]
     others = np.where(own, -np.inf, logits.astype(np.float64))
@@ -119,7 +119,7 @@ def test_value_and_slope_of_large_logits_are_finite_and_right(classes, size):
     expected = (top[:, 0] + np.log(shares.sum(axis=1))) - logits.astype(np.float64)[rows, y]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * size)
     shares /= shares.sum(axis=1, keepdims=True)
-    found = slope(margin, logits, y)
+    found = slope(log_odds, logits, y)
     np.testing.assert_array_equal(found[rows, y], -np.ones(len(y)))
     np.testing.assert_allclose(found, shares - own, rtol=0, atol=1e-2 if size == 1e4 else 1e-5)
 
@@ -128,7 +128,7 @@ def test_value_and_slope_of_large_logits_are_finite_and_right(classes, size):
 def test_where_the_cross_entropy_loses_the_slope_of_the_label(difference, saturated):
     logits, y = np.array([[difference, 0.0, -1.0]], np.float32), np.array([0], np.int32)
     assert (slope(entropy, logits, y)[0, 0] == 0) == saturated
-    assert slope(margin, logits, y)[0, 0] == -1
+    assert slope(log_odds, logits, y)[0, 0] == -1
 
 
 ATTACKS = {
@@ -178,7 +178,7 @@ def test_robustness_of_large_logits_is_overstated_by_the_cross_entropy_alone(pai
         return large(model)(found).numpy().argmax(axis=1) == y
 
     np.testing.assert_array_equal(robust(), exact)
-    monkeypatch.setattr(gradient, "margin", entropy)
+    monkeypatch.setattr(gradient, "log_odds", entropy)
     np.testing.assert_array_equal(robust()[right], np.ones(right.sum(), bool))
 
 
@@ -239,7 +239,7 @@ def test_the_cross_entropy_climbs_the_wrong_slope_before_it_vanishes(ten, monkey
     x, y, rival = x[chosen], y[chosen], rival[chosen]
     ours = fgsm(predictor(kernel, size), tf.constant(x), y, ball=Ball("inf", EPS)).numpy()
     np.testing.assert_allclose(ours, worst((kernel, x, y, rival)), rtol=0, atol=2e-7)
-    monkeypatch.setattr(gradient, "margin", entropy)
+    monkeypatch.setattr(gradient, "log_odds", entropy)
     theirs = fgsm(predictor(kernel, size), tf.constant(x), y, ball=Ball("inf", EPS)).numpy()
     alone = x + EPS * np.sign(kernel[:, rival]).T.reshape(x.shape)
     np.testing.assert_allclose(theirs, alone, rtol=0, atol=2e-7)

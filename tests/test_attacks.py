@@ -6,12 +6,11 @@ import itertools
 
 import numpy as np
 import pytest
-from helpers_attacks import binary_linear, cross_entropy, images, keras, norm, tf, wavy
+from helpers_attacks import binary_linear, cross_entropy, half_broken, images, norm, tf, wave_classifier, wavy
 from scipy import stats
 
 from bn_vuln import attacks, backend
 from bn_vuln.attacks import Ball, bim, fgsm, gradient, pgd
-from bn_vuln.classifier import from_model
 from bn_vuln.config import Attack, Evaluation
 from bn_vuln.data.mnist import FACTS as MNIST
 from bn_vuln.evaluate import Evaluator
@@ -495,15 +494,7 @@ def test_the_table_of_config_fields_is_complete():
 @pytest.fixture(scope="module")
 def evaluator():
     """20 test images under an untrained net with oscillating units."""
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((28, 28, 1))
-    flat = keras.layers.Flatten()(inputs)
-    wave = keras.layers.Dense(
-        24, activation=keras.ops.sin, kernel_initializer=keras.initializers.RandomNormal(stddev=0.5, seed=1)
-    )(flat)
-    outputs = keras.layers.Dense(10, kernel_initializer=keras.initializers.RandomNormal(seed=2, stddev=1.0))(wave)
-    classifier = from_model(keras.Model(inputs, outputs), MNIST, {"weights": "wave"})
-    return Evaluator(classifier, Evaluation(limit=20))
+    return Evaluator(wave_classifier(MNIST, 0.5), Evaluation(limit=20))
 
 
 @pytest.fixture(scope="module")
@@ -563,3 +554,13 @@ def test_compiled_with_xla_equals_eager(x, y, dtype, order):
         run(images_, labels).numpy(),
         1e-5 if dtype == "float32" else 1e-9,
     )
+
+
+@pytest.mark.parametrize("iterate", ["last", "best"])
+@pytest.mark.parametrize("case", ["nan gradient", "infinite gradient", "nan logits"])
+def test_the_loop_passes_what_is_no_number(case, iterate):
+    predict, x = half_broken(case)
+    ball = Ball("inf", 0.5, 1.0, 0.0, 1.0)
+    point = bim(predict, tf.constant(x), np.zeros(1, np.int32), ball=ball, steps=20, step_size=0.05, iterate=iterate)
+    logits = predict(point).numpy()
+    assert logits.argmax() == 1 or np.isnan(logits).any()

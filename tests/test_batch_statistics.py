@@ -9,14 +9,15 @@ import pytest
 from conftest import small_cell
 from helpers_attacks import cross_entropy, keras, tf
 
-from bn_vuln import batch_statistics, checks, classifier, data, models, records
+from bn_vuln import batch_statistics, checks, classifier, data, evaluate, models, records
 from bn_vuln.classifier import from_model
 from bn_vuln.config import Attack, Cell, Clean, Evaluation, Minimal, identity, validate
 from bn_vuln.data.mnist import FACTS
 from bn_vuln.data.pixels import pixel_array
 from bn_vuln.distribution import choose
 from bn_vuln.errors import UsageError
-from bn_vuln.evaluate import Evaluator, trained_on
+from bn_vuln.evaluate import Evaluator
+from bn_vuln.subject import trained_on
 
 KINDS = ["tracked", "reestimated", "batch"]
 C = 0.01
@@ -189,9 +190,10 @@ def test_drawn_classes_are_found_again():
     assert np.bincount(examples.labels).tolist() == [20, 20]
 
 
-def test_logits_are_those_of_the_batch(runs):
+def test_logits_are_those_of_the_batch(runs, monkeypatch):
     """Batches of 100 and 50 examples."""
-    found = evaluator(runs["batch"], "batch", batch_size=100)
+    monkeypatch.setattr(evaluate, "STATISTICS", 100)
+    found = evaluator(runs["batch"], "batch")
     model = classifier.load_keras(runs["batch"] / "model.keras")
     test = data.load("mnist", "test", limit=LIMIT)
     x = pixel_array(test.images, 28)
@@ -388,15 +390,22 @@ def test_a_batch_is_the_global_one_on_several_devices(runs):
     ids=str,
 )
 def test_searches_that_change_batches_are_refused(runs, options):
-    found = evaluator(runs["batch"], "batch", batch_size=50)
+    found = evaluator(runs["batch"], "batch")
     attack = Minimal() if options is None else Attack(eps=0.1, **options)
     with pytest.raises(UsageError, match="with bn_statistics: batch"):
         found.run(attack)
 
 
-def test_any_iterate_counts_in_the_batch_that_is_measured(runs):
+def test_another_batch_size_would_be_another_classifier(runs):
+    with pytest.raises(UsageError, match="batches of 500"):
+        evaluator(runs["batch"], "batch", batch_size=100)
+    assert evaluator(runs["none"], "batch", batch_size=100).batch_size == 100  # nothing depends on its batch
+
+
+def test_any_iterate_counts_in_the_batch_that_is_measured(runs, monkeypatch):
     """Each example stays in its batch, of which the points of the highest loss are kept, and nothing is doubted with
     other batches."""
-    found = evaluator(runs["batch"], "batch", batch_size=50).run(Attack(eps=0.1, steps=3))
+    monkeypatch.setattr(evaluate, "STATISTICS", 50)
+    found = evaluator(runs["batch"], "batch").run(Attack(eps=0.1, steps=3))
     assert found.smallest is None
-    assert found.record.accuracy <= evaluator(runs["batch"], "batch", batch_size=50).run(Clean()).record.accuracy
+    assert found.record.accuracy <= evaluator(runs["batch"], "batch").run(Clean()).record.accuracy

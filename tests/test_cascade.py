@@ -1,18 +1,19 @@
 """Attacks that count any iterate, the cascade and the ladder, through the evaluator."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
-from helpers_attacks import keras
+from helpers_attacks import wave_classifier
 
 from bn_vuln import records
 from bn_vuln.attacks import apgd, cascade
 from bn_vuln.attacks.engine import Found
 from bn_vuln.attacks.search import Ascent, Seen
-from bn_vuln.classifier import from_model
 from bn_vuln.config import Attack, Evaluation
 from bn_vuln.data.mnist import FACTS as MNIST
+from bn_vuln.errors import UsageError
 from bn_vuln.evaluate import Evaluator, measure
 
 N = 40
@@ -22,15 +23,7 @@ LABELS, LOGITS = np.zeros(2, np.int32), np.eye(10, dtype=np.float32)[:2]
 @pytest.fixture(scope="module")
 def classifier():
     """An untrained net whose predictions are the labels of most of its images: see `evaluator`."""
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((28, 28, 1))
-    flat = keras.layers.Flatten()(inputs)
-    wave = keras.layers.Dense(
-        24, activation=keras.ops.sin, kernel_initializer=keras.initializers.RandomNormal(stddev=0.1, seed=1)
-    )(flat)
-    hidden = keras.layers.BatchNormalization()(wave)
-    outputs = keras.layers.Dense(10, kernel_initializer=keras.initializers.RandomNormal(seed=2, stddev=1.0))(hidden)
-    return from_model(keras.Model(inputs, outputs), MNIST, {"weights": "wave"})
+    return wave_classifier(MNIST, 0.1, normalized=True)
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +40,18 @@ def run(evaluator, **options):
     return evaluator.run(Attack(**{"eps": 0.03, "seed": 1, **options}))
 
 
-@pytest.mark.parametrize("name", ["pgd", "bim", "apgd-ce", "apgd-dlr", "apgd-t", "fmn", "square", "strong"])
+SIZES = {
+    "fgsm": {"iterate": "any"},
+    "apgd-t": {"steps": 20, "targets": 3},
+    "strong": {"steps": 10, "targets": 3, "queries": 20},
+}
+
+
+@pytest.mark.parametrize("name", get_args(Attack.model_fields["attack"].annotation))
 @pytest.mark.parametrize("ord", ["inf", "2"])
 def test_every_attack_counts_what_fools_inside_ball_and_box(evaluator, name, ord):
-    sizes = {"steps": 20} if name != "strong" else {"steps": 10, "queries": 20}
-    result = run(evaluator, attack=name, ord=ord, eps={"inf": 0.03, "2": 0.4}[ord], targets=3, **sizes)
+    sizes = SIZES.get(name, {"steps": 20})
+    result = run(evaluator, attack=name, ord=ord, eps={"inf": 0.03, "2": 0.4}[ord], **sizes)
     record = result.record
     assert 0 < record.accuracy < 0.85
     assert not {flag.name for flag in record.flags} & {"outside ball or box"}
@@ -102,7 +102,8 @@ def test_the_cascade_attacks_what_is_left_standing(evaluator):
     assert list(record.standing) == list(cascade.STRONG)
     counts = list(record.standing.values())
     assert counts == sorted(counts, reverse=True)
-    alone = {name: run(evaluator, attack=name, **{**options, "steps": 5}).outcomes for name in ("apgd-ce", "apgd-t")}
+    same = {"apgd-ce": {}, "apgd-t": {"targets": 3}}
+    alone = {name: run(evaluator, attack=name, steps=5, eps=0.015, **more).outcomes for name, more in same.items()}
     assert counts[0] == alone["apgd-ce"].sum()
     assert counts[1] == (alone["apgd-ce"] & alone["apgd-t"]).sum()
 
@@ -132,6 +133,13 @@ def test_stages_merge_by_the_smaller_eps():
     np.testing.assert_array_equal(merged.fooled, [True, True, True, False])
     np.testing.assert_array_equal(merged.looked_at, [2, 2, 2, 2])
     np.testing.assert_array_equal(cascade._merged(before, after, first=True).points.ravel(), [1, 2, 2, 2])
+
+
+def test_a_ladder_goes_down_from_eps(evaluator):
+    """Of the config of a rung the larger eps are the ladder: that cannot be attacked by itself."""
+    (rung,) = Attack(eps=0.03, steps=2, ladder=[0.01]).rungs
+    with pytest.raises(UsageError, match=r"ladder: 0\.03 is above eps = 0\.01"):
+        evaluator.run(rung)
 
 
 def test_a_ladder_has_a_record_for_each_eps(classifier, evaluator, tmp_path: Path):

@@ -1,14 +1,19 @@
 """The active set finds what the plain loop finds, whatever shares the batch, and does no more than is needed."""
 
+import dataclasses
+
 import numpy as np
 import pytest
-from helpers_attacks import binary_linear, images, tf, wavy
+from helpers_attacks import binary_linear, half_broken, images, tf, wavy
 from scipy import stats
 
 from bn_vuln.attacks import draws, engine, gradient
+from bn_vuln.attacks.apgd import APGD
 from bn_vuln.attacks.ball import Ball
+from bn_vuln.attacks.fmn import FMN
 from bn_vuln.attacks.plans import Bisection, Ladder
 from bn_vuln.attacks.search import Ascent
+from bn_vuln.attacks.square import Square
 
 N = 60
 EPS = 0.006
@@ -254,3 +259,35 @@ def test_draws_depend_on_the_example_and_the_seed_alone():
     assert not np.isclose(drawn[0], drawn[1]).any()
     assert not np.isclose(drawn[0], draws.uniform(50, 2, i).numpy()[0]).any()
     assert not np.isclose(drawn[0], draws.uniform(50, 1, i, i).numpy()[0]).any()
+
+
+# ---------------------------------------------------------------- models that are broken in places
+
+BALL = Ball("inf", 0.5, 1.0, 0.0, 1.0)
+SEARCHES = {
+    "pgd": lambda predict, ball: Ascent(predict, ball, 20, 0.1, random_start=False),
+    "apgd": lambda predict, ball: APGD(predict, ball, 20, random_start=False),
+    "fmn": lambda predict, ball: FMN(predict, ball, 20),
+    "square": lambda predict, ball: Square(predict, ball, 200),
+}
+
+
+@pytest.mark.parametrize("ord", ["inf", "2"])
+@pytest.mark.parametrize("case", ["nan gradient", "infinite gradient"])
+@pytest.mark.parametrize("name", ["pgd", "apgd", "fmn"])
+def test_gradients_that_are_no_numbers_do_not_hold_an_example(name, case, ord):
+    predict, x = half_broken(case)
+    search = SEARCHES[name](predict, dataclasses.replace(BALL, ord=ord))
+    assert engine.run(search, x, np.zeros(1, np.int32), Ladder([0.5])).fooled.all()
+
+
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize("name", SEARCHES)
+def test_logits_that_are_no_numbers_are_no_class(name, label):
+    """Whichever class comes first: the argmax of NaN is 0."""
+    predict, x = half_broken("nan logits")
+    found = engine.run(
+        SEARCHES[name](lambda z: predict(z)[:, :: 1 - 2 * label], BALL), x, np.full(1, label, np.int32), Ladder([0.5])
+    )
+    assert found.fooled.all()
+    assert np.isnan(predict(tf.constant(found.points))).any(axis=1).all()

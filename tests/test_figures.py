@@ -242,7 +242,8 @@ LABELS = {
         "fooling", "steps",
     ],
     "ladders": [
-        "eps, pixels / 255", "accuracy under strong, %", "difference, points", "width 28, none", "width 56, batch",
+        "L\N{INFINITY} eps, 1/255 of the pixel range",
+        "accuracy under strong, %", "difference, points", "width 28, none", "width 56, batch",
         f"width 28, batch {MINUS} none",
     ],
     "heatmaps": ["clean", "BIM", "batch size", "none", "batch", "depth", "accuracy, %", *map(str, BATCH_SIZES)],
@@ -252,7 +253,7 @@ CAPTIONS = {
     "boundaries": "The Bayes solution is tilted by 78.7 degrees",
     "spectra": "mean over n = 2 seeds.",
     "examples": "confidence of 90%, or the confidence after all 500 steps where it was not reached. n = 1: seed 0.",
-    "ladders": "Accuracy along eps (0: clean images), mean ± SEM, n = 4 seeds; differences are paired by seed.",
+    "ladders": "images: mean ± SEM, n = 4 seeds; differences are paired by seed.",
     "heatmaps": "n = 2 seeds; a grey cross: failed to train; empty: not run. Dashed: 16 / ln",
 }
 

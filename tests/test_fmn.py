@@ -9,7 +9,7 @@ from helpers_attacks import binary_linear, images, norm, tf, wavy
 from bn_vuln.attacks import engine
 from bn_vuln.attacks.ball import Ball
 from bn_vuln.attacks.fmn import FMN
-from bn_vuln.attacks.loss import difference
+from bn_vuln.attacks.loss import logit_margin
 from bn_vuln.attacks.plans import Bisection, Ladder
 from bn_vuln.attacks.search import Ascent
 
@@ -134,7 +134,7 @@ def test_it_finds_the_point_of_the_published_algorithm(predict, x, y, ord):
             points = tf.constant([one.point for one in examples])
             tape.watch(points)
             logits = predict(points)
-            loss = difference(logits, y)
+            loss = logit_margin(logits, y)
         seen = (logits.numpy(), loss.numpy(), tape.gradient(loss, points).numpy())
         for one, *of in zip(examples, *seen, strict=True):
             one.see(*of)

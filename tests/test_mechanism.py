@@ -13,9 +13,10 @@ from bn_vuln.config import Cell, Clean, Evaluation, Spectrum, Tilt, validate
 from bn_vuln.data import toy
 from bn_vuln.data.pixels import pixel_array
 from bn_vuln.errors import BnvulnError
-from bn_vuln.evaluate import Evaluator, trained_on
+from bn_vuln.evaluate import Evaluator
 from bn_vuln.experiment import Task
 from bn_vuln.mechanism import measure
+from bn_vuln.subject import trained_on
 from bn_vuln.train import train
 
 L = keras.layers

@@ -26,25 +26,27 @@ LAYERS = {
     "records": {"config", "errors"},
     "units": {"config", "facts"},
     "progress": set(),
+    "scores": set(),
     "analysis": set(),
     "data": BASE | {"analysis", "records"},
     "models": BASE,
-    "attacks": BASE | {"distribution"},
+    "attacks": BASE | {"distribution", "scores"},
     "noise": BASE,
     "checks": BASE | {"attacks", "records"},
     "classifier": BASE | {"data", "records"},
     "distances": BASE | {"attacks", "distribution"},
     "fooling": BASE | {"attacks"},
-    "scrutiny": BASE | {"attacks", "checks", "records"},
+    "scrutiny": BASE | {"attacks", "checks", "records", "scores"},
+    "subject": BASE | {"batch_statistics", "classifier", "data"},
     "distribution": {"backend", "errors"},
     "folding": {"backend"},
     "batch_statistics": {"backend", "data", "errors"},
     "batching": {"backend", "errors"},
     "train": BASE | {"attacks", "data", "distribution", "models", "records", "progress"},
     "evaluate": BASE
-    | {"attacks", "batch_statistics", "checks", "classifier", "data", "distribution", "folding", "noise", "records"}
-    | {"batching", "distances", "progress", "scrutiny"},
-    "mechanism": BASE | {"analysis", "classifier", "data", "evaluate", "fooling", "records", "progress"},
+    | {"attacks", "checks", "classifier", "data", "distribution", "folding", "noise", "records"}
+    | {"batching", "distances", "progress", "scores", "scrutiny", "subject"},
+    "mechanism": BASE | {"analysis", "classifier", "data", "subject", "fooling", "records", "progress"},
     "experiment": BASE
     | {"catalog", "data", "distribution", "grid", "records", "progress", "train", "evaluate", "classifier"}
     | {"mechanism"},
@@ -53,7 +55,8 @@ LAYERS = {
     "table": {"analysis", "config", "records"},
     "claims": {"analysis", "config", "records", "table"},
     "aggregate": {"analysis", "claims", "config", "grid", "records", "table"},
-    "transfer": BASE | {"analysis", "checks", "classifier", "distribution", "evaluate", "records", "progress"},
+    "transfer": BASE
+    | {"analysis", "checks", "classifier", "distribution", "evaluate", "records", "progress", "scores"},
     "report": {"aggregate", "analysis", "catalog", "claims", "config", "errors", "progress", "records", "table"}
     | {"transfer"},
 }

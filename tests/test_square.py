@@ -8,7 +8,7 @@ from helpers_attacks import BinaryLinear, binary_linear, images, tf, wavy
 
 from bn_vuln.attacks import draws, engine, square
 from bn_vuln.attacks.ball import Ball
-from bn_vuln.attacks.loss import difference
+from bn_vuln.attacks.loss import logit_margin
 from bn_vuln.attacks.plans import Ladder
 from bn_vuln.attacks.search import Ascent
 from bn_vuln.attacks.square import Square
@@ -196,7 +196,7 @@ def test_it_looks_at_the_points_of_the_published_algorithm(predict, x, y, ord):
     looked_at = []
     for _ in range(steps):
         looked_at.append([one.point for one in published])
-        for one, loss in zip(published, difference(predict(tf.constant(looked_at[-1])), y).numpy(), strict=True):
+        for one, loss in zip(published, logit_margin(predict(tf.constant(looked_at[-1])), y).numpy(), strict=True):
             one.see(loss)
     np.testing.assert_allclose(found, looked_at, rtol=0, atol={"inf": 1e-15, "2": 1e-9}[ord])
     assert (losses.max(axis=0) > losses[0]).all()
@@ -250,7 +250,7 @@ def test_it_stays_in_ball_and_box_and_its_best_loss_never_falls(predict, x, y, o
         assert ball(ord).excess(state["point"], x).max() < 1e-12
         highest.append(state["best_loss"])
         if k:
-            np.testing.assert_allclose(difference(predict(state["best"]), y).numpy(), highest[-1], atol=1e-9)
+            np.testing.assert_allclose(logit_margin(predict(state["best"]), y).numpy(), highest[-1], atol=1e-9)
     assert (np.diff(highest[1:], axis=0) >= 0).all()
     assert (highest[-1] > highest[1]).all()
 

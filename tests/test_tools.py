@@ -1,11 +1,15 @@
 """The benchmarks run and print what they promise; their numbers are never judged here."""
 
+import importlib
+import importlib.metadata
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from bn_vuln import backend
 
 TOOLS = Path(__file__).parent.parent / "tools"
 
@@ -40,6 +44,7 @@ def test_benchmarks_print_one_json_object(name, options, contenders):
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
     assert printed["device"]
+    assert printed["versions"]["cleverhans"] == importlib.metadata.version("cleverhans")
     for results in printed["results"].values():
         assert contenders <= results.keys()
         assert results["ours"]["times_ours"] == 1
@@ -65,9 +70,43 @@ def test_comparisons_with_other_libraries_are_kept_beside_others(tmp_path):
     assert (done.returncode, done.stdout) == (0, b""), done.stderr
     results = json.loads(path.read_text())["results"]
     assert results.keys() == {"earlier", "last_batch", "last_none", "ladder_batch", "ladder_none"}
-    accuracies = {name: r["accuracy"] for name, r in results["last_none"].items() if name != "repetitions"}
+    assert results["ladder_none"]["settings"]["attack"]["ladder"]
+    found = results["last_none"]
+    assert (found["repetitions"], found["examples"], found["settings"]["attack"]["steps"]) == (1, 20, 40)
+    accuracies = {name: r["accuracy"] for name, r in found.items() if isinstance(r, dict) and "accuracy" in r}
     assert accuracies.keys() == {"ours", "cleverhans", "foolbox", "art", "torchattacks", "pytorch"}
     assert len(set(accuracies.values())) == 1
+
+
+@pytest.fixture
+def tools(monkeypatch):
+    """Imports a file of tools/."""
+    monkeypatch.syspath_prepend(str(TOOLS))
+    monkeypatch.setattr(backend, "device_name", lambda: "a device")
+    return importlib.import_module
+
+
+def test_versions_are_those_of_the_libraries_that_are_installed(tools, monkeypatch):
+    installed, bench = importlib.metadata.version("cleverhans"), tools("bench")
+    monkeypatch.setattr(bench, "PEERS", ("cleverhans", "no-such-library"))
+    versions = bench.machine()["versions"]
+    assert versions["cleverhans"] == installed
+    assert {"tensorflow", "keras", "numpy"} <= versions.keys()
+    assert "no-such-library" not in versions
+
+
+def test_comparisons_keep_the_versions_that_they_were_made_with(tools, tmp_path):
+    path = tmp_path / "peers.json"
+    old = {"device": "an old device", "versions": {"torch": "0"}}
+    path.write_text(json.dumps({**old, "results": {"a": {"ours": {}}, "b": {}, "c": {"versions": {"torch": "1"}}}}))
+    tools("bench_peers").keep(path, {"b": {"repetitions": 3}}, 1, 20)
+    kept = json.loads(path.read_text())
+    assert kept["results"] == {
+        "a": {**old, "ours": {}},
+        "b": {"repetitions": 3},
+        "c": {"device": "an old device", "versions": {"torch": "1"}},
+    }
+    assert (kept["device"], kept["repetitions"], kept["settings"]["examples"]) == ("a device", 1, 20)
 
 
 def summarize(*options):

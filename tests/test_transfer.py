@@ -247,6 +247,12 @@ def test_names_say_what_differs():
         "mlp none weight_decay=0.01 seed 0",
     ]
     assert list(transfer.short_names(models[:2]).values()) == ["mlp none seed 0", "mlp batch seed 0"]
+    trained = [cell(), cell(train={"adversarial": {"eps": 0.1}}), cell(train={"lr": 0.5})]
+    assert list(transfer.short_names(trained[:2]).values()) == ["mlp none seed 0", "mlp none adversarial seed 0"]
+    name = list(transfer.short_names(trained).values())[1]
+    assert re.fullmatch(r"mlp none lr=[.\d]+ adversarial seed 0", name)
+    trained[2] = cell(train={"adversarial": {"eps": 0.2}})
+    assert "adversarial eps=0.2" in list(transfer.short_names(trained).values())[2]
 
 
 def test_foreign_models_of_one_name_are_told_apart_by_their_ids():
@@ -343,6 +349,12 @@ def test_a_model_that_masks_its_gradients_is_flagged(folder, tmp_path):
     assert api.transfer(models, FGSM, root=tmp_path).flags() == {}  # the white box of the second is not among them
 
 
+@pytest.mark.parametrize("more", [{"ladder": [0.01]}, {"bisect": 0.01}], ids=str)
+def test_points_of_several_eps_are_not_transferred(more):
+    with pytest.raises(UsageError, match="leave ladder and bisect out"):
+        transfer.run([], [], Attack(eps=0.05, **more))
+
+
 # ---------------------------------------------------------------- report
 
 
@@ -365,12 +377,14 @@ def test_the_heat_maps_show_the_numbers_and_their_captions_n_and_the_attack(ever
         texts = [e.text for e in ElementTree.parse(svg).iter() if e.tag.endswith("}text")]
         numbers = [text for text in texts if re.fullmatch(r"\d+\.\d", text)]
         assert numbers == [f"{value:.1f}" for value in report.values(found, quantity).ravel()]
-        assert {*WEIGHTS, "source", "target", f"{quantity.title}, %"} <= set(texts)
+        numbered = {f"{number}: {name}" for number, name in enumerate(WEIGHTS, 1)}
+        assert {*numbered, *"1234", "source", "target", f"{quantity.title}, %"} <= set(texts)
         caption = report.caption(found, quantity)
         assert f"n = {N}" in caption
         assert "fgsm inf eps 0.05 pixel" in caption
     page = written[-1].read_text()
-    assert "| source \\ target | left" in page
+    assert re.search(r"\| source . target \| +1 +\| +2 +\| +3 +\| +4 +\|", page)
+    assert re.search(r"\n\| 1: left +\| ", page)
     assert "Wilson" in page
     assert "weights sha256" in page
     assert page.count("![") == 2

@@ -1,18 +1,55 @@
-"""What the benchmarks share: interleaved repetitions, medians, ratios, one JSON object.
+"""What the benchmarks share: arguments, models and images, interleaved repetitions, medians, ratios, one JSON object.
 
 Machines are noisy, so contenders take turns within one process and only their ratios are quoted.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib.metadata
 import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from bn_vuln import backend
+import numpy as np
+
+from bn_vuln import backend, data
+from bn_vuln.facts import Facts
+
+RESULTS = Path(__file__).parent.parent / "results"
+# The MNIST MLPs of table6_matched with and without BN, seed 0.
+PAIR = {"batch": RESULTS / "paper" / "dd15bd2a8efa", "none": RESULTS / "paper" / "df28a7b8f872"}
+PHOTOS = Facts("random", (32, 32, 3), tuple("0123456789"), (0.5,) * 3, (0.25,) * 3, {})
+# Whatever some benchmark compares; `backend.versions` has TensorFlow, Keras and NumPy.
+PEERS = ("cleverhans", "foolbox", "adversarial-robustness-toolbox", "torch", "torchattacks")
+
+
+def arguments(
+    doc: str | None,
+    *,
+    limit: int | None,
+    limited: str = "test images attacked (default: %(default)s)",
+    repetitions: int = 5,
+    trains: bool = False,
+) -> argparse.ArgumentParser:
+    """What every benchmark takes, explained by its `doc`; `trains`: it trains the models itself."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=repetitions, help="turns that count (default: %(default)s)")
+    parser.add_argument("--limit", type=int, default=limit, help=limited)
+    if trains:
+        parser.add_argument("--train-limit", type=int, help="train the models on N images (default: all)")
+    return parser
+
+
+def random_photos(n: int) -> data.Dataset:
+    """Random images of the shape of photographs, with random labels: their content does not matter for times."""
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (n, *PHOTOS.shape), np.uint8)
+    return data.Dataset(pixels, generator.integers(0, 10, n).astype(np.int32), np.arange(n), PHOTOS)
 
 
 def interleave(contenders: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, list[float]]:
@@ -43,11 +80,21 @@ def summarize(seconds: dict[str, list[float]], base: str, **extra: dict[str, Any
     }
 
 
+def machine() -> dict[str, Any]:
+    """The device, and the versions of what is compared on it; of other libraries those that are installed."""
+    found = backend.versions()
+    for name in PEERS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {"device": backend.device_name(), "versions": found}
+
+
 def print_report(results: dict[str, Any], repetitions: int, **settings: Any) -> None:
     """The benchmark's one JSON object, with the machine and the versions."""
     report = {
-        "device": backend.device_name(),
-        "versions": backend.versions(),
+        **machine(),
         "repetitions": repetitions,
         "settings": settings,
         "results": results,

@@ -19,18 +19,16 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from bench import interleave, print_report, summarize
+from bench import PHOTOS, arguments, interleave, print_report, random_photos, summarize
 
 from bn_vuln import attacks, backend, data, folding, models
 from bn_vuln.attacks import cleverhans
 from bn_vuln.config import Attack, Cell, Data, Train, validate
-from bn_vuln.facts import Facts
 from bn_vuln.train import train
 
 MLP = Attack(attack="bim", eps=0.1, steps=40, step_size=0.01, random_start=False)
 CONVOLUTIONAL = Attack(attack="bim", eps=8 / 255, steps=10, step_size=2 / 255, random_start=False)
 ATTACKS = {"mlp": MLP, "convolutional": CONVOLUTIONAL}
-PHOTOS = Facts("random", (32, 32, 3), tuple("0123456789"), (0.5,) * 3, (0.25,) * 3, {})
 
 
 class Contenders:
@@ -123,9 +121,7 @@ def mlps(args: argparse.Namespace) -> dict[str, Any]:
 
 def convolutional(args: argparse.Namespace) -> dict[str, Any]:
     """VGG8 and a narrow net with BN, untrained: what is timed does not depend on the weights."""
-    n, generator = min(args.limit, 200), np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (n, *PHOTOS.shape), np.uint8)
-    dataset = data.Dataset(pixels, generator.integers(0, 10, n).astype(np.int32), np.arange(n), PHOTOS)
+    dataset = random_photos(min(args.limit, 200))
     vgg8 = models.build(validate(Cell, {"arch": "vgg8", "normalization": "batch"}, "bench"), PHOTOS)
     nets = {"vgg8": vgg8, "narrow": narrow(), "separable": separable()}
     return {
@@ -172,13 +168,10 @@ def measure(model: Any, dataset: data.Dataset, batch: int, options: Attack, repe
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--limit", type=int, default=2000, help="test images attacked (default: %(default)s)")
+    parser = arguments(__doc__, limit=2000, trains=True)
     parser.add_argument(
         "--batches", type=int, nargs="+", default=[100, 500, 2000], help="batch sizes (default: %(default)s)"
     )
-    parser.add_argument("--train-limit", type=int, help="train the models on N images (default: all)")
     args = parser.parse_args()
     backend.tensorflow()
     settings = {name: o.model_dump(include={"eps", "steps", "ord"}) for name, o in ATTACKS.items()}

@@ -14,13 +14,12 @@ compiling is part of every time.
 
 from __future__ import annotations
 
-import argparse
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from bench import interleave, print_report, summarize
+from bench import arguments, interleave, print_report, summarize
 
 from bn_vuln import backend, data, distances, folding
 from bn_vuln.config import Cell, Data, Minimal, Train
@@ -75,13 +74,10 @@ class Contenders:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--limit", type=int, default=200, help="test images attacked (default: %(default)s)")
+    parser = arguments(__doc__, limit=200, repetitions=3, trains=True)
     parser.add_argument("--steps", type=int, default=1000, help="of Adam for each constant (default: %(default)s)")
     parser.add_argument("--step-size", type=float, default=0.01, help="learning rate (default: %(default)s)")
     parser.add_argument("--constants", type=int, default=9, help="that are tried (default: %(default)s)")
-    parser.add_argument("--train-limit", type=int, help="train the models on N images (default: all)")
     args = parser.parse_args()
     backend.tensorflow()
     options = Minimal(steps=args.steps, step_size=args.step_size, binary_search_steps=args.constants)

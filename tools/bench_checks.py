@@ -8,18 +8,15 @@ The MNIST net with BN of results/paper/table6_matched (seed 0), pixel units, box
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from bench import interleave, print_report, summarize
+from bench import PAIR, arguments, interleave, print_report, summarize
 
 from bn_vuln import backend, classifier
 from bn_vuln.config import Attack, Evaluation
 from bn_vuln.evaluate import Evaluator
 
-RUN = Path(__file__).parent.parent / "results" / "paper" / "dd15bd2a8efa"
 ATTACKS = {
     "pgd": {"attack": "pgd"},
     "pgd_last": {"attack": "pgd", "iterate": "last", "steps": 100},
@@ -31,7 +28,7 @@ LEVELS = ("none", "basic", "full")
 
 def contenders(options: Attack, evaluation: Evaluation, flags: dict[str, Any]) -> dict[str, Callable[[], None]]:
     """The attack at every level, each with an evaluator of its own, whose searches are compiled in the first turn."""
-    subject = classifier.from_run(RUN)
+    subject = classifier.from_run(PAIR["batch"])
 
     def at(level: Any) -> Callable[[], None]:
         evaluator = Evaluator(subject, evaluation, level=level)
@@ -46,9 +43,7 @@ def contenders(options: Attack, evaluation: Evaluation, flags: dict[str, Any]) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--limit", type=int, default=1000, help="test images attacked (default: %(default)s)")
+    parser = arguments(__doc__, limit=1000)
     parser.add_argument("--attacks", nargs="+", choices=list(ATTACKS), default=list(ATTACKS))
     args = parser.parse_args()
     backend.tensorflow()

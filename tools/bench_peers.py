@@ -1,7 +1,7 @@
 """Attacks against the other libraries, on the same weights, images, steps and batches; interleaved medians.
 
     pip install -e ".[bench]"
-    python tools/bench_peers.py --into results/bench_peers.json       about an hour on two cores
+    python tools/bench_peers.py --into results/bench_peers.json       over an hour on two cores
     python tools/bench_peers.py --only last --limit 200 --repetitions 1
 
 Contenders: ours; CleverHans 4, Foolbox 3 and ART (TensorFlow); torchattacks and plain PyTorch (CPU) on a copy of the
@@ -12,18 +12,21 @@ last      PGD-40, eps .05, without a random start, the last point counts: everyb
 any       PGD-100, eps .1, where most examples of the net with BN fall, and (any_at_0.3) eps .3, as is customary on
           MNIST: any iterate counts for ours (an active set), while others take all of their steps.
 ladder    our ladder of eight eps up to .05 against eight attacks of ours without one (the plain loop, any iterate).
-strong    `strong`, eps .05, against AutoAttack's standard set (torchattacks; strong_of_art: ART's, which takes minutes,
-          once, on a fifth of the images), and what stands; also, at eps .1, on the net without BN of
-          results/beyond/adversarial_training that was trained on adversarial examples (seed 0).
+strong    `strong`, eps .05, against AutoAttack of torchattacks, and what stands: as it is shipped, where APGD and FAB
+          take 10 steps, and with the 100 of AutoAttack's standard set; also, at eps .1, on the net without BN of
+          results/beyond/adversarial_training that was trained on adversarial examples (seed 0). strong_of_art: ART's
+          own set (APGD-CE, APGD-DLR and Square of five starts each, DeepFool), which takes minutes: once, on a fifth.
 
 and `convolutional`: PGD-10 on VGG8 with and without BN, random weights, random images of 32x32x3, labels as predicted.
 There `cleverhans_tensorflow_default` is CleverHans in a process of its own with TensorFlow's own setting of oneDNN,
 which is off on some machines, where all others here have it on. `rates`: what bounds ours.
+
+With --into each comparison is written as soon as it is there, with its own repetitions, examples, settings, device and
+versions; what stands outside of `results` is then of the last run alone.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import functools
@@ -38,7 +41,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench import interleave, print_report, summarize
+from bench import PAIR, PHOTOS, RESULTS, arguments, interleave, machine, print_report, summarize
 from numpy.typing import NDArray
 from torch_copy import copy
 
@@ -46,14 +49,13 @@ from bn_vuln import attacks, backend, classifier, cost, data, folding, models
 from bn_vuln.attacks import cascade, cleverhans, engine
 from bn_vuln.classifier import from_model
 from bn_vuln.config import Attack, Cell, validate
-from bn_vuln.facts import Facts
 
-RESULTS = Path(__file__).parent.parent / "results"
-PAIR = {"batch": "paper/dd15bd2a8efa", "none": "paper/df28a7b8f872"}  # table6_matched, seed 0
-TRAINED_ON_ADVERSARIAL_EXAMPLES = {"adversarial": "beyond/df32af4acab5"}  # adversarial_training, none, seed 0
+# adversarial_training, none, seed 0
+TRAINED_ON_ADVERSARIAL_EXAMPLES = {"adversarial": RESULTS / "beyond" / "df32af4acab5"}
 EPS, LARGE, BATCH = 0.05, 0.1, 500
 LADDER = [EPS * k / 8 for k in range(1, 9)]
-PHOTOS = Facts("random", (32, 32, 3), tuple("0123456789"), (0.5,) * 3, (0.25,) * 3, {})
+# Of its APGD and FAB: the first is torchattacks' own default, the second what was published.
+AUTOATTACK_STEPS = {"torchattacks_autoattack": 10, "torchattacks_autoattack_of_100_steps": 100}
 VARIABLE = "BNVULN_BENCH_TENSORFLOW_DEFAULT"
 ALONE = VARIABLE in os.environ  # CleverHans alone, see `by_default`
 Images = NDArray[np.float32]
@@ -85,6 +87,11 @@ class Subject:
         predict = backend.compile(functools.partial(self.owner.model, training=False))
         logits = {name: np.concatenate([predict(x[p]) for p in self.batches()]) for name, x in self.found.items()}
         return {name: {"accuracy": float(np.mean(z.argmax(1) == self.y))} for name, z in logits.items()}
+
+    def made_with(self, repetitions: int, options: Attack, **settings: Any) -> dict[str, Any]:
+        """What a comparison on it records of itself: those of one file may be of different times."""
+        attack = {"batch": self.batch, "attack": options.model_dump(mode="json"), **settings}
+        return {"repetitions": repetitions, "examples": len(self.x), "settings": attack, **machine()}
 
     def torch(self) -> tuple[Any, Any, Any]:
         """(the copy, images [n, channels, height, width], labels) in PyTorch."""
@@ -209,7 +216,7 @@ def pgd(steps: int, **options: Any) -> Attack:
 def against_peers(subject: Subject, options: Attack, ourselves: Callable[[], None], repetitions: int) -> dict[str, Any]:
     peers = {name: subject.keep(name, make(subject, options)) for name, make in PEERS.items()}
     seconds = interleave({"ours": ourselves, **peers}, repetitions)
-    return summarize(seconds, "ours", **subject.accuracies())
+    return {**subject.made_with(repetitions, options), **summarize(seconds, "ours", **subject.accuracies())}
 
 
 def last(subject: Subject, repetitions: int) -> dict[str, Any]:
@@ -225,7 +232,8 @@ def last_in_batches_of_100(subject: Subject, repetitions: int) -> dict[str, Any]
 def any_iterate(subject: Subject, repetitions: int, eps: float = LARGE) -> dict[str, Any]:
     larger = {"eps": eps, "step_size": 2.5 * eps / 100}
     run = active(subject, "ours", pgd(100, iterate="any", **larger))
-    return against_peers(subject, pgd(100, **larger), run, repetitions)
+    found = against_peers(subject, pgd(100, **larger), run, repetitions)
+    return {**found, "settings": {**found["settings"], "iterate_of_ours": "any"}}
 
 
 def ladder(subject: Subject, repetitions: int) -> dict[str, Any]:
@@ -241,26 +249,35 @@ def ladder(subject: Subject, repetitions: int) -> dict[str, Any]:
     apart = {name: of["accuracy"] for name, of in subject.accuracies().items() if name != "ours"}
     smallest = subject.smallest  # type: ignore[attr-defined]
     curve = {f"{eps:.4f}": float(np.mean(smallest > eps)) for eps in LADDER}
-    return summarize(seconds, "ours", ours={"accuracies": curve}, eight_plain_loops={"accuracies": apart})
+    found = summarize(seconds, "ours", ours={"accuracies": curve}, eight_plain_loops={"accuracies": apart})
+    return {**subject.made_with(repetitions, options), **found}
 
 
 def strong(subject: Subject, repetitions: int, eps: float = EPS) -> dict[str, Any]:
-    """AutoAttack of torchattacks beside our cascade; and, once, on a fifth of the examples, that of ART."""
+    """AutoAttack of torchattacks beside our cascade."""
+    options = Attack(attack="strong", eps=eps)
+    theirs = {name: subject.keep(name, autoattack(subject, eps, steps)) for name, steps in AUTOATTACK_STEPS.items()}
+    seconds = interleave({"ours": active(subject, "ours", options), **theirs}, repetitions)
+    made_with = subject.made_with(repetitions, options, autoattack_steps=AUTOATTACK_STEPS)
+    return {**made_with, **summarize(seconds, "ours", **subject.accuracies())}
+
+
+def autoattack(subject: Subject, eps: float, steps: int) -> Callable[[slice], Any]:
+    """torchattacks' AutoAttack of the standard version, whose APGD and FAB take so many steps. It has no argument for
+    them, and its own number is a tenth of the published one."""
     import torchattacks as ta
 
     net, x, y = subject.torch()
-    theirs = ta.AutoAttack(net, norm="Linf", eps=eps, version="standard", n_classes=10, seed=0)
-    contenders = {
-        "ours": active(subject, "ours", Attack(attack="strong", eps=eps)),
-        "torchattacks_autoattack": subject.keep(
-            "torchattacks_autoattack", lambda p: theirs(x[p], y[p]).detach().numpy().transpose(0, 2, 3, 1)
-        ),
-    }
-    return summarize(interleave(contenders, repetitions), "ours", **subject.accuracies())
+    whole = ta.AutoAttack(net, norm="Linf", eps=eps, version="standard", n_classes=10, seed=0)
+    for attack in whole._autoattack.attacks:
+        if hasattr(attack, "steps"):  # Square has queries
+            attack.steps = steps
+    return lambda p: whole(x[p], y[p]).detach().numpy().transpose(0, 2, 3, 1)
 
 
 def strong_of_art(subject: Subject, _: int, eps: float = EPS) -> dict[str, Any]:
-    """ART's AutoAttack, which takes minutes, beside our cascade: once, on a fifth of the examples."""
+    """ART's AutoAttack, which takes minutes, beside our cascade: once, on a fifth of the examples. It is another set
+    than the standard one."""
     import torch
     from art.attacks.evasion import AutoAttack
     from art.estimators.classification import PyTorchClassifier
@@ -274,7 +291,8 @@ def strong_of_art(subject: Subject, _: int, eps: float = EPS) -> dict[str, Any]:
     art_auto = subject.keep(
         "art_autoattack", lambda p: attack.generate(x[p].numpy(), y[p].numpy()).transpose(0, 2, 3, 1)
     )
-    run = active(subject, "ours", Attack(attack="strong", eps=eps))
+    options = Attack(attack="strong", eps=eps)
+    run = active(subject, "ours", options)
     run()  # compiled
     seconds: dict[str, list[float]] = {}
     for name, contender in {"ours": run, "art_autoattack": art_auto}.items():
@@ -282,7 +300,7 @@ def strong_of_art(subject: Subject, _: int, eps: float = EPS) -> dict[str, Any]:
         with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):
             contender()
         seconds[name] = [time.perf_counter() - begun]
-    return summarize(seconds, "ours", **subject.accuracies())
+    return {**subject.made_with(1, options), **summarize(seconds, "ours", **subject.accuracies())}
 
 
 COMPARISONS = {
@@ -297,8 +315,8 @@ COMPARISONS = {
 OTHERS = ("convolutional", "rates")
 
 
-def mnist(run: str, limit: int) -> Subject:
-    owner = classifier.from_run(RESULTS / run)
+def mnist(run: Path, limit: int) -> Subject:
+    owner = classifier.from_run(run)
     examples = data.load("mnist", "test", limit=limit)
     return Subject(owner, (examples.images / np.float32(255)).astype(np.float32), examples.labels, BATCH)
 
@@ -354,19 +372,17 @@ def rates(limit: int, repetitions: int) -> dict[str, Any]:
     } | {"matrix_product": 10 * 2 * cost.SIZE**3}  # fmt: skip
     found = {name: flops[name] / statistics.median(of) / 1e9 for name, of in seconds.items()}
     peak = found["matrix_product"]
-    return {
+    made_with = {name: s.made_with(repetitions, o) for name, (s, o) in subjects.items()}
+    settings = {name: {"examples": of["examples"], **of["settings"]} for name, of in made_with.items()}
+    return {"repetitions": repetitions, "settings": settings, **machine()} | {
         name: {"gflop_per_s": round(rate, 1), "of_the_product": round(rate / peak, 2)} for name, rate in found.items()
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--limit", type=int, default=1000, help="test images attacked (default: %(default)s)")
+    parser = arguments(__doc__, limit=1000)
     parser.add_argument("--into", type=Path, help="an output of this file, whose other comparisons are kept")
-    parser.add_argument(
-        "--only", nargs="+", choices=[*COMPARISONS, "convolutional", "rates"], help="some of the comparisons"
-    )
+    parser.add_argument("--only", nargs="+", choices=[*COMPARISONS, *OTHERS], help="some of the comparisons")
     args = parser.parse_args()
     if ALONE:  # TensorFlow decides
         backend.prepare_environment = lambda: os.environ.update({"KERAS_BACKEND": "tensorflow"})
@@ -374,9 +390,9 @@ def main() -> None:
     wanted = args.only or [*COMPARISONS, *OTHERS]
     results: dict[str, Any] = {}
     for name, compare in comparisons(wanted, args.limit).items():
-        results[name] = {"repetitions": args.repetitions, **compare(args.repetitions)}
+        results[name] = compare(args.repetitions)
         if args.into is not None:
-            keep(results, args)
+            keep(args.into, results, args.repetitions, args.limit)
     if args.into is None:
         print_report(results, args.repetitions, examples=args.limit, eps=EPS, batch=BATCH)
 
@@ -398,12 +414,14 @@ def comparisons(wanted: Sequence[str], limit: int) -> dict[str, Callable[[int], 
     return found
 
 
-def keep(results: dict[str, Any], args: argparse.Namespace) -> None:
-    """Write results beside what the file holds already."""
-    if args.into.exists():
-        results = {**json.loads(args.into.read_text(encoding="utf-8"))["results"], **results}
-    with args.into.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
-        print_report(results, args.repetitions, examples=args.limit, eps=EPS, batch=BATCH)
+def keep(path: Path, results: dict[str, Any], repetitions: int, limit: int) -> None:
+    """Write results beside what the file holds already. What says nothing of its machine was made on the file's."""
+    if path.exists():
+        held = json.loads(path.read_text(encoding="utf-8"))
+        made_on = {key: held[key] for key in ("device", "versions") if key in held}
+        results = {name: {**made_on, **found} for name, found in held["results"].items()} | results
+    with path.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        print_report(results, repetitions, examples=limit, eps=EPS, batch=BATCH)
 
 
 if __name__ == "__main__":

@@ -21,27 +21,23 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from bench import interleave, print_report, summarize
+from bench import arguments, interleave, print_report, random_photos, summarize
 
 from bn_vuln import backend, cost, data, models
 from bn_vuln.config import Cell, validate
-from bn_vuln.facts import Facts
 from bn_vuln.models.vgg import STAGES
 from bn_vuln.progress import Quiet
 from bn_vuln.train import TrainingLoop
 
 LR, BATCH_SIZE = 0.01, 128
 FEW = np.arange(BATCH_SIZE)
-PHOTOS = Facts("random", (32, 32, 3), tuple("0123456789"), (0.5,) * 3, (0.25,) * 3, {})
 
 
 def images(arch: str, limit: int | None) -> data.Dataset:
     """MNIST, or random photographs for a convolutional net."""
     if arch == "mlp":
         return data.load("mnist", "train", limit=limit)
-    n, generator = limit or 2048, np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (n, *PHOTOS.shape), np.uint8)
-    return data.Dataset(pixels, generator.integers(0, 10, n).astype(np.int32), np.arange(n), PHOTOS)
+    return random_photos(limit or 2048)
 
 
 def cell_of(arch: str, normalization: str) -> Cell:
@@ -161,9 +157,7 @@ def measure(arch: str, normalization: str, training: data.Dataset, args: argpars
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--limit", type=int, help="train on N images (default: all of MNIST; 2048 random ones)")
+    parser = arguments(__doc__, limit=None, limited="train on N images (default: all of MNIST; 2048 random ones)")
     parser.add_argument("--arch", nargs="+", default=["mlp", "vgg8"], choices=["mlp", "vgg8"])
     parser.add_argument("--other-xla", action="store_true", help="also our loop with XLA where it is not chosen")
     args = parser.parse_args()

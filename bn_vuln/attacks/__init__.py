@@ -7,7 +7,8 @@ from typing import Any
 
 from bn_vuln.attacks import cleverhans, gradient
 from bn_vuln.attacks.ball import Ball, from_config
-from bn_vuln.attacks.gradient import Predict, bim, fgsm, pgd
+from bn_vuln.attacks.gradient import bim, fgsm, pgd
+from bn_vuln.attacks.loss import Predict
 from bn_vuln.config import Attack
 from bn_vuln.facts import Facts
 

@@ -8,9 +8,9 @@ Where the paper and the authors' code (github.com/fra31/auto-attack, AutoAttack'
 checkpoints are counted as there (`windows`), a step is halved where the loss rose in rho of the steps or in fewer
 (paper: in fewer), and at the first checkpoint only for that. Three things are ours:
 
-- "ce" climbs `loss.margin`, in place of the cross-entropy: that grows with it, and its gradient has the same direction,
-  so that rises, best points and steps are the same, but in float32 it has neither ties nor a wrong slope where the
-  cross-entropy rounds to 0.
+- "ce" climbs `loss.log_odds`, in place of the cross-entropy: that grows with it, and its gradient has the same
+  direction, so that rises, best points and steps are the same, but in float32 it has neither ties nor a wrong slope
+  where the cross-entropy rounds to 0.
 - Whether the first step rose is seen by the loss at the start, as in the paper; the code compares with 0.
 - A random start is uniform in the ball, as PGD's (`Ball.random_point`). Theirs is on its surface, the draw divided by
   its largest entry (inf) or by its length (2): in as many dimensions as an image has there is hardly a difference.
@@ -27,17 +27,17 @@ from numpy.typing import NDArray
 
 from bn_vuln import backend
 from bn_vuln.attacks.ball import Ball, per_example
-from bn_vuln.attacks.loss import dlr, margin, targeted_dlr
-from bn_vuln.attacks.search import Predict, Seen, Slots, fooled
+from bn_vuln.attacks.loss import Predict, dlr, fooled, gradient, log_odds, targeted_dlr
+from bn_vuln.attacks.search import Seen, Slots
 
 MOMENTUM = 0.75  # the share of the new move; the rest is the last one's
 FIRST, SHORTEST, SHORTER = 0.22, 0.06, 0.03  # of all steps: the first window, the shortest, and what each is cut by
 
 # (logits [n, classes], y int32 [n], target int32 [n]) -> what is climbed, [n]
 LOSSES: dict[str, Callable[[Any, Any, Any], Any]] = {
-    "ce": lambda logits, y, target: margin(logits, y),
+    "ce": lambda logits, y, target: log_odds(logits, y),
     "dlr": lambda logits, y, target: dlr(logits, y),
-    "targeted_ce": lambda logits, y, target: -margin(logits, target),
+    "targeted_ce": lambda logits, y, target: -log_odds(logits, target),
     "targeted_dlr": targeted_dlr,
 }
 
@@ -88,25 +88,22 @@ class APGD:
     def advance(self, slots: Slots) -> Seen:
         """One gradient."""
         tf = backend.tensorflow()
-        point = slots["point"]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(point)
-            logits = self.predict(point)
-            loss = LOSSES[self.loss](logits, slots["y"], slots["target"])
-        gradient = tape.gradient(loss, point)
+        point, y = slots["point"], slots["y"]
+        climbed = LOSSES[self.loss]
+        logits, loss, slope = gradient(self.predict, point, lambda logits: climbed(logits, y, slots["target"]))
         better = loss > slots["best_loss"]
         best = _where(better, point, slots["best"])
-        best_gradient = _where(better, gradient, slots["best_gradient"])
+        best_gradient = _where(better, slope, slots["best_gradient"])
         best_loss = tf.where(better, loss, slots["best_loss"])
         halve, counters = self._check(slots, loss, best_loss)
         step_size = tf.where(halve, slots["step_size"] / 2, slots["step_size"])
-        point, gradient = _where(halve, best, point), _where(halve, best_gradient, gradient)
-        moved = self._moved(slots, point, gradient, step_size)
+        point, slope = _where(halve, best, point), _where(halve, best_gradient, slope)
+        moved = self._moved(slots, point, slope, step_size)
         state = {
             "point": moved, "previous": point, "best": best, "best_gradient": best_gradient, "best_loss": best_loss,
             "last_loss": loss, "step_size": step_size, "move": slots["move"] + 1, **counters,
         }  # fmt: skip
-        return Seen(state, fooled(logits, slots["y"]), loss)
+        return Seen(state, fooled(logits, y), loss)
 
     def _check(self, slots: Slots, loss: Any, best_loss: Any) -> tuple[Any, dict[str, Any]]:
         """(whose step is to be halved, bool [n]; what is counted, after this point)."""

@@ -48,30 +48,30 @@ class Ball:
     def step(self, x: Any, gradient: Any, step_size: Any) -> Any:
         """One ascent step: step_size * scale * sign(g) for inf, step_size * scale * (scale g) / ||scale g|| for 2."""
         tf = backend.tensorflow()
-        scale = _constant(self.scale, x)
+        scale = constant(self.scale, x)
         if self.ord == "inf":
             return x + step_size * scale * tf.sign(gradient)
-        # Divide by the largest entry first: squares of small gradients would underflow.
-        scaled = scale * gradient
-        scaled = tf.math.divide_no_nan(scaled, _reduce(tf.reduce_max, tf.abs(scaled)))
+        # Divide by the largest entry first: squares of small gradients would underflow. Infinite ones are large.
+        gradient = tf.clip_by_value(gradient, gradient.dtype.min, gradient.dtype.max)
+        scaled = scale * tf.math.divide_no_nan(gradient, _reduce(tf.reduce_max, tf.abs(gradient)))
         norm = tf.sqrt(_reduce(tf.reduce_sum, scaled**2))
         return x + step_size * scale * tf.math.divide_no_nan(scaled, norm)
 
     def project(self, point: Any, centre: Any) -> Any:
         """The point moved into the ball around `centre`, then into the box."""
         tf = backend.tensorflow()
-        scale = _constant(self.scale, point)
+        scale = constant(self.scale, point)
         if self.ord == "inf":
             point = tf.clip_by_value(point, centre - self.eps * scale, centre + self.eps * scale)
         else:
             delta = (point - centre) / scale
             norm = tf.sqrt(_reduce(tf.reduce_sum, delta**2))
-            eps = self.eps if tf.is_tensor(self.eps) else _constant(self.eps, norm)
+            eps = self.eps if tf.is_tensor(self.eps) else constant(self.eps, norm)
             shrink = tf.math.divide_no_nan(tf.broadcast_to(eps, tf.shape(norm)), norm)
             point = centre + scale * delta * tf.where(norm > eps, shrink, tf.ones_like(norm))
         if np.isinf(self.low).all() and np.isinf(self.high).all():
             return point
-        return tf.clip_by_value(point, _constant(self.low, point), _constant(self.high, point))
+        return tf.clip_by_value(point, constant(self.low, point), constant(self.high, point))
 
     def random_point(self, x: Any, index: Any, seed: int, restart: Any) -> Any:
         """A uniformly random point of the ball around each x, then into the box.
@@ -88,8 +88,33 @@ class Ball:
             values = tf.cast(draws.normal(dimension, seed, restart, index), x.dtype)
             radius = tf.cast(draws.uniform(1, seed + RADIUS, restart, index), x.dtype)
             delta = values / tf.norm(values, axis=1, keepdims=True) * radius ** (1 / dimension)
-        delta = tf.reshape(delta, tf.shape(x)) * self.eps * _constant(self.scale, x)
+        delta = tf.reshape(delta, tf.shape(x)) * self.eps * constant(self.scale, x)
         return self.project(x + delta, x)
+
+    def norm(self, delta: Any) -> Any:
+        """Of perturbations in pixels, [n], in units of the scale."""
+        tf = backend.tensorflow()
+        delta = tf.abs(delta) / constant(self.scale, delta)
+        if self.ord == "inf":
+            return tf.reduce_max(delta, axis=(1, 2, 3))
+        return tf.sqrt(tf.reduce_sum(delta**2, axis=(1, 2, 3)))
+
+    def dual_norm(self, gradient: Any) -> Any:
+        """Of gradients by pixels, [n], per unit of the scale: how fast the loss rises at most."""
+        tf = backend.tensorflow()
+        slope = tf.abs(gradient) * constant(self.scale, gradient)
+        if self.ord == "inf":
+            return tf.reduce_sum(slope, axis=(1, 2, 3))
+        # Divide by the largest entry first: squares of small gradients would underflow.
+        largest = tf.reduce_max(slope, axis=(1, 2, 3), keepdims=True)
+        length = tf.sqrt(tf.reduce_sum(tf.math.divide_no_nan(slope, largest) ** 2, axis=(1, 2, 3)))
+        return tf.reshape(largest, tf.shape(length)) * length
+
+    def widest(self, x: Any) -> Any:
+        """The norm [n] of the way to the farthest corner of the box."""
+        tf = backend.tensorflow()
+        low, high = constant(self.low, x), constant(self.high, x)
+        return self.norm(tf.maximum(x - low, high - x))
 
     def excess(self, point: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float64]:
         """How far each point lies outside, float64 [n]: the ball (units of scale) or box (pixels)."""
@@ -124,7 +149,7 @@ def per_example(value: Any) -> Any:
     return tf.reshape(value, (-1, 1, 1, 1)) if tf.is_tensor(value) and len(value.shape) == 1 else value
 
 
-def _constant(value: Channels | float, like: Any) -> Any:
+def constant(value: NDArray[Any] | float, like: Any) -> Any:
     """A tensor of the dtype of `like`, without the detour over float32 that tf.cast takes with Python floats."""
     return backend.tensorflow().constant(np.asarray(value, like.dtype.as_numpy_dtype))
 

@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln import backend
+from bn_vuln.attacks.ball import Channels, constant, per_example
+from bn_vuln.attacks.loss import ROUNDING, Predict, finite, fooled, gradient, logit_margin
 
-Predict = Callable[[Any], Any]
-Channels = NDArray[np.float32] | float
 State = Mapping[str, Any]
 
 BATCH_SIZE = 500
@@ -37,7 +37,6 @@ SHRINK = 0.9999  # of tanh's range, where pixels at the border of the box begin 
 WINDOWS, PROGRESS = 10, 0.999  # a c is given up if in a tenth of its steps the loss does not fall by a thousandth
 GAIN = 0.999  # an example is through if with a c that succeeds the distance does not fall by a thousandth
 UNBOUNDED = 1e9  # above it there is no upper bound of c yet: c grows tenfold
-ROUNDING = 1e-5  # of the largest logit: a smaller margin may be gone in another order of summation
 HALVINGS = 10  # of the way back to x
 
 
@@ -46,9 +45,9 @@ def attack(
     x: Any,
     y: Any,
     *,
-    scale: Channels = 1.0,
-    low: Channels = -np.inf,
-    high: Channels = np.inf,
+    scale: Channels | float = 1.0,
+    low: Channels | float = -np.inf,
+    high: Channels | float = np.inf,
     confidence: float = 0.0,
     steps: int = 1000,
     step_size: float = 0.01,
@@ -86,23 +85,25 @@ def attack(
     space = _Space(scale, low, high)
     goal = _Goal(predict, confidence, targeted)
     search = _Search(space, goal, steps, step_size, binary_search_steps, initial_const, abort_early)
-    x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
     if tf.inside_function():  # a graph has no host that could leave examples out
+        x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
         return search.result(search.run(search.start(x, y), steps * binary_search_steps))
-    return _Batches(search, x, y, batch_size, xla).run(advanced)
+    points, found = _Batches(search, np.asarray(x), np.asarray(y), batch_size, xla).run(advanced)
+    return tf.constant(points), tf.constant(found)
 
 
 class _Batches:
-    """Examples take turns in the slots of a batch: after each chunk of steps the host reads who is through.
+    """Examples take turns in the slots of a batch: after each chunk of steps the host reads who is through. All images
+    are on the host, those that hold a slot on the device.
 
     `holder` int64 [slots]: whose slot it is, -1 for nobody's.
     """
 
-    def __init__(self, search: _Search, x: Any, y: Any, batch_size: int, xla: bool) -> None:
+    def __init__(self, search: _Search, x: NDArray[Any], y: NDArray[Any], batch_size: int, xla: bool) -> None:
         tf = backend.tensorflow()
-        self.search, self.x, self.y, self.n = search, x, y, int(x.shape[0])
-        self.points, self.found = x, np.zeros(self.n, bool)
-        images = [tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype) for tensor in (x, y)]
+        self.search, self.x, self.y, self.n = search, x, y, len(x)
+        self.points, self.found = x.copy(), np.zeros(self.n, bool)
+        images = [tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in (x, y)]
         self._start = backend.compile(search.start, signature=images)
         self.holder = np.arange(min(batch_size, self.n))
         self.waiting = np.arange(len(self.holder), self.n)
@@ -111,7 +112,7 @@ class _Batches:
         self._chunk = backend.compile(lambda state: search.run(state, CHUNK), signature=[spec], xla=xla)
         self._result = backend.compile(search.result, signature=[spec])
 
-    def run(self, advanced: Callable[[int], None]) -> tuple[Any, Any]:
+    def run(self, advanced: Callable[[int], None]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """(points, found), as `attack`."""
         while len(self.holder):
             through = self._through()
@@ -121,11 +122,11 @@ class _Batches:
                 advanced(self.n - len(self.waiting) - int(np.sum(self.holder >= 0)))
             if len(self.holder):
                 self.state = self._chunk(self.state)
-        return self.points, backend.tensorflow().constant(self.found)
+        return self.points, self.found
 
     def _enter(self, examples: NDArray[np.int64]) -> State:
         tf = backend.tensorflow()
-        return self._start(tf.gather(self.x, examples), tf.gather(self.y, examples))  # type: ignore[no-any-return]
+        return self._start(tf.constant(self.x[examples]), tf.constant(self.y[examples]))  # type: ignore[no-any-return]
 
     def _through(self) -> NDArray[np.bool_]:
         return np.asarray(self.state["tried"]) >= self.search.binary_search_steps
@@ -141,8 +142,7 @@ class _Batches:
         """Keep what was found for the examples in these slots."""
         tf = backend.tensorflow()
         points, found = self._result({name: tf.gather(part, slots) for name, part in self.state.items()})
-        self.points = tf.tensor_scatter_nd_update(self.points, self.holder[slots][:, None], points)
-        self.found[self.holder[slots]] = found
+        self.points[self.holder[slots]], self.found[self.holder[slots]] = np.asarray(points), np.asarray(found)
 
     def _change(self, through: NDArray[np.bool_]) -> None:
         """Those that go on, then those that waited, then idle slots where the batch is not full."""
@@ -171,9 +171,9 @@ def _fitting(size: int, needed: int) -> int:
 class _Space:
     """Where points are searched for: x' = x + scale w, or with a box x' = middle + half tanh(w)."""
 
-    scale: Channels
-    low: Channels
-    high: Channels
+    scale: Channels | float
+    low: Channels | float
+    high: Channels | float
 
     def __post_init__(self) -> None:
         if len({bool(part) for bound in (self.low, self.high) for part in np.isfinite(bound).ravel()}) > 1:
@@ -197,7 +197,7 @@ class _Space:
         """(the point at w, its derivative with respect to w)."""
         tf = backend.tensorflow()
         if not self.bounded:
-            scale = self._constant(self.scale, x)
+            scale = constant(self.scale, x)
             return x + scale * w, scale
         middle, half = self._box(x)
         squashed = tf.tanh(w)
@@ -207,23 +207,19 @@ class _Space:
         """The point in the box: rounding may have brought it out."""
         if not self.bounded:
             return point
-        low, high = self._constant(self.low, point), self._constant(self.high, point)
+        low, high = constant(self.low, point), constant(self.high, point)
         return backend.tensorflow().clip_by_value(point, low, high)
 
     def distance(self, x: Any, point: Any) -> tuple[Any, Any]:
         """(squared L2 distance [n] in units of scale, its gradient with respect to the point)."""
         tf = backend.tensorflow()
-        scale = self._constant(self.scale, x)
+        scale = constant(self.scale, x)
         offset = (point - x) / scale
         return tf.reduce_sum(offset**2, axis=list(range(1, len(x.shape)))), 2.0 * offset / scale
 
     def _box(self, like: Any) -> tuple[Any, Any]:
         low, high = (np.asarray(bound, np.float64) for bound in (self.low, self.high))
-        return self._constant((low + high) / 2, like), self._constant((high - low) / 2, like)
-
-    @staticmethod
-    def _constant(value: Any, like: Any) -> Any:
-        return backend.tensorflow().constant(np.asarray(value, like.dtype.as_numpy_dtype))
+        return constant((low + high) / 2, like), constant((high - low) / 2, like)
 
 
 @dataclass(frozen=True)
@@ -235,23 +231,16 @@ class _Goal:
     targeted: bool
 
     def fooled(self, x: Any, y: Any) -> Any:
-        """bool [n]: the class is wrong, or the target. Logits that are not finite are no class."""
-        tf = backend.tensorflow()
-        logits = self.predict(x)
-        finite = tf.reduce_all(tf.math.is_finite(logits), axis=1)
-        hit = finite & tf.equal(tf.argmax(logits, axis=1, output_type=y.dtype), y)
-        return hit if self.targeted else tf.logical_not(hit)
+        """bool [n]: the class is wrong, or the target."""
+        return fooled(self.predict(x), y, self.targeted)
 
-    def missing(self, point: Any, y: Any) -> Any:
-        """What the logits of the point lack of the margin that is asked for, [n]; 0 where the point succeeds."""
+    def missing(self, logits: Any, y: Any) -> Any:
+        """What the logits lack of the margin that is asked for, [n]; 0 where their point succeeds."""
         tf = backend.tensorflow()
-        logits = self.predict(point)
-        own = tf.one_hot(y, logits.shape[1], on_value=True, off_value=False, dtype=tf.bool)
-        others = tf.reduce_max(tf.where(own, tf.cast(-float("inf"), logits.dtype), logits), axis=1)
-        ahead = tf.gather(logits, y, axis=1, batch_dims=1) - others
+        ahead = logit_margin(logits, y)
         above = ROUNDING * tf.stop_gradient(tf.reduce_max(tf.abs(logits), axis=1))
         wanted = tf.maximum(tf.cast(self.confidence, logits.dtype), above)
-        return tf.nn.relu(wanted + (-ahead if self.targeted else ahead))
+        return tf.nn.relu(wanted + (ahead if self.targeted else -ahead))
 
 
 @dataclass(frozen=True)
@@ -305,46 +294,44 @@ class _Search:
 
         def halve(i: Any, near: Any, far: Any) -> tuple[Any, Any, Any]:
             middle = (near + far) / 2
-            succeeds = tf.equal(self.goal.missing(self.space.inside(x + _spread(middle) * way), y), 0.0)
+            logits = self.goal.predict(self.space.inside(x + per_example(middle) * way))
+            succeeds = tf.equal(self.goal.missing(logits, y), 0.0)
             return i + 1, tf.where(succeeds, near, middle), tf.where(succeeds, middle, far)
 
         begun = 0, tf.zeros_like(state["distance"]), tf.ones_like(state["distance"])
         _, _, far = tf.while_loop(lambda i, *_: i < HALVINGS, halve, begun)
         moved = (state["distance"] > 0) & tf.math.is_finite(state["distance"])
-        drawn = tf.where(_spread(far < 1.0), self.space.inside(x + _spread(far) * way), state["best"])
-        return tf.where(_spread(moved), drawn, x), tf.math.is_finite(state["distance"])
+        drawn = tf.where(per_example(far < 1.0), self.space.inside(x + per_example(far) * way), state["best"])
+        return tf.where(per_example(moved), drawn, x), tf.math.is_finite(state["distance"])
 
     def _advance(self, state: State) -> State:
         """One step of Adam in every slot."""
         tf = backend.tensorflow()
-        x, c, active = state["x"], state["c"], state["tried"] < self.binary_search_steps
+        x, y, c, active = state["x"], state["y"], state["c"], state["tried"] < self.binary_search_steps
         point, derivative = self.space.point(x, state["w"])
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(point)
-            missing = self.goal.missing(point, state["y"])
-            weighted = c * missing
-        distance, slope = self.space.distance(x, point)
-        climbed = tape.gradient(weighted, point, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        gradient = (_finite(climbed, 0.0) + slope) * derivative
+        logits, weighted, pull = gradient(self.goal.predict, point, lambda logits: c * self.goal.missing(logits, y))
+        missing = self.goal.missing(logits, y)
+        distance, back = self.space.distance(x, point)
+        slope = (finite(pull) + back) * derivative
         better = tf.equal(missing, 0.0) & (distance < state["distance"]) & active
         stepped = {
             **state,
-            **self._adam(state, gradient),
+            **self._adam(state, slope),
             "hit": state["hit"] | tf.equal(missing, 0.0),
-            "best": tf.where(_spread(better), point, state["best"]),
+            "best": tf.where(per_example(better), point, state["best"]),
             "distance": tf.where(better, distance, state["distance"]),
-            "lowest": tf.minimum(state["lowest"], _finite(distance + weighted, np.inf)),
+            "lowest": tf.minimum(state["lowest"], finite(distance + weighted, np.inf)),
         }
         return self._next_constant(*self._stalled(stepped, active))
 
-    def _adam(self, state: State, gradient: Any) -> dict[str, Any]:
+    def _adam(self, state: State, slope: Any) -> dict[str, Any]:
         tf = backend.tensorflow()
         step = state["step"] + 1
-        m = BETAS[0] * state["m"] + (1 - BETAS[0]) * gradient
-        v = BETAS[1] * state["v"] + (1 - BETAS[1]) * gradient**2
-        t = tf.cast(step, gradient.dtype)
+        m = BETAS[0] * state["m"] + (1 - BETAS[0]) * slope
+        v = BETAS[1] * state["v"] + (1 - BETAS[1]) * slope**2
+        t = tf.cast(step, slope.dtype)
         rate = self.step_size * tf.sqrt(1 - tf.cast(BETAS[1], t.dtype) ** t) / (1 - tf.cast(BETAS[0], t.dtype) ** t)
-        return {"w": state["w"] - _spread(rate) * m / (tf.sqrt(v) + EPSILON), "m": m, "v": v, "step": step}
+        return {"w": state["w"] - per_example(rate) * m / (tf.sqrt(v) + EPSILON), "m": m, "v": v, "step": step}
 
     def _stalled(self, state: State, active: Any) -> tuple[State, Any]:
         """(state, bool [n] who is through with this constant). The lowest loss of the first window is forgotten: it may
@@ -384,16 +371,5 @@ class _Search:
         return {**state, **chosen}
 
 
-def _finite(values: Any, otherwise: float) -> Any:
-    """The values, and something else where they are NaN or infinite."""
-    tf = backend.tensorflow()
-    return tf.where(tf.math.is_finite(values), values, tf.cast(otherwise, values.dtype))
-
-
 def _like(mask: Any, part: Any) -> Any:
-    return _spread(mask) if len(part.shape) > 1 else mask
-
-
-def _spread(values: Any) -> Any:
-    """[n] as [n, 1, 1, 1], to be combined with images."""
-    return backend.tensorflow().reshape(values, (-1, 1, 1, 1))
+    return per_example(mask) if len(part.shape) > 1 else mask

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln.attacks import apgd, engine
-from bn_vuln.attacks.ball import Ball
+from bn_vuln.attacks.ball import Ball, per_example
 from bn_vuln.attacks.engine import Found, Verify
 from bn_vuln.attacks.fmn import FMN
+from bn_vuln.attacks.loss import Predict
 from bn_vuln.attacks.plans import Bisection, Ladder, Plan
-from bn_vuln.attacks.search import Ascent, Predict, Search
+from bn_vuln.attacks.search import Ascent, Search
 from bn_vuln.attacks.square import Square
 from bn_vuln.config import Attack
 from bn_vuln.distribution import ONE_DEVICE, Distribution
@@ -116,7 +117,7 @@ def _stage(
     name: str, predict: Predict, options: Attack, ball: Ball, y: NDArray[np.int32], logits: NDArray[np.float32]
 ) -> Stage:
     common: dict[str, Any] = {"predict": predict, "ball": ball, "steps": options.steps}
-    if name in ("bim", "pgd"):
+    if name in ("fgsm", "bim", "pgd"):
         size = 0.0 if not options.eps or options.step_size is None else options.step_size / options.eps
         targeted = options.target != "none"
         search: Search = Ascent(
@@ -138,10 +139,9 @@ def _merged(total: Found, found: Found, *, first: bool) -> Found:
     """Of each example what fooled it at the smaller eps, or else the first stage's point."""
     better = found.eps < total.eps
     taken = better | (first & ~total.fooled)
-    shaped = taken.reshape(-1, *[1] * (found.points.ndim - 1))
     return replace(
         total,
-        points=np.where(shaped, found.points, total.points),
+        points=np.where(per_example(taken), found.points, total.points),
         fooled=total.fooled | found.fooled,
         eps=np.minimum(total.eps, found.eps),
         loss=np.where(taken, found.loss, total.loss),

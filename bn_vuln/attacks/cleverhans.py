@@ -8,7 +8,7 @@ import numpy as np
 
 from bn_vuln import backend
 from bn_vuln.attacks.ball import Ball
-from bn_vuln.attacks.gradient import Predict
+from bn_vuln.attacks.loss import Predict
 
 
 def attack(

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import backend
-from bn_vuln.attacks.carlini_wagner import Channels, Predict
+from bn_vuln import backend, scores
+from bn_vuln.attacks.ball import Channels
+from bn_vuln.attacks.loss import Predict
 
 MEMORY = 2**26  # floats: what it keeps about constants takes a batch squared times the pixels
 KERAS = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7}  # Adam's defaults
@@ -21,9 +22,9 @@ def attack(
     x: Any,
     y: Any,
     *,
-    scale: Channels,
-    low: Channels,
-    high: Channels,
+    scale: Channels | float,
+    low: Channels | float,
+    high: Channels | float,
     steps: int,
     step_size: float,
     binary_search_steps: int,
@@ -70,14 +71,15 @@ def attack(
         pieces.append(np.asarray(search._attack(start[i : i + size])))
         advanced(min(len(clean), i + size))
     points = np.clip(np.concatenate(pieces).reshape(clean.shape) * scale, low, high)
-    before, after = (_hit(np.asarray(predict(z)), labels) == targeted for z in (clean, points))
+    before, after = (_hit(predict, z, labels, size) == targeted for z in (clean, points))
     kept = np.where((after & ~before)[:, None, None, None], points, clean)
     return tf.constant(kept), tf.constant(after | before)
 
 
-def _hit(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Whether the class is the label; logits that are not finite are no class."""
-    return (logits.argmax(axis=1) == labels) & np.isfinite(logits).all(axis=1)  # type: ignore[no-any-return]
+def _hit(predict: Predict, x: NDArray[np.float32], labels: NDArray[np.int32], size: int) -> NDArray[np.bool_]:
+    """Whether the class is the label, `size` examples at a time."""
+    pieces = [slice(i, i + size) for i in range(0, len(x), size)]
+    return np.concatenate([scores.predicted(np.asarray(predict(x[piece])), labels[piece]) for piece in pieces])
 
 
 def _repaired() -> Any:

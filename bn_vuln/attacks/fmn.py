@@ -24,11 +24,10 @@ import numpy as np
 
 from bn_vuln import backend
 from bn_vuln.attacks.ball import Ball, per_example
-from bn_vuln.attacks.loss import difference
-from bn_vuln.attacks.search import Predict, Seen, Slots, fooled
+from bn_vuln.attacks.loss import ROUNDING, Predict, fooled, gradient, logit_margin
+from bn_vuln.attacks.search import Seen, Slots
 
 ALPHA_DECAY, GAMMA_FINAL = 0.01, 0.001  # the last step is a hundredth of the first; what gamma decays to
-ROUNDING = 1e-5  # of the largest logit, or of a norm: smaller differences may be gone in another order of summation
 
 
 @dataclass(frozen=True)
@@ -67,22 +66,19 @@ class FMN:
         """One gradient."""
         tf = backend.tensorflow()
         x, point = slots["x"], slots["point"]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(point)
-            logits = self.predict(point)
-            ahead = difference(logits, slots["y"])
-        gradient, norm = tape.gradient(ahead, point), self._norm(point - x)
+        logits, ahead, slope = gradient(self.predict, point, lambda logits: logit_margin(logits, slots["y"]))
+        norm = self.ball.norm(point - x)
         hit = ahead > ROUNDING * tf.reduce_max(tf.abs(logits), axis=1)
         nearer = hit & (norm < (1.0 - ROUNDING) * slots["nearest"])
         nearest = tf.where(nearer, norm, slots["nearest"])
         alpha, gamma = self._step_sizes(slots["i"], x)
-        distance = tf.math.divide_no_nan(tf.abs(ahead), self._dual_norm(gradient))
+        distance = tf.math.divide_no_nan(tf.abs(ahead), self.ball.dual_norm(slope))
         beyond = (1.0 + self.gamma_init) ** tf.cast(slots["i"] + 1, x.dtype)
         shrunk = tf.minimum(slots["radius"] * (1.0 - gamma), nearest)
         grown = tf.where(tf.math.is_finite(nearest), slots["radius"] * (1.0 + gamma), (norm + distance) * beyond)
-        radius = tf.minimum(tf.where(hit, shrunk, grown), self._widest(x))
+        radius = tf.minimum(tf.where(hit, shrunk, grown), self.ball.widest(x))
         # The step has length alpha in L2 whatever the norm of the ball.
-        moved = replace(self.ball, ord="2").step(point, gradient, per_example(alpha))
+        moved = replace(self.ball, ord="2").step(point, slope, per_example(alpha))
         state = {"point": self.ball.with_eps(radius).project(moved, x), "radius": radius, "nearest": nearest}
         if self.minimal:
             state = self._ending(slots, state, nearer)
@@ -113,32 +109,3 @@ class FMN:
         alpha_final = ALPHA_DECAY * self.alpha_init
         alpha = alpha_final + (self.alpha_init - alpha_final) * share
         return alpha, GAMMA_FINAL + (self.gamma_init - GAMMA_FINAL) * share
-
-    def _norm(self, delta: Any) -> Any:
-        """Of perturbations in pixels, [n], in units of the scale."""
-        tf = backend.tensorflow()
-        delta = tf.abs(delta) / self._constant(self.ball.scale, delta)
-        if self.ball.ord == "inf":
-            return tf.reduce_max(delta, axis=(1, 2, 3))
-        return tf.sqrt(tf.reduce_sum(delta**2, axis=(1, 2, 3)))
-
-    def _dual_norm(self, gradient: Any) -> Any:
-        """Of gradients by pixels, [n], per unit of the scale: how fast the loss rises at most."""
-        tf = backend.tensorflow()
-        slope = tf.abs(gradient) * self._constant(self.ball.scale, gradient)
-        if self.ball.ord == "inf":
-            return tf.reduce_sum(slope, axis=(1, 2, 3))
-        # Divide by the largest entry first: squares of small gradients would underflow.
-        largest = tf.reduce_max(slope, axis=(1, 2, 3), keepdims=True)
-        length = tf.sqrt(tf.reduce_sum(tf.math.divide_no_nan(slope, largest) ** 2, axis=(1, 2, 3)))
-        return tf.reshape(largest, tf.shape(length)) * length
-
-    def _widest(self, x: Any) -> Any:
-        """The norm [n] of the way to the farthest corner of the box."""
-        tf = backend.tensorflow()
-        low, high = self._constant(self.ball.low, x), self._constant(self.ball.high, x)
-        return self._norm(tf.maximum(x - low, high - x))
-
-    @staticmethod
-    def _constant(value: Any, like: Any) -> Any:
-        return backend.tensorflow().constant(np.asarray(value, like.dtype.as_numpy_dtype))

@@ -7,14 +7,11 @@ Goodfellow et al. 2015 (FGSM), Kurakin et al. 2017 (BIM), Madry et al. 2018 (PGD
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 from bn_vuln import backend
-from bn_vuln.attacks.ball import Ball
-from bn_vuln.attacks.loss import margin
-
-Predict = Callable[[Any], Any]
+from bn_vuln.attacks.ball import Ball, per_example
+from bn_vuln.attacks.loss import Predict, finite, fooled, gradient, log_odds
 
 
 def attack(
@@ -34,7 +31,7 @@ def attack(
     xla: bool = False,
 ) -> Any:
     """Points of the ball around `x` at which the cross-entropy of `y` is high (or low, if `targeted`). Only the
-    direction of its gradient is used, which is computed without saturation (see `loss.margin`).
+    direction of its gradient is used, which is computed without saturation (see `loss.log_odds`).
 
     Args:
         predict: float pixels [n, height, width, channels] -> logits [n, classes], differentiable.
@@ -73,7 +70,7 @@ def attack(
     for restart in range(restarts):
         point, score = ascend(x, y, ball.random_point(x, index, seed, restart))
         if score is None:
-            score = _score(predict(point), y, targeted)[1]
+            score = _score(predict(point), y, targeted)
         best, best_score = _better(point, score, best, best_score)
     return best
 
@@ -93,18 +90,16 @@ def _ascend(
     """The loop: (point, its score); the score is None for the last iterate, whose logits are not known."""
     tf = backend.tensorflow()
 
-    def gradient(point: Any) -> tuple[Any, Any]:
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(point)
-            loss, score = _score(predict(point), y, targeted)
-        return tape.gradient(loss, point), score
+    def climbed(point: Any) -> tuple[Any, Any]:
+        logits, _, slope = gradient(predict, point, lambda logits: _loss(logits, y, targeted))
+        return logits, slope
 
     def last_step(i: Any, point: Any) -> tuple[Any, Any]:
-        return i + 1, ball.project(ball.step(point, gradient(point)[0], step_size), x)
+        return i + 1, ball.project(ball.step(point, climbed(point)[1], step_size), x)
 
     def best_step(i: Any, point: Any, best: Any, best_score: Any) -> tuple[Any, ...]:
-        slope, score = gradient(point)
-        best, best_score = _better(point, score, best, best_score)
+        logits, slope = climbed(point)
+        best, best_score = _better(point, _score(logits, y, targeted), best, best_score)
         return i + 1, ball.project(ball.step(point, slope, step_size), x), best, best_score
 
     if iterate == "last":
@@ -114,25 +109,28 @@ def _ascend(
     _, point, best, best_score = tf.while_loop(
         lambda i, *_: i < steps, best_step, (0, start, start, lowest), maximum_iterations=steps
     )
-    return _better(point, _score(predict(point), y, targeted)[1], best, best_score)
+    return _better(point, _score(predict(point), y, targeted), best, best_score)
 
 
-def _score(logits: Any, y: Any, targeted: bool) -> tuple[Any, Any]:
-    """(loss to climb, score [n] to compare points by: fooled before not fooled, then the loss)."""
+def _loss(logits: Any, y: Any, targeted: bool) -> Any:
+    """What is climbed, [n]: it grows with the cross-entropy, or falls with that of a target."""
+    loss = log_odds(logits, y)
+    return -loss if targeted else loss
+
+
+def _score(logits: Any, y: Any, targeted: bool) -> Any:
+    """What points are compared by, [n]: fooled before not fooled, then the loss."""
     tf = backend.tensorflow()
-    loss = margin(logits, y)  # it grows with the cross-entropy
-    hit = tf.equal(tf.argmax(logits, axis=1, output_type=y.dtype), y)
-    loss, fooled = (-loss, hit) if targeted else (loss, tf.logical_not(hit))
+    loss = finite(tf.atan(_loss(logits, y, targeted)))
     # The arctangent maps every loss into (-pi/2, pi/2), so that no loss outweighs being fooled.
-    return loss, tf.atan(loss) + 4.0 * tf.cast(fooled, loss.dtype)
+    return loss + 4.0 * tf.cast(fooled(logits, y, targeted), loss.dtype)
 
 
 def _better(point: Any, score: Any, best: Any, best_score: Any) -> tuple[Any, Any]:
     """Per example, the point of the higher score, and that score."""
     tf = backend.tensorflow()
     better = score > best_score
-    mask = tf.reshape(better, [-1] + [1] * (len(point.shape) - 1))
-    return tf.where(mask, point, best), tf.where(better, score, best_score)
+    return tf.where(per_example(better), point, best), tf.where(better, score, best_score)
 
 
 def fgsm(predict: Predict, x: Any, y: Any, *, ball: Ball, **options: Any) -> Any:

@@ -1,14 +1,46 @@
-"""The losses that attacks climb."""
+"""The losses that attacks climb, and the gradients by which they do."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from bn_vuln import backend
 
+Predict = Callable[[Any], Any]  # float pixels [n, height, width, channels] -> logits [n, classes], differentiable
+ROUNDING = 1e-5  # of the largest logit: a smaller margin may be gone in another order of summation
 
-def margin(logits: Any, y: Any) -> Any:
-    """m = log sum_{k != y} exp(z_k) - z_y, of the dtype of the logits [n, classes]; labels y int [n].
+
+def gradient(predict: Predict, point: Any, loss: Callable[[Any], Any]) -> tuple[Any, Any, Any]:
+    """(logits [n, classes] at `point`, their `loss` [n], its gradient by the point). Where a gradient is not connected
+    or not a number it is 0: the other pixels may suffice, and one NaN would hold an example for ever."""
+    tf = backend.tensorflow()
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(point)
+        logits = predict(point)
+        values = loss(logits)
+    slope = tape.gradient(values, point, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return logits, values, tf.where(tf.math.is_nan(slope), tf.zeros_like(slope), slope)
+
+
+def finite(values: Any, otherwise: float = 0.0) -> Any:
+    """The values, and something else where they are NaN or infinite."""
+    tf = backend.tensorflow()
+    return tf.where(tf.math.is_finite(values), values, tf.cast(otherwise, values.dtype))
+
+
+def fooled(logits: Any, y: Any, targeted: bool = False) -> Any:
+    """bool [n]: the prediction is another class than y, or it is y, where y is a target. Logits that are not finite are
+    no class."""
+    tf = backend.tensorflow()
+    right = tf.equal(tf.argmax(logits, axis=1, output_type=y.dtype), y)
+    hit = right & tf.reduce_all(tf.math.is_finite(logits), axis=1)
+    return hit if targeted else tf.logical_not(hit)
+
+
+def log_odds(logits: Any, y: Any) -> Any:
+    """m = log sum_{k != y} exp(z_k) - z_y, the log-odds of all other classes against y, of the dtype of the logits
+    [n, classes]; labels y int [n].
 
     The cross-entropy of y is log(1 + exp(m)), so m grows with it and its gradient has the same direction. The
     cross-entropy's own gradient, sum_k p_k grad(z_k) - grad(z_y), loses grad(z_y) in float32 as soon as 1 - p_y rounds
@@ -16,18 +48,21 @@ def margin(logits: Any, y: Any) -> Any:
     and Wagner 2017 broke defensive distillation that way). m has no such limit.
     """
     tf = backend.tensorflow()
-    own = tf.one_hot(y, logits.shape[1], on_value=True, off_value=False, dtype=tf.bool)
-    others = tf.where(own, tf.cast(-float("inf"), logits.dtype), logits)
-    return tf.reduce_logsumexp(others, axis=1) - tf.gather(logits, y, axis=1, batch_dims=1)
+    return tf.reduce_logsumexp(_others(logits, y), axis=1) - tf.gather(logits, y, axis=1, batch_dims=1)
 
 
-def difference(logits: Any, y: Any) -> Any:
+def logit_margin(logits: Any, y: Any) -> Any:
     """max_{k != y} z_k - z_y, of the dtype of the logits [n, classes]; labels y int [n]. Positive where y is not
     predicted (Carlini and Wagner 2017)."""
     tf = backend.tensorflow()
+    return tf.reduce_max(_others(logits, y), axis=1) - tf.gather(logits, y, axis=1, batch_dims=1)
+
+
+def _others(logits: Any, y: Any) -> Any:
+    """The logits of all classes but y, whose is -inf."""
+    tf = backend.tensorflow()
     own = tf.one_hot(y, logits.shape[1], on_value=True, off_value=False, dtype=tf.bool)
-    others = tf.where(own, tf.cast(-float("inf"), logits.dtype), logits)
-    return tf.reduce_max(others, axis=1) - tf.gather(logits, y, axis=1, batch_dims=1)
+    return tf.where(own, tf.cast(-float("inf"), logits.dtype), logits)
 
 
 def dlr(logits: Any, y: Any) -> Any:
@@ -35,12 +70,12 @@ def dlr(logits: Any, y: Any) -> Any:
     [n, classes], z_1st >= z_2nd >= ... sorted (Croce and Hein 2020, section 4).
 
     It stays the same where logits are shifted or multiplied: from -1 to 0 where y is predicted. With 2 classes there is
-    no third logit: then it is the `difference` alone.
+    no third logit: then it is the `logit_margin` alone.
     """
     if logits.shape[1] < 3:
-        return difference(logits, y)
+        return logit_margin(logits, y)
     highest = backend.tensorflow().math.top_k(logits, 3).values
-    return difference(logits, y) / _spread(highest[:, 0] - highest[:, 2])
+    return logit_margin(logits, y) / _spread(highest[:, 0] - highest[:, 2])
 
 
 def targeted_dlr(logits: Any, y: Any, target: Any) -> Any:

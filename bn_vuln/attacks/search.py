@@ -15,15 +15,13 @@ All of it is elementwise or in the classifier, so that slots never mix, and XLA 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from bn_vuln import backend
 from bn_vuln.attacks.ball import Ball, per_example
-from bn_vuln.attacks.loss import margin
+from bn_vuln.attacks.loss import Predict, fooled, gradient, log_odds
 
-Predict = Callable[[Any], Any]
 Slots = Mapping[str, Any]
 
 
@@ -74,21 +72,9 @@ class Ascent:
 
     def advance(self, slots: Slots) -> Seen:
         """One gradient."""
-        tf = backend.tensorflow()
         point, eps = slots["point"], slots["eps"]
-        label = slots["target" if self.targeted else "y"]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(point)
-            logits = self.predict(point)
-            loss = -margin(logits, label) if self.targeted else margin(logits, label)
-        gradient = tape.gradient(loss, point)
+        label, sign = slots["target" if self.targeted else "y"], -1.0 if self.targeted else 1.0
+        logits, loss, slope = gradient(self.predict, point, lambda logits: sign * log_odds(logits, label))
         ball = self.ball.with_eps(eps)
-        moved = ball.project(ball.step(point, gradient, per_example(self.step_size * eps)), slots["x"])
+        moved = ball.project(ball.step(point, slope, per_example(self.step_size * eps)), slots["x"])
         return Seen({"point": moved}, fooled(logits, label, self.targeted), loss)
-
-
-def fooled(logits: Any, y: Any, targeted: bool = False) -> Any:
-    """bool [n]: the prediction is another class than y, or it is y, where y is a target."""
-    tf = backend.tensorflow()
-    hit = tf.equal(tf.argmax(logits, axis=1, output_type=y.dtype), y)
-    return hit if targeted else tf.logical_not(hit)

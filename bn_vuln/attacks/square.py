@@ -30,9 +30,9 @@ from numpy.typing import NDArray
 
 from bn_vuln import backend
 from bn_vuln.attacks import draws
-from bn_vuln.attacks.ball import Ball, per_example
-from bn_vuln.attacks.loss import difference
-from bn_vuln.attacks.search import Predict, Seen, Slots, fooled
+from bn_vuln.attacks.ball import Ball, constant, per_example
+from bn_vuln.attacks.loss import Predict, fooled, logit_margin
+from bn_vuln.attacks.search import Seen, Slots
 
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries of 10,000, after each of which p is halved
 GRID = 5  # the bumps at the start are a fifth of the image high
@@ -64,7 +64,7 @@ class Square:
         if ball.ord == "inf":
             point = ball.step(x, self._stripes(job), ball.eps)
         else:
-            point = x + _scale(ball, x) * ball.eps * self._grid_of_bumps(job)
+            point = x + constant(ball.scale, x) * ball.eps * self._grid_of_bumps(job)
         point = ball.project(point, x)
         lowest = tf.fill(tf.shape(job["eps"]), tf.constant(-np.inf, x.dtype))
         return {"point": point, "best": point, "best_loss": lowest}
@@ -73,7 +73,7 @@ class Square:
         """One forward pass, of the candidate that was made of the best point."""
         tf = backend.tensorflow()
         logits = self.predict(slots["point"])
-        loss = difference(logits, slots["y"])
+        loss = logit_margin(logits, slots["y"])
         better = loss > slots["best_loss"]
         best = tf.where(per_example(better), slots["point"], slots["best"])
         candidate = self._squared(best, slots) if self.ball.ord == "inf" else self._drawn_together(best, slots)
@@ -139,7 +139,7 @@ class Square:
         equal parts."""
         tf = backend.tensorflow()
         height, width, channels = best.shape[1:]
-        scale, eps = _scale(self.ball, best), per_example(slots["eps"])
+        scale, eps = constant(self.ball.scale, best), per_example(slots["eps"])
         drawn, level, sides = self._drawn(5 + channels, slots), self.level(slots["i"]), self.sides(height, width)
         side = tf.gather(tf.constant(sides), level)
         square = _Window(drawn[:, :2], side, height, width)
@@ -221,7 +221,3 @@ def _norm(delta: Any) -> Any:
     """Of each channel, [n, 1, 1, channels]."""
     tf = backend.tensorflow()
     return tf.sqrt(tf.reduce_sum(delta**2, axis=(1, 2), keepdims=True))
-
-
-def _scale(ball: Ball, like: Any) -> Any:
-    return backend.tensorflow().constant(np.asarray(ball.scale, like.dtype.as_numpy_dtype))

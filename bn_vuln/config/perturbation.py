@@ -117,20 +117,26 @@ class Attack(Frozen):
             (not own and free, "{attack} is ours alone: use backend own"),
             (self.attack in ("fgsm", "bim", "fmn") and self.random_start, "{attack} has no random start"),
             (free and self.attack != "fmn" and not self.random_start, "{attack} always starts at random"),
-            (self.restarts > 1 and not self.random_start, "restarts need a random start (attack: pgd)"),
+            (self.restarts > 1 and not self.random_start,
+             "restarts need a random start: expected pgd, apgd-ce, apgd-dlr, apgd-t, square or strong"),
+            (self.targets != 9 and self.attack not in ("apgd-t", "strong"), "targets is for apgd-t and strong"),
+            (self.queries != 5000 and self.attack != "strong", "queries is for strong; those of square are its steps"),
             (not own and (self.restarts > 1 or self.iterate != "last"),
              "CleverHans has neither restarts nor another iterate than the last: use backend own"),
             (not own and self.step_size is not None and self.step_size > self.eps,
              "CleverHans refuses a step_size above eps: use backend own, or smaller steps"),
             (self.bisect is not None and (self.iterate != "any" or bool(self.ladder) or self.bisect >= self.eps),
              "bisect is a tolerance below eps={eps}; it counts any iterate, and stands in place of a ladder"),
-            (bool(self.ladder) and self.iterate != "any", "a ladder counts any iterate: leave iterate out"),
+            (bool(self.ladder) and self.iterate != "any",
+             "a ladder counts any iterate: expected iterate any, received {iterate}"),
             (sorted({*self.ladder, self.eps}) != sorted([*self.ladder, self.eps])
              or sorted(self.ladder) != list(self.ladder),
              "ladder: expected other eps than {eps}, ascending, each once"),
         ):  # fmt: skip
             if wrong:
-                raise PydanticCustomError("attack", message, {"attack": self.attack, "eps": self.eps})
+                raise PydanticCustomError(
+                    "attack", message, {"attack": self.attack, "eps": self.eps, "iterate": self.iterate}
+                )
         return self
 
 

@@ -6,13 +6,14 @@ from typing import Any
 
 from bn_vuln.aggregate import Results
 from bn_vuln.analysis.statistics import Estimate
-from bn_vuln.config import Attack
+from bn_vuln.config import Attack, describe_perturbation
 from bn_vuln.report.drawing import ARM_STYLES, GREY, HEIGHT, STYLE, WIDTH, Drawn, hide_spines, n_seeds, pyplot, save
 from bn_vuln.report.tables import KEY_NAMES, plain
 from bn_vuln.table import Block
 
 Points = list[tuple[float, Estimate]]
-UNITS = {"pixel": "eps, pixels / 255", "standardized": "eps, standardized"}
+UNITS = {"pixel": "1/255 of the pixel range", "standardized": "standardized"}
+NORMS = {"inf": "L\N{INFINITY}", "2": "L2"}
 
 
 def figure(results: Results, form: str) -> list[Drawn]:
@@ -40,12 +41,12 @@ def _drawn(results: Results, name: str, attack: Attack, form: str) -> list[Drawn
         left.set_ylim(-2, 102)  # points at 0 are seen whole
         _differences(right, results, columns)
         for axes in (left, right):
-            axes.set_xlabel(UNITS[attack.unit])
+            axes.set_xlabel(f"{NORMS[attack.ord]} eps, {UNITS[attack.unit]}")
             axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
             hide_spines(axes)
             axes.legend(frameon=False)
         many = len([a for a in results.experiment.perturbations.values() if isinstance(a, Attack) and a.ladder]) > 1
-        return [(f"ladders-{name}" if many else "ladders", _caption(results), save(plt, drawing, form))]
+        return [(f"ladders-{name}" if many else "ladders", _caption(results, attack), save(plt, drawing, form))]
 
 
 def _columns(results: Results, name: str, attack: Attack) -> dict[str, float]:
@@ -84,5 +85,10 @@ def _differences(axes: Any, results: Results, columns: dict[str, float]) -> None
     axes.set_ylabel("difference, points")
 
 
-def _caption(results: Results) -> str:
-    return f"Accuracy along eps (0: clean images), mean ± SEM, {n_seeds(results)}; differences are paired by seed."
+def _caption(results: Results, attack: Attack) -> str:
+    evaluation = results.experiment.evaluation
+    images = "all" if evaluation.limit is None else f"{evaluation.limit:,}"
+    return (
+        f"Accuracy along eps (0: clean images) under {describe_perturbation(attack)}, on {images} {evaluation.split} "
+        f"images: mean ± SEM, {n_seeds(results)}; differences are paired by seed."
+    )

@@ -63,13 +63,24 @@ def where(found: Transfers) -> str:
 # ---------------------------------------------------------------- tables
 
 
+def labels(found: Transfers) -> tuple[list[str], list[str]]:
+    """What rows and columns of a matrix are called. Where each target is a source too, names and all are in the rows,
+    numbered, and the numbers in the columns, which would otherwise be as wide as the names."""
+    sources, targets = [found.names[s] for s in found.sources], [found.names[t] for t in found.targets]
+    if not set(targets) <= set(sources):
+        return sources, targets
+    rows = [f"{number}: {name}" for number, name in enumerate(sources, 1)]
+    return rows, [str(1 + sources.index(target)) for target in targets]
+
+
 def matrix_table(found: Transfers, quantity: Quantity) -> TextTable:
     """One row a source, one column a target: percent with the count behind it."""
-    heads = ["source \\ target", *(found.names[target] for target in found.targets)]
+    left, heads = labels(found)
     rows = [
-        [found.names[source], *(_cell(quantity.of(found.pairs[source, target])) for target in found.targets)]
-        for source in found.sources
+        [label, *(_cell(quantity.of(found.pairs[source, target])) for target in found.targets)]
+        for label, source in zip(left, found.sources, strict=True)
     ]
+    heads = ["source \\ target", *heads]
     return TextTable(f"{quantity.title}, %".capitalize(), heads, rows)
 
 
@@ -168,20 +179,21 @@ def values(found: Transfers, quantity: Quantity) -> NDArray[np.float64]:
 def _heat_map(found: Transfers, quantity: Quantity, form: str) -> bytes:
     grid = values(found, quantity)
     rows, columns = grid.shape
-    labels = LETTER * max(map(len, found.names.values()))
+    left, below = labels(found)
+    wide, high = (LETTER * max(map(len, names)) for names in (left, below))
     plt = pyplot()
     with plt.rc_context(STYLE):
         # Labels of the targets are slanted, so that names of any length stay apart; they take 1 / sqrt(2) of a length.
         height = max(CELL * rows, LETTER * len(quantity.title) + 0.5)  # room for the colour bar's label
-        size = (CELL * columns + labels + BAR + 0.4, height + 0.7 * labels + 0.7)
+        size = (CELL * columns + wide + BAR + 0.4, height + 0.7 * high + 0.7)
         drawing, axes = plt.subplots(figsize=size, layout="constrained")
         image = axes.imshow(np.ma.masked_invalid(grid), aspect="auto", vmin=0, vmax=100, cmap="cividis")
         for (row, column), value in np.ndenumerate(grid):
             pair = found.pairs[found.sources[row], found.targets[column]]
             _write_number(axes, (column, row), value, quantity.of(pair).n if quantity.name == "rate" else None)
-        axes.set_xticks(range(columns), [found.names[t] for t in found.targets], rotation=45, ha="right",
-                        rotation_mode="anchor")  # fmt: skip
-        axes.set_yticks(range(rows), [found.names[s] for s in found.sources])
+        upright = {} if max(map(len, below)) < 3 else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(columns), below, **upright)
+        axes.set_yticks(range(rows), left)
         axes.set_xlabel("target")
         axes.set_ylabel("source")
         drawing.colorbar(image, ax=axes, label=f"{quantity.title}, %")

@@ -1,0 +1,80 @@
+"""What is measured, and on what: the classifier with the BN statistics that are asked for, and its examples."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from bn_vuln import batch_statistics, data
+from bn_vuln.classifier import Classifier
+from bn_vuln.config import Evaluation
+from bn_vuln.data.pixels import check_width
+from bn_vuln.errors import UsageError
+
+
+def with_statistics(classifier: Classifier, evaluation: Evaluation) -> Classifier:
+    """The classifier with the BN statistics that the evaluation asks for; one without BN as it is."""
+    kind = evaluation.bn_statistics
+    if kind == "tracked" or not batch_statistics.has_batch_normalization(classifier.model):
+        return classifier
+    if kind == "batch":
+        return dataclasses.replace(classifier, model=batch_statistics.frozen(classifier.model), training=True)
+    examples, batch_size = trained_on(classifier)
+
+    def call(model: Any, pixels: Any) -> Any:
+        return dataclasses.replace(classifier, model=model, training=True).predict(pixels)
+
+    model = batch_statistics.reestimated(
+        classifier.model, examples.images, batch_size, width=classifier.width, call=call
+    )
+    return dataclasses.replace(classifier, model=model)
+
+
+def trained_on(classifier: Classifier) -> tuple[data.Dataset, int]:
+    """The training examples of a classifier and the batch size it was trained with; for a foreign one all of its data
+    set's, and 100."""
+    cell = classifier.identity
+    limited = {key: cell["data"][key] for key in ("limit", "balanced") if key in cell.get("data", {})}
+    examples = data.load(
+        classifier.dataset,
+        "train",
+        validation=classifier.validation,
+        classes=classifier.classes,
+        draw=classifier.draw,
+        **limited,
+    )
+    return examples, cell.get("train", {}).get("batch_size", 100)
+
+
+def load(classifier: Classifier, evaluation: Evaluation) -> data.Dataset:
+    """What is measured on, checked against what the classifier takes."""
+    name, ours = evaluation.dataset or classifier.dataset, classifier.facts
+    try:
+        dataset = data.load(
+            name,
+            evaluation.split,
+            validation=classifier.validation,
+            limit=evaluation.limit,
+            classes=classifier.classes,
+            draw=classifier.draw if evaluation.split != "test" else None,
+        )
+    except UsageError as error:
+        moved = evaluation.dataset is None and ":" in ours.name  # one's own data, by their digest
+        raise UsageError(f"{error}" + ("; if the data were moved, name them with --data" if moved else "")) from None
+    facts = dataset.facts
+    if evaluation.dataset is None and facts.name != ours.name:
+        raise UsageError(f"{name} has changed since this was trained on it; name the data to measure on with --data")
+    if facts.classes != ours.classes:
+        raise UsageError(f"{name}: its classes are not those of {classifier.dataset}")
+    if facts.shape[2] != ours.shape[2]:
+        raise UsageError(f"{name}: expected images of {ours.shape[2]} channels, received {facts.shape[2]}")
+    check_width(classifier.width, facts.shape[1], name)
+    return dataset
+
+
+def within(evaluation: Evaluation, classifier: Classifier) -> Evaluation:
+    """The same without a limit that the data set is too small for, as a suite's may be."""
+    facts = data.facts(evaluation.dataset) if evaluation.dataset else classifier.facts
+    size = {**facts.sizes, "validation": classifier.validation}.get(evaluation.split, 0)
+    large = evaluation.limit is not None and 0 < size < evaluation.limit
+    return evaluation.model_copy(update={"limit": None}) if large else evaluation
