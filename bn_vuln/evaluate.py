@@ -91,7 +91,7 @@ class Evaluator:
         self.fold = fold and not self.classifier.training
         self.batch_size = batch_size or self._fitting()
         self._predict = distribution.sharded(self.classifier.predict, signature=[self._images_spec()])
-        self._compiled: dict[tuple[Any, ...], engine.Compiled] = {}
+        self._compiled: dict[tuple[Any, ...], Any] = {}  # what searches and loops were compiled to
 
     def _fitting(self) -> int:
         """The batch size where none is given."""
@@ -321,8 +321,11 @@ class Evaluator:
         """The attack as a function of arrays (x, y, index)."""
         attacked = self._attacked(options, progress)
         xla = self._xla_pays(options.steps, attacked)
-        bound = attacks.bind(attacked.predict, options, self.classifier.facts, xla=xla)
-        return self.distribution.sharded(bound, signature=self._attack_signature())
+        key = ("loop", options.model_dump_json(), xla)
+        if key not in self._compiled:
+            bound = attacks.bind(attacked.predict, options, self.classifier.facts, xla=xla)
+            self._compiled[key] = self.distribution.sharded(bound, signature=self._attack_signature())
+        return self._compiled[key]  # type: ignore[no-any-return]
 
     def _attacked(self, options: Attack | Minimal, progress: Progress | None = None) -> Classifier:
         """The classifier that an attack climbs; CleverHans gets the original, as its users would give it."""

@@ -25,7 +25,7 @@ import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ from bn_vuln.errors import BnvulnError
 SCHEMA: Literal[1] = 1
 ID_LENGTH = 12
 Arrays = dict[str, NDArray[Any]]
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 def canonical_json(data: Any) -> str:
@@ -49,10 +50,20 @@ def digest(data: Any) -> str:
     return hashlib.sha256(canonical_json(data).encode()).hexdigest()[:ID_LENGTH]
 
 
-class Flag(BaseModel):
-    """Why a number may lie. `check` is its number in docs/checks.md; `value` is what tripped it."""
+class _Frozen(BaseModel):
+    """What is read as it was written."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Versioned(_Frozen):
+    """The content of a file."""
+
+    schema_version: Literal[1] = SCHEMA
+
+
+class Flag(_Frozen):
+    """Why a number may lie. `check` is its number in docs/checks.md; `value` is what tripped it."""
 
     check: int
     name: str
@@ -60,7 +71,7 @@ class Flag(BaseModel):
     message: str
 
 
-class Record(BaseModel):
+class Record(_Versioned):
     """One measured accuracy with its identity.
 
     `cell` is what trained the model, as its id hashes it (or {"weights": sha256} for a model that is not ours),
@@ -74,9 +85,6 @@ class Record(BaseModel):
     of the examples that were correct when clean and were then fooled, in the unit of the perturbation.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: Literal[1] = SCHEMA
     cell_id: str
     perturbation_id: str
     cell: dict[str, Any]
@@ -104,13 +112,10 @@ class Record(BaseModel):
         return str(self.perturbation["kind"])
 
 
-class MeasurementRecord(BaseModel):
+class MeasurementRecord(_Versioned):
     """One number measured of a model besides accuracy: `value` in `unit` (deg, steps, or % for fractions), over `n`
     examples, with its identity. `details` are further numbers of it; arrays lie beside the record as .npz."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: Literal[1] = SCHEMA
     cell_id: str
     measurement_id: str
     cell: dict[str, Any]
@@ -124,7 +129,7 @@ class MeasurementRecord(BaseModel):
     seconds: float
 
 
-class TransferRecord(BaseModel):
+class TransferRecord(_Versioned):
     """How one model, the target, does on adversarial examples of a model, the source, with its identity.
 
     `source` and `target` are the models' cells and `perturbation` the attack on the source, as in `Record`. Of `n`
@@ -135,9 +140,6 @@ class TransferRecord(BaseModel):
     that of the attack included; versions, device and BN layers are as in `Record`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: Literal[1] = SCHEMA
     transfer_id: str
     source_id: str
     target_id: str
@@ -163,15 +165,12 @@ class TransferRecord(BaseModel):
     bn_kept: int = 0
 
 
-class TrainingRecord(BaseModel):
+class TrainingRecord(_Versioned):
     """How a training ended. `state` is `trained`, or `failed` for a net that did not learn (`reason` says how);
     the accuracies are those of the kept epoch (`best_epoch`, from 1), None where there is none. `seconds` is the time
     spent in epochs, over all `resumed` times. `synchronized`: BN's statistics over the `replicas`, None without BN.
     `facts` are those of the data."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: Literal[1] = SCHEMA
     cell_id: str
     state: str
     reason: str | None = None
@@ -253,10 +252,14 @@ def write_record(
 
 def read_record(path: Path) -> Record:
     """The record in a file. Raises `BnvulnError` naming the file if it is damaged or of another schema."""
+    return _read(path, Record, "record")
+
+
+def _read(path: Path, kind: type[Kind], what: str) -> Kind:
     try:
-        return Record.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise BnvulnError(f"{path}: not a readable record of schema {SCHEMA} ({_first_line(error)})") from None
+        raise BnvulnError(f"{path}: not a readable {what} of schema {SCHEMA} ({_first_line(error)})") from None
 
 
 def measurement_path(folder: Path, measurement_id: str) -> Path:
@@ -281,19 +284,21 @@ def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 def read_measurement(path: Path) -> MeasurementRecord:
     """The measurement in a file. Raises `BnvulnError` naming the file if it is damaged or of another schema."""
-    try:
-        return MeasurementRecord.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise BnvulnError(f"{path}: not a readable measurement of schema {SCHEMA} ({_first_line(error)})") from None
+    return _read(path, MeasurementRecord, "measurement")
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays beside a record. Raises `BnvulnError` naming the file if they are missing or damaged."""
+    return _load(path.with_suffix(".npz"), "arrays")
+
+
+def _load(path: Path, what: str, names: tuple[str, ...] | None = None) -> Arrays:
+    """The arrays of these names in a file, or all."""
     try:
-        with np.load(path.with_suffix(".npz")) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        with np.load(path) as arrays:
+            return {name: arrays[name] for name in names or arrays.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise BnvulnError(f"{path.with_suffix('.npz')}: not readable arrays ({_first_line(error)})") from None
+        raise BnvulnError(f"{path}: not readable {what} ({_first_line(error)})") from None
 
 
 def transfer_path(folder: Path, transfer_id: str) -> Path:
@@ -313,10 +318,7 @@ def write_transfer(folder: Path, record: TransferRecord, outcomes: Mapping[str, 
 def read_transfer(path: Path) -> tuple[TransferRecord, dict[str, NDArray[np.bool_]]]:
     """The transfer record in a file, and its outcomes. Raises `BnvulnError` naming the file if one of them is damaged
     or of another schema."""
-    try:
-        record = TransferRecord.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise BnvulnError(f"{path}: not a readable transfer record of schema {SCHEMA} ({_first_line(error)})") from None
+    record = _read(path, TransferRecord, "transfer record")
     packed = read_arrays(path)
     return record, {name: np.unpackbits(bits, count=record.n).astype(bool) for name, bits in packed.items()}
 
@@ -326,21 +328,14 @@ def read_training(folder: Path) -> TrainingRecord | None:
     path = folder / "training.json"
     if not path.exists():
         return None
-    try:
-        return TrainingRecord.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise BnvulnError(f"{path}: not a readable training record ({_first_line(error)})") from None
+    return _read(path, TrainingRecord, "training record")
 
 
 def read_outcomes(folder: Path, perturbation_id: str) -> NDArray[np.bool_]:
     """Per-example correctness, shape [n], of a record of this run folder. Raises `BnvulnError` naming the file if
     it is missing or damaged."""
-    path = outcomes_path(folder, perturbation_id)
-    try:
-        with np.load(path) as arrays:
-            return np.unpackbits(arrays["correct"], count=int(arrays["n"])).astype(bool)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise BnvulnError(f"{path}: not readable outcomes ({_first_line(error)})") from None
+    arrays = _load(outcomes_path(folder, perturbation_id), "outcomes", ("correct", "n"))
+    return np.unpackbits(arrays["correct"], count=int(arrays["n"])).astype(bool)
 
 
 def read_records(folder: Path) -> list[Record]:

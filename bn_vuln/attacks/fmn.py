@@ -44,7 +44,8 @@ class FMN:
         ball: norm, scale and box; the radius is the job's.
         alpha_init: length of the first step, the L2 norm in units of the ball's scale (for inf too, as published).
         gamma_init: share by which the radius changes, at first.
-        minimal: search for the smallest norm, rather than for a point within eps.
+        minimal: search for the smallest norm, as published, rather than for a point within eps. Tests hold the other
+            to it.
     """
 
     predict: Predict
