@@ -197,7 +197,7 @@ checks_option = option("Checks")(
     default="basic",
     show_default=True,
     help="What is done to doubt an attack. basic: one gradient, random points and rounded images on a quarter of the "
-    "examples (100 to 1,000); full: further attacks on up to 1,000, at several times the cost.",
+    "examples (100 to 1,000); full: further attacks on up to 1,000, which cost many times as much.",
 )
 
 
