@@ -51,6 +51,7 @@ def test_an_attack_that_cheats_is_projected_back_and_flagged(evaluator, monkeypa
     options = Attack(attack="bim", eps=0.01, steps=1, iterate="last")
     honest = evaluator.run(options).record
     monkeypatch.setattr(attacks, "bind", lambda *_, **__: lambda x, y, index: x * 0.0)
+    monkeypatch.setattr(evaluator, "_compiled", {})
     cheat = evaluator.run(options)
     assert np.abs(cheat.images - evaluator.pixels).max() <= 0.01 + 1e-6
     assert "outside ball or box" in {flag.name for flag in cheat.record.flags}
@@ -59,6 +60,7 @@ def test_an_attack_that_cheats_is_projected_back_and_flagged(evaluator, monkeypa
 
 def test_an_attack_that_returns_nan_fools_nothing(evaluator, monkeypatch):
     monkeypatch.setattr(attacks, "bind", lambda *_, **__: lambda x, y, index: x * float("nan"))
+    monkeypatch.setattr(evaluator, "_compiled", {})
     result = evaluator.run(Attack(attack="bim", eps=0.1, steps=1, iterate="last"))
     np.testing.assert_array_equal(result.outcomes, evaluator.run(Clean()).outcomes)
     assert np.isfinite(result.images).all()
@@ -276,3 +278,15 @@ def test_batch_norm_that_cannot_be_folded_is_said(runs):
     record = Evaluator(subject, LIMIT).run(PGD, progress=said).record
     assert (record.bn_folded, record.bn_kept) == (0, 1)
     assert any("behind_relu" in line and "stays" in line for line in said.lines)
+
+
+def test_a_loop_is_compiled_once_for_an_evaluator(evaluator, monkeypatch):
+    bound = []
+    bind = attacks.bind
+    monkeypatch.setattr(evaluator, "_compiled", {})
+    monkeypatch.setattr(
+        attacks, "bind", lambda *args, **how: bound.append((args[1].attack, args[1].eps)) or bind(*args, **how)
+    )
+    for eps in (0.01, 0.01, 0.02):
+        evaluator.run(Attack(attack="bim", eps=eps, steps=1, iterate="last"))
+    assert bound == [("bim", 0.01), ("fgsm", 0.01), ("bim", 0.02), ("fgsm", 0.02)]  # fgsm doubts them
