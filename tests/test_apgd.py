@@ -146,7 +146,7 @@ def algorithm_1(evaluate, ball, steps, rho, start, x, y, t):
     return best, False, steps + 1, tuple(halvings)
 
 
-@pytest.mark.parametrize(("random_start", "rho"), [(False, 0.75), (True, 0.4)])
+@pytest.mark.parametrize(("random_start", "rho"), [(False, 0.75), pytest.param(True, 0.4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("loss", ["ce", "dlr", "targeted_dlr"])
 @pytest.mark.parametrize("ord", ["inf", "2"])
 def test_it_equals_algorithm_1(predict, x, y, ord, loss, random_start, rho):
@@ -177,7 +177,7 @@ def test_variants_are_restarts_from_points_of_their_own(x):
     assert often.fooled.sum() > once.fooled.sum()
 
 
-@pytest.mark.parametrize("loss", ["ce", "targeted_dlr"])
+@pytest.mark.parametrize("loss", ["ce", pytest.param("targeted_dlr", marks=pytest.mark.slow)])
 def test_xla_and_other_batches_find_the_same(predict, x, y, loss):
     aims = targets(predict(tf.constant(x)).numpy(), y, 2)
     attack = APGD(predict, Ball("inf", 1.0, SCALE, LOW, HIGH), 20, loss)

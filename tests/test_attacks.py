@@ -434,7 +434,14 @@ def test_the_table_of_loop_settings_is_complete():
     assert set(LOOP) == known == {key for change in LOOP_CHANGES for key in change}
 
 
-@pytest.mark.parametrize("options", [{}, {"iterate": "best"}, {"random_start": True, "restarts": 3}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"random_start": True, "restarts": 3},
+        *(pytest.param(o, marks=pytest.mark.slow) for o in ({}, {"iterate": "best"})),
+    ],
+    ids=str,
+)
 def test_xla_inside_changes_nothing_but_roundings(x, y, options):
     plain, inside = (
         backend.compile(functools.partial(gradient.attack, wavy(), **{**LOOP, **options}, xla=xla))

@@ -192,7 +192,7 @@ def test_a_ladder_is_given_from_below(rungs):
         Ladder(rungs)
 
 
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_ladder_ends_at_the_first_rung_that_is_withstood(predict, x, y, count):
     rungs, ball = [0.002, 0.005, 0.01], Ball("inf", 1.0)
     found = engine.run(ascent(predict, ball), x, y, Ladder(rungs, count), batch_size=16)
@@ -272,8 +272,7 @@ SEARCHES = {
 }
 
 
-@pytest.mark.parametrize("ord", ["inf", "2"])
-@pytest.mark.parametrize("case", ["nan gradient", "infinite gradient"])
+@pytest.mark.parametrize(("case", "ord"), [("nan gradient", "inf"), ("infinite gradient", "2")])
 @pytest.mark.parametrize("name", ["pgd", "apgd", "fmn"])
 def test_gradients_that_are_no_numbers_do_not_hold_an_example(name, case, ord):
     predict, x = half_broken(case)
@@ -282,7 +281,9 @@ def test_gradients_that_are_no_numbers_do_not_hold_an_example(name, case, ord):
 
 
 @pytest.mark.parametrize("label", [0, 1])
-@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize(
+    "name", ["pgd", pytest.param("apgd", marks=pytest.mark.slow), pytest.param("fmn", marks=pytest.mark.slow), "square"]
+)
 def test_logits_that_are_no_numbers_are_no_class(name, label):
     """Whichever class comes first: the argmax of NaN is 0."""
     predict, x = half_broken("nan logits")
