@@ -27,7 +27,7 @@ def gradients(predict: Predict, x: NDArray[np.float32], y: NDArray[np.int32], ba
     """Check 4: examples whose input gradient of the loss that attacks climb is all zero, or not finite."""
     tf = backend.tensorflow()
 
-    def norms(images: Any, labels: Any) -> Any:
+    def norms(images: Any, labels: Any) -> Any:  # `loss.gradient` would take what is no number for 0
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(images)
             loss = log_odds(predict(images), labels)

@@ -237,10 +237,10 @@ def _told(field: str, value: Any, cells: Sequence[Mapping[str, Any]]) -> list[st
     alike = len({str(cell[field]) for cell in having}) == 1
     if alike and (len(having) == len(cells) or block in ("arch", "normalization")):  # these are named anyway
         return []
-    words = [] if alike else [f"{name}={str(value).replace(' ', '')}"]
+    said = f"{name}={str(value).replace(' ', '')}"
     if block and not all(any(other.startswith(f"{block}.") for other in cell) for cell in cells):
-        return [block.rpartition(".")[2], *words]
-    return words or [f"{name}={str(value).replace(' ', '')}"]
+        return [block.rpartition(".")[2], *([] if alike else [said])]
+    return [said]
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -309,15 +309,15 @@ class _Search:
         tf = backend.tensorflow()
         x, y, c, active = state["x"], state["y"], state["c"], state["tried"] < self.binary_search_steps
         point, derivative = self.space.point(x, state["w"])
-        logits, weighted, pull = gradient(self.goal.predict, point, lambda logits: c * self.goal.missing(logits, y))
-        missing = self.goal.missing(logits, y)
+        _, weighted, pull = gradient(self.goal.predict, point, lambda logits: c * self.goal.missing(logits, y))
+        hit = tf.equal(weighted, 0.0)
         distance, back = self.space.distance(x, point)
         slope = (finite(pull) + back) * derivative
-        better = tf.equal(missing, 0.0) & (distance < state["distance"]) & active
+        better = hit & (distance < state["distance"]) & active
         stepped = {
             **state,
             **self._adam(state, slope),
-            "hit": state["hit"] | tf.equal(missing, 0.0),
+            "hit": state["hit"] | hit,
             "best": tf.where(per_example(better), point, state["best"]),
             "distance": tf.where(better, distance, state["distance"]),
             "lowest": tf.minimum(state["lowest"], finite(distance + weighted, np.inf)),

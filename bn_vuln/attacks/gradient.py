@@ -70,7 +70,7 @@ def attack(
     for restart in range(restarts):
         point, score = ascend(x, y, ball.random_point(x, index, seed, restart))
         if score is None:
-            score = _score(predict(point), y, targeted)
+            score = _score_at(predict, point, y, targeted)
         best, best_score = _better(point, score, best, best_score)
     return best
 
@@ -90,16 +90,15 @@ def _ascend(
     """The loop: (point, its score); the score is None for the last iterate, whose logits are not known."""
     tf = backend.tensorflow()
 
-    def climbed(point: Any) -> tuple[Any, Any]:
-        logits, _, slope = gradient(predict, point, lambda logits: _loss(logits, y, targeted))
-        return logits, slope
+    def climbed(point: Any) -> tuple[Any, Any, Any]:
+        return gradient(predict, point, lambda logits: _loss(logits, y, targeted))
 
     def last_step(i: Any, point: Any) -> tuple[Any, Any]:
-        return i + 1, ball.project(ball.step(point, climbed(point)[1], step_size), x)
+        return i + 1, ball.project(ball.step(point, climbed(point)[2], step_size), x)
 
     def best_step(i: Any, point: Any, best: Any, best_score: Any) -> tuple[Any, ...]:
-        logits, slope = climbed(point)
-        best, best_score = _better(point, _score(logits, y, targeted), best, best_score)
+        logits, loss, slope = climbed(point)
+        best, best_score = _better(point, _score(loss, fooled(logits, y, targeted)), best, best_score)
         return i + 1, ball.project(ball.step(point, slope, step_size), x), best, best_score
 
     if iterate == "last":
@@ -109,7 +108,7 @@ def _ascend(
     _, point, best, best_score = tf.while_loop(
         lambda i, *_: i < steps, best_step, (0, start, start, lowest), maximum_iterations=steps
     )
-    return _better(point, _score(predict(point), y, targeted), best, best_score)
+    return _better(point, _score_at(predict, point, y, targeted), best, best_score)
 
 
 def _loss(logits: Any, y: Any, targeted: bool) -> Any:
@@ -118,12 +117,16 @@ def _loss(logits: Any, y: Any, targeted: bool) -> Any:
     return -loss if targeted else loss
 
 
-def _score(logits: Any, y: Any, targeted: bool) -> Any:
+def _score_at(predict: Predict, point: Any, y: Any, targeted: bool) -> Any:
+    logits = predict(point)
+    return _score(_loss(logits, y, targeted), fooled(logits, y, targeted))
+
+
+def _score(loss: Any, hit: Any) -> Any:
     """What points are compared by, [n]: fooled before not fooled, then the loss."""
     tf = backend.tensorflow()
-    loss = finite(tf.atan(_loss(logits, y, targeted)))
     # The arctangent maps every loss into (-pi/2, pi/2), so that no loss outweighs being fooled.
-    return loss + 4.0 * tf.cast(fooled(logits, y, targeted), loss.dtype)
+    return finite(tf.atan(loss)) + 4.0 * tf.cast(hit, loss.dtype)
 
 
 def _better(point: Any, score: Any, best: Any, best_score: Any) -> tuple[Any, Any]:

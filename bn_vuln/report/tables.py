@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,7 +53,7 @@ class TextTable:
 
 
 def _are_words(column: Sequence[str]) -> bool:
-    return any(text[:1].isalpha() and not text.startswith("about ") for text in column)
+    return any(re.match(r"(\d+: )?[^\W\d_]", text) and not text.startswith("about ") for text in column)
 
 
 # Of each unit of a column: what numbers are multiplied by to be shown, digits behind the point, name of a difference.
