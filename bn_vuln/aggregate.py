@@ -13,7 +13,7 @@ from typing import Any
 from bn_vuln import config, records
 from bn_vuln.analysis.statistics import paired, unpaired
 from bn_vuln.claims import Comparison, compare
-from bn_vuln.config import Cell, Choice, Experiment
+from bn_vuln.config import Cell, Choice, Experiment, Site
 from bn_vuln.grid import arm_of, check_layout, expand, lookup_or_none
 from bn_vuln.table import Block, Difference, Run, Value, has, mean_over_arms
 
@@ -40,10 +40,7 @@ def aggregate(experiment: Experiment, root: Path) -> Results:
     check_layout(experiment, cells)
     runs = [_read(cell, experiment, root) for cell in cells]
     blocks = _select(experiment, [_block(experiment, group) for group in _group(experiment, runs)])
-    everything: list[records.Record | records.MeasurementRecord] = []
-    for run in runs:  # an attack and the rungs of its ladder are one search, of which each record has the time
-        everything += [found for name, found in run.found.items() if name in experiment.perturbations]
-        everything += run.measured.values()
+    everything = [record for run in runs for record in _distinct_records(experiment, run)]
     return Results(
         experiment=experiment,
         blocks=tuple(blocks),
@@ -61,14 +58,27 @@ def _distinct(items: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(items)))
 
 
+def _distinct_records(experiment: Experiment, run: Run) -> Iterable[records.Record | records.MeasurementRecord]:
+    """The records of a run that took time of their own: an attack and the rungs of its ladder are one search, of which
+    each record has the time, and evaluations may agree."""
+    asked = [site.column(name) for site in experiment.sites for name in site.perturbations]
+    found = {record.perturbation_id: record for name in asked if (record := run.found.get(name))}
+    return *found.values(), *{record.measurement_id: record for record in run.measured.values()}.values()
+
+
 def _read(cell: Cell, experiment: Experiment, root: Path) -> Run:
     folder = root / records.digest(config.identity(cell))
 
-    def identifier(what: Any) -> str:
-        return records.digest(records.perturbation_identity(experiment.evaluation, cell.data.canonical, what))
+    def identifier(site: Site, what: Any) -> str:
+        return records.digest(records.perturbation_identity(site.evaluation, cell.data.canonical, what))
 
-    paths = {name: records.record_path(folder, identifier(p)) for name, p in experiment.every_perturbation.items()}
-    others = {name: records.measurement_path(folder, identifier(m)) for name, m in experiment.measurements.items()}
+    paths: dict[str, Path] = {}
+    others: dict[str, Path] = {}
+    for site in experiment.sites:
+        for name, perturbation in config.with_rungs(site.perturbations).items():
+            paths[site.column(name)] = records.record_path(folder, identifier(site, perturbation))
+        for name, measurement in site.measurements.items():
+            others[site.column(name)] = records.measurement_path(folder, identifier(site, measurement))
     return Run(
         cell,
         arm_of(experiment, cell) or "",
@@ -94,7 +104,7 @@ def _block(experiment: Experiment, runs: Sequence[Run]) -> Block:
     by_arm: dict[str, list[Run]] = {}
     for run in runs:
         by_arm.setdefault(run.arm, []).append(run)
-    arms = {arm: {name: _collect(name, own) for name in table.columns} for arm, own in by_arm.items()}
+    arms = {arm: {name: _collect(experiment, name, own) for name in table.columns} for arm, own in by_arm.items()}
     treatment, reference = arms.get(table.treatment), arms.get(table.reference)
     differences = {}
     if treatment and reference:
@@ -102,27 +112,37 @@ def _block(experiment: Experiment, runs: Sequence[Run]) -> Block:
     return Block(where, arms, differences, tuple(runs))
 
 
-def _collect(column: str, runs: Sequence[Run]) -> Value:
-    """One arm in one column."""
+def _collect(experiment: Experiment, column: str, runs: Sequence[Run]) -> Value:
+    """One arm in one column; a derived one has the flags of all that it is computed from."""
     by_seed: dict[int, float] = {}
-    flags: dict[str, records.Flag] = {}
+    flags: dict[tuple[str, str], records.Flag] = {}
+    parts = experiment.parts(column)
     failed = missing = 0
     for run in runs:
-        value, record = run.value(column), run.record(column)
+        value = _number(experiment, column, run)
         if run.failed:
             failed += 1
         elif value is None:
-            missing += 1
+            missing += not any(run.has_no(part) for part in parts)
         else:
             by_seed[run.cell.seed] = value
-            flags |= {flag.name: flag for flag in record.flags} if record else {}
-    return Value(by_seed, failed, missing, tuple(flags.values()), _examples(column, runs))
+            of = [(part, record) for part in parts if (record := run.record(part))]
+            flags |= {(part, flag.name): flag for part, record in of for flag in record.flags}
+    return Value(by_seed, failed, missing, tuple(dict.fromkeys(flags.values())), _examples(parts, runs))
 
 
-def _examples(column: str, runs: Sequence[Run]) -> int | None:
-    """How many examples a number is from."""
-    of = [run.record(column) or run.measurement(column) for run in runs]
-    return next((record.n for record in of if record), None)
+def _number(experiment: Experiment, column: str, run: Run) -> float | None:
+    """A run's number in a column; a derived one has one where all that it is computed from have."""
+    values = [value for part in experiment.parts(column) if (value := run.value(part)) is not None]
+    if len(values) < len(experiment.parts(column)):
+        return None
+    return experiment.derived[column].of(values) if column in experiment.derived else values[0]
+
+
+def _examples(parts: Sequence[str], runs: Sequence[Run]) -> int | None:
+    """How many examples a number is from; None where columns that it is computed from differ in that."""
+    counts = {next((n for run in runs if (n := run.examples(part))), None) for part in parts}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _difference(treatment: Value, reference: Value) -> Difference:

@@ -2,11 +2,15 @@
 
 `batch`: those of the batch under evaluation itself, as BN trains. `reestimated`: the mean over the batches of one pass
 through the training examples, in the batch size of the training (PyTorch's BN with momentum=None).
+
+And what BN layers are given: the moments of their inputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +19,65 @@ from numpy.typing import NDArray
 from bn_vuln import backend
 from bn_vuln.data.pixels import to_pixels
 from bn_vuln.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What a BN layer was given: the `means` and `variances` of batches, float32 [batches, channels]."""
+
+    layer: Any
+    means: NDArray[np.float32]
+    variances: NDArray[np.float32]
+
+
+def moments(model: Any, predict: Callable[[Any], Any], pieces: Iterable[NDArray[Any]]) -> list[Moments]:
+    """The moments of the inputs of each BN layer of `model` in the order that they are reached, when `predict` calls it
+    with each of the arrays `pieces` [n, ...]."""
+    tf = backend.tensorflow()
+    reached: list[Any] = []  # layers, while a graph is made
+
+    def of_inputs(x: Any) -> list[tuple[Any, Any]]:
+        with _inputs(model) as seen:
+            predict(x)
+        reached[:] = [layer for layer, _ in seen]
+        return [_moments(tf.cast(h, tf.float32), layer.axis) for layer, h in seen]
+
+    compiled = backend.compile(of_inputs)
+    found = [compiled(tf.constant(piece)) for piece in pieces]
+    arrays = [[np.stack([np.asarray(v) for v in values]) for values in zip(*batches, strict=True)]
+              for batches in zip(*found, strict=True)]  # fmt: skip
+    return [Moments(layer, *both) for layer, both in zip(reached, arrays, strict=True)]
+
+
+def _moments(h: Any, axis: int) -> tuple[Any, Any]:
+    """Mean and variance [channels] of `h`, in which the channels are `axis`."""
+    others = [i for i in range(len(h.shape)) if i != axis % len(h.shape)]
+    return backend.tensorflow().nn.moments(h, others)  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _inputs(model: Any) -> Iterator[list[tuple[Any, Any]]]:
+    """(BN layer, its inputs) for each call inside, wherever in the model the layer is: layers that are called in models
+    within models have no inputs that could be named from outside."""
+    seen: list[tuple[Any, Any]] = []
+
+    def listening(layer: Any) -> Callable[..., Any]:
+        call = layer.call
+
+        def heard(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            seen.append((layer, inputs))
+            return call(inputs, *args, **kwargs)
+
+        return heard
+
+    layers = _layers(model)
+    for layer in layers:
+        layer.call = listening(layer)
+    try:
+        yield seen
+    finally:
+        for layer in layers:
+            del layer.call  # the class' own is behind it
 
 
 def has_batch_normalization(model: Any) -> bool:

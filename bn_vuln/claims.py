@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bn_vuln import records
 from bn_vuln.analysis import statistics
 from bn_vuln.analysis.statistics import Estimate
-from bn_vuln.config import Experiment, PaperValue
+from bn_vuln.config import AT, Experiment, PaperValue
 from bn_vuln.table import Block, Run, Value, has
 
 UNEQUAL_ARMS = 0.02
@@ -158,19 +158,22 @@ def _flags(
     if failed:
         found.append(f"{failed} training(s) failed and are not in the mean")
     if claim.is_contrast:
-        found += _unequal_arms(experiment, places)
+        found += _unequal_arms(experiment, places, column)
     return tuple(dict.fromkeys(found))
 
 
-def _unequal_arms(experiment: Experiment, places: Sequence[tuple[Block | None, str]]) -> Iterator[str]:
-    """Check 15, of the two that a claim compares."""
+def _unequal_arms(experiment: Experiment, places: Sequence[tuple[Block | None, str]], column: str) -> Iterator[str]:
+    """Check 15, of the two that a claim compares, on the images that its column is measured on."""
+    measured_at = {part.partition(AT)[2] for part in experiment.parts(column)}
     for name in experiment.table.columns:
-        perturbation = experiment.perturbations.get(name)
-        if perturbation and perturbation.kind == "clean":
+        plain, _, where = name.partition(AT)
+        perturbation = experiment.perturbations.get(plain)
+        if perturbation and perturbation.kind == "clean" and where in measured_at:
             first, second = (_value(place, name) for place in places)
             clean = statistics.paired(first.by_seed, second.by_seed) if first and second else None
             if clean and abs(clean.mean) > UNEQUAL_ARMS:
-                yield f"check 15: the arms' clean accuracies differ by {100 * clean.mean:+.1f} points"
+                at = f" at {where}" if where else ""
+                yield f"check 15: the arms' clean accuracies{at} differ by {100 * clean.mean:+.1f} points"
 
 
 def _over_examples(places: Sequence[tuple[Block | None, str]], column: str) -> tuple[float, float] | None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from bn_vuln import backend, config, data, records
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.facts import Facts
+from bn_vuln.models import registered
 
 InputScale = Literal["0-1", "0-255"]
 
@@ -166,6 +167,7 @@ def load_keras(path: Path) -> Any:
     backend.tensorflow()
     import keras
 
+    registered.classes()
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # Keras raises many kinds; all of them mean the same to the user

@@ -51,8 +51,12 @@ def _multiply_adds(layer: Any) -> int:
 
 
 def task_flops(task: Task) -> float:
-    """Operations of training a cell and measuring its perturbations."""
-    return _training_flops(task.cell) + sum(_evaluation_flops(task, p) for p in task.perturbations.values())
+    """Operations of training a cell and measuring its perturbations, wherever they are measured."""
+    return _training_flops(task.cell) + sum(
+        _evaluation_flops(task.cell, site.evaluation, perturbation)
+        for site in task.sites
+        for perturbation in site.perturbations.values()
+    )
 
 
 def _training_flops(cell: Cell) -> float:
@@ -62,20 +66,22 @@ def _training_flops(cell: Cell) -> float:
     return _forward(cell) * cell.train.epochs * (cell.train.passes * examples + options.validation)
 
 
-def _evaluation_flops(task: Task, perturbation: Perturbation) -> float:
+def _evaluation_flops(cell: Cell, evaluation: Evaluation, perturbation: Perturbation) -> float:
     """A gradient with respect to the input is two forward passes."""
     steps = 0
     if isinstance(perturbation, Attack):
         steps = perturbation.steps * perturbation.restarts
     elif isinstance(perturbation, Minimal):
         steps = round(USED * perturbation.steps * perturbation.binary_search_steps)
-    return _forward(task.cell) * _examples(task.cell, task.evaluation) * (2 * steps + 1)
+    return _forward(cell) * _examples(cell, evaluation) * (2 * steps + 1)
 
 
 def _examples(cell: Cell, evaluation: Evaluation) -> int:
-    name = evaluation.dataset or cell.data.name
-    sizes = {**data.facts(name).sizes, "validation": cell.data.validation}
-    return evaluation.limit or sizes[evaluation.split]
+    validation, split = cell.data.validation, evaluation.split
+    if evaluation.limit or split == "validation":
+        return evaluation.limit or validation
+    size = data.facts(evaluation.dataset or cell.data.name).sizes[split]
+    return size - validation if split == "train" else size
 
 
 def _forward(cell: Cell) -> int:

@@ -19,10 +19,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import attacks, backend, batching, checks, distances, folding, noise, records, scores, scrutiny, subject
+from bn_vuln import (
+    attacks,
+    backend,
+    batching,
+    checks,
+    corruptions,
+    distances,
+    folding,
+    noise,
+    records,
+    scores,
+    scrutiny,
+    subject,
+)
 from bn_vuln.attacks import cascade, engine
 from bn_vuln.classifier import Classifier
-from bn_vuln.config import AWGN, Attack, Clean, Evaluation, Minimal, Perturbation, describe_perturbation, radius
+from bn_vuln.config import (
+    AWGN,
+    Attack,
+    Clean,
+    Corruption,
+    Evaluation,
+    Minimal,
+    Perturbation,
+    describe_perturbation,
+    radius,
+)
 from bn_vuln.config.perturbation import PARAMETER_FREE
 from bn_vuln.data.pixels import pixel_array
 from bn_vuln.distribution import ONE_DEVICE, Distribution
@@ -150,6 +173,8 @@ class Evaluator:
         begun = time.monotonic()
         if isinstance(perturbation, Attack):
             found = self._attack(perturbation, progress)
+        elif isinstance(perturbation, Corruption):
+            found = self._corrupted(perturbation)
         else:
             found = _Perturbed(self._images(perturbation))
         logits = self.clean_logits if found.images is self.pixels else self.logits(found.images)
@@ -190,6 +215,11 @@ class Evaluator:
             return self.pixels
         noisy = noise.add_noise(self.dataset.images, self.dataset.index, perturbation, self.classifier.facts)
         return pixel_array(noisy, self.classifier.width)
+
+    def _corrupted(self, options: Corruption) -> _Perturbed:
+        """Corrupted at the native width; the record says where the images are from."""
+        images, source = corruptions.corrupted(self.dataset, self.evaluation.split, options)
+        return _Perturbed(pixel_array(images, self.classifier.width), fields={"corruption_source": source})
 
     def _attack(self, options: Attack, progress: Progress) -> _Perturbed:
         """Attacked, then projected again and checked."""
@@ -386,7 +416,10 @@ class Evaluator:
         return record, outcomes
 
     def _bn_layers(self, perturbation: Perturbation) -> dict[str, int]:
-        """How many BN layers the attacked copy had folded away, and how many not."""
+        """How many BN layers the attacked copy had folded away, and how many not; or of how many examples their
+        statistics are."""
+        if self.classifier.training:
+            return {"bn_batch_size": min(self.batch_size, len(self.dataset))}
         if not isinstance(perturbation, Attack | Minimal) or self._attacked(perturbation) is self.classifier:
             return {}
         return {"bn_folded": self.folded.folded, "bn_kept": len(self.folded.kept)}

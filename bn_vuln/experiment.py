@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ from bn_vuln.config import (
     Experiment,
     Measurement,
     Perturbation,
+    Site,
     describe,
     identity,
     to_yaml,
@@ -43,12 +44,19 @@ CHECKPOINTS = 100  # of a training, at most: 1,000 epochs of milliseconds would 
 
 @dataclass(frozen=True)
 class Task:
-    """A cell with the perturbations it is to be evaluated under, and what else is to be measured of it."""
+    """A cell with the perturbations it is to be evaluated under, what else is to be measured of it, and what of this
+    `elsewhere` too."""
 
     cell: Cell
     evaluation: Evaluation
     perturbations: Mapping[str, Perturbation]
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
+    elsewhere: tuple[Site, ...] = ()
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Where something is to be measured, and what."""
+        return Site(self.evaluation, self.perturbations, self.measurements), *self.elsewhere
 
     def folder(self, root: Path) -> Path:
         """The cell's run folder in a results folder."""
@@ -56,40 +64,41 @@ class Task:
 
     def ids(self) -> set[str]:
         """The ids of the perturbations and measurements."""
-        every = with_rungs(self.perturbations)
-        return {self._id(p) for p in (*every.values(), *self.measurements.values())}
+        return {
+            self._id(site, what)
+            for site in self.sites
+            for what in (*with_rungs(site.perturbations).values(), *site.measurements.values())
+        }
 
-    def missing(self, root: Path) -> dict[str, Perturbation]:
-        """The perturbations without a record, also where that of a rung of their ladder is missing; none for a cell
-        that failed to train."""
-        if self._failed(root):
-            return {}
-        lacking = self._lacking(root, with_rungs(self.perturbations), records.record_path)
-        return {name: p for name, p in self.perturbations.items() if lacking.keys() & with_rungs({name: p}).keys()}
-
-    def unmeasured(self, root: Path) -> dict[str, Measurement]:
-        """The measurements without a record; none for a cell that failed to train."""
-        return {} if self._failed(root) else self._lacking(root, self.measurements, records.measurement_path)
+    def missing(self, root: Path) -> list[Site]:
+        """The perturbations and measurements without a record, also perturbations where that of a rung of their ladder
+        is missing; none for a cell that failed to train."""
+        training = records.read_training(self.folder(root))
+        if training is not None and training.state == "failed":
+            return []
+        left = [self._left(site, root) for site in self.sites]
+        return [site for site in left if site.perturbations or site.measurements]
 
     def finished(self, root: Path) -> bool:
         """Trained (or recorded as failed), and every record there."""
-        training = records.read_training(self.folder(root))
-        if training is None or training.state == "failed":
-            return training is not None
-        lacking = self._lacking(root, with_rungs(self.perturbations), records.record_path)
-        return not lacking and not self._lacking(root, self.measurements, records.measurement_path)
+        return records.read_training(self.folder(root)) is not None and not self.missing(root)
 
-    def _lacking(self, root: Path, wanted: Mapping[str, What], path: Callable[[Path, str], Path]) -> dict[str, What]:
+    def _left(self, site: Site, root: Path) -> Site:
+        """What has no record there."""
+        lacking = self._lacking(root, site, with_rungs(site.perturbations), records.record_path)
+        wanted = {n: p for n, p in site.perturbations.items() if lacking.keys() & with_rungs({n: p}).keys()}
+        unmeasured = self._lacking(root, site, site.measurements, records.measurement_path)
+        return replace(site, perturbations=wanted, measurements=unmeasured)
+
+    def _lacking(
+        self, root: Path, site: Site, wanted: Mapping[str, What], path: Callable[[Path, str], Path]
+    ) -> dict[str, What]:
         """Those that have no file."""
         folder = self.folder(root)
-        return {name: what for name, what in wanted.items() if not path(folder, self._id(what)).exists()}
+        return {name: what for name, what in wanted.items() if not path(folder, self._id(site, what)).exists()}
 
-    def _failed(self, root: Path) -> bool:
-        training = records.read_training(self.folder(root))
-        return training is not None and training.state == "failed"
-
-    def _id(self, what: BaseModel) -> str:
-        return records.digest(records.perturbation_identity(self.evaluation, self.cell.data.canonical, what))
+    def _id(self, site: Site, what: BaseModel) -> str:
+        return records.digest(records.perturbation_identity(site.evaluation, self.cell.data.canonical, what))
 
 
 def tasks(experiment: Experiment) -> list[Task]:
@@ -99,12 +108,14 @@ def tasks(experiment: Experiment) -> list[Task]:
     for name in {cell.data.name for cell in cells if cell.data.digest is None}:
         if data.own_source(name) is not None:
             raise ConfigError(f"{experiment.name}: {name}: one's own data belong into base.data, not into the grid")
-    where = experiment.evaluation.dataset
-    if where is not None and data.own_source(where) is not None:
-        raise ConfigError(
-            f"{experiment.name}: evaluation.dataset: one's own data belong into base.data, received {where}"
-        )
-    return [Task(cell, experiment.evaluation, experiment.perturbations, experiment.measurements) for cell in cells]
+    here, *elsewhere = experiment.sites
+    for site in experiment.sites:
+        where, key = site.evaluation.dataset, f"evaluations.{site.name}" if site.name else "evaluation"
+        if where is not None and data.own_source(where) is not None:
+            raise ConfigError(
+                f"{experiment.name}: {key}.dataset: one's own data belong into base.data, received {where}"
+            )
+    return [Task(cell, here.evaluation, here.perturbations, here.measurements, tuple(elsewhere)) for cell in cells]
 
 
 def experiment_path(root: Path, experiment: Experiment) -> Path:
@@ -143,9 +154,15 @@ def run(
 
 
 def check_data(todo: Iterable[Task]) -> None:
-    """Prepare the data, before anything is trained; raise `UsageError` for a width below theirs, `BnvulnError` where
-    they cannot be had."""
-    for name, width in {(task.cell.data.name, task.cell.data.width) for task in todo}:
+    """Prepare the data, those of evaluations too, before anything is trained; raise `UsageError` for a width below
+    theirs, `BnvulnError` where they cannot be had."""
+    needed = {
+        (name, task.cell.data.width)
+        for task in todo
+        for name in (task.cell.data.name, *(site.evaluation.dataset for site in task.sites))
+        if name is not None
+    }
+    for name, width in sorted(needed, key=str):
         native = data.prepare(name).shape[1]
         check_width(width or native, native, name)
 
@@ -219,17 +236,21 @@ def _finish(task: Task, folder: Path, root: Path, strategy: Strategy, progress: 
         training = train.train(
             task.cell, folder, checkpoint_every=every, distribution=distribution, progress=progress
         ).record
-    missing, unmeasured = task.missing(root), task.unmeasured(root)
+    missing = task.missing(root)
     if training.state == "failed":
         progress.message(f"{folder}: failed to train: {training.reason}")
-    elif missing or unmeasured:
+    elif missing:
         distribution = choose(strategy)
         with distribution.scope():
             subject = classifier.from_run(folder)
-        found = evaluate.measure(
-            subject, missing, task.evaluation, folder=folder, distribution=distribution, progress=progress
-        )
-        for _ in found:
-            pass  # the records are what is wanted; the images of one perturbation at a time are enough in memory
-        for _ in mechanism.measure(subject, unmeasured, task.evaluation, folder=folder, progress=progress):
-            pass
+        for site in missing:
+            if site.name:
+                progress.message(f"evaluations.{site.name}:")
+            found = evaluate.measure(
+                subject, site.perturbations, site.evaluation, folder=folder, distribution=distribution,
+                progress=progress,
+            )  # fmt: skip
+            for _ in found:
+                pass  # the records are what is wanted; the images of one perturbation at a time are enough in memory
+            for _ in mechanism.measure(subject, site.measurements, site.evaluation, folder=folder, progress=progress):
+                pass

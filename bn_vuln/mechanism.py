@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import backend, config, data, fooling, records
-from bn_vuln.analysis import spectrum, tilt
+from bn_vuln import backend, batch_statistics, config, data, fooling, noise, records
+from bn_vuln.analysis import moments, spectrum, tilt
 from bn_vuln.classifier import Classifier
-from bn_vuln.config import Evaluation, Fooling, Measurement, Spectrum
+from bn_vuln.config import BatchStatistics, Evaluation, Fooling, Measurement, Spectrum
 from bn_vuln.data.pixels import pixel_array
 from bn_vuln.errors import BnvulnError
 from bn_vuln.progress import Progress, Quiet
@@ -29,15 +29,18 @@ BATCH_SIZE = 250
 POINTS = 300  # of a plane that are kept to be drawn
 DRAWN_BYTES = 26_000  # of images
 NO_GRADIENT = "no example has a finite gradient of the logits with respect to its pixels: no boundary can be measured"
+NO_BATCH_NORM = "not applicable: the model has no batch norm"
+NOT_FINITE = "the inputs of its batch norm layers are not finite numbers: no distance of statistics can be measured"
 
 Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A value over `n` examples, further numbers, and arrays (see `_tilt`, `_spectrum` and `_fooling`)."""
+    """A value over `n` examples, or None where the classifier has none; further numbers, and arrays (see `_tilt`,
+    `_spectrum`, `_fooling` and `_batch_statistics`)."""
 
-    value: float
+    value: float | None
     unit: str
     n: int
     details: dict[str, float]
@@ -54,24 +57,29 @@ def measure(
 ) -> Iterator[tuple[str, records.MeasurementRecord]]:
     """Measure a classifier, (name, record) by (name, record); with `folder` each is written into that run folder.
 
-    Raises `BnvulnError` for a classifier without gradients.
+    Raises `BnvulnError` for a classifier without gradients, or whose activations are not finite.
     """
     evaluation, progress = evaluation or Evaluation(), progress or Quiet()
     if not measurements:
         return
-    examples = load(classifier, evaluation)
+    examples, asked = load(classifier, evaluation), evaluation
     evaluation = evaluation.model_copy(update={"dataset": examples.facts.name})
     classifier = with_statistics(classifier, evaluation)
-    subject = _Subject(classifier, examples)
+    subject = _Subject(classifier, examples, asked)
     for name, options in measurements.items():
         begun = time.monotonic()
         found = _measured(subject, options)
         record = _record(classifier, evaluation, examples.facts.name, options, found, time.monotonic() - begun)
         if folder is not None:
             records.write_measurement(folder, record, found.arrays)
-        shown = 100 * found.value if found.unit == "%" else found.value
-        progress.message(f"{name}: {shown:.4g} {found.unit}")
+        progress.message(f"{name}: {_said(found)}")
         yield name, record
+
+
+def _said(found: Measured) -> str:
+    if found.value is None:
+        return NO_BATCH_NORM
+    return f"{100 * found.value if found.unit == '%' else found.value:.4g} {found.unit}"
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,14 @@ class _Subject:
 
     classifier: Classifier
     examples: data.Dataset
+    evaluation: Evaluation
+
+    @functools.cached_property
+    def in_random_order(self) -> data.Dataset:
+        """The examples in the fixed random order that they have with a limit: a published order, of which batches are
+        taken, may go class by class."""
+        limited = self.evaluation.model_copy(update={"limit": len(self.examples)})
+        return self.examples if self.evaluation == limited else load(self.classifier, limited)
 
     @functools.cached_property
     def pixels(self) -> NDArray[np.float32]:
@@ -95,6 +111,8 @@ class _Subject:
 
 
 def _measured(subject: _Subject, options: Measurement) -> Measured:
+    if isinstance(options, BatchStatistics):
+        return _batch_statistics(subject, options)
     if isinstance(options, Fooling):
         return _fooling(subject, options)
     return _spectrum(subject, options) if isinstance(options, Spectrum) else _tilt(subject)
@@ -247,3 +265,42 @@ def _fooling(subject: _Subject, options: Fooling) -> Measured:
         "images": images[: max(1, DRAWN_BYTES // images[0].nbytes)],
     }
     return Measured(float(found.steps.mean()), "steps", len(noise), details, arrays)
+
+
+# ---------------------------------------------------------------- statistics of batches
+
+
+def _batch_statistics(subject: _Subject, options: BatchStatistics) -> Measured:
+    """Arrays: `shift` and `scale` float32 [layers], in the order that the layers are reached. Without BN no value, and
+    arrays without elements."""
+    classifier = subject.classifier
+    found = _moments(subject, options) if batch_statistics.has_batch_normalization(classifier.model) else []
+    shifts, scales = [], []
+    for seen in found:
+        mean, variance = (np.asarray(v) for v in (seen.layer.moving_mean, seen.layer.moving_variance))
+        shifts.append(moments.shift(seen.means, mean, variance, seen.layer.epsilon))
+        scales.append(moments.log_scale(seen.variances, variance, seen.layer.epsilon))
+    if not np.isfinite([*shifts, *scales]).all():
+        raise BnvulnError(NOT_FINITE)
+    arrays = {"shift": np.asarray(shifts, np.float32), "scale": np.asarray(scales, np.float32)}
+    if not found:
+        return Measured(None, options.unit, 0, {}, arrays)
+    batches = len(found[0].means)
+    n = min(len(subject.examples), batches * options.batch_size)
+    details = {"scale": float(np.mean(scales)), "layers": float(len(found)), "batches": float(batches)}
+    return Measured(float(np.mean(shifts)), options.unit, n, details, arrays)
+
+
+def _moments(subject: _Subject, options: BatchStatistics) -> list[batch_statistics.Moments]:
+    """Those of whole batches, or of all examples where they are fewer than a batch."""
+    classifier, examples, size = subject.classifier, subject.in_random_order, options.batch_size
+
+    def piece(begin: int) -> NDArray[np.float32]:
+        images = examples.images[begin : begin + size]
+        if options.perturbation is not None:
+            index = examples.index[begin : begin + size]
+            images = noise.add_noise(images, index, options.perturbation, classifier.facts)
+        return pixel_array(images, classifier.width)
+
+    begins = range(0, max(1, len(examples) // size) * size, size)
+    return batch_statistics.moments(classifier.model, classifier.predict, map(piece, begins))

@@ -82,7 +82,9 @@ class Record(_Versioned):
     folded away in the copy whose gradients an attack climbed, `bn_kept` were not. Attacks that count any iterate say at
     how many points the classifier was evaluated, `looked_at` (mean over the examples), and how many examples were left
     `standing` after each attack of a cascade. Minimum-norm attacks have the `mean_distance` and the `median_distance`
-    of the examples that were correct when clean and were then fooled, in the unit of the perturbation.
+    of the examples that were correct when clean and were then fooled, in the unit of the perturbation. Corruptions have
+    a `corruption_source`: whether the images were `made` or those of the published `archive`. Where BN has the
+    statistics of the batch, that is `bn_batch_size` examples, in the fixed random order that limits take them in.
     """
 
     cell_id: str
@@ -106,6 +108,8 @@ class Record(_Versioned):
     standing: dict[str, int] = {}
     mean_distance: float | None = None
     median_distance: float | None = None
+    corruption_source: Literal["made", "archive"] | None = None
+    bn_batch_size: int | None = None
 
     @property
     def kind(self) -> str:
@@ -113,14 +117,15 @@ class Record(_Versioned):
 
 
 class MeasurementRecord(_Versioned):
-    """One number measured of a model besides accuracy: `value` in `unit` (deg, steps, or % for fractions), over `n`
-    examples, with its identity. `details` are further numbers of it; arrays lie beside the record as .npz."""
+    """One number measured of a model besides accuracy: `value` in `unit` (deg, steps, std, or % for fractions), over
+    `n` examples, with its identity. None, over none, where the model has no such number, as without BN the distance of
+    its statistics. `details` are further numbers of it; arrays lie beside the record as .npz."""
 
     cell_id: str
     measurement_id: str
     cell: dict[str, Any]
     measurement: dict[str, Any]
-    value: float
+    value: float | None
     unit: str
     n: int
     details: dict[str, float] = {}

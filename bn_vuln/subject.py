@@ -47,17 +47,27 @@ def trained_on(classifier: Classifier) -> tuple[data.Dataset, int]:
 
 
 def load(classifier: Classifier, evaluation: Evaluation) -> data.Dataset:
-    """What is measured on, checked against what the classifier takes."""
+    """What is measured on, checked against what the classifier takes. Of its training split only the examples that it
+    was trained on. For BN with the statistics of the batch in a fixed random order even without a limit, since a
+    published order may go class by class."""
     name, ours = evaluation.dataset or classifier.dataset, classifier.facts
-    try:
-        dataset = data.load(
+
+    def read(limit: int | None) -> data.Dataset:
+        if evaluation.split == "train" and evaluation.dataset is None:
+            return data.limited(trained_on(classifier)[0], "train", limit)
+        return data.load(
             name,
             evaluation.split,
             validation=classifier.validation,
-            limit=evaluation.limit,
+            limit=limit,
             classes=classifier.classes,
             draw=classifier.draw if evaluation.split != "test" else None,
         )
+
+    try:
+        dataset = read(evaluation.limit)
+        if evaluation.bn_statistics == "batch" and evaluation.limit is None:
+            dataset = read(len(dataset))
     except UsageError as error:
         moved = evaluation.dataset is None and ":" in ours.name  # one's own data, by their digest
         raise UsageError(f"{error}" + ("; if the data were moved, name them with --data" if moved else "")) from None

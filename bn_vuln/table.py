@@ -8,13 +8,13 @@ from typing import Any
 
 from bn_vuln import records
 from bn_vuln.analysis.statistics import Estimate, estimate
-from bn_vuln.config import DISTANCE, LOSS, Cell
+from bn_vuln.config import AT, DISTANCE, LOSS, Cell
 
 
 @dataclass(frozen=True)
 class Run:
     """What a results folder holds of one cell: how its training ended, records by perturbation, measurements by
-    name."""
+    name; what was measured elsewhere under NAME@ELSEWHERE."""
 
     cell: Cell
     arm: str
@@ -28,31 +28,44 @@ class Run:
         return self.training is not None and self.training.state == "failed"
 
     def value(self, column: str) -> float | None:
-        """Its number in a column of the table: an accuracy, a loss, a distance, a measurement or a detail of one; None
-        where there is none."""
+        """Its number in a column that is not derived: an accuracy, a loss, a distance, a measurement or a detail of
+        one; None where there is none."""
         if column in self.measured:
             return self.measured[column].value
         if column in self.found:
             return self.found[column].accuracy
-        record, measurement = self.record(column), self.measurement(column)
+        record, measurement, name = self.record(column), self.measurement(column), column.partition(AT)[0]
         if record is not None:
-            return record.loss if column.endswith(LOSS) else record.mean_distance
-        return measurement.details.get(column.rpartition(".")[2]) if measurement else None
+            return record.loss if name.endswith(LOSS) else record.mean_distance
+        return measurement.details.get(name.rpartition(".")[2]) if measurement else None
 
     def record(self, column: str) -> records.Record | None:
         """The record that a column's number is from; None for a measurement."""
-        name = column.removesuffix(LOSS).removesuffix(DISTANCE)
-        return self.found.get(column) or self.found.get(name)
+        name, at, where = column.partition(AT)
+        return self.found.get(column) or self.found.get(name.removesuffix(LOSS).removesuffix(DISTANCE) + at + where)
 
     def measurement(self, column: str) -> records.MeasurementRecord | None:
         """The measurement that a column's number is from, or that it is a detail of; None for a perturbation."""
-        return self.measured.get(column) or self.measured.get(column.rpartition(".")[0])
+        name, at, where = column.partition(AT)
+        return self.measured.get(column) or self.measured.get(name.rpartition(".")[0] + at + where)
+
+    def has_no(self, column: str) -> bool:
+        """Whether it was measured that the model has no such number, as without BN the distance of its statistics."""
+        measurement = self.measurement(column)
+        return measurement is not None and measurement.value is None
+
+    def examples(self, column: str) -> int | None:
+        """How many examples its number in a column that is not derived is from."""
+        record = self.record(column) or self.measurement(column)
+        return record.n if record else None
 
 
 @dataclass(frozen=True)
 class Value:
     """The numbers of one arm in one column, by seed, with the flags of their records. `failed` and `missing` count
-    seeds that did not train, or have no record yet: they are never averaged in."""
+    seeds that did not train, or have no record yet: they are never averaged in. Where a model has no such number, as
+    without BN the distance of its statistics, none counts. `n_examples`: None where a derived column is computed from
+    columns of different numbers of them."""
 
     by_seed: dict[int, float]
     failed: int

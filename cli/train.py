@@ -24,6 +24,7 @@ Examples:
   bnvuln train --arch linear --no-bn --limit 5000 --out runs/linear
   bnvuln train --arch vgg11 --no-bn                  # a convolutional net: minutes an epoch on a CPU
   bnvuln train --arch vgg8 --data fashion_mnist --optimizer adamw --lr 1e-3 --schedule cosine --warmup 1
+  bnvuln train --arch vgg8 --data cifar10 --crop-pad 4 --flip
   bnvuln train --arch mlp --adversarial pgd --adversarial-eps 0.1 --select last
   bnvuln train --arch deep --depth 25 --data my.npz  # one's own arrays: x_train, y_train, x_test, y_test
 
@@ -51,34 +52,42 @@ After an interruption the same command goes on from the last checkpoint.
     default="mlp",
     show_default=True,
     metavar="NAME",
-    help="Architecture: linear, mlp, deep, vgg8, vgg11, vgg13, vgg16, vgg19, nearest_centroid.",
+    help="Architecture: linear, mlp, deep, vgg8, vgg11, vgg13, vgg16, vgg19, resnet20, resnet32, resnet44, resnet56, "
+    "resnet110, wrn, nearest_centroid.",
 )
 @model("--hidden", type=o.INTEGERS, help="Hidden units of the mlp.  [default: two of half the input dimension]")
-@model("--depth", type=int, help="Hidden layers of deep.  [default: 10]")
+@model("--depth", type=int, help="Hidden layers of deep, or layers of wrn (6 n + 4).  [default: 10; wrn: 28]")
+@model("--widening", type=int, help="Widening factor of wrn.  [default: 10]")
 @model("--units", type=int, help="Units of each of them.  [default: 384]")
 @model(
     "--normalized", type=o.INTEGERS, help="Hidden layers (from 0) of the mlp that get the normalization.  [default: 0]"
 )
 @model("--one-logit", is_flag=True, help="linear, two classes: one output w x + b instead of two.")
-@model("--init", metavar="NAME", help="Initialization: torch, he, zeros (linear).  [default: torch; deep and VGG: he]")
+@model(
+    "--init",
+    metavar="NAME",
+    help="Initialization: torch, he, zeros (linear).  [default: torch; deep and convolutional: he]",
+)
 @model("--no-standardize", is_flag=True, help="The model takes pixels as they are.")
 @norm(
     "--normalization",
     default="batch",
     show_default=True,
     metavar="NAME",
-    help="batch, none, or l2 (none plus --weight-decay).",
+    help="batch, none, l2 (none plus --weight-decay), group, layer; for convolutional nets instance, ws_group (weight "
+    "standardization and group), frn (filter response); for residual nets fixup.",
 )
 @norm("--no-bn", is_flag=True, help="The same as --normalization none.")
-@norm("--c", type=o.NUMBER, help="BN's constant c under the square root.  [default: 1e-5]")
+@norm("--c", type=o.NUMBER, help="The constant c under the square root.  [default: 1e-5; frn: 1e-6]")
+@norm("--groups", type=int, help="Groups of channels of group and ws_group.  [default: 8]")
 @norm("--bn-momentum", type=o.NUMBER, help="Weight of BN's old statistics.  [default: 0.9]")
 @norm("--no-affine", is_flag=True, help="BN without gamma and beta.")
 @norm("--synchronized", is_flag=True, help="BN statistics over all replicas.")
-@training("--epochs", type=int, help="Epochs.  [default: 20; VGG: 5]")
+@training("--epochs", type=int, help="Epochs.  [default: 20; convolutional: 5]")
 @training("--batch-size", type=int, help="Examples a step, over all devices.  [default: 128]")
 @training("--optimizer", metavar="NAME", help="sgd, adam, adamw.  [default: sgd]")
 @training("--lr", type=o.NUMBER, help="Learning rate.  [default: 0.01]")
-@training("--momentum", type=o.NUMBER, help="Momentum of sgd.  [default: 0; VGG: 0.9]")
+@training("--momentum", type=o.NUMBER, help="Momentum of sgd.  [default: 0; convolutional: 0.9]")
 @training("--nesterov", is_flag=True, help="Nesterov's momentum.")
 @training("--betas", type=o.NUMBERS, help="Decay rates of adam and adamw.  [default: 0.9,0.999]")
 @training("--schedule", metavar="NAME", help="constant, step (--lr-drops), cosine.  [default: constant]")
@@ -102,7 +111,9 @@ After an interruption the same command goes on from the last checkpoint.
     show_default=True,
     help="Epoch kept: best by validation.",
 )
-@training("--seed", type=int, default=0, show_default=True, help="Seed of initial weights and order.")
+@training("--crop-pad", type=int, metavar="N", help="Train on random crops, with N black pixels (e.g. 4) around.")
+@training("--flip", is_flag=True, help="Train on images of which a random half is flipped, left and right.")
+@training("--seed", type=int, default=0, show_default=True, help="Seed of initial weights, order and augmentation.")
 @adversarial_options
 @result("--out", type=o.FOLDER, help="Run folder.  [default: runs/ID]")
 @result("--force", is_flag=True, help="Train again even if this run is finished; replace another run in --out.")
@@ -188,11 +199,11 @@ def _cell(given: dict[str, Any]) -> Any:
     from bn_vuln.errors import UsageError
 
     normalization = _normalization(given)
-    arch = {"name": given["arch"], **_given(given, "hidden", "normalized", "depth", "units")}
+    arch = {"name": given["arch"], **_given(given, "hidden", "normalized", "depth", "widening", "units")}
     arch |= {"one_logit": True} if given["one_logit"] else {}
     train = _given(given, "epochs", "batch_size", "optimizer", "lr", "momentum", "betas", "warmup", "label_smoothing")
     train |= {"nesterov": True} if given["nesterov"] else {}
-    train |= adversarial_fields(given)
+    train |= _augment(given) | adversarial_fields(given)
     plain = {
         "data": {
             "name": given["dataset"],
@@ -224,6 +235,12 @@ def _cell(given: dict[str, Any]) -> Any:
     return config.validate(config.Cell, plain, "train")
 
 
+def _augment(given: dict[str, Any]) -> dict[str, Any]:
+    """The field `augment` of a training's config, where --crop-pad or --flip is given."""
+    pad, flip = given["crop_pad"], given["flip"]
+    return {"augment": {"pad": pad or 0, "flip": flip}} if flip or pad is not None else {}
+
+
 def _schedule(given: dict[str, Any]) -> Any:
     """The schedule: step where --lr-drops says so."""
     from bn_vuln.errors import UsageError
@@ -244,11 +261,13 @@ def _normalization(given: dict[str, Any]) -> dict[str, Any] | str:
     explicit = click.get_current_context().get_parameter_source("normalization")
     if given["no_bn"] and given["normalization"] != "none" and explicit is click.core.ParameterSource.COMMANDLINE:
         raise UsageError(f"--no-bn and --normalization {given['normalization']} contradict each other")
-    fields = _some(c=given["c"], momentum=given["bn_momentum"], affine=False if given["no_affine"] else None)
+    fields = _some(momentum=given["bn_momentum"], affine=False if given["no_affine"] else None)
     fields |= {"synchronized": True} if given["synchronized"] else {}
     if fields and name != "batch":
-        raise UsageError(f"--c, --bn-momentum, --no-affine and --synchronized belong to batch norm, not to {name!r}")
-    return {"name": name, **fields}
+        raise UsageError(f"--bn-momentum, --no-affine and --synchronized belong to batch norm, not to {name!r}")
+    if given["c"] is not None and name in ("none", "l2", "fixup"):
+        raise UsageError(f"--c is the constant of a normalization, which {name!r} has not")
+    return {"name": name, **fields, **_given(given, "c", "groups")}
 
 
 def _given(given: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -12,7 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln import records
-from bn_vuln.config import DISTANCE, LOSS, Cell, Experiment, identity, to_plain, to_yaml, validate
+from bn_vuln.config import (
+    DISTANCE,
+    LOSS,
+    Cell,
+    Experiment,
+    Site,
+    identity,
+    to_plain,
+    to_yaml,
+    validate,
+    with_rungs,
+)
 from bn_vuln.experiment import experiment_path
 from bn_vuln.grid import expand
 from bn_vuln.records import Flag, MeasurementRecord, Record, TrainingRecord
@@ -82,7 +93,7 @@ def fill(
     experiment: Experiment,
     accuracy: Accuracy,
     *,
-    n: int = 1000,
+    n: int | Callable[[str], int] = 1000,
     failed: Callable[[Cell], bool] = never,
     missing: Callable[[Cell], bool] = never,
     flags: Callable[[Cell, str], Sequence[Flag]] = lambda cell, name: (),
@@ -91,6 +102,7 @@ def fill(
 ) -> Path:
     """Write a results folder: `failed` cells did not train, `missing` ones were not run; `root`.
 
+    Columns NAME@ELSEWHERE are asked for as such; `n` examples, or so many of each column.
     `also` are the numbers of columns that are no accuracies: the loss and the distance of a perturbation, NAME.loss and
     NAME.distance, measurements, and details of these, NAME.DETAIL. Measurements and minimum-norm attacks have the
     `arrays` beside them.
@@ -101,24 +113,46 @@ def fill(
             continue
         folder = root / records.digest(identity(cell))
         records.replace_file(folder / "training.json", records.to_json(training(folder.name, failed=failed(cell))))
-        for name in () if failed(cell) else experiment.every_perturbation:
-            value = accuracy(cell, name)
-            if value is not None:
-                more = {"loss": also(cell, name + LOSS), "distance": also(cell, name + DISTANCE)}
-                beside = arrays(cell, name) if experiment.every_perturbation[name].kind == "minimal" else {}
-                write(folder, experiment, cell, name, value, n, flags(cell, name), arrays=beside, **more)
-        for name in () if failed(cell) else experiment.measurements:
-            value = also(cell, name)
-            if value is not None:
-                known = {d: also(cell, f"{name}.{d}") for d in experiment.measurements[name].details}
-                details = {detail: number for detail, number in known.items() if number is not None}
-                write_measurement(folder, experiment, cell, name, value, n, arrays(cell, name), details)
+        for site in () if failed(cell) else experiment.sites:
+            _fill_site(folder, cell, site, accuracy, n, flags, also, arrays)
     return root
 
 
-def write(
+def _fill_site(
     folder: Path,
-    experiment: Experiment,
+    cell: Cell,
+    site: Site,
+    accuracy: Accuracy,
+    n: int | Callable[[str], int],
+    flags: Callable[[Cell, str], Sequence[Flag]],
+    also: Accuracy,
+    arrays: Arrays,
+) -> None:
+    """The records of one cell at one evaluation."""
+    for name, perturbation in with_rungs(site.perturbations).items():
+        column = site.column(name)
+        value, examples = accuracy(cell, column), n(column) if callable(n) else n
+        if value is not None:
+            more = {"loss": also(cell, site.column(name + LOSS)), "distance": also(cell, site.column(name + DISTANCE))}
+            beside = arrays(cell, column) if perturbation.kind == "minimal" else {}
+            write_at(folder, site, cell, name, value, examples, flags(cell, column), arrays=beside, **more)
+    for name, measurement in site.measurements.items():
+        column = site.column(name)
+        value, examples = also(cell, column), n(column) if callable(n) else n
+        if value is not None:
+            known = {d: also(cell, site.column(f"{name}.{d}")) for d in measurement.details}
+            details = {detail: number for detail, number in known.items() if number is not None}
+            write_measurement(folder, site, cell, name, value, examples, arrays(cell, column), details)
+
+
+def write(folder: Path, experiment: Experiment, cell: Cell, name: str, *rest: Any, **options: Any) -> Path:
+    """Write one record of a cell at the experiment's own evaluation, as `write_at` does."""
+    return write_at(folder, experiment.sites[0], cell, name, *rest, **options)
+
+
+def write_at(
+    folder: Path,
+    site: Site,
     cell: Cell,
     name: str,
     accuracy: float,
@@ -130,7 +164,8 @@ def write(
     arrays: Mapping[str, NDArray[Any]] = MappingProxyType({}),
 ) -> Path:
     """Write one record of a cell, the first of its n outcomes correct."""
-    fields = records.perturbation_identity(experiment.evaluation, cell.data.name, experiment.every_perturbation[name])
+    perturbation = with_rungs(site.perturbations)[name]
+    fields = records.perturbation_identity(site.evaluation, cell.data.canonical, perturbation)
     correct = round(accuracy * n)
     record = Record(
         cell_id=folder.name,
@@ -152,7 +187,7 @@ def write(
 
 def write_measurement(
     folder: Path,
-    experiment: Experiment,
+    site: Site,
     cell: Cell,
     name: str,
     value: float,
@@ -161,14 +196,15 @@ def write_measurement(
     details: Mapping[str, float] = MappingProxyType({}),
 ) -> Path:
     """Write one measurement of a cell, in the unit of its column."""
-    fields = records.perturbation_identity(experiment.evaluation, cell.data.canonical, experiment.measurements[name])
+    measurement = site.measurements[name]
+    fields = records.perturbation_identity(site.evaluation, cell.data.canonical, measurement)
     record = MeasurementRecord(
         cell_id=folder.name,
         measurement_id=records.digest(fields),
         cell=to_plain(cell),
         measurement=fields,
         value=value,
-        unit=experiment.unit(name),
+        unit=measurement.unit,
         n=n,
         details=dict(details),
         versions=VERSIONS,

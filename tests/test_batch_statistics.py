@@ -409,3 +409,18 @@ def test_any_iterate_counts_in_the_batch_that_is_measured(runs, monkeypatch):
     found = evaluator(runs["batch"], "batch").run(Attack(eps=0.1, steps=3))
     assert found.smallest is None
     assert found.record.accuracy <= evaluator(runs["batch"], "batch").run(Clean()).record.accuracy
+
+
+def test_a_record_says_how_many_examples_the_statistics_are_of(runs):
+    sizes = {kind: evaluator(runs["batch"], kind).run(Clean()).record.bn_batch_size for kind in KINDS}
+    assert sizes == {"tracked": None, "reestimated": None, "batch": LIMIT}
+    assert evaluator(runs["none"], "batch").run(Clean()).record.bn_batch_size is None
+
+
+def test_batches_are_drawn_at_random_from_the_whole_split(runs):
+    """Without a limit too: a published order may go class by class."""
+    subject = classifier.from_run(runs["batch"])
+    found = Evaluator(subject, Evaluation(bn_statistics="batch")).dataset
+    assert sorted(found.index) == list(range(10_000))
+    np.testing.assert_array_equal(found.index[:50], Evaluator(subject, Evaluation(limit=50)).dataset.index)
+    assert list(Evaluator(subject, Evaluation()).dataset.index) == list(range(10_000))

@@ -52,13 +52,38 @@ def test_the_settings_of_the_tables_are_among_the_candidates():
 
 
 def test_the_arms_of_a_pair_differ_in_normalization_only():
-    # Figure 2 trains its arms for 10 and 40 epochs; Tables 1 and 13 and Appendix J compare weight decays as well.
+    # Figure 2 trains its arms for 10 and 40 epochs; Tables 1 and 13 and Appendix J compare weight decays as well; in
+    # Tables 2 and 4 Fixup stands in for none.
     others = {"figure2", "figure2_batch", "table1", "table1_settings", "table13", "table13_settings", "appendix_j"}
+    others |= {"table2", "table2_cifar10_1", "table4"}
     for name in set(catalog.names()) - others:
         cells = expand(catalog.experiment(name))
         arms = {arm: [c for c in cells if c.normalization.name == arm] for arm in ("none", "batch")}
         stripped = [{c.model_copy(update={"normalization": None}) for c in arm} for arm in arms.values()]
         assert stripped[0] == stripped[1]
+
+
+@pytest.mark.parametrize("name", ["table2", "table2_cifar10_1", "table4"])
+def test_arms_with_fixup_in_place_of_none_differ_in_normalization_only(name):
+    cells = expand(catalog.experiment(name))
+    with_bn, without = ([c for c in cells if (c.normalization.name == "batch") == batch] for batch in (True, False))
+    assert {c.normalization.name for c in without} == {"none", "fixup"}
+    assert {c.arch.name for c in without if c.normalization.name == "none"} == {"vgg8"}
+    stripped = [{c.model_copy(update={"normalization": None}) for c in arm} for arm in (with_bn, without)]
+    assert stripped[0] == stripped[1]
+
+
+def test_what_is_measured_on_the_nets_of_table_2_trains_none_of_its_own():
+    for scale in ("cpu", "full"):
+        nets = set(expand(catalog.experiment("table2", scale)))
+        for name in ("table2_cifar10_1", "appendix_i", "batch_statistics", "adapted_statistics", "strong_cifar10"):
+            assert set(expand(catalog.experiment(name, scale))) <= nets
+        others = {
+            cell
+            for name in ("table4", "appendix_a_cifar", "normalizations")
+            for cell in expand(catalog.experiment(name, scale))
+        }
+        assert len(others & nets) >= 2
 
 
 def write(path, content):

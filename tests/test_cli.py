@@ -137,7 +137,7 @@ MNIST = {
 PLAIN_TRAIN = {
     "epochs": 20, "batch_size": 128, "optimizer": "sgd", "lr": 0.01, "momentum": 0.0, "nesterov": False,
     "betas": [0.9, 0.999], "schedule": {"name": "constant"}, "warmup": 0.0, "label_smoothing": 0.0, "select": "best",
-    "adversarial": None,
+    "adversarial": None, "augment": None,
 }  # fmt: skip
 
 
@@ -238,6 +238,16 @@ def test_set_overrides_any_field(bnvuln):
         (["--label-smoothing", "1"], ["label_smoothing", "1"]),
         (["--depth", "3"], ["arch", "'depth'"]),
         (["--arch", "vgg10"], ["'vgg10'", "vgg11"]),
+        (["--arch", "wrn", "--depth", "15"], ["depth", "6 n + 4", "received 15\n"]),
+        (["--arch", "vgg8", "--normalization", "fixup"], ["fixup is for residual nets (ResNets, wrn), not for vgg8\n"]),
+        (["--arch", "mlp", "--normalization", "frn"], ["frn is for convolutional nets", "not for mlp\n"]),
+        (
+            ["--arch", "resnet20", "--normalization", "fixup", "--optimizer", "adam"],
+            ["fixup is for sgd, not for adam\n"],
+        ),
+        (["--arch", "resnet20", "--normalization", "fixup", "--c", "1"], ["--c", "'fixup'"]),
+        (["--arch", "mlp", "--normalization", "group", "--groups", "5"], ["groups: 5", "392 channels"]),
+        (["--groups", "5"], ["normalization", "'groups'"]),
         (["--resume"], ["--resume", "no checkpoint"]),
         (["--checkpoint-every", "0"], ["--checkpoint-every"]),
         (["--strategy", "miror"], ["--strategy", "mirrored"]),

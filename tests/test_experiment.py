@@ -99,9 +99,9 @@ def test_a_rung_without_a_record_is_found_with_its_ladder(done, tmp_path, monkey
     (task, _) = experiment.tasks(chosen)
     assert task.finished(root)
     rung = chosen.every_perturbation["pgd 0.02"]
-    records.record_path(task.folder(root), task._id(rung)).unlink()
+    records.record_path(task.folder(root), task._id(task.sites[0], rung)).unlink()
     assert not task.finished(root)
-    assert list(task.missing(root)) == ["pgd"]
+    assert [list(site.perturbations) for site in task.missing(root)] == [["pgd"]]
     api.reproduce(str(path), root=root)
     assert task.finished(root)
 

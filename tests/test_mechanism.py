@@ -379,9 +379,10 @@ def no_work(*_, **__):
 
 def test_a_task_is_finished_with_its_measurements(finished, tmp_path):
     assert not task().finished(tmp_path)
-    assert (set(task().missing(tmp_path)), set(task().unmeasured(tmp_path))) == ({"clean"}, {"tilt", "spectrum"})
+    (site,) = task().missing(tmp_path)
+    assert (set(site.perturbations), set(site.measurements)) == ({"clean"}, {"tilt", "spectrum"})
     assert task().finished(finished)
-    assert (task().missing(finished), task().unmeasured(finished)) == ({}, {})
+    assert task().missing(finished) == []
     folder = task().folder(finished)
     written = {path.stem for kind in ("records", "measurements") for path in (folder / kind).glob("*.json")}
     assert written == task().ids()
@@ -391,7 +392,7 @@ def test_a_task_is_finished_with_its_measurements(finished, tmp_path):
 def test_a_new_measurement_is_made_on_the_trained_model(finished, monkeypatch):
     more = task(measurements={**TILT, **SPECTRUM, "other": Spectrum(low_variance=0.2)})
     assert not more.finished(finished)
-    assert list(more.unmeasured(finished)) == ["other"]
+    assert [(list(s.perturbations), list(s.measurements)) for s in more.missing(finished)] == [([], ["other"])]
     monkeypatch.setattr("bn_vuln.train.train", no_work)
     monkeypatch.setattr("bn_vuln.evaluate.Evaluator", no_work)
     experiment.run_task(more, finished)
@@ -403,8 +404,7 @@ def test_a_lost_measurement_is_made_again_alone(finished, monkeypatch):
     lost = records.measurement_path(folder, records.digest({**LIMIT_OF_TOY, "kind": "tilt"}))
     value = records.read_measurement(lost).value
     lost.unlink()
-    assert list(task().unmeasured(finished)) == ["tilt"]
-    assert task().missing(finished) == {}
+    assert [(list(s.perturbations), list(s.measurements)) for s in task().missing(finished)] == [([], ["tilt"])]
     assert not task().finished(finished)
     monkeypatch.setattr("bn_vuln.train.train", no_work)
     monkeypatch.setattr(mechanism, "_spectrum", no_work)
@@ -420,7 +420,7 @@ def test_a_task_without_measurements_needs_none(finished):
 def test_a_cell_that_failed_to_train_is_not_measured(tmp_path):
     folder = task().folder(tmp_path)
     records.replace_file(folder / "training.json", records.to_json(training(folder.name, failed=True)))
-    assert task().unmeasured(tmp_path) == {}
+    assert task().missing(tmp_path) == []
     assert task().finished(tmp_path)
 
 

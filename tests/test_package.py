@@ -32,8 +32,9 @@ LAYERS = {
     "models": BASE,
     "attacks": BASE | {"distribution", "scores"},
     "noise": BASE,
+    "corruptions": BASE | {"data"},
     "checks": BASE | {"attacks", "records"},
-    "classifier": BASE | {"data", "records"},
+    "classifier": BASE | {"data", "models", "records"},
     "distances": BASE | {"attacks", "distribution"},
     "fooling": BASE | {"attacks"},
     "scrutiny": BASE | {"attacks", "checks", "records", "scores"},
@@ -44,9 +45,10 @@ LAYERS = {
     "batching": {"backend", "errors"},
     "train": BASE | {"attacks", "data", "distribution", "models", "records", "progress"},
     "evaluate": BASE
-    | {"attacks", "checks", "classifier", "data", "distribution", "folding", "noise", "records"}
+    | {"attacks", "checks", "classifier", "corruptions", "data", "distribution", "folding", "noise", "records"}
     | {"batching", "distances", "progress", "scores", "scrutiny", "subject"},
-    "mechanism": BASE | {"analysis", "classifier", "data", "subject", "fooling", "records", "progress"},
+    "mechanism": BASE
+    | {"analysis", "batch_statistics", "classifier", "data", "subject", "fooling", "noise", "records", "progress"},
     "experiment": BASE
     | {"catalog", "data", "distribution", "grid", "records", "progress", "train", "evaluate", "classifier"}
     | {"mechanism"},

@@ -52,7 +52,7 @@ FULL_CELL = validate(
         "arch": {"name": "mlp", "hidden": [20, 10]},
         "normalization": "batch",
         "weight_decay": 0.01,
-        "train": {"schedule": {"name": "step", "epochs": [3]}, "adversarial": {"eps": 0.1}},
+        "train": {"schedule": {"name": "step", "epochs": [3]}, "adversarial": {"eps": 0.1}, "augment": {}},
     },
     "cell",
 )
@@ -105,7 +105,7 @@ def test_published_results_keep_their_ids(folder: Path) -> None:
 
 
 def test_later_fields_are_left_out_of_an_id_at_their_default() -> None:
-    later = {"nesterov", "betas", "warmup", "label_smoothing", "adversarial"}
+    later = {"nesterov", "betas", "warmup", "label_smoothing", "adversarial", "augment"}
     assert set(to_plain(Train())) - set(identity(Train())) == later
     other = validate(Train, {"label_smoothing": 0.1}, "train")
     assert set(to_plain(other)) - set(identity(other)) == later - {"label_smoothing"}

@@ -46,7 +46,8 @@ train(small_cell(**eval(sys.argv[3])), folder)
 CELLS = {
     "sgd": {
         "normalization": "batch",
-        "train": {"epochs": 4, "batch_size": 50, "lr": 0.1, "momentum": 0.9, "schedule": "cosine", "warmup": 1.5},
+        "train": {"epochs": 4, "batch_size": 50, "lr": 0.1, "momentum": 0.9, "schedule": "cosine", "warmup": 1.5,
+                  "augment": {"pad": 2}},
     },
     "adam": {
         "arch": "vgg8", "normalization": "batch", "data": {"name": "mnist", "limit": 1200, "validation": 50},

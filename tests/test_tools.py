@@ -25,6 +25,12 @@ TOOLS = Path(__file__).parent.parent / "tools"
         ),
         pytest.param("bench_train.py", ["--limit", "256", "--arch", "vgg8"], {"ours"}, marks=pytest.mark.slow),
         pytest.param(
+            "bench_train.py",
+            ["--limit", "256", "--arch", "mlp", "--augment"],
+            {"ours", "ours_augmented", "augmentation_alone", "augmented_over_plain"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             "bench_attacks.py",
             ["--limit", "20", "--train-limit", "500", "--batches", "10"],
             {"ours", "bare_gradients", "cleverhans", "cleverhans_compiled"},

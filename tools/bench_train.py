@@ -2,6 +2,7 @@
 
     python tools/bench_train.py --other-xla > results/bench_train.json      the MNIST MLP and VGG8, about 8 minutes
     python tools/bench_train.py --arch vgg8 --repetitions 3                 on two cores
+    python tools/bench_train.py --arch vgg8 --augment --limit 512           what augmentation costs, a minute
 
 All see the same images, batch size, SGD and model; all run on all cores, TensorFlow with oneDNN on. The MLP trains on
 MNIST, VGG8 on random images of 32x32x3. `share_of_peak` is the rate of floating-point operations (three forward passes
@@ -9,6 +10,9 @@ an image) beside that of a large matrix product in the same run. `ours` has XLA 
 `ours_other_xla` (--other-xla) the other way round, for VGG8 one batch, timed once. PyTorch (pip install
 bnvuln[bench]) reads shuffled slices of one tensor, its fastest way, in its default layout and in channels_last; it is
 left out where it is not installed.
+
+With --augment our loop takes turns with itself on random crops and flips, and with these alone (`augmentation_alone`);
+`augmented_over_plain` is the ratio of the medians of the first two.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -24,13 +29,14 @@ import numpy as np
 from bench import arguments, interleave, print_report, random_photos, summarize
 
 from bn_vuln import backend, cost, data, models
-from bn_vuln.config import Cell, validate
+from bn_vuln.config import Augment, Cell, validate
 from bn_vuln.models.vgg import STAGES
 from bn_vuln.progress import Quiet
-from bn_vuln.train import TrainingLoop
+from bn_vuln.train import TrainingLoop, augmentation
 
 LR, BATCH_SIZE = 0.01, 128
 FEW = np.arange(BATCH_SIZE)
+ALONE = "augmentation_alone"
 
 
 def images(arch: str, limit: int | None) -> data.Dataset:
@@ -40,9 +46,9 @@ def images(arch: str, limit: int | None) -> data.Dataset:
     return random_photos(limit or 2048)
 
 
-def cell_of(arch: str, normalization: str) -> Cell:
+def cell_of(arch: str, normalization: str, augment: dict[str, Any] | None = None) -> Cell:
     """What is trained: plain SGD, PyTorch's initialization."""
-    train = {"lr": LR, "batch_size": BATCH_SIZE, "momentum": 0.0}
+    train = {"lr": LR, "batch_size": BATCH_SIZE, "momentum": 0.0, "augment": augment}
     return validate(Cell, {"arch": arch, "normalization": normalization, "init": "torch", "train": train}, "bench")
 
 
@@ -57,6 +63,20 @@ def ours(cell: Cell, training: data.Dataset, *, other_xla: bool = False) -> Call
     finally:
         backend.prefers_xla = chosen
     return lambda: loop.epoch(0, Quiet())
+
+
+def augmentation_alone(training: data.Dataset) -> Callable[[], Any]:
+    """The crops and flips of one epoch, without a model, drawn and made as our loop does."""
+    tf, n = backend.tensorflow(), len(training) // BATCH_SIZE * BATCH_SIZE
+    batches = [tf.constant(training.images[i : i + BATCH_SIZE]) for i in range(0, n, BATCH_SIZE)]
+    crop = backend.compile(lambda images, drawn: augmentation.crop(images, drawn, Augment().pad))
+
+    def epoch() -> None:
+        drawn = augmentation.draws(Augment(), n, 0, 0).reshape(len(batches), BATCH_SIZE, -1)
+        for images, some in zip(batches, drawn, strict=True):
+            crop(images, some)
+
+    return epoch
 
 
 def keras_fit(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
@@ -118,13 +138,21 @@ def pytorch(cell: Cell, training: data.Dataset, *, channels_last: bool = False) 
     return epoch
 
 
-def contenders(arch: str, normalization: str, training: data.Dataset, other_xla: bool) -> dict[str, Callable[[], Any]]:
+def contenders(
+    arch: str, normalization: str, training: data.Dataset, args: argparse.Namespace
+) -> dict[str, Callable[[], Any]]:
     cell = cell_of(arch, normalization)
+    if args.augment:
+        return {
+            "ours": ours(cell, training),
+            "ours_augmented": ours(cell_of(arch, normalization, {}), training),
+            ALONE: augmentation_alone(training),
+        }
     found = {
         "ours": ours(cell, training),
         "keras_fit": keras_fit(cell, training),
     }
-    if other_xla and arch == "mlp":
+    if args.other_xla and arch == "mlp":
         found["ours_other_xla"] = ours(cell, training, other_xla=True)
     if importlib.util.find_spec("torch"):
         found["pytorch"] = pytorch(cell, training)
@@ -143,7 +171,11 @@ def one_batch(run: Callable[[], Any]) -> dict[str, Any]:
 
 def measure(arch: str, normalization: str, training: data.Dataset, args: argparse.Namespace) -> dict[str, Any]:
     """Seconds, images/s and share of the machine's peak of every contender."""
-    found = summarize(interleave(contenders(arch, normalization, training, args.other_xla), args.repetitions), "ours")
+    seconds = interleave(contenders(arch, normalization, training, args), args.repetitions)
+    found, extra = summarize(seconds, "ours"), {}
+    if args.augment:
+        plain, augmented = (statistics.median(seconds[name]) for name in ("ours", "ours_augmented"))
+        extra = {"augmented_over_plain": round(augmented / plain, 3)}
     peak = cost.flops_per_second(1.0)
     forward = cost.forward_flops(models.build(cell_of(arch, normalization), training.facts))
     if args.other_xla and arch == "vgg8":
@@ -152,14 +184,16 @@ def measure(arch: str, normalization: str, training: data.Dataset, args: argpars
         images = BATCH_SIZE if name == "ours_other_xla" and arch == "vgg8" else len(training) // BATCH_SIZE * BATCH_SIZE
         rate = images / result["median_s"]
         result["images_per_second"] = round(rate)
-        result["share_of_peak"] = round(3 * forward * rate / peak, 2)
-    return {"peak_gflops": round(peak / 1e9, 1), **found}
+        if name != ALONE:
+            result["share_of_peak"] = round(3 * forward * rate / peak, 2)
+    return {"peak_gflops": round(peak / 1e9, 1), **extra, **found}
 
 
 def main() -> None:
     parser = arguments(__doc__, limit=None, limited="train on N images (default: all of MNIST; 2048 random ones)")
     parser.add_argument("--arch", nargs="+", default=["mlp", "vgg8"], choices=["mlp", "vgg8"])
     parser.add_argument("--other-xla", action="store_true", help="also our loop with XLA where it is not chosen")
+    parser.add_argument("--augment", action="store_true", help="our loop alone, with and without augmentation")
     args = parser.parse_args()
     backend.tensorflow()
     results = {}

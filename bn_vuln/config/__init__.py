@@ -7,28 +7,31 @@ likewise for `data`, `arch` and `schedule`.
 """
 
 from bn_vuln.config.adversarial import Adversarial
-from bn_vuln.config.box import Box, StandardizedBox, Unit
-from bn_vuln.config.cell import (
+from bn_vuln.config.arch import (
+    CONVOLUTIONAL,
     Arch,
-    BatchNormalization,
-    Cell,
-    ConstantSchedule,
-    CosineSchedule,
-    Data,
     DeepArch,
     LinearArch,
     MLPArch,
     NearestCentroidArch,
-    NoNormalization,
-    Normalization,
+    ResNetArch,
+    VGGArch,
+    WideResNetArch,
+)
+from bn_vuln.config.augment import Augment
+from bn_vuln.config.awgn import AWGN
+from bn_vuln.config.box import Box, StandardizedBox, Unit
+from bn_vuln.config.cell import (
+    Cell,
+    ConstantSchedule,
+    CosineSchedule,
+    Data,
     Schedule,
     StepSchedule,
     Train,
-    VGGArch,
 )
+from bn_vuln.config.columns import AT, DISTANCE, LOSS, Derived, Elsewhere, Site
 from bn_vuln.config.experiment import (
-    DISTANCE,
-    LOSS,
     SCALES,
     Choice,
     Experiment,
@@ -38,9 +41,29 @@ from bn_vuln.config.experiment import (
     Scale,
     Table,
 )
-from bn_vuln.config.measurement import ColumnUnit, Fooling, Measurement, Spectrum, Tilt
+from bn_vuln.config.measurement import BatchStatistics, ColumnUnit, Fooling, Measurement, Spectrum, Tilt
 from bn_vuln.config.minimal import Minimal
-from bn_vuln.config.perturbation import AWGN, Attack, Clean, Evaluation, Perturbation, Suite, radius, with_rungs
+from bn_vuln.config.normalization import (
+    BatchNormalization,
+    FilterResponseNormalization,
+    Fixup,
+    GroupNormalization,
+    InstanceNormalization,
+    LayerNormalization,
+    NoNormalization,
+    Normalization,
+    WeightStandardizedGroupNormalization,
+)
+from bn_vuln.config.perturbation import (
+    Attack,
+    Clean,
+    Corruption,
+    Evaluation,
+    Perturbation,
+    Suite,
+    radius,
+    with_rungs,
+)
 from bn_vuln.config.reading import (
     apply_override,
     identity,
@@ -57,6 +80,7 @@ from bn_vuln.config.words import describe, describe_fields, describe_perturbatio
 __all__ = [
     "Adversarial",
     "Arch",
+    "Augment",
     "BatchNormalization",
     "Cell",
     "ConstantSchedule",
@@ -72,10 +96,24 @@ __all__ = [
     "StepSchedule",
     "Train",
     "VGGArch",
+    "ResNetArch",
+    "WideResNetArch",
+    "CONVOLUTIONAL",
+    "FilterResponseNormalization",
+    "Fixup",
+    "GroupNormalization",
+    "InstanceNormalization",
+    "LayerNormalization",
+    "WeightStandardizedGroupNormalization",
+    "AT",
     "DISTANCE",
     "LOSS",
+    "Derived",
+    "Elsewhere",
+    "Site",
     "SCALES",
     "Choice",
+    "BatchStatistics",
     "ColumnUnit",
     "Experiment",
     "Figure",
@@ -92,6 +130,7 @@ __all__ = [
     "Minimal",
     "Box",
     "Clean",
+    "Corruption",
     "Evaluation",
     "Perturbation",
     "StandardizedBox",

@@ -9,6 +9,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from bn_vuln.config.adversarial import Adversarial
+from bn_vuln.config.arch import SETTINGS, Arch, MLPArch
+from bn_vuln.config.augment import Augment
+from bn_vuln.config.normalization import NoNormalization, Normalization
 from bn_vuln.config.values import Count, Frozen, Index, NonNegative, Positive, named, parse_number
 
 
@@ -53,94 +56,6 @@ class Data(Frozen):
         return super().identifying({**fields, "name": self.canonical, "digest": None})
 
 
-class LinearArch(Frozen):
-    """[normalization of the input ->] one Dense. `one_logit`, for two classes: one output z = w x + b, of which the
-    logits are [0, z]; otherwise one output for each class."""
-
-    later: ClassVar[tuple[str, ...]] = ("one_logit",)
-
-    name: Literal["linear"] = "linear"
-    one_logit: bool = False
-
-
-class NearestCentroidArch(Frozen):
-    """The class of the nearest mean of the published training images (validation images too: nothing is chosen by
-    them). It is a linear model in closed form, with nothing random and nothing to train."""
-
-    name: Literal["nearest_centroid"] = "nearest_centroid"
-
-
-class MLPArch(Frozen):
-    """ReLU layers of `hidden` units (null: two of half the input dimension each, as in the paper's Tables 6
-    and 7); `normalized` lists the hidden layers (from 0) that get the normalization, between Dense and ReLU."""
-
-    name: Literal["mlp"] = "mlp"
-    hidden: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
-    normalized: Annotated[tuple[Index, ...], AfterValidator(lambda layers: tuple(sorted(set(layers))))] = (0,)
-
-    @model_validator(mode="after")
-    def _normalized_layers_exist(self) -> MLPArch:
-        layers = 2 if self.hidden is None else len(self.hidden)
-        if any(index >= layers for index in self.normalized):
-            raise PydanticCustomError(
-                "normalized",
-                "normalized: expected hidden layers from 0 to {last}, received {received}",
-                {"last": layers - 1, "received": str(list(self.normalized))},
-            )
-        return self
-
-
-class DeepArch(Frozen):
-    """`depth` ReLU layers of `units` each, all of them normalized, as in the paper's Figure 2 (width 384)."""
-
-    name: Literal["deep"] = "deep"
-    depth: Count = 10
-    units: Count = 384
-
-
-class VGGArch(Frozen):
-    """VGG: 3x3 convolutions, each normalized, max-pooling, global average pooling and one Dense. 11 to 19 as published
-    (Simonyan and Zisserman 2015, A, B, D, E); vgg8 has one convolution for each of the five poolings."""
-
-    name: Literal["vgg8", "vgg11", "vgg13", "vgg16", "vgg19"] = "vgg11"
-
-
-Arch = Annotated[
-    LinearArch | MLPArch | DeepArch | VGGArch | NearestCentroidArch, Field(discriminator="name"), BeforeValidator(named)
-]
-
-# What a cell of these architectures has where it says nothing. PyTorch's initialization shrinks the signal by 6 in
-# each layer, which BN undoes and a net without BN cannot: there the pair would compare a net that learns with none.
-_SETTINGS: dict[str, dict[str, Any]] = {
-    "deep": {"init": "he"},
-    **{f"vgg{n}": {"init": "he", "train": {"momentum": 0.9, "epochs": 5}} for n in (8, 11, 13, 16, 19)},
-}
-
-
-class NoNormalization(Frozen):
-    """The arm without normalization."""
-
-    name: Literal["none"] = "none"
-
-
-class BatchNormalization(Frozen):
-    """BN, h' = gamma (h - mu) / sqrt(sigma^2 + c) + beta. `momentum` is Keras' (the weight of the old
-    statistics); the defaults equal PyTorch's layer. `synchronized`: statistics over all replicas. `gamma` starts at
-    `ones`, or `uniform` in [0, 1] (PyTorch's before version 1.2) by the seed."""
-
-    later: ClassVar[tuple[str, ...]] = ("gamma",)
-
-    name: Literal["batch"] = "batch"
-    c: Positive = 1e-5
-    momentum: Annotated[float, BeforeValidator(parse_number), Field(ge=0, lt=1)] = 0.9
-    affine: bool = True
-    synchronized: bool = False
-    gamma: Literal["ones", "uniform"] = "ones"
-
-
-Normalization = Annotated[NoNormalization | BatchNormalization, Field(discriminator="name"), BeforeValidator(named)]
-
-
 class ConstantSchedule(Frozen):
     """The learning rate stays."""
 
@@ -176,13 +91,16 @@ class Train(Frozen):
     first `warmup` epochs climb from 0 to lr, step by step. `label_smoothing` s: targets (1 - s) onehot + s / classes.
     `select`: the epoch kept, `best` by validation accuracy or `last`.
 
+    `augment`: every step is made on randomly cropped and flipped images of its batch; the training accuracy is then
+    that on them, while validation images are never augmented.
+
     `adversarial`: every step is made on adversarial examples of its batch (Madry et al. 2018), searched for the true
     labels; the training accuracy is then that on them, while validation stays clean. So `select: best` keeps
     the epoch of the best clean accuracy, which need not be a robust one: late in training robustness often falls while
     clean accuracy still rises (Rice et al. 2020). `select: last` leaves the choice to `epochs`.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("nesterov", "betas", "warmup", "label_smoothing", "adversarial")
+    later: ClassVar[tuple[str, ...]] = ("nesterov", "betas", "warmup", "label_smoothing", "adversarial", "augment")
 
     epochs: Count = 20
     batch_size: Count = 128
@@ -196,6 +114,7 @@ class Train(Frozen):
     label_smoothing: Decay = 0.0
     select: Literal["best", "last"] = "best"
     adversarial: Adversarial | None = None
+    augment: Augment | None = None
 
     @property
     def passes(self) -> int:
@@ -218,12 +137,16 @@ class Train(Frozen):
         return self
 
 
+NETS = {"convolutional": "VGG, ResNets, wrn", "residual": "ResNets, wrn"}
+
+
 class Cell(Frozen):
     """All that trains one model. Its id is a hash of exactly this (see `config.identity`).
 
     `weight_decay` lambda adds lambda * w to the gradient, a penalty lambda/2 ||w||^2 (PyTorch's meaning); with adamw
     it is decoupled from the gradient, w -= lr lambda w (Loshchilov and Hutter 2019). Where `init`, `train.momentum`
-    and `train.epochs` are left out they depend on the architecture (`deep` and VGG: he; VGG: .9 and 5).
+    and `train.epochs` are left out they depend on the architecture (he for `deep` and convolutional nets, .9 and 5 for
+    these).
     `normalization: l2` is short for none plus a weight decay, which must then be given. `standardize` false: the model
     takes its pixels as they are.
     """
@@ -246,6 +169,19 @@ class Cell(Frozen):
             raise PydanticCustomError("init", "init zeros: hidden layers would never learn; it is for arch linear")
         return self
 
+    @model_validator(mode="after")
+    def _normalization_fits(self) -> Cell:
+        """Some normalizations need positions to average over, Fixup branches; and its own learning rate for scalars is
+        made by scaling their gradients, which adam would undo."""
+        name, needed = self.normalization.name, getattr(self.normalization, "needs", None)
+        fields = {"name": name, "needed": needed, "arch": self.arch.name, "optimizer": self.train.optimizer}
+        if needed and not getattr(self.arch, needed, False):
+            message = "normalization {name} is for {needed} nets (" + NETS[needed] + "), not for {arch}"
+            raise PydanticCustomError("normalization", message, fields)
+        if name == "fixup" and self.train.optimizer != "sgd":
+            raise PydanticCustomError("normalization", "normalization fixup is for sgd, not for {optimizer}", fields)
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _nothing_random(cls, data: Any) -> Any:
@@ -265,13 +201,13 @@ class Cell(Frozen):
     def _settings_of_the_architecture(cls, data: Any) -> Any:
         arch = named(data.get("arch")) if isinstance(data, Mapping) else data
         name = arch.get("name") if isinstance(arch, Mapping) else getattr(arch, "name", None)
-        if not isinstance(data, Mapping) or name not in _SETTINGS:
+        if not isinstance(data, Mapping) or name not in SETTINGS:
             return data
-        filled = {**_SETTINGS[name], **data}
+        filled = {**SETTINGS[name], **data}
         given = data.get("train", {})
-        if "train" not in _SETTINGS[name] or not isinstance(given, Mapping):
+        if "train" not in SETTINGS[name] or not isinstance(given, Mapping):
             return filled
-        train = {**_SETTINGS[name]["train"], **given}
+        train = {**SETTINGS[name]["train"], **given}
         if train.get("optimizer", "sgd") != "sgd" and "momentum" not in given:
             del train["momentum"]
         return {**filled, "train": train}

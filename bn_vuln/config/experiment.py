@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from bn_vuln.config.columns import AT, Derived, Elsewhere, Site, units_of
 from bn_vuln.config.measurement import ColumnUnit, Measurement
-from bn_vuln.config.minimal import Minimal
-from bn_vuln.config.perturbation import Attack, Evaluation, Perturbation, with_rungs
+from bn_vuln.config.perturbation import Evaluation, Perturbation, with_rungs
 from bn_vuln.config.values import Count, Float, Frozen, Index, NonNegative, nearest
 
 Scale = Literal["smoke", "quick", "cpu", "full"]
 SCALES: tuple[Scale, ...] = ("smoke", "quick", "cpu", "full")
-LOSS = ".loss"  # a column NAME.loss is the mean cross-entropy under the perturbation NAME
-DISTANCE = ".distance"  # and NAME.distance the mean distance of a minimum-norm attack
 
 
 class Place(Frozen):
@@ -100,9 +99,9 @@ Figure = Literal["differences", "candidates", "curves", "boundaries", "spectra",
 
 class Table(Frozen):
     """Layout: one block of rows for each value of the `rows` keys; one column for each perturbation, measurement,
-    `PERTURBATION.loss`, `PERTURBATION.distance` or `MEASUREMENT.DETAIL`, headed by its entry in `columns`. The arms are
-    the values of the `arm` key, or those named in `arms` with the values that their cells have; differences are
-    `treatment - reference`.
+    `PERTURBATION.loss`, `PERTURBATION.distance` or `MEASUREMENT.DETAIL`, any of these with `@ELSEWHERE`, or derived
+    column, headed by its entry in `columns`. The arms are the values of the `arm` key, or those named in `arms` with
+    the values that their cells have; differences are `treatment - reference`.
 
     `select_by` or `choice` marks the best row. `figures` are drawn; empty: what suits the layout. `x` is the row key
     along which curves are drawn, `y` the second one of heat maps.
@@ -131,6 +130,9 @@ class Table(Frozen):
 class Experiment(Frozen):
     """An experiment: base + grid + seeds -> cells; perturbations and measurements -> records; layout and claims.
 
+    All perturbations and measurements are made at `evaluation`, some of them at `evaluations` too, by name; `derived`
+    columns are computed from others.
+
     `scale` and `overrides` say how it was resolved (`load_experiment`); a file does not set them.
     """
 
@@ -146,6 +148,8 @@ class Experiment(Frozen):
     evaluation: Evaluation = Evaluation()
     perturbations: dict[str, Perturbation] = Field(min_length=1)
     measurements: dict[str, Measurement] = Field(default={})
+    evaluations: dict[str, Elsewhere] = Field(default={})
+    derived: dict[str, Derived] = Field(default={})
     scales: dict[Scale, dict[str, Any]] = Field(default={})
     scale: Scale = "full"
     overrides: tuple[str, ...] = ()
@@ -157,6 +161,20 @@ class Experiment(Frozen):
         """The perturbations, and every rung of those that have a ladder."""
         return with_rungs(self.perturbations)
 
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Where something is measured, and what: at `evaluation`, then at each of the `evaluations`."""
+        here = Site(self.evaluation, self.perturbations, self.measurements)
+        return here, *(self._site(name, where) for name, where in self.evaluations.items())
+
+    def _site(self, name: str, where: Elsewhere) -> Site:
+        perturbations = {key: self.perturbations[key] for key in where.perturbations}
+        return Site(where.evaluation, perturbations, {key: self.measurements[key] for key in where.measurements}, name)
+
+    def parts(self, column: str) -> tuple[str, ...]:
+        """The columns that a derived one is computed from; any other column itself."""
+        return self.derived[column].parts if column in self.derived else (column,)
+
     @model_validator(mode="after")
     def _names_agree(self) -> Experiment:
         for key, values in self.grid.items():
@@ -166,7 +184,9 @@ class Experiment(Frozen):
             seeds = str(list(self.seeds))
             raise PydanticCustomError("seeds", "seeds: expected each once, received {seeds}", {"seeds": seeds})
         _refuse_unknown("measurements", self.every_perturbation.keys() & self.measurements.keys(), "new names", ())
-        table, known = self.table, self._quantities()
+        self._check_evaluations()
+        self._check_derived()
+        table, known = self.table, {*self._quantities(), *self.derived}
         _refuse_unknown("table.columns", table.columns, "perturbations", known)
         used = [name for value in self.paper for name in value.perturbations]
         _refuse_unknown("paper", used, "table.columns", table.columns)
@@ -183,6 +203,34 @@ class Experiment(Frozen):
                 _refuse_unknown("table", compared, "table.arms", table.arms)
         return self
 
+    def _check_evaluations(self) -> None:
+        """Every column has one meaning: names without @ make sure of it."""
+        for field_, names in (("perturbations", self.perturbations), ("measurements", self.measurements)):
+            _refuse_at(field_, names)
+            for key, where in self.evaluations.items():
+                _refuse_unknown(f"evaluations.{key}.{field_}", getattr(where, field_), field_, names)
+        for key in self.evaluations:
+            if not re.fullmatch(r"[\w-]+", key):
+                message = "evaluations: expected a name of letters, digits, _ and -, received {key}"
+                raise PydanticCustomError("evaluations", message, {"key": repr(key)})
+
+    def _check_derived(self) -> None:
+        known = self._quantities()
+        _refuse_at("derived", self.derived)
+        _refuse_unknown("derived", [name for name in self.derived if name in known], "new names", ())
+        for name, derived in self.derived.items():
+            where = f"derived.{name}"
+            for part in derived.parts:
+                if part in self.derived:
+                    message = "{where}: {part} is derived itself; name what it is computed from"
+                    raise PydanticCustomError("derived", message, {"where": where, "part": repr(part)})
+            _refuse_unknown(where, derived.parts, "columns", known)
+            units = {known[part] for part in derived.parts}
+            if len(units) > 1:
+                parts = ", ".join(f"{part} ({known[part]})" for part in derived.parts)
+                message = "{where}: expected columns of one unit, received {parts}"
+                raise PydanticCustomError("derived", message, {"where": where, "parts": parts})
+
     def _row_keys(self) -> list[str]:
         """The keys of the table's rows that its figures, its choice and the claims name."""
         table, chosen = self.table, self.table.chosen_by
@@ -197,27 +245,32 @@ class Experiment(Frozen):
         return keys
 
     def _quantities(self) -> dict[str, ColumnUnit]:
-        """What a column can be, with its unit; names of perturbations and measurements come before what is made of
-        them."""
-        every = self.every_perturbation
-        found: dict[str, ColumnUnit] = {name + LOSS: "nats" for name in every}
-        for name, options in every.items():
-            if isinstance(options, Minimal) or (isinstance(options, Attack) and options.bisect is not None):
-                found[name + DISTANCE] = "pixels" if options.unit == "pixel" else "standardized"
-        for name, measurement in self.measurements.items():
-            found |= {f"{name}.{detail}": unit for detail, unit in measurement.details.items()}
-        found |= {name: measurement.unit for name, measurement in self.measurements.items()}
-        return {**found, **dict.fromkeys(every, "%")}
+        """What a column can be that is not derived, with its unit."""
+        return {site.column(name): unit for site in self.sites for name, unit in units_of(site).items()}
 
     def unit(self, column: str) -> ColumnUnit:
-        """The unit of a column: % of examples (kept as fractions), degrees, nats (losses), steps, or that of
-        distances."""
-        return self._quantities().get(column, "%")
+        """The unit of a column: % of examples (kept as fractions), points between such, degrees, nats (losses), steps,
+        std and log ratio (distances of BN's statistics), or that of distances of images."""
+        unit = self._quantities().get(self.parts(column)[0], "%")
+        return "points" if unit == "%" and column in self.derived and self.derived[column].difference else unit
+
+    def is_accuracy(self, column: str) -> bool:
+        """Whether a column is the accuracy under a perturbation, wherever measured, or a mean of such."""
+        every = self.every_perturbation
+        return self.unit(column) != "points" and all(part.partition(AT)[0] in every for part in self.parts(column))
 
     @property
     def as_published(self) -> bool:
         """Whether this is the config as shipped, at full scale: only then are verdicts more than previews."""
         return self.scale == "full" and not self.overrides
+
+
+def _refuse_at(where: str, names: Iterable[str]) -> None:
+    """Raise for a name that would look like a column measured elsewhere."""
+    for name in names:
+        if AT in name:
+            message = "{where}: expected a name without @, received {name}"
+            raise PydanticCustomError("perturbation", message, {"where": where, "name": repr(name)})
 
 
 def _refuse_unknown(where: str, names: Iterable[str], among: str, known: Iterable[str]) -> None:

@@ -7,10 +7,12 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from bn_vuln.config.awgn import AWGN
 from bn_vuln.config.box import Box
 from bn_vuln.config.values import Count, Float, Frozen, Index, NonNegative, Positive, named_kind, parse_number
 
-ColumnUnit = Literal["%", "deg", "nats", "steps", "pixels", "standardized"]  # of numbers, as tables show them
+# Units of numbers, as tables show them: points are differences of %, std are standard deviations.
+ColumnUnit = Literal["%", "points", "deg", "nats", "steps", "pixels", "standardized", "std", "log ratio"]
 
 
 class Tilt(Frozen):
@@ -69,4 +71,29 @@ class Fooling(Frozen):
         return self
 
 
-Measurement = Annotated[Tilt | Spectrum | Fooling, Field(discriminator="kind"), BeforeValidator(named_kind)]
+class BatchStatistics(Frozen):
+    """How far the statistics of batches under evaluation are from those that BN has tracked (the paper's Appendix I).
+    In each BN layer, over whole batches of `batch_size` examples in a fixed random order (one of all where they are
+    fewer), clean or under a `perturbation`: of every channel the shift (mu_batch - mu) / sqrt(var + c) with the tracked
+    mu and var and the layer's c, root mean square over the channels and mean over the batches. The value is its mean
+    over the layers, in standard deviations. A column NAME.scale is the same of ln sqrt((var_batch + c) / (var + c)).
+
+    The inputs of a layer are those it gets in the classifier as it is evaluated: with `bn_statistics: tracked` the
+    layers before it normalize by what they have tracked, as in the model that is deployed, so that what shifts in one
+    layer goes on into the next; with `batch` each layer before has taken out its own shift, as in training, and what
+    remains is a layer's own. With `reestimated` the distance is that from the reestimated statistics.
+
+    By chance alone the shift of batches of n independent normal values is 1/sqrt(n) (.045 for 500), their scale
+    1/sqrt(2n). A model without BN has no such number: tables show a dash.
+    """
+
+    kind: Literal["batch_statistics"] = "batch_statistics"
+    unit: ClassVar[ColumnUnit] = "std"
+    details: ClassVar[dict[str, ColumnUnit]] = {"scale": "log ratio"}
+    batch_size: Count = 500
+    perturbation: AWGN | None = None
+
+
+Measurement = Annotated[
+    Tilt | Spectrum | Fooling | BatchStatistics, Field(discriminator="kind"), BeforeValidator(named_kind)
+]

@@ -8,10 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from bn_vuln.config.awgn import AWGN
 from bn_vuln.config.box import Box, Unit
 from bn_vuln.config.measurement import Measurement
 from bn_vuln.config.minimal import Minimal
-from bn_vuln.config.values import Count, Frozen, Index, NonNegative, Positive, parse_integer, parse_number
+from bn_vuln.config.values import Count, Frozen, Index, NonNegative, Positive, Severity, parse_integer, parse_number
 
 
 class Clean(Frozen):
@@ -20,15 +21,34 @@ class Clean(Frozen):
     kind: Literal["clean"] = "clean"
 
 
-class AWGN(Frozen):
-    """Additive white Gaussian noise of standard deviation `std`, added at the data's native width (before any
-    resizing); `clip` cuts the noisy image to a range, in pixel units unless it says standardized."""
+class Corruption(Frozen):
+    """A noise corruption of CIFAR-10-C (Hendrycks and Dietterich 2019) at one of its five severities, by the name it
+    has in TFDS' cifar10_corrupted; of the image at its native width, with a uint8 image as its result.
 
-    kind: Literal["awgn"] = "awgn"
-    std: NonNegative
-    unit: Unit = "pixel"
-    clip: Box = (0.0, 1.0)
+    With x in pixels [0, 1], for severities 1 to 5: `gaussian_noise` x + N(0, c), std c = .04 .06 .08 .09 .10;
+    `shot_noise` Poisson(c x) / c, c = 500 250 100 75 50; `impulse_noise` each channel of each pixel is replaced with
+    probability c = .01 .02 .03 .05 .07, by 0 or 1 alike often; `speckle_noise` x + x N(0, c), std
+    c = .06 .1 .12 .16 .2.
+
+    `source`: `made` from the clean images of any data set; `archive`, the images that were published, of the test split
+    of cifar10; `auto`, those where the archive is on this machine and is of the images that are measured, else made.
+    What was published is one draw, so `seed` is for `made` alone.
+    """
+
+    kind: Literal["corruption"] = "corruption"
+    corruption: Literal["gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"]
+    severity: Severity
+    source: Literal["auto", "made", "archive"] = "auto"
     seed: Index = 0
+
+    @model_validator(mode="after")
+    def _make_sense(self) -> Corruption:
+        if self.seed and self.source != "made":
+            raise PydanticCustomError(
+                "corruption", "what was published is one draw: seed needs source made, received {source}",
+                {"source": self.source},
+            )  # fmt: skip
+        return self
 
 
 # Steps that an attack takes where it is not said: those of AutoAttack's standard set, for the attacks that are in it.
@@ -166,7 +186,7 @@ def radius(eps: float) -> str:
     return f"{whole}/255" if whole and abs(255 * eps - whole) < 1e-9 else f"{eps:.4g}"
 
 
-Perturbation = Annotated[Clean | AWGN | Attack | Minimal, Field(discriminator="kind")]
+Perturbation = Annotated[Clean | AWGN | Corruption | Attack | Minimal, Field(discriminator="kind")]
 
 
 class Evaluation(Frozen):

@@ -70,6 +70,8 @@ _SELF_EXPLAINING = (
     "attack",
     "grid",
     "perturbation",
+    "evaluations",
+    "derived",
     "seeds",
     "normalized",
     "l2",
@@ -77,6 +79,8 @@ _SELF_EXPLAINING = (
     "data",
     "claim",
     "init",
+    "normalization",
+    "depth",
 )
 
 
@@ -174,9 +178,8 @@ def _refuse_shadowed(text: str, key: str, experiment: Experiment) -> None:
     if head in ("scale", "scales", "overrides"):
         raise ConfigError(f"--set {text}: choose the scale with --scale")
     name = rest.split(".")[0]
-    if head == "perturbations" and "." in rest and name not in experiment.perturbations:
-        hint = nearest(name, experiment.perturbations)
-        raise ConfigError(f"--set {text}: no perturbation {name!r} here{hint}")
+    if head in ("perturbations", "evaluations") and "." in rest and name not in (known := getattr(experiment, head)):
+        raise ConfigError(f"--set {text}: no {head[:-1]} {name!r} here{nearest(name, known)}")
     for axis in experiment.grid:
         for path in (part.strip() for part in axis.split(",")):
             if key == path or key.startswith(f"{path}."):

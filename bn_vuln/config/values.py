@@ -54,6 +54,7 @@ Positive = Annotated[float, BeforeValidator(parse_number), Field(gt=0, allow_inf
 NonNegative = Annotated[float, BeforeValidator(parse_number), Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, BeforeValidator(parse_integer), Field(ge=1)]
 Index = Annotated[int, BeforeValidator(parse_integer), Field(ge=0)]
+Severity = Annotated[int, BeforeValidator(parse_integer), Field(ge=1, le=5)]
 Interval = tuple[Float, Float]
 
 

@@ -8,19 +8,24 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from bn_vuln.config.adversarial import Adversarial
+from bn_vuln.config.arch import Arch, WideResNetArch
+from bn_vuln.config.augment import Augment
+from bn_vuln.config.awgn import AWGN
 from bn_vuln.config.box import StandardizedBox
-from bn_vuln.config.cell import BatchNormalization, Cell
+from bn_vuln.config.cell import Cell
 from bn_vuln.config.minimal import Minimal
-from bn_vuln.config.perturbation import AWGN, PARAMETER_FREE, Attack, Clean, Evaluation, Perturbation
+from bn_vuln.config.normalization import BatchNormalization
+from bn_vuln.config.perturbation import PARAMETER_FREE, Attack, Clean, Corruption, Evaluation, Perturbation
 
 
 def describe(cell: Cell) -> str:
     """A cell in a few words: mlp mnist 28 batch c=1e-05 lr 0.01 batch size 128 seed 0."""
     norm, train = cell.normalization, cell.train
-    words = [cell.arch.name, cell.data.name, str(cell.data.width or "")]
+    words = [_arch_text(cell.arch), cell.data.name, str(cell.data.width or "")]
     words += [norm.name + (f" c={norm.c:g}" if isinstance(norm, BatchNormalization) else "")]
     words += [f"weight decay {cell.weight_decay:g}"] if cell.weight_decay else []
     words += [_adversarial_text(train.adversarial)] if train.adversarial else []
+    words += [_augment_text(train.augment)] if train.augment else []
     words += [f"lr {train.lr:g}, batch size {train.batch_size}, {train.epochs} epochs,"]
     return " ".join([*filter(None, words), f"seed {cell.seed}"])
 
@@ -32,6 +37,8 @@ def describe_perturbation(perturbation: Perturbation) -> str:
         return "clean"
     if isinstance(p, AWGN):
         return f"AWGN std {p.std:g} {p.unit}, clip {_box_text(p.clip)}"
+    if isinstance(p, Corruption):
+        return f"{p.corruption} severity {p.severity}" + (f", {p.source}" if p.source != "auto" else "")
     if isinstance(p, Minimal):
         return _minimal_text(p)
     words = [f"{p.attack} {p.ord} eps {p.eps:.4g} {p.unit}", _steps_text(p), f"box {_box_text(p.box)}"]
@@ -54,9 +61,19 @@ def describe_fields(fields: Mapping[str, Any]) -> str:
     )
 
 
+def _arch_text(arch: Arch) -> str:
+    """mlp, wrn-28-10."""
+    return f"wrn-{arch.depth}-{arch.widening}" if isinstance(arch, WideResNetArch) else arch.name
+
+
 def _adversarial_text(a: Adversarial) -> str:
     """The beginning of a list: adversarial inf eps 0.1 pixel, 10 steps,"""
     return f"adversarial {a.ord} eps {a.eps:.4g} {a.unit}, {a.steps} step{'s' if a.steps > 1 else ''},"
+
+
+def _augment_text(a: Augment) -> str:
+    """The beginning of a list: crop pad 4 flip,"""
+    return " ".join([*([f"crop pad {a.pad}"] if a.pad else []), *(["flip"] if a.flip else [])]) + ","
 
 
 def _steps_text(p: Attack) -> str:

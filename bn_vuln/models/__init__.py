@@ -9,7 +9,7 @@ from typing import Any
 from bn_vuln import backend
 from bn_vuln.config import Cell
 from bn_vuln.facts import Facts
-from bn_vuln.models import deep, linear, mlp, vgg
+from bn_vuln.models import deep, linear, mlp, resnet, vgg, wide_resnet
 from bn_vuln.models.layers import Initializer
 from bn_vuln.models.normalization import factory
 
@@ -19,13 +19,15 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "mlp": mlp.build,
     "deep": deep.build,
     **dict.fromkeys(vgg.STAGES, vgg.build),
+    **dict.fromkeys(resnet.BLOCKS, resnet.build),
+    "wrn": wide_resnet.build,
 }
 
 
 def build(cell: Cell, facts: Facts) -> Any:
     """The untrained Keras model of a cell: float32 pixels [n, width, width, channels] -> logits [n, classes].
 
-    The initial kernels depend on the seed and the architecture only, not on the normalization.
+    The initial kernels depend on the seed and the architecture only, not on the normalization (Fixup scales them).
     """
     backend.tensorflow()
     width = cell.data.width or facts.shape[1]

@@ -1,4 +1,5 @@
-"""Layers that every family shares: standardization of the input, and Dense with a stated initialization."""
+"""Layers that every family shares: standardization of the input; Dense and convolutions with a stated
+initialization."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import Any
 
 from bn_vuln import backend
 from bn_vuln.facts import Facts
+from bn_vuln.models.normalization import Factory
 
 
 def pixels_in(facts: Facts, width: int, *, multiple: int = 1) -> tuple[Any, Any]:
@@ -40,12 +42,13 @@ class Initializer:
 
     `torch`: uniform of variance 1 / (3 fan_in) for kernel and bias (PyTorch's default for Linear and Conv).
     `he`: normal of variance 2 / fan_in (He et al. 2015, not truncated), zero bias. `zeros`: both zero.
+    A `gain` multiplies the initial kernel.
     """
 
     def __init__(self, scheme: str, seed: int) -> None:
         self.scheme, self.seed, self.position = scheme, seed, 0
 
-    def next(self, fan_in: int) -> dict[str, Any]:
+    def next(self, fan_in: int, gain: float = 1.0) -> dict[str, Any]:
         """`kernel_initializer` and `bias_initializer` for the next layer, as Keras arguments."""
         import keras
 
@@ -53,28 +56,54 @@ class Initializer:
         self.position += 1
         if self.scheme == "zeros":
             return {"kernel_initializer": "zeros", "bias_initializer": "zeros"}
+        kernel: Any = "zeros"
         if self.scheme == "he":
-            kernel = keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal", seed=kernel_seed)
+            if gain:
+                scale = 2.0 * gain**2
+                kernel = keras.initializers.VarianceScaling(scale, "fan_in", "untruncated_normal", seed=kernel_seed)
             return {"kernel_initializer": kernel, "bias_initializer": "zeros"}
         bound = 1 / math.sqrt(fan_in)
-        return {
-            "kernel_initializer": keras.initializers.RandomUniform(-bound, bound, seed=kernel_seed),
-            "bias_initializer": keras.initializers.RandomUniform(-bound, bound, seed=bias_seed),
-        }
+        if gain:
+            kernel = keras.initializers.RandomUniform(-gain * bound, gain * bound, seed=kernel_seed)
+        bias = keras.initializers.RandomUniform(-bound, bound, seed=bias_seed)
+        return {"kernel_initializer": kernel, "bias_initializer": bias}
 
 
-def dense(x: Any, units: int, initializer: Initializer, name: str, *, bias: bool = True) -> Any:
+def dense(x: Any, units: int, initializer: Initializer, name: str, *, bias: bool = True, gain: float = 1.0) -> Any:
     """A Dense layer without activation on a Keras tensor [n, features]."""
     import keras
 
-    return keras.layers.Dense(units, use_bias=bias, name=name, **initializer.next(x.shape[-1]))(x)
+    return keras.layers.Dense(units, use_bias=bias, name=name, **initializer.next(x.shape[-1], gain))(x)
 
 
-def conv(x: Any, filters: int, initializer: Initializer, name: str, *, bias: bool = True) -> Any:
-    """A 3x3 convolution of stride 1 without activation, zero-padded, on a Keras tensor [n, h, w, c]."""
+def conv(
+    x: Any,
+    filters: int,
+    initializer: Initializer,
+    name: str,
+    normalize: Factory,
+    *,
+    size: int = 3,
+    stride: int = 1,
+    gain: float = 1.0,
+) -> Any:
+    """A convolution of `size` x `size` without activation on a Keras tensor [n, h, w, c], with a bias unless the
+    normalization drops it, zero-padded by (size - 1) / 2 on every side.
+
+    Keras' `same` pads a strided convolution at the end alone, one pixel beside the pixels that a strided shortcut
+    takes; here, as in PyTorch and Caffe, the filters are centred on them.
+    """
     import keras
 
-    layer = keras.layers.Conv2D(
-        filters, 3, padding="same", use_bias=bias, name=name, **initializer.next(9 * x.shape[-1])
+    if stride > 1 and size > 1:
+        x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_padding")(x)
+    layer = normalize.convolution()(
+        filters,
+        size,
+        strides=stride,
+        padding="same" if stride == 1 else "valid",
+        use_bias=normalize.keeps_bias,
+        name=name,
+        **initializer.next(size * size * x.shape[-1], gain),
     )
     return layer(x)

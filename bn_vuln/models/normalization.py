@@ -1,7 +1,7 @@
 """Normalization is an argument: a builder takes a factory and calls it where a normalization goes.
 
-Everything else of the two arms of a pair is the same, initial kernels included. To add one: a config class in
-`config/cell.py`, a function here, an entry in `FACTORIES`.
+Everything else of the two arms of a pair is the same, initial kernels included; Fixup, which is an initialization, is
+the one exception. To add one: a config class in `config/normalization.py`, a function here, an entry in `FACTORIES`.
 """
 
 from __future__ import annotations
@@ -12,25 +12,79 @@ from dataclasses import dataclass
 from typing import Any
 
 from bn_vuln import backend, config
+from bn_vuln.errors import UsageError
+from bn_vuln.models import registered
+
+Maker = Callable[[str], Any]  # name -> Keras layer
+
+
+def _nothing(_: str) -> None:
+    """No layer."""
+
+
+def _relu(name: str) -> Any:
+    import keras
+
+    return keras.layers.ReLU(name=name)
+
+
+def _convolution() -> Any:
+    import keras
+
+    return keras.layers.Conv2D
 
 
 @dataclass(frozen=True)
 class Factory:
-    """`layer(name)` makes the Keras layer, None for no normalization. `keeps_bias`: whether the Dense or
-    convolution before it keeps its bias (behind BN a bias would be subtracted again; beta takes its place)."""
+    """What a normalization puts into a net, by Keras layers (None: nothing).
+
+    `layer` is the normalization itself. `keeps_bias`: whether the Dense or convolution before it keeps its bias
+    (behind BN a bias would be subtracted again; beta takes its place). `activation` stands where ReLU is;
+    `convolution()` is the class of the convolutions. `shift` goes before the convolutions and the classifier of
+    residual nets, `multiplier` behind the last convolution of a branch; `fixup`: whether branches begin at zero.
+    """
 
     layer: Callable[[str], Any | None]
     keeps_bias: bool
+    activation: Maker = _relu
+    convolution: Callable[[], Any] = _convolution
+    shift: Callable[[str], Any | None] = _nothing
+    multiplier: Callable[[str], Any | None] = _nothing
+    fixup: bool = False
 
     def __call__(self, x: Any, name: str) -> Any:
-        """Apply the normalization to a Keras tensor."""
+        """Apply the normalization to a Keras tensor. Raises `UsageError` for groups that do not divide its channels."""
         layer = self.layer(name)
-        return x if layer is None else layer(x)
+        groups = getattr(layer, "groups", 1)
+        if groups > 0 and x.shape[-1] % groups:
+            raise UsageError(f"normalization.groups: {groups} do not divide the {x.shape[-1]} channels of {name}")
+        return _apply(layer, x)
+
+    def activate(self, x: Any, name: str) -> Any:
+        """The activation of a Keras tensor."""
+        return self.activation(name)(x)
+
+    def shifted(self, x: Any, name: str) -> Any:
+        """What a convolution of a residual net takes."""
+        return _apply(self.shift(name), x)
+
+    def multiplied(self, x: Any, name: str) -> Any:
+        """What a branch of a residual net gives."""
+        return _apply(self.multiplier(name), x)
+
+    def gains(self, branches: int) -> tuple[float, float, float]:
+        """What the initial kernels are multiplied by, in a net of so many residual branches of two convolutions: those
+        of the first convolution of a branch, of the second, and of the classifier (Zhang et al. 2019, section 3)."""
+        return (branches**-0.5, 0.0, 0.0) if self.fixup else (1.0, 1.0, 1.0)
+
+
+def _apply(layer: Any | None, x: Any) -> Any:
+    return x if layer is None else layer(x)
 
 
 def none(_: config.NoNormalization, seed: int) -> Factory:
     """No layer: the tensor passes unchanged."""
-    return Factory(layer=lambda name: None, keeps_bias=True)
+    return Factory(layer=_nothing, keeps_bias=True)
 
 
 def batch(options: config.BatchNormalization, seed: int) -> Factory:
@@ -64,8 +118,63 @@ def batch(options: config.BatchNormalization, seed: int) -> Factory:
     return Factory(layer=layer, keeps_bias=not options.affine)
 
 
+def group(options: config.GroupNormalization | config.WeightStandardizedGroupNormalization, seed: int) -> Factory:
+    """Group normalization, with standardized weights where the options say so."""
+    standardized = isinstance(options, config.WeightStandardizedGroupNormalization)
+    convolution = (lambda: registered.classes().StandardizedConv2D) if standardized else _convolution
+    return Factory(layer=_groups(options.groups, options.c), keeps_bias=False, convolution=convolution)
+
+
+def layer(options: config.LayerNormalization, seed: int) -> Factory:
+    """One group of all channels."""
+    return Factory(layer=_groups(1, options.c), keeps_bias=False)
+
+
+def instance(options: config.InstanceNormalization, seed: int) -> Factory:
+    """As many groups as there are channels."""
+    return Factory(layer=_groups(-1, options.c), keeps_bias=False)
+
+
+def _groups(groups: int, c: float) -> Maker:
+    """`groups` as Keras takes them: -1 for one to a channel."""
+    import keras
+
+    return lambda name: keras.layers.GroupNormalization(groups=groups, axis=-1, epsilon=c, name=name)
+
+
+def frn(options: config.FilterResponseNormalization, seed: int) -> Factory:
+    """Filter response normalization and its thresholds."""
+    own = registered.classes()
+    return Factory(
+        layer=lambda name: own.FilterResponse(options.c, name=name),
+        keeps_bias=False,
+        activation=lambda name: own.Threshold(name=name),
+    )
+
+
+def fixup(_: config.Fixup, seed: int) -> Factory:
+    """Scalar biases in place of a normalization and before convolutions, scalar multipliers at the end of branches."""
+    own = registered.classes()
+    return Factory(
+        layer=lambda name: own.Bias(name=name),
+        keeps_bias=False,
+        shift=lambda name: own.Bias(name=name),
+        multiplier=lambda name: own.Multiplier(name=name),
+        fixup=True,
+    )
+
+
 GAMMA_STREAM = 2  # with the 1 behind it, it keeps gamma's random stream apart from the kernels' and the order's
-FACTORIES: dict[str, Callable[[Any, int], Factory]] = {"none": none, "batch": batch}
+FACTORIES: dict[str, Callable[[Any, int], Factory]] = {
+    "none": none,
+    "batch": batch,
+    "group": group,
+    "layer": layer,
+    "instance": instance,
+    "ws_group": group,
+    "frn": frn,
+    "fixup": fixup,
+}
 
 
 def factory(options: config.Normalization, seed: int = 0) -> Factory:

@@ -29,9 +29,9 @@ def build(arch: VGGArch, facts: Facts, width: int, normalize: Factory, initializ
     inputs, x = pixels_in(facts, width, multiple=2 ** len(STAGES[arch.name]))
     for i, stage in enumerate(STAGES[arch.name], 1):
         for j, filters in enumerate(stage, 1):
-            x = conv(x, filters, initializer, f"conv_{i}_{j}", bias=normalize.keeps_bias)
+            x = conv(x, filters, initializer, f"conv_{i}_{j}", normalize)
             x = normalize(x, f"normalization_{i}_{j}")
-            x = keras.layers.ReLU(name=f"relu_{i}_{j}")(x)
+            x = normalize.activate(x, f"relu_{i}_{j}")
         x = keras.layers.MaxPooling2D(2, name=f"pool_{i}")(x)
     x = keras.layers.GlobalAveragePooling2D(name="average")(x)
     return keras.Model(inputs, dense(x, len(facts.classes), initializer, "logits"), name=arch.name)

@@ -14,7 +14,7 @@ from bn_vuln.aggregate import Results, aggregate
 from bn_vuln.config import Experiment
 from bn_vuln.errors import UsageError
 from bn_vuln.progress import duration
-from bn_vuln.report import tables
+from bn_vuln.report import provenance, tables
 
 Format = Literal["html", "md", "csv", "tex"]
 
@@ -103,8 +103,6 @@ def facts(results: Results) -> list[tuple[str, str]]:
     state += f", {results.missing} not run" if results.missing else ""
     scale = "" if experiment.scale == "full" else f" --scale {experiment.scale}"
     scale += "".join(f" --set {shlex.quote(override)}" for override in experiment.overrides)
-    measured = {v.n_examples for b in results.blocks for arm in b.arms.values() for v in arm.values() if v.n_examples}
-    examples = ", ".join(f"{n:,}" for n in sorted(measured)) or "none yet"
     costs = ", ".join(f"{name} {text}" for name, text in experiment.cost.items())
     return [
         ("Verdict", verdicts(results)),
@@ -112,12 +110,19 @@ def facts(results: Results) -> list[tuple[str, str]]:
         *([("Cost", f"{costs} on two cores (--jobs 2)")] if costs else []),
         ("Source", experiment.source),
         ("Scale", experiment.scale),
-        ("Examples", f"{examples} ({experiment.evaluation.split})"),
+        ("Examples", _examples(results)),
         ("State", state),
         ("Time", f"{duration(results.seconds)} of training and evaluation"),
         ("Machine", "; ".join(results.devices) or "none yet"),
         ("Versions", "; ".join(results.versions) or "none yet"),
     ]
+
+
+def _examples(results: Results) -> str:
+    """How many of which split, for each evaluation that the table has columns of."""
+    at = provenance.measured_at(results, results.experiment.table.columns)
+    counts = [(provenance.examples(results, parts) or "none yet", site) for site, parts in at]
+    return ", ".join(f"{n} ({site.column(site.evaluation.split)})" for n, site in counts)
 
 
 def _name(experiment: Experiment) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from bn_vuln import records
 from bn_vuln.aggregate import Results
 from bn_vuln.analysis import closed_form
+from bn_vuln.config import AT
 from bn_vuln.report.drawing import ARM_STYLES, HEIGHT, STYLE, WIDTH, Drawn, hide_spines, pyplot, save
 from bn_vuln.table import Run
 
@@ -57,7 +58,7 @@ def _arrays(results: Results) -> tuple[Arrays | None, Arrays | None]:
 
 
 def _of(run: Run) -> Arrays:
-    record = next(iter(run.measured.values()), None)
+    record = next((record for name, record in run.measured.items() if AT not in name), None)
     if record is None:
         return {}
     return records.read_arrays(records.measurement_path(run.folder, record.measurement_id))

@@ -16,6 +16,7 @@ from bn_vuln.report.drawing import (
     hide_spines,
     pyplot,
     save,
+    scaled,
 )
 from bn_vuln.report.tables import KEY_NAMES, where_text
 from bn_vuln.table import Block, mean_over_arms
@@ -48,7 +49,8 @@ def candidates(results: Results, form: str) -> list[Drawn]:
         # "chosen" comes last, wherever it was drawn.
         legend = sorted(zip(*axes[0][0].get_legend_handles_labels(), strict=True), key=lambda item: item[1] == CHOSEN)
         drawing.legend(*zip(*legend, strict=True), loc="outside upper center", ncols=len(legend), frameon=False)
-        drawing.supxlabel(f"{table.columns[by]} accuracy, mean of the arms, %", fontsize=9)
+        what = " accuracy" if results.experiment.is_accuracy(by) else ""
+        drawing.supxlabel(f"{table.columns[by]}{what}, mean of the arms, {results.experiment.unit(by)}", fontsize=9)
         return [("", CANDIDATES, save(plt, drawing, form))]
 
 
@@ -80,7 +82,7 @@ def _candidates(axes: Any, results: Results, blocks: list[Block], name: str) -> 
         colour, marker = ARM_STYLES[kinds.index(kind) % len(ARM_STYLES)]
         label = f"{KEY_NAMES.get(table.rows[0], table.rows[0])} {kind}" if kind and kind not in seen else None
         seen.add(kind)
-        x, y = 100 * clean, 100 * difference.mean
+        x, y = scaled(results, _chosen_by(results), clean), 100 * difference.mean
         axes.plot(x, y, linestyle="", marker=marker, color=colour, label=label, markersize=6)
         if block.selected:
             axes.plot(x, y, "o", markersize=13, markerfacecolor="none", markeredgecolor="black", label=CHOSEN)
@@ -111,8 +113,8 @@ def _has_values(block: Block) -> bool:
 
 def _columns(results: Results) -> dict[str, str]:
     """The columns of accuracies, with their heads."""
-    columns, perturbations = results.experiment.table.columns, results.experiment.every_perturbation
-    return {name: head for name, head in columns.items() if name in perturbations}
+    experiment = results.experiment
+    return {name: head for name, head in experiment.table.columns.items() if experiment.is_accuracy(name)}
 
 
 def _accuracies(axes: Any, results: Results, block: Block) -> None:

@@ -115,17 +115,17 @@ def _arm(results: Results, block: Block, name: str, seed: int) -> _Arm | None:
 
 def _nearest_of(results: Results, run: Run) -> Arrays:
     """The arrays of its first minimum-norm attack."""
-    for name, record in run.found.items():
-        path = records.outcomes_path(run.folder, record.perturbation_id)
-        if results.experiment.perturbations[name].kind == "minimal" and path.exists():
+    for name, options in results.experiment.perturbations.items():
+        record = run.found.get(name) if options.kind == "minimal" else None
+        if record and (path := records.outcomes_path(run.folder, record.perturbation_id)).exists():
             arrays = records.read_arrays(path)
             return arrays if "adversarial" in arrays else {}
     return {}
 
 
 def _fooling_of(results: Results, run: Run) -> Arrays:
-    for name, record in run.measured.items():
-        if results.experiment.measurements[name].kind == "fooling":
+    for name, options in results.experiment.measurements.items():
+        if options.kind == "fooling" and (record := run.measured.get(name)):
             return records.read_arrays(records.measurement_path(run.folder, record.measurement_id))
     return {}
 

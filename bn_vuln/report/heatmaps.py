@@ -17,20 +17,22 @@ PANEL = 2.7  # height of a row of panels
 
 
 def figure(results: Results, form: str) -> list[Drawn]:
-    """One row of panels an arm, one panel a column: the mean over seeds, batch size along x and depth along y."""
+    """One row of panels an arm, one panel a column of fractions: the mean over seeds, batch size along x and depth
+    along y."""
     table = results.experiment.table
     if table.x is None or table.y is None:
         return []
-    arms = [arm for arm in _arms(results) if any(np.isfinite(_grid(results, arm, c)).any() for c in table.columns)]
+    columns = [column for column in table.columns if results.experiment.unit(column) == "%"]
+    arms = [arm for arm in _arms(results) if any(np.isfinite(_grid(results, arm, c)).any() for c in columns)]
     if not arms:
         return []
     plt = pyplot()
     with plt.rc_context(STYLE):
         size = (WIDTH, PANEL * len(arms) + 0.4)
-        drawing, axes = plt.subplots(len(arms), len(table.columns), figsize=size, squeeze=False, layout="constrained")
+        drawing, axes = plt.subplots(len(arms), len(columns), figsize=size, squeeze=False, layout="constrained")
         image = None
         for row, arm in zip(axes, arms, strict=True):
-            for panel, column in zip(row, table.columns, strict=True):
+            for panel, column in zip(row, columns, strict=True):
                 image = _panel(panel, results, arm, column)
             row[0].set_ylabel(f"{arm}\n{_name(table.y)}")
         for panel in axes[-1]:

@@ -6,7 +6,8 @@ from typing import Any
 
 from bn_vuln.aggregate import Results
 from bn_vuln.analysis.statistics import Estimate
-from bn_vuln.config import Attack, describe_perturbation
+from bn_vuln.config import AT, Attack, Site, describe_perturbation, with_rungs
+from bn_vuln.report import provenance
 from bn_vuln.report.drawing import ARM_STYLES, GREY, HEIGHT, STYLE, WIDTH, Drawn, hide_spines, n_seeds, pyplot, save
 from bn_vuln.report.tables import KEY_NAMES, plain
 from bn_vuln.table import Block
@@ -17,13 +18,21 @@ NORMS = {"inf": "L\N{INFINITY}", "2": "L2"}
 
 
 def figure(results: Results, form: str) -> list[Drawn]:
-    """One drawing for each attack with a ladder, of what was measured of it."""
-    attacks = {n: p for n, p in results.experiment.perturbations.items() if isinstance(p, Attack) and p.ladder}
-    return [drawn for name, attack in attacks.items() for drawn in _drawn(results, name, attack, form)]
+    """One drawing for each attack with a ladder and each evaluation, of what was measured of it."""
+    return [drawn for site, name, attack in _ladders(results) for drawn in _drawn(results, site, name, attack, form)]
 
 
-def _drawn(results: Results, name: str, attack: Attack, form: str) -> list[Drawn]:
-    columns = _columns(results, name, attack)
+def _ladders(results: Results) -> list[tuple[Site, str, Attack]]:
+    return [
+        (site, name, attack)
+        for site in results.experiment.sites
+        for name, attack in site.perturbations.items()
+        if isinstance(attack, Attack) and attack.ladder
+    ]
+
+
+def _drawn(results: Results, site: Site, name: str, attack: Attack, form: str) -> list[Drawn]:
+    columns = _columns(results, site, name, attack)
     arms = {
         _label(block, arm): points
         for block in results.blocks
@@ -45,20 +54,20 @@ def _drawn(results: Results, name: str, attack: Attack, form: str) -> list[Drawn
             axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
             hide_spines(axes)
             axes.legend(frameon=False)
-        many = len([a for a in results.experiment.perturbations.values() if isinstance(a, Attack) and a.ladder]) > 1
-        return [(f"ladders-{name}" if many else "ladders", _caption(results, attack), save(plt, drawing, form))]
+        words = ["ladders", name, site.name] if len(_ladders(results)) > 1 else ["ladders"]
+        return [("-".join(filter(None, words)), _caption(results, site, attack), save(plt, drawing, form))]
 
 
-def _columns(results: Results, name: str, attack: Attack) -> dict[str, float]:
+def _columns(results: Results, site: Site, name: str, attack: Attack) -> dict[str, float]:
     """The columns of the attack with their places on the axis; clean images at 0."""
     scale = 255.0 if attack.unit == "pixel" else 1.0
-    every = results.experiment.every_perturbation
+    every = {site.column(key): options for key, options in with_rungs(site.perturbations).items()}
     found: dict[str, float] = {}
     for column in results.experiment.table.columns:
         perturbation = every.get(column)
         if perturbation is not None and perturbation.kind == "clean":
             found[column] = 0.0
-        elif isinstance(perturbation, Attack) and column.split(" ")[0] == name:
+        elif isinstance(perturbation, Attack) and column.partition(AT)[0].split(" ")[0] == name:
             found[column] = scale * perturbation.eps
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
@@ -85,10 +94,11 @@ def _differences(axes: Any, results: Results, columns: dict[str, float]) -> None
     axes.set_ylabel("difference, points")
 
 
-def _caption(results: Results, attack: Attack) -> str:
-    evaluation = results.experiment.evaluation
+def _caption(results: Results, site: Site, attack: Attack) -> str:
+    evaluation = site.evaluation
     images = "all" if evaluation.limit is None else f"{evaluation.limit:,}"
+    where = "" if not site.name else f" ({provenance.dataset(results, site)}, {evaluation.bn_statistics} BN statistics)"
     return (
         f"Accuracy along eps (0: clean images) under {describe_perturbation(attack)}, on {images} {evaluation.split} "
-        f"images: mean ± SEM, {n_seeds(results)}; differences are paired by seed."
+        f"images{where}: mean ± SEM, {n_seeds(results)}; differences are paired by seed."
     )

@@ -45,8 +45,8 @@ def _caption(results: Results) -> str:
 
 
 def _spectrum(results: Results, run: Any) -> Spectrum:
-    for name, record in run.measured.items():
-        if results.experiment.measurements[name].kind == "spectrum":
+    for name, options in results.experiment.measurements.items():
+        if options.kind == "spectrum" and (record := run.measured.get(name)):
             return records.read_arrays(records.measurement_path(run.folder, record.measurement_id))
     return {}
 

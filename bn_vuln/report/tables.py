@@ -12,8 +12,9 @@ from typing import Any
 from bn_vuln.aggregate import Results
 from bn_vuln.analysis.statistics import Estimate
 from bn_vuln.claims import Comparison
-from bn_vuln.config import ColumnUnit, describe_fields
+from bn_vuln.config import ColumnUnit, describe_fields, to_plain
 from bn_vuln.records import MeasurementRecord, Record
+from bn_vuln.report import provenance
 from bn_vuln.table import Block, Value
 
 KEY_NAMES = {
@@ -26,6 +27,7 @@ KEY_NAMES = {
     "train.lr": "learning rate",
     "train.epochs": "epochs",
     "train.adversarial.eps": "trained at eps",
+    "train.augment.pad": "crop pad",
     "weight_decay": "weight decay",
 }
 MISSING = "-"
@@ -33,6 +35,7 @@ MEASURED = {
     "tilt": "angle of the boundary to the nearest-centroid classifier",
     "spectrum": "boundary's energy in directions of low variance",
     "fooling": "steps from noise to an image the network is confident of",
+    "batch_statistics": "shift of batches' statistics from those that batch norm has tracked",
 }
 
 
@@ -59,11 +62,14 @@ def _are_words(column: Sequence[str]) -> bool:
 # Of each unit of a column: what numbers are multiplied by to be shown, digits behind the point, name of a difference.
 SHOWN: dict[ColumnUnit, tuple[float, int, str]] = {
     "%": (100.0, 2, "points"),
+    "points": (100.0, 2, "points"),
     "deg": (1.0, 2, "deg"),
     "nats": (1.0, 4, "nats"),
     "steps": (1.0, 1, "steps"),
     "pixels": (1.0, 3, "pixels"),
     "standardized": (1.0, 3, "standardized"),
+    "std": (1.0, 3, "std"),
+    "log ratio": (1.0, 3, "log ratio"),
 }
 
 
@@ -106,8 +112,9 @@ def accuracy_table(results: Results) -> TextTable:
             rows.append([*where, label, n, *(number(p, units[name], signed=True) for name, p in paired.items())])
     scale = results.experiment.scale
     preview = "" if scale == "full" else f" (scale {scale}: a preview)"
-    what = "Accuracy" if set(units.values()) == {"%"} else "Measured"
-    return TextTable(f"{what}, mean ± SEM over n seeds{preview}", heads, rows, frozenset(differences))
+    what = "Accuracy" if set(units.values()) <= {"%", "points"} else "Measured"
+    notes = tuple(provenance.notes(results, table.columns))
+    return TextTable(f"{what}, mean ± SEM over n seeds{preview}", heads, rows, frozenset(differences), notes)
 
 
 def _cell(value: Value, unit: ColumnUnit) -> str:
@@ -142,6 +149,7 @@ def comparison_table(results: Results) -> TextTable | None:
     remarks += dict.fromkeys(claim.remark for claim in found if claim.remark)
     if any(c.over_examples for c in results.comparisons):
         remarks.append("examples [...]: with one seed, the 95% bootstrap interval over the examples of its runs alone")
+    remarks += provenance.notes(results, dict.fromkeys(c.perturbation for c in results.comparisons))
     title = "Beside the paper (accuracies in %, differences in points; negative: batch norm harms)"
     if results.experiment.table.arms:
         title = "Beside the paper (accuracies in %, differences in points)"
@@ -301,15 +309,17 @@ def _distance(record: Record) -> str:
 def measurements_table(measured: Mapping[str, MeasurementRecord]) -> str:
     """Measurements of one classifier as a Markdown table."""
     rows = [
-        [name, MEASURED.get(r.measurement["kind"], ""), str(r.n), f"{_shown(r.value, r.unit)} {r.unit}",
+        [name, MEASURED.get(r.measurement["kind"], ""), str(r.n), _shown(r.value, r.unit),
          ", ".join(f"{key} {value:.4g}" for key, value in r.details.items())]
         for name, r in measured.items()
     ]  # fmt: skip
     return markdown_table(TextTable("", ["name", "what", "examples", "value", "further"], rows))
 
 
-def _shown(value: float, unit: str) -> str:
-    return f"{100 * value:.2f}" if unit == "%" else f"{value:.2f}"
+def _shown(value: float | None, unit: str) -> str:
+    if value is None:
+        return "not applicable"
+    return f"{100 * value:.2f} {unit}" if unit == "%" else f"{value:.2f} {unit}"
 
 
 def csv_text(results: Results) -> str:
@@ -321,7 +331,7 @@ def csv_text(results: Results) -> str:
     for block in results.blocks:
         for arm, values in block.arms.items():
             for name, value in values.items():
-                flags = " ".join(str(flag.check) for flag in value.flags)
+                flags = " ".join(dict.fromkeys(str(flag.check) for flag in value.flags))
                 for seed, accuracy in sorted(value.by_seed.items()):
                     writer.writerow([*block.where.values(), arm, name, seed, repr(accuracy), value.n_examples, flags])
     return text.getvalue()
@@ -333,6 +343,11 @@ def to_json(results: Results) -> dict[str, Any]:
         "experiment": results.experiment.name,
         "scale": results.experiment.scale,
         "claim": results.experiment.claim,
+        "evaluations": {site.name: to_plain(site.evaluation) for site in results.experiment.sites if site.name},
+        "derived": {
+            name: {"difference" if derived.difference else "mean": list(derived.parts)}
+            for name, derived in results.experiment.derived.items()
+        },
         "cells": results.cells,
         "failed": results.failed,
         "missing": results.missing,

@@ -13,7 +13,7 @@ from bn_vuln.config import Cell
 from bn_vuln.data.pixels import to_pixels
 from bn_vuln.distribution import ONE_DEVICE, Distribution
 from bn_vuln.progress import Epoch, Progress, duration
-from bn_vuln.train import optimizers, steps
+from bn_vuln.train import augmentation, optimizers, steps
 from bn_vuln.train.schedules import learning_rates
 
 ORDER_STREAM = 1  # keeps the order's random stream apart from the initializers'
@@ -87,9 +87,12 @@ class TrainingLoop:
         return float(np.mean(predicted == self.validation.labels))
 
     def _order(self, number: int) -> NDArray[np.int32]:
-        """The examples of each step, int32 [steps, batch]."""
-        order = data.permutation(len(self.training), self.cell.seed, ORDER_STREAM, number)
-        return order[: self.steps * self.batch_size].astype(np.int32).reshape(self.steps, self.batch_size)
+        """The examples of each step, int32 [steps, batch]; [steps, batch, 4] with what is drawn to augment them."""
+        n, augment = self.steps * self.batch_size, self.cell.train.augment
+        order = data.permutation(len(self.training), self.cell.seed, ORDER_STREAM, number)[:n].astype(np.int32)
+        if augment is not None:
+            order = np.column_stack([order, augmentation.draws(augment, n, self.cell.seed, number)])
+        return order.reshape(self.steps, self.batch_size, *order.shape[1:])
 
 
 class _Clock:

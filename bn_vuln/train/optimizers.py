@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bn_vuln.config import Cell
+from bn_vuln.config import Cell, Fixup
 
 ADAM_EPSILON = 1e-8  # PyTorch's, and the papers'; Keras' default is 1e-7
 
@@ -32,6 +32,13 @@ def decay_terms(cell: Cell, model: Any) -> list[float]:
     zero for adamw, which decays by itself."""
     weight_decay = 0.0 if cell.train.optimizer == "adamw" else cell.weight_decay
     return [weight_decay if _decays(cell, variable) else 0.0 for variable in model.trainable_variables]
+
+
+def rate_factors(cell: Cell, model: Any) -> list[float]:
+    """What each trainable variable's gradient is multiplied by. With sgd and momentum that is its share of the learning
+    rate: Fixup's biases and multipliers learn at a tenth of it (Zhang et al. 2019, section 4)."""
+    factor = cell.normalization.lr_factor if isinstance(cell.normalization, Fixup) else 1.0
+    return [1.0 if variable.name == "kernel" else factor for variable in model.trainable_variables]
 
 
 def _decays(cell: Cell, variable: Any) -> bool:

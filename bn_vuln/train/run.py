@@ -15,7 +15,7 @@ from bn_vuln.data.pixels import check_width
 from bn_vuln.distribution import ONE_DEVICE, Distribution, Strategy, choose
 from bn_vuln.errors import UsageError
 from bn_vuln.progress import Epoch, Progress, Quiet, work
-from bn_vuln.train import checkpoint, closed_form, logs
+from bn_vuln.train import augmentation, checkpoint, closed_form, logs
 from bn_vuln.train.checkpoint import Kept, State
 from bn_vuln.train.loop import TrainingLoop
 from bn_vuln.train.outcome import Trained, cell_id, save_model
@@ -45,9 +45,9 @@ def train(
     if isinstance(cell.arch, NearestCentroidArch):
         return closed_form.nearest_centroid(cell, folder)
     examples = _load(cell)
+    loop = _loop(cell, examples, distribution)  # which refuses what does not fit the data
     if folder is not None:
         records.replace_file(folder / "config.yaml", to_yaml(cell))
-    loop = _loop(cell, examples, distribution)
     state = _resumed(cell, loop, folder if resume else None, progress)
     run = _Run(cell, loop, state, folder, checkpoint_every, tensorboard)
     reason = run.epochs(progress)
@@ -96,6 +96,8 @@ def _load(cell: Cell) -> tuple[data.Dataset, data.Dataset]:
     training = data.training(options, "train", cell.seed)
     if options.width is not None:
         check_width(options.width, training.facts.shape[1], options.name)
+    if cell.train.augment is not None:
+        augmentation.check_pad(cell.train.augment.pad, training.facts.shape, options.name)
     if cell.train.batch_size > len(training):
         raise UsageError(
             f"train.batch_size: expected at most the {len(training)} training examples, "

@@ -1,5 +1,5 @@
-"""The compiled steps: adversarial examples where they are trained on, gradients of the cross-entropy, weight decay, one
-update.
+"""The compiled steps: augmented images and adversarial examples where they are trained on, gradients of the
+cross-entropy, weight decay, one update.
 
 On one device many steps are one compiled call; over replicas each step is one.
 """
@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 
 from bn_vuln import backend
-from bn_vuln.config import Cell
+from bn_vuln.config import Augment, Cell
 from bn_vuln.data.pixels import to_pixels
 from bn_vuln.distribution import Distribution
 from bn_vuln.facts import Facts
-from bn_vuln.train import adversarial
-from bn_vuln.train.optimizers import decay_terms
+from bn_vuln.train import adversarial, augmentation
+from bn_vuln.train.optimizers import decay_terms, rate_factors
 
-# (examples int32 [steps, batch], learning rates float32 [steps], first step, step after the last, totals so far)
-# -> totals (sum of the losses float64, number of correct predictions int32), the same however many calls they take
+# (examples int32 [steps, batch], augmented [steps, batch, 4] as `_batch` takes them, learning rates float32 [steps],
+# first step, step after the last, totals so far) -> totals (sum of the losses float64, number of correct predictions
+# int32), the same however many calls they take
 Totals = tuple[Any, Any]
 Steps = Callable[[Any, Any, Any, Any, Totals], Totals]
 
@@ -47,11 +48,14 @@ def _step(
     tf = backend.tensorflow()
     variables, width = model.trainable_variables, model.input_shape[1]
     decay = [k / replicas for k in decay_terms(cell, model)]  # the optimizer sums gradients over the replicas
+    factors = rate_factors(cell, model)
     cross_entropy, options = _cross_entropy(cell.train.label_smoothing), cell.train.adversarial
     search = adversarial.search(cell, options, model, optimizer, facts, replicas) if options else None
+    augment = cell.train.augment
 
     def step(index: Any) -> tuple[Any, Any]:
-        x, y = to_pixels(tf.gather(images, index), width), tf.gather(labels, index)
+        x, y = _batch(index, images, labels, augment)
+        x = to_pixels(x, width)
         x = x if search is None else search(x, y)
         with tf.GradientTape() as tape:
             logits = model(x, training=True)
@@ -60,11 +64,22 @@ def _step(
         gradients = tape.gradient(loss, variables)
         gradients = [g + k * v if k else g for g, k, v in zip(gradients, decay, variables, strict=True)]
         penalty = sum((0.5 * k * tf.reduce_sum(v**2) for k, v in zip(decay, variables, strict=True) if k), 0.0)
+        gradients = [g if factor == 1 else factor * g for g, factor in zip(gradients, factors, strict=True)]
         optimizer.apply(gradients, variables)
         hits = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), y)
         return loss + penalty, tf.reduce_sum(tf.cast(hits, tf.int32))
 
     return step
+
+
+def _batch(index: Any, images: Any, labels: Any, augment: Augment | None) -> tuple[Any, Any]:
+    """The images, cropped and flipped where they are augmented, and labels of `index`: examples int32 [n], or with
+    augmentation int32 [n, 4], each an example and what is drawn for it."""
+    tf = backend.tensorflow()
+    if augment is None:
+        return tf.gather(images, index), tf.gather(labels, index)
+    examples, drawn = index[:, 0], index[:, 1:]
+    return augmentation.crop(tf.gather(images, examples), drawn, augment.pad), tf.gather(labels, examples)
 
 
 def _cross_entropy(smoothing: float) -> Callable[[Any, Any], Any]:
@@ -104,7 +119,7 @@ def _replicated(step: Callable[[Any], tuple[Any, Any]], optimizer: Any, distribu
 
     def share(index: Any) -> tuple[Any, Any]:
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        return step(tf.reshape(index, (replicas, -1))[replica])
+        return step(tf.reshape(index, (replicas, -1, *index.shape[1:]))[replica])
 
     def everywhere(index: Any, rate: Any) -> tuple[Any, ...]:
         optimizer.learning_rate.assign(rate)

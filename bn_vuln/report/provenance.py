@@ -1,0 +1,60 @@
+"""Where the columns of a table were measured, and how derived ones are computed, in notes under it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bn_vuln.aggregate import Results
+from bn_vuln.config import AT, Site
+
+
+def notes(results: Results, columns: Iterable[str]) -> list[str]:
+    """What a reader must know of these columns of the table where not all are measured at the experiment's
+    `evaluation`: how derived ones are computed, then data set, split, limit, BN statistics and n of each evaluation."""
+    columns = list(columns)
+    computed = [_computed(results, column) for column in columns if column in results.experiment.derived]
+    at = measured_at(results, columns)
+    return computed + ([_where(results, site, parts) for site, parts in at] if any(s.name for s, _ in at) else [])
+
+
+def measured_at(results: Results, columns: Iterable[str]) -> list[tuple[Site, list[str]]]:
+    """The evaluations behind columns of the table, each with the columns that are measured there; what a derived column
+    is computed from stands in its place."""
+    parts = list(dict.fromkeys(part for column in columns for part in results.experiment.parts(column)))
+    at = [(site, [p for p in parts if p.partition(AT)[2] == site.name]) for site in results.experiment.sites]
+    return [(site, found) for site, found in at if found]
+
+
+def examples(results: Results, parts: Iterable[str]) -> str:
+    """How many examples the numbers of these columns are from: `10,000`, or `1,000, 10,000`; "" where there is none."""
+    runs = [run for block in results.blocks for run in block.runs]
+    counts = {n for part in parts for run in runs if (n := run.examples(part))}
+    return ", ".join(f"{n:,}" for n in sorted(counts))
+
+
+def _computed(results: Results, column: str) -> str:
+    """gap: clean, train - clean, of each training by itself."""
+    derived, heads = results.experiment.derived[column], _heads(results, results.experiment.parts(column))
+    how = " \N{MINUS SIGN} ".join(heads) if derived.difference else f"mean of {'; '.join(heads)}"
+    return f"{_heads(results, [column])[0]}: {how}, for each training by itself"
+
+
+def _where(results: Results, site: Site, parts: list[str]) -> str:
+    """clean, train: mnist, train split, limit 10,000, tracked BN statistics, n = 10,000 examples."""
+    where, n = site.evaluation, examples(results, parts)
+    limit = "no limit" if where.limit is None else f"limit {where.limit:,}"
+    words = [dataset(results, site), f"{where.split} split", limit, f"{where.bn_statistics} BN statistics"]
+    return f"{'; '.join(_heads(results, parts))}: {', '.join([*words, f'n = {n} examples' if n else 'not run'])}"
+
+
+def dataset(results: Results, site: Site) -> str:
+    """The data set by the name that identifies it, one's own by their content."""
+    if site.evaluation.dataset:
+        return site.evaluation.dataset
+    names = {run.cell.data.canonical for block in results.blocks for run in block.runs}
+    return names.pop() if len(names) == 1 else "the data trained on"
+
+
+def _heads(results: Results, columns: Iterable[str]) -> list[str]:
+    """What columns are called: as the table heads them, or by their name where it does not show them."""
+    return [results.experiment.table.columns.get(column, column) for column in columns]
