@@ -80,6 +80,8 @@ def _examples(cell: Cell, evaluation: Evaluation) -> int:
     validation, split = cell.data.validation, evaluation.split
     if evaluation.limit or split == "validation":
         return evaluation.limit or validation
+    if split == "train" and evaluation.dataset is None and cell.data.limit:
+        return cell.data.limit
     size = data.facts(evaluation.dataset or cell.data.name).sizes[split]
     return size - validation if split == "train" else size
 

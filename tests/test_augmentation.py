@@ -128,7 +128,7 @@ def test_the_order_of_an_epoch_carries_the_draws():
 @pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"adversarial": {"eps": 0.1, "steps": 2, "ord": 2}}, {"width": 32}],
+    [{}, pytest.param({"adversarial": {"eps": 0.1, "steps": 2, "ord": 2}}, marks=pytest.mark.slow), {"width": 32}],
     ids=["clean", "adversarial", "resized"],
 )
 def test_an_epoch_is_one_on_images_augmented_before(monkeypatch, xla, options):

@@ -175,6 +175,20 @@ def test_the_examples_that_a_run_was_trained_on_are_found_again(runs):
     np.testing.assert_array_equal(examples.index, data.load("mnist", "train", limit=2000).index)
 
 
+def test_the_training_split_is_what_a_run_was_trained_on(runs):
+    """A generalization gap on images that were never seen would be none."""
+    subject = classifier.from_run(runs["batch"])  # of 2,000 images
+    seen = set(trained_on(subject)[0].index)
+    whole = Evaluator(subject, Evaluation(split="train")).dataset
+    some = Evaluator(subject, Evaluation(split="train", limit=300)).dataset
+    assert set(whole.index) == seen
+    assert len(seen) == 2000
+    assert set(some.index) < seen
+    assert len(some) == 300
+    with pytest.raises(UsageError, match="the train split has 2000 examples, 2001 were asked for"):
+        Evaluator(subject, Evaluation(split="train", limit=2001))
+
+
 def test_a_foreign_model_was_trained_on_everything(runs):
     subject = classifier.from_keras(runs["batch"] / "model.keras", "mnist")
     examples, batch_size = trained_on(subject)

@@ -88,6 +88,7 @@ def nearest_in_the_box(model, x, y, confidence, low, high):
     return norm(np.clip(x + far.reshape(-1, 1, 1, 1) * direction, low, high) - x, "2")
 
 
+@pytest.mark.slow
 def test_the_distance_within_a_box_that_is_felt():
     model, x, confidence = binary_linear(), images(N, low=0.2, high=0.9), 4.0
     low, high = np.array([0.2, 0.1]), np.array([0.9, 0.9])
@@ -267,6 +268,7 @@ def test_the_points_are_as_near_as_their_direction_allows(x):
     assert np.mean(predicted(predict, nearer) == y) >= 0.8  # a wavy boundary may be crossed several times
 
 
+@pytest.mark.slow
 def test_stopping_early_costs_next_to_nothing():
     predict, x = wavy(frequency=0.5), images(N)
     y = predicted(predict, x)

@@ -168,6 +168,7 @@ def test_equal_to_rounding_in_float64(float64_models, examples, arm, case):
         assert np.abs(other(predict, x, y, case) - found).max() <= ROUNDING
 
 
+@pytest.mark.slow
 @all_cases
 @all_arms
 def test_equal_in_999_of_1000_pixels_in_float32(float32_models, examples, arm, case):

@@ -60,7 +60,7 @@ TINY: dict[str, Any] = {
 }
 SHIPPED = [*(("paper", name) for name in catalog.names()), *(("suites", name) for name in catalog.names("suites"))]
 SHIPPED_SCALES = [
-    (name, scale)
+    pytest.param(name, scale, marks=pytest.mark.slow if scale in ("quick", "cpu") else [])
     for name in catalog.names()
     for scale in SCALES
     if scale == "full" or scale in catalog.experiment(name).scales

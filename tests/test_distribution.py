@@ -41,10 +41,15 @@ def test_an_unknown_strategy_is_refused():
     [
         {"normalization": "none"},
         {"normalization": SYNCHRONIZED},
-        {"normalization": SYNCHRONIZED, "weight_decay": 0.1, "train": {"momentum": 0.9}},
+        pytest.param(
+            {"normalization": SYNCHRONIZED, "weight_decay": 0.1, "train": {"momentum": 0.9}}, marks=pytest.mark.slow
+        ),
         # Without BN: behind it the gradients of constant pixels' kernels are rounding alone, which Adam blows up.
         {"normalization": "none", "weight_decay": 0.1, "train": {"optimizer": "adamw", "lr": 1e-3}},
-        {"normalization": "none", "train": {"label_smoothing": 0.1, "schedule": "cosine", "warmup": 1}},
+        pytest.param(
+            {"normalization": "none", "train": {"label_smoothing": 0.1, "schedule": "cosine", "warmup": 1}},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["none", "batch", "decay", "adamw", "schedule"],
 )
@@ -88,8 +93,8 @@ def test_auto_takes_one_device_where_replicas_would_change_the_result(two, monke
     "attack",
     [
         Attack(attack="pgd", eps=0.1, steps=5),
-        Attack(attack="pgd", ord="2", eps=2, steps=5, restarts=2, iterate="best"),
-        Attack(attack="bim", eps=0.1, steps=3, target="least_likely"),
+        pytest.param(Attack(attack="pgd", ord="2", eps=2, steps=5, restarts=2, iterate="best"), marks=pytest.mark.slow),
+        pytest.param(Attack(attack="bim", eps=0.1, steps=3, target="least_likely"), marks=pytest.mark.slow),
     ],
     ids=["inf", "two", "targeted"],
 )
@@ -108,6 +113,7 @@ def test_an_attack_on_two_replicas_is_the_same(two, runs, attack, limit):
     assert (one.record.replicas, other.record.replicas) == (1, 2)
 
 
+@pytest.mark.slow
 def test_the_api_takes_a_strategy(tmp_path):
     cell = small_cell(normalization=SYNCHRONIZED, train={"epochs": 1, "batch_size": 50, "lr": 0.1})
     assert api.train(cell, tmp_path, strategy="mirrored").record.replicas == 2

@@ -86,6 +86,7 @@ def test_a_new_perturbation_is_measured_on_the_trained_models(done, tmp_path, mo
     assert len(records.read_records(next(p for p in records.run_folders(root)))) == 3
 
 
+@pytest.mark.slow
 def test_a_rung_without_a_record_is_found_with_its_ladder(done, tmp_path, monkeypatch):
     _, root = done
     root = shutil.copytree(root, tmp_path / "results")

@@ -265,6 +265,7 @@ def test_a_figure_has_labels_and_a_legend(found: Results, kind: str) -> None:
     assert CAPTIONS[kind] in caption
 
 
+@pytest.mark.slow
 def test_the_svg_is_always_the_same(found: Results) -> None:
     assert only(found) == only(found)
 

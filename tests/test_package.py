@@ -112,6 +112,7 @@ def test_tensorflow_starts_quietly_and_with_onednn():
     assert (done.stdout, done.stderr) == ("3.0\n", "")
 
 
+@pytest.mark.slow
 def test_verbose_brings_the_start_up_messages_back():
     done = run("from bn_vuln import backend\nbackend.set_verbose(True)\nbackend.tensorflow()")
     assert "oneDNN" in done.stderr
@@ -123,6 +124,7 @@ def test_a_number_of_devices_that_is_none_is_refused(devices):
     assert f"UsageError: BNVULN_LOGICAL_CPUS: expected a number of devices, received '{devices}'" in done.stderr
 
 
+@pytest.mark.slow
 def test_determinism_starts_tensorflow_as_quietly():
     done = run("from bn_vuln import backend\nbackend.make_deterministic()\nprint(backend.is_deterministic())")
     assert (done.stdout, done.stderr) == ("True\n", "")

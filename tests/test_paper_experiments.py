@@ -371,7 +371,7 @@ def test_two_seeds_decide_nothing(tmp_path: Path, name: str) -> None:
     assert len(judged(results)) == JUDGED[name]
 
 
-@pytest.mark.parametrize("scale", ["smoke", "quick", "cpu"])
+@pytest.mark.parametrize("scale", ["smoke", *(pytest.param(s, marks=pytest.mark.slow) for s in ("quick", "cpu"))])
 def test_verdicts_are_previews_below_full_scale(agreeing: tuple[Experiment, Path], scale: str) -> None:
     chosen, root = agreeing
     results = aggregate(chosen.model_copy(update={"scale": scale}), root)
@@ -379,7 +379,11 @@ def test_verdicts_are_previews_below_full_scale(agreeing: tuple[Experiment, Path
     assert {c.unscaled for c in judged(results)} == {"holds"}
 
 
-SMALLER = [(name, scale) for name in JUDGED for scale in catalog.experiment(name).scales]
+SMALLER = [
+    pytest.param(name, scale, marks=[] if scale == "cpu" else pytest.mark.slow)
+    for name in JUDGED
+    for scale in catalog.experiment(name).scales
+]
 
 
 @pytest.mark.parametrize(("name", "scale"), SMALLER)
@@ -434,8 +438,8 @@ def smokes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("smokes")
 
 
-# One of each kind decides whether work lands: the plane, two classes, the MLP, the widths. All run with the slow tests.
-QUICK = ("figure1", "table1", "table6", "table13", "table2")
+# One of each kind decides whether work lands: the plane, the MLP, the widths. All run with the slow tests.
+QUICK = ("figure1", "table6", "table13")
 BEYOND = ("normalizations", "batch_statistics", "adapted_statistics", "strong_cifar10")  # the others: in other files
 
 

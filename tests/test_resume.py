@@ -119,7 +119,7 @@ def test_an_interrupted_training_goes_on_after_its_last_epoch(tmp_path, monkeypa
     assert trained.record.seconds >= sum(epoch.seconds for epoch in trained.history) - 0.01
 
 
-@pytest.mark.parametrize(("every", "kept"), [(2, 2), (3, 0), (10, 0)])
+@pytest.mark.parametrize(("every", "kept"), [(2, 2), *(pytest.param(n, 0, marks=pytest.mark.slow) for n in (3, 10))])
 def test_checkpoints_come_every_so_many_epochs(tmp_path, monkeypatch, every, kept):
     interrupted(tmp_path, cell(epochs=5), 3 if every < 3 else 2, monkeypatch, checkpoint_every=every)
     assert checkpoint.exists(tmp_path) == (kept > 0)
@@ -173,8 +173,8 @@ def test_no_resume_starts_over(tmp_path, monkeypatch):
     "spoil",
     [
         lambda path: path.write_bytes(path.read_bytes()[:-1000]),
-        lambda path: path.write_bytes(b"PK"),
-        lambda path: np.savez(path, about=np.array("{}")),
+        pytest.param(lambda path: path.write_bytes(b"PK"), marks=pytest.mark.slow),
+        pytest.param(lambda path: np.savez(path, about=np.array("{}")), marks=pytest.mark.slow),
     ],
     ids=["truncated", "garbage", "empty"],
 )

@@ -23,7 +23,9 @@ TOOLS = Path(__file__).parent.parent / "tools"
             {"ours", "keras_fit", "ours_other_xla"},
             marks=pytest.mark.slow,
         ),
-        pytest.param("bench_train.py", ["--limit", "256", "--arch", "vgg8"], {"ours"}, marks=pytest.mark.slow),
+        pytest.param(
+            "bench_train.py", ["--limit", "256", "--arch", "vgg8", "resnet20"], {"ours"}, marks=pytest.mark.slow
+        ),
         pytest.param(
             "bench_train.py",
             ["--limit", "256", "--arch", "mlp", "--augment"],

@@ -1,13 +1,13 @@
 """Seconds of one training epoch: our loop, Keras' `fit`, PyTorch; medians of interleaved runs.
 
-    python tools/bench_train.py --other-xla > results/bench_train.json      the MNIST MLP and VGG8, about 8 minutes
-    python tools/bench_train.py --arch vgg8 --repetitions 3                 on two cores
+    python tools/bench_train.py --other-xla > results/bench_train.json      the MNIST MLP, VGG8 and ResNet-20,
+    python tools/bench_train.py --arch vgg8 --repetitions 3                 about 12 minutes on two cores
     python tools/bench_train.py --arch vgg8 --augment --limit 512           what augmentation costs, a minute
 
 All see the same images, batch size, SGD and model; all run on all cores, TensorFlow with oneDNN on. The MLP trains on
-MNIST, VGG8 on random images of 32x32x3. `share_of_peak` is the rate of floating-point operations (three forward passes
-an image) beside that of a large matrix product in the same run. `ours` has XLA where `backend.prefers_xla` says so,
-`ours_other_xla` (--other-xla) the other way round, for VGG8 one batch, timed once. PyTorch (pip install
+MNIST, the others on random images of 32x32x3. `share_of_peak` is the rate of floating-point operations (three forward
+passes an image) beside that of a large matrix product in the same run. `ours` has XLA where `backend.prefers_xla`
+says so, `ours_other_xla` (--other-xla) the other way round, for VGG8 one batch, timed once. PyTorch (pip install
 bnvuln[bench]) reads shuffled slices of one tensor, its fastest way, in its default layout and in channels_last; it is
 left out where it is not installed.
 
@@ -30,6 +30,7 @@ from bench import arguments, interleave, print_report, random_photos, summarize
 
 from bn_vuln import backend, cost, data, models
 from bn_vuln.config import Augment, Cell, validate
+from bn_vuln.models.resnet import BLOCKS, FILTERS
 from bn_vuln.models.vgg import STAGES
 from bn_vuln.progress import Quiet
 from bn_vuln.train import TrainingLoop, augmentation
@@ -111,13 +112,46 @@ def torch_vgg8(normalization: str) -> Any:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
 
 
+def torch_resnet20(normalization: str) -> Any:
+    import torch
+    from torch import nn
+
+    def normalized(filters: int) -> Any:
+        return nn.BatchNorm2d(filters) if normalization == "batch" else nn.Identity()
+
+    class Block(nn.Module):  # type: ignore[misc]
+        def __init__(self, inputs: int, filters: int, stride: int) -> None:
+            super().__init__()
+            bias = normalization == "none"
+            self.first = nn.Conv2d(inputs, filters, 3, stride, 1, bias=bias)
+            self.second = nn.Conv2d(filters, filters, 3, 1, 1, bias=bias)
+            self.one, self.two, self.stride = normalized(filters), normalized(filters), stride
+
+        def forward(self, x: Any) -> Any:
+            y = self.two(self.second(torch.relu(self.one(self.first(x)))))
+            if self.stride > 1:
+                x = x[:, :, ::2, ::2]
+                x = torch.cat([x, torch.zeros_like(x)], 1)
+            return torch.relu(x + y)
+
+    channels = FILTERS[0]
+    layers: list[Any] = [nn.Conv2d(3, channels, 3, 1, 1, bias=normalization == "none"), normalized(channels), nn.ReLU()]
+    for filters in FILTERS:
+        for number in range(BLOCKS["resnet20"]):
+            layers.append(Block(channels, filters, 2 if filters > FILTERS[0] and not number else 1))
+            channels = filters
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+
+
 def pytorch(cell: Cell, training: data.Dataset, *, channels_last: bool = False) -> Callable[[], Any]:
     import torch
     from torch import nn
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     layout = {"memory_format": torch.channels_last} if channels_last else {}
-    net = {"mlp": torch_mlp, "vgg8": torch_vgg8}[cell.arch.name](cell.normalization.name).to(**layout)
+    net = {"mlp": torch_mlp, "vgg8": torch_vgg8, "resnet20": torch_resnet20}[cell.arch.name](
+        cell.normalization.name
+    ).to(**layout)
     optimizer = torch.optim.SGD(net.parameters(), lr=LR)
     mean, std = (torch.tensor(v).reshape(1, -1, 1, 1) for v in (training.facts.mean, training.facts.std))
     pixels = torch.tensor(training.images.transpose(0, 3, 1, 2)).contiguous(**layout)
@@ -156,7 +190,7 @@ def contenders(
         found["ours_other_xla"] = ours(cell, training, other_xla=True)
     if importlib.util.find_spec("torch"):
         found["pytorch"] = pytorch(cell, training)
-        if arch == "vgg8":
+        if arch != "mlp":
             found["pytorch_channels_last"] = pytorch(cell, training, channels_last=True)
     return found
 
@@ -191,7 +225,7 @@ def measure(arch: str, normalization: str, training: data.Dataset, args: argpars
 
 def main() -> None:
     parser = arguments(__doc__, limit=None, limited="train on N images (default: all of MNIST; 2048 random ones)")
-    parser.add_argument("--arch", nargs="+", default=["mlp", "vgg8"], choices=["mlp", "vgg8"])
+    parser.add_argument("--arch", nargs="+", default=["mlp", "vgg8", "resnet20"], choices=["mlp", "vgg8", "resnet20"])
     parser.add_argument("--other-xla", action="store_true", help="also our loop with XLA where it is not chosen")
     parser.add_argument("--augment", action="store_true", help="our loop alone, with and without augmentation")
     args = parser.parse_args()
