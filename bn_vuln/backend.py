@@ -122,6 +122,11 @@ def attack_prefers_xla(model: Any) -> bool:
     return prefers_xla(model)
 
 
+def fuses_batch_norm() -> bool:
+    """Whether TensorFlow's single operation for batch norm in training is used: on a CPU, where it was measured."""
+    return not tensorflow().config.list_physical_devices("GPU")
+
+
 def leaf_layers(model: Any) -> Iterator[Any]:
     """The layers of a Keras model that are no models themselves."""
     for layer in getattr(model, "layers", []):

@@ -1,15 +1,15 @@
 """Seconds of one training epoch: our loop, Keras' `fit`, PyTorch; medians of interleaved runs.
 
     python tools/bench_train.py --other-xla > results/bench_train.json      the MNIST MLP, VGG8 and ResNet-20,
-    python tools/bench_train.py --arch vgg8 --repetitions 3                 about 12 minutes on two cores
+    python tools/bench_train.py --arch vgg8 --repetitions 3                 about 15 minutes on two cores
     python tools/bench_train.py --arch vgg8 --augment --limit 512           what augmentation costs, a minute
 
 All see the same images, batch size, SGD and model; all run on all cores, TensorFlow with oneDNN on. The MLP trains on
 MNIST, the others on random images of 32x32x3. `share_of_peak` is the rate of floating-point operations (three forward
 passes an image) beside that of a large matrix product in the same run. `ours` has XLA where `backend.prefers_xla`
-says so, `ours_other_xla` (--other-xla) the other way round, for VGG8 one batch, timed once. PyTorch (pip install
-bnvuln[bench]) reads shuffled slices of one tensor, its fastest way, in its default layout and in channels_last; it is
-left out where it is not installed.
+says so, `ours_other_xla` (--other-xla) the other way round, for VGG8 one batch, timed once. `ours_keras_batch_norm`
+does without the fused batch norm of train/fused.py. PyTorch (pip install bnvuln[bench]) reads shuffled slices of one
+tensor, its fastest way, in its default layout and in channels_last; it is left out where it is not installed.
 
 With --augment our loop takes turns with itself on random crops and flips, and with these alone (`augmentation_alone`);
 `augmented_over_plain` is the ratio of the medians of the first two.
@@ -53,17 +53,31 @@ def cell_of(arch: str, normalization: str, augment: dict[str, Any] | None = None
     return validate(Cell, {"arch": arch, "normalization": normalization, "init": "torch", "train": train}, "bench")
 
 
-def ours(cell: Cell, training: data.Dataset, *, other_xla: bool = False) -> Callable[[], Any]:
-    """Our loop; with `other_xla`, compiled the way that is not chosen."""
+def ours(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
+    loop = TrainingLoop(cell, models.build(cell, training.facts), training, training.take(np.arange(1)))
+    return lambda: loop.epoch(0, Quiet())
+
+
+def other_xla(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
+    """Our loop, compiled the way that is not chosen."""
     chosen = backend.prefers_xla
-    if other_xla:
-        backend.prefers_xla = lambda model: not chosen(model)  # type: ignore[assignment]
+    backend.prefers_xla = lambda model: not chosen(model)  # type: ignore[assignment]
     try:
-        model = models.build(cell, training.facts)
-        loop = TrainingLoop(cell, model, training, training.take(np.arange(1)))
+        return ours(cell, training)
     finally:
         backend.prefers_xla = chosen
-    return lambda: loop.epoch(0, Quiet())
+
+
+def keras_batch_norm(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
+    """Our loop with Keras' batch norm of several operations."""
+    chosen = backend.fuses_batch_norm
+    backend.fuses_batch_norm = lambda: False
+    try:
+        run = ours(cell, training)
+        run()  # it is traced in its first call
+        return run
+    finally:
+        backend.fuses_batch_norm = chosen
 
 
 def augmentation_alone(training: data.Dataset) -> Callable[[], Any]:
@@ -187,7 +201,9 @@ def contenders(
         "keras_fit": keras_fit(cell, training),
     }
     if args.other_xla and arch == "mlp":
-        found["ours_other_xla"] = ours(cell, training, other_xla=True)
+        found["ours_other_xla"] = other_xla(cell, training)
+    if arch != "mlp" and normalization == "batch":
+        found["ours_keras_batch_norm"] = keras_batch_norm(cell, training)
     if importlib.util.find_spec("torch"):
         found["pytorch"] = pytorch(cell, training)
         if arch != "mlp":
@@ -213,7 +229,7 @@ def measure(arch: str, normalization: str, training: data.Dataset, args: argpars
     peak = cost.flops_per_second(1.0)
     forward = cost.forward_flops(models.build(cell_of(arch, normalization), training.facts))
     if args.other_xla and arch == "vgg8":
-        found["ours_other_xla"] = one_batch(ours(cell_of(arch, normalization), training.take(FEW), other_xla=True))
+        found["ours_other_xla"] = one_batch(other_xla(cell_of(arch, normalization), training.take(FEW)))
     for name, result in found.items():
         images = BATCH_SIZE if name == "ours_other_xla" and arch == "vgg8" else len(training) // BATCH_SIZE * BATCH_SIZE
         rate = images / result["median_s"]

@@ -16,7 +16,7 @@ from bn_vuln.config import Augment, Cell
 from bn_vuln.data.pixels import to_pixels
 from bn_vuln.distribution import Distribution
 from bn_vuln.facts import Facts
-from bn_vuln.train import adversarial, augmentation
+from bn_vuln.train import adversarial, augmentation, fused
 from bn_vuln.train.optimizers import decay_terms, rate_factors
 
 # (examples int32 [steps, batch], augmented [steps, batch, 4] as `_batch` takes them, learning rates float32 [steps],
@@ -58,7 +58,8 @@ def _step(
         x = to_pixels(x, width)
         x = x if search is None else search(x, y)
         with tf.GradientTape() as tape:
-            logits = model(x, training=True)
+            with fused.batch_norm(model):
+                logits = model(x, training=True)
             loss = tf.reduce_mean(cross_entropy(y, logits))
             loss = loss / replicas if replicas > 1 else loss
         gradients = tape.gradient(loss, variables)
