@@ -768,3 +768,14 @@ def test_a_ladder_is_drawn_along_its_eps(tmp_path: Path, axes_of: Callable[[Resu
 
 def test_a_ladder_of_which_nothing_was_measured_is_not_drawn(tmp_path: Path) -> None:
     assert figures.figures(results(tmp_path, "ladders", lambda cell, name: None if name != "clean" else 0.9)) == []
+
+
+def test_heads_that_would_overlap_stand_upright(tmp_path: Path) -> None:
+    names = [f"p{i}" for i in range(12)]
+    heads = {name: f"a head of many letters {name}" for name in names}
+    chosen = small(
+        perturbations={name: {"kind": "clean"} for name in names}, table={"columns": heads}, paper=[], seeds=[0]
+    )
+    fill(tmp_path, chosen, lambda cell, name: 0.5)
+    ((_, _, svg),) = figures.figures(aggregate(chosen, tmp_path))
+    assert set(heads.values()) <= set(texts(svg))  # unbroken

@@ -183,12 +183,20 @@ def _legend_above(axes: Any) -> None:
         axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
 
 
+def _letters(heads: list[str]) -> int:
+    """How many would stand side by side under the axis, if each head took as much space as the longest line."""
+    return max(len(line) for head in heads for line in head.split("\n")) * len(heads)
+
+
 def _finish(axes: Any, results: Results, title: str) -> None:
     heads = list(_columns(results).values())
     broken = [head.replace(", ", ",\n", 1) for head in heads]
-    if max(len(line) for head in broken for line in head.split("\n")) * len(heads) > MAX_LETTERS:
+    if _letters(broken) > MAX_LETTERS:
         broken = [head.replace(" ", "\n", 2) for head in heads]
-    axes.set_xticks(range(len(heads)), broken)
+    if _letters(broken) > MAX_LETTERS:
+        axes.set_xticks(range(len(heads)), heads, rotation=90)
+    else:
+        axes.set_xticks(range(len(heads)), broken)
     axes.set_xlim(-0.6, len(heads) - 0.4)
     axes.set_title(title, loc="left")
     hide_spines(axes)
