@@ -167,7 +167,7 @@ def load_keras(path: Path) -> Any:
     backend.tensorflow()
     import keras
 
-    registered.classes()
+    registered.register()
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # Keras raises many kinds; all of them mean the same to the user

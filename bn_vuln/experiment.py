@@ -6,10 +6,8 @@ work in one results folder (a cell is claimed while it is worked on), and experi
 
 from __future__ import annotations
 
-import os
-import sys
+import functools
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from bn_vuln import backend, catalog, data, records
+from bn_vuln import catalog, data, records, workers
 from bn_vuln.config import (
     Cell,
     Evaluation,
@@ -173,7 +171,7 @@ def _run_round(left: list[Task], root: Path, jobs: int, strategy: Strategy, prog
             progress.message(f"cell {number}/{len(left)}: {describe(task.cell)}")
             run_task(task, root, strategy=strategy, progress=progress)
     else:
-        _run_parallel(left, root, jobs, progress)
+        workers.run(functools.partial(_work, root=root), left, jobs, progress)
     # What another process has claimed is waited for, not done twice.
     while any(_claimed_elsewhere(task, root) for task in left):
         time.sleep(POLL_SECONDS)
@@ -187,33 +185,12 @@ def _claimed_elsewhere(task: Task, root: Path) -> bool:
     )
 
 
-def _run_parallel(left: list[Task], root: Path, jobs: int, progress: Progress) -> None:
-    """Cells in worker processes, the cores divided among them; a killed worker loses its cell, not the others."""
-    import joblib
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
-
-    cores = len(os.sched_getaffinity(0))
-    # joblib replaces workers that have grown, which TensorFlow's do, and warns that it had work for them.
-    warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given", category=UserWarning)
-    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
-    calls = (joblib.delayed(_work)(task, root, max(1, cores // jobs)) for task in left)
-    progress.start("cells", len(left), "cells")
-    try:
-        for done, text in enumerate(parallel(calls), 1):
-            progress.advance(done)
-            progress.message(text)
-    except TerminatedWorkerError:
-        progress.message("a worker process was killed; its cell is tried again")
-    finally:
-        progress.stop()
-
-
-def _work(task: Task, root: Path, threads: int) -> str:
+def _work(task: Task, root: Path) -> str:
     """What a worker process does: one cell, then a line to show."""
-    if "tensorflow" not in sys.modules:
-        backend.limit_threads(threads)
     begun = time.monotonic()
     run_task(task, root)
+    if not task.finished(root):
+        return f"{describe(task.cell)}: another process is at it"
     return f"{describe(task.cell)}: finished in {time.monotonic() - begun:.0f} s"
 
 

@@ -54,7 +54,7 @@ def load(classifier: Classifier, evaluation: Evaluation) -> data.Dataset:
 
     def read(limit: int | None) -> data.Dataset:
         if evaluation.split == "train" and evaluation.dataset is None:
-            return data.limited(trained_on(classifier)[0], "train", limit)
+            return data.limited(trained_on(classifier)[0], limit, f"{name}: limit: what was trained on")
         return data.load(
             name,
             evaluation.split,
@@ -86,5 +86,7 @@ def within(evaluation: Evaluation, classifier: Classifier) -> Evaluation:
     """The same without a limit that the data set is too small for, as a suite's may be."""
     facts = data.facts(evaluation.dataset) if evaluation.dataset else classifier.facts
     size = {**facts.sizes, "validation": classifier.validation}.get(evaluation.split, 0)
+    if evaluation.split == "train" and evaluation.dataset is None:
+        size = len(trained_on(classifier)[0])
     large = evaluation.limit is not None and 0 < size < evaluation.limit
     return evaluation.model_copy(update={"limit": None}) if large else evaluation

@@ -60,6 +60,21 @@ class Said(Quiet):
         self.lines.append(text)
 
 
+def check_resume(cell: Cell, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train a cell of several epochs whole, and with an interruption after the first: the bits must be the same."""
+    from bn_vuln.train import train
+
+    whole = train(cell)
+    with monkeypatch.context() as patch:
+        interrupt_before(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            train(cell, folder)
+    resumed = train(cell, folder)
+    assert resumed.record.resumed == 1
+    for a, b in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
+        assert (a == b).all()
+
+
 def interrupt_before(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
     """Let Ctrl-C come when a training begins that epoch (from 0)."""
     from bn_vuln.train import TrainingLoop

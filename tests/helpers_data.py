@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
+from bn_vuln import data
 from bn_vuln.data import places, tfds
 
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -114,6 +118,18 @@ def seed_downloads(name: str, files: dict[str, bytes]) -> None:
             resource.write_info_file(
                 url=url, path=target, dataset_name=builder.name, original_fname=info.filename, url_info=info
             )
+
+
+@contextlib.contextmanager
+def prepared(folder: Path, sets: dict[str, dict[str, bytes]]) -> Iterator[Path]:
+    """`folder` as the data folder, with data sets of TFDS prepared from these files by its own code."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv(places.DATA_DIR, str(folder))
+        monkeypatch.delenv(places.MANUAL_DIR, raising=False)
+        for name, files in sets.items():
+            seed_downloads(name, files)
+            data.prepare(name)
+        yield folder
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> Path:

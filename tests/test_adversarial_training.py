@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import interrupt_before, small_cell
+from conftest import check_resume, small_cell
 from helpers_attacks import norm, tf
 
 from bn_vuln import data, models
@@ -149,15 +149,7 @@ def test_a_resumed_training_ends_with_the_same_bits(eagerly, tmp_path, monkeypat
     cell = cell_of(
         {"eps": 0.1, "steps": 1, "step_size": 0.02}, arch=DENSE, data=FEW, normalization="batch", train=options
     )
-    whole = train(cell)
-    with monkeypatch.context() as patch:
-        interrupt_before(patch, 1)
-        with pytest.raises(KeyboardInterrupt):
-            train(cell, tmp_path)
-    resumed = train(cell, tmp_path)
-    assert resumed.record.resumed == 1
-    for a, b in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(b, a)
+    check_resume(cell, tmp_path, monkeypatch)
 
 
 # ---------------------------------------------------------------- config and options

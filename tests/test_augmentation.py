@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from conftest import interrupt_before, small_cell
+from conftest import check_resume, small_cell
 from helpers_attacks import tf
 from scipy.stats import binomtest, chisquare
 
-from bn_vuln import backend, data, models, records
+from bn_vuln import backend, data, models
 from bn_vuln.config import Augment, Cell, describe, identity, validate
 from bn_vuln.data.pixels import pixel_array
 from bn_vuln.distribution import choose
@@ -159,15 +159,7 @@ def test_it_changes_what_is_learned(eagerly):
 
 def test_a_resumed_training_ends_with_the_same_bits(eagerly, tmp_path, monkeypatch):
     cell = cell_of({}, normalization="batch", train={"epochs": 3, "momentum": 0.9, "select": "last"})
-    whole = train(cell)
-    with monkeypatch.context() as patch:
-        interrupt_before(patch, 1)
-        with pytest.raises(KeyboardInterrupt):
-            train(cell, tmp_path)
-    resumed = train(cell, tmp_path)
-    assert records.read_training(tmp_path).resumed == 1
-    for a, b in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(b, a)
+    check_resume(cell, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("normalization", ["none", {"name": "batch", "synchronized": True}], ids=["none", "batch"])

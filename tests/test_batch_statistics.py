@@ -17,7 +17,7 @@ from bn_vuln.data.pixels import pixel_array
 from bn_vuln.distribution import choose
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluate import Evaluator
-from bn_vuln.subject import trained_on
+from bn_vuln.subject import trained_on, within
 
 KINDS = ["tracked", "reestimated", "batch"]
 C = 0.01
@@ -185,8 +185,10 @@ def test_the_training_split_is_what_a_run_was_trained_on(runs):
     assert len(seen) == 2000
     assert set(some.index) < seen
     assert len(some) == 300
-    with pytest.raises(UsageError, match="the train split has 2000 examples, 2001 were asked for"):
+    with pytest.raises(UsageError, match="mnist: limit: what was trained on has 2000 examples, 2001 were asked for"):
         Evaluator(subject, Evaluation(split="train", limit=2001))
+    assert within(Evaluation(split="train", limit=2001), subject).limit is None
+    assert within(Evaluation(split="train", limit=2000), subject).limit == 2000
 
 
 def test_a_foreign_model_was_trained_on_everything(runs):

@@ -368,13 +368,9 @@ def offline(monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def clean_ready(tmp_path_factory):
     """A data folder with cifar10 alone, prepared by TFDS' own code."""
-    folder = tmp_path_factory.mktemp("ready")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv(places.DATA_DIR, str(folder))
-        monkeypatch.delenv(places.MANUAL_DIR, raising=False)
-        h.seed_downloads("cifar10", h.cifar10_files(CLEAN[0], (CLEAN[1][0], LABELS)))
-        data.prepare("cifar10")
-    return folder
+    files = {"cifar10": h.cifar10_files(CLEAN[0], (CLEAN[1][0], LABELS))}
+    with h.prepared(tmp_path_factory.mktemp("ready"), files) as folder:
+        return folder
 
 
 @pytest.fixture

@@ -45,20 +45,16 @@ def offline(monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory):
     """A data folder with fashion_mnist, cifar10, cifar10_1/v6 and svhn_cropped, prepared once by TFDS' own code."""
-    folder = tmp_path_factory.mktemp("ready")
+    files = {
+        "fashion_mnist": h.idx_files(*FASHION),
+        "cifar10": h.cifar10_files(*CIFAR),
+        "cifar10_1/v6": h.cifar10_1_files(*CIFAR_1),
+        "svhn_cropped": h.svhn_files(*SVHN),
+    }
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv(places.DATA_DIR, str(folder))
-        monkeypatch.delenv(places.MANUAL_DIR, raising=False)
         h.few_idx_images(monkeypatch, 20, 10)
-        for name, published in {
-            "fashion_mnist": h.idx_files(*FASHION),
-            "cifar10": h.cifar10_files(*CIFAR),
-            "cifar10_1/v6": h.cifar10_1_files(*CIFAR_1),
-            "svhn_cropped": h.svhn_files(*SVHN),
-        }.items():
-            h.seed_downloads(name, published)
-            data.prepare(name)
-    return folder
+        with h.prepared(tmp_path_factory.mktemp("ready"), files) as folder:
+            return folder
 
 
 @pytest.fixture

@@ -162,6 +162,7 @@ def test_a_cell_claimed_by_another_host_is_waited_for(done, tmp_path, monkeypatc
 
     monkeypatch.setattr(experiment.time, "sleep", finish_elsewhere)
     monkeypatch.setattr("bn_vuln.evaluate.measure", no_training)
+    assert experiment._work(task, root).endswith("another process is at it")
     api.reproduce(str(path), root=root)
     assert waited == [True]
 

@@ -51,7 +51,8 @@ LAYERS = {
     | {"analysis", "batch_statistics", "classifier", "data", "subject", "fooling", "noise", "records", "progress"},
     "experiment": BASE
     | {"catalog", "data", "distribution", "grid", "records", "progress", "train", "evaluate", "classifier"}
-    | {"mechanism"},
+    | {"mechanism", "workers"},
+    "workers": {"backend", "progress"},
     "cost": BASE | {"data", "experiment", "models"},
     "catalog": {"config", "data", "errors", "records"},
     "table": {"analysis", "config", "records"},

@@ -11,11 +11,10 @@ import helpers_data as h
 import pytest
 from helpers_records import fill, wobble
 
-from bn_vuln import catalog, data, experiment, report
+from bn_vuln import catalog, experiment, report
 from bn_vuln.aggregate import Results, aggregate
 from bn_vuln.claims import Comparison
 from bn_vuln.config import Cell, Experiment, with_rungs
-from bn_vuln.data import places
 from bn_vuln.report import figures
 
 N = 10_000  # examples: accuracies are multiples of 1e-4
@@ -419,16 +418,12 @@ def test_the_figures_that_are_asked_for_are_drawn_of_full_records(agreeing: tupl
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A data folder with small stand-ins for CIFAR-10, CIFAR-10.1 and SVHN, read by TFDS from the published formats."""
     sets = [h.coloured(n, 32, seed) for seed, n in enumerate((300, 20, 10))]
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv(places.DATA_DIR, str(tmp_path_factory.mktemp("data")))
-        monkeypatch.delenv(places.MANUAL_DIR, raising=False)
-        for name, files in {
-            "cifar10": h.cifar10_files(*sets[:2]),
-            "cifar10_1/v6": h.cifar10_1_files(*sets[1]),
-            "svhn_cropped": h.svhn_files(*sets),
-        }.items():
-            h.seed_downloads(name, files)
-            data.prepare(name)
+    files = {
+        "cifar10": h.cifar10_files(*sets[:2]),
+        "cifar10_1/v6": h.cifar10_1_files(*sets[1]),
+        "svhn_cropped": h.svhn_files(*sets),
+    }
+    with h.prepared(tmp_path_factory.mktemp("data"), files):
         yield
 
 

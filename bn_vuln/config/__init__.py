@@ -8,7 +8,6 @@ likewise for `data`, `arch` and `schedule`.
 
 from bn_vuln.config.adversarial import Adversarial
 from bn_vuln.config.arch import (
-    CONVOLUTIONAL,
     Arch,
     DeepArch,
     LinearArch,
@@ -98,7 +97,6 @@ __all__ = [
     "VGGArch",
     "ResNetArch",
     "WideResNetArch",
-    "CONVOLUTIONAL",
     "FilterResponseNormalization",
     "Fixup",
     "GroupNormalization",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -101,15 +101,13 @@ Arch = Annotated[
     BeforeValidator(named),
 ]
 
-CONVOLUTIONAL = (
-    *(f"vgg{n}" for n in (8, 11, 13, 16, 19)),
-    *(f"resnet{n}" for n in (20, 32, 44, 56, 110)),
-    "wrn",
-)
+_CONVOLUTIONAL = [
+    name for arch in (VGGArch, ResNetArch, WideResNetArch) for name in get_args(arch.model_fields["name"].annotation)
+]
 
 # What a cell of these architectures has where it says nothing. PyTorch's initialization shrinks the signal by 6 in
 # each layer, which BN undoes and a net without BN cannot: there the pair would compare a net that learns with none.
 SETTINGS: dict[str, dict[str, Any]] = {
     "deep": {"init": "he"},
-    **{name: {"init": "he", "train": {"momentum": 0.9, "epochs": 5}} for name in CONVOLUTIONAL},
+    **{name: {"init": "he", "train": {"momentum": 0.9, "epochs": 5}} for name in _CONVOLUTIONAL},
 }

@@ -125,19 +125,17 @@ def load(
         whole = whole.take(np.sort(chosen))
     if classes is not None:
         whole = _only(whole, classes)
-    return limited(whole, split, limit, balanced=balanced, draw=draw)
+    return limited(whole, limit, f"{name}: limit: the {split} split", balanced=balanced, draw=draw)
 
 
 def limited(
-    whole: Dataset, split: str, limit: int | None, *, balanced: bool = False, draw: int | None = None
+    whole: Dataset, limit: int | None, what: str, *, balanced: bool = False, draw: int | None = None
 ) -> Dataset:
-    """The `limit` examples of a split (whose name is for the error) as `load` takes them; None: all."""
+    """The `limit` examples of a data set as `load` takes them; None: all. Raises `UsageError` if `what` has fewer."""
     if limit is None:
         return whole
     if limit > len(whole):
-        raise UsageError(
-            f"{whole.facts.name}: limit: the {split} split has {len(whole)} examples, {limit} were asked for"
-        )
+        raise UsageError(f"{what} has {len(whole)} examples, {limit} were asked for")
     seeds = [SPLIT_SEED + 1] if draw is None else [SPLIT_SEED + 3, draw]
     order = permutation(len(whole), *seeds)
     return whole.take((_balanced(order, whole, limit) if balanced else order)[:limit])

@@ -121,7 +121,7 @@ def batch(options: config.BatchNormalization, seed: int) -> Factory:
 def group(options: config.GroupNormalization | config.WeightStandardizedGroupNormalization, seed: int) -> Factory:
     """Group normalization, with standardized weights where the options say so."""
     standardized = isinstance(options, config.WeightStandardizedGroupNormalization)
-    convolution = (lambda: registered.classes().StandardizedConv2D) if standardized else _convolution
+    convolution = registered.standardized_conv if standardized else _convolution
     return Factory(layer=_groups(options.groups, options.c), keeps_bias=False, convolution=convolution)
 
 
@@ -144,22 +144,24 @@ def _groups(groups: int, c: float) -> Maker:
 
 def frn(options: config.FilterResponseNormalization, seed: int) -> Factory:
     """Filter response normalization and its thresholds."""
-    own = registered.classes()
     return Factory(
-        layer=lambda name: own.FilterResponse(options.c, name=name),
+        layer=lambda name: registered.filter_response()(options.c, name=name),
         keeps_bias=False,
-        activation=lambda name: own.Threshold(name=name),
+        activation=lambda name: registered.threshold()(name=name),
     )
 
 
 def fixup(_: config.Fixup, seed: int) -> Factory:
     """Scalar biases in place of a normalization and before convolutions, scalar multipliers at the end of branches."""
-    own = registered.classes()
+
+    def bias(name: str) -> Any:
+        return registered.bias()(name=name)
+
     return Factory(
-        layer=lambda name: own.Bias(name=name),
+        layer=bias,
         keeps_bias=False,
-        shift=lambda name: own.Bias(name=name),
-        multiplier=lambda name: own.Multiplier(name=name),
+        shift=bias,
+        multiplier=lambda name: registered.multiplier()(name=name),
         fixup=True,
     )
 

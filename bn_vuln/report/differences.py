@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from bn_vuln.aggregate import Results
@@ -22,6 +23,8 @@ from bn_vuln.report.tables import KEY_NAMES, where_text
 from bn_vuln.table import Block, mean_over_arms
 
 MAX_LETTERS = 56  # of the heads of columns that fit side by side
+LINE = 24  # letters of a line of those that stand upright
+LETTER = 0.07  # inches
 MAX_BLOCKS = 8
 CHOSEN = "chosen"
 ACCURACIES = (
@@ -99,7 +102,7 @@ def accuracies(results: Results, form: str) -> list[Drawn]:
         return []
     plt = pyplot()
     with plt.rc_context(STYLE):
-        size = (WIDTH, HEIGHT * len(blocks))
+        size = (WIDTH, (HEIGHT + _below(results)) * len(blocks))
         drawing, axes = plt.subplots(len(blocks), 2, figsize=size, squeeze=False, layout="constrained")
         for (left, right), block in zip(axes, blocks, strict=True):
             _accuracies(left, results, block)
@@ -188,15 +191,24 @@ def _letters(heads: list[str]) -> int:
     return max(len(line) for head in heads for line in head.split("\n")) * len(heads)
 
 
-def _finish(axes: Any, results: Results, title: str) -> None:
+def _heads(results: Results) -> tuple[list[str], bool]:
+    """The heads of columns in lines as they stand under the axis, and whether they stand upright."""
     heads = list(_columns(results).values())
-    broken = [head.replace(", ", ",\n", 1) for head in heads]
-    if _letters(broken) > MAX_LETTERS:
-        broken = [head.replace(" ", "\n", 2) for head in heads]
-    if _letters(broken) > MAX_LETTERS:
-        axes.set_xticks(range(len(heads)), heads, rotation=90)
-    else:
-        axes.set_xticks(range(len(heads)), broken)
+    for broken in ([head.replace(", ", ",\n", 1) for head in heads], [head.replace(" ", "\n", 2) for head in heads]):
+        if _letters(broken) <= MAX_LETTERS:
+            return broken, False
+    return [textwrap.fill(head, LINE) for head in heads], True
+
+
+def _below(results: Results) -> float:
+    """Inches that upright heads take below the axis, which is as high with them as without."""
+    heads, upright = _heads(results)
+    return LETTER * max(len(line) for head in heads for line in head.split("\n")) if upright else 0.0
+
+
+def _finish(axes: Any, results: Results, title: str) -> None:
+    heads, upright = _heads(results)
+    axes.set_xticks(range(len(heads)), heads, rotation=90 if upright else 0)
     axes.set_xlim(-0.6, len(heads) - 0.4)
     axes.set_title(title, loc="left")
     hide_spines(axes)
