@@ -177,6 +177,7 @@ def write_at(
         accuracy=correct / n,
         loss=loss,
         mean_distance=distance,
+        corruption_source="made" if perturbation.kind == "corruption" else None,
         flags=tuple(flags),
         versions=VERSIONS,
         device=DEVICE,

@@ -529,6 +529,24 @@ def test_several_data_sets_have_no_one_name(tmp_path: Path) -> None:
     ]
 
 
+def test_corrupted_images_of_two_sources_are_not_compared(tmp_path: Path) -> None:
+    noise = {"kind": "corruption", "corruption": "shot_noise", "severity": 3}
+    chosen = small(
+        perturbations={"clean": {"kind": "clean"}, "noise": noise}, table={"columns": {"noise": "noise"}}, paper=[]
+    )
+    fill(tmp_path, chosen, lambda cell, name: 0.5)
+    assert tables.accuracy_table(aggregate(chosen, tmp_path)).notes == (
+        "corrupted images: made by the published formulas",
+    )
+    (one, *others) = (path for path in tmp_path.glob("*/records/*.json") if '"made"' in path.read_text())
+    one.write_text(one.read_text().replace('"made"', '"archive"'))
+    (note,) = tables.accuracy_table(aggregate(chosen, tmp_path)).notes
+    assert "not to be compared" in note
+    for path in others:
+        path.write_text(path.read_text().replace('"made"', '"archive"'))
+    assert tables.accuracy_table(aggregate(chosen, tmp_path)).notes == ("corrupted images: those that were published",)
+
+
 def test_claims_stand_above_where_their_columns_were_measured(tmp_path: Path) -> None:
     table = tables.comparison_table(results(tmp_path, made(paper=claims({"sign": 1}, {"arm": "none", "value": 0.02}))))
     assert table is not None

@@ -7,14 +7,25 @@ from collections.abc import Iterable
 from bn_vuln.aggregate import Results
 from bn_vuln.config import AT, Site
 
+CORRUPTED = {
+    frozenset({"made"}): "corrupted images: made by the published formulas",
+    frozenset({"archive"}): "corrupted images: those that were published",
+    frozenset({"made", "archive"}): (
+        "corrupted images: in some records made by the published formulas, in others those that were published; these "
+        "are not to be compared: choose one `source`"
+    ),
+}
+
 
 def notes(results: Results, columns: Iterable[str]) -> list[str]:
     """What a reader must know of these columns of the table where not all are measured at the experiment's
-    `evaluation`: how derived ones are computed, then data set, split, limit, BN statistics and n of each evaluation."""
+    `evaluation`: how derived ones are computed, then data set, split, limit, BN statistics and n of each evaluation;
+    and where corrupted images are from."""
     columns = list(columns)
     computed = [_computed(results, column) for column in columns if column in results.experiment.derived]
     at = measured_at(results, columns)
-    return computed + ([_where(results, site, parts) for site, parts in at] if any(s.name for s, _ in at) else [])
+    places = [_where(results, site, parts) for site, parts in at] if any(s.name for s, _ in at) else []
+    return computed + places + _corrupted(results, (part for _, parts in at for part in parts))
 
 
 def measured_at(results: Results, columns: Iterable[str]) -> list[tuple[Site, list[str]]]:
@@ -45,6 +56,13 @@ def _where(results: Results, site: Site, parts: list[str]) -> str:
     limit = "no limit" if where.limit is None else f"limit {where.limit:,}"
     words = [dataset(results, site), f"{where.split} split", limit, f"{where.bn_statistics} BN statistics"]
     return f"{'; '.join(_heads(results, parts))}: {', '.join([*words, f'n = {n} examples' if n else 'not run'])}"
+
+
+def _corrupted(results: Results, parts: Iterable[str]) -> list[str]:
+    runs = [run for block in results.blocks for run in block.runs]
+    found = [run.record(part) for part in parts for run in runs]
+    sources = frozenset(record.corruption_source for record in found if record and record.corruption_source)
+    return [CORRUPTED[sources]] if sources else []
 
 
 def dataset(results: Results, site: Site) -> str:
