@@ -47,6 +47,17 @@ def randomize(layer, seed=0):
 # ---------------------------------------------------------------- formulas
 
 
+def test_instance_normalization_before_pooling_leaves_little_of_an_image():
+    x = np.random.default_rng(1).uniform(0.1, 1, (32, 1, 1, 3)).astype(np.float32) * images(32)
+
+    def spread(normalization):
+        model = build(SMALL, normalization)
+        pooled = np.asarray(keras.Model(model.input, model.get_layer("average").output)(x))
+        return (pooled.std(axis=0) / pooled.mean(axis=0)).mean()
+
+    assert spread("instance") < spread("group") / 5
+
+
 @pytest.mark.parametrize(("name", "groups"), [("group", 8), ("layer", 1), ("instance", 64), ("ws_group", 8)])
 def test_groups_are_normalized_over_their_channels_and_all_positions(name, groups):
     model = build("vgg8", {"name": name, "c": 0.3})

@@ -131,7 +131,8 @@ def layer(options: config.LayerNormalization, seed: int) -> Factory:
 
 
 def instance(options: config.InstanceNormalization, seed: int) -> Factory:
-    """As many groups as there are channels."""
+    """As many groups as there are channels. Where nothing but ReLU and pooling follows (`wrn`, `vgg`), every channel's
+    mean and spread are taken out of what they pool, which differs little from image to image."""
     return Factory(layer=_groups(-1, options.c), keeps_bias=False)
 
 
