@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -70,6 +70,16 @@ class Said(Quiet):
 
     def message(self, text: str) -> None:
         self.lines.append(text)
+
+
+@pytest.fixture
+def eagerly() -> Iterator[None]:
+    """Nothing is compiled: a short training is over sooner."""
+    from bn_vuln import backend
+
+    backend.tensorflow().config.run_functions_eagerly(True)
+    yield
+    backend.tensorflow().config.run_functions_eagerly(False)
 
 
 def check_resume(cell: Cell, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,14 +31,6 @@ def cell_of(adversarial, **changes):
 # ---------------------------------------------------------------- one step of a linear model
 
 
-@pytest.fixture
-def eagerly():
-    """Nothing is compiled: one step is over sooner."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 def one_step(adversarial, normalization="none"):
     """(the loop after its one step, kernel [784] and bias before it, images [50, 784] in pixels, labels 0 and 1)."""
     two = {"name": "mnist", "classes": [3, 7], "limit": 50, "validation": 50}

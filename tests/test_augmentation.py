@@ -38,14 +38,6 @@ def one_by_one(images, drawn, pad):
     return found
 
 
-@pytest.fixture
-def eagerly():
-    """Nothing is compiled: a short training is over sooner."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 # ---------------------------------------------------------------- crops and flips
 
 
@@ -148,7 +140,7 @@ def test_an_epoch_is_one_on_images_augmented_before(monkeypatch, xla, options):
     for a, b in zip(loop.model.get_weights(), other.model.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
     seen = pixel_array(examples.images, cell.data.width)  # validation images, here the same examples, stay as they are
-    assert ours.validation_accuracy == np.mean(np.argmax(loop.model(seen), axis=1) == examples.labels)
+    assert ours.validation_accuracy == np.mean(np.argmax(loop.finished()(seen), axis=1) == examples.labels)
 
 
 def test_it_changes_what_is_learned(eagerly):

@@ -33,6 +33,12 @@ TOOLS = Path(__file__).parent.parent / "tools"
             marks=pytest.mark.slow,
         ),
         pytest.param(
+            "bench_train.py",
+            ["--limit", "256", "--arch", "mlp", "--width", "32", "--batch-size", "16"],
+            {"ours", "ours_enlarged"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             "bench_attacks.py",
             ["--limit", "20", "--train-limit", "500", "--batches", "10"],
             {"ours", "bare_gradients", "cleverhans", "cleverhans_compiled"},

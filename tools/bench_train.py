@@ -3,6 +3,7 @@
     python tools/bench_train.py --other-xla > results/bench_train.json      the MNIST MLP, VGG8 and ResNet-20,
     python tools/bench_train.py --arch vgg8 --repetitions 3                 about 15 minutes on two cores
     python tools/bench_train.py --arch vgg8 --augment --limit 512           what augmentation costs, a minute
+    python tools/bench_train.py --arch mlp --width 56 --batch-size 32 --limit 3200       enlarged images, two minutes
 
 All see the same images, batch size, SGD and model; all run on all cores, TensorFlow with oneDNN on. The MLP trains on
 MNIST, the others on random images of 32x32x3. `share_of_peak` is the rate of floating-point operations (three forward
@@ -10,6 +11,9 @@ passes an image) beside that of a large matrix product in the same run. `ours` h
 says so, `ours_other_xla` (--other-xla) the other way round, for VGG8 one batch, timed once. `ours_keras_batch_norm`
 does without the fused batch norm of train/fused.py. PyTorch (pip install bnvuln[bench]) reads shuffled slices of one
 tensor, its fastest way, in its default layout and in channels_last; it is left out where it is not installed.
+
+With --width the MLP trains on MNIST enlarged to that, its hidden layers half as wide as its input: our loop at native
+width (train/native.py), `ours_enlarged` and PyTorch on images that are enlarged batch by batch.
 
 With --augment our loop takes turns with itself on random crops and flips, and with these alone (`augmentation_alone`);
 `augmented_over_plain` is the ratio of the medians of the first two.
@@ -33,7 +37,7 @@ from bn_vuln.config import Augment, Cell, validate
 from bn_vuln.models.resnet import BLOCKS, FILTERS
 from bn_vuln.models.vgg import STAGES
 from bn_vuln.progress import Quiet
-from bn_vuln.train import TrainingLoop, augmentation
+from bn_vuln.train import TrainingLoop, augmentation, native
 
 LR, BATCH_SIZE = 0.01, 128
 FEW = np.arange(BATCH_SIZE)
@@ -47,10 +51,17 @@ def images(arch: str, limit: int | None) -> data.Dataset:
     return random_photos(limit or 2048)
 
 
-def cell_of(arch: str, normalization: str, augment: dict[str, Any] | None = None) -> Cell:
+def cell_of(
+    arch: str,
+    normalization: str,
+    augment: dict[str, Any] | None = None,
+    width: int | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> Cell:
     """What is trained: plain SGD, PyTorch's initialization."""
-    train = {"lr": LR, "batch_size": BATCH_SIZE, "momentum": 0.0, "augment": augment}
-    return validate(Cell, {"arch": arch, "normalization": normalization, "init": "torch", "train": train}, "bench")
+    train = {"lr": LR, "batch_size": batch_size, "momentum": 0.0, "augment": augment}
+    fields = {"arch": arch, "normalization": normalization, "init": "torch", "train": train}
+    return validate(Cell, {**fields, "data": {"name": "mnist", "width": width}} if width else fields, "bench")
 
 
 def ours(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
@@ -66,6 +77,16 @@ def other_xla(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
         return ours(cell, training)
     finally:
         backend.prefers_xla = chosen
+
+
+def enlarged(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
+    """Our loop on images that are enlarged."""
+    chosen = native.can
+    native.can = lambda *_: False
+    try:
+        return ours(cell, training)
+    finally:
+        native.can = chosen
 
 
 def keras_batch_norm(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
@@ -104,11 +125,12 @@ def keras_fit(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
     return lambda: model.fit(pixels, training.labels, batch_size=BATCH_SIZE, epochs=1, verbose=0)
 
 
-def torch_mlp(normalization: str) -> Any:
+def torch_mlp(normalization: str, width: int | None) -> Any:
     from torch import nn
 
-    units = 392
-    first = [nn.Linear(784, units, bias=normalization == "none")]
+    pixels = (width or 28) ** 2
+    units = pixels // 2
+    first = [nn.Linear(pixels, units, bias=normalization == "none")]
     first += [nn.BatchNorm1d(units)] if normalization == "batch" else []
     return nn.Sequential(nn.Flatten(), *first, nn.ReLU(), nn.Linear(units, units), nn.ReLU(), nn.Linear(units, 10))
 
@@ -163,9 +185,11 @@ def pytorch(cell: Cell, training: data.Dataset, *, channels_last: bool = False) 
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     layout = {"memory_format": torch.channels_last} if channels_last else {}
-    net = {"mlp": torch_mlp, "vgg8": torch_vgg8, "resnet20": torch_resnet20}[cell.arch.name](
-        cell.normalization.name
-    ).to(**layout)
+    width, batch_size, normalization = cell.data.width, cell.train.batch_size, cell.normalization.name
+    if cell.arch.name == "mlp":
+        net = torch_mlp(normalization, width)
+    else:
+        net = {"vgg8": torch_vgg8, "resnet20": torch_resnet20}[cell.arch.name](normalization).to(**layout)
     optimizer = torch.optim.SGD(net.parameters(), lr=LR)
     mean, std = (torch.tensor(v).reshape(1, -1, 1, 1) for v in (training.facts.mean, training.facts.std))
     pixels = torch.tensor(training.images.transpose(0, 3, 1, 2)).contiguous(**layout)
@@ -174,9 +198,11 @@ def pytorch(cell: Cell, training: data.Dataset, *, channels_last: bool = False) 
     def epoch() -> None:
         order = torch.randperm(len(labels))
         correct = torch.zeros((), dtype=torch.long)
-        for i in range(0, len(labels) // BATCH_SIZE * BATCH_SIZE, BATCH_SIZE):
-            index = order[i : i + BATCH_SIZE]
-            logits = net((pixels[index].float() / 255 - mean) / std)
+        for i in range(0, len(labels) // batch_size * batch_size, batch_size):
+            index = order[i : i + batch_size]
+            x = pixels[index].float() / 255
+            x = nn.functional.interpolate(x, width, mode="bilinear") if width else x
+            logits = net((x - mean) / std)
             loss = nn.functional.cross_entropy(logits, labels[index])
             optimizer.zero_grad()
             loss.backward()
@@ -189,6 +215,12 @@ def pytorch(cell: Cell, training: data.Dataset, *, channels_last: bool = False) 
 def contenders(
     arch: str, normalization: str, training: data.Dataset, args: argparse.Namespace
 ) -> dict[str, Callable[[], Any]]:
+    if args.width:
+        cell = cell_of(arch, normalization, width=args.width, batch_size=args.batch_size)
+        made = {"ours": ours, "ours_enlarged": enlarged}
+        if importlib.util.find_spec("torch"):
+            made["pytorch"] = pytorch
+        return {name: make(cell, training) for name, make in made.items()}
     cell = cell_of(arch, normalization)
     if args.augment:
         return {
@@ -227,11 +259,12 @@ def measure(arch: str, normalization: str, training: data.Dataset, args: argpars
         plain, augmented = (statistics.median(seconds[name]) for name in ("ours", "ours_augmented"))
         extra = {"augmented_over_plain": round(augmented / plain, 3)}
     peak = cost.flops_per_second(1.0)
-    forward = cost.forward_flops(models.build(cell_of(arch, normalization), training.facts))
+    forward = cost.forward_flops(models.build(cell_of(arch, normalization, width=args.width), training.facts))
     if args.other_xla and arch == "vgg8":
         found["ours_other_xla"] = one_batch(other_xla(cell_of(arch, normalization), training.take(FEW)))
     for name, result in found.items():
-        images = BATCH_SIZE if name == "ours_other_xla" and arch == "vgg8" else len(training) // BATCH_SIZE * BATCH_SIZE
+        size = args.batch_size
+        images = size if name == "ours_other_xla" and arch == "vgg8" else len(training) // size * size
         rate = images / result["median_s"]
         result["images_per_second"] = round(rate)
         if name != ALONE:
@@ -244,14 +277,18 @@ def main() -> None:
     parser.add_argument("--arch", nargs="+", default=["mlp", "vgg8", "resnet20"], choices=["mlp", "vgg8", "resnet20"])
     parser.add_argument("--other-xla", action="store_true", help="also our loop with XLA where it is not chosen")
     parser.add_argument("--augment", action="store_true", help="our loop alone, with and without augmentation")
+    parser.add_argument("--width", type=int, help="the MLP on MNIST enlarged to this width")
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help="of --width (default: %(default)s)")
     args = parser.parse_args()
+    if (args.width and (args.arch != ["mlp"] or args.augment)) or (args.batch_size != BATCH_SIZE and not args.width):
+        parser.error("--width is for --arch mlp without --augment, --batch-size for --width")
     backend.tensorflow()
     results = {}
     for arch in args.arch:
         training = images(arch, args.limit)
         for normalization in ("none", "batch"):
             results[f"{arch}_{normalization}"] = measure(arch, normalization, training, args)
-    print_report(results, args.repetitions, batch_size=BATCH_SIZE, lr=LR)
+    print_report(results, args.repetitions, batch_size=args.batch_size, lr=LR, width=args.width)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from bn_vuln.config import Cell
 from bn_vuln.data.pixels import to_pixels
 from bn_vuln.distribution import ONE_DEVICE, Distribution
 from bn_vuln.progress import Epoch, Progress, duration
-from bn_vuln.train import augmentation, optimizers, steps
+from bn_vuln.train import augmentation, native, optimizers, steps
 from bn_vuln.train.schedules import learning_rates
 
 ORDER_STREAM = 1  # keeps the order's random stream apart from the initializers'
@@ -23,7 +23,10 @@ WORTH_SAYING = 10.0  # seconds left
 
 
 class TrainingLoop:
-    """One model's compiled steps over its data set, which lies on the device as uint8."""
+    """One model's compiled steps over its data set, which lies on the device as uint8.
+
+    `model` is what is trained: the one given, or what stands for it on images that are not enlarged (train/native.py).
+    """
 
     def __init__(
         self,
@@ -34,15 +37,27 @@ class TrainingLoop:
         distribution: Distribution = ONE_DEVICE,
     ) -> None:
         """`model` made in the distribution's scope."""
-        self.cell, self.model, self.training, self.validation = cell, model, training, validation
+        self.cell, self.training, self.validation = cell, training, validation
         self.batch_size = cell.train.batch_size
         self.steps = len(training) // self.batch_size
+        self._given, self._native = model, None
         with distribution.scope():
+            if native.can(cell, training.facts):
+                self._native = native.Native(model, training.facts)
+                model = self._native.model
             self.optimizer = optimizers.make(cell, model)
+        self.model = model
         images, labels = (distribution.on_every_device(array) for array in (training.images, training.labels))
         self._steps = steps.make(cell, model, self.optimizer, training.facts, images, labels, distribution)
         self._predict = predictor(model, distribution)
         self._clock = _Clock()
+
+    def finished(self) -> Any:
+        """The model that was given, with the weights of `model`."""
+        if self._native is not None:
+            self._native.widen()
+            self._native = None
+        return self._given
 
     def epoch(self, number: int, progress: Progress) -> Epoch:
         """Train one epoch (from 0), then measure the validation accuracy."""

@@ -53,13 +53,14 @@ def train(
     reason = run.epochs(progress)
     if state.kept is not None:
         loop.model.set_weights(state.kept.weights)
+    model = loop.finished()
     record = _record(cell, loop, state, reason or _chance_level(state.kept, examples[1]), distribution)
     if folder is not None:
         logs.write_history(folder, state.history)
-        save_model(loop.model, folder / "model.keras")
+        save_model(model, folder / "model.keras")
         records.replace_file(folder / "training.json", records.to_json(record))
         checkpoint.remove(folder)
-    return Trained(loop.model, state.history, record)
+    return Trained(model, state.history, record)
 
 
 def _check_replicas(cell: Cell, distribution: Distribution) -> None:
@@ -203,7 +204,7 @@ def _record(
         loss=epoch.loss if epoch else None,
         train_accuracy=epoch.train_accuracy if epoch else None,
         validation_accuracy=epoch.validation_accuracy if epoch else None,
-        parameters=loop.model.count_params(),
+        parameters=loop.finished().count_params(),
         images_per_second=round(rates[len(rates) // 2], 1),
         versions=backend.versions(),
         device=backend.device_name(),

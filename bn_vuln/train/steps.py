@@ -16,7 +16,7 @@ from bn_vuln.config import Augment, Cell
 from bn_vuln.data.pixels import to_pixels
 from bn_vuln.distribution import Distribution
 from bn_vuln.facts import Facts
-from bn_vuln.train import adversarial, augmentation, fused
+from bn_vuln.train import adversarial, augmentation, fused, native
 from bn_vuln.train.optimizers import decay_terms, rate_factors
 
 # (examples int32 [steps, batch], augmented [steps, batch, 4] as `_batch` takes them, learning rates float32 [steps],
@@ -48,10 +48,14 @@ def _step(
     tf = backend.tensorflow()
     variables, width = model.trainable_variables, model.input_shape[1]
     decay = [k / replicas for k in decay_terms(cell, model)]  # the optimizer sums gradients over the replicas
-    factors = rate_factors(cell, model)
+    factors, norms = rate_factors(cell, model), native.squared_norms(model)
     cross_entropy, options = _cross_entropy(cell.train.label_smoothing), cell.train.adversarial
     search = adversarial.search(cell, options, model, optimizer, facts, replicas) if options else None
     augment = cell.train.augment
+
+    def squared_norm(variable: Any) -> Any:
+        known = norms.get(id(variable))
+        return known() if known else tf.reduce_sum(variable**2)
 
     def step(index: Any) -> tuple[Any, Any]:
         x, y = _batch(index, images, labels, augment)
@@ -64,7 +68,7 @@ def _step(
             loss = loss / replicas if replicas > 1 else loss
         gradients = tape.gradient(loss, variables)
         gradients = [g + k * v if k else g for g, k, v in zip(gradients, decay, variables, strict=True)]
-        penalty = sum((0.5 * k * tf.reduce_sum(v**2) for k, v in zip(decay, variables, strict=True) if k), 0.0)
+        penalty = sum((0.5 * k * squared_norm(v) for k, v in zip(decay, variables, strict=True) if k), 0.0)
         gradients = [g if factor == 1 else factor * g for g, factor in zip(gradients, factors, strict=True)]
         optimizer.apply(gradients, variables)
         hits = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), y)
