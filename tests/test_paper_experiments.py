@@ -30,6 +30,7 @@ JUDGED = {
     "table7": 19,  # width 28: 3 differences at 2 decays, and from none without decay; 5 signs at 56 and 84
     "appendix_j": 2,  # the distance of Carlini-Wagner examples, and the steps of fooling images
     "table2": 10,  # VGG8: gap, noise, PGD twice, and 3 in the box; WRN-28-10: 3 signs
+    "table2_matched": 12,  # not in the paper: two arms, noise and PGD twice, each in two boxes
     "table2_cifar10_1": 10,  # the same with clean accuracy
     "table3": 24,  # 4 depths under 6
     "table4": 16,  # 3 nets under 4 corruptions; ResNet-110: clean, noise, PGD twice
@@ -207,6 +208,7 @@ COSTS = {
     "table3": {"clean": 0.0},
     "table4": {"clean": 0.0042, "awgn": 0.173, "pgd_inf": 0.296, "pgd_2": 0.172},
     "svhn": {"clean": -0.0186, "awgn": 0.055, "pgd_inf": 0.17, "pgd_2": 0.20},
+    "table2_matched": {"clean": 0.0},
     "strong_cifar10": {"clean": 0.0},
 }
 
@@ -435,7 +437,9 @@ def smokes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # One of each kind decides whether work lands: the plane, the MLP, the widths. All run with the slow tests.
 QUICK = ("figure1", "table6", "table13")
-BEYOND = ("normalizations", "batch_statistics", "adapted_statistics", "strong_cifar10")  # the others: in other files
+BEYOND = (  # the others: in other files
+    "normalizations", "batch_statistics", "adapted_statistics", "strong_cifar10", "table2_matched",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
