@@ -28,6 +28,7 @@ from bn_vuln.config import (
 )
 from bn_vuln.errors import BnvulnError
 from bn_vuln.experiment import Task
+from bn_vuln.train import native
 
 SHARE = 0.6  # of the rate of a large matrix product that training and attacks reach
 STARTING = 12.0  # seconds to start TensorFlow and to compile, a cell
@@ -63,7 +64,8 @@ def _training_flops(cell: Cell) -> float:
     """Of every epoch: its steps on the training examples, and one forward pass of the validation examples."""
     options = cell.data
     examples = options.limit or data.facts(options.name).sizes["train"] - options.validation
-    return _forward(cell) * cell.train.epochs * (cell.train.passes * examples + options.validation)
+    first = native.can(cell, data.facts(options.name))
+    return _forward(cell, native_width=first) * cell.train.epochs * (cell.train.passes * examples + options.validation)
 
 
 def _evaluation_flops(cell: Cell, evaluation: Evaluation, perturbation: Perturbation) -> float:
@@ -86,12 +88,14 @@ def _examples(cell: Cell, evaluation: Evaluation) -> int:
     return size - validation if split == "train" else size
 
 
-def _forward(cell: Cell) -> int:
-    """Without making the weights of dense nets, which grow with the fourth power of the width."""
+def _forward(cell: Cell, *, native_width: bool = False) -> int:
+    """Without making the weights of dense nets, which grow with the fourth power of the width; of the first kernel at
+    native width where it is trained so."""
     facts = data.facts(cell.data.name)
     hidden = _hidden_units(cell.arch, facts.shape[2] * (cell.data.width or facts.shape[1]) ** 2)
     if hidden is None:
         return forward_flops(models.build(cell, facts))
+    hidden = [math.prod(facts.shape), *hidden[1:]] if native_width else hidden
     return 2 * sum(math.prod(pair) for pair in itertools.pairwise([*hidden, len(facts.classes)]))
 
 

@@ -46,6 +46,17 @@ def test_training_is_three_forward_passes_and_validation_one():
     assert cost.task_flops(task({})) == FORWARD * 3 * (3 * 2000 + 5000)
 
 
+def test_enlarged_images_cost_the_first_kernel_at_native_width():
+    wide = Task(
+        small_cell(data={"name": "mnist", "limit": 2000, "width": 56}), Evaluation(limit=100), {"clean": Clean()}
+    )
+    passes = 3 * (3 * 2000 + 5000)
+    assert cost.task_flops(wide) == FORWARD * passes + 100 * (FORWARD + 2 * 32 * (56**2 - 784))
+    assert cost.task_flops(
+        Task(small_cell(arch="mlp", data={"name": "mnist", "limit": 2000, "width": 56}), None, {})
+    ) == (2 * (784 * 1568 + 1568**2 + 15680) * passes)
+
+
 def test_a_step_of_adversarial_training_has_the_gradients_of_its_search():
     adversarial = task({}, adversarial={"eps": 0.1, "steps": 7})
     assert cost.task_flops(adversarial) == FORWARD * 3 * ((3 + 2 * 7) * 2000 + 5000)

@@ -53,7 +53,7 @@ LAYERS = {
     | {"catalog", "data", "distribution", "grid", "records", "progress", "train", "evaluate", "classifier"}
     | {"mechanism", "workers"},
     "workers": {"backend", "progress"},
-    "cost": BASE | {"data", "experiment", "models"},
+    "cost": BASE | {"data", "experiment", "models", "train"},
     "catalog": {"config", "data", "errors", "records"},
     "table": {"analysis", "config", "records"},
     "claims": {"analysis", "config", "records", "table"},
