@@ -13,23 +13,11 @@ os.environ.setdefault("BNVULN_LOGICAL_CPUS", "2")  # before TensorFlow starts: r
 from bn_vuln.config import Cell, validate
 from bn_vuln.progress import Quiet
 
-# Coverage's tracing takes a quarter of the tests' time; other files run the code that these compare or repeat.
-UNTRACED = {
-    "test_adversarial_training", "test_cascade", "test_cleverhans", "test_distribution", "test_models_resnet",
-    "test_paper_experiments", "test_resume",
-}  # fmt: skip
-
 SMALL = {
     "data": {"name": "mnist", "width": 28, "limit": 2000},
     "arch": {"name": "mlp", "hidden": [32, 32]},
     "train": {"epochs": 3, "batch_size": 50, "lr": 0.1},
 }
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.stem in UNTRACED:
-            item.add_marker("no_cover")
 
 
 def small_cell(**changes: object) -> Cell:
