@@ -270,6 +270,7 @@ def test_the_svg_is_always_the_same(found: Results) -> None:
     assert only(found) == only(found)
 
 
+@pytest.mark.slow
 def test_a_figure_as_png(found: Results, kind: str) -> None:
     ((name, caption, png),) = figures.figures(found, "png")
     assert (name, caption) == only(found)[:2]

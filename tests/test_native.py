@@ -14,6 +14,7 @@ from bn_vuln.train import native, train
 
 WIDE = {"name": "mnist", "width": 40, "limit": 300, "validation": 100}
 MLP = {"name": "mlp", "hidden": [24, 16]}
+slow = pytest.mark.slow
 SGD = {"epochs": 3, "batch_size": 20, "lr": 0.05, "momentum": 0.0, "select": "last"}
 
 
@@ -43,15 +44,20 @@ def assert_same(ours: Any, theirs: Any) -> None:
     [
         {},
         {"normalization": {"name": "batch", "momentum": 0.9}},
-        {"weight_decay": 0.1},
-        {"weight_decay": 0.1, "decay_on": "all", "normalization": {"name": "batch", "affine": True}},
-        {"weight_decay": 0.1, "train": {**SGD, "momentum": 0.9}},
-        {"train": {**SGD, "momentum": 0.9, "nesterov": True}, "weight_decay": 0.03},
-        {"arch": {"name": "linear"}, "weight_decay": 0.3, "init": "zeros"},
+        {"weight_decay": 0.1, "train": {**SGD, "momentum": 0.9, "nesterov": True}},
         {"arch": {"name": "linear", "one_logit": True}, "data": {**WIDE, "classes": [3, 7], "limit": 200}},
-        {"arch": {"name": "deep", "depth": 3, "units": 20}, "normalization": "batch", "init": "he"},
-        {"arch": {"name": "mlp"}, "standardize": False, "train": {**SGD, "augment": {"pad": 2, "flip": True}}},
-        {"data": {**WIDE, "width": 56}, "arch": {"name": "linear", "one_logit": False}},
+        *(
+            pytest.param(changes, marks=slow)
+            for changes in (
+                {"weight_decay": 0.1},
+                {"weight_decay": 0.1, "decay_on": "all", "normalization": {"name": "batch", "affine": True}},
+                {"weight_decay": 0.1, "train": {**SGD, "momentum": 0.9}},
+                {"arch": {"name": "linear"}, "weight_decay": 0.3, "init": "zeros"},
+                {"arch": {"name": "deep", "depth": 3, "units": 20}, "normalization": "batch", "init": "he"},
+                {"arch": {"name": "mlp"}, "standardize": False, "train": {**SGD, "augment": {"pad": 2, "flip": True}}},
+                {"data": {**WIDE, "width": 56}, "arch": {"name": "linear", "one_logit": False}},
+            )
+        ),
     ],
 )
 def test_it_trains_what_is_trained_on_enlarged_images(
@@ -67,11 +73,16 @@ def test_it_is_used(eagerly: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert widened == [(None, 28, 28, 1)]
 
 
-def test_compiled_and_on_replicas_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_too(monkeypatch: pytest.MonkeyPatch) -> None:
     cell = cell_of(weight_decay=0.1, train={**SGD, "momentum": 0.9})
     ours, theirs = both(cell, monkeypatch)
     assert_same(ours, theirs)
-    assert_same(train(cell, distribution=choose("mirrored")), theirs)
+
+
+@pytest.mark.slow
+def test_on_replicas_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = both(cell_of(weight_decay=0.1), monkeypatch, distribution=choose("mirrored"))
+    assert_same(ours, theirs)
 
 
 def test_a_resumed_training_ends_with_the_same_bits(eagerly, tmp_path, monkeypatch) -> None:

@@ -42,6 +42,7 @@ JUDGED = {
     "strong_cifar10": 2,  # 1/255 and 2/255
     "figure2": 6,  # B 250 - B 10 at depths 10 and 25 under 2; depth 55 - depth 10; B 250 - B 10 at depth 40
 }
+MANY = ("figure2", "table4", "appendix_a_cifar", "adapted_statistics")  # cells: these take longer
 EXACT = {"table1": 1}  # of these, those in which nothing is random: the nearest centroid
 
 
@@ -363,7 +364,7 @@ def test_fooling_images_that_no_network_gets_to_decide_nothing(tmp_path: Path) -
     assert [c.verdict for c in judged(results) if c.perturbation == "fooling"] == ["undecided"]
 
 
-@pytest.mark.parametrize("name", JUDGED)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in MANY else n for n in JUDGED])
 def test_two_seeds_decide_nothing(tmp_path: Path, name: str) -> None:
     chosen = catalog.experiment(name)
     results = aggregate(chosen, made_up(tmp_path, chosen, AGREES[name], seeds=2))
@@ -435,8 +436,8 @@ def smokes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("smokes")
 
 
-# One of each kind decides whether work lands: the plane, the MLP, the widths. All run with the slow tests.
-QUICK = ("figure1", "table6", "table13")
+# One of each kind decides whether work lands: the MLP and the widths. All run with the slow tests.
+QUICK = ("table6", "table13")
 BEYOND = (  # the others: in other files
     "normalizations", "batch_statistics", "adapted_statistics", "strong_cifar10", "table2_matched",
 )  # fmt: skip
