@@ -529,6 +529,27 @@ def test_several_data_sets_have_no_one_name(tmp_path: Path) -> None:
     ]
 
 
+def test_many_columns_make_few_notes(tmp_path: Path) -> None:
+    names = [f"p{i}" for i in range(8)]
+    gains = {f"gain_{name}": {"difference": [f"{name}@batch", name]} for name in names}
+    chosen = small(
+        perturbations={"clean": {"kind": "clean"}}
+        | {name: {"kind": "awgn", "std": 0.1 + i} for i, name in enumerate(names)},
+        evaluations={"batch": {"bn_statistics": "batch", "perturbations": names}},
+        derived={**gains, "mean": {"mean": names}},
+        table={"columns": {column: column.replace("_", " ") for column in (*gains, "mean")}},
+        paper=[],
+    )
+    fill(tmp_path, chosen, lambda cell, name: 0.5)
+    assert provenance.notes(aggregate(chosen, tmp_path), chosen.table.columns) == [
+        f"gain p0; gain p1; ...; gain p7 (8 columns): X@batch {MINUS} X, for each training by itself",
+        "mean: mean of p0; p1; ...; p7 (8 columns), for each training by itself",
+        "p0; p1; ...; p7 (8 columns): mnist, test split, no limit, tracked BN statistics, n = 1,000 examples",
+        "p0@batch; p1@batch; ...; p7@batch (8 columns): mnist, test split, no limit, batch BN statistics, "
+        "n = 1,000 examples",
+    ]
+
+
 def test_corrupted_images_of_two_sources_are_not_compared(tmp_path: Path) -> None:
     noise = {"kind": "corruption", "corruption": "shot_noise", "severity": 3}
     chosen = small(

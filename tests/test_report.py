@@ -193,6 +193,7 @@ def test_the_report_says_how_it_was_made(tmp_path: Path) -> None:
     assert facts["Command"] == "bnvuln reproduce small.yaml --scale quick"
     assert facts["Scale"] == "quick"
     assert facts["Examples"] == "1,000 (validation)"
+    assert facts["Epochs"] == "1"
     assert facts["State"] == "8 trainings, 2 failed to train, 2 not run"
     assert facts["Time"].startswith("1 min 08 s")
 

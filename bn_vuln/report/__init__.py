@@ -110,12 +110,18 @@ def facts(results: Results) -> list[tuple[str, str]]:
         *([("Cost", f"{costs} on two cores (--jobs 2)")] if costs else []),
         ("Source", experiment.source),
         ("Scale", experiment.scale),
+        ("Epochs", _epochs(results)),
         ("Examples", _examples(results)),
         ("State", state),
         ("Time", f"{duration(results.seconds)} of training and evaluation"),
         ("Machine", "; ".join(results.devices) or "none yet"),
         ("Versions", "; ".join(results.versions) or "none yet"),
     ]
+
+
+def _epochs(results: Results) -> str:
+    """Of training, of all cells: `8`, or `10, 40`."""
+    return ", ".join(map(str, sorted({run.cell.train.epochs for block in results.blocks for run in block.runs})))
 
 
 def _examples(results: Results) -> str:

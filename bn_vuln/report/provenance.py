@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from bn_vuln.aggregate import Results
 from bn_vuln.config import AT, Site
 
+LISTED = 6  # columns whose names are all told
 CORRUPTED = {
     frozenset({"made"}): "corrupted images: made by the published formulas",
     frozenset({"archive"}): "corrupted images: those that were published",
@@ -22,7 +23,7 @@ def notes(results: Results, columns: Iterable[str]) -> list[str]:
     `evaluation`: how derived ones are computed, then data set, split, limit, BN statistics and n of each evaluation;
     and where corrupted images are from."""
     columns = list(columns)
-    computed = [_computed(results, column) for column in columns if column in results.experiment.derived]
+    computed = _computed(results, [column for column in columns if column in results.experiment.derived])
     at = measured_at(results, columns)
     places = [_where(results, site, parts) for site, parts in at] if any(s.name for s, _ in at) else []
     return computed + places + _corrupted(results, (part for _, parts in at for part in parts))
@@ -43,11 +44,41 @@ def examples(results: Results, parts: Iterable[str]) -> str:
     return ", ".join(f"{n:,}" for n in sorted(counts))
 
 
-def _computed(results: Results, column: str) -> str:
-    """gap: clean, train - clean, of each training by itself."""
-    derived, heads = results.experiment.derived[column], _heads(results, results.experiment.parts(column))
-    how = " \N{MINUS SIGN} ".join(heads) if derived.difference else f"mean of {'; '.join(heads)}"
-    return f"{_heads(results, [column])[0]}: {how}, for each training by itself"
+def _computed(results: Results, columns: list[str]) -> list[str]:
+    """gap: clean, train - clean, for each training by itself. Many that are all X@there - X make one note."""
+    alike: dict[str, list[str]] = {}
+    for column in columns:
+        alike.setdefault(_between(results, column) or column, []).append(column)
+    told = []
+    for how, group in alike.items():
+        if len(group) > LISTED:
+            told.append((_listed(_heads(results, group)), how))
+        else:
+            told += [(_heads(results, [column])[0], _how(results, column)) for column in group]
+    return [f"{heads}: {how}, for each training by itself" for heads, how in told]
+
+
+def _how(results: Results, column: str) -> str:
+    heads = _heads(results, results.experiment.parts(column))
+    if results.experiment.derived[column].difference:
+        return " \N{MINUS SIGN} ".join(heads)
+    return f"mean of {_listed(heads)}"
+
+
+def _between(results: Results, column: str) -> str:
+    """`X@batch - X` for a difference of one perturbation in two places; "" for what is none."""
+    parts = [part.partition(AT) for part in results.experiment.parts(column)]
+    one_name = len({name for name, _, _ in parts}) == 1
+    if not (results.experiment.derived[column].difference and one_name):
+        return ""
+    return " \N{MINUS SIGN} ".join(f"X{at}{where}" for _, at, where in parts)
+
+
+def _listed(heads: list[str]) -> str:
+    """All of a few; of many the first, the last, and how many they are."""
+    if len(heads) <= LISTED:
+        return "; ".join(heads)
+    return f"{heads[0]}; {heads[1]}; ...; {heads[-1]} ({len(heads)} columns)"
 
 
 def _where(results: Results, site: Site, parts: list[str]) -> str:
@@ -55,7 +86,7 @@ def _where(results: Results, site: Site, parts: list[str]) -> str:
     where, n = site.evaluation, examples(results, parts)
     limit = "no limit" if where.limit is None else f"limit {where.limit:,}"
     words = [dataset(results, site), f"{where.split} split", limit, f"{where.bn_statistics} BN statistics"]
-    return f"{'; '.join(_heads(results, parts))}: {', '.join([*words, f'n = {n} examples' if n else 'not run'])}"
+    return f"{_listed(_heads(results, parts))}: {', '.join([*words, f'n = {n} examples' if n else 'not run'])}"
 
 
 def _corrupted(results: Results, parts: Iterable[str]) -> list[str]:
