@@ -28,6 +28,7 @@ import statistics
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from bench import arguments, interleave, print_report, random_photos, summarize
@@ -72,33 +73,22 @@ def ours(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
 def other_xla(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
     """Our loop, compiled the way that is not chosen."""
     chosen = backend.prefers_xla
-    backend.prefers_xla = lambda model: not chosen(model)  # type: ignore[assignment]
-    try:
+    with mock.patch.object(backend, "prefers_xla", lambda model: not chosen(model)):
         return ours(cell, training)
-    finally:
-        backend.prefers_xla = chosen
 
 
 def enlarged(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
     """Our loop on images that are enlarged."""
-    chosen = native.can
-    native.can = lambda *_: False
-    try:
+    with mock.patch.object(native, "can", return_value=False):
         return ours(cell, training)
-    finally:
-        native.can = chosen
 
 
 def keras_batch_norm(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
     """Our loop with Keras' batch norm of several operations."""
-    chosen = backend.fuses_batch_norm
-    backend.fuses_batch_norm = lambda: False
-    try:
+    with mock.patch.object(backend, "fuses_batch_norm", return_value=False):
         run = ours(cell, training)
         run()  # it is traced in its first call
         return run
-    finally:
-        backend.fuses_batch_norm = chosen
 
 
 def augmentation_alone(training: data.Dataset) -> Callable[[], Any]:

@@ -12,6 +12,7 @@ one matrix along the rows and one along the columns, and the products with it ar
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,40 @@ def can(cell: Cell, facts: Facts) -> bool:
     return enlarged and dense and cell.train.optimizer == "sgd" and cell.train.adversarial is None
 
 
+@dataclass(frozen=True)
+class _Enlarging:
+    """E, as one matrix [width, native] along the rows and one along the columns, on kernels of flat images (pixels by
+    units), of native or of enlarged width."""
+
+    rows: NDArray[np.float32]
+    columns: NDArray[np.float32]
+
+    def enlarge(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+        """E M."""
+        return self._both(matrix, self.rows, self.columns)
+
+    def reduce(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+        """E^T W."""
+        return self._both(matrix, self.rows.T, self.columns.T)
+
+    def gram(self, matrix: Any) -> Any:
+        """(E^T E) M, on tensors."""
+        tf = backend.tensorflow()
+        height, width, units = self.rows.shape[1], self.columns.shape[1], matrix.shape[1]
+        one = tf.matmul(self.rows.T @ self.rows, tf.reshape(matrix, (height, -1)))
+        both = tf.matmul(self.columns.T @ self.columns, tf.reshape(one, (height, width, -1)))
+        return tf.reshape(both, (-1, units))
+
+    @staticmethod
+    def _both(
+        matrix: NDArray[np.float32], rows: NDArray[np.float32], columns: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        grid: NDArray[np.float32] = matrix.reshape(rows.shape[1], columns.shape[1], -1)
+        grid = np.einsum("rh,hwk->rwk", rows, grid, optimize=True)
+        grid = np.einsum("cw,rwk->rck", columns, grid, optimize=True)
+        return grid.reshape(-1, matrix.shape[1])
+
+
 class Native:
     """A Keras model of the images that were not enlarged, which shares all but the first kernel with the wide one."""
 
@@ -40,10 +75,9 @@ class Native:
         import keras
 
         standardize, flatten = (type(one).from_config(one.get_config()) for one in wide.layers[1:3])
-        dense = wide.layers[3]
-        self._dense, width = dense, wide.input_shape[1]
-        self._along = [bilinear(n, width) for n in facts.shape[:2]]
-        self._first = _layer(dense, self._along, facts)
+        self._dense = dense = wide.layers[3]
+        self._enlarging = _Enlarging(*(bilinear(n, wide.input_shape[1]) for n in facts.shape[:2]))
+        self._first = _layer(dense, self._enlarging)
         inputs = keras.Input(facts.shape, name="pixels")
         outputs = self._first(flatten(standardize(inputs)))
         if dense is not wide.layers[-1]:
@@ -52,13 +86,8 @@ class Native:
 
     def widen(self) -> None:
         """Give the wide model the kernel that was trained, once."""
-        rows, columns = self._along
         share, within = (np.asarray(variable) for variable in (self._first.share, self._first.kernel))
-        grid = within.reshape(rows.shape[1], columns.shape[1], -1)
-        grid = np.einsum("rh,hwk->rwk", rows, grid, optimize=True)
-        grid = np.einsum("cw,rwk->rck", columns, grid, optimize=True)
-        kernel = np.asarray(self._dense.kernel)
-        self._dense.kernel.assign(share * kernel + grid.reshape(kernel.shape))
+        self._dense.kernel.assign(share * np.asarray(self._dense.kernel) + self._enlarging.enlarge(within))
 
 
 def squared_norms(model: Any) -> dict[int, Any]:
@@ -70,31 +99,18 @@ def squared_norms(model: Any) -> dict[int, Any]:
     return found
 
 
-def _layer(dense: Any, along: list[NDArray[np.float32]], facts: Facts) -> Any:
+def _layer(dense: Any, enlarging: _Enlarging) -> Any:
     """The layer u -> u^T V + bias, on flat standardized images of native width."""
     import keras
 
     tf = backend.tensorflow()
-    rows, columns = along
-    height, width, channels = facts.shape
-    units = dense.units
-    first = np.asarray(dense.kernel)
-    grid = first.reshape(len(rows), len(columns), channels * units)
-    grid = np.einsum("rh,rck->hck", rows, grid, optimize=True)
-    grid = np.einsum("cw,hck->hwk", columns, grid, optimize=True)
-    begun = tf.constant(grid.reshape(-1, units))
+    units, first = dense.units, np.asarray(dense.kernel)
+    begun = tf.constant(enlarging.reduce(first))
     square = float(np.sum(np.square(first, dtype=np.float64)))
-    gram_rows, gram_columns = (tf.constant(one.T @ one) for one in along)
-
-    def gram(matrix: Any) -> Any:
-        """(E^T E) M, along the rows and along the columns."""
-        one = tf.matmul(gram_rows, tf.reshape(matrix, (height, width * channels * units)))
-        both = tf.matmul(gram_columns, tf.reshape(one, (height, width, channels * units)))
-        return tf.reshape(both, (-1, units))
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def effective(share: Any, within: Any) -> Any:
-        return share * begun + gram(within), lambda gradient: (tf.zeros_like(share), gradient)
+        return share * begun + enlarging.gram(within), lambda gradient: (tf.zeros_like(share), gradient)
 
     class Enlarged(keras.layers.Layer):  # type: ignore[misc]
         def build(self, shape: Any) -> None:
@@ -110,6 +126,6 @@ def _layer(dense: Any, along: list[NDArray[np.float32]], facts: Facts) -> Any:
         def squared_norm(self) -> Any:
             """||s W0 + E M||^2."""
             within, share = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.share)
-            return share**2 * square + tf.reduce_sum(within * (2.0 * share * begun + gram(within)))
+            return share**2 * square + tf.reduce_sum(within * (2.0 * share * begun + enlarging.gram(within)))
 
     return Enlarged(name=dense.name)
