@@ -52,12 +52,22 @@ def command(
     if dry_run:
         _dry_run(experiment, given["as_json"])
         return
-    cost = experiment.cost.get(experiment.scale)
-    o.say(
-        f"{experiment.name} at scale {experiment.scale}"
-        + (f": about {cost} on two cores with --jobs 2" if cost else "")
-    )
+    o.say(_announcement(experiment, given["out"]))
     run_and_show(experiment, **given)
+
+
+def _announcement(experiment: Any, out: Path) -> str:
+    """What is about to run, with the cost of the whole scale, which --set does not know of."""
+    from bn_vuln import experiment as runner
+
+    todo, cost = runner.tasks(experiment), experiment.cost.get(experiment.scale)
+    if all(task.finished(out) for task in todo):
+        said = "every cell is finished"
+    elif cost:
+        said = f"the whole of it takes about {cost} on two cores with --jobs 2"
+    else:
+        said = f"{len(todo)} cells"
+    return f"{experiment.name} at scale {experiment.scale}: {said}"
 
 
 def run_and_show(

@@ -471,9 +471,20 @@ def test_reproduce_prints_the_table_beside_the_paper_and_names_its_report(bnvuln
     assert "batch \N{MINUS SIGN} none" in out
     assert "\N{MINUS SIGN}43.80 ± 0.50" in out
     assert "preview" in out
+    assert "table6 at scale smoke: every cell is finished" in err
     last = err.strip().splitlines()[-1]
     assert last == f"report: {reproduced}/report/table6-smoke.html"
     assert (reproduced / "report" / "table6-smoke.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("cost", "said"), [({"quick": "4 min"}, "the whole of it takes about 4 min on two cores"), ({}, "6 cells")]
+)
+def test_reproduce_says_what_it_will_cost(bnvuln, cost, said, tmp_path, monkeypatch):
+    chosen = catalog.experiment("table6", "quick").model_copy(update={"cost": cost})
+    monkeypatch.setattr(catalog, "experiment", lambda *_: chosen)
+    monkeypatch.setattr("bn_vuln.experiment.run", interrupted)
+    assert f"table6 at scale quick: {said}" in bnvuln("reproduce", "table6", "--out", tmp_path)[2]
 
 
 def test_reproduce_json(bnvuln, reproduced):
@@ -555,11 +566,12 @@ def test_a_folder_without_experiments_is_refused(bnvuln, tmp_path):
     assert "no experiment here" in err
 
 
-def test_an_interruption_says_how_to_go_on(bnvuln, monkeypatch):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
 
-    monkeypatch.setattr("bn_vuln.experiment.run", interrupt)
+
+def test_an_interruption_says_how_to_go_on(bnvuln, monkeypatch):
+    monkeypatch.setattr("bn_vuln.experiment.run", interrupted)
     code, _, err = bnvuln("reproduce", "table6", "--scale", "smoke")
     assert code == 130
     assert "go on" in err
