@@ -185,7 +185,8 @@ class Pair:
 def compare(first: str | Path, second: str | Path) -> list[Pair]:
     """Paired differences, second - first, for every perturbation that both run folders have a record of.
 
-    Raises `UsageError` where a folder is no run, `BnvulnError` where they share no perturbation.
+    Raises `UsageError` where a folder is no run, `BnvulnError` where they share no perturbation or were measured on
+    different examples.
     """
     folders = [Path(first), Path(second)]
     for folder in folders:
@@ -201,6 +202,11 @@ def compare(first: str | Path, second: str | Path) -> list[Pair]:
 
 
 def _pair(folders: Sequence[Path], first: records.Record, second: records.Record) -> Pair:
+    if first.n != second.n:
+        raise BnvulnError(
+            f"{folders[0]} and {folders[1]} were measured on different examples under {first.kind} ({first.n} and "
+            f"{second.n}): nothing can be paired; measure both with the same --limit"
+        )
     before, after = (records.read_outcomes(folder, first.perturbation_id).astype(np.float64) for folder in folders)
     return Pair(first, second, estimate(after - before))  # type: ignore[arg-type]
 

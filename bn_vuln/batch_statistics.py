@@ -1,7 +1,8 @@
 """BN evaluated with other statistics than those tracked in training.
 
 `batch`: those of the batch under evaluation itself, as BN trains. `reestimated`: the mean over the batches of one pass
-through the training examples, in the batch size of the training (PyTorch's BN with momentum=None).
+through the training examples, in the batch size of the training (PyTorch's BN with momentum=None, but for unbiased
+variances there).
 
 And what BN layers are given: the moments of their inputs.
 """
@@ -88,7 +89,9 @@ def has_batch_normalization(model: Any) -> bool:
 def frozen(model: Any) -> Any:
     """A copy that keeps its tracked statistics when it is called with training=True, as BN with the statistics of the
     batch (over all replicas) is; its dropout and noise are off. Raises as `reestimated`."""
-    return _copy(model, momentum=1.0, synchronized=True)
+    several = backend.tensorflow().distribute.get_strategy().num_replicas_in_sync > 1
+    # On one device the sums of a synchronized layer would only lose digits: its variance is E[x^2] - E[x]^2.
+    return _copy(model, momentum=1.0, synchronized=several)
 
 
 def reestimated(
@@ -128,13 +131,14 @@ def _layers(model: Any) -> list[Any]:
 
 
 def _copy(model: Any, **changes: Any) -> Any:
-    """A copy of a Keras model with the same weights, these changes of its BN layers, and no dropout or noise."""
+    """A copy of a Keras model with the same weights, these changes of its BN layers, and no dropout or noise. BN layers
+    are made trainable: others keep to their tracked statistics."""
     import keras
 
     def clone(layer: Any) -> Any:
         config, kind = layer.get_config(), type(layer).__name__
         if kind == "BatchNormalization":
-            config |= changes
+            config |= {"trainable": True, **changes}
         if "Dropout" in kind or "Noise" in kind:
             config |= dict.fromkeys({"rate", "stddev"} & config.keys(), 0.0)
         if kind.startswith("Random"):

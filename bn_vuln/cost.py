@@ -23,7 +23,6 @@ from bn_vuln.config import (
     Minimal,
     MLPArch,
     Perturbation,
-    VGGArch,
     describe,
 )
 from bn_vuln.errors import BnvulnError
@@ -91,16 +90,20 @@ def _examples(cell: Cell, evaluation: Evaluation) -> int:
 def _forward(cell: Cell, *, native_width: bool = False) -> int:
     """Without making the weights of dense nets, which grow with the fourth power of the width; of the first kernel at
     native width where it is trained so."""
-    facts = data.facts(cell.data.name)
-    hidden = _hidden_units(cell.arch, facts.shape[2] * (cell.data.width or facts.shape[1]) ** 2)
+    facts, hidden = data.facts(cell.data.name), _units(cell)
     if hidden is None:
         return forward_flops(models.build(cell, facts))
     hidden = [math.prod(facts.shape), *hidden[1:]] if native_width else hidden
     return 2 * sum(math.prod(pair) for pair in itertools.pairwise([*hidden, len(facts.classes)]))
 
 
-def _hidden_units(arch: Arch, inputs: int) -> list[int] | None:
+def _units(cell: Cell) -> list[int] | None:
     """Inputs and hidden units of a dense net; None for a convolutional one."""
+    facts = data.facts(cell.data.name)
+    return _dense(cell.arch, facts.shape[2] * (cell.data.width or facts.shape[1]) ** 2)
+
+
+def _dense(arch: Arch, inputs: int) -> list[int] | None:
     if isinstance(arch, LinearArch):
         return [inputs]
     if isinstance(arch, MLPArch):
@@ -112,8 +115,10 @@ def check_memory(tasks: Iterable[Task]) -> None:
     """Raise `BnvulnError` where a net's weights, their gradients and the best epoch's copy do not fit into memory."""
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for cell in {task.cell for task in tasks}:
+        if _units(cell) is None:
+            continue  # convolutions have few weights
         needed = 3 * 4 * _forward(cell) // 2  # a dense net has a float32 weight for each multiply-add
-        if not isinstance(cell.arch, VGGArch) and needed > available:
+        if needed > available:
             raise BnvulnError(
                 f"data.width: {describe(cell)} needs about {needed / 2**30:,.0f} GiB for its weights, this machine has "
                 f"{available / 2**30:,.0f}"

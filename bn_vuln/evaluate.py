@@ -52,7 +52,6 @@ from bn_vuln.distribution import ONE_DEVICE, Distribution
 from bn_vuln.errors import UsageError
 from bn_vuln.progress import Progress, Quiet, work
 
-STATISTICS = 500  # examples whose statistics BN has with bn_statistics: batch; another number, another classifier
 XLA_PAYS = 300_000  # gradients of examples above which XLA saves more time than it takes to compile
 
 
@@ -103,23 +102,36 @@ class Evaluator:
         `classifier` opened in the distribution's scope.
 
         Raises `UsageError` for an unknown data set, a limit above the split's size, other classes than the
-        classifier's, or a batch size where BN takes its statistics from batches of `STATISTICS`."""
+        classifier's, or, where BN takes its statistics from the batch, a batch size, a limit that does not make whole
+        batches, or a number of replicas that does not divide them."""
         self.evaluation, self.distribution, self.level = evaluation, distribution, level
         self.dataset = subject.load(classifier, evaluation)
         backend.tensorflow()
         with distribution.scope():
             self.classifier = subject.with_statistics(classifier, evaluation)
-        if self.classifier.training and batch_size is not None:
-            raise UsageError(f"batch size: BN takes its statistics from batches of {STATISTICS} here, and none else")
+        if self.classifier.training:
+            self._check_batches(batch_size)
         self.fold = fold and not self.classifier.training
         self.batch_size = batch_size or self._fitting()
         self._predict = distribution.sharded(self.classifier.predict, signature=[self._images_spec()])
         self._compiled: dict[tuple[Any, ...], Any] = {}  # what searches and loops were compiled to
 
+    def _check_batches(self, batch_size: int | None) -> None:
+        """Raise `UsageError` where BN's statistics would be of other examples than a batch's."""
+        size, replicas = subject.STATISTICS, self.distribution.replicas
+        if batch_size is not None:
+            raise UsageError(f"batch size: BN takes its statistics from batches of {size} here, and none else")
+        size = min(size, len(self.dataset))
+        if size % replicas:
+            raise UsageError(
+                f"strategy: BN takes its statistics from batches of {size} here, which {replicas} replicas do not "
+                "divide; use --strategy none"
+            )
+
     def _fitting(self) -> int:
         """The batch size where none is given."""
         if self.classifier.training:
-            return STATISTICS
+            return subject.STATISTICS
         return self.distribution.replicas * batching.fitting(self.classifier.model, self._images_spec().shape[1:])
 
     @functools.cached_property

@@ -7,6 +7,7 @@ work in one results folder (a cell is claimed while it is worked on), and experi
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -34,10 +35,10 @@ from bn_vuln.errors import BnvulnError, ConfigError, UsageError
 from bn_vuln.grid import check_layout, expand
 from bn_vuln.progress import Progress, Quiet
 
-ROUNDS = 3  # times that cells lost to a killed worker are tried again
+ROUNDS = 3  # that finish nothing, as where a worker is killed each time, before a run gives up
 POLL_SECONDS = 2.0
 What = TypeVar("What", bound=BaseModel)  # a perturbation or a measurement
-CHECKPOINTS = 100  # of a training, at most: 1,000 epochs of milliseconds would be spent writing them
+CHECKPOINTS = 100  # of a training at most: 1,000 epochs of milliseconds would be spent writing them
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,8 @@ def run(
 ) -> None:
     """Run what is missing of an experiment into the results folder `root`, in `jobs` processes of one device each.
 
-    Raises `UsageError` for several jobs over several devices, `BnvulnError` if a cell could not be finished (a worker
-    was killed `ROUNDS` times).
+    Raises `UsageError` for several jobs over several devices, `BnvulnError` if a cell could not be finished (workers
+    were killed in `ROUNDS` rounds that finished nothing).
     """
     progress = progress or Quiet()
     if jobs > 1 and strategy == "mirrored":
@@ -140,15 +141,20 @@ def run(
     todo = tasks(experiment)  # before anything is written: it refuses what makes no sense
     check_data(task for task in todo if not task.finished(root))
     records.replace_file(experiment_path(root, experiment), to_yaml(experiment))
-    for _ in range(ROUNDS):
-        left = [task for task in todo if not task.finished(root)]
-        if left:
-            progress.message(f"{experiment.name}: {len(todo) - len(left)} of {len(todo)} cells are finished")
-            _run_round(left, root, min(jobs, len(left)), strategy, progress)
-        if all(task.finished(root) for task in todo):
-            return
-    lost = sum(not task.finished(root) for task in todo)
-    raise BnvulnError(f"{experiment.name}: {lost} of {len(todo)} cells could not be finished; run the command again")
+    left, in_vain = _unfinished(todo, root), 0
+    while left and in_vain < ROUNDS:
+        progress.message(f"{experiment.name}: {len(todo) - len(left)} of {len(todo)} cells are finished")
+        _run_round(left, root, min(jobs, len(left)), strategy, progress)
+        before, left = len(left), _unfinished(todo, root)
+        in_vain = in_vain + 1 if len(left) == before else 0
+    if left:
+        raise BnvulnError(
+            f"{experiment.name}: {len(left)} of {len(todo)} cells could not be finished; run the command again"
+        )
+
+
+def _unfinished(todo: Iterable[Task], root: Path) -> list[Task]:
+    return [task for task in todo if not task.finished(root)]
 
 
 def check_data(todo: Iterable[Task]) -> None:
@@ -173,7 +179,13 @@ def _run_round(left: list[Task], root: Path, jobs: int, strategy: Strategy, prog
     else:
         workers.run(functools.partial(_work, root=root), left, jobs, progress)
     # What another process has claimed is waited for, not done twice.
-    while any(_claimed_elsewhere(task, root) for task in left):
+    said: set[Path] = set()
+    while held := [task for task in left if _claimed_elsewhere(task, root)]:
+        for task in held:
+            path = task.folder(root) / "claim.json"
+            if path not in said:
+                said.add(path)
+                progress.message(f"waiting for another process at {describe(task.cell)}; if it is gone, remove {path}")
         time.sleep(POLL_SECONDS)
 
 
@@ -209,7 +221,7 @@ def _finish(task: Task, folder: Path, root: Path, strategy: Strategy, progress: 
     if training is None or (training.state == "trained" and not (folder / "model.keras").exists()):
         # A cell whose records travel without its model is trained again when a record is missing.
         distribution = train.fitting_distribution(task.cell, strategy, progress)
-        every = max(1, task.cell.train.epochs // CHECKPOINTS)
+        every = math.ceil(task.cell.train.epochs / CHECKPOINTS)
         training = train.train(
             task.cell, folder, checkpoint_every=every, distribution=distribution, progress=progress
         ).record

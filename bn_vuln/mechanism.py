@@ -21,7 +21,7 @@ from bn_vuln.analysis import moments, spectrum, tilt
 from bn_vuln.classifier import Classifier
 from bn_vuln.config import BatchStatistics, Evaluation, Fooling, Measurement, Spectrum
 from bn_vuln.data.pixels import pixel_array
-from bn_vuln.errors import BnvulnError
+from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.progress import Progress, Quiet
 from bn_vuln.subject import load, trained_on, with_statistics
 
@@ -29,6 +29,10 @@ BATCH_SIZE = 250
 POINTS = 300  # of a plane that are kept to be drawn
 DRAWN_BYTES = 26_000  # of images
 NO_GRADIENT = "no example has a finite gradient of the logits with respect to its pixels: no boundary can be measured"
+OF_THE_BATCH = (
+    "bn_statistics: batch: tilt, spectrum and fooling images are of single examples, whose logits depend on the others "
+    "of their batch here; tracked or reestimated statistics are possible"
+)
 NO_BATCH_NORM = "not applicable: the model has no batch norm"
 NOT_FINITE = "the inputs of its batch norm layers are not finite numbers: no distance of statistics can be measured"
 
@@ -57,7 +61,8 @@ def measure(
 ) -> Iterator[tuple[str, records.MeasurementRecord]]:
     """Measure a classifier, (name, record) by (name, record); with `folder` each is written into that run folder.
 
-    Raises `BnvulnError` for a classifier without gradients, or whose activations are not finite.
+    Raises `UsageError` with BN's statistics of the batch for all but their distance, `BnvulnError` for a classifier
+    without gradients, or whose activations are not finite.
     """
     evaluation, progress = evaluation or Evaluation(), progress or Quiet()
     if not measurements:
@@ -113,6 +118,8 @@ class _Subject:
 def _measured(subject: _Subject, options: Measurement) -> Measured:
     if isinstance(options, BatchStatistics):
         return _batch_statistics(subject, options)
+    if subject.classifier.training:
+        raise UsageError(OF_THE_BATCH)
     if isinstance(options, Fooling):
         return _fooling(subject, options)
     return _spectrum(subject, options) if isinstance(options, Spectrum) else _tilt(subject)

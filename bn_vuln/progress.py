@@ -27,8 +27,8 @@ class Epoch:
 class Progress(Protocol):
     """What training and evaluation report to."""
 
-    def start(self, title: str, total: int, unit: str) -> None:
-        """A piece of work of `total` units begins."""
+    def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
+        """A piece of work of `total` units begins, of which some were `done` before."""
 
     def advance(self, done: int, detail: str = "") -> None:
         """`done` units in all are finished."""
@@ -43,7 +43,7 @@ class Progress(Protocol):
 class Quiet:
     """No progress."""
 
-    def start(self, title: str, total: int, unit: str) -> None: ...
+    def start(self, title: str, total: int, unit: str, done: int = 0) -> None: ...
     def advance(self, done: int, detail: str = "") -> None: ...
     def message(self, text: str) -> None: ...
     def stop(self) -> None: ...
@@ -53,11 +53,11 @@ class Plain(Quiet):
     """Lines on standard error: every message, and while work goes on one line each 30 seconds at the most."""
 
     def __init__(self, every_seconds: float = 30.0) -> None:
-        self.every, self.title, self.total, self.unit = every_seconds, "", 0, ""
+        self.every, self.title, self.total, self.unit, self.before = every_seconds, "", 0, "", 0
         self.began = self.said = time.monotonic()
 
-    def start(self, title: str, total: int, unit: str) -> None:
-        self.title, self.total, self.unit = title, total, unit
+    def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
+        self.title, self.total, self.unit, self.before = title, total, unit, done
         self.began = self.said = time.monotonic()
 
     def advance(self, done: int, detail: str = "") -> None:
@@ -65,7 +65,7 @@ class Plain(Quiet):
         if now - self.said < self.every or done >= self.total:
             return
         self.said = now
-        left = (now - self.began) / max(done, 1) * (self.total - done)
+        left = (now - self.began) / max(done - self.before, 1) * (self.total - done)
         self.message(f"{self.title}: {done}/{self.total} {self.unit} {detail} {duration(left)} left")
 
     def message(self, text: str) -> None:
@@ -82,7 +82,7 @@ class Live(Quiet):
         self.bar: Any = None
         self.task: Any = None
 
-    def start(self, title: str, total: int, unit: str) -> None:
+    def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
         from rich import progress
 
         self.stop()
@@ -95,7 +95,7 @@ class Live(Quiet):
             console=self.console,
             transient=True,
         )
-        self.task = self.bar.add_task(title, total=total, detail="")
+        self.task = self.bar.add_task(title, total=total, completed=done, detail="")
         self.bar.start()
 
     def advance(self, done: int, detail: str = "") -> None:
@@ -119,9 +119,9 @@ def make(*, quiet: bool = False) -> Progress:
 
 
 @contextmanager
-def work(progress: Progress, title: str, total: int, unit: str) -> Iterator[None]:
+def work(progress: Progress, title: str, total: int, unit: str, done: int = 0) -> Iterator[None]:
     """A piece of work, stopped however it ends."""
-    progress.start(title, total, unit)
+    progress.start(title, total, unit, done)
     try:
         yield
     finally:

@@ -11,6 +11,8 @@ from bn_vuln.config import Evaluation
 from bn_vuln.data.pixels import check_width
 from bn_vuln.errors import UsageError
 
+STATISTICS = 500  # examples whose statistics BN has with bn_statistics: batch; another number, another classifier
+
 
 def with_statistics(classifier: Classifier, evaluation: Evaluation) -> Classifier:
     """The classifier with the BN statistics that the evaluation asks for; one without BN as it is."""
@@ -20,6 +22,8 @@ def with_statistics(classifier: Classifier, evaluation: Evaluation) -> Classifie
     if kind == "batch":
         return dataclasses.replace(classifier, model=batch_statistics.frozen(classifier.model), training=True)
     examples, batch_size = trained_on(classifier)
+    if data.own_source(classifier.dataset) is not None:  # published sets are mixed, one's own may go class by class
+        examples = data.limited(examples, len(examples), classifier.dataset)
 
     def call(model: Any, pixels: Any) -> Any:
         return dataclasses.replace(classifier, model=model, training=True).predict(pixels)
@@ -30,13 +34,13 @@ def with_statistics(classifier: Classifier, evaluation: Evaluation) -> Classifie
     return dataclasses.replace(classifier, model=model)
 
 
-def trained_on(classifier: Classifier) -> tuple[data.Dataset, int]:
+def trained_on(classifier: Classifier, dataset: str | None = None) -> tuple[data.Dataset, int]:
     """The training examples of a classifier and the batch size it was trained with; for a foreign one all of its data
-    set's, and 100."""
+    set's, and 100. `dataset` says where its data are now."""
     cell = classifier.identity
     limited = {key: cell["data"][key] for key in ("limit", "balanced") if key in cell.get("data", {})}
     examples = data.load(
-        classifier.dataset,
+        dataset or classifier.dataset,
         "train",
         validation=classifier.validation,
         classes=classifier.classes,
@@ -49,12 +53,13 @@ def trained_on(classifier: Classifier) -> tuple[data.Dataset, int]:
 def load(classifier: Classifier, evaluation: Evaluation) -> data.Dataset:
     """What is measured on, checked against what the classifier takes. Of its training split only the examples that it
     was trained on. For BN with the statistics of the batch in a fixed random order even without a limit, since a
-    published order may go class by class."""
+    published order may go class by class, and of a larger set whole batches alone: a smaller one would be measured on
+    another classifier."""
     name, ours = evaluation.dataset or classifier.dataset, classifier.facts
 
     def read(limit: int | None) -> data.Dataset:
-        if evaluation.split == "train" and evaluation.dataset is None:
-            return data.limited(trained_on(classifier)[0], limit, f"{name}: limit: what was trained on")
+        if _on_trained(classifier, evaluation):
+            return data.limited(trained_on(classifier, name)[0], limit, f"{name}: limit: what was trained on")
         return data.load(
             name,
             evaluation.split,
@@ -66,8 +71,9 @@ def load(classifier: Classifier, evaluation: Evaluation) -> data.Dataset:
 
     try:
         dataset = read(evaluation.limit)
-        if evaluation.bn_statistics == "batch" and evaluation.limit is None:
-            dataset = read(len(dataset))
+        if evaluation.bn_statistics == "batch":
+            whole = _in_batches(len(dataset), evaluation.limit)
+            dataset = dataset if whole == evaluation.limit else read(whole)
     except UsageError as error:
         moved = evaluation.dataset is None and ":" in ours.name  # one's own data, by their digest
         raise UsageError(f"{error}" + ("; if the data were moved, name them with --data" if moved else "")) from None
@@ -82,11 +88,29 @@ def load(classifier: Classifier, evaluation: Evaluation) -> data.Dataset:
     return dataset
 
 
+def _on_trained(classifier: Classifier, evaluation: Evaluation) -> bool:
+    """Whether the examples are those that the classifier was trained on: the training split of its own data, be they
+    named or not."""
+    own = evaluation.dataset is None or data.facts(evaluation.dataset).name == classifier.facts.name
+    return own and evaluation.split == "train"
+
+
+def _in_batches(n: int, limit: int | None) -> int:
+    """How many of n examples make whole batches. Raises `UsageError` where a limit asks for others."""
+    whole = n - n % STATISTICS if n > STATISTICS else n
+    if limit not in (None, whole):
+        raise UsageError(
+            f"limit: bn_statistics: batch takes BN's statistics from batches of {STATISTICS}; "
+            f"expected a multiple of {STATISTICS}, or fewer, received {limit}"
+        )
+    return whole
+
+
 def within(evaluation: Evaluation, classifier: Classifier) -> Evaluation:
     """The same without a limit that the data set is too small for, as a suite's may be."""
     facts = data.facts(evaluation.dataset) if evaluation.dataset else classifier.facts
     size = {**facts.sizes, "validation": classifier.validation}.get(evaluation.split, 0)
-    if evaluation.split == "train" and evaluation.dataset is None:
-        size = len(trained_on(classifier)[0])
+    if _on_trained(classifier, evaluation):
+        size = len(trained_on(classifier, evaluation.dataset)[0])
     large = evaluation.limit is not None and 0 < size < evaluation.limit
     return evaluation.model_copy(update={"limit": None}) if large else evaluation

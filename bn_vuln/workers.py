@@ -18,7 +18,8 @@ Item = TypeVar("Item")
 
 
 def run(work: Callable[[Item], str], items: Sequence[Item], jobs: int, progress: Progress) -> None:
-    """Call `work`, which says what it did, on every item in `jobs` processes; a killed one loses its item alone."""
+    """Call `work`, which says what it did, on every item in `jobs` processes. Where one is killed all end, with their
+    items unfinished: what they had finished stays, and calling this again with what is left goes on."""
     import joblib
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
@@ -33,7 +34,7 @@ def run(work: Callable[[Item], str], items: Sequence[Item], jobs: int, progress:
             progress.advance(done)
             progress.message(text)
     except TerminatedWorkerError:
-        progress.message("a worker process was killed; its cell is tried again")
+        progress.message("a worker process was killed, and the others ended with it; their cells are tried again")
     finally:
         progress.stop()
 

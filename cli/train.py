@@ -93,8 +93,8 @@ After an interruption the same command goes on from the last checkpoint.
 @training("--schedule", metavar="NAME", help="constant, step (--lr-drops), cosine.  [default: constant]")
 @training("--warmup", type=o.NUMBER, help="Epochs in which the rate climbs to --lr.  [default: 0]")
 @training("--label-smoothing", type=o.NUMBER, help="Share of the target spread over all classes.  [default: 0]")
-@training("--lr-drops", type=o.INTEGERS, help="Epochs (from 0) at which the rate is multiplied by --lr-factor.")
-@training("--lr-factor", type=o.NUMBER, default=0.1, show_default=True, help="Factor of --lr-drops.")
+@training("--lr-drops", type=o.INTEGERS, help="Epochs (from 0) at which the rate is multiplied by --lr-drop-factor.")
+@training("--lr-drop-factor", type=o.NUMBER, default=0.1, show_default=True, help="Factor of --lr-drops.")
 @training(
     "--weight-decay",
     type=o.NUMBER,
@@ -162,14 +162,13 @@ def command(
 
 def _train(cell: Any, folder: Path, force: bool, quiet: bool, given: dict[str, Any]) -> Any:
     """The training record of the run folder, trained now or before."""
-    from bn_vuln import api, backend, config, records
-    from bn_vuln.classifier import read_cell
+    from bn_vuln import api, backend, records
     from bn_vuln.errors import BnvulnError, UsageError
+    from bn_vuln.train import check_folder
 
     existing = records.read_training(folder)
-    if (folder / "config.yaml").exists() and not force:
-        if config.identity(read_cell(folder)) != config.identity(cell):  # where one's own data lie does not matter
-            raise UsageError(f"{folder} holds a run of another config; choose another --out, or --force to replace it")
+    if not force:
+        check_folder(cell, folder)
         if existing is not None:
             o.say(f"{folder} is finished already (--force trains it again)")
             return existing
@@ -246,12 +245,12 @@ def _schedule(given: dict[str, Any]) -> Any:
     from bn_vuln.errors import UsageError
 
     name, drops = given["schedule"], given["lr_drops"]
-    explicit = click.get_current_context().get_parameter_source("lr_factor")
+    explicit = click.get_current_context().get_parameter_source("lr_drop_factor")
     if explicit is click.core.ParameterSource.COMMANDLINE and not drops:
-        raise UsageError("--lr-factor needs --lr-drops EPOCHS,...")
+        raise UsageError("--lr-drop-factor needs --lr-drops EPOCHS,...")
     if (drops and name not in (None, "step")) or (name == "step" and not drops):
         raise UsageError("--schedule step and --lr-drops EPOCHS,... need one another")
-    return {"name": "step", "epochs": drops, "factor": given["lr_factor"]} if drops else name or "constant"
+    return {"name": "step", "epochs": drops, "factor": given["lr_drop_factor"]} if drops else name or "constant"
 
 
 def _normalization(given: dict[str, Any]) -> dict[str, Any] | str:

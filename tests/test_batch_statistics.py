@@ -9,14 +9,15 @@ import pytest
 from conftest import small_cell
 from helpers_attacks import cross_entropy, keras, tf
 
-from bn_vuln import batch_statistics, checks, classifier, data, evaluate, models, records
+from bn_vuln import batch_statistics, checks, classifier, data, models, records
 from bn_vuln.classifier import from_model
-from bn_vuln.config import Attack, Cell, Clean, Evaluation, Minimal, identity, validate
+from bn_vuln.config import Attack, Cell, Clean, Evaluation, Fooling, Minimal, Spectrum, Tilt, identity, validate
 from bn_vuln.data.mnist import FACTS
 from bn_vuln.data.pixels import pixel_array
 from bn_vuln.distribution import choose
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluate import Evaluator
+from bn_vuln.mechanism import measure
 from bn_vuln.subject import trained_on, within
 
 KINDS = ["tracked", "reestimated", "batch"]
@@ -191,6 +192,14 @@ def test_the_training_split_is_what_a_run_was_trained_on(runs):
     assert within(Evaluation(split="train", limit=2000), subject).limit == 2000
 
 
+def test_naming_the_data_of_a_run_does_not_change_what_it_was_trained_on(runs):
+    """One perturbation id, one set of examples."""
+    subject = classifier.from_run(runs["batch"])
+    named, unnamed = (Evaluator(subject, Evaluation(split="train", dataset=name)).dataset for name in ("mnist", None))
+    np.testing.assert_array_equal(named.index, unnamed.index)
+    assert within(Evaluation(split="train", dataset="mnist", limit=2001), subject).limit is None
+
+
 def test_a_foreign_model_was_trained_on_everything(runs):
     subject = classifier.from_keras(runs["batch"] / "model.keras", "mnist")
     examples, batch_size = trained_on(subject)
@@ -207,13 +216,13 @@ def test_drawn_classes_are_found_again():
 
 
 def test_logits_are_those_of_the_batch(runs, monkeypatch):
-    """Batches of 100 and 50 examples."""
-    monkeypatch.setattr(evaluate, "STATISTICS", 100)
+    """Three batches of 50 examples."""
+    monkeypatch.setattr("bn_vuln.subject.STATISTICS", 50)
     found = evaluator(runs["batch"], "batch")
     model = classifier.load_keras(runs["batch"] / "model.keras")
     test = data.load("mnist", "test", limit=LIMIT)
     x = pixel_array(test.images, 28)
-    expected = np.concatenate([model(x[:100], training=True), model(x[100:], training=True)])
+    expected = np.concatenate([model(x[i : i + 50], training=True) for i in (0, 50, 100)])
     close(found.logits(x), expected)
     result = found.run(Clean())
     np.testing.assert_array_equal(result.outcomes, expected.argmax(axis=1) == test.labels)
@@ -229,6 +238,43 @@ def test_logits_are_those_of_the_reestimated_copy(runs):
     close(found.logits(x), copy(x, training=False).numpy())
     assert np.abs(found.logits(x) - subject.model(x, training=False).numpy()).max() > 1e-3
     assert found.classifier.training is False
+
+
+def test_own_data_that_go_class_by_class_are_reestimated_in_a_random_order(tmp_path):
+    """The mean over batches of one class each would lose the variance between the classes."""
+    generator, labels = np.random.default_rng(0), np.repeat([0, 1], 300)
+    images = (200 * labels[:, None, None] + generator.integers(0, 30, (600, 28, 28))).astype(np.uint8)
+    np.savez(tmp_path / "own.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    name = str(tmp_path / "own.npz")
+    cell = small_cell(data={"name": name, "validation": 100}, arch="linear", normalization="batch")
+    subject = from_model(models.build(cell, data.facts(name)), data.facts(name), identity(cell), dataset=name)
+    subject = dataclasses.replace(subject, validation=100)
+    found = Evaluator(subject, Evaluation(limit=20, bn_statistics="reestimated")).classifier.model
+    everything = trained_on(subject)[0].images.reshape(500, -1)
+    (layer,) = layers(found)
+    inputs = (everything / 255 - subject.facts.mean[0]) / subject.facts.std[0]
+    assert float(np.mean(layer.moving_variance)) == pytest.approx(inputs.var(axis=0).mean(), rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["batch", "reestimated"])
+def test_frozen_layers_of_a_finetuned_model_take_the_statistics_that_are_asked_for(runs, kind):
+    subject = classifier.from_run(runs["batch"])
+    expected = Evaluator(subject, Evaluation(limit=LIMIT, bn_statistics=kind)).clean_logits
+    subject.model.trainable = False
+    close(Evaluator(subject, Evaluation(limit=LIMIT, bn_statistics=kind)).clean_logits, expected)
+
+
+def test_constant_pixels_cost_no_digits():
+    """Their variance is 0, and 1 / sqrt(0 + c) would make much of an error in it."""
+    model = randomized(build("linear", normalization={"name": "batch", "c": 1e-5, "momentum": 0.8}))
+    images = data.load("mnist", "test", limit=500).images
+    x = pixel_array(images, 28)
+    h = (x.reshape(500, -1).astype(np.float64) - FACTS.mean[0]) / FACTS.std[0]
+    layer, last = layers(model)[0], model.layers[-1]
+    h = layer.gamma.numpy() * (h - h.mean(axis=0)) / np.sqrt(h.var(axis=0) + 1e-5) + layer.beta.numpy()
+    expected = h @ last.kernel.numpy() + last.bias.numpy()
+    found = batch_statistics.frozen(model)(x, training=True).numpy()
+    assert np.abs(found - expected).max() < 1e-3
 
 
 def test_evaluation_leaves_the_model_as_it_was(runs):
@@ -418,10 +464,35 @@ def test_another_batch_size_would_be_another_classifier(runs):
     assert evaluator(runs["none"], "batch", batch_size=100).batch_size == 100  # nothing depends on its batch
 
 
+def test_a_last_smaller_batch_would_be_another_classifier_too(runs, monkeypatch):
+    subject = classifier.from_run(runs["batch"])
+    with pytest.raises(UsageError, match="multiple of 500, or fewer, received 501"):
+        Evaluator(subject, Evaluation(limit=501, bn_statistics="batch"))
+    monkeypatch.setattr("bn_vuln.subject.STATISTICS", 700)
+    assert len(Evaluator(subject, Evaluation(bn_statistics="batch")).dataset) == 9800  # of 10,000
+
+
+def test_batches_that_replicas_do_not_divide_are_refused(runs):
+    devices = choose("mirrored")
+    with devices.scope():
+        subject = classifier.from_run(runs["batch"])
+    with pytest.raises(UsageError, match="batches of 41 here, which 2 replicas do not divide"):
+        Evaluator(subject, Evaluation(limit=41, bn_statistics="batch"), distribution=devices)
+
+
+def test_measurements_of_single_examples_are_refused(runs):
+    """The other examples of a batch act on their margins."""
+    evaluation = Evaluation(limit=20, bn_statistics="batch")
+    for options in (Tilt(), Spectrum(), Fooling()):
+        with pytest.raises(UsageError, match="are of single examples"):
+            list(measure(classifier.from_run(runs["batch"]), {"it": options}, evaluation))
+    assert list(measure(classifier.from_run(runs["none"]), {"it": Tilt()}, evaluation))
+
+
 def test_any_iterate_counts_in_the_batch_that_is_measured(runs, monkeypatch):
     """Each example stays in its batch, of which the points of the highest loss are kept, and nothing is doubted with
     other batches."""
-    monkeypatch.setattr(evaluate, "STATISTICS", 50)
+    monkeypatch.setattr("bn_vuln.subject.STATISTICS", 50)
     found = evaluator(runs["batch"], "batch").run(Attack(eps=0.1, steps=3))
     assert found.smallest is None
     assert found.record.accuracy <= evaluator(runs["batch"], "batch").run(Clean()).record.accuracy

@@ -190,7 +190,7 @@ def test_batch_norm_options_reach_the_config(bnvuln):
 
 def test_training_options_reach_the_config(bnvuln):
     options = ["--epochs", "3", "--lr", "1/10", "--momentum", "0.9", "--batch-size", "64", "--select", "last"]
-    train = resolved(bnvuln, *options, "--lr-drops", "1,2", "--lr-factor", "0.5")["train"]
+    train = resolved(bnvuln, *options, "--lr-drops", "1,2", "--lr-drop-factor", "0.5")["train"]
     assert train == {
         **PLAIN_TRAIN, "epochs": 3, "batch_size": 64, "lr": 0.1, "momentum": 0.9, "select": "last",
         "schedule": {"name": "step", "epochs": [1, 2], "factor": 0.5},
@@ -232,7 +232,7 @@ def test_set_overrides_any_field(bnvuln):
         (["--betas", "0.9;0.99"], ["--betas", "'0.9;0.99'"]),
         (["--betas", "0.9"], ["train.betas"]),
         (["--schedule", "step"], ["--schedule step", "--lr-drops"]),
-        (["--lr-factor", "0.5"], ["--lr-factor needs --lr-drops"]),
+        (["--lr-drop-factor", "0.5"], ["--lr-drop-factor needs --lr-drops"]),
         (["--schedule", "cosine", "--lr-drops", "3"], ["--schedule step", "--lr-drops"]),
         (["--warmup", "30"], ["warmup", "20 epochs", "30"]),
         (["--label-smoothing", "1"], ["label_smoothing", "1"]),

@@ -5,6 +5,7 @@ from conftest import small_cell
 
 from bn_vuln import cost, data, models
 from bn_vuln.config import Attack, Clean, Evaluation
+from bn_vuln.errors import BnvulnError
 from bn_vuln.experiment import Task
 
 VGG8_28 = 2 * 9 * (64 * 32**2 + 64 * 128 * 16**2 + 128 * 256 * 8**2 + 256 * 512 * 4**2 + 512 * 512 * 2**2) + 2 * 5120
@@ -79,3 +80,13 @@ def test_seconds_follow_from_the_rate(monkeypatch):
 
 def test_the_rate_is_that_of_this_machine():
     assert 1e8 < cost.flops_per_second(0.1) < 1e16
+
+
+def test_convolutional_nets_have_few_weights(monkeypatch):
+    """36.5 million, in 0.4 GiB with gradients and a copy; their multiply-adds would be 59 GiB of weights."""
+    monkeypatch.setattr(cost.os, "sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 2**30}.get)
+    evaluation = Evaluation()
+    cost.check_memory([Task(small_cell(arch={"name": "wrn"}), evaluation, {})])
+    wide = small_cell(arch="mlp", data={"name": "mnist", "width": 112})
+    with pytest.raises(BnvulnError, match="GiB for its weights"):
+        cost.check_memory([Task(wide, evaluation, {})])

@@ -153,10 +153,12 @@ def test_what_makes_no_sense_is_refused(fields, fragment):
 
 def test_it_is_described():
     text = describe_perturbation(Minimal(**FAST, confidence=2, target="next", backend="own", box="none", ord=2))
-    assert text == "carlini_wagner 2 pixel, 4 times 60 steps of 0.1 from c 1, box none, confidence 2, target next"
+    assert (
+        text == "carlini_wagner 2 pixel, 4 times 60 steps of 0.1 from constant 1, box none, confidence 2, target next"
+    )
     fields = records.perturbation_identity(LIMIT, "mnist", Minimal(backend="cleverhans"))
     assert describe_fields(fields) == (
-        "carlini_wagner 2 pixel, 9 times 1000 steps of 0.01 from c 0.001, box [0, 1], CleverHans (test, 40)"
+        "carlini_wagner 2 pixel, 9 times 1000 steps of 0.01 from constant 0.001, box [0, 1], CleverHans (test, 40)"
     )
 
 
@@ -277,7 +279,7 @@ def test_the_command_takes_it_and_prints_distances(bnvuln, runs, tmp_path):
     more = ["--initial-const", "1", "--ord", "2", "--limit", "20", "--save", tmp_path / "found.npz"]
     code, out, _ = bnvuln("attack", folder, *QUICK, *more)
     assert code == 0
-    assert "carlini_wagner 2 pixel, 3 times 40 steps of 0.1 from c 1, box [0, 1]" in out
+    assert "carlini_wagner 2 pixel, 3 times 40 steps of 0.1 from constant 1, box [0, 1]" in out
     assert "L2 mean" in out
     assert "median" in out
     _, out, _ = bnvuln("attack", folder, *QUICK, "--limit", "10", "--unit", "standardized", "--target", "next",

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 import yaml
-from conftest import SMALL
+from conftest import SMALL, Said
 
 from bn_vuln import aggregate, api, catalog, config, experiment, records
 from bn_vuln.errors import BnvulnError
@@ -163,14 +163,30 @@ def test_a_cell_claimed_by_another_host_is_waited_for(done, tmp_path, monkeypatc
     monkeypatch.setattr(experiment.time, "sleep", finish_elsewhere)
     monkeypatch.setattr("bn_vuln.evaluate.measure", no_training)
     assert experiment._work(task, root).endswith("another process is at it")
-    api.reproduce(str(path), root=root)
+    said = Said()
+    api.reproduce(str(path), root=root, progress=said)
     assert waited == [True]
+    assert [line for line in said.lines if str(folder / "claim.json") in line]  # or a user would wait for ever
 
 
 def test_a_cell_that_is_never_finished_is_an_error(tmp_path, monkeypatch):
     path = tiny(tmp_path)
     monkeypatch.setattr(experiment, "run_task", lambda *_, **__: None)
     with pytest.raises(BnvulnError, match="2 of 2 cells could not be finished"):
+        experiment.run(catalog.experiment(str(path)), tmp_path / "results", progress=Quiet())
+
+
+def test_rounds_that_finish_something_do_not_count(tmp_path, monkeypatch):
+    """Where a killed worker takes the others with it, one cell that always dies must not stop all others."""
+    path, finished = tiny(tmp_path, seeds=[0, 1, 2, 3]), set()
+
+    def one_a_round(left, *_):
+        if len(left) > 1:
+            finished.add(left[0].cell)
+
+    monkeypatch.setattr(experiment, "_run_round", one_a_round)
+    monkeypatch.setattr(experiment.Task, "finished", lambda task, _: task.cell in finished)
+    with pytest.raises(BnvulnError, match="1 of 8 cells could not be finished"):
         experiment.run(catalog.experiment(str(path)), tmp_path / "results", progress=Quiet())
 
 

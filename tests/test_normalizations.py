@@ -179,8 +179,9 @@ def test_fixup_scales_the_first_kernel_of_a_branch_and_zeroes_the_last(init):
 
 
 @pytest.mark.parametrize("arch", ["resnet20", pytest.param("resnet110", marks=pytest.mark.slow), SMALL], ids=str)
-def test_branches_of_fixup_begin_at_zero_and_so_do_its_logits(arch):
-    model = build(arch, "fixup")
+@pytest.mark.parametrize("init", ["he", "torch"])
+def test_branches_of_fixup_begin_at_zero_and_so_do_its_logits(arch, init):
+    model = build(arch, "fixup", init=init)
     branches = [layer.output for layer in model.layers if layer.name.startswith("multiplier")]
     assert len(branches) == {"resnet20": 9, "resnet110": 54}.get(str(arch), 3)
     for values in keras.Model(model.input, [*branches, model.output])(images(2)):

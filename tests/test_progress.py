@@ -55,6 +55,18 @@ def test_plain_lines_go_to_standard_error(capsys: pytest.CaptureFixture[str]) ->
     assert lines[-1].endswith("left")
 
 
+def test_what_was_done_before_takes_no_time_now(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that goes on at epoch 100 of 150: 50 epochs at a minute each are left, not half of one."""
+    times = iter([0.0, 0.0, 60.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    target = Plain(every_seconds=30)
+    with work(target, "training", 150, "epochs", done=100):
+        target.advance(101)
+    assert capsys.readouterr().err == "training: 101/150 epochs  49 min 00 s left\n"
+
+
 def test_plain_lines_are_rare(capsys: pytest.CaptureFixture[str]) -> None:
     report_to(Plain(every_seconds=1e9))
     assert capsys.readouterr().err.splitlines() == ["begin <b>[bold] 100%"]
@@ -124,7 +136,7 @@ class Noted(Quiet):
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    def start(self, title: str, total: int, unit: str) -> None:
+    def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
         self.calls.append(f"start {title} {total} {unit}")
 
     def stop(self) -> None:

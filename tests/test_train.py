@@ -131,6 +131,17 @@ def test_calls_of_any_length_give_the_same_weights():
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_a_folder_of_another_run_is_refused(runs, tmp_path):
+    """Its records would be taken for those of the new model."""
+    with pytest.raises(UsageError, match="holds a run of another config"):
+        train(small_cell(normalization="batch", seed=5), runs["batch"])
+
+
+def test_validation_examples_of_the_classes_are_needed():
+    with pytest.raises(UsageError, match="none of the 2 validation examples is of the classes"):
+        train(small_cell(data={"name": "mnist", "limit": 300, "validation": 2, "classes": [3, 8]}))
+
+
 def test_a_pair_learns_and_is_reproducible(runs):
     for name, folder in runs.items():
         record = records.read_training(folder)

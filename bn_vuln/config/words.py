@@ -86,8 +86,8 @@ def _steps_text(p: Attack) -> str:
 
 
 def _minimal_text(p: Minimal) -> str:
-    """carlini_wagner 2 pixel, 9 times 1000 steps of 0.01 from c 0.001, box [0, 1]."""
-    search = f"{p.binary_search_steps} times {p.steps} steps of {p.step_size:.4g} from c {p.initial_const:g}"
+    """carlini_wagner 2 pixel, 9 times 1000 steps of 0.01 from constant 0.001, box [0, 1]."""
+    search = f"{p.binary_search_steps} times {p.steps} steps of {p.step_size:.4g} from constant {p.initial_const:g}"
     words = [f"{p.attack} {p.ord} {p.unit}", search, f"box {_box_text(p.box)}"]
     words += [f"confidence {p.confidence:g}"] if p.confidence else []
     words += [f"target {p.target}"] if p.target != "none" else []

@@ -42,7 +42,7 @@ class Initializer:
 
     `torch`: uniform of variance 1 / (3 fan_in) for kernel and bias (PyTorch's default for Linear and Conv).
     `he`: normal of variance 2 / fan_in (He et al. 2015, not truncated), zero bias. `zeros`: both zero.
-    A `gain` multiplies the initial kernel.
+    A `gain` multiplies the initial kernel; with 0 the bias begins at zero as well.
     """
 
     def __init__(self, scheme: str, seed: int) -> None:
@@ -65,7 +65,7 @@ class Initializer:
         bound = 1 / math.sqrt(fan_in)
         if gain:
             kernel = keras.initializers.RandomUniform(-gain * bound, gain * bound, seed=kernel_seed)
-        bias = keras.initializers.RandomUniform(-bound, bound, seed=bias_seed)
+        bias: Any = keras.initializers.RandomUniform(-bound, bound, seed=bias_seed) if gain else "zeros"
         return {"kernel_initializer": kernel, "bias_initializer": bias}
 
 

@@ -7,6 +7,15 @@ smaller batch of an epoch is dropped (BN's statistics of a handful of examples w
 from bn_vuln.train.loop import TrainingLoop
 from bn_vuln.train.optimizers import decay_terms
 from bn_vuln.train.outcome import Trained, cell_id, save_model
-from bn_vuln.train.run import fitting_distribution, train
+from bn_vuln.train.run import check_folder, fitting_distribution, train
 
-__all__ = ["Trained", "TrainingLoop", "cell_id", "decay_terms", "fitting_distribution", "save_model", "train"]
+__all__ = [
+    "Trained",
+    "TrainingLoop",
+    "cell_id",
+    "check_folder",
+    "decay_terms",
+    "fitting_distribution",
+    "save_model",
+    "train",
+]

@@ -16,7 +16,7 @@ from bn_vuln.progress import Epoch, Progress, duration
 from bn_vuln.train import augmentation, native, optimizers, steps
 from bn_vuln.train.schedules import learning_rates
 
-ORDER_STREAM = 1  # keeps the order's random stream apart from the initializers'
+ORDER_STREAM = 1  # of the order of examples; initializers draw from generators of Keras' own
 SECONDS_PER_CALL = 1.0
 SECONDS_TIMED = 2.0  # of steps, before an estimate is made of them
 WORTH_SAYING = 10.0  # seconds left

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from bn_vuln import backend, data, models, records
-from bn_vuln.config import BatchNormalization, Cell, NearestCentroidArch, describe, to_yaml
+from bn_vuln.classifier import read_cell
+from bn_vuln.config import BatchNormalization, Cell, NearestCentroidArch, describe, identity, to_yaml
 from bn_vuln.data.pixels import check_width
 from bn_vuln.distribution import ONE_DEVICE, Distribution, Strategy, choose
 from bn_vuln.errors import UsageError
@@ -36,12 +37,14 @@ def train(
     A folder also gets a checkpoint after every `checkpoint_every` epochs and after the last one, which goes when the
     run is finished; `resume` goes on from the one it has. `tensorboard` adds event files.
     A net that does not learn (a loss that is not finite, or accuracy at chance) is no error: its record says
-    `failed`. Raises `UsageError` where the cell makes no sense with its data (width, batch size, limit) or with the
-    number of replicas.
+    `failed`. Raises `UsageError` where the cell makes no sense with its data (width, batch size, limit), with the
+    number of replicas, or with what the folder holds.
     """
     progress = progress or Quiet()
     _check_replicas(cell, distribution)
     cell = cell.model_copy(update={"data": data.pinned(cell.data)})
+    if folder is not None:
+        check_folder(cell, folder)
     if isinstance(cell.arch, NearestCentroidArch):
         return closed_form.nearest_centroid(cell, folder)
     examples = _load(cell)
@@ -61,6 +64,14 @@ def train(
         records.replace_file(folder / "training.json", records.to_json(record))
         checkpoint.remove(folder)
     return Trained(model, state.history, record)
+
+
+def check_folder(cell: Cell, folder: Path) -> None:
+    """Raise `UsageError` where a run folder holds another cell's run: its records would be taken for this one's. Where
+    one's own data lie does not matter."""
+    path = folder / "config.yaml"
+    if path.exists() and identity(read_cell(folder)) != identity(cell):
+        raise UsageError(f"{folder} holds a run of another config; choose another --out, or --force to replace it")
 
 
 def _check_replicas(cell: Cell, distribution: Distribution) -> None:
@@ -104,7 +115,12 @@ def _load(cell: Cell) -> tuple[data.Dataset, data.Dataset]:
             f"train.batch_size: expected at most the {len(training)} training examples, "
             f"received {cell.train.batch_size}"
         )
-    return training, data.training(options, "validation", cell.seed)
+    validation = data.training(options, "validation", cell.seed)
+    if not len(validation):
+        raise UsageError(
+            f"data.validation: none of the {options.validation} validation examples is of the classes; hold out more"
+        )
+    return training, validation
 
 
 def _loop(cell: Cell, examples: tuple[data.Dataset, data.Dataset], distribution: Distribution) -> TrainingLoop:
@@ -143,9 +159,9 @@ class _Run:
     def epochs(self, progress: Progress) -> str | None:
         """Train the epochs that are left; why training failed if it did."""
         log = logs.tensorboard(self.folder) if self.folder is not None and self.tensorboard else None
-        epochs, steps = self.cell.train.epochs, self.loop.steps
-        with work(progress, f"training {describe(self.cell)}", epochs * steps, "steps"):
-            for number in range(len(self.state.history), epochs):
+        epochs, steps, done = self.cell.train.epochs, self.loop.steps, len(self.state.history)
+        with work(progress, f"training {describe(self.cell)}", epochs * steps, "steps", done * steps):
+            for number in range(done, epochs):
                 begun = time.monotonic()
                 epoch = self.loop.epoch(number, progress)
                 progress.message(_line(epoch))
