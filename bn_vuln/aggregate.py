@@ -115,7 +115,7 @@ def _block(experiment: Experiment, runs: Sequence[Run]) -> Block:
 def _collect(experiment: Experiment, column: str, runs: Sequence[Run]) -> Value:
     """One arm in one column; a derived one has the flags of all that it is computed from."""
     by_seed: dict[int, float] = {}
-    flags: dict[tuple[str, str], records.Flag] = {}
+    raised: dict[tuple[str, str], list[records.Flag]] = {}
     parts = experiment.parts(column)
     failed = missing = 0
     for run in runs:
@@ -126,9 +126,20 @@ def _collect(experiment: Experiment, column: str, runs: Sequence[Run]) -> Value:
             missing += not any(run.has_no(part) for part in parts)
         else:
             by_seed[run.cell.seed] = value
-            of = [(part, record) for part in parts if (record := run.record(part))]
-            flags |= {(part, flag.name): flag for part, record in of for flag in record.flags}
-    return Value(by_seed, failed, missing, tuple(dict.fromkeys(flags.values())), _examples(parts, runs))
+            for part, record in ((part, record) for part in parts if (record := run.record(part))):
+                for flag in record.flags:
+                    raised.setdefault((part, flag.name), []).append(flag)
+    flags = dict.fromkeys(_worst(flags, len(by_seed)) for flags in raised.values())
+    return Value(by_seed, failed, missing, tuple(flags), _examples(parts, runs))
+
+
+def _worst(flags: Sequence[records.Flag], seeds: int) -> records.Flag:
+    """The flag of the seed that is farthest off, for all seeds that have raised it."""
+    worst = max(flags, key=lambda flag: abs(flag.value))
+    if seeds == 1:
+        return worst
+    which = f"in {len(flags)} of {seeds} seeds{', at most' if len(flags) > 1 else ''}"
+    return worst.model_copy(update={"message": f"{which}: {worst.message}"})
 
 
 def _number(experiment: Experiment, column: str, run: Run) -> float | None:

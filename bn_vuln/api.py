@@ -5,6 +5,8 @@
     run = api.train({"arch": "mlp", "normalization": "batch"}, "runs/bn")
     result = api.attack("runs/bn", {"attack": "pgd", "eps": "8/255", "steps": 20}, limit=1000)
     result.record.accuracy, result.record.flags
+    api.evaluate("runs/bn", "mechanism")["awgn"].accuracy
+    api.measure("runs/bn", "mechanism")["tilt"].value
 
 Configs may be objects of `bn_vuln.config` or plain dicts of the same fields; mistakes in them raise
 `ConfigError`, other mistakes `UsageError`, work that fails `BnvulnError`.
@@ -22,7 +24,18 @@ import numpy as np
 from bn_vuln import aggregate, catalog, config, data, experiment, records
 from bn_vuln import report as _report
 from bn_vuln.analysis.statistics import Estimate, estimate
-from bn_vuln.config import Attack, Cell, Evaluation, Minimal, Perturbation, Scale
+from bn_vuln.config import (
+    Attack,
+    Cell,
+    Clean,
+    Evaluation,
+    Measurement,
+    Minimal,
+    NearestCentroidArch,
+    Perturbation,
+    Scale,
+    Suite,
+)
 from bn_vuln.distribution import ONE_DEVICE, Distribution, Strategy, choose
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.progress import Progress
@@ -54,6 +67,22 @@ def train(
     data.prepare(checked.data.name)  # before TensorFlow is started: data that cannot be had are said within a second
     distribution = fitting_distribution(checked, strategy, progress)
     return run(checked, Path(folder) if folder else None, distribution=distribution, progress=progress, **options)
+
+
+def check(cell: Cell | Mapping[str, Any]) -> bool:
+    """Whether the data of a cell are on this machine; nothing is downloaded. Where they are, what `train` raises for a
+    cell that makes no sense with its data is raised: a width below theirs, classes that they have not, more examples
+    than there are."""
+    from bn_vuln.train import load_examples
+
+    checked = _cell(cell)
+    if data.describe(checked.data.name)["state"] == "not prepared":
+        return False
+    if isinstance(checked.arch, NearestCentroidArch):  # which has no steps, and so no batch size to check
+        data.published(checked.data)
+    else:
+        load_examples(checked)
+    return True
 
 
 def open_classifier(
@@ -137,39 +166,77 @@ def transfer(
 
 def evaluate(
     target: str | Path | Classifier,
-    suite: str | Mapping[str, Perturbation] = "quick",
+    suite: str | Mapping[str, Perturbation | Mapping[str, Any]] = "quick",
     *,
     dataset: str | None = None,
+    split: str | None = None,
     limit: int | None = None,
+    bn_statistics: str | None = None,
+    folder: str | Path | None = None,
     checks: Level = "basic",
     batch_size: int | None = None,
     strategy: Strategy = "auto",
     progress: Progress | None = None,
 ) -> dict[str, records.Record]:
-    """Measure a suite (by name, or a mapping of perturbations) on a classifier; `checks` and `batch_size` as `attack`
-    takes them."""
-    from bn_vuln.evaluate import measure
-    from bn_vuln.subject import within
+    """Measure accuracies: the perturbations of a suite (by name, or a mapping of them) on a classifier; `measure` is
+    for its measurements. What is given of `dataset`, `split`, `limit` and `bn_statistics` stands in for the suite's.
+    With `folder` each record is written into that run folder as soon as it is there. `checks` and `batch_size` as
+    `attack` takes them."""
+    from bn_vuln.evaluate import measure as run
 
-    evaluation, perturbations = resolve_suite(suite, dataset=dataset, limit=limit)
+    evaluation, perturbations = resolve_suite(
+        suite, dataset=dataset, split=split, limit=limit, bn_statistics=bn_statistics
+    )
     distribution = choose(strategy)
-    subject = _classifier(target, dataset, distribution)
-    evaluation = evaluation if limit is not None else within(evaluation, subject)
+    subject, evaluation = _subject(target, dataset, limit, evaluation, distribution)
     how: dict[str, Any] = {"level": checks, "batch_size": batch_size, "distribution": distribution}
-    results = measure(subject, perturbations, evaluation, progress=progress, **how)
-    return {name: result.record for name, result in results}
+    how |= {"folder": _path(folder), "progress": progress}
+    return {name: result.record for name, result in run(subject, perturbations, evaluation, **how)}
+
+
+def measure(
+    target: str | Path | Classifier,
+    suite: str | Mapping[str, Measurement | Mapping[str, Any]] = "mechanism",
+    *,
+    dataset: str | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    bn_statistics: str | None = None,
+    folder: str | Path | None = None,
+    strategy: Strategy = "auto",
+    progress: Progress | None = None,
+) -> dict[str, records.MeasurementRecord]:
+    """Measure what is no accuracy (angle, spectrum, fooling images, distance of batch statistics): the measurements of
+    a suite (by name, or a mapping of them) on a classifier; a suite may have none. The rest is as in `evaluate`."""
+    from bn_vuln import mechanism
+
+    chosen = _suite(suite, "measurements")
+    evaluation = _changed(chosen.evaluation, dataset=dataset, split=split, limit=limit, bn_statistics=bn_statistics)
+    if not chosen.measurements:
+        return {}
+    subject, evaluation = _subject(target, dataset, limit, evaluation, choose(strategy))
+    return dict(mechanism.measure(subject, chosen.measurements, evaluation, folder=_path(folder), progress=progress))
 
 
 def resolve_suite(
-    suite: str | Mapping[str, Perturbation], *, dataset: str | None = None, limit: int | None = None
+    suite: str | Mapping[str, Perturbation | Mapping[str, Any]], **changes: Any
 ) -> tuple[Evaluation, Mapping[str, Perturbation]]:
-    """(where to evaluate, under what) of a suite, with the data set and the limit given on top."""
-    evaluation = Evaluation()
+    """(where to evaluate, under what) of a suite, with those fields of its evaluation changed (`dataset`, `split`,
+    `limit`, `bn_statistics`) that are not None."""
+    chosen = _suite(suite, "perturbations")
+    return _changed(chosen.evaluation, **changes), chosen.perturbations
+
+
+def _suite(suite: str | Mapping[str, Any], kind: str) -> Suite:
+    """A suite by name, or one of these perturbations or measurements; a suite always has a perturbation."""
     if isinstance(suite, str):
-        shipped = catalog.suite(suite)
-        evaluation, suite = shipped.evaluation, shipped.perturbations
-    changes = {key: value for key, value in (("dataset", dataset), ("limit", limit)) if value is not None}
-    return config.validate(Evaluation, {**config.to_plain(evaluation), **changes}, "evaluation"), suite
+        return catalog.suite(suite)
+    return config.validate(Suite, {"title": kind, "perturbations": {"clean": Clean()}, kind: suite}, "suite")
+
+
+def _changed(evaluation: Evaluation, **changes: Any) -> Evaluation:
+    given = {key: value for key, value in changes.items() if value is not None}
+    return config.validate(Evaluation, {**config.to_plain(evaluation), **given}, "evaluation")
 
 
 @dataclass(frozen=True)
@@ -260,6 +327,24 @@ def _model(
         return Model(target, root / target.id, target.id)
     opened = open_classifier(target, dataset=dataset, distribution=distribution, **foreign)
     return Model(opened, Path(target) if Path(target).is_dir() else root / opened.id, str(target))
+
+
+def _subject(
+    target: str | Path | Classifier,
+    dataset: str | None,
+    limit: int | None,
+    evaluation: Evaluation,
+    distribution: Distribution,
+) -> tuple[Classifier, Evaluation]:
+    """(the classifier, where it is evaluated: without a suite's limit that its data are too few for)."""
+    from bn_vuln.subject import within
+
+    subject = _classifier(target, dataset, distribution)
+    return subject, evaluation if limit is not None else within(evaluation, subject)
+
+
+def _path(folder: str | Path | None) -> Path | None:
+    return None if folder is None else Path(folder)
 
 
 def _classifier(target: str | Path | Classifier, dataset: str | None, distribution: Distribution) -> Classifier:

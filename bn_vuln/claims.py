@@ -16,14 +16,16 @@ from bn_vuln.config import AT, Experiment, PaperValue
 from bn_vuln.table import Block, Run, Value, has
 
 UNEQUAL_ARMS = 0.02
+FAILED = "failed to train"
 
 
 @dataclass(frozen=True)
 class Comparison:
     """One claim beside our number, in the column's unit (accuracies: fractions). `where` is its row, without what
     a slope runs along; `arm` None: the difference treatment - reference. `verdict` is `preview` below full scale
-    (`unscaled` says what it would be), `context` for a figure that is not judged. `over_examples`: with one seed, the
-    95% bootstrap interval over the examples of its runs alone, where the number is one of theirs."""
+    (`unscaled` says what it would be), `context` for a figure that is not judged, `failed to train` where no seed of an
+    arm did train. `over_examples`: with one seed, the 95% bootstrap interval over the examples of its runs alone, where
+    the number is one of theirs."""
 
     where: dict[str, Any]
     perturbation: str
@@ -69,13 +71,19 @@ def _comparison(
 ) -> Comparison:
     places = _places(experiment, blocks, claim, block)
     ours = _slope(places, claim, column) if claim.how == "slope" else _ours(places, claim, column)
-    unscaled = judge(claim, ours)
-    shown = unscaled if unscaled in ("context", "not run") or experiment.as_published else "preview"
+    unscaled = FAILED if ours is None and _failed(places, column) else judge(claim, ours)
+    shown = unscaled if unscaled in ("context", "not run", FAILED) or experiment.as_published else "preview"
     one_seed = ours is not None and ours.n == 1 and not claim.exact
     flags = _flags(experiment, places, claim, column, one_seed=one_seed)
     where = {k: v for k, v in block.where.items() if k != claim.along}
     interval = _over_examples(places, column) if one_seed and claim.how == "difference" else None
     return Comparison(where, column, claim.arm, ours, claim, shown, unscaled, flags, interval)
+
+
+def _failed(places: Sequence[tuple[Block | None, str]], column: str) -> bool:
+    """Whether there is no number because one of what is compared has failed to train in every seed: a result too."""
+    values = [value for place in places if (value := _value(place, column))]
+    return any(value.failed and not value.by_seed and not value.missing for value in values)
 
 
 def judge(claim: PaperValue, ours: Estimate | None) -> str:

@@ -107,7 +107,7 @@ def _fit_input(model: Any, facts: Facts, source: str) -> tuple[tuple[int, ...], 
 
 def from_run(folder: Path) -> Classifier:
     """The classifier of a run folder. Raises `BnvulnError` where training failed or never finished."""
-    cell = read_cell(folder)
+    cell = records.read_cell(folder)
     training = records.read_training(folder)
     path = folder / "model.keras"
     if training is None or not path.exists():
@@ -130,16 +130,6 @@ def _trained_on(cell: config.Cell, training: records.TrainingRecord) -> Facts:
     if training.facts is None:
         return data.facts(cell.data.name)
     return Facts.from_plain(training.facts)
-
-
-def read_cell(folder: Path) -> config.Cell:
-    """The cell of a run folder, from its config.yaml."""
-    path = folder / "config.yaml"
-    if not path.exists():
-        raise UsageError(
-            f"{folder}: not a run folder (no config.yaml); expected a run of `bnvuln train` or a .keras file"
-        )
-    return config.validate(config.Cell, config.read_yaml(path), str(path))
 
 
 def from_keras(

@@ -214,10 +214,15 @@ def run_task(task: Task, root: Path, *, strategy: Strategy = "none", progress: P
             _finish(task, folder, root, strategy, progress or Quiet())
 
 
+def _outcome(training: records.TrainingRecord) -> tuple[object, ...]:
+    """What two trainings to the same weights have in common."""
+    return training.best_epoch, training.loss, training.train_accuracy, training.validation_accuracy
+
+
 def _finish(task: Task, folder: Path, root: Path, strategy: Strategy, progress: Progress) -> None:
     from bn_vuln import classifier, evaluate, mechanism, train
 
-    training = records.read_training(folder)
+    training = before = records.read_training(folder)
     if training is None or (training.state == "trained" and not (folder / "model.keras").exists()):
         # A cell whose records travel without its model is trained again when a record is missing.
         distribution = train.fitting_distribution(task.cell, strategy, progress)
@@ -225,6 +230,10 @@ def _finish(task: Task, folder: Path, root: Path, strategy: Strategy, progress: 
         training = train.train(
             task.cell, folder, checkpoint_every=every, distribution=distribution, progress=progress
         ).record
+        if before is not None and _outcome(training) != _outcome(before):
+            # Other rounding, other weights: numbers of two models must not stand, or be subtracted, beside each other.
+            progress.message(f"{folder}: trained again with another outcome; all of it is measured again")
+            records.clear_measured(folder)
     missing = task.missing(root)
     if training.state == "failed":
         progress.message(f"{folder}: failed to train: {training.reason}")

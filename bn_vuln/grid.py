@@ -76,7 +76,8 @@ def lookup_or_none(cell: Cell, key: str) -> Any:
 
 def check_layout(experiment: Experiment, cells: Sequence[Cell]) -> None:
     """Raise `ConfigError`, before anything is trained, where the table's layout does not fit the cells: a row or arm
-    key that none of them has, several cells of a seed in one row, a cell in no arm, or an arm that no cell is in."""
+    key that none of them has, several cells of a seed in one row, a cell in no arm, an arm that is named and no cell is
+    in, an axis of a figure that is no number, or, of the whole experiment, a claim about a row that no cell is in."""
     table = experiment.table
     for key in table.rows:
         if all(lookup_or_none(cell, key) is None for cell in cells):
@@ -96,14 +97,25 @@ def check_layout(experiment: Experiment, cells: Sequence[Cell]) -> None:
         places.add(place)
         arms.add(arm)
     _refuse_absent_arms(experiment, arms)
+    if experiment.as_published:
+        _refuse_absent_rows(experiment, cells)
+    _check_axes(experiment, cells)
+
+
+def _refuse_absent_rows(experiment: Experiment, cells: Sequence[Cell]) -> None:
+    """A claim that is in no row would vanish from the report; smaller scales leave rows out on purpose."""
+    for claim in experiment.paper:
+        for where in (claim.where, claim.where | claim.against.where if claim.against else {}):
+            if not any(matches(cell, where) for cell in cells):
+                raise ConfigError(f"{experiment.name}: paper: no cell has {where}, which a claim is about")
 
 
 def _refuse_absent_arms(experiment: Experiment, arms: set[str]) -> None:
     table = experiment.table
     named = {value.arm for value in experiment.paper if value.arm}
     named |= {value.against.arm for value in experiment.paper if value.against}
-    if not {table.reference, table.treatment} & arms and not table.arms:
-        named |= {table.reference}
+    if any(value.arm is None for value in experiment.paper) or (len(arms) > 1 and not table.arms):
+        named |= {table.reference, table.treatment}
     absent = sorted(named - arms)
     if absent and not experiment.overrides:  # an override may leave an arm out on purpose
         known = f"(known: {', '.join(sorted(arms))}){nearest(absent[0], arms)}"
@@ -115,3 +127,31 @@ def _place(experiment: Experiment, cell: Cell, key: str) -> Any:
         return lookup(cell, key)
     except KeyError:
         raise ConfigError(f"{experiment.name}: table: a cell has no key {key!r}") from None
+
+
+def _check_axes(experiment: Experiment, cells: Sequence[Cell]) -> None:
+    """Refuse curves and heat maps along what are no numbers. Curves show cells that have nothing there, as the arm
+    without normalization has no c, as levels."""
+    table = experiment.table
+    if "curves" in table.figures and table.x:
+        _refuse_words(experiment, [cell for cell in cells if lookup_or_none(cell, table.x) is not None], "x", table.x)
+    if "heatmaps" in table.figures and table.x and table.y:  # without both there is no heat map
+        _refuse_words(experiment, cells, "x", table.x)
+        _refuse_words(experiment, cells, "y", table.y)
+        _refuse_third_axis(experiment, cells)
+
+
+def _refuse_words(experiment: Experiment, cells: Sequence[Cell], axis: str, key: str) -> None:
+    for cell in cells:
+        value = lookup_or_none(cell, key)
+        if not isinstance(value, int | float):
+            received = f"none in {describe(cell)}" if value is None else repr(value)
+            raise ConfigError(f"{experiment.name}: table.{axis}: {key}: expected numbers, received {received}")
+
+
+def _refuse_third_axis(experiment: Experiment, cells: Sequence[Cell]) -> None:
+    """Several values at one place of a heat map would hide each other."""
+    table = experiment.table
+    for key in (key for key in table.rows if key not in (table.x, table.y)):
+        if len({str(lookup_or_none(cell, key)) for cell in cells}) > 1:
+            raise ConfigError(f"{experiment.name}: table.rows: heat maps have no place for several values of {key}")

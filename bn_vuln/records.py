@@ -31,8 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from bn_vuln import config
 from bn_vuln.config import identity
-from bn_vuln.errors import BnvulnError
+from bn_vuln.errors import BnvulnError, UsageError
 
 SCHEMA: Literal[1] = 1
 ID_LENGTH = 12
@@ -353,10 +354,25 @@ def run_folders(root: Path) -> list[Path]:
     return sorted(p for p in root.glob("*") if (p / "config.yaml").exists() or (p / "records").is_dir())
 
 
+def read_cell(folder: Path) -> config.Cell:
+    """The cell of a run folder, from its config.yaml."""
+    path = folder / "config.yaml"
+    if not path.exists():
+        raise UsageError(
+            f"{folder}: not a run folder (no config.yaml); expected a run of `bnvuln train` or a .keras file"
+        )
+    return config.validate(config.Cell, config.read_yaml(path), str(path))
+
+
 def clear_run(folder: Path) -> None:
     """Remove a run's files (not the claim), so that it can be trained again."""
     for name in ("training.json", "model.keras", "history.csv", "config.yaml", "checkpoint.npz"):
         (folder / name).unlink(missing_ok=True)
+    clear_measured(folder)
+
+
+def clear_measured(folder: Path) -> None:
+    """Remove what was measured of a run."""
     for kind in ("records", "outcomes", "measurements", "transfer"):
         for path in (folder / kind).glob("*"):
             path.unlink()

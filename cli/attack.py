@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ Examples:
 """
 
 
-# What every command that attacks takes, in the order of the help.
-ATTACK_OPTIONS = (
+# What every command that attacks takes, in the order of the help: before --attack, and after it.
+SUBJECT_OPTIONS = (
     what(
         "--data",
         "dataset",
@@ -50,15 +51,12 @@ ATTACK_OPTIONS = (
         help="Unit of eps and step size: pixels in [0, 1], or pixels / std of the data.",
     ),
     threat("--box", type=o.RANGE, default="0,1", show_default=True, help="Range of pixels, or none."),
-    search(
-        "--attack",
-        "name",
-        default="pgd",
-        show_default=True,
-        metavar="NAME",
-        help="fgsm, bim (from the image), pgd (random start), apgd-ce, apgd-dlr, apgd-t, fmn, square (no gradients), "
-        "or strong: apgd-ce, apgd-t, fmn and square, each on what is left.",
-    ),
+)
+ATTACKS = (
+    "fgsm, bim (from the image), pgd (random start), apgd-ce, apgd-dlr, apgd-t, fmn, square (no gradients), or strong: "
+    "apgd-ce, apgd-t, fmn and square, each on what is left."
+)
+SEARCH_OPTIONS = (
     search(
         "--steps",
         type=int,
@@ -106,9 +104,11 @@ CURVE_OPTIONS = (
 )
 
 
-def attack_options(command: o.Command) -> o.Command:
-    """The options that say what is attacked, and how."""
-    return _with(ATTACK_OPTIONS, command)
+def attack_options(more: str = "") -> Callable[[o.Command], o.Command]:
+    """The options that say what is attacked, and how; `more` is said of attacks that only this command takes."""
+    text = f"{ATTACKS} {more}".strip()
+    name = search("--attack", "name", default="pgd", show_default=True, metavar="NAME", help=text)
+    return functools.partial(_with, (*SUBJECT_OPTIONS, name, *SEARCH_OPTIONS))
 
 
 def curve_options(command: o.Command) -> o.Command:
@@ -124,7 +124,7 @@ def _with(options: Sequence[Callable[[o.Command], o.Command]], command: o.Comman
 
 @click.command("attack", cls=o.GroupedCommand, epilog=EXAMPLES)
 @click.argument("subject", required=False, type=click.Path(path_type=Path), metavar="[RUN or MODEL.keras]")
-@attack_options
+@attack_options(f"Or {', '.join(minimal.NAMES)}: the nearest image that fools, without --eps.")
 @curve_options
 @minimal.minimal_options
 @result(
@@ -189,9 +189,16 @@ def _fields(given: dict[str, Any]) -> dict[str, Any]:
     fields = {key: given[key] for key in ("ord", "eps", "unit", "box", "restarts", "target", "seed", "backend")}
     optional = ("steps", "step_size", "random_start", "iterate", "targets", "queries", "ladder", "bisect")
     fields |= {key: given[key] for key in optional if given.get(key) is not None}
-    if any(eps > given["eps"] for eps in given.get("ladder") or ()):
-        raise click.UsageError(f"--ladder: expected eps below --eps {given['eps']:.4g}, from which it goes down")
+    if given.get("ladder"):
+        fields["ladder"] = _ladder(given["ladder"], given["eps"])
     return {"attack": given["name"], **fields}
+
+
+def _ladder(ladder: Sequence[float], top: float) -> tuple[float, ...]:
+    """The smaller eps of a ladder as the config has them, ascending; `top` has a row whether it is named or not."""
+    if max(ladder) > top:
+        raise click.UsageError(f"--ladder: expected eps of at most --eps {top:.4g}, from which it goes down")
+    return tuple(sorted({eps for eps in ladder if eps != top}))
 
 
 def _save(path: Path, clean: Any, attacked: Any) -> None:

@@ -18,6 +18,7 @@ Examples:
   bnvuln evaluate --suite quick                      # the newest run
   bnvuln evaluate runs/ID --suite paper
   bnvuln evaluate runs/ID --suite mechanism          # why: tilting angle, energy in directions of low variance
+  bnvuln evaluate runs/ID --split validation         # a look that leaves the test set alone
   bnvuln evaluate model.keras --data mnist --from-probabilities --json
 """
 
@@ -29,7 +30,8 @@ Examples:
     default="quick",
     show_default=True,
     metavar="NAME",
-    help="paper, quick, mechanism (angle and spectrum), or a YAML file of perturbations.",
+    help=f"{', '.join(o.shipped('suites'))}, or a YAML file of perturbations and measurements. mechanism is the angle "
+    "and the spectrum.",
 )
 @what(
     "--data",
@@ -37,6 +39,7 @@ Examples:
     metavar="NAME",
     help="Data set by name, FILE.npz or folder:PATH.  [default: the one trained on; mnist for a foreign model]",
 )
+@what("--split", type=click.Choice(["test", "validation", "train"]), help="Whose examples.  [default: the suite's]")
 @what("--limit", type=int, help="Evaluate N examples of a fixed random order.  [default: the suite's]")
 @what(
     "--bn-statistics",
@@ -65,23 +68,10 @@ def command(
     o.set_up(verbose)
     from bn_vuln import api
 
-    evaluation, perturbations = api.resolve_suite(suite, dataset=given["dataset"], limit=given["limit"])
+    where = {key: given[key] for key in ("dataset", "split", "limit", "bn_statistics")}
+    api.resolve_suite(suite, **where)  # before TensorFlow is started, so that a mistake is said at once
     target, classifier = o.open_target(target, runs, given)
-    if given["limit"] is None:
-        from bn_vuln.subject import within
-
-        evaluation = within(evaluation, classifier)
-    if given["bn_statistics"]:
-        evaluation = evaluation.model_copy(update={"bn_statistics": given["bn_statistics"]})
     folder = target if target.is_dir() else runs / classifier.id
-    results = o.measure(classifier, evaluation, perturbations, folder, quiet, given)
-    measured = _mechanism(classifier, suite, evaluation, folder, quiet)
-    o.print_records({name: r.record for name, r in results.items()}, as_json, str(target), measured)
-
-
-def _mechanism(classifier: Any, suite: str, evaluation: Any, folder: Path, quiet: bool) -> dict[str, Any]:
-    """The measurements of a suite, by name."""
-    from bn_vuln import catalog, mechanism
-
-    wanted = catalog.suite(suite).measurements
-    return dict(mechanism.measure(classifier, wanted, evaluation, folder=folder, progress=o.progress(quiet)))
+    how: dict[str, Any] = {**where, "folder": folder, "strategy": given["strategy"], "progress": o.progress(quiet)}
+    found = api.evaluate(classifier, suite, checks=given["checks"], batch_size=given["batch_size"], **how)
+    o.print_records(found, as_json, str(target), api.measure(classifier, suite, **how))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
 from fractions import Fraction
+from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,7 +69,6 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic from click 
 
 
 NUMBER, NUMBERS, RANGE, INTEGERS = Number(), Numbers(), Range(), Integers()
-EXISTING = click.Path(exists=True, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -221,9 +222,23 @@ def say(text: str) -> None:
 
 
 def print_json(data: Any) -> None:
-    """The one JSON object of a command with --json. NaN becomes null."""
-    json.dump(data, sys.stdout, indent=2, allow_nan=False)
-    sys.stdout.write("\n")
+    """The one JSON object of a command with --json, whole or not at all. NaN and infinities become null."""
+    sys.stdout.write(json.dumps(_finite(data), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(data: Any) -> Any:
+    """The same with None for numbers that JSON does not have."""
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def shipped(kind: str) -> list[str]:
+    """The names of the configs of a kind that ship, for a help text: `catalog.names` without what it imports."""
+    names = (entry.name for entry in (resources.files("bn_vuln.configs") / kind).iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 # ---------------------------------------------------------------- attack and evaluate

@@ -31,6 +31,7 @@ Examples:
 @o.option("Output")("--json", "as_json", is_flag=True, help="Print the tables as one JSON object on standard output.")
 def command(folder: Path, form: str, as_json: bool) -> None:
     """Write the report of a results folder into DIR/report, from its records; nothing is trained or measured."""
+    _refuse_a_parent(folder)
     from bn_vuln import aggregate, report
     from bn_vuln.report import tables
 
@@ -42,3 +43,12 @@ def command(folder: Path, form: str, as_json: bool) -> None:
         return
     for path in written:
         click.echo(str(path))
+
+
+def _refuse_a_parent(folder: Path) -> None:
+    """Raise `UsageError`, which names them, for a folder without experiments above results folders."""
+    from bn_vuln.errors import UsageError
+
+    below = list(dict.fromkeys(path.parent.parent for path in sorted(folder.glob("*/experiments/*.yaml"))))
+    if below and not list(folder.glob("experiments/*.yaml")):
+        raise UsageError(f"{folder}: no experiment here, but in {', '.join(map(str, below))}: bnvuln report {below[0]}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -58,7 +59,7 @@ After an interruption the same command goes on from the last checkpoint.
 @model("--hidden", type=o.INTEGERS, help="Hidden units of the mlp.  [default: two of half the input dimension]")
 @model("--depth", type=int, help="Hidden layers of deep, or layers of wrn (6 n + 4).  [default: 10; wrn: 28]")
 @model("--widening", type=int, help="Widening factor of wrn.  [default: 10]")
-@model("--units", type=int, help="Units of each of them.  [default: 384]")
+@model("--units", type=int, help="Units of each layer of deep.  [default: 384]")
 @model(
     "--normalized", type=o.INTEGERS, help="Hidden layers (from 0) of the mlp that get the normalization.  [default: 0]"
 )
@@ -129,7 +130,11 @@ After an interruption the same command goes on from the last checkpoint.
 @result("--deterministic", is_flag=True, help="Equal bits in every run on one machine; may be slower.")
 @result("--tensorboard", is_flag=True, help="Write event files to RUN/tensorboard.")
 @result("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any field of the config, e.g. train.epochs=3.")
-@result("--dry-run", is_flag=True, help="Print the resolved config, run nothing.")
+@result(
+    "--dry-run",
+    is_flag=True,
+    help="Print the resolved config, checked against its data where they are prepared; run and download nothing.",
+)
 @o.strategy_option
 @o.data_options
 @o.output_options
@@ -142,10 +147,11 @@ def command(
     is not trained again; an interrupted one goes on from its last checkpoint.
     """
     o.set_up(verbose)
-    cell = _cell(given)
+    cell = _cell(given, dry_run)
     from bn_vuln import config
 
     if dry_run:
+        _check(cell)
         o.print_json(config.to_plain(cell)) if as_json else click.echo(config.to_yaml(cell), nl=False)
         return
     from bn_vuln import data, records
@@ -192,14 +198,20 @@ def _train(cell: Any, folder: Path, force: bool, quiet: bool, given: dict[str, A
         ).record
 
 
-def _cell(given: dict[str, Any]) -> Any:
-    """Options -> a validated cell."""
+def _check(cell: Any) -> None:
+    """Refuse in a dry run what the training would refuse, where the data are here."""
+    from bn_vuln import api
+
+    if not api.check(cell):
+        o.say(f"{cell.data.name} is not prepared here, so the config could not be checked against it")
+
+
+def _cell(given: dict[str, Any], dry_run: bool) -> Any:
+    """Options -> a validated cell; a dry run prepares no data for it."""
     from bn_vuln import config, data
     from bn_vuln.errors import UsageError
 
-    normalization = _normalization(given)
-    arch = {"name": given["arch"], **_given(given, "hidden", "normalized", "depth", "widening", "units")}
-    arch |= {"one_logit": True} if given["one_logit"] else {}
+    normalization, arch = _normalization(given), _arch(given)
     train = _given(given, "epochs", "batch_size", "optimizer", "lr", "momentum", "betas", "warmup", "label_smoothing")
     train |= {"nesterov": True} if given["nesterov"] else {}
     train |= _augment(given) | adversarial_fields(given)
@@ -227,11 +239,50 @@ def _cell(given: dict[str, Any]) -> Any:
                 f"--set {assignment}: unknown key{config.nearest(key.split('.')[0], config.Cell.model_fields)}"
             )
         config.apply_override(plain, key, value)
-    config.validate(config.Cell, plain, "train")  # before data are looked for
+    _refuse_idle(config.validate(config.Cell, plain, "train"))  # before data are looked for
     if plain["data"]["width"] is None:
         # Written out, so that the run is the same cell as an experiment's that states the width.
-        plain["data"]["width"] = data.facts(plain["data"]["name"]).shape[1]
+        name = plain["data"]["name"]
+        plain["data"]["width"] = data.describe(name)["shape"][1] if dry_run else data.facts(name).shape[1]
     return config.validate(config.Cell, plain, "train")
+
+
+def _refuse_idle(cell: Any) -> None:
+    """Raise `UsageError` for settings that can have no effect. The config itself takes them: experiments shorten their
+    epochs with --scale and --set, and configs of runs stay readable."""
+    from bn_vuln.errors import UsageError
+
+    data, epochs = cell.data, cell.train.epochs
+    late = [drop for drop in getattr(cell.train.schedule, "epochs", ()) if drop >= epochs]
+    if late:
+        raise UsageError(
+            f"--lr-drops: epoch {late[0]} never begins: of {epochs} epochs, counted from 0, the last is {epochs - 1}"
+        )
+    if data.draw == "seed" and data.limit is None and data.name != "toy":  # whose points are drawn
+        raise UsageError("--draw seed needs a --limit: all examples are the same for every seed")
+
+
+def _arch(given: dict[str, Any]) -> dict[str, Any]:
+    """The architecture's config. Raises `UsageError` for an option that belongs to another one."""
+    from bn_vuln import config
+
+    fields = _given(given, "hidden", "normalized", "depth", "widening", "units")
+    fields |= {"one_logit": True} if given["one_logit"] else {}
+    _refuse_foreign("arch", given["arch"], fields, config.Arch)
+    return {"name": given["arch"], **fields}
+
+
+def _refuse_foreign(option: str, name: str, fields: Iterable[str], union: Any) -> None:
+    """Raise `UsageError` for fields that `name`, which `option` chose of a union of configs, has not, but others have;
+    a name that none of them has is left to the config."""
+    from bn_vuln.errors import UsageError
+
+    models = get_args(get_args(union)[0])  # of Annotated[A | B, ...]
+    kinds = {kind: model for model in models for kind in get_args(model.model_fields["name"].annotation)}
+    for field in fields if name in kinds else ():
+        if field not in kinds[name].model_fields:
+            owners = " or ".join(kind for kind, model in kinds.items() if field in model.model_fields)
+            raise UsageError(f"--{field.replace('_', '-')} is for --{option} {owners}, not for {name}")
 
 
 def _augment(given: dict[str, Any]) -> dict[str, Any]:
@@ -254,6 +305,7 @@ def _schedule(given: dict[str, Any]) -> Any:
 
 
 def _normalization(given: dict[str, Any]) -> dict[str, Any] | str:
+    from bn_vuln import config
     from bn_vuln.errors import UsageError
 
     name = "none" if given["no_bn"] else given["normalization"]
@@ -266,7 +318,9 @@ def _normalization(given: dict[str, Any]) -> dict[str, Any] | str:
         raise UsageError(f"--bn-momentum, --no-affine and --synchronized belong to batch norm, not to {name!r}")
     if given["c"] is not None and name in ("none", "l2", "fixup"):
         raise UsageError(f"--c is the constant of a normalization, which {name!r} has not")
-    return {"name": name, **fields, **_given(given, "c", "groups")}
+    fields |= _given(given, "c", "groups")
+    _refuse_foreign("normalization", "none" if name == "l2" else name, fields, config.Normalization)
+    return {"name": name, **fields}
 
 
 def _given(given: dict[str, Any], *names: str) -> dict[str, Any]:

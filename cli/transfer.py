@@ -26,7 +26,7 @@ Examples:
 @click.command("transfer", cls=o.GroupedCommand, epilog=EXAMPLES)
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SRC DST [DST ...]")
 @what("--matrix", is_flag=True, help="Every model is a source and a target.")
-@attack_options
+@attack_options()
 @result(
     "--runs",
     type=o.FOLDER,

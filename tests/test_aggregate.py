@@ -241,7 +241,7 @@ def test_one_figure_for_several_perturbations(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", [{"data.width": 56}, {"data.width": "28"}])
 def test_a_figure_for_rows_that_are_not_there_is_not_compared(tmp_path: Path, where: dict[str, Any]) -> None:
-    assert results(tmp_path, small(paper=paper(where=where))).comparisons == ()
+    assert results(tmp_path, small(paper=paper(where=where), scale="quick")).comparisons == ()
 
 
 def test_a_figure_for_one_of_two_rows(tmp_path: Path) -> None:
@@ -263,8 +263,8 @@ def test_flags_of_either_arm_reach_the_comparison(tmp_path: Path, arm: str) -> N
         return [FLAG] if (cell.normalization.name, name) == (arm, "bim") else []
 
     found = results(tmp_path, flags=flags)
-    assert found.comparisons[0].flags == ("check 18: take more steps",)
-    assert found.blocks[0].arms[arm]["bim"].flags == (FLAG,)
+    assert found.comparisons[0].flags == ("check 18: in 4 of 4 seeds, at most: take more steps",)
+    assert [flag.check for flag in found.blocks[0].arms[arm]["bim"].flags] == [FLAG.check]
     assert found.blocks[0].arms[arm]["clean"].flags == ()
 
 
@@ -277,7 +277,27 @@ def test_flags_of_other_arms_and_perturbations_do_not(tmp_path: Path) -> None:
 
 def test_a_flag_of_one_seed_is_enough(tmp_path: Path) -> None:
     comparison = judged(tmp_path, flags=lambda cell, name: [FLAG] if cell.seed == 3 else [])
-    assert comparison.flags == ("check 18: take more steps",)
+    assert comparison.flags == ("check 18: in 1 of 4 seeds: take more steps",)
+
+
+def test_of_several_seeds_the_worst_flag_is_shown(tmp_path: Path) -> None:
+    """A mean over three seeds must not have the last one's flag alone."""
+
+    def flags(cell: Cell, name: str) -> list[Flag]:
+        value = {0: -0.02, 1: -0.09, 2: 0.05}.get(cell.seed)
+        return [FLAG.model_copy(update={"value": value, "message": f"off by {value}"})] if value else []
+
+    assert judged(tmp_path, flags=flags).flags == ("check 18: in 3 of 4 seeds, at most: off by -0.09",)
+
+
+def test_an_arm_of_which_no_seed_trained_is_no_missing_run(tmp_path: Path) -> None:
+    def failed(cell: Cell) -> bool:
+        return cell.normalization.name == "none"
+
+    comparison = judged(tmp_path, failed=failed)
+    assert (comparison.verdict, comparison.ours) == ("failed to train", None)
+    some = judged(tmp_path / "some", failed=lambda cell: failed(cell) and cell.seed > 0)
+    assert some.verdict == "undecided"  # one seed is left
 
 
 def test_one_seed_is_flagged(tmp_path: Path) -> None:

@@ -170,7 +170,9 @@ def test_an_overridden_experiment_is_a_preview_with_files_of_its_own():
 @pytest.mark.parametrize(
     ("table", "fragment"),
     [
-        ({"reference": "nun", "treatment": "bach"}, "no cell is in the arm 'nun' (known: batch, none)"),
+        ({"reference": "nun", "treatment": "bach"}, "no cell is in the arm 'bach' (known: batch, none)"),
+        ({"treatment": "bacth"}, "no cell is in the arm 'bacth' (known: batch, none); did you mean 'batch'?"),
+        ({"reference": "nono"}, "no cell is in the arm 'nono'"),
         ({"arm": "init"}, "several cells of a seed fall into one row"),
         ({"rows": ["data.width", "data.widht"]}, "a cell has no key 'data.widht'"),
     ],
@@ -182,6 +184,15 @@ def test_a_layout_that_does_not_fit_is_refused_before_anything_is_trained(tmp_pa
         api.reproduce(str(path), root=tmp_path / "results")
     assert fragment in str(error.value)
     assert not (tmp_path / "results").exists()
+
+
+def test_a_claim_about_a_row_that_is_not_there_is_refused(tmp_path):
+    """It would vanish from the report."""
+    claim = {"where": {"data.width": 29}, "perturbations": ["bim"], "value": -0.4, "sem": 0.01, "source": "made up"}
+    shipped = str(catalog._folder("paper") / "table6.yaml")
+    path = write(tmp_path / "mine.yaml", {"extends": shipped, "paper": [claim]})
+    with pytest.raises(ConfigError, match=r"no cell has .*'data.width': 29.*, which a claim is about"):
+        api.reproduce(str(path), root=tmp_path / "results")
 
 
 def test_the_example_of_the_documents_is_an_experiment(tmp_path):

@@ -272,7 +272,8 @@ def test_a_row_that_was_not_run_is_not_compared(tmp_path: Path, absent: int) -> 
 def test_a_partner_that_is_not_in_the_grid_is_not_replaced(tmp_path: Path) -> None:
     paper = {"where": {"data.width": 28}, "arm": "batch", "against": against("none", weight_decay=0.0), "sign": -1}
     grid = {"data.width, weight_decay": [[28, 0.1], [56, 0.0]], "normalization": ["none", "batch"]}
-    experiment = small(**{**WIDTHS, "grid": grid}, paper=[{"perturbations": ["bim"], "source": "text", **paper}])
+    claims = [{"perturbations": ["bim"], "source": "text", **paper}]
+    experiment = small(**{**WIDTHS, "grid": grid}, paper=claims, scale="quick")  # of fewer rows
     assert judged(tmp_path, experiment, level).ours is None
 
 
@@ -447,7 +448,9 @@ def test_the_flags_of_every_row_of_a_slope_reach_it(tmp_path: Path) -> None:
         failed=lambda cell: (cell.data.width, cell.seed, cell.normalization.name) == (112, 0, "none"),
         flags=lambda cell, name: [flag] if cell.data.width == 56 else [],
     )
-    assert found.flags == ("check 18: take more steps", "1 training(s) failed and are not in the mean")
+    steps, failed = found.flags
+    assert steps == "check 18: in 4 of 4 seeds, at most: take more steps"
+    assert failed == "1 training(s) failed and are not in the mean"
 
 
 # ---------------------------------------------------------------- flags of what is compared
@@ -599,7 +602,7 @@ def test_named_arms_in_the_tables(tmp_path: Path) -> None:
     assert [row[0] for row in table.rows] == ["plain", "decayed", "BN", f"BN {MINUS} plain"]
     beside = tables.comparison_table(found)
     assert beside is not None
-    assert beside.title == "Beside the paper (accuracies in %, differences in points)"
+    assert beside.title == "Beside what is claimed (accuracies in %, differences in points)"
     assert [row[:5] for row in beside.rows] == [
         [f"decayed {MINUS} plain", "BIM", "+24.00 ± 0.00 (4)", "above 0", "-"],
         [f"BN {MINUS} plain", "BIM", f"{MINUS}44.00 ± 0.00 (4)", f"{MINUS}43.00 ± 1.00", f"{MINUS}1.00"],
@@ -805,8 +808,8 @@ def test_flags_of_a_record_are_those_of_its_loss_and_of_no_measurement(tmp_path:
     found = comparisons(tmp_path, experiment, measured, flags=lambda cell, name: [flag] if name == "bim" else [])
     flags = {c.perturbation: c.flags for c in found if c.arm is None}
     assert flags == {
-        "bim": ("check 18: take more steps",),
-        "bim.loss": ("check 18: take more steps",),
+        "bim": ("check 18: in 4 of 4 seeds, at most: take more steps",),
+        "bim.loss": ("check 18: in 4 of 4 seeds, at most: take more steps",),
         "tilt": (),
         "spectrum": (),
     }

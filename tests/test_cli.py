@@ -8,9 +8,11 @@ import sys
 import numpy as np
 import pytest
 from bn_vuln.cli.main import COMMANDS, main
+from bn_vuln.cli.options import print_json
 from conftest import interrupt_before
 
-from bn_vuln import catalog, records
+from bn_vuln import api, catalog, records
+from bn_vuln.errors import ConfigError
 from bn_vuln.version import __version__
 
 TRAIN = ["train", "--limit", "1000", "--hidden", "16", "--epochs", "1", "--lr", "0.1", "--batch-size", "50"]
@@ -47,8 +49,38 @@ def test_every_command_has_help_with_examples(bnvuln, name):
     assert f"bnvuln {name}" in out
 
 
+def test_help_lists_what_ships_without_anything_heavy():
+    code = (
+        "import sys\nfrom bn_vuln.cli.main import main\n"
+        "try: main(['evaluate', '--help'])\nexcept SystemExit as e: assert not e.code\n"
+        "assert not {'tensorflow', 'pydantic', 'numpy', 'yaml'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in catalog.names("suites"):
+        assert name in done.stdout.partition("--suite NAME")[2].partition("--data")[0]
+
+
+@pytest.mark.parametrize(("command", "takes"), [("attack", True), ("transfer", False)])
+def test_attacks_are_listed_where_they_are_taken(bnvuln, command, takes):
+    listed = bnvuln(command, "--help")[1].partition("--attack NAME")[2].partition("--steps")[0]
+    assert "strong" in listed
+    assert ("carlini_wagner" in listed) == takes
+
+
 def test_version(bnvuln):
     assert bnvuln("--version") == (0, f"bnvuln, version {__version__}\n", "")
+
+
+def test_json_has_null_for_what_is_no_number(capsys):
+    print_json({"a": [float("nan"), 1.5], "b": {"c": float("-inf")}, "d": (float("inf"), None, "NaN", 3)})
+    assert json.loads(capsys.readouterr().out) == {"a": [None, 1.5], "b": {"c": None}, "d": [None, None, "NaN", 3]}
+
+
+def test_json_is_written_whole_or_not_at_all(capsys):
+    with pytest.raises(TypeError):
+        print_json({"a": 1, "b": object()})
+    assert capsys.readouterr().out == ""
 
 
 def test_an_unknown_command_is_met_with_the_nearest(bnvuln):
@@ -124,6 +156,39 @@ def test_dry_run_prints_the_config_and_trains_nothing(bnvuln, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "fragment"),
+    [
+        (["--width", "10"], "expected >= 28, received 10"),
+        (["--classes", "3,77"], "has classes 0 to 9, received 77"),
+        (["--validation", "70000"], "expected 1 to 59999 examples held out, received 70000"),
+        (["--limit", "70000"], "the train split has 55000 examples"),
+        (["--limit", "100"], "train.batch_size: expected at most the 100 training examples"),
+        (["--crop-pad", "28"], "train.augment.pad: expected less than the sides"),
+        (["--arch", "nearest_centroid", "--classes", "3,77"], "has classes 0 to 9, received 77"),
+        (["--lr-drops", "3", "--epochs", "2"], "epoch 3 never begins"),
+        (["--draw", "seed"], "--draw seed needs a --limit"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_refuses(bnvuln, tmp_path, options, fragment):
+    for how in (["--dry-run"], ["--out", tmp_path / "run"]):
+        code, out, err = bnvuln("train", *options, *how)
+        assert (code, out) == (2, "")
+        assert fragment in err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--lr-drops", "1", "--epochs", "2"],
+        ["--draw", "seed", "--limit", "200"],
+        ["--draw", "seed", "--data", "toy", "--arch", "linear"],
+    ],
+)
+def test_settings_that_have_an_effect_are_taken(bnvuln, options):
+    assert bnvuln("train", *options, "--dry-run")[0] == 0
+
+
 def resolved(bnvuln, *options):
     code, out, err = bnvuln("train", "--dry-run", "--json", *options)
     assert code == 0, err
@@ -151,9 +216,9 @@ PLAIN_TRAIN = {
             {"name": "linear", "one_logit": True},
         ),
         (
-            ["--classes", "3,7", "--limit", "100", "--balanced", "--draw", "seed"],
+            ["--classes", "3,7", "--limit", "200", "--balanced", "--draw", "seed"],
             "data",
-            {**MNIST, "classes": [3, 7], "limit": 100, "balanced": True, "draw": "seed"},
+            {**MNIST, "classes": [3, 7], "limit": 200, "balanced": True, "draw": "seed"},
         ),
         (["--no-standardize"], "standardize", False),
         (["--arch", "nearest_centroid"], "arch", {"name": "nearest_centroid"}),
@@ -212,6 +277,7 @@ def test_set_overrides_any_field(bnvuln):
     [
         (["--arch", "mpl"], ["arch", "'mpl'", "did you mean 'mlp'"]),
         (["--normalization", "bacth"], ["'bacth'", "did you mean 'batch'"]),
+        (["--normalization", "batchnorm"], ["frn, fixup, l2, received 'batchnorm'; did you mean 'batch'"]),
         (["--normalization", "l2"], ["weight_decay"]),
         (["--no-bn", "--c", "0.1"], ["--c", "'none'"]),
         (["--no-bn", "--normalization", "batch"], ["contradict"]),
@@ -236,7 +302,13 @@ def test_set_overrides_any_field(bnvuln):
         (["--schedule", "cosine", "--lr-drops", "3"], ["--schedule step", "--lr-drops"]),
         (["--warmup", "30"], ["warmup", "20 epochs", "30"]),
         (["--label-smoothing", "1"], ["label_smoothing", "1"]),
-        (["--depth", "3"], ["arch", "'depth'"]),
+        (["--units", "5"], ["--units is for --arch deep, not for mlp\n"]),
+        (["--depth", "3"], ["--depth is for --arch deep or wrn, not for mlp\n"]),
+        (["--widening", "2", "--arch", "deep"], ["--widening is for --arch wrn, not for deep\n"]),
+        (["--hidden", "5", "--arch", "linear"], ["--hidden is for --arch mlp, not for linear\n"]),
+        (["--normalized", "0", "--arch", "vgg8"], ["--normalized is for --arch mlp, not for vgg8\n"]),
+        (["--one-logit"], ["--one-logit is for --arch linear, not for mlp\n"]),
+        (["--units", "5", "--arch", "mpl"], ["arch", "did you mean 'mlp'"]),
         (["--arch", "vgg10"], ["'vgg10'", "vgg11"]),
         (["--arch", "wrn", "--depth", "15"], ["depth", "6 n + 4", "received 15\n"]),
         (["--arch", "vgg8", "--normalization", "fixup"], ["fixup is for residual nets (ResNets, wrn), not for vgg8\n"]),
@@ -247,7 +319,10 @@ def test_set_overrides_any_field(bnvuln):
         ),
         (["--arch", "resnet20", "--normalization", "fixup", "--c", "1"], ["--c", "'fixup'"]),
         (["--arch", "mlp", "--normalization", "group", "--groups", "5"], ["groups: 5", "392 channels"]),
-        (["--groups", "5"], ["normalization", "'groups'"]),
+        (["--groups", "5"], ["--groups is for --normalization group or ws_group, not for batch\n"]),
+        (["--lr-drops", "3", "--epochs", "3"], ["--lr-drops: epoch 3 never begins: of 3 epochs", "the last is 2\n"]),
+        (["--lr-drops", "3", "--set", "train.epochs=2"], ["--lr-drops: epoch 3 never begins"]),
+        (["--draw", "seed"], ["--draw seed needs a --limit"]),
         (["--resume"], ["--resume", "no checkpoint"]),
         (["--checkpoint-every", "0"], ["--checkpoint-every"]),
         (["--strategy", "miror"], ["--strategy", "mirrored"]),
@@ -389,6 +464,19 @@ def test_bad_attack_options_exit_with_one_clear_message(bnvuln, pair, options, c
         assert fragment in err
 
 
+def test_a_ladder_may_name_its_top_and_come_in_any_order(bnvuln, pair):
+    options = ["--eps", "0.2", "--steps", "2", "--limit", "20", "--json", "-q"]
+    named, plain = (
+        json.loads(bnvuln("attack", pair["none"], "--ladder", ladder, *options)[1])["records"]
+        for ladder in ("0.2,0.1,0.05", "0.05,0.1")
+    )
+    assert [r["perturbation_id"] for r in named] == [r["perturbation_id"] for r in plain]
+    assert [r["name"] for r in named] == ["clean", "pgd 0.05", "pgd 0.1", "pgd"]
+    code, _, err = bnvuln("attack", pair["none"], "--ladder", "0.1,0.3", *options)
+    assert code == 2
+    assert "--ladder: expected eps of at most --eps 0.2" in err
+
+
 def test_a_target_that_is_nothing_is_refused(bnvuln, tmp_path):
     assert bnvuln("attack", tmp_path / "nothing")[0] == 2
     assert bnvuln("attack", tmp_path)[0] == 2
@@ -422,6 +510,47 @@ def test_evaluate_takes_a_suite_of_ones_own(bnvuln, pair, tmp_path):
     assert "AWGN std 0.1 pixel" in out
 
 
+def test_evaluate_takes_another_split(bnvuln, pair):
+    found = {}
+    for split in ("test", "validation", "train"):
+        options = ["--suite", "quick", "--limit", "40", "--split", split, "--json", "-q"]
+        code, out, _ = bnvuln("evaluate", pair["none"], *options)
+        assert code == 0
+        found[split] = json.loads(out)["records"]
+        assert {r["perturbation"]["split"] for r in found[split]} == {split}
+    assert api.evaluate(pair["none"], "quick", split="validation", limit=40)["clean"].loss == pytest.approx(
+        found["validation"][0]["loss"]
+    )
+    assert len({records_[0]["loss"] for records_ in found.values()}) == 3
+    assert "'--split'" in bnvuln("evaluate", pair["none"], "--split", "tset")[2]
+
+
+def test_measurements_from_python_are_those_of_the_command(bnvuln, pair):
+    folder = pair["batch"]
+    code, out, _ = bnvuln("evaluate", folder, "--suite", "mechanism", "--limit", "40", "--json", "-q")
+    printed = json.loads(out)["measurements"]
+    kept = {p.stem: p.stat().st_mtime_ns for p in (folder / "measurements").glob("*.json")}
+    found = api.measure(folder, "mechanism", limit=40)
+    assert code == 0
+    assert [r["name"] for r in printed] == list(found) == ["tilt", "spectrum"]
+    assert [r["value"] for r in printed] == pytest.approx([r.value for r in found.values()])
+    assert {r.measurement_id for r in found.values()} == {r["measurement_id"] for r in printed} == set(kept)
+    assert kept == {p.stem: p.stat().st_mtime_ns for p in (folder / "measurements").glob("*.json")}  # no folder given
+
+
+def test_python_takes_measurements_and_perturbations_as_mappings(pair, tmp_path):
+    folder = tmp_path / "kept"
+    found = api.measure(pair["batch"], {"angle": {"kind": "tilt"}}, limit=20, split="validation", folder=folder)
+    assert found["angle"].unit == "deg"
+    assert found["angle"].measurement["split"] == "validation"
+    assert records.read_measurement(records.measurement_path(folder, found["angle"].measurement_id)) == found["angle"]
+    noisy = api.evaluate(pair["batch"], {"noise": {"kind": "awgn", "std": "1/10"}}, limit=20, folder=folder)
+    assert records.read_records(folder) == [noisy["noise"]]
+    assert api.measure(pair["batch"], "quick") == {}
+    with pytest.raises(ConfigError, match=r"suite: measurements.angle: expected one of tilt, .*did you mean 'tilt'"):
+        api.measure(pair["batch"], {"angle": {"kind": "tlit"}})
+
+
 def test_an_unknown_suite_names_the_known_ones(bnvuln, pair):
     code, _, err = bnvuln("evaluate", pair["batch"], "--suite", "papr")
     assert code == 2
@@ -441,6 +570,23 @@ def test_compare_gives_paired_differences(bnvuln, pair):
         assert row["difference"] == pytest.approx(delta.mean())
         assert row["standard_error_over_examples"] == pytest.approx(delta.std(ddof=1) / 10)
     assert "spread over seeds is unknown" in bnvuln("compare", pair["none"], pair["batch"])[1]
+
+
+def test_compare_shows_the_flags_of_both(bnvuln, pair):
+    options = ["--attack", "bim", "--eps", "0.3", "--step-size", "0.01", "--limit", "20"]
+    for folder in pair.values():
+        bnvuln("attack", folder, *options)
+    pairs = json.loads(bnvuln("compare", pair["none"], pair["batch"], "--json")[1])["pairs"]
+    out = bnvuln("compare", pair["none"], pair["batch"])[1]
+    messages = {f"check {flag['check']}: {flag['message']}" for row in pairs for flag in row["flags"]}
+    notes = dict(line.split(" ", 1) for line in out.splitlines() if line.startswith("["))
+    assert messages
+    assert set(notes.values()) == messages
+    rows = {line.split("|")[1].split()[0]: line.split("|")[-2].strip() for line in out.splitlines()[2:4]}
+    assert rows["clean"] == "none"
+    first, second = rows["bim"].split(", ")
+    assert first.startswith("first [1]")
+    assert second.startswith("second [")
 
 
 def test_compare_needs_common_records(bnvuln, pair, tmp_path):
@@ -532,6 +678,7 @@ def test_reproduce_list_has_claim_cost_and_state(bnvuln, reproduced):
         (["table6", "--set", "seeds=[]"], ["seeds"]),
         (["table6", "--set", "perturbations.bim.eps=-1"], ["perturbations.bim.eps", "-1"]),
         (["table6", "--set", "grid.data.width=[20]"], ["data.width", "20"]),
+        (["table6", "--set", "grid.data.width=28"], ["grid.data.width: expected a list, e.g. [28], received 28\n"]),
         (["table6", "--jobs", "0"], ["--jobs"]),
     ],
 )
@@ -564,6 +711,15 @@ def test_a_folder_without_experiments_is_refused(bnvuln, tmp_path):
     code, _, err = bnvuln("report", tmp_path)
     assert code == 2
     assert "no experiment here" in err
+
+
+def test_a_folder_of_results_folders_names_them(bnvuln, tmp_path):
+    for name in ("b", "a"):
+        (tmp_path / name / "experiments").mkdir(parents=True)
+        (tmp_path / name / "experiments" / "table6-full.yaml").write_text("")
+    code, out, err = bnvuln("report", tmp_path)
+    assert (code, out) == (2, "")
+    assert f"no experiment here, but in {tmp_path}/a, {tmp_path}/b: bnvuln report {tmp_path}/a" in err
 
 
 def interrupted(*_, **__):

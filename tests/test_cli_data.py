@@ -210,3 +210,36 @@ def test_folders_are_kept_absolute(bnvuln, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert bnvuln("data", "list", "--data-dir", "sets")[0] == 0
     assert os.environ[places.DATA_DIR] == str(tmp_path / "sets")
+
+
+# ---------------------------------------------------------------- dry runs of trainings
+
+
+@pytest.mark.parametrize(("name", "width"), [("kmnist", 28), ("cifar10", 32)])
+def test_a_dry_run_prepares_nothing_and_says_what_it_could_not_check(bnvuln, offline, name, width):
+    code, out, err = bnvuln("train", "--data", name, "--classes", "3,77", "--dry-run", "--json")
+    assert (code, json.loads(out)["data"]["width"]) == (0, width)
+    assert err == f"{name} is not prepared here, so the config could not be checked against it\n"
+    assert not offline.exists()
+
+
+def test_a_dry_run_is_checked_against_data_that_are_prepared(bnvuln, tmp_path, monkeypatch):
+    files = h.cifar10_files(h.examples(25, 32, 3, seed=5), h.examples(10, 32, 3, seed=6))
+    dry = ["train", "--data", "cifar10", "--batch-size", "10", "--dry-run"]
+    with h.prepared(tmp_path / "data", {"cifar10": files}):
+        code, _, err = bnvuln(*dry)
+        assert (code, "held out, received 5000" in err) == (2, True)
+        code, out, err = bnvuln(*dry, "--validation", "5", "--json")
+        assert (code, err, json.loads(out)["data"]["width"]) == (0, "", 32)
+        code, _, err = bnvuln(*dry, "--validation", "5", "--width", "31")
+        assert (code, "expected >= 32, received 31" in err) == (2, True)
+
+
+def test_a_dry_run_is_checked_against_one_s_own_data(bnvuln, tmp_path):
+    images, labels = h.examples(20, 8, 1, classes=2)
+    np.savez(tmp_path / "mine.npz", x=images, y=labels)
+    dry = ["train", "--data", tmp_path / "mine.npz", "--validation", "4", "--batch-size", "4", "--dry-run"]
+    assert bnvuln(*dry)[0] == 0
+    code, out, err = bnvuln(*dry, "--classes", "0,2")
+    assert (code, out) == (2, "")
+    assert "has classes 0 to 1, received 2" in err

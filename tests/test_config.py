@@ -264,6 +264,7 @@ CELL_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ),
     ({"train": {"schedule": {"name": "step"}}}, ["train.schedule.epochs: missing"]),
     ({"normalization": "btch"}, ["normalization: expected one of none, batch", "'btch'", "did you mean 'batch'?"]),
+    ({"normalization": "l1"}, ["fixup, l2, received 'l1'; did you mean 'l2'?"]),
     ({"normalization": {"name": "btch"}}, ["normalization: expected", "'btch'", "did you mean 'batch'?"]),
     ({"arch": "mpl"}, ["arch: expected one of linear, mlp", "received 'mpl'", "did you mean 'mlp'?"]),
     ({"train": {"schedule": "stpe"}}, ["train.schedule: expected", "received 'stpe'", "did you mean 'step'?"]),
@@ -313,7 +314,8 @@ CELL_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ),
     ({"arch": {"name": "mlp", "normalized": [-1]}}, ["arch.normalized.0: expected", "received -1"]),
     ({"arch": {"name": "mlp", "hidden": [0], "normalized": [0]}}, ["arch.hidden.0: expected", "received 0"]),
-    ({"arch": {"name": "mlp", "hidden": 5}}, ["arch.hidden: expected", "received 5"]),
+    ({"arch": {"name": "mlp", "hidden": 5}}, ["arch.hidden: expected a list, e.g. [5], received 5"]),
+    ({"arch": {"name": "mlp", "hidden": {"a": 5}}}, ["arch.hidden: expected a list, received {'a': 5}"]),
 ]
 
 ATTACK_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
@@ -788,9 +790,16 @@ def test_rungs_can_be_columns_and_are_measured_with_their_ladder() -> None:
         validate(Experiment, wrong, "test")
 
 
-@pytest.mark.parametrize(("limit", "text"), [(None, "clean (test)"), (1000, "clean (test, 1000)")])
-def test_the_perturbation_of_a_record_in_words(limit: int | None, text: str) -> None:
-    fields = {**to_plain(Evaluation(dataset="mnist", limit=limit)), **to_plain(Clean())}
+@pytest.mark.parametrize(
+    ("where", "text"),
+    [
+        ({}, "clean (test)"),
+        ({"limit": 1000}, "clean (test, 1000)"),
+        ({"bn_statistics": "batch"}, "clean (test, batch BN statistics)"),
+    ],
+)
+def test_the_perturbation_of_a_record_in_words(where: dict[str, Any], text: str) -> None:
+    fields = {**to_plain(validate(Evaluation, {"dataset": "mnist", **where}, "test")), **to_plain(Clean())}
     assert describe_fields(fields) == text
 
 

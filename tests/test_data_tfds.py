@@ -250,6 +250,7 @@ def test_images_of_several_shapes_are_refused_with_the_shapes(squares, monkeypat
         ("cifar10_1/v7", ["no config 'v7'", "v4 and v6", "did you mean 'v6'"]),
         ("cifar10/small", ["no config 'small'", "it has none"]),
         ("cifar10_corrupted/fog", ["fog", "87 more", "did you mean 'fog_"]),
+        ("imagnet2012", ["not known", "did you mean 'imagenet2012'"]),
         ("svhn_croped", ["'svhn_croped'", "did you mean 'svhn_cropped'"]),
         ("cifar10/3.0.2", ["not known", "did you mean 'cifar10'"]),
         ("cifar10:3.0.2", ["not known", "did you mean 'cifar10'"]),
@@ -264,6 +265,13 @@ def test_what_cannot_be_read_is_said_before_anything_is_prepared(name, fragments
         assert "\n" not in str(error.value)
         for fragment in fragments:
             assert fragment in str(error.value)
+
+
+def test_a_name_that_is_like_none_gets_no_suggestion():
+    """Of TFDS' hundreds of names one is always a little like it ('asset', of all)."""
+    with pytest.raises(UsageError) as error:
+        data.load("nosuchset")
+    assert "did you mean" not in str(error.value)
 
 
 # ---------------------------------------------------------------- files

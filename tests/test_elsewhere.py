@@ -593,7 +593,7 @@ def test_all_forms_have_the_same_numbers_and_notes(found: Results, monkeypatch: 
 
 def test_csv_has_the_value_of_every_seed(found: Results) -> None:
     rows = list(csv.DictReader(io.StringIO(tables.csv_text(found))))
-    gaps = {(r["arm"], int(r["seed"])): float(r["accuracy"]) for r in rows if r["perturbation"] == "gap"}
+    gaps = {(r["arm"], int(r["seed"])): float(r["value"]) for r in rows if r["perturbation"] == "gap"}
     assert gaps == pytest.approx({(arm, seed): v for arm, values in GAPS.items() for seed, v in enumerate(values)})
     counts = {row["perturbation"]: row["examples"] for row in rows}
     assert counts == {"clean": "1000", "clean@train": "2000", "gap": "", "bim@batch": "1000", "both": "1000"}

@@ -12,6 +12,7 @@ from conftest import SMALL, Said
 from bn_vuln import aggregate, api, catalog, config, experiment, records
 from bn_vuln.errors import BnvulnError
 from bn_vuln.progress import Quiet
+from bn_vuln.train import Trained
 
 BIM = {"kind": "attack", "attack": "bim", "eps": 0.1}
 
@@ -114,6 +115,31 @@ def test_records_without_models_are_enough_for_a_report(done, tmp_path, monkeypa
     assert api.reproduce(str(path), root=root).missing == 0
 
 
+@pytest.mark.parametrize("other", [False, True], ids=["the same weights", "other weights"])
+def test_records_of_two_models_never_stand_beside_each_other(done, tmp_path, monkeypatch, other):
+    """Records travel without their model, which is trained again for a new one: by another machine's rounding, to
+    other weights."""
+    path, root = done
+    root = shutil.copytree(root, tmp_path / "results", ignore=shutil.ignore_patterns("*.keras"))
+    (task, *_) = experiment.tasks(catalog.experiment(str(path)))
+    folder, retrained = task.folder(root), done[1] / task.folder(root).name
+    before = records.read_training(retrained)
+    found = before.model_copy(update={"loss": before.loss * (1.001 if other else 1)})
+    (lost, *others) = records.read_records(folder)
+    records.record_path(folder, lost.perturbation_id).unlink()
+    seconds = {record.perturbation_id: record.seconds for record in others}
+
+    def train(*_, **__):
+        shutil.copy(retrained / "model.keras", folder)
+        return Trained(None, [], found)
+
+    monkeypatch.setattr("bn_vuln.train.train", train)
+    experiment.run_task(task, root)
+    again = {record.perturbation_id: record.seconds for record in records.read_records(folder)}
+    assert len(again) == len(others) + 1
+    assert [again[key] == value for key, value in seconds.items()] == [not other] * len(others)
+
+
 def test_an_interrupted_evaluation_continues(done, tmp_path, monkeypatch):
     path, root = done
     root = shutil.copytree(root, tmp_path / "results")
@@ -130,7 +156,7 @@ def test_a_failed_training_is_counted_and_not_tried_again(tmp_path, monkeypatch)
     path = tiny(tmp_path, base={**SMALL, "train": {"epochs": 1, "batch_size": 50, "lr": 1e30}})
     results = api.reproduce(str(path), root=tmp_path / "results")
     assert results.failed == 2
-    assert [c.verdict for c in results.comparisons] == ["not run"]
+    assert [c.verdict for c in results.comparisons] == ["failed to train"]
     monkeypatch.setattr("bn_vuln.train.train", no_training)
     assert api.reproduce(str(path), root=tmp_path / "results").failed == 2
 

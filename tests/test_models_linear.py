@@ -218,7 +218,7 @@ def test_the_logits_are_those_of_the_distances():
 
 def test_a_run_folder_holds_what_a_training_writes(run):
     assert sorted(path.name for path in run.iterdir()) == ["config.yaml", "model.keras", "training.json"]
-    assert classifier.read_cell(run) == nearest()
+    assert records.read_cell(run) == nearest()
     record = records.read_training(run)
     assert (record.state, record.epochs, record.best_epoch, record.loss) == ("trained", 0, None, None)
     assert record.parameters == 2 * 785
@@ -295,7 +295,7 @@ def test_the_command_trains_it(bnvuln, tmp_path):
     assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == (
         ["config.yaml", "model.keras", "training.json"]
     )
-    assert cell_id(classifier.read_cell(folder)) == cell_id(nearest())
+    assert cell_id(records.read_cell(folder)) == cell_id(nearest())
     code, _, err = bnvuln(*command[:5], "--out", folder)  # whatever the seed
     assert (code, "is finished already" in err) == (0, True)
 
@@ -337,6 +337,11 @@ def test_gamma_has_a_random_stream_of_its_own():
         n = min(gamma.size, other.numpy().size)
         scaled = (other.numpy().ravel()[:n] * np.sqrt(300) + 1) / 2
         assert not np.allclose(scaled, gamma[:n], atol=1e-5)
+
+
+def test_the_nearest_centroid_takes_no_reduced_images():
+    with pytest.raises(UsageError, match="width"):
+        train(validate(Cell, {**PAIR, "data": {**PAIR["data"], "width": 10}}, "test"))
 
 
 def test_the_nearest_centroid_of_few_examples(tmp_path):

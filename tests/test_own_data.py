@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bn_vuln import records
-from bn_vuln.classifier import read_cell
+from bn_vuln.records import read_cell
 
 OPTIONS = ["--arch", "linear", "--epochs", "4", "--batch-size", "20", "--lr", "0.1", "--validation", "30"]
 

@@ -87,7 +87,7 @@ def test_the_table_of_accuracies(harm: Results) -> None:
     assert table.heads == ["width", "normalization", "n", "clean, %", "BIM, %"]
     assert table.rows == [
         ["28", "none", "4", "97.00 ± 0.08", "66.00 ± 0.41"],
-        ["28", "batch", "4", "97.10 ± 0.08", "25.95 ± 0.21"],
+        ["28", "batch", "4", "97.10 ± 0.08", "25.95 ± 0.21 [1]"],
         ["28", f"batch {MINUS} none", "4", "+0.10 ± 0.00", f"{MINUS}40.05 ± 0.21"],
     ]
     assert table.differences == {2}
@@ -102,7 +102,7 @@ def test_the_table_beside_the_paper(harm: Results) -> None:
          "holds", "[1]"],
         ["28", "accuracy of none", "BIM", "66.00 ± 0.41 (4)", "about 66.00", "+0.00", "context", "none"],
     ]  # fmt: skip
-    assert table.notes == ("[1] check 18: take more steps",)
+    assert table.notes == ("[1] check 18: in 4 of 4 seeds, at most: take more steps",)
 
 
 def test_without_figures_of_the_paper_there_is_one_table(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_markdown_tables_are_aligned() -> None:
 
 
 def test_the_native_width_is_named(tmp_path: Path) -> None:
-    found = results(tmp_path, small(grid={"data.width": [None], "normalization": ["none", "batch"]}))
+    found = results(tmp_path, small(grid={"data.width": [None], "normalization": ["none", "batch"]}, paper=[]))
     assert tables.accuracy_table(found).rows[0][0] == "native"
 
 
@@ -171,9 +171,9 @@ def test_markdown_holds_claim_numbers_and_verdict(harm: Results) -> None:
     assert "Claim: Batch norm harms." in text
     assert "\nVerdict: holds: 1\n" in text
     rows = markdown_rows(text)
-    assert ["28", "batch", "4", "97.10 ± 0.08", "25.95 ± 0.21"] in rows
+    assert ["28", "batch", "4", "97.10 ± 0.08", "25.95 ± 0.21 [1]"] in rows
     assert any("holds" in row and "[1]" in row for row in rows)
-    assert "[1] check 18: take more steps" in text
+    assert "[1] check 18: in 4 of 4 seeds, at most: take more steps" in text
     assert DEVICE in text
     assert "tensorflow 2.99" in text
 
@@ -254,7 +254,7 @@ def test_previews_are_called_so(tmp_path: Path) -> None:
 
 def test_csv_holds_the_fraction_of_every_seed(harm: Results) -> None:
     rows = list(csv.DictReader(io.StringIO(tables.csv_text(harm))))
-    found = {(row["arm"], row["perturbation"], int(row["seed"])): float(row["accuracy"]) for row in rows}
+    found = {(row["arm"], row["perturbation"], int(row["seed"])): float(row["value"]) for row in rows}
     assert found == {(arm, name, s): value for (arm, name), seeds in HARM.items() for s, value in enumerate(seeds)}
     assert len(rows) == 16
     assert {row["data.width"] for row in rows} == {"28"}
@@ -267,12 +267,47 @@ def test_csv_loses_no_digit(tmp_path: Path, n: int) -> None:
     experiment = small()
     fill(tmp_path, experiment, lambda cell, name: 1 / n, n=n)
     rows = csv.DictReader(io.StringIO(tables.csv_text(aggregate(experiment, tmp_path))))
-    assert {float(row["accuracy"]) for row in rows} == {1 / n}
+    assert {float(row["value"]) for row in rows} == {1 / n}
 
 
 def test_csv_of_nothing_is_its_head(tmp_path: Path) -> None:
     text = tables.csv_text(aggregate(small(), tmp_path))
-    assert text.splitlines() == ["data.width,arm,perturbation,seed,accuracy,examples,flags"]
+    head, *rows = text.splitlines()
+    assert head == "data.width,arm,perturbation,seed,value,unit,examples,state,flags"
+    assert rows[0] == "28,none,clean,0,,fraction,,missing,"
+    assert len(rows) == 16
+
+
+def test_csv_says_which_seeds_failed_to_train(tmp_path: Path) -> None:
+    found = results(tmp_path, failed=lambda cell: (cell.normalization.name, cell.seed) == ("batch", 2))
+    rows = list(csv.DictReader(io.StringIO(tables.csv_text(found))))
+    assert {(r["arm"], r["seed"], r["value"]) for r in rows if r["state"] == "failed"} == {("batch", "2", "")}
+    assert {r["state"] for r in rows} == {"measured", "failed"}
+    assert {r["unit"] for r in rows} == {"fraction"}
+
+
+def test_numbers_in_the_table_of_accuracies_have_their_flags(tmp_path: Path) -> None:
+    """Not claims alone: an experiment may have none."""
+    flags = {("none", "bim"): (18, 0.1, "a"), ("batch", "bim"): (18, -0.3, "b"), ("batch", "clean"): (4, 1.0, "c")}
+
+    def raised(cell: Cell, name: str) -> list[Flag]:
+        found = flags.get((cell.normalization.name, name))
+        return [Flag(check=found[0], name="made up", value=found[1], message=found[2])] if found else []
+
+    table = tables.accuracy_table(results(tmp_path, small(seeds=[0], paper=[]), flags=raised))
+    assert [row[-2:] for row in table.rows[:2]] == [["97.00", "66.00 [2]"], ["97.10 [1]", "26.00 [2]"]]
+    assert table.notes[:2] == (
+        "[1] check 4: c",
+        "[2] check 18, 2 numbers, farthest off width 28, batch, BIM: b",
+    )
+
+
+def test_a_reason_stands_beside_what_differs_alone(tmp_path: Path) -> None:
+    """A remark on a difference is untrue beside a claim that holds."""
+    claim = {"perturbations": ["bim"], "sem": 0.01, "source": "made up", "remark": "Because."}
+    for value, remark in ((-0.4, ""), (0.4, "Because.")):
+        found = results(tmp_path / str(value), small(paper=[{**claim, "value": value}]))
+        assert [claim.remark for claim in tables.claims(found)] == [remark]
 
 
 def test_json_holds_fractions(harm: Results) -> None:
@@ -369,7 +404,8 @@ def test_the_page_holds_every_cell_of_every_table(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("no_drawing")
 def test_the_page_holds_notes_facts_and_config(tmp_path: Path) -> None:
     text = report.html([results(tmp_path, small(notes=["A note."], cost={"quick": "6 min"}), flags=flag_bim)])
-    fragments = ["A note.", "check 18: take more steps", "bnvuln reproduce small", DEVICE, "quick 6 min on", "seeds:"]
+    fragments = ["A note.", "check 18: in 4 of 4 seeds, at most: take more steps"]
+    fragments += ["bnvuln reproduce small", DEVICE, "quick 6 min on", "seeds:"]
     assert [fragment for fragment in fragments if fragment not in text] == []
 
 

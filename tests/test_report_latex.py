@@ -137,7 +137,7 @@ def test_an_experiment_is_all_its_tables(harm: Results) -> None:
     for part, table in zip(parts, expected, strict=True):
         assert len(body(part)) == 1 + len(table.rows)
         assert {len(row) for row in body(part)} == {len(columns(part))} == {len(table.heads)}
-    assert r"check 18: take 100 \% more -{}-steps\par" in parts[1]
+    assert r"check 18: in 4 of 4 seeds, at most: take 100 \% more -{}-steps\par" in parts[1]
     assert [line for line in comment.splitlines() if not line.startswith("% ")] == []
 
 

@@ -170,7 +170,7 @@ def test_what_a_run_folder_holds(runs):
     folder = runs["batch"]
     assert {p.name for p in folder.iterdir()} >= {"config.yaml", "model.keras", "history.csv", "training.json"}
     assert not list(folder.glob(".*"))
-    assert classifier.read_cell(folder) == small_cell(normalization="batch")
+    assert records.read_cell(folder) == small_cell(normalization="batch")
     history = list(csv.DictReader((folder / "history.csv").open()))
     assert [row["number"] for row in history] == ["1", "2", "3"]
     record = records.read_training(folder)

@@ -150,12 +150,12 @@ def agreement(ours: Estimate | None, value: float, sem: float | None, tolerance:
     """Our figure against a claim that it equals `value` +- `sem`.
 
     `holds`: |ours - value| <= max(tolerance, 2 sqrt(s^2 + e^2)) with the two SEMs; `fails`: farther. `undecided`: n < 3
-    or no SEM, unless there is no chance in it: the claim is exact (`sem` is 0), or ours is (n = 1 with SEM 0, which no
-    average over seeds has). `not run`: no estimate.
+    or no SEM, unless there is no chance in ours (n = 1 with SEM 0, which no average over seeds has). `not run`: no
+    estimate.
     """
     if ours is None:
         return "not run"
-    exact = sem == 0 or (ours.n == 1 and ours.sem == 0)
+    exact = ours.n == 1 and ours.sem == 0
     if not exact and (ours.n < 3 or ours.sem is None):
         return "undecided"
     near = abs(ours.mean - value) <= max(tolerance, 2 * math.hypot(sem or 0.0, ours.sem or 0.0))

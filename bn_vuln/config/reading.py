@@ -59,9 +59,14 @@ def _explain(error: ErrorDetails, data: Any) -> str:
         context = error["ctx"]
         known = [word.strip(" '") for word in context["expected_tags"].split(",")]
         received = context["tag"]
+        if error["loc"][-1:] == ("normalization",) and received != "l2":
+            known.append("l2")  # the short form of none and a weight decay, which is no config of its own
         return f"{key}: expected one of {', '.join(known)}, received {received!r}{nearest(received, known)}"
     if error["type"] == "model_type":
         message = "expected a mapping"
+    if error["type"] in ("tuple_type", "list_type"):
+        alone = isinstance(error["input"], int | float | str)
+        message = "expected a list" + (f", e.g. [{error['input']}]" if alone else "")
     if error["type"] not in _SELF_EXPLAINING:
         message += f", received {error['input']!r}"
     return f"{key}: {message}" if key else message

@@ -52,13 +52,13 @@ def describe_perturbation(perturbation: Perturbation) -> str:
 
 
 def describe_fields(fields: Mapping[str, Any]) -> str:
-    """The same of a record's perturbation, with its data set where it is limited: clean (mnist test, 1000)."""
+    """The same of a record's perturbation, with where it was measured: clean (test, 1000, batch BN statistics)."""
     evaluation = {key: fields[key] for key in Evaluation.model_fields}
     perturbation = {key: value for key, value in fields.items() if key not in evaluation}
     text = describe_perturbation(TypeAdapter(Perturbation).validate_python(perturbation))
-    return (
-        f"{text} ({fields['split']})" if fields["limit"] is None else f"{text} ({fields['split']}, {fields['limit']})"
-    )
+    where = [fields["split"], *([str(fields["limit"])] if fields["limit"] is not None else [])]
+    where += [f"{fields['bn_statistics']} BN statistics"] if fields["bn_statistics"] != "tracked" else []
+    return f"{text} ({', '.join(where)})"
 
 
 def _arch_text(arch: Arch) -> str:

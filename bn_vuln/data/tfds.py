@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import json
 import re
@@ -207,11 +208,14 @@ def _measured(name: str, builder: Any) -> Measured:
 def _unknown(name: str) -> UsageError:
     import tensorflow_datasets
 
-    ours = ["mnist", *known.outlines()]
-    names = [*ours, *tensorflow_datasets.list_builders(with_community_datasets=False)]
+    ours, word = ["mnist", *known.outlines()], re.split("[:/]", name)[0]
+    near = [*ours, *(found.name for found in prepared.all_prepared())]
+    # Of TFDS' hundreds of names one is always a little like it.
+    others = tensorflow_datasets.list_builders(with_community_datasets=False)
+    near = difflib.get_close_matches(word, [*near, *others], n=1, cutoff=0.8) or near
     return UsageError(
         f"data set {name!r} is not known (known: {', '.join(ours)}, any other image classification set of TFDS, "
-        f"a path ending in .npz, folder:PATH){nearest(re.split('[:/]', name)[0], names)}"
+        f"a path ending in .npz, folder:PATH){nearest(word, near)}"
     )
 
 

@@ -13,9 +13,9 @@ from bn_vuln.aggregate import Results
 from bn_vuln.analysis.statistics import Estimate
 from bn_vuln.claims import Comparison
 from bn_vuln.config import ColumnUnit, describe_fields, to_plain
-from bn_vuln.records import MeasurementRecord, Record
+from bn_vuln.records import Flag, MeasurementRecord, Record
 from bn_vuln.report import provenance
-from bn_vuln.table import Block, Value
+from bn_vuln.table import Block, Run, Value
 
 KEY_NAMES = {
     "arch.name": "model",
@@ -98,11 +98,12 @@ def accuracy_table(results: Results) -> TextTable:
     heads = [*keys, arm_head, "n", *(f"{head}, {units[name]}" for name, head in table.columns.items())]
     rows: list[list[str]] = []
     differences = set()
+    marks = _marks(results)
     for block in results.blocks:
         where = [plain(key, value) for key, value in block.where.items()]
         for arm, values in block.arms.items():
             mark = " (chosen)" if block.selected else ""
-            cells = [_cell(values[name], units[name]) for name in table.columns]
+            cells = [_cell(values[name], units[name], marks) for name in table.columns]
             rows.append([*where, arm + mark, _seeds(values), *cells])
         if block.differences:
             differences.add(len(rows))
@@ -113,15 +114,46 @@ def accuracy_table(results: Results) -> TextTable:
     scale = results.experiment.scale
     preview = "" if scale == "full" else f" (scale {scale}: a preview)"
     what = "Accuracy" if set(units.values()) <= {"%", "points"} else "Measured"
-    notes = tuple(provenance.notes(results, table.columns))
+    notes = (*_flag_notes(results, marks), *provenance.notes(results, table.columns))
     return TextTable(f"{what}, mean ± SEM over n seeds{preview}", heads, rows, frozenset(differences), notes)
 
 
-def _cell(value: Value, unit: ColumnUnit) -> str:
+def _cell(value: Value, unit: ColumnUnit, marks: Mapping[int, int]) -> str:
     text = number(value.estimate, unit)
     notes = [f"{value.failed} failed to train"] if value.failed else []
     notes += [f"{value.missing} not run"] if value.missing else []
-    return f"{text} ({', '.join(notes)})" if notes else text
+    text = f"{text} ({', '.join(notes)})" if notes else text
+    raised = sorted({marks[flag.check] for flag in value.flags})
+    return f"{text} [{', '.join(map(str, raised))}]" if raised else text
+
+
+def _flagged(results: Results) -> dict[int, list[tuple[str, Flag]]]:
+    """By check, in order: where numbers have raised it, in words, and the flags."""
+    found: dict[int, list[tuple[str, Flag]]] = {}
+    for block in results.blocks:
+        for arm, values in block.arms.items():
+            for name, value in values.items():
+                place = ", ".join(
+                    part for part in (where_text(block), arm, results.experiment.table.columns[name]) if part
+                )
+                for flag in value.flags:
+                    found.setdefault(flag.check, []).append((place, flag))
+    return dict(sorted(found.items()))
+
+
+def _marks(results: Results) -> dict[int, int]:
+    """The number of the note of each check that a number has raised."""
+    return {check: i for i, check in enumerate(_flagged(results), 1)}
+
+
+def _flag_notes(results: Results, marks: Mapping[int, int]) -> list[str]:
+    """One note for each check, with the flag that is farthest off."""
+    notes = []
+    for check, raised in _flagged(results).items():
+        place, worst = max(raised, key=lambda one: abs(one[1].value))
+        several = f", {len(raised)} numbers, farthest off {place}" if len(raised) > 1 else ""
+        notes.append(f"[{marks[check]}] check {check}{several}: {worst.message}")
+    return notes
 
 
 def _seeds(values: dict[str, Value]) -> str:
@@ -150,10 +182,19 @@ def comparison_table(results: Results) -> TextTable | None:
     if any(c.over_examples for c in results.comparisons):
         remarks.append("examples [...]: with one seed, the 95% bootstrap interval over the examples of its runs alone")
     remarks += provenance.notes(results, dict.fromkeys(c.perturbation for c in results.comparisons))
-    title = "Beside the paper (accuracies in %, differences in points; negative: batch norm harms)"
-    if results.experiment.table.arms:
-        title = "Beside the paper (accuracies in %, differences in points)"
+    title = f"Beside what is claimed (accuracies in %, differences in points{_sign(results)})"
     return TextTable(title, heads, rows, notes=tuple(remarks))
+
+
+def _sign(results: Results) -> str:
+    """What a negative number means, where it is the same everywhere."""
+    experiment, table = results.experiment, results.experiment.table
+    costs = all(
+        (c.arm is None and experiment.unit(c.perturbation) == "%") or not c.paper.is_contrast
+        for c in results.comparisons
+    )
+    harms = costs and (table.treatment, table.reference) == ("batch", "none")
+    return "; negative: batch norm harms" if harms else ""
 
 
 @dataclass(frozen=True)
@@ -183,7 +224,7 @@ def claims(results: Results) -> list[ClaimText]:
             _gap(results, c),
             c.verdict,
             c.flags,
-            c.paper.remark,
+            "" if c.unscaled == "holds" else c.paper.remark,
         )
         for c in results.comparisons
     ]
@@ -323,22 +364,36 @@ def _shown(value: float | None, unit: str) -> str:
 
 
 def csv_text(results: Results) -> str:
-    """One line for each arm, perturbation and seed: an export of the records, in fractions."""
+    """One line for each arm, column and seed: an export of the records, in the column's unit, percent and points as
+    fractions. `state` is measured, failed (to train), missing, or none where a model has no such number."""
     text = io.StringIO()
     keys = list(results.experiment.table.rows)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*keys, "arm", "perturbation", "seed", "accuracy", "examples", "flags"])
+    writer.writerow([*keys, "arm", "perturbation", "seed", "value", "unit", "examples", "state", "flags"])
     for block in results.blocks:
         for arm, values in block.arms.items():
+            runs = sorted((run for run in block.runs if run.arm == arm), key=lambda run: run.cell.seed)
             for name, value in values.items():
+                unit = _plain_unit(results, name)
                 flags = " ".join(dict.fromkeys(str(flag.check) for flag in value.flags))
-                for seed, accuracy in sorted(value.by_seed.items()):
-                    writer.writerow([*block.where.values(), arm, name, seed, repr(accuracy), value.n_examples, flags])
+                for run in runs:
+                    found, state = value.by_seed.get(run.cell.seed), _state(results, run, name, value)
+                    shown = "" if found is None else repr(found)
+                    of = [run.cell.seed, shown, unit, value.n_examples, state, flags if shown else ""]
+                    writer.writerow([*block.where.values(), arm, name, *of])
     return text.getvalue()
 
 
+def _state(results: Results, run: Run, column: str, value: Value) -> str:
+    if run.cell.seed in value.by_seed:
+        return "measured"
+    if run.failed:
+        return "failed"
+    return "none" if any(run.has_no(part) for part in results.experiment.parts(column)) else "missing"
+
+
 def to_json(results: Results) -> dict[str, Any]:
-    """The table as plain data, fractions throughout."""
+    """The table as plain data, in the columns' units, percent and points as fractions."""
     return {
         "experiment": results.experiment.name,
         "scale": results.experiment.scale,
@@ -351,19 +406,26 @@ def to_json(results: Results) -> dict[str, Any]:
         "cells": results.cells,
         "failed": results.failed,
         "missing": results.missing,
-        "rows": [row for block in results.blocks for row in _json_rows(block)],
+        "rows": [row for block in results.blocks for row in _json_rows(results, block)],
         "differences": [row for block in results.blocks for row in _json_differences(results, block)],
         "comparisons": [_json_comparison(results, c) for c in results.comparisons],
     }
 
 
-def _json_rows(block: Block) -> Sequence[dict[str, Any]]:
+def _plain_unit(results: Results, column: str) -> str:
+    """The unit of a column's plain numbers."""
+    unit = results.experiment.unit(column)
+    return "fraction" if unit in ("%", "points") else unit
+
+
+def _json_rows(results: Results, block: Block) -> Sequence[dict[str, Any]]:
     return [
         {
             "where": block.where,
             "arm": arm,
             "selected": block.selected,
             "perturbation": name,
+            "unit": _plain_unit(results, name),
             **_json_estimate(value.estimate),
             "examples": value.n_examples,
             "failed": value.failed,
@@ -384,6 +446,7 @@ def _json_differences(results: Results, block: Block) -> Sequence[dict[str, Any]
             "treatment": table.treatment,
             "reference": table.reference,
             "perturbation": name,
+            "unit": _plain_unit(results, name),
             "paired": _json_estimate(difference.paired),
             "unpaired": _json_estimate(difference.unpaired),
         }
@@ -395,6 +458,7 @@ def _json_comparison(results: Results, comparison: Comparison) -> dict[str, Any]
     return {
         "where": comparison.where,
         "perturbation": comparison.perturbation,
+        "unit": _plain_unit(results, comparison.perturbation) if comparison.paper.how == "difference" else None,
         "arm": comparison.arm,
         **_json_estimate(comparison.ours),
         "paper": comparison.paper.value,

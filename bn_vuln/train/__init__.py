@@ -7,7 +7,7 @@ smaller batch of an epoch is dropped (BN's statistics of a handful of examples w
 from bn_vuln.train.loop import TrainingLoop
 from bn_vuln.train.optimizers import decay_terms
 from bn_vuln.train.outcome import Trained, cell_id, save_model
-from bn_vuln.train.run import check_folder, fitting_distribution, train
+from bn_vuln.train.run import check_folder, fitting_distribution, load_examples, train
 
 __all__ = [
     "Trained",
@@ -16,6 +16,7 @@ __all__ = [
     "check_folder",
     "decay_terms",
     "fitting_distribution",
+    "load_examples",
     "save_model",
     "train",
 ]

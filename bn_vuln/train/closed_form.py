@@ -9,14 +9,18 @@ import numpy as np
 
 from bn_vuln import backend, data, models, records
 from bn_vuln.config import Cell, to_yaml
+from bn_vuln.data.pixels import check_width
 from bn_vuln.train.loop import predictor
 from bn_vuln.train.outcome import Trained, cell_id, save_model
 
 
 def nearest_centroid(cell: Cell, folder: Path | None = None) -> Trained:
-    """The nearest-centroid classifier of all published training images; files in `folder` as a training writes."""
+    """The nearest-centroid classifier of all published training images; files in `folder` as a training writes. Raises
+    `UsageError` for a width below theirs."""
     begun = time.monotonic()
     examples, validation = data.published(cell.data), data.training(cell.data, "validation", cell.seed)
+    if cell.data.width is not None:
+        check_width(cell.data.width, examples.facts.shape[1], cell.data.name)
     backend.tensorflow()
     model = models.build(cell, examples.facts)
     models.linear.set_centroids(model, data.class_centroids(cell.data, model.input_shape[1]))

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from bn_vuln import backend, data, models, records
-from bn_vuln.classifier import read_cell
 from bn_vuln.config import BatchNormalization, Cell, NearestCentroidArch, describe, identity, to_yaml
 from bn_vuln.data.pixels import check_width
 from bn_vuln.distribution import ONE_DEVICE, Distribution, Strategy, choose
@@ -47,7 +46,7 @@ def train(
         check_folder(cell, folder)
     if isinstance(cell.arch, NearestCentroidArch):
         return closed_form.nearest_centroid(cell, folder)
-    examples = _load(cell)
+    examples = load_examples(cell)
     loop = _loop(cell, examples, distribution)  # which refuses what does not fit the data
     if folder is not None:
         records.replace_file(folder / "config.yaml", to_yaml(cell))
@@ -70,7 +69,7 @@ def check_folder(cell: Cell, folder: Path) -> None:
     """Raise `UsageError` where a run folder holds another cell's run: its records would be taken for this one's. Where
     one's own data lie does not matter."""
     path = folder / "config.yaml"
-    if path.exists() and identity(read_cell(folder)) != identity(cell):
+    if path.exists() and identity(records.read_cell(folder)) != identity(cell):
         raise UsageError(f"{folder} holds a run of another config; choose another --out, or --force to replace it")
 
 
@@ -102,8 +101,8 @@ def fitting_distribution(cell: Cell, strategy: Strategy, progress: Progress | No
     return distribution
 
 
-def _load(cell: Cell) -> tuple[data.Dataset, data.Dataset]:
-    """(training examples, validation examples), checked against the cell."""
+def load_examples(cell: Cell) -> tuple[data.Dataset, data.Dataset]:
+    """(training examples, validation examples). Raises `UsageError` where they and the cell do not fit."""
     options = cell.data
     training = data.training(options, "train", cell.seed)
     if options.width is not None:
