@@ -1,8 +1,10 @@
-"""Curves, boundaries, spectra and heat maps of made-up records and arrays."""
+"""Figures of made-up records and arrays."""
 
 from __future__ import annotations
 
+import importlib
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,8 +20,9 @@ from bn_vuln.aggregate import Results, aggregate
 from bn_vuln.analysis import closed_form, meanfield
 from bn_vuln.config import Cell, Experiment
 from bn_vuln.errors import ConfigError
-from bn_vuln.report import boundaries, curves, examples, figures, heatmaps, html, ladders, spectra, write
-from bn_vuln.report.drawing import ARM_STYLES
+from bn_vuln.grid import check_layout, expand
+from bn_vuln.report import boundaries, curves, differences, examples, figures, heatmaps, html, ladders, spectra, write
+from bn_vuln.report.drawing import ARM_STYLES, STYLE, pyplot, save, words
 
 MINUS = "\N{MINUS SIGN}"
 CROSS = "\N{MULTIPLICATION SIGN}"
@@ -206,7 +209,7 @@ def axes_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Results], lis
         kept.append(drawing)
         return b""
 
-    for _, module in KINDS.values():
+    for module in (differences, *(module for _, module in KINDS.values())):
         monkeypatch.setattr(module, "save", keep)
 
     def draw(found: Results) -> list[Any]:
@@ -270,6 +273,29 @@ def test_the_svg_is_always_the_same(found: Results) -> None:
     assert only(found) == only(found)
 
 
+def two_panels(moved: float) -> bytes:
+    """An SVG of two panels with an image and a line that goes beyond its panel, `moved` to the right."""
+    plt = pyplot()
+    with plt.rc_context(STYLE):
+        drawing = plt.figure(figsize=(4, 2))
+        for left in (0.1, 0.6):
+            panel = drawing.add_axes((left + moved, 0.1, 0.3, 0.8))
+            panel.imshow(np.eye(3))
+            panel.plot([-9, 9], [-9, 9], color="red")
+            panel.set_xlim(0, 2)
+        return save(plt, drawing, "svg")
+
+
+def test_the_last_bits_of_a_layout_are_not_in_the_svg() -> None:
+    """Layouts are solved in an order that depends on addresses in memory."""
+    svg = two_panels(0.0)
+    assert two_panels(1e-15) == svg
+    assert two_panels(0.01) != svg
+    defined, used = re.findall(rb'<clipPath id="(.+?)"', svg), re.findall(rb"url\(#(.+?)\)", svg)
+    assert len(defined) == len(set(defined)) == 2
+    assert set(used) == set(defined)
+
+
 @pytest.mark.slow
 def test_a_figure_as_png(found: Results, kind: str) -> None:
     ((name, caption, png),) = figures.figures(found, "png")
@@ -320,6 +346,45 @@ def test_names_and_captions_reach_files_and_page(tmp_path: Path) -> None:
         f"small-full-{name}.svg", f"small-full-{name}.png", "small-full.md",
     ]  # fmt: skip
     assert f"<figcaption>{caption}</figcaption>" in html([found])
+
+
+def test_rows_in_words() -> None:
+    where = {"arch.name": "mlp", "normalization.c": None, "data.width": None, "weight_decay": 0.01, "arch.one": "x"}
+    assert words(where) == ["mlp", "width native", "weight decay 0.01", "x"]
+    assert words(where, named=True) == ["model mlp", "width native", "weight decay 0.01", "arch.one x"]
+
+
+def test_the_summary_of_results_links_the_page_of_an_experiment_with_overrides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "tools"))
+    summary = importlib.import_module("summarize_results")
+    experiment = small(overrides=["seeds=[0]"], seeds=[0])
+    folder = fill(tmp_path / "paper", experiment, number)
+    write(folder, "md")
+    (page,) = re.findall(r"\[small\]\((.+?)\)", summary.table(tmp_path))
+    assert (tmp_path / page).exists()
+    assert "width 28: batch" in summary.table(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "table", "message"),
+    [
+        ("curves", {"x": "arch.name"}, "table.x: arch.name: expected numbers, received 'linear'"),
+        ("heatmaps", {"x": "arch.name"}, "table.x: arch.name: expected numbers, received 'linear'"),
+        ("heatmaps", {"y": "normalization.c"}, "table.y: normalization.c: expected numbers, received none in linear"),
+        ("heatmaps", {}, "table.rows: heat maps have no place for several values of arch.name"),
+    ],
+)
+def test_axes_without_numbers_are_refused_before_anything_is_trained(
+    kind: str, table: dict[str, Any], message: str
+) -> None:
+    rows = ["arch.name", "normalization.c", "weight_decay", "train.lr"]
+    layout = {"rows": rows, "columns": {"clean": "clean"}, "figures": [kind], "x": "weight_decay", "y": "train.lr"}
+    grid = {"arch": ["linear", "mlp"], "normalization": ["none", *BN], "weight_decay": [0.0, 0.1]}
+    experiment = small(grid=grid, table={**layout, **table}, paper=[])
+    with pytest.raises(ConfigError, match=re.escape(f"small: {message}")):
+        check_layout(experiment, expand(experiment))
 
 
 # ---------------------------------------------------------------- curves
@@ -387,6 +452,47 @@ def test_the_colours_and_shapes_of_arms(tmp_path: Path) -> None:
 def test_the_caption_counts_seeds(tmp_path: Path) -> None:
     found = results(tmp_path, "curves", failed=lambda cell: cell.seed > 0 and angle_of(cell) > 50)
     assert "n = 1 to 4 seeds" in only(found)[1]
+
+
+@pytest.mark.parametrize("kind", ["curves", "ladders"])
+def test_the_caption_of_one_seed_has_no_sem(tmp_path: Path, kind: str) -> None:
+    caption = only(results(tmp_path, kind, changes={"seeds": [0]}))[1]
+    assert "n = 1 seed" in caption
+    assert "±" not in caption
+
+
+def test_labels_leave_out_what_a_row_has_not(tmp_path: Path, axes_of: Callable[[Results], list[Any]]) -> None:
+    changes = {
+        "grid": {"data.width": [28, 56], "normalization": ["none", BN[0]]},
+        "table": {**CURVES["table"], "rows": ["data.width", "normalization.c"], "x": "data.width"},
+    }
+    (axes, *_) = axes_of(results(tmp_path, "curves", changes=changes))
+    assert axes.get_legend_handles_labels()[1] == ["none", "c 1e-05, batch"]
+
+
+def test_a_legend_of_long_labels_is_not_cut_off(tmp_path: Path, axes_of: Callable[[Results], list[Any]]) -> None:
+    changes = {
+        "grid": {"data.width": [28, 56], "weight_decay": [0.0, 0.01], "normalization": ["none", *BN]},
+        "table": {**CURVES["table"], "rows": ["data.width", "weight_decay", "normalization.c"]},
+    }
+    drawing = axes_of(results(tmp_path, "curves", changes=changes))[0].figure
+    drawing.draw_without_rendering()
+    (legend,) = drawing.legends
+    assert len(legend.get_texts()) == 8
+    extent = legend.get_window_extent()
+    assert drawing.bbox.x0 <= extent.x0 < extent.x1 <= drawing.bbox.x1
+
+
+@pytest.mark.filterwarnings("error")
+def test_curves_along_zero_alone(tmp_path: Path, axes_of: Callable[[Results], list[Any]]) -> None:
+    changes = {
+        "grid": {"weight_decay": [0.0], "normalization": ["none", "batch"]},
+        "table": {**CURVES["table"], "rows": ["weight_decay"], "x": "weight_decay"},
+    }
+    for axes in axes_of(results(tmp_path, "curves", changes=changes)):
+        low, high = axes.get_xlim()
+        assert low < 0 < high
+        assert list(axes.get_xticks()) == [0]
 
 
 def test_one_seed_has_no_error_bar_and_is_drawn(tmp_path: Path, axes_of: Callable[[Results], list[Any]]) -> None:
@@ -496,7 +602,7 @@ def test_spectra_of_several_rows_are_rows_of_panels(tmp_path: Path) -> None:
 
 def test_the_caption_of_spectra_counts_seeds(tmp_path: Path) -> None:
     found = results(tmp_path, "spectra", missing=lambda cell: cell.seed == 1)
-    assert "mean over n = 1 seed" in only(found)[1]
+    assert "mean over n = 1 seed." in only(found)[1]
 
 
 @pytest.mark.parametrize(
@@ -512,6 +618,16 @@ def test_the_caption_of_spectra_counts_seeds(tmp_path: Path) -> None:
 def test_spectra_of_one_arm_alone(tmp_path: Path, absent: str) -> None:
     found = results(tmp_path, "spectra", missing=lambda cell: cell.normalization.name == absent)
     assert only(found)[0] == "spectra"
+
+
+def test_the_reference_alone_is_dashed_and_lies_above(tmp_path: Path, axes_of: Callable[[Results], list[Any]]) -> None:
+    """Also where the arms differ in nothing that is along x."""
+    changes = {"grid": {"normalization": ["none", "batch"]}, "table": {**SPECTRA["table"], "rows": [], "x": None}}
+    for axes in axes_of(results(tmp_path, "spectra", changes=changes)):
+        reference, other = axes.lines
+        assert (reference.get_label(), reference.get_linestyle(), reference.get_color()) == ("none", "--", "black")
+        assert (other.get_label(), other.get_linestyle()) == ("batch", "-")
+        assert reference.get_zorder() > other.get_zorder()
 
 
 # ---------------------------------------------------------------- heat maps
@@ -600,6 +716,18 @@ def test_arms_that_were_run_have_a_row_of_panels(tmp_path: Path, failed: Any, mi
     shown = texts(only(results(tmp_path, "heatmaps", failed=failed, missing=missing))[2])
     assert [text for text in shown if text in ("none", "batch")] == arms
     assert shown.count("clean") == len(arms)
+
+
+def test_other_heat_maps_have_no_line_of_the_theory(tmp_path: Path, axes_of: Callable[[Results], list[Any]]) -> None:
+    changes = {
+        "grid": {"data.width": [28, 56], "train.batch_size": [50, 250], "normalization": ["none", "batch"]},
+        "base": {"train": {"epochs": 1}},
+        "table": {**HEATMAPS["table"], "rows": ["data.width", "train.batch_size"], "y": "data.width"},
+    }
+    found = results(tmp_path, "heatmaps", changes=changes)
+    assert [len(panel.lines) for panel in axes_of(found)[:4]] == [0, 0, 0, 0]
+    assert figures.figures(found)[0][1].startswith("Accuracy over width and batch size, n = 2 seeds;")
+    assert "Dashed" not in figures.figures(found)[0][1]
 
 
 @pytest.mark.parametrize("table", [{"x": None}, {"y": None}])
@@ -748,6 +876,47 @@ def test_a_choice_has_the_figure_of_candidates(tmp_path: Path) -> None:
     assert "chosen" in texts(only(found)[2])
 
 
+def test_one_of_many_candidates_is_marked_within_its_panel(
+    tmp_path: Path, axes_of: Callable[[Results], list[Any]]
+) -> None:
+    names = [f"p{i}" for i in range(6)]
+    chosen = small(
+        grid={"train.lr": [0.1, 0.2], "normalization": ["none", "batch"]},
+        perturbations={name: {"kind": "clean"} for name in names},
+        table={"rows": ["train.lr"], "columns": {name: name for name in names}, "select_by": "p0"},
+        paper=[],
+        seeds=[0],
+    )
+    found = aggregate(chosen, fill(tmp_path, chosen, lambda cell, name: cell.train.lr))
+    assert "n = 1 seed" in figures.figures(found)[0][1]
+    for panel in axes_of(found):
+        panel.figure.draw_without_rendering()
+        (ring,) = (line for line in panel.lines if line.get_label() == differences.CHOSEN)
+        assert panel.bbox.containsx(ring.get_window_extent().x0)
+        assert panel.bbox.containsx(ring.get_window_extent().x1)
+
+
+def test_the_place_of_a_row_and_the_legend_do_not_overlap(
+    tmp_path: Path, axes_of: Callable[[Results], list[Any]]
+) -> None:
+    place = "width 28, weight decay 0.01, learning rate 0.1, batch size 128"
+    experiment = small(
+        table={
+            **small().table.model_dump(exclude_unset=True),
+            "rows": ["data.width", "weight_decay", "train.lr", "train.batch_size"],
+        },
+        base={"train": {"epochs": 1, "lr": 0.1, "batch_size": 128}, "weight_decay": 0.01},
+    )
+    (left, _) = axes_of(aggregate(experiment, fill(tmp_path, experiment, number)))
+    left.figure.draw_without_rendering()
+    legend, title = left.get_legend(), left.get_title(loc="left")
+    heads = [legend.get_title(), *legend.get_texts()]
+    assert [head.get_text() for head in heads] == [place, "none (n = 4)", "batch (n = 4)"]
+    assert title == ""
+    boxes = [head.get_window_extent() for head in heads]
+    assert [a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i]] == [False] * 3
+
+
 # ---------------------------------------------------------------- ladders
 
 
@@ -765,6 +934,14 @@ def test_a_ladder_is_drawn_along_its_eps(tmp_path: Path, axes_of: Callable[[Resu
     np.testing.assert_allclose(points[:, 1], [90, 86, 74, 58], atol=3)
     harm = np.asarray(right.containers[0].lines[0].get_xydata())
     np.testing.assert_allclose(harm, [[0, 0], [2, -4], [8, -16], [16, -32]], atol=0.05)
+
+
+def test_arms_and_differences_of_ladders_have_colours_of_their_own(
+    tmp_path: Path, axes_of: Callable[[Results], list[Any]]
+) -> None:
+    left, right = axes_of(results(tmp_path, "ladders", fragile))
+    colours = [bars.lines[0].get_color() for axes in (left, right) for bars in axes.containers]
+    assert len(colours) == len(set(colours)) == 4 + 2
 
 
 def test_a_ladder_of_which_nothing_was_measured_is_not_drawn(tmp_path: Path) -> None:

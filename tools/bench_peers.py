@@ -5,7 +5,8 @@
     python tools/bench_peers.py --only last --limit 200 --repetitions 1
 
 Contenders: ours; CleverHans 4, Foolbox 3 and ART (TensorFlow); torchattacks and plain PyTorch (CPU) on a copy of the
-same weights. Four comparisons, each on the MNIST pair of results/paper/table6_matched (seed 0):
+same weights. Four comparisons, each on the MNIST pair of table6_matched (seed 0; results/paper/dd15bd2a8efa with BN
+and df28a7b8f872 without):
 
 last      PGD-40, eps .05, without a random start, the last point counts: everybody does the same. In batches of
           500, and (last_in_batches_of_100) of 100.
@@ -14,8 +15,9 @@ any       PGD-100, eps .1, where most examples of the net with BN fall, and (any
 ladder    our ladder of eight eps up to .05 against eight attacks of ours without one (the plain loop, any iterate).
 strong    `strong`, eps .05, against AutoAttack of torchattacks, and what stands, with the 100 steps of APGD and FAB
           that were published (as it is shipped it gives them 10); also, at eps .1, on the net without BN of
-          results/beyond/adversarial_training that was trained on adversarial examples (seed 0). strong_of_art: ART's
-          own set (APGD-CE, APGD-DLR and Square of five starts each, DeepFool), which takes minutes: once, on a fifth.
+          adversarial_training that was trained on adversarial examples (seed 0; results/beyond/df32af4acab5).
+          strong_of_art: ART's own set (APGD-CE, APGD-DLR and Square of five starts each, DeepFool), which takes
+          minutes: once, on a fifth.
 
 and `convolutional`: PGD-10 on VGG8 with and without BN, random weights, random images of 32x32x3, labels as predicted.
 There `cleverhans_tensorflow_default` is CleverHans in a process of its own with TensorFlow's own setting of oneDNN,

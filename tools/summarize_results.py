@@ -11,9 +11,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from bn_vuln import records, report
+from bn_vuln import catalog, records, report
 from bn_vuln.aggregate import Results, aggregate
 from bn_vuln.report import tables
+from bn_vuln.report.drawing import words
 
 BEGIN, END = "<!-- made by tools/summarize_results.py -->", "<!-- end -->"
 HEADS = ["experiment", "claim", "under", "paper", "ours ± SEM (n)", "verdict", "reason of a difference"]
@@ -24,7 +25,7 @@ def table(folder: Path) -> str:
     rows = []
     for part in sorted((path.parent for path in folder.glob("*/experiments")), reverse=True):
         for experiment in report.experiments_in(part):
-            rows += _rows(aggregate(experiment, part), f"{part.name}/report/{experiment.name}-{experiment.scale}.md")
+            rows += _rows(aggregate(experiment, part), f"{part.name}/report/{catalog.stem(experiment)}.md")
     lines = [" | ".join(text.replace("|", "\\|") for text in row) for row in (HEADS, *rows)]
     lines.insert(1, "|".join("---" for _ in HEADS))
     return "\n".join(f"| {line} |" for line in lines)
@@ -39,12 +40,7 @@ def _rows(results: Results, page: str) -> list[list[str]]:
 
 def _what(row: tables.ClaimText) -> str:
     """What a claim is about, and in which row."""
-    words = (
-        f"{tables.KEY_NAMES.get(key, key)} {tables.plain(key, value)}"
-        for key, value in row.where.items()
-        if value is not None
-    )
-    place = ", ".join(words)
+    place = ", ".join(words(row.where, named=True))
     return f"{place}: {row.quantity}" if place else row.quantity
 
 

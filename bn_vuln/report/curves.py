@@ -17,13 +17,14 @@ from bn_vuln.report.drawing import (
     Drawn,
     axis_label,
     hide_spines,
-    n_seeds,
+    label,
+    legend_columns,
     pyplot,
     save,
     scaled,
+    with_seeds,
 )
-from bn_vuln.report.tables import KEY_NAMES, plain
-from bn_vuln.table import Block
+from bn_vuln.report.tables import KEY_NAMES
 
 PANELS_IN_LINE = 3
 DECADES = 30.0  # of largest to smallest value: above, the axis has the usual powers of ten
@@ -49,7 +50,8 @@ def figure(results: Results, form: str) -> list[Drawn]:
         for panel, column in zip(axes.flat, columns, strict=False):
             _panel(panel, results, column, lines, levels)
         handles = dict(zip(*reversed(axes.flat[0].get_legend_handles_labels()), strict=True))
-        drawing.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, frameon=False)
+        ncols = legend_columns(handles, 4)
+        drawing.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=ncols, frameon=False)
         return [("curves", _caption(results), save(plt, drawing, form))]
 
 
@@ -57,7 +59,7 @@ def _caption(results: Results) -> str:
     x = KEY_NAMES.get(str(results.experiment.table.x), str(results.experiment.table.x))
     has_levels = any(block.where.get(str(results.experiment.table.x)) is None for block in results.blocks)
     dashed = f" Dashed: without {x}." if has_levels else ""
-    return f"Along {x}: mean ± SEM, dots are single seeds, {n_seeds(results)}.{dashed}"
+    return f"Along {x}: {with_seeds(results, 'mean ± SEM, dots are single seeds')}.{dashed}"
 
 
 def _lines(results: Results) -> tuple[dict[str, dict[str, Line]], dict[str, dict[str, Line]]]:
@@ -67,34 +69,26 @@ def _lines(results: Results) -> tuple[dict[str, dict[str, Line]], dict[str, dict
     levels: dict[str, dict[str, Line]] = {}
     for block in results.blocks:
         x = block.where.get(str(key))
+        others = {name: value for name, value in block.where.items() if name != key}
         for arm, values in block.arms.items():
-            into = (levels if x is None else lines).setdefault(_label(block, arm, str(key)), {})
+            into = (levels if x is None else lines).setdefault(label(others, arm), {})
             for column, value in values.items():
                 if value.estimate:
                     into.setdefault(column, []).append((0.0 if x is None else float(x), value.by_seed, value.estimate))
     return lines, levels
 
 
-def _label(block: Block, arm: str, x: str) -> str:
-    others = [
-        plain(key, value) if isinstance(value, str) else f"{KEY_NAMES.get(key, key)} {plain(key, value)}"
-        for key, value in block.where.items()
-        if key != x
-    ]
-    return ", ".join([*others, arm])
-
-
 def _panel(
     axes: Any, results: Results, column: str, lines: dict[str, dict[str, Line]], levels: dict[str, dict[str, Line]]
 ) -> None:
-    for number, (label, by_column) in enumerate(lines.items()):
+    for number, (name, by_column) in enumerate(lines.items()):
         colour, marker = ARM_STYLES[number % len(ARM_STYLES)]
         line = sorted(by_column.get(column, []), key=lambda point: point[0])
-        _draw(axes, results, column, line, colour, marker, label)
-    for number, (label, by_column) in enumerate(levels.items()):
+        _draw(axes, results, column, line, colour, marker, name)
+    for number, (name, by_column) in enumerate(levels.items()):
         for _, _, value in by_column.get(column, []):
             level = scaled(results, column, value.mean)
-            axes.axhline(level, color=ARM_STYLES[number % len(ARM_STYLES)][0], linestyle="--", linewidth=1, label=label)
+            axes.axhline(level, color=ARM_STYLES[number % len(ARM_STYLES)][0], linestyle="--", linewidth=1, label=name)
     x = str(results.experiment.table.x)
     _log_x(axes, [point[0] for by_column in lines.values() for points in by_column.values() for point in points])
     axes.set_xlabel(KEY_NAMES.get(x, x))
@@ -110,9 +104,12 @@ def _panel(
 
 
 def _log_x(axes: Any, xs: Sequence[float]) -> None:
-    """A logarithmic axis; where zero is among the values, one that is linear below the smallest other."""
+    """A logarithmic axis; where zero is among the values, one that is linear below the smallest other, if any."""
     if 0.0 in xs and any(xs):
         axes.set_xscale("symlog", linthresh=min(x for x in xs if x > 0))
+        return
+    if xs and not any(xs):
+        axes.set_xticks([0.0])
         return
     axes.set_xscale("log")
     if xs and max(xs) <= DECADES * min(xs):  # few values close together, as widths are: named themselves
@@ -122,7 +119,7 @@ def _log_x(axes: Any, xs: Sequence[float]) -> None:
 
 def _draw(
     axes: Any, results: Results, column: str, line: Sequence[tuple[float, dict[int, float], Estimate]], colour: str,
-    marker: str, label: str,
+    marker: str, name: str,
 ) -> None:  # fmt: skip
     for x, by_seed, _ in line:
         dots = [scaled(results, column, v) for v in by_seed.values()]
@@ -131,5 +128,5 @@ def _draw(
     errors = [scaled(results, column, value.sem or 0.0) for _, _, value in line]
     axes.errorbar(
         [x for x, _, _ in line], means, yerr=errors, color=colour, marker=marker, markersize=5, capsize=2,
-        linewidth=1.2, label=label,
+        linewidth=1.2, label=name,
     )  # fmt: skip

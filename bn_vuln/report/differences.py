@@ -15,11 +15,14 @@ from bn_vuln.report.drawing import (
     WIDTH,
     Drawn,
     hide_spines,
+    legend_columns,
+    n_seeds,
     pyplot,
     save,
     scaled,
+    words,
 )
-from bn_vuln.report.tables import KEY_NAMES, where_text
+from bn_vuln.report.tables import KEY_NAMES
 from bn_vuln.table import Block, mean_over_arms
 
 MAX_LETTERS = 56  # of the heads of columns that fit side by side
@@ -31,7 +34,8 @@ ACCURACIES = (
     "Left: accuracy of each arm, mean ± SEM over n seeds, dots are single seeds. Right: difference of the arms, paired "
     "by seed, with its 95% t-interval; beside it the paper's, where it has one."
 )
-CANDIDATES = "Each point is a candidate setting: what batch norm costs there, against the accuracy that chooses one."
+CANDIDATES = "what batch norm costs there, against the accuracy that chooses one."
+RING = 13  # points: the mark of the candidate that is chosen
 
 
 def candidates(results: Results, form: str) -> list[Drawn]:
@@ -51,10 +55,12 @@ def candidates(results: Results, form: str) -> list[Drawn]:
         axes[0][0].set_ylabel(f"{table.treatment} \N{MINUS SIGN} {table.reference}, points")
         # "chosen" comes last, wherever it was drawn.
         legend = sorted(zip(*axes[0][0].get_legend_handles_labels(), strict=True), key=lambda item: item[1] == CHOSEN)
-        drawing.legend(*zip(*legend, strict=True), loc="outside upper center", ncols=len(legend), frameon=False)
+        ncols = legend_columns([text for _, text in legend], len(legend))
+        drawing.legend(*zip(*legend, strict=True), loc="outside upper center", ncols=ncols, frameon=False)
         what = " accuracy" if results.experiment.is_accuracy(by) else ""
         drawing.supxlabel(f"{table.columns[by]}{what}, mean of the arms, {results.experiment.unit(by)}", fontsize=9)
-        return [("", CANDIDATES, save(plt, drawing, form))]
+        caption = f"Each point is a candidate setting, {n_seeds(results)}: {CANDIDATES}"
+        return [("", caption, save(plt, drawing, form))]
 
 
 def _chosen_by(results: Results) -> str:
@@ -88,15 +94,17 @@ def _candidates(axes: Any, results: Results, blocks: list[Block], name: str) -> 
         x, y = scaled(results, _chosen_by(results), clean), 100 * difference.mean
         axes.plot(x, y, linestyle="", marker=marker, color=colour, label=label, markersize=6)
         if block.selected:
-            axes.plot(x, y, "o", markersize=13, markerfacecolor="none", markeredgecolor="black", label=CHOSEN)
+            axes.plot(x, y, "o", markersize=RING, markerfacecolor="none", markeredgecolor="black", label=CHOSEN)
     axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.margins(0.12)  # room for the ring in a narrow panel
     axes.set_title(table.columns[name].replace(", ", ",\n", 1), fontsize=9)
     hide_spines(axes)
 
 
 def accuracies(results: Results, form: str) -> list[Drawn]:
     """Left: accuracy of each arm (mean, SEM, single seeds). Right: the paired difference with the paper's, where
-    it gives one. One row of panels a block; None where there is nothing to draw, or too many blocks."""
+    it gives one. One row of panels a block. Nothing where there is nothing to draw, or where rows of panels would fill
+    pages (more than MAX_BLOCKS blocks): such a table stands without a figure, or asks for another kind."""
     blocks = [block for block in results.blocks if _has_values(block)]
     if not blocks or not _columns(results) or len(blocks) > MAX_BLOCKS:
         return []
@@ -140,10 +148,10 @@ def _accuracies(axes: Any, results: Results, block: Block) -> None:
                 fmt=marker, color=colour, markersize=6, capsize=3, label=label,
             )  # fmt: skip
             label = None
-    _finish(axes, results, where_text(block))
+    _finish(axes, results)
     axes.set_ylim(-3, 103)
     axes.set_ylabel("accuracy, %")
-    _legend_above(axes)
+    _legend_above(axes, ", ".join(words(block.where, named=True)))
 
 
 def _differences(axes: Any, results: Results, block: Block) -> None:
@@ -174,16 +182,23 @@ def _differences(axes: Any, results: Results, block: Block) -> None:
                 markerfacecolor="white", capsize=3, label=label,
             )  # fmt: skip
             label = None
-    _finish(axes, results, "")
+    _finish(axes, results)
     axes.set_ylabel(f"{table.treatment} \N{MINUS SIGN} {table.reference}, points")
     _legend_above(axes)
 
 
-def _legend_above(axes: Any) -> None:
-    """The legend above the axes, where it covers no data."""
-    handles, _ = axes.get_legend_handles_labels()
-    if handles:
-        axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
+def _legend_above(axes: Any, title: str = "") -> None:
+    """The legend above the axes, where it covers no data, and above it the title, if there is one."""
+    handles, labels = axes.get_legend_handles_labels()
+    ncols = legend_columns(labels, 2, WIDTH / 2)
+    style: dict[str, Any] = {"frameon": False, "ncols": ncols, "borderaxespad": 0.2}
+    if title and handles:
+        place = {"loc": "lower left", "bbox_to_anchor": (0, 1)}
+        axes.legend(**style, **place, title=title, title_fontsize="large", alignment="left")
+    elif handles:
+        axes.legend(**style, loc="lower right", bbox_to_anchor=(1, 1))
+    else:
+        axes.set_title(title, loc="left")
 
 
 def _letters(heads: list[str]) -> int:
@@ -206,9 +221,8 @@ def _below(results: Results) -> float:
     return LETTER * max(len(line) for head in heads for line in head.split("\n")) if upright else 0.0
 
 
-def _finish(axes: Any, results: Results, title: str) -> None:
+def _finish(axes: Any, results: Results) -> None:
     heads, upright = _heads(results)
     axes.set_xticks(range(len(heads)), heads, rotation=90 if upright else 0)
     axes.set_xlim(-0.6, len(heads) - 0.4)
-    axes.set_title(title, loc="left")
     hide_spines(axes)

@@ -1,4 +1,4 @@
-"""Figure 2: heat maps over depth and batch size, with the depth that mean-field theory allows."""
+"""Heat maps over two row keys; over depth and batch size (Figure 2) with the depth that mean-field theory allows."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from bn_vuln.report.drawing import STYLE, WIDTH, Drawn, n_seeds, pyplot, save, s
 from bn_vuln.report.tables import KEY_NAMES, plain
 
 PANEL = 2.7  # height of a row of panels
+THEORY = ("train.batch_size", "arch.depth")  # the keys along x and y that mean-field theory is about
+DASHED = (
+    " Dashed: 16 / ln \N{GREEK SMALL LETTER LAMDA}(B), the depth to which nets with batch norm can be trained by "
+    "mean-field theory (Yang et al. 2019)."
+)
 
 
 def figure(results: Results, form: str) -> list[Drawn]:
-    """One row of panels an arm, one panel a column of fractions: the mean over seeds, batch size along x and depth
-    along y."""
+    """One row of panels an arm, one panel a column of fractions: the mean over seeds along the keys x and y."""
     table = results.experiment.table
     if table.x is None or table.y is None:
         return []
@@ -42,11 +46,10 @@ def figure(results: Results, form: str) -> list[Drawn]:
 
 
 def _caption(results: Results) -> str:
-    return (
-        f"Accuracy over depth and batch size, {n_seeds(results)}; a grey cross: failed to train; empty: not run. "
-        "Dashed: 16 / ln \N{GREEK SMALL LETTER LAMDA}(B), the depth to which nets with batch norm can be trained by "
-        "mean-field theory (Yang et al. 2019)."
-    )
+    table = results.experiment.table
+    over = f"Accuracy over {_name(table.y)} and {_name(table.x)}"
+    dashed = DASHED if (table.x, table.y) == THEORY else ""
+    return f"{over}, {n_seeds(results)}; a grey cross: failed to train; empty: not run.{dashed}"
 
 
 def _name(key: str | None) -> str:
@@ -89,7 +92,8 @@ def _panel(axes: Any, results: Results, arm: str, column: str) -> Any:
         elif np.isfinite(value):
             shade = "white" if value < 60 else "black"
             axes.text(i, j, f"{value:.0f}", ha="center", va="center", color=shade, zorder=3)  # above the dashed line
-    if arm == results.experiment.table.treatment:
+    table = results.experiment.table
+    if arm == table.treatment and (table.x, table.y) == THEORY:
         _limit(axes, xs, ys)
     axes.set_xticks(range(len(xs)), [plain("", x) for x in xs])
     axes.set_yticks(range(len(ys)), [plain("", y) for y in ys])

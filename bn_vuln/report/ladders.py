@@ -8,9 +8,19 @@ from bn_vuln.aggregate import Results
 from bn_vuln.analysis.statistics import Estimate
 from bn_vuln.config import AT, Attack, Site, describe_perturbation, with_rungs
 from bn_vuln.report import provenance
-from bn_vuln.report.drawing import ARM_STYLES, GREY, HEIGHT, STYLE, WIDTH, Drawn, hide_spines, n_seeds, pyplot, save
-from bn_vuln.report.tables import KEY_NAMES, plain
-from bn_vuln.table import Block
+from bn_vuln.report.drawing import (
+    ARM_STYLES,
+    GREY,
+    HEIGHT,
+    STYLE,
+    WIDTH,
+    Drawn,
+    hide_spines,
+    label,
+    pyplot,
+    save,
+    with_seeds,
+)
 
 Points = list[tuple[float, Estimate]]
 UNITS = {"pixel": "1/255 of the pixel range", "standardized": "standardized"}
@@ -34,7 +44,7 @@ def _ladders(results: Results) -> list[tuple[Site, str, Attack]]:
 def _drawn(results: Results, site: Site, name: str, attack: Attack, form: str) -> list[Drawn]:
     columns = _columns(results, site, name, attack)
     arms = {
-        _label(block, arm): points
+        label(block.where, arm): points
         for block in results.blocks
         for arm, values in block.arms.items()
         if len(points := [(x, e) for c, x in columns.items() if (e := values[c].estimate)]) > 1
@@ -44,11 +54,11 @@ def _drawn(results: Results, site: Site, name: str, attack: Attack, form: str) -
     plt = pyplot()
     with plt.rc_context(STYLE):
         drawing, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, HEIGHT), layout="constrained")
-        for number, (label, points) in enumerate(arms.items()):
-            _line(left, points, label, number)
+        for number, (arm, points) in enumerate(arms.items()):
+            _line(left, points, arm, number)
         left.set_ylabel(f"accuracy under {attack.attack}, %")
         left.set_ylim(-2, 102)  # points at 0 are seen whole
-        _differences(right, results, columns)
+        _differences(right, results, columns, len(arms))
         for axes in (left, right):
             axes.set_xlabel(f"{NORMS[attack.ord]} eps, {UNITS[attack.unit]}")
             axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
@@ -72,25 +82,23 @@ def _columns(results: Results, site: Site, name: str, attack: Attack) -> dict[st
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
-def _label(block: Block, arm: str) -> str:
-    return ", ".join([*(f"{KEY_NAMES.get(key, key)} {plain(key, value)}" for key, value in block.where.items()), arm])
-
-
-def _line(axes: Any, points: Points, label: str, number: int) -> None:
+def _line(axes: Any, points: Points, name: str, number: int) -> None:
     colour, marker = ARM_STYLES[number % len(ARM_STYLES)]
     axes.errorbar(
         [x for x, _ in points], [100 * e.mean for _, e in points], yerr=[100 * (e.sem or 0.0) for _, e in points],
-        color=colour, marker=marker, markersize=4, capsize=2, linewidth=1.2, label=label,
+        color=colour, marker=marker, markersize=4, capsize=2, linewidth=1.2, label=name,
     )  # fmt: skip
 
 
-def _differences(axes: Any, results: Results, columns: dict[str, float]) -> None:
+def _differences(axes: Any, results: Results, columns: dict[str, float], first: int) -> None:
+    """In colours from the `first` on, which no arm has."""
     table = results.experiment.table
     axes.axhline(0.0, color=GREY, linewidth=1)
     for number, block in enumerate(results.blocks):
         found = [(x, d.paired) for c, x in columns.items() if (d := block.differences.get(c)) and d.paired]
         if found:
-            _line(axes, found, _label(block, f"{table.treatment} \N{MINUS SIGN} {table.reference}"), 2 + number)
+            between = f"{table.treatment} \N{MINUS SIGN} {table.reference}"
+            _line(axes, found, label(block.where, between), first + number)
     axes.set_ylabel("difference, points")
 
 
@@ -100,5 +108,5 @@ def _caption(results: Results, site: Site, attack: Attack) -> str:
     where = "" if not site.name else f" ({provenance.dataset(results, site)}, {evaluation.bn_statistics} BN statistics)"
     return (
         f"Accuracy along eps (0: clean images) under {describe_perturbation(attack)}, on {images} {evaluation.split} "
-        f"images{where}: mean ± SEM, {n_seeds(results)}; differences are paired by seed."
+        f"images{where}: {with_seeds(results, 'mean ± SEM')}; differences are paired by seed."
     )

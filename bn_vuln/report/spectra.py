@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 
 from bn_vuln import records
 from bn_vuln.aggregate import Results
-from bn_vuln.report.drawing import GREY, HEIGHT, STYLE, WIDTH, Drawn, hide_spines, pyplot, save
-from bn_vuln.report.tables import KEY_NAMES, plain
-from bn_vuln.table import Block
+from bn_vuln.report.drawing import GREY, HEIGHT, STYLE, WIDTH, Drawn, hide_spines, pyplot, save, words
 
 WINDOW = 9  # components averaged for a point of a curve
 NEGLIGIBLE = 1e-9  # of the largest variance: components of pixels that are always black
@@ -28,7 +26,7 @@ def figure(results: Results, form: str) -> list[Drawn]:
         size = (WIDTH, HEIGHT * len(groups))
         drawing, axes = plt.subplots(len(groups), 2, figsize=size, squeeze=False, layout="constrained")
         for (left, right), (title, spectra) in zip(axes, groups.items(), strict=True):
-            _panels(left, right, title, spectra, plt)
+            _panels(left, right, title, spectra, results.experiment.table.reference, plt)
         return [("spectra", _caption(results), save(plt, drawing, form))]
 
 
@@ -36,11 +34,11 @@ def _caption(results: Results) -> str:
     names = {name for name, options in results.experiment.measurements.items() if options.kind == "spectrum"}
     n = len({run.cell.seed for block in results.blocks for run in block.runs if names & run.measured.keys()})
     return (
-        f"Along the principal components of the training images, mean over n = {n} seeds. Left: gain, the RMS change "
-        "of the logits for a step of length 1 along a component, relative to that along the first ones (running mean "
-        f"of {WINDOW} components). Right: share of the margin gradient's energy in the components of at most that "
-        "variance; what is missing to 100% lies in components of next to none, as of pixels that are nearly always "
-        "black."
+        f"Along the principal components of the training images, mean over n = {n} {'seed' if n == 1 else 'seeds'}. "
+        "Left: gain, the RMS change of the logits for a step of length 1 along a component, relative to that along the "
+        f"first ones (running mean of {WINDOW} components). Right: share of the margin gradient's energy in the "
+        "components of at most that variance; what is missing to 100% lies in components of next to none, as of "
+        "pixels that are nearly always black."
     )
 
 
@@ -56,29 +54,27 @@ def _groups(results: Results) -> dict[str, dict[str, Spectrum]]:
     key = str(results.experiment.table.x)
     groups: dict[str, dict[str, Spectrum]] = {}
     for block in results.blocks:
-        title = ", ".join(plain(k, v) for k, v in block.where.items() if k != key)
+        title = ", ".join(words({name: value for name, value in block.where.items() if name != key}))
+        own = words({name: value for name, value in block.where.items() if name == key})
         for arm in block.arms:
             spectra = [s for run in block.runs if run.arm == arm and (s := _spectrum(results, run))]
             if spectra:
-                groups.setdefault(title, {})[_label(block, arm, key)] = {
+                groups.setdefault(title, {})[", ".join([arm, *own])] = {
                     name: np.mean([s[name] for s in spectra], axis=0) for name in ("variance", "gain", "energy")
                 }
     return groups
 
 
-def _label(block: Block, arm: str, key: str) -> str:
-    value = block.where.get(key)
-    return arm if value is None else f"{arm}, {KEY_NAMES.get(key, key)} {plain(key, value)}"
-
-
-def _panels(left: Any, right: Any, title: str, spectra: dict[str, Spectrum], plt: Any) -> None:
+def _panels(left: Any, right: Any, title: str, spectra: dict[str, Spectrum], reference: str, plt: Any) -> None:
+    """Gain and energy of every label; the reference is dashed and black, above what it coincides with."""
     colours = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(spectra)))
     number = 0
     for label, spectrum in spectra.items():
-        is_reference = ", " not in label
+        is_reference = label == reference
         colour = "black" if is_reference else colours[number]
         number += not is_reference
         style = {"color": colour, "linestyle": "--" if is_reference else "-", "linewidth": 1.3, "label": label}
+        style["zorder"] = 3 if is_reference else 2
         used = spectrum["variance"] > NEGLIGIBLE * spectrum["variance"][0]
         variance, gain = spectrum["variance"][used], _smooth(spectrum["gain"][used])
         left.plot(_smooth(variance), gain / gain[0], **style)
