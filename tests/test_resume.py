@@ -189,6 +189,7 @@ def test_a_damaged_checkpoint_is_named_and_the_training_starts_over(tmp_path, mo
 
 def test_the_checkpoint_of_another_config_is_not_used(tmp_path, monkeypatch):
     interrupted(tmp_path, cell(), 2, monkeypatch)
+    (tmp_path / "config.yaml").unlink()  # a checkpoint that was copied; with it the folder itself is refused
     lines = resumed(tmp_path, cell(lr=0.2))[1]
     assert "of another config" in lines[0]
 
