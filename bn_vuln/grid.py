@@ -119,7 +119,8 @@ def _refuse_absent_arms(experiment: Experiment, arms: set[str]) -> None:
     absent = sorted(named - arms)
     if absent and not experiment.overrides:  # an override may leave an arm out on purpose
         known = f"(known: {', '.join(sorted(arms))}){nearest(absent[0], arms)}"
-        raise ConfigError(f"{experiment.name}: no cell is in the arm {absent[0]!r} {known}")
+        key = {table.reference: "table.reference: ", table.treatment: "table.treatment: "}.get(absent[0], "")
+        raise ConfigError(f"{experiment.name}: {key}no cell is in the arm {absent[0]!r} {known}")
 
 
 def _place(experiment: Experiment, cell: Cell, key: str) -> Any:

@@ -172,7 +172,7 @@ def test_an_overridden_experiment_is_a_preview_with_files_of_its_own():
     [
         ({"reference": "nun", "treatment": "bach"}, "no cell is in the arm 'bach' (known: batch, none)"),
         ({"treatment": "bacth"}, "no cell is in the arm 'bacth' (known: batch, none); did you mean 'batch'?"),
-        ({"reference": "nono"}, "no cell is in the arm 'nono'"),
+        ({"reference": "nono"}, "table.reference: no cell is in the arm 'nono' (known: batch, none); did you mean"),
         ({"arm": "init"}, "several cells of a seed fall into one row"),
         ({"rows": ["data.width", "data.widht"]}, "a cell has no key 'data.widht'"),
     ],
