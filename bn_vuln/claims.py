@@ -159,7 +159,7 @@ def _flags(
 ) -> tuple[str, ...]:
     """The records' flags, plus what only several records can show: checks 15 and 16, and failed trainings."""
     involved = [value for place in places if (value := _value(place, column))]
-    found = [f"check {flag.check}: {flag.message}" for value in involved for flag in value.flags]
+    found = [flag.text for value in involved for flag in value.flags]
     if one_seed:
         found.append("check 16: one seed: the spread over seeds is unknown")
     failed = sum(value.failed for value in involved)

@@ -71,6 +71,11 @@ class Flag(_Frozen):
     value: float
     message: str
 
+    @property
+    def text(self) -> str:
+        """`check 12: rounded to 8 bits ...`"""
+        return f"check {self.check}: {self.message}"
+
 
 class Record(_Versioned):
     """One measured accuracy with its identity.

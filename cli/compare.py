@@ -37,7 +37,7 @@ def command(first: Path, second: Path, as_json: bool) -> None:
     from bn_vuln.config import describe_fields
     from bn_vuln.report.tables import TextTable, markdown_table, percent
 
-    notes = list(dict.fromkeys(_said(flag) for p in pairs for r in (p.first, p.second) for flag in r.flags))
+    notes = list(dict.fromkeys(flag.text for p in pairs for r in (p.first, p.second) for flag in r.flags))
     rows = [
         [describe_fields(p.first.perturbation), str(p.first.n), f"{100 * p.first.accuracy:.2f}",
          f"{100 * p.second.accuracy:.2f}", percent(p.difference, signed=True), _flags(p, notes)]
@@ -49,15 +49,11 @@ def command(first: Path, second: Path, as_json: bool) -> None:
     click.echo(f"\nfirst: {first}\nsecond: {second}\none pair of runs: the spread over seeds is unknown (n = 1)")
 
 
-def _said(flag: Any) -> str:
-    return f"check {flag.check}: {flag.message}"
-
-
 def _flags(pair: Any, notes: list[str]) -> str:
     """The numbers of the notes on each run: `first [1], second [1] [2]`."""
     found = []
     for name, record in (("first", pair.first), ("second", pair.second)):
-        numbers = dict.fromkeys(f"[{1 + notes.index(_said(flag))}]" for flag in record.flags)
+        numbers = dict.fromkeys(f"[{1 + notes.index(flag.text)}]" for flag in record.flags)
         found += [f"{name} {' '.join(numbers)}"] if numbers else []
     return ", ".join(found) or "none"
 

@@ -22,7 +22,8 @@ from bn_vuln.config import Cell, Experiment
 from bn_vuln.errors import ConfigError
 from bn_vuln.grid import check_layout, expand
 from bn_vuln.report import boundaries, curves, differences, examples, figures, heatmaps, html, ladders, spectra, write
-from bn_vuln.report.drawing import ARM_STYLES, STYLE, pyplot, save, words
+from bn_vuln.report.drawing import ARM_STYLES, STYLE, pyplot, save
+from bn_vuln.report.tables import words
 
 MINUS = "\N{MINUS SIGN}"
 CROSS = "\N{MULTIPLICATION SIGN}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from bn_vuln import catalog, records, report
 from bn_vuln.aggregate import Results, aggregate
 from bn_vuln.report import tables
-from bn_vuln.report.drawing import words
+from bn_vuln.report.tables import words
 
 BEGIN, END = "<!-- made by tools/summarize_results.py -->", "<!-- end -->"
 HEADS = ["experiment", "claim", "under", "paper", "ours ± SEM (n)", "verdict", "reason of a difference"]

@@ -20,9 +20,8 @@ from bn_vuln.report.drawing import (
     pyplot,
     save,
     scaled,
-    words,
 )
-from bn_vuln.report.tables import KEY_NAMES
+from bn_vuln.report.tables import KEY_NAMES, where_text
 from bn_vuln.table import Block, mean_over_arms
 
 MAX_LETTERS = 56  # of the heads of columns that fit side by side
@@ -151,7 +150,7 @@ def _accuracies(axes: Any, results: Results, block: Block) -> None:
     _finish(axes, results)
     axes.set_ylim(-3, 103)
     axes.set_ylabel("accuracy, %")
-    _legend_above(axes, ", ".join(words(block.where, named=True)))
+    _legend_above(axes, where_text(block))
 
 
 def _differences(axes: Any, results: Results, block: Block) -> None:

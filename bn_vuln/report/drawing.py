@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bn_vuln.aggregate import Results
-from bn_vuln.report.tables import KEY_NAMES, MISSING, SHOWN, plain
+from bn_vuln.report.tables import SHOWN, words
 
 # Okabe-Ito: told apart by colour-blind readers; shapes differ too, for print without colour.
 ARM_STYLES = (
@@ -85,16 +85,6 @@ def with_seeds(results: Results, means: str) -> str:
     """`mean ± SEM, n = 5 seeds`: what `means` says, and of how many seeds; one seed has neither mean nor SEM."""
     n = n_seeds(results)
     return n if n == "n = 1 seed" else f"{means}, {n}"
-
-
-def words(where: Mapping[str, Any], *, named: bool = False) -> list[str]:
-    """Values of row keys in words, as `width 28` and `mlp` (`named`: `model mlp`); without those that are missing."""
-    shown = {key: plain(key, value) for key, value in where.items()}
-    return [
-        text if isinstance(where[key], str) and not named else f"{KEY_NAMES.get(key, key)} {text}"
-        for key, text in shown.items()
-        if text != MISSING
-    ]
 
 
 def label(where: Mapping[str, Any], arm: str) -> str:

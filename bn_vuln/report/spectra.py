@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from bn_vuln import records
 from bn_vuln.aggregate import Results
-from bn_vuln.report.drawing import GREY, HEIGHT, STYLE, WIDTH, Drawn, hide_spines, pyplot, save, words
+from bn_vuln.report.drawing import GREY, HEIGHT, STYLE, WIDTH, Drawn, hide_spines, pyplot, save
+from bn_vuln.report.tables import words
 
 WINDOW = 9  # components averaged for a point of a curve
 NEGLIGIBLE = 1e-9  # of the largest variance: components of pixels that are always black

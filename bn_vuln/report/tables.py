@@ -98,7 +98,8 @@ def accuracy_table(results: Results) -> TextTable:
     heads = [*keys, arm_head, "n", *(f"{head}, {units[name]}" for name, head in table.columns.items())]
     rows: list[list[str]] = []
     differences = set()
-    marks = _marks(results)
+    flagged = _flagged(results)
+    marks = {check: i for i, check in enumerate(flagged, 1)}  # the numbers of the notes
     for block in results.blocks:
         where = [plain(key, value) for key, value in block.where.items()]
         for arm, values in block.arms.items():
@@ -114,7 +115,7 @@ def accuracy_table(results: Results) -> TextTable:
     scale = results.experiment.scale
     preview = "" if scale == "full" else f" (scale {scale}: a preview)"
     what = "Accuracy" if set(units.values()) <= {"%", "points"} else "Measured"
-    notes = (*_flag_notes(results, marks), *provenance.notes(results, table.columns))
+    notes = (*_flag_notes(flagged), *provenance.notes(results, table.columns))
     return TextTable(f"{what}, mean ± SEM over n seeds{preview}", heads, rows, frozenset(differences), notes)
 
 
@@ -141,18 +142,13 @@ def _flagged(results: Results) -> dict[int, list[tuple[str, Flag]]]:
     return dict(sorted(found.items()))
 
 
-def _marks(results: Results) -> dict[int, int]:
-    """The number of the note of each check that a number has raised."""
-    return {check: i for i, check in enumerate(_flagged(results), 1)}
-
-
-def _flag_notes(results: Results, marks: Mapping[int, int]) -> list[str]:
+def _flag_notes(flagged: Mapping[int, list[tuple[str, Flag]]]) -> list[str]:
     """One note for each check, with the flag that is farthest off."""
     notes = []
-    for check, raised in _flagged(results).items():
+    for i, (check, raised) in enumerate(flagged.items(), 1):
         place, worst = max(raised, key=lambda one: abs(one[1].value))
         several = f", {len(raised)} numbers, farthest off {place}" if len(raised) > 1 else ""
-        notes.append(f"[{marks[check]}] check {check}{several}: {worst.message}")
+        notes.append(f"[{i}] check {check}{several}: {worst.message}")
     return notes
 
 
@@ -305,7 +301,17 @@ def plain(key: str, value: Any) -> str:
 
 def where_text(block: Block) -> str:
     """A block's place in words: width 28, weight decay 0.01."""
-    return ", ".join(f"{KEY_NAMES.get(key, key)} {plain(key, value)}" for key, value in block.where.items())
+    return ", ".join(words(block.where, named=True))
+
+
+def words(where: Mapping[str, Any], *, named: bool = False) -> list[str]:
+    """Values of row keys in words, as `width 28` and `mlp` (`named`: `model mlp`); without those that are missing."""
+    shown = {key: plain(key, value) for key, value in where.items()}
+    return [
+        text if isinstance(where[key], str) and not named else f"{KEY_NAMES.get(key, key)} {text}"
+        for key, text in shown.items()
+        if text != MISSING
+    ]
 
 
 def tables(results: Results) -> list[TextTable]:
@@ -326,12 +332,12 @@ def markdown_table(table: TextTable) -> str:
 
 def records_table(found: Mapping[str, Record]) -> str:
     """Records of one classifier as a Markdown table, flags under it."""
-    notes = list(dict.fromkeys(f"check {flag.check}: {flag.message}" for r in found.values() for flag in r.flags))
+    notes = list(dict.fromkeys(flag.text for r in found.values() for flag in r.flags))
     numbers = {note: f"[{i}]" for i, note in enumerate(notes, 1)}
     far = any(r.mean_distance is not None or r.kind == "minimal" for r in found.values())
     rows = [
         [name, describe_fields(r.perturbation), str(r.n), f"{100 * r.accuracy:.2f}", *([_distance(r)] if far else []),
-         " ".join(numbers[f"check {flag.check}: {flag.message}"] for flag in r.flags) or "none"]
+         " ".join(numbers[flag.text] for flag in r.flags) or "none"]
         for name, r in found.items()
     ]  # fmt: skip
     heads = ["name", "under", "examples", "accuracy, %", *(["distance"] if far else []), "flags"]

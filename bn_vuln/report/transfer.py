@@ -140,7 +140,7 @@ def remarks(found: Transfers) -> list[str]:
 
 
 def _remark(what: str, flag: Flag) -> str:
-    return f"{what}: check {flag.check}: {flag.message}"
+    return f"{what}: {flag.text}"
 
 
 def terminal_table(table: TextTable) -> Any:
