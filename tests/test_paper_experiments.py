@@ -28,6 +28,7 @@ JUDGED = {
     "table13": 10,  # the slope; the ratios at 3 widths: BIM, BIM in the box, clean
     "table6": 14,  # width 28: noise and BIM, both twice; the same signs at 56 and 84; batch at 84 - none at 28 twice
     "table7": 19,  # width 28: 3 differences at 2 decays, and from none without decay; 5 signs at 56 and 84
+    "width84": 9,  # without weight decay: noise and BIM, both twice; with it: 5 signs
     "appendix_j": 2,  # the distance of Carlini-Wagner examples, and the steps of fooling images
     "table2": 10,  # VGG8: gap, noise, PGD twice, and 3 in the box; WRN-28-10: 3 signs
     "table2_matched": 12,  # not in the paper: two arms, noise and PGD twice, each in two boxes
@@ -36,13 +37,14 @@ JUDGED = {
     "table4": 16,  # 3 nets under 4 corruptions; ResNet-110: clean, noise, PGD twice
     "svhn": 7,  # clean, noise, PGD twice, and 3 in the box
     "appendix_a_cifar": 7,  # the 41 points under noise, twice; clean; PGD under 4
-    "normalizations": 8,  # not in the paper, like the next three: batch, layer, instance and group under PGD twice
+    "normalizations": 8,  # not in the paper, like the next four: batch, layer, instance and group under PGD twice
     "batch_statistics": 3,  # gains under noise and PGD twice
     "adapted_statistics": 8,  # gains under 4 corruptions at severities 3 and 5
+    "resnet20": 10,  # noise and PGD twice, each in two boxes; 4 corruptions
     "strong_cifar10": 2,  # 1/255 and 2/255
     "figure2": 6,  # B 250 - B 10 at depths 10 and 25 under 2; depth 55 - depth 10; B 250 - B 10 at depth 40
 }
-MANY = ("figure2", "table4", "appendix_a_cifar", "adapted_statistics")  # cells: these take longer
+MANY = ("figure2", "table4", "resnet20", "appendix_a_cifar", "adapted_statistics")  # cells: these take longer
 EXACT = {"table1": 1}  # of these, those in which nothing is random: the nearest centroid
 
 
@@ -171,6 +173,11 @@ def table7_swapped(cell: Cell, column: str) -> float:
     return 0.9 if is_batch(cell) else 0.6
 
 
+def table6_or_7(cell: Cell, column: str) -> float:
+    """As in Table 6 without weight decay, as in Table 7 with it."""
+    return table7(cell, column) if cell.weight_decay else table6(cell, column)
+
+
 def figure2(cell: Cell, column: str) -> float:
     """With batch norm large batches train deeper nets, and make shallow ones less robust."""
     if cell.normalization.name != "batch" or cell.arch.name != "deep":
@@ -211,6 +218,7 @@ COSTS = {
     "svhn": {"clean": -0.0186, "awgn": 0.055, "pgd_inf": 0.17, "pgd_2": 0.20},
     "table2_matched": {"clean": 0.0},
     "strong_cifar10": {"clean": 0.0},
+    "resnet20": {"clean": 0.0},
 }
 
 
@@ -258,6 +266,7 @@ AGREES: dict[str, Values] = {
     "table6": table6,
     "table7": table7,
     "figure2": figure2,
+    "width84": table6_or_7,
     "appendix_j": appendix_j,
     "appendix_a_cifar": appendix_a_cifar,
     "normalizations": normalizations(1.0),
@@ -273,6 +282,7 @@ CONTRADICTS: dict[str, Values] = {
     "table6": table6_swapped,
     "table7": table7_swapped,
     "figure2": figure2_swapped,
+    "width84": table6_swapped,
     "appendix_j": appendix_j_swapped,
     "appendix_a_cifar": appendix_a_cifar_swapped,
     "normalizations": normalizations(-1.0),
@@ -440,6 +450,7 @@ def smokes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 QUICK = ("table6", "table13")
 BEYOND = (  # the others: in other files
     "normalizations", "batch_statistics", "adapted_statistics", "strong_cifar10", "table2_matched",
+    "resnet20",
 )  # fmt: skip
 
 
