@@ -50,7 +50,7 @@ def command(
 
     experiment = catalog.experiment(name, scale, overrides)
     if dry_run:
-        _dry_run(experiment, given["as_json"])
+        show_dry_run(experiment, given["as_json"])
         return
     o.say(_announcement(experiment, given["out"]))
     run_and_show(experiment, **given)
@@ -113,7 +113,8 @@ def _print(results: Any) -> None:
         click.echo(f"Note: {note}\n")
 
 
-def _dry_run(experiment: Any, as_json: bool) -> None:
+def show_dry_run(experiment: Any, as_json: bool) -> None:
+    """Print the resolved config and the cells of an experiment."""
     from bn_vuln import config
     from bn_vuln import experiment as runner
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from . import options as o
-from .reproduce import run_and_show
+from .reproduce import run_and_show, show_dry_run
 
 what, result = o.option("What"), o.option("Result")
 
@@ -28,12 +28,14 @@ Examples:
 @o.scale_option("quick")
 @what("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any field of the config, e.g. train.epochs=3.")
 @what("--estimate", is_flag=True, help="Say how long it would take, run nothing.")
+@what("--dry-run", is_flag=True, help="Print the resolved config and the cells, run nothing.")
 @o.experiment_options
 @o.strategy_option
+@o.data_options
 @o.output_options
 def command(
-    width: int, weight_decay: float | None, scale: Any, overrides: tuple[str, ...], estimate: bool, verbose: bool,
-    **given: Any,
+    width: int, weight_decay: float | None, scale: Any, overrides: tuple[str, ...], estimate: bool, dry_run: bool,
+    verbose: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Train and evaluate an MLP with and without batch norm on MNIST at one width, and print its row of Table 6.
 
@@ -48,6 +50,9 @@ def command(
     name = "scale_input" if weight_decay is None else "scale_input_l2"
     chosen = [f"grid.data.width=[{width}]", *([] if weight_decay is None else [f"weight_decay={weight_decay!r}"])]
     experiment = catalog.experiment(name, scale, [*chosen, *overrides])
+    if dry_run:
+        show_dry_run(experiment, given["as_json"])
+        return
     seconds = _say_how_long(experiment, given["out"])
     if estimate:
         if given["as_json"]:

@@ -58,6 +58,15 @@ def test_the_row_of_table_7(scale_input, tmp_path):
     assert "0.01" in out
 
 
+def test_a_dry_run_prints_the_cells_and_makes_nothing(scale_input, tmp_path):
+    code, out, _ = scale_input("--width", 30, "--out", tmp_path / "runs", "--dry-run", "--json")
+    assert code == 0
+    assert {cell["data"]["width"] for cell in json.loads(out)["cells"]} == {30}
+    code, out, _ = scale_input("--width", 30, "--out", tmp_path / "runs", "--dry-run")
+    assert (code, "2 cells:" in out) == (0, True)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_an_estimate_runs_nothing(scale_input, tmp_path):
     code, out, err = scale_input("--width", 56, "--estimate", "--json", "--out", tmp_path / "runs", *SMALL)
     assert code == 0
