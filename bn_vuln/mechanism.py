@@ -67,6 +67,7 @@ def measure(
     evaluation, progress = evaluation or Evaluation(), progress or Quiet()
     if not measurements:
         return
+    check(classifier, measurements, evaluation)
     examples, asked = load(classifier, evaluation), evaluation
     evaluation = evaluation.model_copy(update={"dataset": examples.facts.name})
     classifier = with_statistics(classifier, evaluation)
@@ -79,6 +80,14 @@ def measure(
             records.write_measurement(folder, record, found.arrays)
         progress.message(f"{name}: {_said(found)}")
         yield name, record
+
+
+def check(classifier: Classifier, measurements: Mapping[str, Measurement], evaluation: Evaluation) -> None:
+    """Raises `UsageError` where one of the measurements is not possible with the BN statistics asked for: before
+    anything that takes time is measured."""
+    of_the_batch = evaluation.bn_statistics == "batch" and batch_statistics.has_batch_normalization(classifier.model)
+    if of_the_batch and not all(isinstance(options, BatchStatistics) for options in measurements.values()):
+        raise UsageError(OF_THE_BATCH)
 
 
 def _said(found: Measured) -> str:
@@ -118,8 +127,6 @@ class _Subject:
 def _measured(subject: _Subject, options: Measurement) -> Measured:
     if isinstance(options, BatchStatistics):
         return _batch_statistics(subject, options)
-    if subject.classifier.training:
-        raise UsageError(OF_THE_BATCH)
     if isinstance(options, Fooling):
         return _fooling(subject, options)
     return _spectrum(subject, options) if isinstance(options, Spectrum) else _tilt(subject)

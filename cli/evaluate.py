@@ -66,11 +66,14 @@ def command(
 ) -> None:
     """Measure a run, or any .keras classifier, under a suite of perturbations; without a target, the newest run."""
     o.set_up(verbose)
-    from bn_vuln import api
+    from bn_vuln import api, catalog
 
     where = {key: given[key] for key in ("dataset", "split", "limit", "bn_statistics")}
-    api.resolve_suite(suite, **where)  # before TensorFlow is started, so that a mistake is said at once
+    evaluation, _ = api.resolve_suite(suite, **where)  # before TensorFlow is started, so that a mistake is said at once
     target, classifier = o.open_target(target, runs, given)
+    from bn_vuln import mechanism  # TensorFlow
+
+    mechanism.check(classifier, catalog.suite(suite).measurements, evaluation)
     folder = target if target.is_dir() else runs / classifier.id
     how: dict[str, Any] = {**where, "folder": folder, "strategy": given["strategy"], "progress": o.progress(quiet)}
     found = api.evaluate(classifier, suite, checks=given["checks"], batch_size=given["batch_size"], **how)

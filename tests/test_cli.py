@@ -525,6 +525,16 @@ def test_evaluate_takes_another_split(bnvuln, pair):
     assert "'--split'" in bnvuln("evaluate", pair["none"], "--split", "tset")[2]
 
 
+def test_what_no_batch_statistics_allow_is_refused_before_anything_is_measured(bnvuln, pair):
+    options = ["--suite", "mechanism", "--bn-statistics", "batch", "--limit", "40"]
+    before = {path for path in pair["batch"].rglob("*") if path.is_file()}
+    code, out, err = bnvuln("evaluate", pair["batch"], *options)
+    assert (code, out) == (2, "")
+    assert "bn_statistics: batch: tilt, spectrum and fooling images are of single examples" in err
+    assert {path for path in pair["batch"].rglob("*") if path.is_file()} == before
+    assert bnvuln("evaluate", pair["none"], *options, "-q")[0] == 0  # no batch norm, nothing to refuse
+
+
 def test_measurements_from_python_are_those_of_the_command(bnvuln, pair):
     folder = pair["batch"]
     code, out, _ = bnvuln("evaluate", folder, "--suite", "mechanism", "--limit", "40", "--json", "-q")
