@@ -76,7 +76,7 @@ def _comparison(
     one_seed = ours is not None and ours.n == 1 and not claim.exact
     flags = _flags(experiment, places, claim, column, one_seed=one_seed)
     where = {k: v for k, v in block.where.items() if k != claim.along}
-    interval = _over_examples(places, column) if one_seed and claim.how == "difference" else None
+    interval = over_examples(places, column) if one_seed and claim.how == "difference" else None
     return Comparison(where, column, claim.arm, ours, claim, shown, unscaled, flags, interval)
 
 
@@ -184,8 +184,9 @@ def _unequal_arms(experiment: Experiment, places: Sequence[tuple[Block | None, s
                 yield f"check 15: the arms' clean accuracies{at} differ by {100 * clean.mean:+.1f} points"
 
 
-def _over_examples(places: Sequence[tuple[Block | None, str]], column: str) -> tuple[float, float] | None:
-    """What the examples of one pair of runs (or of one run) say; None without their outcomes."""
+def over_examples(places: Sequence[tuple[Block | None, str]], column: str) -> tuple[float, float] | None:
+    """What the examples of one pair of runs (or of one run) say: the 95% bootstrap interval, in the order of the places
+    (treatment, reference); None without their outcomes, or with several seeds."""
     runs = [[run for run in block.runs if run.arm == arm] if block else [] for block, arm in places]
     outcomes = [found for own in runs if (found := _outcomes(own, column)) is not None]
     if len(outcomes) < len(runs) or len({len(found) for found in outcomes}) != 1:

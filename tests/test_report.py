@@ -537,6 +537,16 @@ def test_figures_are_svg_and_png(harm: Results) -> None:
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
 
 
+@pytest.mark.parametrize(("seeds", "is_dotted"), [([0], True), ([0, 1], False)])
+def test_one_seed_has_the_interval_of_its_examples_in_the_figure(
+    tmp_path: Path, seeds: list[int], is_dotted: bool
+) -> None:
+    svg = (drawn_accuracies(results(tmp_path, small(seeds=seeds))) or b"").decode()
+    assert ("95% over examples" in svg) is is_dotted
+    assert ("95% interval" in svg) is not is_dotted
+    assert ("stroke-dasharray" in svg) is is_dotted
+
+
 @pytest.mark.parametrize("form", ["svg", "png"])
 def test_nothing_makes_no_figure(tmp_path: Path, form: str) -> None:
     assert drawn_accuracies(aggregate(small(), tmp_path), form) is None

@@ -6,6 +6,8 @@ import textwrap
 from typing import Any
 
 from bn_vuln.aggregate import Results
+from bn_vuln.analysis.statistics import Estimate
+from bn_vuln.claims import over_examples
 from bn_vuln.report.drawing import (
     ARM_STYLES,
     GREY,
@@ -31,7 +33,8 @@ MAX_BLOCKS = 8
 CHOSEN = "chosen"
 ACCURACIES = (
     "Left: accuracy of each arm, mean ± SEM over n seeds, dots are single seeds. Right: difference of the arms, paired "
-    "by seed, with its 95% t-interval; beside it the paper's, where it has one."
+    "by seed, with its 95% t-interval (dotted: one seed, and the 95% bootstrap interval over its examples alone); "
+    "beside it the paper's, where it has one."
 )
 CANDIDATES = "what batch norm costs there, against the accuracy that chooses one."
 RING = 13  # points: the mark of the candidate that is chosen
@@ -156,16 +159,11 @@ def _accuracies(axes: Any, results: Results, block: Block) -> None:
 def _differences(axes: Any, results: Results, block: Block) -> None:
     table = results.experiment.table
     axes.axhline(0, color=GREY, linewidth=0.8)
-    label: str | None = "ours (paired by seed, 95% interval)"
     for x, name in enumerate(_columns(results)):
         difference = block.differences.get(name)
-        if difference is None or difference.paired is None:
-            continue
-        mean, interval = difference.paired.mean, difference.paired.interval()
-        half = 100 * (interval[1] - mean) if interval else 0.0
-        axes.errorbar(x - 0.1, 100 * mean, yerr=half, fmt="s", color=ARM_STYLES[1][0], capsize=3, label=label)
-        label = None
-    label = "paper (± SEM)"
+        if difference and difference.paired:
+            _difference(axes, results, block, name, x - 0.1, difference.paired)
+    label: str | None = "paper (± SEM)"
     for comparison in results.comparisons:
         published = comparison.paper.value
         if (
@@ -184,6 +182,21 @@ def _differences(axes: Any, results: Results, block: Block) -> None:
     _finish(axes, results)
     axes.set_ylabel(f"{table.treatment} \N{MINUS SIGN} {table.reference}, points")
     _legend_above(axes)
+
+
+def _difference(axes: Any, results: Results, block: Block, name: str, x: float, ours: Estimate) -> None:
+    """One difference with its interval: over the seeds, or over the examples of the only one, which is dotted."""
+    interval, what = ours.interval(), "ours (paired by seed, 95% interval)"
+    if ours.n == 1:
+        arms = results.experiment.table.treatment, results.experiment.table.reference
+        interval, what = over_examples([(block, arm) for arm in arms], name), "ours (n = 1, 95% over examples)"
+    low, high = interval or (ours.mean, ours.mean)
+    yerr = [[100 * max(0.0, ours.mean - low)], [100 * max(0.0, high - ours.mean)]]  # rounding can go below 0
+    label = "" if what in axes.get_legend_handles_labels()[1] else what
+    _, _, bars = axes.errorbar(x, 100 * ours.mean, yerr=yerr, fmt="s", color=ARM_STYLES[1][0], capsize=3, label=label)
+    if ours.n == 1:
+        for bar in bars:
+            bar.set_linestyle(":")
 
 
 def _legend_above(axes: Any, title: str = "") -> None:
