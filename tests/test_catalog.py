@@ -84,6 +84,9 @@ def test_what_is_measured_on_the_nets_of_table_2_trains_none_of_its_own():
             for cell in expand(catalog.experiment(name, scale))
         }
         assert len(others & nets) >= 2
+        assert set(expand(catalog.experiment("strong_resnet20", scale))) <= set(
+            expand(catalog.experiment("resnet20", scale))
+        )
 
 
 def write(path, content):

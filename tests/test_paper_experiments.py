@@ -42,6 +42,7 @@ JUDGED = {
     "adapted_statistics": 8,  # gains under 4 corruptions at severities 3 and 5
     "resnet20": 10,  # noise and PGD twice, each in two boxes; 4 corruptions
     "strong_cifar10": 2,  # 1/255 and 2/255
+    "strong_resnet20": 2,
     "figure2": 6,  # B 250 - B 10 at depths 10 and 25 under 2; depth 55 - depth 10; B 250 - B 10 at depth 40
 }
 MANY = ("figure2", "table4", "resnet20", "appendix_a_cifar", "adapted_statistics")  # cells: these take longer
@@ -218,6 +219,7 @@ COSTS = {
     "svhn": {"clean": -0.0186, "awgn": 0.055, "pgd_inf": 0.17, "pgd_2": 0.20},
     "table2_matched": {"clean": 0.0},
     "strong_cifar10": {"clean": 0.0},
+    "strong_resnet20": {"clean": 0.0},
     "resnet20": {"clean": 0.0},
 }
 
@@ -450,7 +452,7 @@ def smokes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 QUICK = ("table6", "table13")
 BEYOND = (  # the others: in other files
     "normalizations", "batch_statistics", "adapted_statistics", "strong_cifar10", "table2_matched",
-    "resnet20",
+    "resnet20", "strong_resnet20",
 )  # fmt: skip
 
 
