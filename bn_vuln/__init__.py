@@ -4,8 +4,8 @@ The public API is the functions below; `import bn_vuln` is quick, TensorFlow is 
 needs it. See README.md for the commands.
 """
 
-from bn_vuln import backend
 from bn_vuln.errors import BnvulnError, ConfigError, UsageError
+from bn_vuln.runtime import backend
 from bn_vuln.version import __version__
 
 backend.prepare_environment()

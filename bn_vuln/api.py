@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bn_vuln import aggregate, catalog, config, data, experiment, records
-from bn_vuln import report as _report
+from bn_vuln import config, data, records
 from bn_vuln.analysis.statistics import Estimate, estimate
 from bn_vuln.config import (
     Attack,
@@ -36,16 +35,19 @@ from bn_vuln.config import (
     Scale,
     Suite,
 )
-from bn_vuln.distribution import ONE_DEVICE, Distribution, Strategy, choose
 from bn_vuln.errors import BnvulnError, UsageError
-from bn_vuln.progress import Progress
+from bn_vuln.experiments import catalog, runner
+from bn_vuln.reporting import aggregate
+from bn_vuln.reporting import pages as _report
+from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution, Strategy, choose
+from bn_vuln.runtime.progress import Progress
 
 if TYPE_CHECKING:
-    from bn_vuln.classifier import Classifier
-    from bn_vuln.evaluate import Result
-    from bn_vuln.scrutiny import Level
-    from bn_vuln.train import Trained
-    from bn_vuln.transfer import Model, Transfers
+    from bn_vuln.evaluation.attack_diagnostics import Level
+    from bn_vuln.evaluation.classifier import Classifier
+    from bn_vuln.evaluation.evaluator import Result
+    from bn_vuln.evaluation.transfer import Model, Transfers
+    from bn_vuln.training import Trained
 
 RUNS = Path("runs")
 
@@ -59,9 +61,9 @@ def train(
     **options: Any,
 ) -> Trained:
     """Train a model; with `folder`, keep it there as a run, or go on with the one that was interrupted there. `options`
-    are `resume`, `checkpoint_every` and `tensorboard` of `bn_vuln.train.train`."""
-    from bn_vuln.train import fitting_distribution
-    from bn_vuln.train import train as run
+    are `resume`, `checkpoint_every` and `tensorboard` of `bn_vuln.training.train`."""
+    from bn_vuln.training import fitting_distribution
+    from bn_vuln.training import train as run
 
     checked = _cell(cell)
     data.prepare(checked.data.name)  # before TensorFlow is started: data that cannot be had are said within a second
@@ -73,10 +75,10 @@ def check(cell: Cell | Mapping[str, Any]) -> bool:
     """Whether the data of a cell are on this machine; nothing is downloaded. Where they are, what `train` raises for a
     cell that makes no sense with its data is raised: a width below theirs, classes that they have not, more examples
     than there are."""
-    from bn_vuln.train import load_examples
+    from bn_vuln.training import load_examples
 
     checked = _cell(cell)
-    if data.describe(checked.data.name)["state"] == "not prepared":
+    if data.describe_dataset(checked.data.name)["state"] == "not prepared":
         return False
     if isinstance(checked.arch, NearestCentroidArch):  # which has no steps, and so no batch size to check
         data.published(checked.data)
@@ -90,7 +92,7 @@ def open_classifier(
 ) -> Classifier:
     """A run folder, or any `.keras` classifier (then `dataset` is needed, and `input_scale` "0-1" or "0-255" and
     `from_probabilities` say how it is called), with its variables on the devices of the distribution."""
-    from bn_vuln import classifier
+    from bn_vuln.evaluation import classifier
 
     path = Path(target)
     if path.is_dir():
@@ -119,7 +121,7 @@ def attack(
     """Attack a classifier on a data set; the result holds the record, the outcomes and the attacked images; of a
     minimum-norm attack (`kind: minimal`) also the distances, as `smallest`. `checks` says how much is done to doubt an
     attack: none, basic or full; `batch_size`, examples at a time, is what memory holds where it is not given."""
-    from bn_vuln.evaluate import Evaluator
+    from bn_vuln.evaluation.evaluator import Evaluator
 
     evaluation = config.validate(Evaluation, {"dataset": dataset, "split": split, "limit": limit}, "evaluation")
     distribution = choose(strategy)
@@ -147,7 +149,7 @@ def transfer(
     and of classifiers into `root`/ID; what is recorded is not done again. `foreign` are the options of
     `open_classifier` for all foreign models.
     """
-    from bn_vuln.transfer import defaults, run
+    from bn_vuln.evaluation.transfer import defaults, run
 
     where = config.validate(Evaluation, evaluation or {}, "evaluation")
     if not isinstance(options, Attack):
@@ -182,7 +184,7 @@ def evaluate(
     for its measurements. What is given of `dataset`, `split`, `limit` and `bn_statistics` stands in for the suite's.
     With `folder` each record is written into that run folder as soon as it is there. `checks` and `batch_size` as
     `attack` takes them."""
-    from bn_vuln.evaluate import measure as run
+    from bn_vuln.evaluation.evaluator import measure as run
 
     evaluation, perturbations = resolve_suite(
         suite, dataset=dataset, split=split, limit=limit, bn_statistics=bn_statistics
@@ -208,7 +210,7 @@ def measure(
 ) -> dict[str, records.MeasurementRecord]:
     """Measure what is no accuracy (angle, spectrum, fooling images, distance of batch statistics): the measurements of
     a suite (by name, or a mapping of them) on a classifier; a suite may have none. The rest is as in `evaluate`."""
-    from bn_vuln import mechanism
+    from bn_vuln.evaluation.measurements import mechanism
 
     chosen = _suite(suite, "measurements")
     evaluation = _changed(chosen.evaluation, dataset=dataset, split=split, limit=limit, bn_statistics=bn_statistics)
@@ -290,7 +292,7 @@ def reproduce(
 ) -> aggregate.Results:
     """Run what is missing of an experiment (by name or path of its YAML) and aggregate it."""
     chosen = catalog.experiment(name, scale, overrides)
-    experiment.run(chosen, Path(root), jobs=jobs, strategy=strategy, progress=progress)
+    runner.run(chosen, Path(root), jobs=jobs, strategy=strategy, progress=progress)
     return aggregate.aggregate(chosen, Path(root))
 
 
@@ -321,7 +323,7 @@ def _model(
     target: str | Path | Classifier, root: Path, dataset: str | None, distribution: Distribution, **foreign: Any
 ) -> Model:
     """A classifier with the folder that its transfer records go to."""
-    from bn_vuln.transfer import Model
+    from bn_vuln.evaluation.transfer import Model
 
     if not isinstance(target, str | Path):
         return Model(target, root / target.id, target.id)
@@ -337,7 +339,7 @@ def _subject(
     distribution: Distribution,
 ) -> tuple[Classifier, Evaluation]:
     """(the classifier, where it is evaluated: without a suite's limit that its data are too few for)."""
-    from bn_vuln.subject import within
+    from bn_vuln.evaluation.eval_set import within
 
     subject = _classifier(target, dataset, distribution)
     return subject, evaluation if limit is not None else within(evaluation, subject)

@@ -35,7 +35,7 @@ def command(first: Path, second: Path, as_json: bool) -> None:
         o.print_json({"first": str(first), "second": str(second), "pairs": [_plain(pair) for pair in pairs]})
         return
     from bn_vuln.config import describe_fields
-    from bn_vuln.report.tables import TextTable, markdown_table, percent
+    from bn_vuln.reporting.tables import TextTable, markdown_table, percent
 
     notes = list(dict.fromkeys(flag.text for p in pairs for r in (p.first, p.second) for flag in r.flags))
     rows = [

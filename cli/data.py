@@ -62,15 +62,15 @@ def command() -> None:
 def list_(as_json: bool) -> None:
     """Data sets that are bundled, known here or prepared."""
     from bn_vuln import data
-    from bn_vuln.data import places
+    from bn_vuln.data.tfds import paths
 
-    rows = data.listing()
+    rows = data.list_datasets()
     if as_json:
-        o.print_json({"data_dir": str(places.data_dir()), "datasets": rows})
+        o.print_json({"data_dir": str(paths.data_dir()), "datasets": rows})
         return
     heads = ("name", "shape", "classes", "train", "test", "state")
     click.echo(_columns([heads, *(_cells(row) for row in rows)], right=(2, 3, 4)))
-    click.echo(f"\nprepared: in {places.data_dir()}\n{OTHERS}")
+    click.echo(f"\nprepared: in {paths.data_dir()}\n{OTHERS}")
 
 
 @command.command("info", cls=o.GroupedCommand, epilog=INFO_EXAMPLES)
@@ -81,7 +81,7 @@ def info(name: str, as_json: bool) -> None:
     """What a data set holds, where it is, and the files it is made of."""
     from bn_vuln import data
 
-    found = data.describe(name)
+    found = data.describe_dataset(name)
     o.print_json(found) if as_json else click.echo(_info_text(found))
 
 
@@ -99,7 +99,7 @@ def prepare(names: tuple[str, ...], as_json: bool) -> None:
     prepared = []
     for name in names:
         data.prepare(name)
-        prepared.append(data.describe(name))
+        prepared.append(data.describe_dataset(name))
         if not as_json:
             click.echo(_prepared_line(prepared[-1]))
     if as_json:
@@ -110,7 +110,7 @@ def prepare(names: tuple[str, ...], as_json: bool) -> None:
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    from bn_vuln.data.words import shape
+    from bn_vuln.data.describe import shape
 
     counts = (_count(row["sizes"].get(split)) for split in ("train", "test"))
     return (row["name"], shape(row["shape"]), str(row["classes"]), *counts, row["state"])
@@ -129,7 +129,7 @@ def _columns(rows: list[tuple[str, ...]], right: Collection[int]) -> str:
 
 
 def _info_text(found: dict[str, Any]) -> str:
-    from bn_vuln.data.words import listed, shape
+    from bn_vuln.data.describe import listed, shape
 
     computed = "computed when it is first read"
     rows = [

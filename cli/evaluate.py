@@ -66,12 +66,13 @@ def command(
 ) -> None:
     """Measure a run, or any .keras classifier, under a suite of perturbations; without a target, the newest run."""
     o.set_up(verbose)
-    from bn_vuln import api, catalog
+    from bn_vuln import api
+    from bn_vuln.experiments import catalog
 
     where = {key: given[key] for key in ("dataset", "split", "limit", "bn_statistics")}
     evaluation, _ = api.resolve_suite(suite, **where)  # before TensorFlow is started, so that a mistake is said at once
     target, classifier = o.open_target(target, runs, given)
-    from bn_vuln import mechanism  # TensorFlow
+    from bn_vuln.evaluation.measurements import mechanism  # TensorFlow
 
     mechanism.check(classifier, catalog.suite(suite).measurements, evaluation)
     folder = target if target.is_dir() else runs / classifier.id

@@ -204,14 +204,14 @@ checks_option = option("Checks")(
 
 def progress(quiet: bool) -> Any:
     """The progress that fits the terminal."""
-    from bn_vuln.progress import make
+    from bn_vuln.runtime.progress import make
 
     return make(quiet=quiet)
 
 
 def set_up(verbose: bool) -> None:
     """What must happen before TensorFlow is imported."""
-    from bn_vuln import backend
+    from bn_vuln.runtime import backend
 
     backend.set_verbose(verbose)
 
@@ -247,7 +247,7 @@ def shipped(kind: str) -> list[str]:
 def open_target(target: Path | None, runs: Path, given: dict[str, Any]) -> tuple[Path, Any]:
     """(the target or the newest run, its classifier)."""
     from bn_vuln import api, data
-    from bn_vuln.distribution import choose
+    from bn_vuln.runtime.distribution import choose
 
     if given["dataset"] is not None:
         data.prepare(given["dataset"])  # before TensorFlow is started, so that what is missing is said at once
@@ -273,12 +273,12 @@ def measure(
     classifier: Any, evaluation: Any, perturbations: Any, folder: Path, quiet: bool, given: dict[str, Any]
 ) -> dict[str, Any]:
     """Evaluate, each record written into `folder` as soon as it is there; name -> result."""
-    from bn_vuln import evaluate
-    from bn_vuln.distribution import choose
+    from bn_vuln.evaluation import evaluator
+    from bn_vuln.runtime.distribution import choose
 
     how: dict[str, Any] = {"distribution": choose(given["strategy"]), "fold": not given.get("no_fold")}
     how |= {"level": given["checks"], "batch_size": given["batch_size"]}
-    found = evaluate.measure(classifier, perturbations, evaluation, folder=folder, progress=progress(quiet), **how)
+    found = evaluator.measure(classifier, perturbations, evaluation, folder=folder, progress=progress(quiet), **how)
     return dict(found)
 
 
@@ -289,7 +289,7 @@ def print_records(found: dict[str, Any], as_json: bool, target: str, measured: d
         others = [{"name": name, **r.model_dump(mode="json")} for name, r in (measured or {}).items()]
         print_json({"target": target, "records": plain, **({"measurements": others} if others else {})})
         return
-    from bn_vuln.report.tables import measurements_table, records_table
+    from bn_vuln.reporting.tables import measurements_table, records_table
 
     click.echo(records_table(found))
     if measured:

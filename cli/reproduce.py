@@ -46,7 +46,7 @@ def command(
         return
     if name is None:
         raise click.UsageError("name an experiment, or see them with --list")
-    from bn_vuln import catalog
+    from bn_vuln.experiments import catalog
 
     experiment = catalog.experiment(name, scale, overrides)
     if dry_run:
@@ -58,7 +58,7 @@ def command(
 
 def _announcement(experiment: Any, out: Path) -> str:
     """What is about to run, with the cost of the whole scale, which --set does not know of."""
-    from bn_vuln import experiment as runner
+    from bn_vuln.experiments import runner
 
     todo, cost = runner.tasks(experiment), experiment.cost.get(experiment.scale)
     if all(task.finished(out) for task in todo):
@@ -77,7 +77,7 @@ def run_and_show(
     that fails."""
     results = _run(experiment, out, jobs, strategy, quiet)
     if as_json:
-        from bn_vuln.report.tables import to_json
+        from bn_vuln.reporting.tables import to_json
 
         o.print_json(to_json(results))
     else:
@@ -89,22 +89,22 @@ def run_and_show(
 
 
 def _run(experiment: Any, out: Path, jobs: int, strategy: Any, quiet: bool) -> Any:
-    from bn_vuln import aggregate
-    from bn_vuln import experiment as runner
+    from bn_vuln.experiments import runner
+    from bn_vuln.reporting import aggregate
 
     runner.run(experiment, out, jobs=jobs, strategy=strategy, progress=o.progress(quiet))
     return aggregate.aggregate(experiment, out)
 
 
 def _write_report(out: Path, experiment: Any) -> list[Path]:
-    from bn_vuln import report
+    from bn_vuln.reporting import pages
 
-    forms: tuple[report.Format, ...] = ("md", "csv", "tex", "html")  # the page comes last, where it is seen
-    return [path for form in forms for path in report.write(out, form, experiment)]
+    forms: tuple[pages.Format, ...] = ("md", "csv", "tex", "html")  # the page comes last, where it is seen
+    return [path for form in forms for path in pages.write(out, form, experiment)]
 
 
 def _print(results: Any) -> None:
-    from bn_vuln.report import tables
+    from bn_vuln.reporting import tables
 
     click.echo(f"{results.experiment.title}\nClaim: {results.experiment.claim}\n")
     for table in tables.tables(results):
@@ -116,7 +116,7 @@ def _print(results: Any) -> None:
 def show_dry_run(experiment: Any, as_json: bool) -> None:
     """Print the resolved config and the cells of an experiment."""
     from bn_vuln import config
-    from bn_vuln import experiment as runner
+    from bn_vuln.experiments import runner
 
     todo = runner.tasks(experiment)
     if as_json:
@@ -126,11 +126,11 @@ def show_dry_run(experiment: Any, as_json: bool) -> None:
     click.echo(config.to_yaml(experiment))
     click.echo(f"{len(todo)} cells:")
     for task in todo:
-        click.echo(f"  {task.folder(Path()).name}  {config.describe(task.cell)}")
+        click.echo(f"  {task.folder(Path()).name}  {config.describe_cell(task.cell)}")
 
 
 def _list(out: Path, as_json: bool) -> None:
-    from bn_vuln import catalog
+    from bn_vuln.experiments import catalog
 
     rows = [_state(catalog.experiment(name), out) for kind in ("paper", "beyond") for name in catalog.names(kind)]
     if as_json:
@@ -144,8 +144,7 @@ def _list(out: Path, as_json: bool) -> None:
 
 def _state(experiment: Any, out: Path) -> dict[str, Any]:
     """Claim, cost, and how many cells of each scale are finished in the results folder."""
-    from bn_vuln import catalog
-    from bn_vuln import experiment as runner
+    from bn_vuln.experiments import catalog, runner
 
     states = []
     for scale in dict.fromkeys([*experiment.scales, "full"]):

@@ -45,7 +45,7 @@ def command(
     o.set_up(verbose)
     if weight_decay is not None and not weight_decay > 0:
         raise click.BadParameter(f"expected a number > 0, received {weight_decay:g}", param_hint="--weight-decay")
-    from bn_vuln import catalog
+    from bn_vuln.experiments import catalog
 
     name = "scale_input" if weight_decay is None else "scale_input_l2"
     chosen = [f"grid.data.width=[{width}]", *([] if weight_decay is None else [f"weight_decay={weight_decay!r}"])]
@@ -63,15 +63,14 @@ def command(
 
 def _say_how_long(experiment: Any, out: Path) -> float:
     """The estimated seconds of the cells that are not finished."""
-    from bn_vuln import cost
-    from bn_vuln import experiment as runner
-    from bn_vuln.progress import duration
+    from bn_vuln.experiments import cost_estimate, runner
+    from bn_vuln.runtime.progress import duration
 
     todo = runner.tasks(experiment)
     left = [task for task in todo if not task.finished(out)]
     runner.check_data(left)
-    cost.check_memory(left)
-    seconds = cost.seconds_of(left)
+    cost_estimate.check_memory(left)
+    seconds = cost_estimate.seconds_of(left)
     o.say(
         f"{experiment.name} at scale {experiment.scale}: {len(left)} of {len(todo)} trainings and evaluations to do"
         + (f", about {duration(seconds)} on this machine" if left else "")

@@ -168,9 +168,10 @@ def command(
 
 def _train(cell: Any, folder: Path, force: bool, quiet: bool, given: dict[str, Any]) -> Any:
     """The training record of the run folder, trained now or before."""
-    from bn_vuln import api, backend, records
+    from bn_vuln import api, records
     from bn_vuln.errors import BnvulnError, UsageError
-    from bn_vuln.train import check_folder
+    from bn_vuln.runtime import backend
+    from bn_vuln.training import check_folder
 
     existing = records.read_training(folder)
     if not force:
@@ -243,7 +244,7 @@ def _cell(given: dict[str, Any], dry_run: bool) -> Any:
     if plain["data"]["width"] is None:
         # Written out, so that the run is the same cell as an experiment's that states the width.
         name = plain["data"]["name"]
-        plain["data"]["width"] = data.describe(name)["shape"][1] if dry_run else data.facts(name).shape[1]
+        plain["data"]["width"] = data.describe_dataset(name)["shape"][1] if dry_run else data.facts(name).shape[1]
     return config.validate(config.Cell, plain, "train")
 
 

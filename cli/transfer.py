@@ -59,12 +59,12 @@ def command(
     """
     o.set_up(verbose)
     if click.get_current_context().get_parameter_source("iterate") is ParameterSource.DEFAULT:
-        from bn_vuln.transfer import defaults
+        from bn_vuln.evaluation.transfer import defaults
 
         given |= defaults(given["name"])
     attack, evaluation = resolve(given)
     found = _run(models, attack, evaluation, runs, quiet, {"matrix": matrix, **given})
-    from bn_vuln.report import transfer as report
+    from bn_vuln.reporting import transfer as report
 
     folder = out or (runs / "report" if matrix else None)
     files = report.write(found, folder) if folder else []
@@ -97,7 +97,7 @@ def _print(found: Any, matrix: bool) -> None:
 
     from rich.console import Console
 
-    from bn_vuln.report import transfer as report
+    from bn_vuln.reporting import transfer as report
 
     tables = [report.matrix_table(found, q) for q in report.QUANTITIES] if matrix else [report.pairs_table(found)]
     # A file or a pipe has no width that a table would have to fit into.

@@ -11,7 +11,7 @@ import pytest
 os.environ.setdefault("BNVULN_LOGICAL_CPUS", "2")  # before TensorFlow starts: replicas need devices
 
 from bn_vuln.config import Cell, validate
-from bn_vuln.progress import Quiet
+from bn_vuln.runtime.progress import Quiet
 
 SMALL = {
     "data": {"name": "mnist", "width": 28, "limit": 2000},
@@ -28,7 +28,7 @@ def small_cell(**changes: object) -> Cell:
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Run folders of a trained pair, by normalization. Tests that write must copy them."""
-    from bn_vuln.train import train
+    from bn_vuln.training import train
 
     root = tmp_path_factory.mktemp("runs")
     for name in ("none", "batch"):
@@ -63,7 +63,7 @@ class Said(Quiet):
 @pytest.fixture
 def eagerly() -> Iterator[None]:
     """Nothing is compiled: a short training is over sooner."""
-    from bn_vuln import backend
+    from bn_vuln.runtime import backend
 
     backend.tensorflow().config.run_functions_eagerly(True)
     yield
@@ -72,7 +72,7 @@ def eagerly() -> Iterator[None]:
 
 def check_resume(cell: Cell, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Train a cell of several epochs whole, and with an interruption after the first: the bits must be the same."""
-    from bn_vuln.train import train
+    from bn_vuln.training import train
 
     whole = train(cell)
     with monkeypatch.context() as patch:
@@ -87,7 +87,7 @@ def check_resume(cell: Cell, folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def interrupt_before(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
     """Let Ctrl-C come when a training begins that epoch (from 0)."""
-    from bn_vuln.train import TrainingLoop
+    from bn_vuln.training import TrainingLoop
 
     real = TrainingLoop.epoch
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bn_vuln import backend
+from bn_vuln.runtime import backend
 
 tf = backend.tensorflow()
 keras = tf.keras
@@ -46,7 +46,7 @@ def binary_linear(shape=(4, 4, 2), seed=0):
 
 def wave_classifier(facts, stddev, *, normalized=False):
     """An untrained net of sines, with BN behind them or without."""
-    from bn_vuln.classifier import from_model
+    from bn_vuln.evaluation.classifier import from_model
 
     keras.utils.set_random_seed(0)
     inputs = keras.Input((28, 28, 1))

@@ -15,7 +15,8 @@ import pytest
 from numpy.typing import NDArray
 
 from bn_vuln import data
-from bn_vuln.data import places, tfds
+from bn_vuln.data import tfds
+from bn_vuln.data.tfds import paths
 
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR10 = "cifar-10-binary.tar.gz"
@@ -112,7 +113,7 @@ def seed_downloads(name: str, files: dict[str, bytes]) -> None:
     builder = tfds.find_builder(name)
     for url, info in builder.url_infos.items():
         if info.filename in files:
-            target = places.downloads() / builder.name / resource.get_dl_fname(url, info.checksum)
+            target = paths.downloads() / builder.name / resource.get_dl_fname(url, info.checksum)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(files[info.filename])
             resource.write_info_file(
@@ -124,8 +125,8 @@ def seed_downloads(name: str, files: dict[str, bytes]) -> None:
 def prepared(folder: Path, sets: dict[str, dict[str, bytes]]) -> Iterator[Path]:
     """`folder` as the data folder, with data sets of TFDS prepared from these files by its own code."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv(places.DATA_DIR, str(folder))
-        monkeypatch.delenv(places.MANUAL_DIR, raising=False)
+        monkeypatch.setenv(paths.DATA_DIR, str(folder))
+        monkeypatch.delenv(paths.MANUAL_DIR, raising=False)
         for name, files in sets.items():
             seed_downloads(name, files)
             data.prepare(name)
@@ -163,7 +164,7 @@ def few_idx_images(monkeypatch: Any, train: int, test: int) -> None:
 
 def png(image: NDArray[np.uint8]) -> bytes:
     """An image [h, w, channels] as PNG."""
-    from bn_vuln import backend
+    from bn_vuln.runtime import backend
 
     encoded: bytes = backend.tensorflow().io.encode_png(image).numpy()
     return encoded

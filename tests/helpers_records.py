@@ -12,20 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln import records
-from bn_vuln.config import (
-    DISTANCE,
-    LOSS,
-    Cell,
-    Experiment,
-    Site,
-    identity,
-    to_plain,
-    to_yaml,
-    validate,
-    with_rungs,
-)
-from bn_vuln.experiment import experiment_path
-from bn_vuln.grid import expand
+from bn_vuln.config import DISTANCE, LOSS, Cell, Experiment, Site, identity, to_plain, to_yaml, validate, with_rungs
+from bn_vuln.config.grid import expand
+from bn_vuln.experiments.runner import experiment_path
 from bn_vuln.records import Flag, MeasurementRecord, Record, TrainingRecord
 
 VERSIONS = {"tensorflow": "2.99", "bnvuln": "0.0"}

@@ -14,55 +14,22 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "bn_vuln").rglob("*.py"))
 
-# What each part may import of ours, besides itself: DESIGN's layers.
-BASE = {"errors", "version", "config", "facts", "units", "backend"}
-LAYERS = {
-    "errors": set(),
-    "version": set(),
-    "facts": set(),
-    "config": {"errors"},
-    "backend": {"errors", "version"},
-    "grid": {"config", "errors"},
-    "records": {"config", "errors"},
-    "units": {"config", "facts"},
-    "progress": set(),
-    "scores": set(),
-    "analysis": set(),
-    "data": BASE | {"analysis", "records"},
-    "models": BASE,
-    "attacks": BASE | {"distribution", "scores"},
-    "noise": BASE,
-    "corruptions": BASE | {"data"},
-    "checks": BASE | {"attacks", "records"},
-    "classifier": BASE | {"data", "models", "records"},
-    "distances": BASE | {"attacks", "distribution"},
-    "fooling": BASE | {"attacks"},
-    "scrutiny": BASE | {"attacks", "checks", "records", "scores"},
-    "subject": BASE | {"batch_statistics", "classifier", "data"},
-    "distribution": {"backend", "errors"},
-    "folding": {"backend"},
-    "batch_statistics": {"backend", "data", "errors"},
-    "batching": {"backend", "errors"},
-    "train": BASE | {"attacks", "data", "distribution", "models", "records", "progress"},
-    "evaluate": BASE
-    | {"attacks", "checks", "classifier", "corruptions", "data", "distribution", "folding", "noise", "records"}
-    | {"batching", "distances", "progress", "scores", "scrutiny", "subject"},
-    "mechanism": BASE
-    | {"analysis", "batch_statistics", "classifier", "data", "subject", "fooling", "noise", "records", "progress"},
-    "experiment": BASE
-    | {"catalog", "data", "distribution", "grid", "records", "progress", "train", "evaluate", "classifier"}
-    | {"mechanism", "workers"},
-    "workers": {"backend", "progress"},
-    "cost": BASE | {"data", "experiment", "models", "train"},
-    "catalog": {"config", "data", "errors", "records"},
-    "table": {"analysis", "config", "records"},
-    "claims": {"analysis", "config", "records", "table"},
-    "aggregate": {"analysis", "claims", "config", "grid", "records", "table"},
-    "transfer": BASE
-    | {"analysis", "checks", "classifier", "distribution", "evaluate", "records", "progress", "scores"},
-    "report": {"aggregate", "analysis", "catalog", "claims", "config", "errors", "progress", "records", "table"}
-    | {"transfer"},
-}
+# Each package may import what stands below it here, and nothing above.
+LAYERS = [
+    "api",
+    "reporting",
+    "experiments",
+    "evaluation",
+    "training",
+    "attacks",
+    "models",
+    "data",
+    "records",
+    "config",
+    "runtime",
+    "analysis",
+    "errors version",
+]
 
 
 def imports_of(path):
@@ -76,18 +43,22 @@ def imports_of(path):
     return found
 
 
-@pytest.mark.parametrize("part", LAYERS)
-def test_layers_import_only_what_lies_below_them(part):
-    single = ROOT / "bn_vuln" / f"{part}.py"
-    files = [single] if single.exists() else sorted((ROOT / "bn_vuln" / part).rglob("*.py"))
-    assert files
-    for path in files:
-        assert imports_of(path) - {part} <= LAYERS[part], path
+ORDER = {part: place for place, row in enumerate(LAYERS) for part in row.split()}
 
 
-def test_every_part_has_its_layer():
-    parts = {path.relative_to(ROOT / "bn_vuln").parts[0].removesuffix(".py") for path in SOURCES}
-    assert parts - {"__init__", "__main__", "api"} == set(LAYERS)
+def part_of(path):
+    return path.relative_to(ROOT / "bn_vuln").parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_packages_import_only_what_lies_below_them(path):
+    part = part_of(path)
+    if part not in ("__init__", "__main__"):
+        assert {other for other in imports_of(path) - {part} if ORDER[other] <= ORDER[part]} == set()
+
+
+def test_every_package_has_its_layer():
+    assert {part_of(path) for path in SOURCES} - {"__init__", "__main__"} == set(ORDER)
 
 
 def test_only_function_bodies_import_tensorflow():
@@ -156,7 +127,7 @@ def test_a_wheel_holds_one_package_with_its_data(wheel):
     shipped |= {f"bn_vuln/cli/{p.name}" for p in (ROOT / "cli").glob("*.py")}
     shipped |= {str(p.relative_to(ROOT)) for p in SOURCES}
     shipped |= {str(p.relative_to(ROOT)) for p in (ROOT / "bn_vuln").rglob("*.gz")}
-    shipped |= {"bn_vuln/report/report.html.jinja", "bn_vuln/py.typed"}
+    shipped |= {"bn_vuln/reporting/report.html.jinja", "bn_vuln/py.typed"}
     assert shipped <= set(names)
     assert any(name.endswith("NOTICE") for name in names)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bn_vuln import backend
+from bn_vuln.runtime import backend
 
 TOOLS = Path(__file__).parent.parent / "tools"
 

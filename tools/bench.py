@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from bn_vuln import backend, data
-from bn_vuln.facts import Facts
+from bn_vuln import data
+from bn_vuln.data.info import Facts
+from bn_vuln.runtime import backend
 
 RESULTS = Path(__file__).parent.parent / "results"
 # The MNIST MLPs of table6_matched with and without BN, seed 0.

@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 from bench import PHOTOS, arguments, interleave, print_report, random_photos, summarize
 
-from bn_vuln import attacks, backend, data, folding, models
+from bn_vuln import attacks, data, models
 from bn_vuln.attacks import cleverhans
 from bn_vuln.config import Attack, Cell, Data, Train, validate
-from bn_vuln.train import train
+from bn_vuln.models import bn_folding
+from bn_vuln.runtime import backend
+from bn_vuln.training import train
 
 MLP = Attack(attack="bim", eps=0.1, steps=40, step_size=0.01, random_start=False)
 CONVOLUTIONAL = Attack(attack="bim", eps=8 / 255, steps=10, step_size=2 / 255, random_start=False)
@@ -55,7 +57,7 @@ class Contenders:
         def hans(x: Any, y: Any, index: Any) -> Any:
             return cleverhans.attack(self.predict, x, y, ball=ball, steps=options.steps, step_size=options.step_size)
 
-        folded = folding.fold(self.model)
+        folded = bn_folding.fold(self.model)
         found = {
             "bare_gradients": self._bare_gradients(),
             "ours": self._run("ours", self._ours(folded.model)),

@@ -21,11 +21,14 @@ from typing import Any
 import numpy as np
 from bench import arguments, interleave, print_report, summarize
 
-from bn_vuln import backend, data, distances, folding
+from bn_vuln import data
 from bn_vuln.config import Cell, Data, Minimal, Train
-from bn_vuln.data.pixels import pixel_array
-from bn_vuln.distribution import ONE_DEVICE
-from bn_vuln.train import train
+from bn_vuln.data.transforms import pixel_array
+from bn_vuln.evaluation import minimum_norm
+from bn_vuln.models import bn_folding
+from bn_vuln.runtime import backend
+from bn_vuln.runtime.distribution import ONE_DEVICE
+from bn_vuln.training import train
 
 
 class Contenders:
@@ -33,21 +36,21 @@ class Contenders:
 
     def __init__(self, model: Any, dataset: data.Dataset, options: Minimal) -> None:
         self.model, self.dataset, self.options = model, dataset, options
-        self.space = distances.ball(options, dataset.facts)
+        self.space = minimum_norm.ball(options, dataset.facts)
         self.x = pixel_array(dataset.images, dataset.facts.shape[1])
         self.found: dict[str, Any] = {}
 
     def all(self) -> dict[str, Callable[[], None]]:
         hans = self.options.model_copy(update={"backend": "cleverhans"})
         return {
-            "ours": self._run("ours", folding.fold(self.model).model, self.options, xla=True),
+            "ours": self._run("ours", bn_folding.fold(self.model).model, self.options, xla=True),
             "ours_plain": self._run("ours_plain", self.model, self.options, xla=False),
             "cleverhans": self._run("cleverhans", self.model, hans, xla=False),
         }
 
     def _run(self, name: str, model: Any, options: Minimal, *, xla: bool) -> Callable[[], None]:
         predict = functools.partial(model, training=False)
-        attack = distances.bind(predict, options, self.space, ONE_DEVICE)
+        attack = minimum_norm.bind(predict, options, self.space, ONE_DEVICE)
 
         def run() -> None:
             labels = self.dataset.labels
@@ -63,7 +66,7 @@ class Contenders:
         common = np.logical_and.reduce(list(fooled.values()))
         results: dict[str, dict[str, float | None]] = {}
         for name, found in images.items():
-            length = distances.between(found, self.x, self.space)[common]
+            length = minimum_norm.between(found, self.x, self.space)[common]
             mean = round(float(length.mean()), 4) if len(length) else None
             share = round(float(fooled[name].sum() / max(1, right.sum())), 4)
             results[name] = {"mean_norm": mean, "compared": int(common.sum()), "found": share}

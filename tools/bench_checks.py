@@ -13,9 +13,10 @@ from typing import Any
 
 from bench import PAIR, arguments, interleave, print_report, summarize
 
-from bn_vuln import backend, classifier
 from bn_vuln.config import Attack, Evaluation
-from bn_vuln.evaluate import Evaluator
+from bn_vuln.evaluation import classifier
+from bn_vuln.evaluation.evaluator import Evaluator
+from bn_vuln.runtime import backend
 
 ATTACKS = {
     "pgd": {"attack": "pgd"},

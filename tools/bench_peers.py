@@ -47,10 +47,14 @@ from bench import PAIR, PHOTOS, RESULTS, arguments, interleave, machine, print_r
 from numpy.typing import NDArray
 from torch_copy import copy
 
-from bn_vuln import attacks, backend, classifier, cost, data, folding, models
-from bn_vuln.attacks import cascade, cleverhans, engine
-from bn_vuln.classifier import from_model
+from bn_vuln import attacks, data, models
+from bn_vuln.attacks import active_set, cleverhans, ensemble
 from bn_vuln.config import Attack, Cell, validate
+from bn_vuln.evaluation import classifier
+from bn_vuln.evaluation.classifier import from_model
+from bn_vuln.experiments import cost_estimate
+from bn_vuln.models import bn_folding
+from bn_vuln.runtime import backend
 
 # adversarial_training, none, seed 0
 TRAINED_ON_ADVERSARIAL_EXAMPLES = {"adversarial": RESULTS / "beyond" / "df32af4acab5"}
@@ -68,7 +72,7 @@ class Subject:
     def __init__(self, owner: classifier.Classifier, images: Images, labels: NDArray[np.int32], batch: int) -> None:
         self.owner, self.x, self.y, self.batch = owner, images, labels, batch
         self.index = np.arange(len(images), dtype=np.int32)
-        self.folded = folding.fold(owner.model).model
+        self.folded = bn_folding.fold(owner.model).model
         self.predict = functools.partial(self.folded, training=False)
         self.found: dict[str, Images] = {}
 
@@ -125,13 +129,13 @@ def active(subject: Subject, name: str, options: Attack) -> Callable[[], None]:
     xla = backend.attack_prefers_xla(subject.folded)
     # Compiled before, as all contenders are: the first turn does not count.
     stages = [
-        dataclasses.replace(stage, search=engine.Compiled(stage.search, xla=xla))
-        for stage in cascade.stages(subject.predict, options, ball, subject.y, logits(subject.x))
+        dataclasses.replace(stage, search=active_set.Compiled(stage.search, xla=xla))
+        for stage in ensemble.stages(subject.predict, options, ball, subject.y, logits(subject.x))
     ]
 
     def run() -> None:
         clean = logits(subject.x).argmax(1) == subject.y
-        done = cascade.run(
+        done = ensemble.run(
             iter(stages), options, subject.x, subject.y, clean=clean, verify=verify, batch_size=subject.batch
         )
         subject.found[name] = done.found.points
@@ -364,13 +368,13 @@ def rates(limit: int, repetitions: int) -> dict[str, Any]:
     subjects = {f"mlp_{arm}": (mnist(run, limit), options) for arm, run in PAIR.items()}
     subjects |= {f"vgg8_{arm}": (photographs(arm, limit), photos) for arm in PAIR}
     tf = backend.tensorflow()
-    matrix = tf.ones((cost.SIZE, cost.SIZE)) / cost.SIZE
+    matrix = tf.ones((cost_estimate.SIZE, cost_estimate.SIZE)) / cost_estimate.SIZE
     product = backend.compile(lambda a: tf.matmul(a, a))
     work = {name: s.keep("ours", ours(s, o)) for name, (s, o) in subjects.items()}
     seconds = interleave({"matrix_product": lambda: [product(matrix).numpy() for _ in range(10)], **work}, repetitions)
     flops = {
-        name: 2 * cost.forward_flops(s.folded) * len(s.x) * o.steps for name, (s, o) in subjects.items()
-    } | {"matrix_product": 10 * 2 * cost.SIZE**3}  # fmt: skip
+        name: 2 * cost_estimate.forward_flops(s.folded) * len(s.x) * o.steps for name, (s, o) in subjects.items()
+    } | {"matrix_product": 10 * 2 * cost_estimate.SIZE**3}  # fmt: skip
     found = {name: flops[name] / statistics.median(of) / 1e9 for name, of in seconds.items()}
     peak = found["matrix_product"]
     made_with = {name: s.made_with(repetitions, o) for name, (s, o) in subjects.items()}

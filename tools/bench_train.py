@@ -33,12 +33,14 @@ from unittest import mock
 import numpy as np
 from bench import arguments, interleave, print_report, random_photos, summarize
 
-from bn_vuln import backend, cost, data, models
+from bn_vuln import data, models
 from bn_vuln.config import Augment, Cell, validate
+from bn_vuln.experiments import cost_estimate
 from bn_vuln.models.resnet import BLOCKS, FILTERS
 from bn_vuln.models.vgg import STAGES
-from bn_vuln.progress import Quiet
-from bn_vuln.train import TrainingLoop, augmentation, native
+from bn_vuln.runtime import backend
+from bn_vuln.runtime.progress import Quiet
+from bn_vuln.training import TrainingLoop, augmentation, native_width
 
 LR, BATCH_SIZE = 0.01, 128
 FEW = np.arange(BATCH_SIZE)
@@ -79,7 +81,7 @@ def other_xla(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
 
 def enlarged(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
     """Our loop on images that are enlarged."""
-    with mock.patch.object(native, "can", return_value=False):
+    with mock.patch.object(native_width, "can", return_value=False):
         return ours(cell, training)
 
 
@@ -248,8 +250,8 @@ def measure(arch: str, normalization: str, training: data.Dataset, args: argpars
     if args.augment:
         plain, augmented = (statistics.median(seconds[name]) for name in ("ours", "ours_augmented"))
         extra = {"augmented_over_plain": round(augmented / plain, 3)}
-    peak = cost.flops_per_second(1.0)
-    forward = cost.forward_flops(models.build(cell_of(arch, normalization, width=args.width), training.facts))
+    peak = cost_estimate.flops_per_second(1.0)
+    forward = cost_estimate.forward_flops(models.build(cell_of(arch, normalization, width=args.width), training.facts))
     if args.other_xla and arch == "vgg8":
         found["ours_other_xla"] = one_batch(other_xla(cell_of(arch, normalization), training.take(FEW)))
     for name, result in found.items():

@@ -14,13 +14,15 @@ import argparse
 import shutil
 from pathlib import Path
 
-from bn_vuln import catalog, experiment, records, report
+from bn_vuln import records
 from bn_vuln.config import to_yaml
+from bn_vuln.experiments import catalog, runner
+from bn_vuln.reporting import pages
 
 FILES = ("config.yaml", "history.csv", "training.json")
 
 
-def collect(task: experiment.Task, source: Path, target: Path, *, model: bool) -> None:
+def collect(task: runner.Task, source: Path, target: Path, *, model: bool) -> None:
     """Copy one finished cell; only the records that the task asks for."""
     folder, copy = task.folder(source), task.folder(target)
     wanted = [record for record in records.read_records(folder) if record.perturbation_id in task.ids()]
@@ -48,14 +50,14 @@ def main() -> None:
     args = parser.parse_args()
     for name in args.names:
         chosen = catalog.experiment(name, args.scale)
-        todo = experiment.tasks(chosen)
+        todo = runner.tasks(chosen)
         finished = [task for task in todo if task.finished(args.source)]
         for task in finished:
             collect(task, args.source, args.target, model=task.cell.seed == args.models)
-        records.replace_file(experiment.experiment_path(args.target, chosen), to_yaml(chosen))
+        records.replace_file(runner.experiment_path(args.target, chosen), to_yaml(chosen))
         print(f"{name}: {len(finished)} of {len(todo)} cells")
     for form in ("md", "csv", "tex", "html"):
-        for path in report.write(args.target, form):  # type: ignore[arg-type]
+        for path in pages.write(args.target, form):  # type: ignore[arg-type]
             print(path)
 
 

@@ -11,10 +11,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from bn_vuln import catalog, records, report
-from bn_vuln.aggregate import Results, aggregate
-from bn_vuln.report import tables
-from bn_vuln.report.tables import words
+from bn_vuln import records
+from bn_vuln.experiments import catalog
+from bn_vuln.reporting import pages, tables
+from bn_vuln.reporting.aggregate import Results, aggregate
+from bn_vuln.reporting.tables import words
 
 BEGIN, END = "<!-- made by tools/summarize_results.py -->", "<!-- end -->"
 HEADS = ["experiment", "claim", "under", "paper", "ours ± SEM (n)", "verdict", "reason of a difference"]
@@ -24,7 +25,7 @@ def table(folder: Path) -> str:
     """The table as Markdown."""
     rows = []
     for part in sorted((path.parent for path in folder.glob("*/experiments")), reverse=True):
-        for experiment in report.experiments_in(part):
+        for experiment in pages.experiments_in(part):
             rows += _rows(aggregate(experiment, part), f"{part.name}/report/{catalog.stem(experiment)}.md")
     lines = [" | ".join(text.replace("|", "\\|") for text in row) for row in (HEADS, *rows)]
     lines.insert(1, "|".join("---" for _ in HEADS))
@@ -33,7 +34,7 @@ def table(folder: Path) -> str:
 
 def _rows(results: Results, page: str) -> list[list[str]]:
     """What the experiment claims, with its verdicts counted; then one row for each claim that is judged."""
-    head = [f"[{results.experiment.name}]({page})", results.experiment.claim, "", "", "", report.verdicts(results), ""]
+    head = [f"[{results.experiment.name}]({page})", results.experiment.claim, "", "", "", pages.verdicts(results), ""]
     found = [row for row in tables.claims(results) if row.verdict != "context"]
     return [head, *(["", _what(row), row.under, row.published, row.ours, row.verdict, row.remark] for row in found)]
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from bn_vuln.attacks import cleverhans, gradient
-from bn_vuln.attacks.ball import Ball, from_config
-from bn_vuln.attacks.gradient import bim, fgsm, pgd
-from bn_vuln.attacks.loss import Predict
+from bn_vuln.attacks import cleverhans, pgd
+from bn_vuln.attacks.losses import Predict
+from bn_vuln.attacks.threat_model import Ball, from_config
 from bn_vuln.config import Attack
-from bn_vuln.facts import Facts
+from bn_vuln.data.info import Facts
 
-__all__ = ["Ball", "Predict", "bim", "fgsm", "pgd", "bind", "from_config"]
+__all__ = ["Ball", "Predict", "bind", "from_config"]
 
 
 def bind(predict: Predict, options: Attack, facts: Facts, *, xla: bool = False) -> Any:
     """The attack of a config as a function (x, y, index) -> x_adv of tensors, ready to be compiled; `xla` compiles
     its inner loop with XLA."""
-    loop = cleverhans.attack if options.backend == "cleverhans" else gradient.attack
+    loop = cleverhans.attack if options.backend == "cleverhans" else pgd.attack
     run = functools.partial(
         loop,
         predict,

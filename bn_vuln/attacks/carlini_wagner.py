@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import backend
-from bn_vuln.attacks.ball import Channels, constant, per_example
-from bn_vuln.attacks.loss import ROUNDING, Predict, finite, fooled, gradient, logit_margin
+from bn_vuln.attacks.losses import ROUNDING, Predict, finite, fooled, gradient, logit_margin
+from bn_vuln.attacks.threat_model import Channels, constant, per_example
+from bn_vuln.runtime import backend
 
 State = Mapping[str, Any]
 

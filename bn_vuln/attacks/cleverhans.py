@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from bn_vuln import backend
-from bn_vuln.attacks.ball import Ball
-from bn_vuln.attacks.loss import Predict
+from bn_vuln.attacks.losses import Predict
+from bn_vuln.attacks.threat_model import Ball
+from bn_vuln.runtime import backend
 
 
 def attack(

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import backend, scores
-from bn_vuln.attacks.ball import Channels
-from bn_vuln.attacks.loss import Predict
+from bn_vuln.analysis import metrics
+from bn_vuln.attacks.losses import Predict
+from bn_vuln.attacks.threat_model import Channels
+from bn_vuln.runtime import backend
 
 MEMORY = 2**26  # floats: what it keeps about constants takes a batch squared times the pixels
 KERAS = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7}  # Adam's defaults
@@ -79,7 +80,7 @@ def attack(
 def _hit(predict: Predict, x: NDArray[np.float32], labels: NDArray[np.int32], size: int) -> NDArray[np.bool_]:
     """Whether the class is the label, `size` examples at a time."""
     pieces = [slice(i, i + size) for i in range(0, len(x), size)]
-    return np.concatenate([scores.predicted(np.asarray(predict(x[piece])), labels[piece]) for piece in pieces])
+    return np.concatenate([metrics.predicted(np.asarray(predict(x[piece])), labels[piece]) for piece in pieces])
 
 
 def _repaired() -> Any:

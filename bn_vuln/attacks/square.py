@@ -28,11 +28,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import backend
-from bn_vuln.attacks import draws
-from bn_vuln.attacks.ball import Ball, constant, per_example
-from bn_vuln.attacks.loss import Predict, fooled, logit_margin
-from bn_vuln.attacks.search import Seen, Slots
+from bn_vuln.attacks import example_rng
+from bn_vuln.attacks.base import Seen, Slots
+from bn_vuln.attacks.losses import Predict, fooled, logit_margin
+from bn_vuln.attacks.threat_model import Ball, constant, per_example
+from bn_vuln.runtime import backend
 
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries of 10,000, after each of which p is halved
 GRID = 5  # the bumps at the start are a fifth of the image high
@@ -104,7 +104,7 @@ class Square:
         """Signs [n, 1, width, channels]."""
         tf = backend.tensorflow()
         _, width, channels = job["x"].shape[1:]
-        drawn = draws.uniform(width * channels, self.seed, job["variant"], job["index"])
+        drawn = example_rng.uniform(width * channels, self.seed, job["variant"], job["index"])
         return tf.reshape(_signs(drawn, job["x"]), (-1, 1, width, channels))
 
     def _grid_of_bumps(self, job: Slots) -> Any:
@@ -114,7 +114,7 @@ class Square:
         height, width, channels = job["x"].shape[1:]
         side = max(1, min(height, width) // GRID)
         rows, columns = height // side, width // side
-        drawn = draws.uniform(rows * columns * (channels + 1), self.seed, job["variant"], job["index"])
+        drawn = example_rng.uniform(rows * columns * (channels + 1), self.seed, job["variant"], job["index"])
         drawn = tf.reshape(drawn, (-1, rows, 1, columns, 1, channels + 1))
         shape = bump(side)
         upright, across = (tf.constant(form[:, None, :, None], job["x"].dtype) for form in (shape, shape.T))
@@ -157,7 +157,7 @@ class Square:
 
     def _drawn(self, count: int, slots: Slots) -> Any:
         """The random numbers of the candidate after point i."""
-        return draws.uniform(count, self.seed, slots["variant"], slots["index"], slots["i"])
+        return example_rng.uniform(count, self.seed, slots["variant"], slots["index"], slots["i"])
 
 
 class _Window:

@@ -20,25 +20,19 @@ from bn_vuln.config.arch import (
 from bn_vuln.config.augment import Augment
 from bn_vuln.config.awgn import AWGN
 from bn_vuln.config.box import Box, StandardizedBox, Unit
-from bn_vuln.config.cell import (
-    Cell,
-    ConstantSchedule,
-    CosineSchedule,
-    Data,
-    Schedule,
-    StepSchedule,
-    Train,
-)
+from bn_vuln.config.cell import Cell, ConstantSchedule, CosineSchedule, Data, Schedule, StepSchedule, Train
 from bn_vuln.config.columns import AT, DISTANCE, LOSS, Derived, Elsewhere, Site
-from bn_vuln.config.experiment import (
-    SCALES,
-    Choice,
-    Experiment,
-    Figure,
-    PaperValue,
-    Place,
-    Scale,
-    Table,
+from bn_vuln.config.describe import describe_cell, describe_fields, describe_perturbation
+from bn_vuln.config.experiment import SCALES, Choice, Experiment, Figure, PaperValue, Place, Scale, Table
+from bn_vuln.config.loading import (
+    apply_override,
+    identity,
+    load_experiment,
+    parse_assignment,
+    read_yaml,
+    to_plain,
+    to_yaml,
+    validate,
 )
 from bn_vuln.config.measurement import BatchStatistics, ColumnUnit, Fooling, Measurement, Spectrum, Tilt
 from bn_vuln.config.minimal import Minimal
@@ -53,28 +47,8 @@ from bn_vuln.config.normalization import (
     Normalization,
     WeightStandardizedGroupNormalization,
 )
-from bn_vuln.config.perturbation import (
-    Attack,
-    Clean,
-    Corruption,
-    Evaluation,
-    Perturbation,
-    Suite,
-    radius,
-    with_rungs,
-)
-from bn_vuln.config.reading import (
-    apply_override,
-    identity,
-    load_experiment,
-    parse_assignment,
-    read_yaml,
-    to_plain,
-    to_yaml,
-    validate,
-)
-from bn_vuln.config.values import Frozen, Interval, named, nearest, parse_number
-from bn_vuln.config.words import describe, describe_fields, describe_perturbation
+from bn_vuln.config.perturbation import Attack, Clean, Corruption, Evaluation, Perturbation, Suite, radius, with_rungs
+from bn_vuln.config.types import Frozen, Interval, named, nearest, parse_number
 
 __all__ = [
     "Adversarial",
@@ -149,7 +123,7 @@ __all__ = [
     "named",
     "nearest",
     "parse_number",
-    "describe",
+    "describe_cell",
     "describe_fields",
     "describe_perturbation",
 ]

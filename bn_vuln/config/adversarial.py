@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from bn_vuln.config.box import Box, Unit
-from bn_vuln.config.values import Count, Frozen, NonNegative
+from bn_vuln.config.types import Count, Frozen, NonNegative
 
 
 class Adversarial(Frozen):

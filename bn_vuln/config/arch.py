@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from bn_vuln.config.values import Count, Frozen, Index, named
+from bn_vuln.config.types import Count, Frozen, Index, named
 
 
 class LinearArch(Frozen):

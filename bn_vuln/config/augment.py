@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from bn_vuln.config.values import Frozen, Index
+from bn_vuln.config.types import Frozen, Index
 
 
 class Augment(Frozen):

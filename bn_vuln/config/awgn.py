@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from bn_vuln.config.box import Box, Unit
-from bn_vuln.config.values import Frozen, Index, NonNegative
+from bn_vuln.config.types import Frozen, Index, NonNegative
 
 
 class AWGN(Frozen):

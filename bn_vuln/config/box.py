@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from bn_vuln.config.values import Frozen, Interval, parse_number
+from bn_vuln.config.types import Frozen, Interval, parse_number
 
 
 class StandardizedBox(Frozen):

@@ -12,7 +12,7 @@ from bn_vuln.config.adversarial import Adversarial
 from bn_vuln.config.arch import SETTINGS, Arch, MLPArch
 from bn_vuln.config.augment import Augment
 from bn_vuln.config.normalization import NoNormalization, Normalization
-from bn_vuln.config.values import Count, Frozen, Index, NonNegative, Positive, named, parse_number
+from bn_vuln.config.types import Count, Frozen, Index, NonNegative, Positive, named, parse_number
 
 
 class Data(Frozen):

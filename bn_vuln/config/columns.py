@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from bn_vuln.config.measurement import ColumnUnit, Measurement
 from bn_vuln.config.minimal import Minimal
 from bn_vuln.config.perturbation import Attack, Evaluation, Perturbation, with_rungs
-from bn_vuln.config.values import Frozen
+from bn_vuln.config.types import Frozen
 
 LOSS = ".loss"  # a column NAME.loss is the mean cross-entropy under the perturbation NAME
 DISTANCE = ".distance"  # and NAME.distance the mean distance of a minimum-norm attack

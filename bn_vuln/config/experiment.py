@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from bn_vuln.config.columns import AT, Derived, Elsewhere, Site, units_of
 from bn_vuln.config.measurement import ColumnUnit, Measurement
 from bn_vuln.config.perturbation import Evaluation, Perturbation, with_rungs
-from bn_vuln.config.values import Count, Float, Frozen, Index, NonNegative, nearest
+from bn_vuln.config.types import Count, Float, Frozen, Index, NonNegative, nearest
 
 Scale = Literal["smoke", "quick", "cpu", "full"]
 SCALES: tuple[Scale, ...] = ("smoke", "quick", "cpu", "full")

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from bn_vuln.config.awgn import AWGN
 from bn_vuln.config.box import Box
-from bn_vuln.config.values import Count, Float, Frozen, Index, NonNegative, Positive, named_kind, parse_number
+from bn_vuln.config.types import Count, Float, Frozen, Index, NonNegative, Positive, named_kind, parse_number
 
 # Units of numbers, as tables show them: points are differences of %, std are standard deviations.
 ColumnUnit = Literal["%", "points", "deg", "nats", "steps", "pixels", "standardized", "std", "log ratio"]

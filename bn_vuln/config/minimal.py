@@ -9,7 +9,7 @@ from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
 from bn_vuln.config.box import Box, Unit
-from bn_vuln.config.values import Count, Frozen, NonNegative, Positive
+from bn_vuln.config.types import Count, Frozen, NonNegative, Positive
 
 
 class Minimal(Frozen):

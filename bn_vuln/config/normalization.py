@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from bn_vuln.config.values import Count, Frozen, Positive, named, parse_number
+from bn_vuln.config.types import Count, Frozen, Positive, named, parse_number
 
 Needs = Literal["convolutional", "residual"]  # of the architecture
 

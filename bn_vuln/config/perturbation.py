@@ -12,7 +12,7 @@ from bn_vuln.config.awgn import AWGN
 from bn_vuln.config.box import Box, Unit
 from bn_vuln.config.measurement import Measurement
 from bn_vuln.config.minimal import Minimal
-from bn_vuln.config.values import Count, Frozen, Index, NonNegative, Positive, Severity, parse_integer, parse_number
+from bn_vuln.config.types import Count, Frozen, Index, NonNegative, Positive, Severity, parse_integer, parse_number
 
 
 class Clean(Frozen):

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from bn_vuln import config
 from bn_vuln.analysis.tilt import centroids
-from bn_vuln.data import arrays, folder, mnist, overview, tfds, toy
-from bn_vuln.data.pixels import pixel_array
+from bn_vuln.data import image_folder, listing, mnist, npz, tfds, toy
+from bn_vuln.data.info import Facts
 from bn_vuln.data.splits import SPLIT_SEED, Part, part, permutation
+from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import UsageError
-from bn_vuln.facts import Facts
 
 __all__ = [
     "DATASETS",
@@ -35,8 +35,8 @@ __all__ = [
     "canonical",
     "pinned",
     "prepare",
-    "listing",
-    "describe",
+    "list_datasets",
+    "describe_dataset",
     "permutation",
 ]
 
@@ -62,7 +62,7 @@ class _OwnSource(_Source, Protocol):
     def pinned(self, name: str) -> str: ...
 
 
-OWN: tuple[_OwnSource, ...] = (arrays, folder)
+OWN: tuple[_OwnSource, ...] = (npz, image_folder)
 
 
 @dataclass(frozen=True)
@@ -232,19 +232,19 @@ def prepare(name: str) -> Facts:
     return facts(name)
 
 
-def listing() -> list[dict[str, Any]]:
-    """The data sets that are bundled, known here or prepared, as plain dicts (see `overview.rows`)."""
-    return overview.rows()
+def list_datasets() -> list[dict[str, Any]]:
+    """The data sets that are bundled, known here or prepared, as plain dicts (see `listing.rows`)."""
+    return listing.rows()
 
 
-def describe(name: str) -> dict[str, Any]:
-    """Everything about a data set, as a plain dict (see `overview.named`), without preparing it."""
+def describe_dataset(name: str) -> dict[str, Any]:
+    """Everything about a data set, as a plain dict (see `listing.named`), without preparing it."""
     if name == "toy":
-        return overview.made(toy.FACTS)
+        return listing.made(toy.FACTS)
     if name in DATASETS:
-        return overview.bundled()
+        return listing.bundled()
     source = own_source(name)
-    return overview.named(name) if source is None else overview.own(source.facts(name), source.pinned(name))
+    return listing.named(name) if source is None else listing.own(source.facts(name), source.pinned(name))
 
 
 def own_source(name: str) -> _OwnSource | None:

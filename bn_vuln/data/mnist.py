@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bn_vuln.data.info import Facts
 from bn_vuln.errors import BnvulnError
-from bn_vuln.facts import Facts
 
 FOLDER = Path(__file__).parent / "files" / "mnist"
 SHA256 = {

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bn_vuln.data.info import Facts
 from bn_vuln.errors import UsageError
-from bn_vuln.facts import Facts
 
 SPLIT_SEED = 20200
 

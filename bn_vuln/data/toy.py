@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln.facts import Facts
+from bn_vuln.data.info import Facts
 
 MEANS = ((-5.0, 0.0), (5.0, 0.0))  # of class 0 and class 1
 COVARIANCE = ((1.0, 0.05), (0.05, 0.01))  # of both

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from bn_vuln import backend
 from bn_vuln.config import Cell
-from bn_vuln.facts import Facts
+from bn_vuln.data.info import Facts
 from bn_vuln.models import deep, linear, mlp, resnet, vgg, wide_resnet
 from bn_vuln.models.layers import Initializer
 from bn_vuln.models.normalization import factory
+from bn_vuln.runtime import backend
 
 BUILDERS: dict[str, Callable[..., Any]] = {
     "linear": linear.build,

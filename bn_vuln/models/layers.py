@@ -6,9 +6,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from bn_vuln import backend
-from bn_vuln.facts import Facts
+from bn_vuln.data.info import Facts
 from bn_vuln.models.normalization import Factory
+from bn_vuln.runtime import backend
 
 
 def pixels_in(facts: Facts, width: int, *, multiple: int = 1) -> tuple[Any, Any]:

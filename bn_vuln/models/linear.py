@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln.config import LinearArch, NearestCentroidArch
+from bn_vuln.data.info import Facts
 from bn_vuln.errors import UsageError
-from bn_vuln.facts import Facts
 from bn_vuln.models.layers import Initializer, dense, pixels_in
 from bn_vuln.models.normalization import Factory
 

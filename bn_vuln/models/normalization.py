@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bn_vuln import backend, config
+from bn_vuln import config
 from bn_vuln.errors import UsageError
 from bn_vuln.models import registered
+from bn_vuln.runtime import backend
 
 Maker = Callable[[str], Any]  # name -> Keras layer
 

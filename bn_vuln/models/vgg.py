@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bn_vuln.config import VGGArch
-from bn_vuln.facts import Facts
+from bn_vuln.data.info import Facts
 from bn_vuln.models.layers import Initializer, conv, dense, pixels_in
 from bn_vuln.models.normalization import Factory
 

@@ -1,0 +1,149 @@
+"""Attacks that count any iterate, and `strong`, their cascade: each on what the ones before have left standing.
+
+The cascade is AutoAttack's standard set (Croce and Hein 2020: APGD on the cross-entropy, targeted APGD on the DLR loss,
+FAB-T, Square), in its order and with its settings, but for FAB-T, whose place FMN takes (Pintor et al. 2021), another
+minimum-norm attack. So it is not called AutoAttack.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bn_vuln.attacks import active_set, auto_pgd
+from bn_vuln.attacks.active_set import Found, Verify
+from bn_vuln.attacks.base import Ascent, Search
+from bn_vuln.attacks.eps_search import Bisection, Ladder, Plan
+from bn_vuln.attacks.fast_minimum_norm import FMN
+from bn_vuln.attacks.losses import Predict
+from bn_vuln.attacks.square import Square
+from bn_vuln.attacks.threat_model import Ball, per_example
+from bn_vuln.config import Attack
+from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
+
+# (name of a stage, examples it has) -> a context in which it runs, whose value is told how many are through
+UnderWay = Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None] | None]]
+STRONG = ("apgd-ce", "apgd-t", "fmn", "square")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One attack of a cascade: its name, its search, how many variants (restarts, or restarts of every target) it
+    has, and the targets of these, int32 [n, variants], if any."""
+
+    name: str
+    search: Search | active_set.Compiled
+    variants: int = 1
+    targets: NDArray[np.int32] | None = None
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """`found` by all stages together; `standing`: after each stage, how many examples no eps has fooled yet."""
+
+    found: Found
+    standing: dict[str, int]
+
+
+def run(
+    stages: Iterator[Stage],
+    options: Attack,
+    x: NDArray[np.float32],
+    y: NDArray[np.int32],
+    *,
+    clean: NDArray[np.bool_],
+    index: NDArray[np.int32] | None = None,
+    verify: Verify | None = None,
+    batch_size: int = active_set.BATCH_SIZE,
+    xla: bool = False,
+    distribution: Distribution = ONE_DEVICE,
+    under_way: UnderWay = lambda name, left: contextlib.nullcontext(),
+) -> Cascade:
+    """The stages, one after another, through the plan of the options (see `plan`). `clean` bool [n]: which clean images
+    are classified as they should be; the others are fooled at eps 0. The rest as `engine.run` takes it; `under_way`
+    wraps each stage, of a name and so many examples."""
+    n = len(x)
+    eps = np.where(clean, np.inf, 0.0)
+    total = Found(x.copy(), ~clean, eps, np.full(n, -np.inf), np.zeros(n, np.int64))
+    standing: dict[str, int] = {}
+    for number, stage in enumerate(stages):
+        way = plan(options, stage.variants, total.eps)
+        with under_way(stage.name, int(way.first(n).again.sum())) as advanced:
+            found = active_set.run(
+                stage.search,
+                x,
+                y,
+                way,
+                targets=stage.targets,
+                index=index,
+                verify=verify,
+                batch_size=batch_size,
+                xla=xla,
+                distribution=distribution,
+                advanced=advanced,
+            )
+        total = _merged(total, found, first=number == 0)
+        standing[stage.name] = int(np.sum(~total.fooled))
+    return Cascade(total, standing)
+
+
+def plan(options: Attack, variants: int, below: NDArray[np.float64]) -> Plan:
+    """What each example goes through, tried at no eps but those smaller than its `below`: the ladder, downwards, so
+    that an attack is withstood once rather than at every rung; or a bisection."""
+    if options.bisect is not None:
+        return Bisection(options.eps, options.bisect, variants, below)
+    return Ladder(sorted((*options.ladder, options.eps)), variants, below)
+
+
+def stages(
+    predict: Predict, options: Attack, ball: Ball, y: NDArray[np.int32], logits: NDArray[np.float32]
+) -> Iterator[Stage]:
+    """The stages of an attack's config: the attack itself, or those of `strong`. `logits` of the clean images, float32
+    [n, classes]; `y` int32 [n], the labels, or the targets of a targeted attack."""
+    if options.attack != "strong":
+        yield _stage(options.attack, predict, options, ball, y, logits)
+        return
+    for name in STRONG:
+        steps = options.queries if name == "square" else options.steps
+        yield _stage(name, predict, options.model_copy(update={"steps": steps}), ball, y, logits)
+
+
+def _stage(
+    name: str, predict: Predict, options: Attack, ball: Ball, y: NDArray[np.int32], logits: NDArray[np.float32]
+) -> Stage:
+    common: dict[str, Any] = {"predict": predict, "ball": ball, "steps": options.steps}
+    if name in ("fgsm", "bim", "pgd"):
+        size = 0.0 if not options.eps or options.step_size is None else options.step_size / options.eps
+        targeted = options.target != "none"
+        search: Search = Ascent(
+            **common, step_size=size, random_start=options.random_start, targeted=targeted, seed=options.seed
+        )
+        return Stage(name, search, options.restarts, y[:, None] if targeted else None)
+    if name == "fmn":
+        return Stage(name, FMN(**common))
+    if name == "square":
+        return Stage(name, Square(**common, seed=options.seed), options.restarts)
+    if name == "apgd-t":
+        targets = auto_pgd.targets(logits, y, options.targets)
+        search = auto_pgd.APGD(**common, loss="targeted_dlr", seed=options.seed)
+        return Stage(name, search, options.restarts * targets.shape[1], np.tile(targets, options.restarts))
+    return Stage(name, auto_pgd.APGD(**common, loss=name.removeprefix("apgd-"), seed=options.seed), options.restarts)
+
+
+def _merged(total: Found, found: Found, *, first: bool) -> Found:
+    """Of each example what fooled it at the smaller eps, or else the first stage's point."""
+    better = found.eps < total.eps
+    taken = better | (first & ~total.fooled)
+    return replace(
+        total,
+        points=np.where(per_example(taken), found.points, total.points),
+        fooled=total.fooled | found.fooled,
+        eps=np.minimum(total.eps, found.eps),
+        loss=np.where(taken, found.loss, total.loss),
+        looked_at=total.looked_at + found.looked_at,
+    )

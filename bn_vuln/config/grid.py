@@ -1,0 +1,158 @@
+"""base + grid + seeds -> cells."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from bn_vuln.config import Cell, Experiment, apply_override, describe_cell, nearest, to_plain, validate
+from bn_vuln.errors import ConfigError
+
+
+def expand(experiment: Experiment) -> list[Cell]:
+    """The cells of an experiment: every combination of the grid's values, for every seed, each cell once.
+
+    A grid key is a dotted path into the cell (`data.width`). A key of several paths joined by commas
+    (`data.width, weight_decay`) takes lists of values and moves its paths together.
+    Raises `ConfigError` naming the experiment and the key.
+    """
+    cells = dict.fromkeys(_expand(experiment))
+    return list(cells)
+
+
+def _expand(experiment: Experiment) -> Iterator[Cell]:
+    axes = [[_assignments(experiment.name, key, value) for value in values] for key, values in experiment.grid.items()]
+    for seed in experiment.seeds:
+        for combination in itertools.product(*axes):
+            data = copy.deepcopy({**experiment.base, "seed": seed})
+            for key, value in itertools.chain.from_iterable(combination):
+                apply_override(data, key, copy.deepcopy(value))
+            yield validate(Cell, data, f"{experiment.name}: a cell of the grid")
+
+
+def _assignments(name: str, key: str, value: Any) -> list[tuple[str, Any]]:
+    paths = [part.strip() for part in key.split(",")]
+    if len(paths) == 1:
+        return [(paths[0], value)]
+    if not isinstance(value, list | tuple) or len(value) != len(paths):
+        raise ConfigError(f"{name}: grid.{key}: expected lists of {len(paths)} values, received {value!r}")
+    return list(zip(paths, value, strict=True))
+
+
+def lookup(cell: Cell, key: str) -> Any:
+    """The value at a dotted path of a cell, as plain data; `KeyError` where there is none."""
+    value: Any = to_plain(cell)
+    for part in key.split("."):
+        if not isinstance(value, dict):
+            raise KeyError(key)
+        value = value[part]
+    return value
+
+
+def arm_of(experiment: Experiment, cell: Cell) -> str | None:
+    """The arm of the table that a cell is in: the first of the named ones whose values it has, or the value of the
+    arm key; None where there is none."""
+    table = experiment.table
+    if not table.arms:
+        return str(_place(experiment, cell, table.arm))
+    return next((name for name, values in table.arms.items() if matches(cell, values)), None)
+
+
+def matches(cell: Cell, values: Mapping[str, Any]) -> bool:
+    """Whether a cell has all of these values (by dotted key)."""
+    return all(lookup_or_none(cell, key) == value for key, value in values.items())
+
+
+def lookup_or_none(cell: Cell, key: str) -> Any:
+    """The value at a dotted path of a cell, None where the cell has none there, as the arm without normalization has
+    no `normalization.c`."""
+    try:
+        return lookup(cell, key)
+    except KeyError:
+        return None
+
+
+def check_layout(experiment: Experiment, cells: Sequence[Cell]) -> None:
+    """Raise `ConfigError`, before anything is trained, where the table's layout does not fit the cells: a row or arm
+    key that none of them has, several cells of a seed in one row, a cell in no arm, an arm that is named and no cell is
+    in, an axis of a figure that is no number, or, of the whole experiment, a claim about a row that no cell is in."""
+    table = experiment.table
+    for key in table.rows:
+        if all(lookup_or_none(cell, key) is None for cell in cells):
+            _place(experiment, cells[0], key)
+    places: set[str] = set()
+    arms: set[str] = set()
+    for cell in cells:
+        arm = arm_of(experiment, cell)
+        if arm is None:
+            raise ConfigError(f"{experiment.name}: table.arms: {describe_cell(cell)} is in none of them")
+        place = f"{[lookup_or_none(cell, key) for key in table.rows]} {arm} {cell.seed}"
+        if place in places:
+            raise ConfigError(
+                f"{experiment.name}: table.rows: several cells of a seed fall into one row; "
+                "add the grid key that tells them apart"
+            )
+        places.add(place)
+        arms.add(arm)
+    _refuse_absent_arms(experiment, arms)
+    if experiment.as_published:
+        _refuse_absent_rows(experiment, cells)
+    _check_axes(experiment, cells)
+
+
+def _refuse_absent_rows(experiment: Experiment, cells: Sequence[Cell]) -> None:
+    """A claim that is in no row would vanish from the report; smaller scales leave rows out on purpose."""
+    for claim in experiment.paper:
+        for where in (claim.where, claim.where | claim.against.where if claim.against else {}):
+            if not any(matches(cell, where) for cell in cells):
+                raise ConfigError(f"{experiment.name}: paper: no cell has {where}, which a claim is about")
+
+
+def _refuse_absent_arms(experiment: Experiment, arms: set[str]) -> None:
+    table = experiment.table
+    named = {value.arm for value in experiment.paper if value.arm}
+    named |= {value.against.arm for value in experiment.paper if value.against}
+    if any(value.arm is None for value in experiment.paper) or (len(arms) > 1 and not table.arms):
+        named |= {table.reference, table.treatment}
+    absent = sorted(named - arms)
+    if absent and not experiment.overrides:  # an override may leave an arm out on purpose
+        known = f"(known: {', '.join(sorted(arms))}){nearest(absent[0], arms)}"
+        key = {table.reference: "table.reference: ", table.treatment: "table.treatment: "}.get(absent[0], "")
+        raise ConfigError(f"{experiment.name}: {key}no cell is in the arm {absent[0]!r} {known}")
+
+
+def _place(experiment: Experiment, cell: Cell, key: str) -> Any:
+    try:
+        return lookup(cell, key)
+    except KeyError:
+        raise ConfigError(f"{experiment.name}: table: a cell has no key {key!r}") from None
+
+
+def _check_axes(experiment: Experiment, cells: Sequence[Cell]) -> None:
+    """Refuse curves and heat maps along what are no numbers. Curves show cells that have nothing there, as the arm
+    without normalization has no c, as levels."""
+    table = experiment.table
+    if "curves" in table.figures and table.x:
+        _refuse_words(experiment, [cell for cell in cells if lookup_or_none(cell, table.x) is not None], "x", table.x)
+    if "heatmaps" in table.figures and table.x and table.y:  # without both there is no heat map
+        _refuse_words(experiment, cells, "x", table.x)
+        _refuse_words(experiment, cells, "y", table.y)
+        _refuse_third_axis(experiment, cells)
+
+
+def _refuse_words(experiment: Experiment, cells: Sequence[Cell], axis: str, key: str) -> None:
+    for cell in cells:
+        value = lookup_or_none(cell, key)
+        if not isinstance(value, int | float):
+            received = f"none in {describe_cell(cell)}" if value is None else repr(value)
+            raise ConfigError(f"{experiment.name}: table.{axis}: {key}: expected numbers, received {received}")
+
+
+def _refuse_third_axis(experiment: Experiment, cells: Sequence[Cell]) -> None:
+    """Several values at one place of a heat map would hide each other."""
+    table = experiment.table
+    for key in (key for key in table.rows if key not in (table.x, table.y)):
+        if len({str(lookup_or_none(cell, key)) for cell in cells}) > 1:
+            raise ConfigError(f"{experiment.name}: table.rows: heat maps have no place for several values of {key}")

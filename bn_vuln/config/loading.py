@@ -1,0 +1,209 @@
+"""Reading YAML, overrides, and errors that say what was expected and what was received."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from bn_vuln.config.cell import Cell
+from bn_vuln.config.experiment import Experiment, Scale
+from bn_vuln.config.types import IDENTITY, nearest
+from bn_vuln.errors import ConfigError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where it was built, takes a tenth of the time
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises `ConfigError` naming the file (and the line) where it is none."""
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a mapping, received {type(data).__name__}")
+    return data
+
+
+def validate(model: type[Model], data: Any, source: str) -> Model:
+    """`model` made of `data`; every mistake is listed in one `ConfigError` that begins with `source`."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        errors = error.errors()
+    # A sequence whose items are refused is also called too short, which it is not.
+    inner = {detail["loc"][:-1] for detail in errors}
+    lines = [_explain(e, data) for e in errors if not (e["type"] == "too_short" and e["loc"] in inner)]
+    raise ConfigError("\n".join(f"{source}: {line}" for line in lines))
+
+
+def _explain(error: ErrorDetails, data: Any) -> str:
+    """One pydantic error as `key: what was expected, received what`."""
+    key = _key(error["loc"], data, missing=error["type"] == "missing")
+    message = error["msg"].replace("Input should be", "expected").replace("Value error, ", "")
+    if error["type"] == "missing":
+        return f"{key}: missing"
+    if error["type"] == "union_tag_not_found":
+        return f"{key}.{error['ctx']['discriminator']}: missing".replace("'", "")
+    if error["type"] == "too_short":
+        return f"{key}: expected at least {error['ctx']['min_length']} item, received none"
+    if error["type"] == "union_tag_invalid":
+        context = error["ctx"]
+        known = [word.strip(" '") for word in context["expected_tags"].split(",")]
+        received = context["tag"]
+        if error["loc"][-1:] == ("normalization",) and received != "l2":
+            known.append("l2")  # the short form of none and a weight decay, which is no config of its own
+        return f"{key}: expected one of {', '.join(known)}, received {received!r}{nearest(received, known)}"
+    if error["type"] == "model_type":
+        message = "expected a mapping"
+    if error["type"] in ("tuple_type", "list_type"):
+        alone = isinstance(error["input"], int | float | str)
+        message = "expected a list" + (f", e.g. [{error['input']}]" if alone else "")
+    if error["type"] not in _SELF_EXPLAINING:
+        message += f", received {error['input']!r}"
+    return f"{key}: {message}" if key else message
+
+
+_SELF_EXPLAINING = (
+    "unknown_key",
+    "attack",
+    "grid",
+    "perturbation",
+    "evaluations",
+    "derived",
+    "seeds",
+    "normalized",
+    "l2",
+    "train",
+    "data",
+    "claim",
+    "init",
+    "normalization",
+    "depth",
+)
+
+
+def _key(location: tuple[int | str, ...], data: Any, *, missing: bool) -> str:
+    """The dotted key the user wrote: pydantic's location without the union tags that it mixes in."""
+    parts: list[str] = []
+    tag_passed = False
+    for i, part in enumerate(location):
+        if i and not tag_passed and isinstance(data, Mapping) and part in (data.get("kind"), data.get("name")):
+            tag_passed = True
+            continue
+        try:
+            data, tag_passed = data[part], False
+        except (KeyError, IndexError, TypeError):  # a tag all the same, or the key that is missing
+            if not (missing and i == len(location) - 1):
+                continue
+        parts.append(str(part))
+    return ".".join(parts)
+
+
+def apply_override(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set the dotted `key` of a nested dict in place. `grid.data.width` sets the grid entry `data.width`."""
+    parts = ["grid", key[5:]] if key.startswith("grid.") else key.split(".")
+    for part in parts[:-1]:
+        child = data.get(part)
+        if not isinstance(child, str | Mapping | None):
+            raise ConfigError(f"{key}: {part} is {child!r}, which has no fields")
+        # A short form (`normalization: batch`) becomes a mapping when one of its fields is set.
+        data[part] = child = {"name": child} if isinstance(child, str) else dict(child or {})
+        data = child
+    data[parts[-1]] = value
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """`train.epochs=3` -> ("train.epochs", 3); the value is read as YAML."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text}: expected key=value, for example train.epochs=3")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {text}: {value!r} is not valid YAML") from None
+
+
+def _read_extended(path: Path, seen: frozenset[Path] = frozenset()) -> dict[str, Any]:
+    """A YAML file on top of the one it `extends` (a path relative to it); mappings are merged key by key."""
+    data = read_yaml(path)
+    parent = data.pop("extends", None)
+    if parent is None:
+        return data
+    seen |= {path.resolve()}
+    if not isinstance(parent, str) or not (path.parent / parent).is_file():
+        raise ConfigError(f"{path.name}: extends: expected the path of a YAML file relative to it, received {parent!r}")
+    if (path.parent / parent).resolve() in seen:
+        raise ConfigError(f"{path.name}: extends itself")
+    return _merge(_read_extended(path.parent / parent, seen), data)
+
+
+def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` on top of `below`; what is a mapping in both is merged, anything else replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def load_experiment(path: Path, scale: Scale = "full", overrides: Iterable[str] = ()) -> Experiment:
+    """The experiment in `path` at `scale`, with `key=value` overrides on top.
+
+    An override names a field of the experiment (`seeds`, `evaluation.limit`, `perturbations.bim.steps`,
+    `grid.data.width`) or of the cells' base (`train.epochs`). A file may build on another one: `extends:
+    ../base/table6.yaml`. Raises `ConfigError`.
+    """
+    data = _read_extended(path)
+    plain = validate(Experiment, data, path.name)
+    if scale != "full" and scale not in plain.scales:
+        raise ConfigError(f"{path.name}: scales: no {scale!r} here (known: {', '.join(['full', *plain.scales])})")
+    overrides = tuple(overrides)
+    chosen = [(text, *parse_assignment(text)) for text in overrides]
+    for text, key, _ in chosen:
+        _refuse_shadowed(text, key, plain)
+    for key, value in [*plain.scales.get(scale, {}).items(), *((key, value) for _, key, value in chosen)]:
+        head = key.split(".")[0]
+        if head not in Cell.model_fields and head not in Experiment.model_fields:
+            known = [*Experiment.model_fields, *Cell.model_fields]
+            raise ConfigError(f"{path.name}: unknown key {key!r}{nearest(head, known)}")
+        apply_override(data, f"base.{key}" if head in Cell.model_fields else key, value)
+    return validate(Experiment, {**data, "scale": scale, "overrides": overrides}, path.name)
+
+
+def _refuse_shadowed(text: str, key: str, experiment: Experiment) -> None:
+    """Raise for an override without effect: of what the grid sets, of an unknown perturbation, of the scale."""
+    head, _, rest = key.partition(".")
+    if head in ("scale", "scales", "overrides"):
+        raise ConfigError(f"--set {text}: choose the scale with --scale")
+    name = rest.split(".")[0]
+    if head in ("perturbations", "evaluations") and "." in rest and name not in (known := getattr(experiment, head)):
+        raise ConfigError(f"--set {text}: no {head[:-1]} {name!r} here{nearest(name, known)}")
+    for axis in experiment.grid:
+        for path in (part.strip() for part in axis.split(",")):
+            if key == path or key.startswith(f"{path}."):
+                raise ConfigError(f"--set {text}: the grid sets {path}; use --set 'grid.{axis}=[...]'")
+
+
+def to_plain(model: BaseModel) -> dict[str, Any]:
+    """The JSON-ready dict of a config object, every default written out."""
+    return model.model_dump(mode="json")
+
+
+def identity(model: BaseModel) -> dict[str, Any]:
+    """The JSON-ready dict whose hash is the id of a config object: every field, but for those that were added after
+    results had been published and stand at their default, and paths."""
+    return model.model_dump(mode="json", context=IDENTITY)
+
+
+def to_yaml(model: BaseModel) -> str:
+    """A config object as YAML, every default written out."""
+    return yaml.safe_dump(to_plain(model), sort_keys=False, allow_unicode=True, width=110)

@@ -1,0 +1,1 @@
+"""Measurements of a model besides its accuracy, one file a kind."""

@@ -1,0 +1,146 @@
+"""How long an experiment will take: its floating-point operations, and the rate at which this machine does them.
+
+An estimate to plan by, good to a factor of about two; steps that are bound by memory take longer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from bn_vuln import data, models
+from bn_vuln.config import (
+    Arch,
+    Attack,
+    Cell,
+    DeepArch,
+    Evaluation,
+    LinearArch,
+    Minimal,
+    MLPArch,
+    Perturbation,
+    describe_cell,
+)
+from bn_vuln.errors import BnvulnError
+from bn_vuln.experiments.runner import Task
+from bn_vuln.runtime import backend
+from bn_vuln.training import native_width as native
+
+SHARE = 0.6  # of the rate of a large matrix product that training and attacks reach
+STARTING = 12.0  # seconds to start TensorFlow and to compile, a cell
+USED = 1 / 3  # of the steps that a minimum-norm attack may take, most examples being through long before
+SIZE = 2048  # of the matrices that are multiplied to find the rate
+
+
+def forward_flops(model: Any) -> int:
+    """Operations of one example's forward pass through a Keras model: two for each multiply-add of its Dense and
+    convolutional layers, the rest being small beside them."""
+    return sum(2 * _multiply_adds(layer) for layer in backend.leaf_layers(model))
+
+
+def _multiply_adds(layer: Any) -> int:
+    """Each number of a kernel is used once for each position of the output."""
+    kernel = getattr(layer, "kernel", None)
+    if kernel is None:
+        return 0
+    positions = layer.output.shape[1:-1] if "Conv" in type(layer).__name__ else ()
+    return int(math.prod(kernel.shape) * math.prod(positions))
+
+
+def task_flops(task: Task) -> float:
+    """Operations of training a cell and measuring its perturbations, wherever they are measured."""
+    return _training_flops(task.cell) + sum(
+        _evaluation_flops(task.cell, site.evaluation, perturbation)
+        for site in task.sites
+        for perturbation in site.perturbations.values()
+    )
+
+
+def _training_flops(cell: Cell) -> float:
+    """Of every epoch: its steps on the training examples, and one forward pass of the validation examples."""
+    options = cell.data
+    examples = options.limit or data.facts(options.name).sizes["train"] - options.validation
+    first = native.can(cell, data.facts(options.name))
+    return _forward(cell, native_width=first) * cell.train.epochs * (cell.train.passes * examples + options.validation)
+
+
+def _evaluation_flops(cell: Cell, evaluation: Evaluation, perturbation: Perturbation) -> float:
+    """A gradient with respect to the input is two forward passes."""
+    steps = 0
+    if isinstance(perturbation, Attack):
+        steps = perturbation.steps * perturbation.restarts
+    elif isinstance(perturbation, Minimal):
+        steps = round(USED * perturbation.steps * perturbation.binary_search_steps)
+    return _forward(cell) * _examples(cell, evaluation) * (2 * steps + 1)
+
+
+def _examples(cell: Cell, evaluation: Evaluation) -> int:
+    validation, split = cell.data.validation, evaluation.split
+    if evaluation.limit or split == "validation":
+        return evaluation.limit or validation
+    if split == "train" and evaluation.dataset is None and cell.data.limit:
+        return cell.data.limit
+    size = data.facts(evaluation.dataset or cell.data.name).sizes[split]
+    return size - validation if split == "train" else size
+
+
+def _forward(cell: Cell, *, native_width: bool = False) -> int:
+    """Without making the weights of dense nets, which grow with the fourth power of the width; of the first kernel at
+    native width where it is trained so."""
+    facts, hidden = data.facts(cell.data.name), _units(cell)
+    if hidden is None:
+        return forward_flops(models.build(cell, facts))
+    hidden = [math.prod(facts.shape), *hidden[1:]] if native_width else hidden
+    return 2 * sum(math.prod(pair) for pair in itertools.pairwise([*hidden, len(facts.classes)]))
+
+
+def _units(cell: Cell) -> list[int] | None:
+    """Inputs and hidden units of a dense net; None for a convolutional one."""
+    facts = data.facts(cell.data.name)
+    return _dense(cell.arch, facts.shape[2] * (cell.data.width or facts.shape[1]) ** 2)
+
+
+def _dense(arch: Arch, inputs: int) -> list[int] | None:
+    if isinstance(arch, LinearArch):
+        return [inputs]
+    if isinstance(arch, MLPArch):
+        return [inputs, *(arch.hidden or (inputs // 2,) * 2)]
+    return [inputs, *[arch.units] * arch.depth] if isinstance(arch, DeepArch) else None
+
+
+def check_memory(tasks: Iterable[Task]) -> None:
+    """Raise `BnvulnError` where a net's weights, their gradients and the best epoch's copy do not fit into memory."""
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for cell in {task.cell for task in tasks}:
+        if _units(cell) is None:
+            continue  # convolutions have few weights
+        needed = 3 * 4 * _forward(cell) // 2  # a dense net has a float32 weight for each multiply-add
+        if needed > available:
+            raise BnvulnError(
+                f"data.width: {describe_cell(cell)} needs about {needed / 2**30:,.0f} GiB for its weights, this machine "
+                f"has {available / 2**30:,.0f}"
+            )
+
+
+def flops_per_second(seconds: float = 0.5) -> float:
+    """The rate of a product of large float32 matrices on the default device, the best of those in `seconds`."""
+    tf = backend.tensorflow()
+    matrix = tf.ones((SIZE, SIZE)) / SIZE
+    multiply = backend.compile(lambda a: tf.matmul(a, a))
+    multiply(matrix)
+    best, begun = math.inf, time.monotonic()
+    while time.monotonic() - begun < seconds:
+        called = time.monotonic()
+        multiply(matrix).numpy()
+        best = min(best, time.monotonic() - called)
+    return 2 * SIZE**3 / best
+
+
+def seconds_of(tasks: Iterable[Task]) -> float:
+    """How long these tasks will take on this machine, one after the other."""
+    tasks = list(tasks)
+    return sum(map(task_flops, tasks)) / (SHARE * flops_per_second()) + STARTING * len(tasks) if tasks else 0.0

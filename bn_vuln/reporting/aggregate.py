@@ -1,0 +1,195 @@
+"""Records -> a table: mean, SEM and n per arm, differences between arms, and the claims beside them (claims.py).
+
+No TensorFlow here: a report renders again from records in about a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bn_vuln import config, records
+from bn_vuln.analysis.statistics import paired, unpaired
+from bn_vuln.config import Cell, Choice, Experiment, Site
+from bn_vuln.config.grid import arm_of, check_layout, expand, lookup_or_none
+from bn_vuln.reporting.claims import Comparison, compare
+from bn_vuln.reporting.results import Block, Difference, Run, Value, has, mean_over_arms
+
+
+@dataclass(frozen=True)
+class Results:
+    """An experiment's table. `cells`, `failed`, `missing` count trainings; `devices` are those of the records."""
+
+    experiment: Experiment
+    blocks: tuple[Block, ...]
+    comparisons: tuple[Comparison, ...]
+    cells: int
+    failed: int
+    missing: int
+    seconds: float
+    devices: tuple[str, ...]
+    versions: tuple[str, ...]
+
+
+def aggregate(experiment: Experiment, root: Path) -> Results:
+    """The table of an experiment from the records in a results folder. Raises `ConfigError` where the layout
+    names what the cells do not have, `BnvulnError` for a damaged record."""
+    cells = expand(experiment)
+    check_layout(experiment, cells)
+    runs = [_read(cell, experiment, root) for cell in cells]
+    blocks = _select(experiment, [_block(experiment, group) for group in _group(experiment, runs)])
+    everything = [record for run in runs for record in _distinct_records(experiment, run)]
+    return Results(
+        experiment=experiment,
+        blocks=tuple(blocks),
+        comparisons=compare(experiment, blocks),
+        cells=len(runs),
+        failed=sum(run.failed for run in runs),
+        missing=sum(run.training is None for run in runs),
+        seconds=sum(run.training.seconds for run in runs if run.training) + sum(r.seconds for r in everything),
+        devices=_distinct(record.device for record in everything),
+        versions=_distinct(", ".join(f"{k} {v}" for k, v in sorted(r.versions.items())) for r in everything),
+    )
+
+
+def _distinct(items: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(items)))
+
+
+def _distinct_records(experiment: Experiment, run: Run) -> Iterable[records.Record | records.MeasurementRecord]:
+    """The records of a run that took time of their own: an attack and the rungs of its ladder are one search, of which
+    each record has the time, and evaluations may agree."""
+    asked = [site.column(name) for site in experiment.sites for name in site.perturbations]
+    found = {record.perturbation_id: record for name in asked if (record := run.found.get(name))}
+    return *found.values(), *{record.measurement_id: record for record in run.measured.values()}.values()
+
+
+def _read(cell: Cell, experiment: Experiment, root: Path) -> Run:
+    folder = root / records.digest(config.identity(cell))
+
+    def identifier(site: Site, what: Any) -> str:
+        return records.digest(records.perturbation_identity(site.evaluation, cell.data.canonical, what))
+
+    paths: dict[str, Path] = {}
+    others: dict[str, Path] = {}
+    for site in experiment.sites:
+        for name, perturbation in config.with_rungs(site.perturbations).items():
+            paths[site.column(name)] = records.record_path(folder, identifier(site, perturbation))
+        for name, measurement in site.measurements.items():
+            others[site.column(name)] = records.measurement_path(folder, identifier(site, measurement))
+    return Run(
+        cell,
+        arm_of(experiment, cell) or "",
+        folder,
+        records.read_training(folder),
+        {name: records.read_record(path) for name, path in paths.items() if path.exists()},
+        {name: records.read_measurement(path) for name, path in others.items() if path.exists()},
+    )
+
+
+def _group(experiment: Experiment, runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that share the values of the layout's row keys, in the order of the grid."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        key = records.canonical_json([lookup_or_none(run.cell, row) for row in experiment.table.rows])
+        groups.setdefault(key, []).append(run)
+    return list(groups.values())
+
+
+def _block(experiment: Experiment, runs: Sequence[Run]) -> Block:
+    table = experiment.table
+    where = {key: lookup_or_none(runs[0].cell, key) for key in table.rows}
+    by_arm: dict[str, list[Run]] = {}
+    for run in runs:
+        by_arm.setdefault(run.arm, []).append(run)
+    arms = {arm: {name: _collect(experiment, name, own) for name in table.columns} for arm, own in by_arm.items()}
+    treatment, reference = arms.get(table.treatment), arms.get(table.reference)
+    differences = {}
+    if treatment and reference:
+        differences = {name: _difference(treatment[name], reference[name]) for name in table.columns}
+    return Block(where, arms, differences, tuple(runs))
+
+
+def _collect(experiment: Experiment, column: str, runs: Sequence[Run]) -> Value:
+    """One arm in one column; a derived one has the flags of all that it is computed from."""
+    by_seed: dict[int, float] = {}
+    raised: dict[tuple[str, str], list[records.Flag]] = {}
+    parts = experiment.parts(column)
+    failed = missing = 0
+    for run in runs:
+        value = _number(experiment, column, run)
+        if run.failed:
+            failed += 1
+        elif value is None:
+            missing += not any(run.has_no(part) for part in parts)
+        else:
+            by_seed[run.cell.seed] = value
+            for part, record in ((part, record) for part in parts if (record := run.record(part))):
+                for flag in record.flags:
+                    raised.setdefault((part, flag.name), []).append(flag)
+    flags = dict.fromkeys(_worst(flags, len(by_seed)) for flags in raised.values())
+    return Value(by_seed, failed, missing, tuple(flags), _examples(parts, runs))
+
+
+def _worst(flags: Sequence[records.Flag], seeds: int) -> records.Flag:
+    """The flag of the seed that is farthest off, for all seeds that have raised it."""
+    worst = max(flags, key=lambda flag: abs(flag.value))
+    if seeds == 1:
+        return worst
+    which = f"in {len(flags)} of {seeds} seeds{', at most' if len(flags) > 1 else ''}"
+    return worst.model_copy(update={"message": f"{which}: {worst.message}"})
+
+
+def _number(experiment: Experiment, column: str, run: Run) -> float | None:
+    """A run's number in a column; a derived one has one where all that it is computed from have."""
+    values = [value for part in experiment.parts(column) if (value := run.value(part)) is not None]
+    if len(values) < len(experiment.parts(column)):
+        return None
+    return experiment.derived[column].of(values) if column in experiment.derived else values[0]
+
+
+def _examples(parts: Sequence[str], runs: Sequence[Run]) -> int | None:
+    """How many examples a number is from; None where columns that it is computed from differ in that."""
+    counts = {next((n for run in runs if (n := run.examples(part))), None) for part in parts}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def _difference(treatment: Value, reference: Value) -> Difference:
+    ours, theirs = treatment.estimate, reference.estimate
+    both = unpaired(ours, theirs) if ours and theirs else None
+    return Difference(paired(treatment.by_seed, reference.by_seed), both)
+
+
+# ---------------------------------------------------------------- the row that is chosen
+
+
+def _select(experiment: Experiment, blocks: list[Block]) -> list[Block]:
+    """Mark the chosen block, of each group if the layout has them."""
+    choice = experiment.table.chosen_by
+    if choice is None:
+        return blocks
+    groups: dict[str, list[Block]] = {}
+    for block in blocks:
+        groups.setdefault(records.canonical_json([block.where.get(key) for key in choice.per]), []).append(block)
+    chosen = [id(best) for group in groups.values() if (best := _best(choice, group)) is not None]
+    return [Block(b.where, b.arms, b.differences, b.runs, selected=id(b) in chosen) for b in blocks]
+
+
+def _best(choice: Choice, blocks: Sequence[Block]) -> Block | None:
+    """The block of the highest mean over the arms among those that qualify; the first of several that are equal."""
+    scored = [(mean_over_arms(block, choice.by), block) for block in blocks if _qualifies(choice, block, blocks)]
+    best = max((score for score, _ in scored if score is not None), default=None)
+    return next((block for score, block in scored if score is not None and score == best), None)
+
+
+def _qualifies(choice: Choice, block: Block, among: Sequence[Block]) -> bool:
+    """Whether its column `of` is close enough to that of the block it is compared with."""
+    if choice.of is None:
+        return True
+    bounds = [mean_over_arms(b, choice.of) for b in among if has(b, choice.where)]
+    own = mean_over_arms(block, choice.of)
+    if own is None or not bounds or bounds[0] is None:
+        return False
+    return own >= bounds[0] - choice.within - 1e-12

@@ -1,0 +1,204 @@
+"""Claims beside our numbers: what the paper says, what was measured, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bn_vuln import records
+from bn_vuln.analysis import statistics
+from bn_vuln.analysis.statistics import Estimate
+from bn_vuln.config import AT, Experiment, PaperValue
+from bn_vuln.reporting.results import Block, Run, Value, has
+
+UNEQUAL_ARMS = 0.02
+FAILED = "failed to train"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One claim beside our number, in the column's unit (accuracies: fractions). `where` is its row, without what
+    a slope runs along; `arm` None: the difference treatment - reference. `verdict` is `preview` below full scale
+    (`unscaled` says what it would be), `context` for a figure that is not judged, `failed to train` where no seed of an
+    arm did train. `over_examples`: with one seed, the 95% bootstrap interval over the examples of its runs alone, where
+    the number is one of theirs."""
+
+    where: dict[str, Any]
+    perturbation: str
+    arm: str | None
+    ours: Estimate | None
+    paper: PaperValue
+    verdict: str
+    unscaled: str
+    flags: tuple[str, ...]
+    over_examples: tuple[float, float] | None = None
+
+    @property
+    def gap(self) -> float | None:
+        """ours - the paper's; None where there is either none."""
+        value = self.paper.value
+        return self.ours.mean - value if self.ours and value is not None else None
+
+
+def compare(experiment: Experiment, blocks: Sequence[Block]) -> tuple[Comparison, ...]:
+    """Every claim of an experiment, in every row that it is about, beside our numbers."""
+    return tuple(_compare(experiment, blocks))
+
+
+def _compare(experiment: Experiment, blocks: Sequence[Block]) -> Iterator[Comparison]:
+    for claim in experiment.paper:
+        rows = [block for block in blocks if has(block, claim.where) and _is_about(experiment, claim, block)]
+        if claim.how == "slope":
+            rows = rows[:1]  # one slope through all of them
+        for block in rows:
+            for column in claim.perturbations:
+                yield _comparison(experiment, blocks, claim, block, column)
+
+
+def _is_about(experiment: Experiment, claim: PaperValue, block: Block) -> bool:
+    """Whether a row has the arm of the claim, or the arms it compares; where all rows have all arms, always."""
+    table = experiment.table
+    arms = [claim.arm] if claim.arm else [table.treatment, table.reference]
+    return any(arm in block.arms for arm in arms)
+
+
+def _comparison(
+    experiment: Experiment, blocks: Sequence[Block], claim: PaperValue, block: Block, column: str
+) -> Comparison:
+    places = _places(experiment, blocks, claim, block)
+    ours = _slope(places, claim, column) if claim.how == "slope" else _ours(places, claim, column)
+    unscaled = FAILED if ours is None and _failed(places, column) else judge(claim, ours)
+    shown = unscaled if unscaled in ("context", "not run", FAILED) or experiment.as_published else "preview"
+    one_seed = ours is not None and ours.n == 1 and not claim.exact
+    flags = _flags(experiment, places, claim, column, one_seed=one_seed)
+    where = {k: v for k, v in block.where.items() if k != claim.along}
+    interval = over_examples(places, column) if one_seed and claim.how == "difference" else None
+    return Comparison(where, column, claim.arm, ours, claim, shown, unscaled, flags, interval)
+
+
+def _failed(places: Sequence[tuple[Block | None, str]], column: str) -> bool:
+    """Whether there is no number because one of what is compared has failed to train in every seed: a result too."""
+    values = [value for place in places if (value := _value(place, column))]
+    return any(value.failed and not value.by_seed and not value.missing for value in values)
+
+
+def judge(claim: PaperValue, ours: Estimate | None) -> str:
+    """The verdict: by size and sign of a difference, by its sign alone, or by equality within a tolerance; `context`
+    for what is not judged: approximate figures, and single arms' without a tolerance."""
+    value, tolerance = claim.value, claim.tolerance
+    if claim.approximate or (tolerance is None and not claim.is_contrast):
+        return "context"
+    if claim.sign is not None or value is None:
+        return statistics.order(ours, claim.sign or 1)
+    if tolerance is None:
+        return statistics.verdict(ours, value, claim.sem)
+    if claim.exact and ours is not None and ours.n == 1:
+        ours = Estimate(ours.mean, 0.0, 1)
+    return statistics.agreement(ours, value, claim.sem, tolerance)
+
+
+# ---------------------------------------------------------------- our number
+
+
+def _places(
+    experiment: Experiment, blocks: Sequence[Block], claim: PaperValue, block: Block
+) -> list[tuple[Block | None, str]]:
+    """The rows and arms a claim is about: first what is compared, then what with; all rows of a slope."""
+    table = experiment.table
+    if claim.arm is None:
+        return [(block, table.treatment), (block, table.reference)]
+    if claim.how == "slope":
+        return [(b, claim.arm) for b in blocks if has(b, claim.where) and claim.arm in b.arms]
+    if claim.against is None:
+        return [(block, claim.arm)]
+    # The row that differs from this one in these values alone.
+    wanted = {**block.where, **claim.against.where}
+    return [(block, claim.arm), (next((b for b in blocks if b.where == wanted), None), claim.against.arm)]
+
+
+def _value(place: tuple[Block | None, str], column: str) -> Value | None:
+    block, arm = place
+    return block.arms.get(arm, {}).get(column) if block else None
+
+
+def _ours(places: Sequence[tuple[Block | None, str]], claim: PaperValue, column: str) -> Estimate | None:
+    values = [_value(place, column) for place in places]
+    by_seed = [value.by_seed for value in values if value]
+    if len(by_seed) < len(places):
+        return None
+    if len(by_seed) == 1:
+        return values[0].estimate if values[0] else None
+    return (statistics.ratio if claim.how == "ratio" else statistics.paired)(*by_seed)
+
+
+def _slope(places: Sequence[tuple[Block | None, str]], claim: PaperValue, column: str) -> Estimate | None:
+    """The slope of log(column) against log(the row key), over the rows of one arm, one for each seed that has all."""
+    rows = [(block, value.by_seed) for block, arm in places if block and (value := _value((block, arm), column))]
+    x = [float(block.where[str(claim.along)]) ** claim.power for block, _ in rows]
+    seeds = set.intersection(*(set(by_seed) for _, by_seed in rows)) if rows else set()
+    if len(set(x)) < 2 or not seeds or any(by_seed[seed] <= 0 for _, by_seed in rows for seed in seeds):
+        return None
+    slopes = [statistics.log_log_slope(x, [by_seed[seed] for _, by_seed in rows]) for seed in sorted(seeds)]
+    return statistics.estimate(slopes)
+
+
+# ---------------------------------------------------------------- flags
+
+
+def _flags(
+    experiment: Experiment,
+    places: Sequence[tuple[Block | None, str]],
+    claim: PaperValue,
+    column: str,
+    *,
+    one_seed: bool,
+) -> tuple[str, ...]:
+    """The records' flags, plus what only several records can show: checks 15 and 16, and failed trainings."""
+    involved = [value for place in places if (value := _value(place, column))]
+    found = [flag.text for value in involved for flag in value.flags]
+    if one_seed:
+        found.append("check 16: one seed: the spread over seeds is unknown")
+    failed = sum(value.failed for value in involved)
+    if failed:
+        found.append(f"{failed} training(s) failed and are not in the mean")
+    if claim.is_contrast:
+        found += _unequal_arms(experiment, places, column)
+    return tuple(dict.fromkeys(found))
+
+
+def _unequal_arms(experiment: Experiment, places: Sequence[tuple[Block | None, str]], column: str) -> Iterator[str]:
+    """Check 15, of the two that a claim compares, on the images that its column is measured on."""
+    measured_at = {part.partition(AT)[2] for part in experiment.parts(column)}
+    for name in experiment.table.columns:
+        plain, _, where = name.partition(AT)
+        perturbation = experiment.perturbations.get(plain)
+        if perturbation and perturbation.kind == "clean" and where in measured_at:
+            first, second = (_value(place, name) for place in places)
+            clean = statistics.paired(first.by_seed, second.by_seed) if first and second else None
+            if clean and abs(clean.mean) > UNEQUAL_ARMS:
+                at = f" at {where}" if where else ""
+                yield f"check 15: the arms' clean accuracies{at} differ by {100 * clean.mean:+.1f} points"
+
+
+def over_examples(places: Sequence[tuple[Block | None, str]], column: str) -> tuple[float, float] | None:
+    """What the examples of one pair of runs (or of one run) say: the 95% bootstrap interval, in the order of the places
+    (treatment, reference); None without their outcomes, or with several seeds."""
+    runs = [[run for run in block.runs if run.arm == arm] if block else [] for block, arm in places]
+    outcomes = [found for own in runs if (found := _outcomes(own, column)) is not None]
+    if len(outcomes) < len(runs) or len({len(found) for found in outcomes}) != 1:
+        return None
+    return statistics.bootstrap_interval(*outcomes)
+
+
+def _outcomes(runs: Sequence[Run], column: str) -> NDArray[np.bool_] | None:
+    """The per-example outcomes of the one run that has them."""
+    own = [run for run in runs if column in run.found]
+    if len(own) != 1:
+        return None
+    record = own[0].found[column]
+    path = records.outcomes_path(own[0].folder, record.perturbation_id)
+    return records.read_outcomes(own[0].folder, record.perturbation_id) if path.exists() else None

@@ -1,0 +1,22 @@
+"""Training: one loop that runs many steps in one compiled call, with the data set on the device.
+
+The order of the examples derives from (seed, epoch), so the arms of a pair see the same batches. The last,
+smaller batch of an epoch is dropped (BN's statistics of a handful of examples would differ in kind).
+"""
+
+from bn_vuln.training.loop import TrainingLoop
+from bn_vuln.training.optimizers import decay_terms
+from bn_vuln.training.result import Trained, cell_id, save_model
+from bn_vuln.training.run import check_folder, fitting_distribution, load_examples, train
+
+__all__ = [
+    "Trained",
+    "TrainingLoop",
+    "cell_id",
+    "check_folder",
+    "decay_terms",
+    "fitting_distribution",
+    "load_examples",
+    "save_model",
+    "train",
+]

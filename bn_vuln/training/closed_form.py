@@ -1,0 +1,46 @@
+"""Models that are not trained: the nearest-centroid classifier has its weights in closed form."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bn_vuln import data, models, records
+from bn_vuln.config import Cell, to_yaml
+from bn_vuln.data.transforms import check_width
+from bn_vuln.runtime import backend
+from bn_vuln.training.loop import predictor
+from bn_vuln.training.result import Trained, cell_id, save_model
+
+
+def nearest_centroid(cell: Cell, folder: Path | None = None) -> Trained:
+    """The nearest-centroid classifier of all published training images; files in `folder` as a training writes. Raises
+    `UsageError` for a width below theirs."""
+    begun = time.monotonic()
+    examples, validation = data.published(cell.data), data.training(cell.data, "validation", cell.seed)
+    if cell.data.width is not None:
+        check_width(cell.data.width, examples.facts.shape[1], cell.data.name)
+    backend.tensorflow()
+    model = models.build(cell, examples.facts)
+    models.linear.set_centroids(model, data.class_centroids(cell.data, model.input_shape[1]))
+    predict = predictor(model)
+    record = records.TrainingRecord(
+        cell_id=cell_id(cell),
+        state="trained",
+        epochs=0,
+        train_accuracy=float(np.mean(predict(examples.images) == examples.labels)),
+        validation_accuracy=float(np.mean(predict(validation.images) == validation.labels)),
+        parameters=model.count_params(),
+        images_per_second=0.0,
+        versions=backend.versions(),
+        device=backend.device_name(),
+        seconds=round(time.monotonic() - begun, 2),
+        facts=examples.facts.plain(),
+    )
+    if folder is not None:
+        records.replace_file(folder / "config.yaml", to_yaml(cell))
+        save_model(model, folder / "model.keras")
+        records.replace_file(folder / "training.json", records.to_json(record))
+    return Trained(model, [], record)

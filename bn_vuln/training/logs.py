@@ -1,0 +1,45 @@
+"""What a training writes about its epochs: history.csv, and TensorBoard's event files where asked for."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bn_vuln import records
+from bn_vuln.runtime import backend
+from bn_vuln.runtime.progress import Epoch
+
+SCALARS = ("loss", "train_accuracy", "validation_accuracy", "learning_rate", "images_per_second")
+
+
+def write_history(folder: Path, history: list[Epoch]) -> None:
+    """The epochs as history.csv."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(asdict(history[0])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(epoch) for epoch in history)
+    records.replace_file(folder / "history.csv", text.getvalue())
+
+
+def tensorboard(folder: Path) -> Callable[[Epoch], None]:
+    """A function that adds an epoch to the event files in FOLDER/tensorboard."""
+    tf = backend.tensorflow()
+    writer = tf.summary.create_file_writer(str(folder / "tensorboard"))
+
+    def write(epoch: Epoch) -> None:
+        with writer.as_default(step=epoch.number):
+            for name in SCALARS:
+                # tf.summary.scalar does the same, and wants TensorBoard installed where it is only to be written for.
+                tf.summary.write(name, tf.constant(getattr(epoch, name), tf.float32), metadata=_scalar_metadata(tf))
+        writer.flush()
+
+    return write
+
+
+def _scalar_metadata(tf: Any) -> Any:
+    plugin = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
+    return tf.compat.v1.SummaryMetadata(plugin_data=plugin)

@@ -1,0 +1,298 @@
+"""The active set finds what the plain loop finds, whatever shares the batch, and does no more than is needed."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from helpers_attacks import binary_linear, half_broken, images, tf, wavy
+from scipy import stats
+
+from bn_vuln.attacks import active_set, example_rng, pgd
+from bn_vuln.attacks.auto_pgd import APGD
+from bn_vuln.attacks.base import Ascent
+from bn_vuln.attacks.eps_search import Bisection, Ladder
+from bn_vuln.attacks.fast_minimum_norm import FMN
+from bn_vuln.attacks.square import Square
+from bn_vuln.attacks.threat_model import Ball
+
+N = 60
+EPS = 0.006
+SCALE = np.array([0.25, 1.5])
+
+
+@pytest.fixture(scope="module")
+def x():
+    return images(N)
+
+
+@pytest.fixture(scope="module")
+def predict():
+    return wavy()
+
+
+@pytest.fixture(scope="module")
+def y(predict, x):
+    """The predictions, but for every tenth example, which is misclassified."""
+    labels = predict(tf.constant(x)).numpy().argmax(axis=1).astype(np.int32)
+    labels[::10] = (labels[::10] + 1) % 3
+    return labels
+
+
+def ascent(predict, ball, steps=10, step_size=0.25, **options):
+    return Ascent(predict, ball, steps, step_size, **options)
+
+
+def once(eps, count=1):
+    return Ladder([eps], count)
+
+
+def is_fooled(predict, points, y, targeted=False):
+    hit = predict(tf.constant(points)).numpy().argmax(axis=1) == y
+    return hit if targeted else ~hit
+
+
+# ---------------------------------------------------------------- equal to the plain loop
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 16, 500])
+@pytest.mark.parametrize("ord", ["inf", "2"])
+@pytest.mark.parametrize("random_start", [False, True])
+def test_it_fools_what_the_plain_loop_fools_at_any_iterate(predict, x, y, batch_size, ord, random_start):
+    eps = {"inf": 0.008, "2": 0.03}[ord]
+    ball = Ball(ord, eps, SCALE, 0.0, 1.0)
+    search = ascent(predict, ball, random_start=random_start, seed=3)
+    found = active_set.run(search, x, y, once(eps), batch_size=batch_size)
+    plain = pgd.attack(
+        predict, tf.constant(x), tf.constant(y), ball=ball, steps=10, step_size=0.25 * eps,
+        random_start=random_start, iterate="best", seed=3,
+    ).numpy()  # fmt: skip
+    expected = is_fooled(predict, plain, y)
+    assert 0.2 < expected.mean() < 0.9
+    np.testing.assert_array_equal(found.fooled, expected)
+    np.testing.assert_array_equal(is_fooled(predict, found.points, y), expected)
+    assert ball.excess(found.points, x).max() < 1e-12
+    # Where nothing fools, the point of the highest loss is kept, as in the plain loop.
+    np.testing.assert_allclose(found.points[~expected], plain[~expected], atol=1e-9)
+    assert (found.eps[expected] == eps).all()
+    assert np.isinf(found.eps[~expected]).all()
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 3])
+@pytest.mark.parametrize("xla", [False, True])
+def test_calls_of_several_steps_and_xla_find_the_same(predict, x, y, steps_per_call, xla):
+    ball = Ball("inf", EPS)
+    plain = active_set.run(ascent(predict, ball), x, y, once(EPS), batch_size=16)
+    other = active_set.run(
+        ascent(predict, ball), x, y, once(EPS), batch_size=16, steps_per_call=steps_per_call, xla=xla
+    )
+    np.testing.assert_array_equal(other.fooled, plain.fooled)
+    np.testing.assert_array_equal(other.looked_at, plain.looked_at)
+    np.testing.assert_allclose(other.points, plain.points, atol=1e-9)
+
+
+def test_restarts_equal_the_plain_loop(predict, x, y):
+    ball = Ball("inf", 0.008)
+    found = active_set.run(ascent(predict, ball), x, y, once(0.008, 4), batch_size=16)
+    plain = pgd.pgd(
+        predict, tf.constant(x), tf.constant(y), ball=ball, steps=10, step_size=0.002, restarts=4, iterate="best"
+    )
+    np.testing.assert_array_equal(found.fooled, is_fooled(predict, plain, y))
+    single = active_set.run(ascent(predict, ball), x, y, once(0.008), batch_size=16)
+    assert found.fooled.sum() > single.fooled.sum()
+
+
+def test_a_targeted_search_aims_at_its_target(predict, x, y):
+    targets = ((y + 1) % 3)[:, None]
+    ball = Ball("inf", 0.01)
+    found = active_set.run(ascent(predict, ball, targeted=True), x, y, once(0.01), targets=targets, batch_size=16)
+    assert 0.2 < found.fooled.mean() < 1
+    np.testing.assert_array_equal(found.fooled, is_fooled(predict, found.points, targets[:, 0], targeted=True))
+
+
+def test_each_variant_has_its_own_target(predict, x, y):
+    targets = np.stack([(y + 1) % 3, (y + 2) % 3], axis=1)
+    ball = Ball("inf", 0.01)
+    search = ascent(predict, ball, targeted=True, random_start=False)
+    both = active_set.run(search, x, y, once(0.01, 2), targets=targets, batch_size=16)
+    each = [active_set.run(search, x, y, once(0.01), targets=targets[:, k : k + 1]).fooled for k in range(2)]
+    np.testing.assert_array_equal(both.fooled, each[0] | each[1])
+
+
+# ---------------------------------------------------------------- no more than is needed
+
+
+def test_it_looks_at_no_point_after_the_one_that_fools(x):
+    model = binary_linear()
+    y = (model.predict(tf.constant(x)).numpy().argmax(axis=1)).astype(np.int32)
+    margins, dual = model.margin(x, y), np.abs(model.w).sum()
+    eps, steps = float(np.median(margins) / dual), 8
+    search = ascent(model.predict, Ball("inf", eps), steps=steps, step_size=1 / steps, random_start=False)
+    found = active_set.run(search, x, y, once(eps), batch_size=16)
+    needed = np.floor(margins / (dual * eps / steps)).astype(int) + 2  # points, from x to the first that fools
+    np.testing.assert_array_equal(found.looked_at, np.where(needed <= steps + 1, needed, steps + 1))
+    np.testing.assert_array_equal(found.fooled, margins < eps * dual)
+
+
+def test_slots_are_filled_again_and_shrink_at_the_end(x, y, predict):
+    sizes, ball = [], Ball("inf", EPS)
+
+    def counted(points):
+        sizes.append(len(points))
+        return predict(points)
+
+    search = ascent(counted, ball)
+    tf.config.run_functions_eagerly(True)
+    try:
+        found = active_set.run(search, np.tile(x, (3, 1, 1, 1)), np.tile(y, 3), once(EPS), batch_size=64)
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert set(sizes) == {64, 32, 16}
+    assert sum(sizes) < 1.5 * found.looked_at.sum() + 64 * 11
+    assert sum(sizes) < len(found.fooled) * 11
+
+
+def test_a_point_that_is_not_verified_is_searched_on_from(predict, x, y):
+    ball, refused = Ball("inf", 0.05), []
+
+    def verify(points, examples, eps):
+        assert (eps == 0.05).all()
+        sure = np.array([refused.count(example) >= 2 for example in examples])
+        refused.extend(examples[~sure].tolist())
+        return sure
+
+    search = ascent(predict, ball, steps=20)
+    free = active_set.run(search, x, y, once(0.05), batch_size=16)
+    found = active_set.run(search, x, y, once(0.05), batch_size=16, verify=verify)
+    assert found.fooled.any()
+    assert (found.looked_at[found.fooled] >= free.looked_at[found.fooled] + 2).all()
+    never = active_set.run(
+        search, x, y, once(0.05), batch_size=16, verify=lambda points, *_: np.zeros(len(points), bool)
+    )
+    assert not never.fooled.any()
+    assert (never.looked_at == 21).all()
+
+
+def test_one_hears_how_many_are_through(predict, x, y):
+    heard = []
+    active_set.run(ascent(predict, Ball("inf", EPS)), x, y, once(EPS), batch_size=16, advanced=heard.append)
+    assert heard == sorted(heard)
+    assert heard[-1] == N
+
+
+def test_what_is_found_does_not_depend_on_who_shares_the_batch(predict, x, y):
+    ball, order = Ball("2", 0.02), np.random.default_rng(0).permutation(N)
+    whole = active_set.run(ascent(predict, ball), x, y, once(0.02), batch_size=16)
+    mixed = active_set.run(ascent(predict, ball), x[order], y[order], once(0.02), index=order, batch_size=7)
+    np.testing.assert_array_equal(mixed.fooled, whole.fooled[order])
+    np.testing.assert_allclose(mixed.points, whole.points[order], atol=1e-9)
+
+
+# ---------------------------------------------------------------- plans
+
+
+@pytest.mark.parametrize("rungs", [[], [0.1, 0.1], [0.2, 0.1]])
+def test_a_ladder_is_given_from_below(rungs):
+    with pytest.raises(ValueError, match="ascending"):
+        Ladder(rungs)
+
+
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 3])
+def test_a_ladder_ends_at_the_first_rung_that_is_withstood(predict, x, y, count):
+    rungs, ball = [0.002, 0.005, 0.01], Ball("inf", 1.0)
+    found = active_set.run(ascent(predict, ball), x, y, Ladder(rungs, count), batch_size=16)
+    alone = [active_set.run(ascent(predict, ball), x, y, once(eps, count), batch_size=16) for eps in rungs]
+    fooled = np.logical_and.accumulate([each.fooled for each in alone][::-1])[::-1]  # at this rung and all above it
+    expected = np.min([np.where(fell, eps, np.inf) for fell, eps in zip(fooled, rungs, strict=True)], axis=0)
+    np.testing.assert_array_equal(found.eps, expected)
+    assert len(set(expected)) == 4
+    for eps in rungs:
+        assert Ball("inf", eps).excess(found.points[found.eps == eps], x[found.eps == eps]).max() < 1e-12
+
+
+def test_a_ladder_is_withstood_once(predict, x, y):
+    rungs, ball = np.linspace(0.001, 0.008, 8), Ball("inf", 1.0)
+    ladder = active_set.run(ascent(predict, ball), x, y, Ladder(rungs), batch_size=16)
+    alone = [active_set.run(ascent(predict, ball), x, y, once(eps), batch_size=16).looked_at.sum() for eps in rungs]
+    assert ladder.looked_at.sum() < 0.5 * sum(alone)
+
+
+@pytest.mark.parametrize("plan", [Ladder, lambda rungs, below: Bisection(rungs[-1], 0.001, below=below)])
+def test_what_is_known_is_not_looked_for_again(predict, x, y, plan):
+    rungs, ball, below = [0.002, 0.005, 0.01], Ball("inf", 1.0), np.tile([0.0, 0.0005, 0.005, np.inf], N // 4)
+    found = active_set.run(ascent(predict, ball), x, y, plan(rungs, below=below), batch_size=16)
+    assert (found.looked_at[below < 0.001] == 0).all()
+    assert (found.eps[found.fooled] < below[found.fooled]).all()
+    assert found.fooled[below == 0.005].any()
+
+
+@pytest.mark.parametrize(("ord", "dual"), [("inf", 1), ("2", 2)])
+def test_bisection_finds_the_smallest_eps(x, ord, dual):
+    model = binary_linear()
+    y = model.predict(tf.constant(x)).numpy().argmax(axis=1).astype(np.int32)
+    exact = model.margin(x, y) / np.linalg.norm(model.w.ravel(), dual)
+    high = float(np.quantile(exact, 0.8))
+    step = 1.0 if ord == "inf" else 2.5 / 10
+    search = ascent(model.predict, Ball(ord, 1.0), steps=10, step_size=step, random_start=False)
+    found = active_set.run(search, x, y, Bisection(high, 1e-3), batch_size=16)
+    reached = exact < high
+    np.testing.assert_array_equal(found.fooled, reached)
+    assert ((found.eps[reached] >= exact[reached]) & (found.eps[reached] <= exact[reached] + 1e-3)).all()
+    assert np.isinf(found.eps[~reached]).all()
+    below = np.where(reached, exact + 0.01, np.inf)
+    again = active_set.run(search, x, y, Bisection(high, 1e-3, below=below), batch_size=16)
+    np.testing.assert_allclose(again.eps[reached], exact[reached], atol=1e-3)
+
+
+# ---------------------------------------------------------------- random numbers
+
+
+def test_draws_are_uniform_normal_and_independent():
+    i = tf.range(200)
+    uniform, normal = example_rng.uniform(500, 7, i).numpy(), example_rng.normal(501, 7, i, i).numpy()
+    assert stats.kstest(uniform.ravel(), "uniform").pvalue > 0.001
+    assert stats.kstest(normal.ravel(), "norm").pvalue > 0.001
+    between = np.corrcoef(uniform)[np.triu_indices(200, 1)]
+    assert abs(between.std() * np.sqrt(500) - 1) < 0.02
+    assert normal.shape == (200, 501)
+
+
+def test_draws_depend_on_the_example_and_the_seed_alone():
+    i = tf.constant([5, 9, 5])
+    drawn = example_rng.uniform(50, 1, i).numpy()
+    np.testing.assert_array_equal(drawn[0], drawn[2])
+    assert not np.isclose(drawn[0], drawn[1]).any()
+    assert not np.isclose(drawn[0], example_rng.uniform(50, 2, i).numpy()[0]).any()
+    assert not np.isclose(drawn[0], example_rng.uniform(50, 1, i, i).numpy()[0]).any()
+
+
+# ---------------------------------------------------------------- models that are broken in places
+
+BALL = Ball("inf", 0.5, 1.0, 0.0, 1.0)
+SEARCHES = {
+    "pgd": lambda predict, ball: Ascent(predict, ball, 20, 0.1, random_start=False),
+    "apgd": lambda predict, ball: APGD(predict, ball, 20, random_start=False),
+    "fmn": lambda predict, ball: FMN(predict, ball, 20),
+    "square": lambda predict, ball: Square(predict, ball, 200),
+}
+
+
+@pytest.mark.parametrize(("case", "ord"), [("nan gradient", "inf"), ("infinite gradient", "2")])
+@pytest.mark.parametrize("name", ["pgd", "apgd", "fmn"])
+def test_gradients_that_are_no_numbers_do_not_hold_an_example(name, case, ord):
+    predict, x = half_broken(case)
+    search = SEARCHES[name](predict, dataclasses.replace(BALL, ord=ord))
+    assert active_set.run(search, x, np.zeros(1, np.int32), Ladder([0.5])).fooled.all()
+
+
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize(
+    "name", ["pgd", pytest.param("apgd", marks=pytest.mark.slow), pytest.param("fmn", marks=pytest.mark.slow), "square"]
+)
+def test_logits_that_are_no_numbers_are_no_class(name, label):
+    """Whichever class comes first: the argmax of NaN is 0."""
+    predict, x = half_broken("nan logits")
+    found = active_set.run(
+        SEARCHES[name](lambda z: predict(z)[:, :: 1 - 2 * label], BALL), x, np.full(1, label, np.int32), Ladder([0.5])
+    )
+    assert found.fooled.all()
+    assert np.isnan(predict(tf.constant(found.points))).any(axis=1).all()

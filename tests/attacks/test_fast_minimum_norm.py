@@ -1,0 +1,213 @@
+"""FMN finds the nearest wrong point of linear models, follows algorithm 1, and serves with a budget and without."""
+
+import math
+
+import numpy as np
+import pytest
+from helpers_attacks import binary_linear, images, norm, tf, wavy
+
+from bn_vuln.attacks import active_set
+from bn_vuln.attacks.base import Ascent
+from bn_vuln.attacks.eps_search import Bisection, Ladder
+from bn_vuln.attacks.fast_minimum_norm import FMN
+from bn_vuln.attacks.losses import logit_margin
+from bn_vuln.attacks.threat_model import Ball
+
+N, FAR = 40, 1e3  # a radius that is no bound
+DUAL = {"inf": 1, "2": 2}
+SCALE, LOW, HIGH = np.array([0.25, 1.5]), 0.1, 0.9
+
+
+@pytest.fixture(scope="module")
+def x():
+    return images(N, low=LOW, high=HIGH)
+
+
+@pytest.fixture(scope="module")
+def predict():
+    return wavy()
+
+
+@pytest.fixture(scope="module")
+def y(predict, x):
+    """The predictions, but for every tenth example, which is misclassified."""
+    labels = predicted(predict, x)
+    labels[::10] = (labels[::10] + 1) % 3
+    return labels
+
+
+def predicted(predict, points):
+    return predict(tf.constant(points)).numpy().argmax(axis=1).astype(np.int32)
+
+
+def nearest(predict, ball, x, y, eps=FAR, **options):
+    return active_set.run(FMN(predict, ball, minimal=True), x, y, Ladder([eps]), **{"batch_size": 16, **options})
+
+
+def distances(ball, x, points):
+    return norm((points - x) / ball.scale, ball.ord)
+
+
+# ---------------------------------------------------------------- linear models
+
+
+@pytest.mark.parametrize("scale", [1.0, SCALE], ids=["pixel", "channels"])
+@pytest.mark.parametrize("ord", ["inf", "2"])
+def test_it_finds_the_distance_to_the_boundary_of_a_linear_model(x, ord, scale):
+    model, ball = binary_linear(), Ball(ord, 1.0, scale)
+    y = predicted(model.predict, x)
+    found = nearest(model.predict, ball, x, y)
+    exact = model.margin(x, y) / np.linalg.norm((scale * model.w).ravel(), DUAL[ord])
+    distance = distances(ball, x, found.points)
+    assert found.fooled.all()
+    assert (found.looked_at == 101).all()
+    assert (predicted(model.predict, found.points) != y).all()
+    assert (distance >= exact).all()
+    assert (distance < 1.05 * exact).all()
+    np.testing.assert_allclose(found.loss, -distance)
+
+
+def test_it_finds_the_distance_within_the_box(x):
+    """In inf the nearest wrong point of a linear model moves every pixel by the same, as far as the box allows."""
+    model = binary_linear()
+    y, ball = predicted(model.predict, x), Ball("inf", 1.0, 1.0, LOW, HIGH)
+    found = nearest(model.predict, ball, x, y)
+    low, high = np.zeros(N), np.ones(N)
+    for _ in range(50):
+        middle = (low + high) / 2
+        worst = np.clip(model.worst_inf(x, y, middle.reshape(-1, 1, 1, 1)), LOW, HIGH)
+        low, high = np.where([model.margin(worst, y) > 0, model.margin(worst, y) <= 0], middle, [low, high])
+    assert found.fooled.all()
+    assert (distances(ball, x, found.points) < 1.05 * high).all()
+    assert (distances(ball, x, found.points) >= low).all()
+    assert ((found.points >= LOW) & (found.points <= HIGH)).all()
+    assert ((found.points == LOW) | (found.points == HIGH)).any()
+
+
+# ---------------------------------------------------------------- the published algorithm, one example at a time
+
+
+class Published:
+    """One example: `point` is to be looked at; `see` its logits, the difference of them, the highest of the others less
+    that of the label, and its gradient, and there is another point."""
+
+    def __init__(self, ball, x, steps):
+        self.ball, self.x, self.steps, self.delta, self.eps = ball, x, steps, np.zeros_like(x), np.inf
+        self.best, self.best_norm, self.i = None, np.inf, 0
+
+    @property
+    def point(self):
+        return self.x + self.delta * self.ball.scale
+
+    def norm(self, values, order):
+        return np.linalg.norm(values.ravel(), {"inf": np.inf, "2": 2, "1": 1}[order])
+
+    def see(self, logits, loss, gradient):
+        gradient = gradient * self.ball.scale
+        share = (1 + math.cos(math.pi * self.i / self.steps)) / 2
+        alpha, gamma = 0.01 + 0.99 * share, 0.001 + 0.049 * share
+        length = self.norm(self.delta, self.ball.ord)
+        if loss > 1e-5 * np.abs(logits).max():  # ours: published is 0
+            if length < (1 - 1e-5) * self.best_norm:  # ours, too
+                self.best, self.best_norm = self.point, length
+            self.eps = min(self.eps * (1 - gamma), self.best_norm)
+        elif self.best is not None:
+            self.eps *= 1 + gamma
+        else:
+            needed = length + abs(loss) / self.norm(gradient, {"inf": "1", "2": "2"}[self.ball.ord])
+            self.eps = needed * 1.05 ** (self.i + 1)  # the factor is ours
+        self.delta = self.delta + alpha * gradient / self.norm(gradient, "2")
+        if self.ball.ord == "inf":
+            self.delta = np.clip(self.delta, -self.eps, self.eps)
+        else:
+            self.delta = self.delta * min(1, self.eps / self.norm(self.delta, "2"))
+        self.delta = (np.clip(self.point, LOW, HIGH) - self.x) / self.ball.scale
+        self.i += 1
+
+
+@pytest.mark.parametrize("ord", ["inf", "2"])
+def test_it_finds_the_point_of_the_published_algorithm(predict, x, y, ord):
+    steps, ball = 60, Ball(ord, 1.0, SCALE, LOW, HIGH)
+    examples = [Published(ball, one, steps) for one in x]
+    for _ in range(steps):
+        with tf.GradientTape() as tape:
+            points = tf.constant([one.point for one in examples])
+            tape.watch(points)
+            logits = predict(points)
+            loss = logit_margin(logits, y)
+        seen = (logits.numpy(), loss.numpy(), tape.gradient(loss, points).numpy())
+        for one, *of in zip(examples, *seen, strict=True):
+            one.see(*of)
+    found = active_set.run(FMN(predict, ball, steps, minimal=True), x, y, Ladder([FAR]), batch_size=16)
+    assert found.fooled.all()
+    np.testing.assert_allclose(found.points, [one.best for one in examples], rtol=0, atol=1e-9)
+    assert (found.points[::10] == x[::10]).all()  # misclassified as they are
+
+
+# ---------------------------------------------------------------- with a budget, and with the engine
+
+
+@pytest.mark.parametrize("minimal", [False, True])
+@pytest.mark.parametrize("ord", ["inf", "2"])
+def test_with_a_budget_it_reports_what_lies_within(predict, x, y, ord, minimal):
+    ball = Ball(ord, 1.0, SCALE, LOW, HIGH)
+    distance = distances(ball, x, nearest(predict, ball, x, y).points)
+    eps = float(np.median(distance))
+    found = active_set.run(FMN(predict, ball, minimal=minimal), x, y, Ladder([eps]), batch_size=16)
+    np.testing.assert_array_equal(found.fooled, distance <= eps)
+    assert (predicted(predict, found.points) != y)[found.fooled].all()
+    # Points outside of the ball are not kept, even where no other is known.
+    assert ball.with_eps(np.full(N, eps)).excess(found.points, x).max() < 1e-12
+    assert np.isfinite(found.loss).all()
+    if not minimal:
+        assert found.looked_at[found.fooled].max() < 101
+        assert (found.looked_at[::10] == 1).all()
+
+
+def test_it_needs_less_than_pgd_with_a_bisection(predict, x, y):
+    ball = Ball("2", 1.0, 1.0, LOW, HIGH)
+    distance = distances(ball, x, nearest(predict, ball, x, y).points)
+    pgd = active_set.run(Ascent(predict, ball, 40, 0.1, random_start=False), x, y, Bisection(0.1, 1e-3))
+    assert pgd.fooled.mean() > 0.8
+    assert np.mean(distance <= pgd.eps) > 0.8
+
+
+def test_a_corner_of_the_box_does_not_stop_it(predict):
+    """Here the radius that a linear classifier would need led nowhere."""
+    x = images(200)
+    y = predicted(predict, x)
+    assert nearest(predict, Ball("2", 1.0, 1.0, 0.0, 1.0), x, y, batch_size=200).fooled.all()
+
+
+def test_logits_that_are_all_the_same_have_no_direction(x):
+    def constant(points):
+        return tf.tile(0.0 * tf.reduce_sum(points, axis=[1, 2, 3])[:, None], [1, 3])
+
+    found = nearest(constant, Ball("2", 1.0), x, np.zeros(N, np.int32))
+    assert not found.fooled.any()
+    np.testing.assert_array_equal(found.points, x)
+
+
+@pytest.mark.parametrize(("ord", "minimal"), [("inf", False), ("2", True)])
+def test_xla_and_who_shares_the_batch_change_nothing(predict, x, y, ord, minimal):
+    ball, order = Ball(ord, 1.0, SCALE, LOW, HIGH), np.random.default_rng(0).permutation(N)
+    search, plan = FMN(predict, ball, 50, minimal=minimal), Ladder([0.006 if ord == "inf" else 0.02])
+    whole = active_set.run(search, x, y, plan, batch_size=16)
+    assert 0.1 < whole.fooled.mean() < 0.9
+    mixed = active_set.run(search, x[order], y[order], plan, index=order, batch_size=7)
+    compiled = active_set.run(search, x[order], y[order], plan, batch_size=N, xla=True)
+    for found in (mixed, compiled):
+        np.testing.assert_array_equal(found.fooled, whole.fooled[order])
+        np.testing.assert_array_equal(found.looked_at, whole.looked_at[order])
+        np.testing.assert_allclose(found.points, whole.points[order], atol=1e-9)
+
+
+def test_in_float32_it_finds_what_fools_another_order_of_summation(x):
+    """The point is near to the boundary, but not so near that it lies there for one order of summation alone."""
+    model = binary_linear()
+    single = x.astype(np.float32)
+    y = predicted(model.predict, single)
+    found = nearest(model.predict, Ball("2", 1.0, 1.0, LOW, HIGH), single, y)
+    assert found.points.dtype == np.float32
+    assert found.fooled.all()
+    assert (model.margin(found.points.astype(np.float64), y) < 0).all()

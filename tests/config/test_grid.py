@@ -1,0 +1,141 @@
+"""The grid: base + grid + seeds -> cells, in order, each once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bn_vuln.config import BatchNormalization, Cell, Experiment, NoNormalization, to_plain, validate
+from bn_vuln.config.grid import expand, lookup
+from bn_vuln.errors import ConfigError
+
+
+def experiment(grid: dict[str, Any], base: dict[str, Any] | None = None, seeds: tuple[int, ...] = (0,)) -> Experiment:
+    data = {
+        "name": "tiny", "title": "t", "claim": "c", "source": "s", "base": base or {}, "grid": grid, "seeds": seeds,
+        "perturbations": {"clean": {"kind": "clean"}}, "table": {"columns": {"clean": "clean"}},
+    }  # fmt: skip
+    return validate(Experiment, data, "tiny.yaml")
+
+
+def test_the_order_is_seeds_then_the_axes_as_written() -> None:
+    cells = expand(experiment({"data.width": [56, 28], "train.lr": [0.1, "1/100"]}, seeds=(3, 1)))
+    found = [(c.seed, c.data.width, c.train.lr) for c in cells]
+    assert found == [(s, w, lr) for s in (3, 1) for w in (56, 28) for lr in (0.1, 0.01)]
+
+
+def test_axes_swap_with_their_order_in_the_file() -> None:
+    cells = expand(experiment({"train.lr": [0.1, 0.2], "data.width": [28, 56]}))
+    assert [(c.train.lr, c.data.width) for c in cells] == [(0.1, 28), (0.1, 56), (0.2, 28), (0.2, 56)]
+
+
+def test_the_base_goes_into_every_cell() -> None:
+    base = {"train": {"epochs": 7}, "arch": "linear", "weight_decay": "1/10"}
+    cells = expand(experiment({"train.lr": [0.1, 0.2]}, base, seeds=(0, 1)))
+    assert {(c.train.epochs, c.arch.name, c.weight_decay) for c in cells} == {(7, "linear", 0.1)}
+    assert [c.train.lr for c in cells] == [0.1, 0.2, 0.1, 0.2]
+
+
+def test_each_cell_occurs_once() -> None:
+    cells = expand(experiment({"train.epochs": [3, 3.0, 4], "normalization": ["none", {"name": "none"}]}))
+    assert [c.train.epochs for c in cells] == [3, 4]
+
+
+def test_expanding_leaves_the_base_alone() -> None:
+    one = experiment({"train.lr": [0.1, 0.2]}, {"train": {"epochs": 7}})
+    expand(one)
+    assert one.base == {"train": {"epochs": 7}}
+
+
+def test_an_axis_of_long_and_short_forms() -> None:
+    cells = expand(experiment({"normalization": ["none", {"name": "batch", "c": "1e-3"}]}))
+    assert [c.normalization for c in cells] == [NoNormalization(), BatchNormalization(c=1e-3)]
+
+
+def test_an_axis_inside_a_short_form() -> None:
+    cells = expand(experiment({"normalization.c": [0.1, 1]}, {"normalization": "batch"}))
+    assert [c.normalization for c in cells] == [BatchNormalization(c=0.1), BatchNormalization(c=1)]
+
+
+def test_an_axis_inside_an_axis() -> None:
+    grid = {"normalization": ["batch", {"name": "batch", "momentum": 0.5}], "normalization.c": [0.1]}
+    cells = expand(experiment(grid))
+    assert [c.normalization for c in cells] == [
+        BatchNormalization(c=0.1),
+        BatchNormalization(c=0.1, momentum=0.5),
+    ]
+
+
+def test_an_axis_of_lists() -> None:
+    cells = expand(experiment({"arch.hidden": [[10, 10], [20, 5]]}, {"arch": "mlp"}))
+    assert [to_plain(c)["arch"]["hidden"] for c in cells] == [[10, 10], [20, 5]]
+
+
+@pytest.mark.parametrize("key", ["data.width,weight_decay", "data.width, weight_decay", " data.width , weight_decay "])
+def test_keys_joined_by_commas_move_together(key: str) -> None:
+    cells = expand(experiment({key: [[28, 0.1], [56, "1/5"]], "train.lr": [1, 2]}))
+    assert [(c.data.width, c.weight_decay, c.train.lr) for c in cells] == [
+        (28, 0.1, 1.0), (28, 0.1, 2.0), (56, 0.2, 1.0), (56, 0.2, 2.0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [[56], [56, 0.1, 3], 28, "ab"])
+def test_joined_keys_need_as_many_values(value: Any) -> None:
+    one = experiment({"data.width, weight_decay": [[28, 0.1], value]})
+    with pytest.raises(ConfigError) as caught:
+        expand(one)
+    message = str(caught.value)
+    fragments = ["tiny", "grid.data.width, weight_decay", "expected lists of 2 values", repr(value)]
+    assert [fragment for fragment in fragments if fragment not in message] == [], message
+
+
+@pytest.mark.parametrize(
+    ("grid", "fragments"),
+    [
+        ({"data.widht": [28]}, ["tiny", "data: unknown key 'widht'", "did you mean 'width'?"]),
+        ({"dat.width": [28]}, ["tiny", "unknown key 'dat'", "did you mean 'data'?"]),
+        ({"zzz": [1]}, ["tiny", "unknown key 'zzz'", "known: "]),
+        ({"data.width": [28, 0]}, ["tiny", "data.width: expected", "received 0"]),
+        ({"normalization": ["none", "btch"]}, ["tiny", "normalization: expected", "did you mean 'batch'?"]),
+        ({"normalization": [{"name": "batch"}, "none"], "normalization.c": [1]}, ["tiny", "normalization", "'c'"]),
+    ],
+)
+def test_wrong_axes_are_explained(grid: dict[str, Any], fragments: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        expand(experiment(grid))
+    message = str(caught.value)
+    assert [fragment for fragment in fragments if fragment not in message] == [], message
+
+
+def test_a_wrong_base_is_explained() -> None:
+    with pytest.raises(ConfigError, match=r"tiny.*'trian'; did you mean 'train'\?"):
+        expand(experiment({"train.lr": [0.1]}, {"trian": {}}))
+
+
+def test_an_axis_below_a_value_is_explained() -> None:
+    with pytest.raises(ConfigError, match="epochs"):
+        expand(experiment({"train.epochs.x": [3]}, {"train": {"epochs": 2}}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.width", 56),
+        ("data.limit", None),
+        ("normalization.name", "batch"),
+        ("normalization.c", 1e-5),
+        ("arch.normalized", [0]),
+        ("train.schedule", {"name": "constant"}),
+        ("seed", 0),
+    ],
+)
+def test_lookup(key: str, value: Any) -> None:
+    cell = validate(Cell, {"data": {"width": 56}, "normalization": "batch"}, "cell")
+    assert lookup(cell, key) == value
+
+
+@pytest.mark.parametrize("key", ["data.widht", "normalization.c", "zzz", ""])
+def test_lookup_of_what_is_not_there(key: str) -> None:
+    with pytest.raises(KeyError):
+        lookup(Cell(), key)

@@ -1,0 +1,333 @@
+"""Classes, balanced limits, draws, all published examples and their means, and the two Gaussians."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bn_vuln import data
+from bn_vuln.analysis.closed_form import TOY
+from bn_vuln.config import AWGN, Data, identity, validate
+from bn_vuln.data import mnist, noise, toy
+from bn_vuln.data.transforms import pixel_array
+from bn_vuln.errors import ConfigError, UsageError
+
+DRAWS = [None, 0, 1, 17]
+
+
+def same(one, other):
+    """Whether two data sets hold the same examples in the same order."""
+    fields = ("images", "labels", "index")
+    return one.facts == other.facts and all(np.array_equal(getattr(one, f), getattr(other, f)) for f in fields)
+
+
+@pytest.fixture
+def own(tmp_path):
+    """The file of a small data set of two classes, of which class 1 has a third."""
+    generator = np.random.default_rng(0)
+    sizes = {"train": 60, "test": 15}
+    arrays = {f"x_{part}": generator.integers(0, 256, (n, 6, 6, 3), np.uint8) for part, n in sizes.items()}
+    arrays |= {f"y_{part}": (np.arange(n) % 3 == 0).astype(np.int64) for part, n in sizes.items()}
+    np.savez(tmp_path / "own.npz", **arrays)
+    return tmp_path / "own.npz"
+
+
+# ---------------------------------------------------------------- classes
+
+
+@pytest.mark.parametrize("classes", [(3, 7), (7, 3), (9, 0, 4)], ids=str)
+def test_classes_are_renumbered_in_the_order_they_are_given(classes):
+    images, labels = mnist.read("test")
+    found = data.load("mnist", "test", classes=classes)
+    expected = np.flatnonzero(np.isin(labels, classes))
+    np.testing.assert_array_equal(found.index, expected)
+    np.testing.assert_array_equal(found.images, images[expected])
+    np.testing.assert_array_equal(np.array(classes)[found.labels], labels[expected])
+    assert found.labels.dtype == np.int32
+    assert found.facts.classes == tuple(data.facts("mnist").classes[c] for c in classes)
+    assert found.facts.shape == data.facts("mnist").shape
+
+
+def test_all_classes_in_their_order_are_the_whole():
+    assert same(data.load("mnist", "test", classes=range(10)), data.load("mnist", "test"))
+
+
+def test_another_order_is_the_same_examples_with_other_numbers():
+    one, other = (data.load("mnist", "validation", classes=classes) for classes in ((3, 7), (7, 3)))
+    np.testing.assert_array_equal(one.index, other.index)
+    np.testing.assert_array_equal(one.labels, 1 - other.labels)
+    assert data.load("mnist", "validation", classes=(3, 7), limit=9).index.tolist() == (
+        data.load("mnist", "validation", classes=(7, 3), limit=9).index.tolist()
+    )
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_classes_do_not_move_the_border_between_train_and_validation(split):
+    whole, some = data.load("mnist", split), data.load("mnist", split, classes=(3, 7))
+    np.testing.assert_array_equal(some.index, whole.index[np.isin(whole.labels, (3, 7))])
+
+
+def test_a_class_that_does_not_exist_is_named():
+    with pytest.raises(UsageError, match=r"data\.classes: mnist has classes 0 to 9, received 10"):
+        data.load("mnist", "test", classes=(3, 10))
+
+
+def test_a_limit_counts_the_examples_of_the_classes():
+    with pytest.raises(UsageError, match="limit: the test split has 2038 examples, 2039 were asked for"):
+        data.load("mnist", "test", classes=(3, 7), limit=2039)
+    assert len(data.load("mnist", "test", classes=(3, 7), limit=2038)) == 2038
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"classes": [3, 3]}, r"classes: expected each once, received \[3, 3\]"),
+        ({"classes": [3]}, "classes"),
+        ({"classes": [3, -1]}, "classes"),
+        ({"balanced": True}, "balanced needs a limit"),
+        ({"draw": "sead"}, "draw"),
+    ],
+    ids=str,
+)
+def test_options_that_make_no_sense_are_refused(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        validate(Data, fields, "test")
+
+
+def test_what_changes_the_data_changes_their_identity():
+    changes = [{}, {"classes": (3, 7)}, {"classes": (7, 3)}, {"limit": 20}, {"limit": 20, "balanced": True}]
+    changes += [{"limit": 20, "draw": "seed"}]
+    found = [identity(Data(**fields)) for fields in changes]
+    assert all(a != b for i, a in enumerate(found) for b in found[:i])
+    assert not {"classes", "balanced", "draw"} & found[0].keys()
+
+
+# ---------------------------------------------------------------- balanced limits
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize(("classes", "limit"), [((3, 7), 100), ((7, 3, 1), 30), (None, 10), (None, 500)], ids=str)
+def test_a_balanced_limit_has_equally_many_of_each_class(classes, limit, draw):
+    found = data.load("mnist", "test", classes=classes, limit=limit, balanced=True, draw=draw)
+    n = len(found.facts.classes)
+    assert np.bincount(found.labels, minlength=n).tolist() == [limit // n] * n
+    assert len(np.unique(found.index)) == limit
+
+
+def test_a_balanced_limit_that_does_not_divide_differs_by_one():
+    counts = np.bincount(data.load("mnist", "test", limit=25, balanced=True).labels, minlength=10)
+    assert counts.sum() == 25
+    assert set(counts) == {2, 3}
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("balanced", [False, True])
+def test_a_smaller_limit_is_the_beginning_of_a_larger_one(balanced, draw):
+    small, large = (
+        data.load("mnist", "train", classes=(3, 7), limit=limit, balanced=balanced, draw=draw) for limit in (21, 200)
+    )
+    np.testing.assert_array_equal(large.index[:21], small.index)
+    np.testing.assert_array_equal(large.labels[:21], small.labels)
+
+
+def test_a_balanced_limit_takes_from_everywhere():
+    index = data.load("mnist", "test", classes=(3, 7), limit=400, balanced=True).index
+    assert 4500 < index.mean() < 5500
+
+
+def test_a_class_with_too_few_examples_is_named():
+    everything = data.load("mnist", "test", limit=8920, balanced=True)  # class 5 has 892
+    assert np.bincount(everything.labels).tolist() == [892] * 10
+    with pytest.raises(UsageError, match=r"balanced: 8930 examples .* equally many of each class, but class 5 has 892"):
+        data.load("mnist", "test", limit=8930, balanced=True)
+
+
+# ---------------------------------------------------------------- draws
+
+
+@pytest.mark.parametrize("name", ["mnist", "toy"])
+@pytest.mark.parametrize("balanced", [False, True])
+def test_the_same_draw_is_the_same_examples_and_another_others(name, balanced):
+    def images(draw):
+        found = data.load(name, "train", classes=(1, 0), limit=40, balanced=balanced, draw=draw)
+        return found.images.tobytes()
+
+    assert [images(draw) for draw in DRAWS] == [images(draw) for draw in DRAWS]
+    assert len({images(draw) for draw in DRAWS}) == len(DRAWS)
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("name", ["mnist", "toy"])
+def test_validation_examples_are_never_trained_on(name, draw):
+    options = {"classes": (1, 0), "draw": draw}
+    validation = data.load(name, "validation", **options)
+    for limit, balanced in ((None, False), (200, False), (200, True)):
+        train = data.load(name, "train", limit=limit, balanced=balanced, **options)
+        assert not set(train.index) & set(validation.index)
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_a_draw_without_a_limit_changes_nothing_of_fixed_data(draw):
+    assert same(data.load("mnist", "test", draw=draw), data.load("mnist", "test"))
+
+
+# ---------------------------------------------------------------- what a cell is trained on
+
+CELL = {"classes": (7, 3), "limit": 30, "balanced": True}
+
+
+@pytest.mark.parametrize("name", ["mnist", "toy"])
+def test_fixed_examples_are_those_of_every_seed(name):
+    options = Data(name=name, classes=(1, 0), limit=30, balanced=True)
+    found = [data.training(options, "train", seed) for seed in (0, 1, 5)]
+    assert same(found[0], found[1])
+    assert same(found[0], found[2])
+    assert same(found[0], data.load(name, "train", classes=(1, 0), limit=30, balanced=True))
+
+
+def test_drawn_examples_are_those_of_their_seed():
+    options = Data(**CELL, draw="seed")
+    for seed in (0, 5):
+        found = data.training(options, "train", seed)
+        assert same(found, data.load("mnist", "train", **CELL, draw=seed))
+        assert np.bincount(found.labels).tolist() == [15, 15]
+    assert not same(data.training(options, "train", 0), data.training(options, "train", 5))
+    assert not same(data.training(options, "train", 0), data.training(Data(**CELL), "train", 0))
+
+
+def test_validation_is_the_same_for_every_seed_and_has_no_limit():
+    whole = data.load("mnist", "validation", validation=700, classes=(7, 3))
+    for seed in (0, 5):
+        assert same(data.training(Data(**CELL, validation=700, draw="seed"), "validation", seed), whole)
+
+
+# ---------------------------------------------------------------- all published examples and their means
+
+
+def test_published_are_all_training_examples_of_the_classes():
+    images, labels = mnist.read("train")
+    expected = np.flatnonzero(np.isin(labels, (3, 7)))
+    found = data.published(Data(**CELL, validation=700, draw="seed"))
+    order = np.argsort(found.index)
+    np.testing.assert_array_equal(found.index[order], expected)
+    np.testing.assert_array_equal(found.images[order], images[expected])
+    np.testing.assert_array_equal(np.array([7, 3])[found.labels[order]], labels[expected])
+    assert found.facts.classes == ("7", "3")
+
+
+def test_class_centroids_are_the_mean_pixels_in_the_order_of_the_classes():
+    images, labels = mnist.read("train")
+    expected = [images[labels == c].reshape(-1, 784).mean(axis=0) / 255 for c in (7, 3)]
+    found = data.class_centroids(Data(**CELL), 28)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("width", [6, 9, 13])
+def test_resized_centroids_are_the_means_of_the_resized_images(own, width):
+    options = Data(name=str(own), validation=7)
+    examples = data.published(options)
+    resized = pixel_array(examples.images, width).reshape(len(examples), -1).astype(np.float64)
+    expected = [resized[examples.labels == label].mean(axis=0) for label in (0, 1)]
+    assert np.bincount(examples.labels).tolist() == [40, 20]
+    np.testing.assert_allclose(data.class_centroids(options, width), expected, rtol=0, atol=1e-6)
+
+
+# ---------------------------------------------------------------- the two Gaussians
+
+
+def test_the_toy_is_that_of_the_closed_form():
+    np.testing.assert_array_equal(toy.MEANS, [TOY.mean_0, TOY.mean_1])
+    np.testing.assert_array_equal(toy.COVARIANCE, TOY.covariance)
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_means_and_covariance_are_those_of_the_two_gaussians(draw):
+    """Within four standard errors of 3,000 points of each class."""
+    images, labels = toy.read("train", draw)
+    assert (images.shape, images.dtype, labels.dtype) == ((6000, 1, 1, 2), np.float32, np.int32)
+    assert np.bincount(labels).tolist() == [3000, 3000]
+    for label, mean in enumerate((TOY.mean_0, TOY.mean_1)):
+        points = images[labels == label].reshape(-1, 2).astype(np.float64)
+        (a, b), (_, d) = TOY.covariance
+        errors = np.sqrt(np.array([[2 * a * a, a * d + b * b], [a * d + b * b, 2 * d * d]]) / 3000)
+        assert (np.abs(points.mean(axis=0) - mean) < 4 * np.sqrt([a / 3000, d / 3000])).all()
+        assert (np.abs(np.cov(points.T) - TOY.covariance) < 4 * errors).all()
+
+
+def test_the_test_points_are_the_same_for_every_draw_and_the_training_points_are_not():
+    tests = [data.load("toy", "test", draw=draw) for draw in DRAWS]
+    assert all(same(tests[0], other) for other in tests)
+    assert np.bincount(tests[0].labels).tolist() == [5000, 5000]
+    for split in ("train", "validation"):
+        found = [data.load("toy", split, draw=draw).images.tobytes() for draw in DRAWS]
+        assert len(set(found)) == len(DRAWS)
+    assert not np.isin(tests[0].images[..., 0], data.load("toy", "train").images[..., 0]).any()
+
+
+def test_train_and_validation_split_the_points_that_are_drawn():
+    images, labels = toy.read("train", 3)
+    for split, n in (("train", 1000), ("validation", 5000)):
+        found = data.load("toy", split, draw=3)
+        assert len(found) == n
+        np.testing.assert_array_equal(found.images, images[found.index])
+        np.testing.assert_array_equal(found.labels, labels[found.index])
+
+
+def test_points_are_taken_as_they_are():
+    points = data.load("toy", "test", limit=50).images
+    np.testing.assert_array_equal(pixel_array(points, 1), points)
+    assert points.min() < -1 < 1 < points.max()
+
+
+def test_facts_of_the_toy():
+    facts = data.facts("toy")
+    assert facts == toy.FACTS == data.prepare("toy")
+    assert (facts.shape, facts.classes) == ((1, 1, 2), ("0", "1"))
+    assert (facts.mean, facts.std) == ((0, 0), (1, 1))  # not standardized
+    assert facts.sizes == {"train": len(toy.read("train")[1]), "test": len(toy.read("test")[1])}
+
+
+def test_the_toy_is_described():
+    assert data.describe_dataset("toy") == {
+        "name": "toy", "shape": (1, 1, 2), "classes": ("0", "1"), "sizes": {"train": 6000, "test": 10000},
+        "mean": (0.0, 0.0), "std": (1.0, 1.0), "state": "made", "folder": "", "files": [],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def no_data(tmp_path, monkeypatch):
+    """An empty data folder."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    return tmp_path
+
+
+def test_the_toy_is_listed(bnvuln, no_data):
+    code, out, err = bnvuln("data", "list")
+    assert (code, err) == (0, "")
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
+    assert rows["toy"] == ["toy", "1x1x2", "2", "6,000", "10,000", "made"]
+    _, out, _ = bnvuln("data", "list", "--json")
+    assert '"made"' in out
+
+
+def test_info_of_the_toy_names_no_folder(bnvuln, no_data):
+    code, out, err = bnvuln("data", "info", "toy")
+    assert (code, err) == (0, "")
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines()[1:])
+    assert lines == {
+        "images": "1x1x2", "classes": "2: 0 and 1", "train": "6,000", "test": "10,000", "mean": "0.0000, 0.0000",
+        "std": "1.0000, 1.0000", "state": "made",
+    }  # fmt: skip
+    code, out, _ = bnvuln("data", "info", "toy", "--json")
+    assert json.loads(out) == json.loads(json.dumps(data.describe_dataset("toy")))
+    assert bnvuln("data", "prepare", "toy")[0] == 0
+
+
+# ---------------------------------------------------------------- open bugs
+
+
+def test_noise_is_added_to_points_as_they_are():
+    test = data.load("toy", "test", limit=5)
+    found = noise.add_noise(test.images, test.index, AWGN(std=0, clip="none"), test.facts)
+    np.testing.assert_array_equal(found, test.images)

@@ -1,0 +1,376 @@
+"""Data of one's own: .npz files and folders of images, and every way in which they can be wrong."""
+
+import shutil
+
+import helpers_data as h
+import numpy as np
+import pytest
+
+from bn_vuln import config, data
+from bn_vuln.data import fingerprint, image_folder, splits
+from bn_vuln.data import npz as arrays
+from bn_vuln.errors import UsageError
+from bn_vuln.runtime import backend
+
+TRAIN, TEST = h.examples(30, 8, 3, seed=1, classes=3), h.examples(9, 8, 3, seed=2, classes=3)
+CLASSES = ["ant", "bee", "cat"]
+
+
+@pytest.fixture(autouse=True)
+def no_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tensorflow_datasets"))
+
+
+def keras_names(train=TRAIN, test=TEST, **others):
+    return {"x_train": train[0], "y_train": train[1], "x_test": test[0], "y_test": test[1], **others}
+
+
+def npz(path, **found):
+    """The name of an .npz file of these arrays, four good ones where none are given."""
+    np.savez(path, **(found or keras_names()))
+    return str(path)
+
+
+def images(root, **parts):
+    """folder:ROOT, with folders of classes in ROOT or in a folder for each part."""
+    for part, (pixels, labels) in (parts or {"train": TRAIN, "test": TEST}).items():
+        h.image_folder(root / part.replace("whole", ""), pixels, labels, CLASSES)
+    return f"folder:{root}"
+
+
+def refused(name, *fragments):
+    """Nothing can be had of these data, for one reason, said in one line."""
+    messages = set()
+    for ask in (data.facts, data.load, data.describe):
+        with pytest.raises(UsageError) as error:
+            ask(name)
+        messages.add(str(error.value))
+    (message,) = messages
+    assert "\n" not in message
+    for fragment in fragments:
+        assert fragment in message
+
+
+# ---------------------------------------------------------------- npz
+
+
+def test_npz_arrays_are_those_of_the_file(tmp_path):
+    name = npz(tmp_path / "a.npz")
+    train, validation, test = (data.load(name, split, validation=4) for split in ("train", "validation", "test"))
+    np.testing.assert_array_equal(test.images, TEST[0])
+    assert (test.images.dtype, test.labels.dtype) == (np.uint8, np.int32)
+    assert test.labels.tolist() == TEST[1].tolist()
+    assert test.index.tolist() == list(range(9))
+    assert sorted([*train.index, *validation.index]) == list(range(30))
+    np.testing.assert_array_equal(train.images, TRAIN[0][train.index])
+    np.testing.assert_array_equal(validation.labels, TRAIN[1][validation.index])
+
+
+def test_npz_facts_are_those_of_the_training_images(tmp_path):
+    facts = data.facts(npz(tmp_path / "a.npz", **keras_names(classes=np.array(CLASSES))))
+    assert (facts.shape, facts.classes, facts.sizes) == ((8, 8, 3), tuple(CLASSES), {"train": 30, "test": 9})
+    pixels = TRAIN[0] / 255
+    assert facts.mean == tuple(pixels.mean((0, 1, 2)).round(4))
+    assert facts.std == tuple(pixels.std((0, 1, 2)).round(4))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.uint16])
+def test_npz_gray_images_and_labels_in_a_column(tmp_path, dtype):
+    pixels, labels = TRAIN[0][..., 0], TRAIN[1].astype(dtype)[:, None]
+    test = data.load(npz(tmp_path / "a.npz", **keras_names((pixels, labels), (pixels, labels))), "test")
+    assert test.images.shape == (30, 8, 8, 1)
+    np.testing.assert_array_equal(test.images[..., 0], pixels)
+    assert test.labels.tolist() == TRAIN[1].tolist()
+
+
+def test_npz_without_a_test_split_gives_a_fixed_fifth_to_it(tmp_path):
+    name = npz(tmp_path / "a.npz", x=TRAIN[0], y=TRAIN[1])
+    train, test = arrays.read(name, "train"), arrays.read(name, "test")
+    assert (len(train.labels), len(test.labels)) == (24, 6)
+    assert sorted([*train.index, *test.index]) == list(range(30))
+    np.testing.assert_array_equal(test.images, TRAIN[0][test.index])
+    assert train.labels.tolist() == TRAIN[1][train.index].tolist()
+    assert data.facts(name).sizes == {"train": 24, "test": 6}
+    assert data.facts(name).mean == splits.channel_statistics(train.images)[0]
+    assert test.index.tolist() == np.sort(data.permutation(30, splits.SPLIT_SEED + 2)[:6]).tolist()
+
+
+def test_npz_arrays_cannot_be_written(tmp_path):
+    with pytest.raises(ValueError, match="read-only"):
+        data.load(npz(tmp_path / "a.npz"), "test").images[0] = 0
+
+
+FLOATS = (TRAIN[0] / 255, TRAIN[1])
+WIDE = h.examples(9, 9, 3, classes=3)
+
+
+@pytest.mark.parametrize(
+    ("found", "fragments"),
+    [
+        ({"x_train": TRAIN[0], "y_train": TRAIN[1]}, ["y_test, or x and y", "received x_train, y_train"]),
+        (keras_names(FLOATS), ["x_train", "uint8", "received float64", "np.uint8(np.round(255 * x))"]),
+        (keras_names((TRAIN[0].astype(np.int32), TRAIN[1])), ["expected uint8", "received int32"]),
+        (keras_names((TRAIN[0].transpose(0, 3, 1, 2), TRAIN[1])), ["[30, 3, 8, 8]", "transpose(0, 2, 3, 1)"]),
+        (keras_names((TRAIN[0][:, :6], TRAIN[1])), ["square", "[30, 6, 8, 3]"]),
+        (keras_names((TRAIN[0][..., :2], TRAIN[1])), ["[30, 8, 8, 2]"]),
+        (keras_names((TRAIN[0].reshape(30, -1), TRAIN[1])), ["[30, 192]"]),
+        (keras_names((TRAIN[0][:0], TRAIN[1][:0])), ["[0, 8, 8, 3]"]),
+        (keras_names((TRAIN[0], TRAIN[1][:29])), ["x_train has 30 images and y_train 29 labels"]),
+        (keras_names((TRAIN[0], TRAIN[1] * 0.5)), ["y_train", "whole numbers", "float64"]),
+        (keras_names((TRAIN[0], TRAIN[1] > 0)), ["y_train", "whole numbers", "bool"]),
+        (keras_names((TRAIN[0], np.eye(3, dtype=int)[TRAIN[1]])), ["[30, 3]", "y.argmax(1)"]),
+        (keras_names((TRAIN[0], TRAIN[1].astype(int) - 1)), ["labels of 0 to K-1", "received -1 to 1"]),
+        (keras_names((TRAIN[0], TRAIN[1] * 2)), ["every class 0 to 4", "none is 1"]),
+        (keras_names((TRAIN[0], TRAIN[1] * 0), (TEST[0], TEST[1] * 0)), ["every class 0 to 1", "none is 1"]),
+        (keras_names((TRAIN[0], TRAIN[1] * np.int64(2**29))), ["every class 0 to 1073741824", "none is 1"]),
+        (keras_names((TRAIN[0], np.full(30, 2**31))), ["labels of 0 to K-1", "2147483648"]),
+        (keras_names(test=(TEST[0], TEST[1] + 1)), ["training labels are 0 to 2", "a label 3"]),
+        (keras_names(test=WIDE), ["one shape", "(8, 8, 3) to train, (9, 9, 3) to test"]),
+        (keras_names(classes=np.array(["a", "b"])), ["classes names 0 to 1", "a label 2"]),
+        (keras_names(classes=np.array(["a", "b", "c", "d"])), ["every class 0 to 3", "none is 3"]),
+        (keras_names(classes=np.arange(3)), ["classes: expected names [K]"]),
+        ({"x": TRAIN[0][:4], "y": TRAIN[1][:4]}, ["5 images at least", "received 4"]),
+        (keras_names((TRAIN[0], TRAIN[1].astype(object))), ["Python objects", "can run code"]),
+    ],
+)  # fmt: skip
+def test_npz_that_is_wrong_is_refused(tmp_path, found, fragments):
+    refused(npz(tmp_path / "a.npz", **found), str(tmp_path / "a.npz"), *fragments)
+
+
+def test_files_that_are_no_npz_are_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    refused(str(path), "a.npz: no such file", "x_train")
+    path.mkdir()
+    refused(str(path), "a.npz: no such file")
+    path.rmdir()
+    for content_, fragment in (
+        (b"", "cannot be read"),
+        (b"some text", "is no .npz file"),
+        (b"PK\x03\x04", "cannot be read"),
+    ):
+        path.write_bytes(content_)
+        refused(str(path), fragment, "as np.savez writes it")
+    with path.open("wb") as file:
+        np.save(file, TRAIN[0])
+    refused(str(path), "received one array without a name")
+
+
+def test_a_damaged_npz_is_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, **keras_names())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    refused(str(path), "cannot be read")
+    path.write_bytes(whole[:300] + bytes(200) + whole[500:])
+    refused(str(path), "cannot be read")
+
+
+# ---------------------------------------------------------------- folders
+
+
+@pytest.mark.parametrize("parts", [{"train": TRAIN, "test": TEST}, {"whole": TRAIN}])
+def test_folder_images_are_those_of_the_files(tmp_path, parts):
+    name = images(tmp_path / "images", **parts)
+    by_class = [sorted(range(30), key=lambda i: (TRAIN[1][i], i))]
+    pixels, labels = TRAIN[0][by_class[0]], TRAIN[1][by_class[0]]
+    train, test = image_folder.read(name, "train"), image_folder.read(name, "test")
+    np.testing.assert_array_equal(train.images, pixels[train.index])
+    assert train.labels.tolist() == labels[train.index].tolist()
+    if "whole" in parts:
+        assert sorted([*train.index, *test.index]) == list(range(30))
+        np.testing.assert_array_equal(test.images, pixels[test.index])
+    else:
+        assert h.sorted_pairs(test.images, test.labels) == h.sorted_pairs(*TEST)
+    facts = data.facts(name)
+    assert (facts.shape, facts.classes) == ((8, 8, 3), tuple(CLASSES))
+    assert facts.sizes == {"train": len(train.labels), "test": len(test.labels)}
+    assert facts.mean == splits.channel_statistics(train.images)[0]
+
+
+def test_folder_formats(tmp_path):
+    """Exact where the format is; every one is decoded to the same shape."""
+    io, pixels = backend.tensorflow().io, TRAIN[0]
+    name = images(tmp_path / "images", whole=TRAIN)
+    first = tmp_path / "images" / "ant"
+    (first / "000.png").write_bytes(io.encode_jpeg(np.full((8, 8, 3), 100, np.uint8), quality=100).numpy())
+    (first / "003.png").write_bytes(bmp(pixels[3]))
+    (first / "006.png").write_bytes(gif(np.arange(64), np.zeros(64)))
+    whole = {
+        i: image for split in ("train", "test") for i, image in zip(*_at(image_folder.read(name, split)), strict=True)
+    }
+    assert abs(whole[0].astype(int) - 100).max() <= 1
+    np.testing.assert_array_equal(whole[1], pixels[3])
+    np.testing.assert_array_equal(whole[2], np.arange(64).reshape(8, 8, 1).repeat(3, -1))
+    np.testing.assert_array_equal(whole[3], pixels[9])
+
+
+def _at(part):
+    return part.index.tolist(), part.images
+
+
+def gif(*frames):
+    """Frames of 64 gray values below 128, 8x8 pixels, as a GIF file."""
+    gray = np.arange(128, dtype=np.uint8).repeat(3).tobytes()
+    size = b"\x08\x00\x08\x00"
+    # Codes of 8 bits: 128 begins, 129 ends, and 64 are too few for longer ones.
+    pictures = [
+        b"\x2c" + bytes(4) + size + b"\x00\x07\x42\x80" + frame.astype(np.uint8).tobytes() + b"\x81\x00"
+        for frame in frames
+    ]
+    return b"GIF89a" + size + b"\xf6\x00\x00" + gray + b"".join(pictures) + b"\x3b"
+
+
+def bmp(image):
+    """An image [8, 8, 3] as a BMP file: from below, blue first."""
+    head = b"BM" + (54 + image.size).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
+    size = (40).to_bytes(4, "little") + 2 * (8).to_bytes(4, "little") + b"\x01\x00\x18\x00" + bytes(24)
+    return head + size + image[::-1, :, ::-1].tobytes()
+
+
+def test_folder_gray_images_hidden_files_and_what_lies_beside_the_classes(tmp_path):
+    gray = TRAIN[0][..., :1], TRAIN[1]
+    name = images(tmp_path / "images", whole=gray)
+    before = data.canonical(name)
+    h.write_files(tmp_path / "images", {"readme.txt": b"", ".hidden": b""})
+    h.write_files(tmp_path / "images" / "ant", {".DS_Store": b"x"})
+    (tmp_path / "images" / ".cache").mkdir()
+    assert data.canonical(name) == before
+    assert data.facts(name).shape == (8, 8, 1)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    h.image_folder(tmp_path / "images", *TRAIN, ["bus", "car", "train"])
+    assert data.facts(f"folder:{tmp_path / 'images'}").classes == ("bus", "car", "train")
+
+
+def test_folders_that_are_wrong_are_refused(tmp_path):
+    root = tmp_path / "images"
+    refused(f"folder:{root}", f"{root}: no such folder", "PATH/train/CLASS/*")
+    root.mkdir()
+    refused(f"folder:{root}", "two classes or more, received 0")
+    (root / "ant").mkdir()
+    refused(f"folder:{root}", "received 1")
+    (root / "bee").mkdir()
+    refused(f"folder:{root}", f"{root / 'ant'}: the class has no images")
+    images(root, whole=(TRAIN[0][:3], TRAIN[1][:3]))
+    refused(f"folder:{root}", "5 images at least")
+    (root / "ant" / "inner").mkdir()
+    refused(f"folder:{root}", "inner: expected an image file, received a folder")
+
+
+def test_parts_must_have_the_same_classes(tmp_path):
+    name = images(tmp_path / "images")
+    shutil.rmtree(tmp_path / "images" / "test" / "bee")
+    refused(name, "same classes in train and test, bee is only in one")
+    shutil.rmtree(tmp_path / "images" / "test")
+    refused(name, "test: expected folders of two classes or more, received 0")
+
+
+@pytest.mark.parametrize(
+    ("make", "fragments"),
+    [
+        (lambda: b"no image", ["no PNG, JPEG, BMP or GIF image"]),
+        (lambda: b"", ["no PNG, JPEG, BMP or GIF image"]),
+        (lambda: h.png(TRAIN[0][0])[:60], ["no PNG, JPEG, BMP or GIF image"]),
+        (lambda: h.png(WIDE[0][0]), ["expected 8x8x3 as in", "received 9x9x3", "one size"]),
+        (lambda: h.png(TRAIN[0][0][..., :1]), ["expected 8x8x3 as in", "received 8x8x1", "number of channels"]),
+        (lambda: h.png(TRAIN[0][0].astype(np.uint16)), ["expected 8 bits a channel, received 16"]),
+    ],
+)
+def test_the_first_file_that_is_wrong_is_named(tmp_path, make, fragments):
+    name = images(tmp_path / "images")
+    for part in ("train", "test"):
+        (tmp_path / "images" / part / "bee" / "001.png").write_bytes(make())
+    refused(name, str(tmp_path / "images/train/bee/001.png"), *fragments)
+
+
+@pytest.mark.parametrize(("image", "received"), [(np.zeros((8, 9, 3)), "8x9x3"), (np.zeros((8, 8, 4)), "8x8x4")])
+def test_images_that_are_not_square_or_have_an_alpha_channel_are_refused(tmp_path, image, received):
+    name = images(tmp_path / "images", whole=(np.stack([image.astype(np.uint8)] * 6), np.arange(6) % 3))
+    refused(name, "ant/000.png", "square image, gray or RGB", f"received {received}")
+
+
+# ---------------------------------------------------------------- what identifies them
+
+
+@pytest.fixture(params=["npz", "folder"])
+def two(request, tmp_path):
+    """The same data at two places: (name, name, change the second)."""
+    first = npz(tmp_path / "a.npz") if request.param == "npz" else images(tmp_path / "a")
+    if request.param == "npz":
+        second = str(shutil.copy(tmp_path / "a.npz", tmp_path / "B.NPZ"))
+        return (
+            first,
+            second,
+            lambda: npz(tmp_path / "b", **keras_names(TEST)) and shutil.move(tmp_path / "b.npz", second),
+        )
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    return first, f"folder:{tmp_path / 'b'}", (tmp_path / "b/train/ant/000.png").unlink
+
+
+def test_the_content_identifies_not_the_path(two, monkeypatch, tmp_path):
+    first, second, change = two
+    kind, _, digest = data.canonical(first).partition(":")
+    assert kind == ("folder" if first.startswith("folder:") else "npz")
+    assert len(digest) == 12
+    assert int(digest, 16) >= 0
+    assert data.canonical(second) == data.canonical(first) == data.facts(second).name
+    monkeypatch.chdir(tmp_path)
+    assert data.canonical(first.replace(f"{tmp_path}/", "")) == data.canonical(first)
+    change()
+    assert data.canonical(second) != data.canonical(first)
+    assert data.facts(second) != data.facts(first)
+
+
+def test_the_names_of_files_count(tmp_path):
+    before = data.canonical(images(tmp_path / "a"))
+    (tmp_path / "a/train/ant/000.png").rename(tmp_path / "a/train/ant/zzz.png")
+    assert data.canonical(f"folder:{tmp_path / 'a'}") != before
+
+
+def test_the_same_files_are_hashed_once(two):
+    first, *_ = two
+    fingerprint._digest.cache_clear()
+    for _ in range(3):
+        data.canonical(first)
+    assert fingerprint._digest.cache_info().misses == 1
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar10_1/v6", "no_such_set"])
+def test_names_identify_themselves(name):
+    assert data.canonical(name) == name
+    options = config.Data(name=name)
+    assert data.pinned(options) is options
+
+
+def test_pinned_data_are_found_and_recognized_anywhere(two, monkeypatch, tmp_path):
+    first, second, change = two
+    monkeypatch.chdir(tmp_path)
+    pinned = data.pinned(config.Data(name=second.replace(f"{tmp_path}/", ""), validation=7))
+    assert (pinned.name, pinned.validation) == (second, 7)
+    assert pinned.canonical == data.canonical(first)
+    assert data.pinned(pinned) == pinned
+    change()
+    with pytest.raises(UsageError, match=rf"changed since.*{pinned.digest}"):
+        data.pinned(pinned)
+
+
+def test_pinning_what_is_not_there(tmp_path):
+    for name in (f"{tmp_path}/a.npz", f"folder:{tmp_path}/a"):
+        for ask in (data.canonical, lambda name: data.pinned(config.Data(name=name))):
+            with pytest.raises(UsageError, match="no such"):
+                ask(name)
+
+
+def test_the_home_folder_is_understood(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    npz(tmp_path / "a.npz")
+    assert data.canonical("~/a.npz") == data.canonical(str(tmp_path / "a.npz"))
+    images(tmp_path / "a")
+    assert data.canonical("folder:~/a") == data.canonical(f"folder:{tmp_path / 'a'}")
+
+
+def test_one_s_own_data_are_prepared_by_being_read(two):
+    assert data.prepare(two[0]) == data.facts(two[0])
+    described = data.describe_dataset(two[0])
+    assert (described["state"], described["files"]) == ("own", [])

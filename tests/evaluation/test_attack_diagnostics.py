@@ -1,0 +1,159 @@
+"""Checks that attack again: models built to trip each of them, and sound ones that pass."""
+
+import numpy as np
+import pytest
+from helpers_attacks import keras, tf
+
+from bn_vuln.config import Attack, Clean, Evaluation
+from bn_vuln.data.mnist import FACTS as MNIST
+from bn_vuln.evaluation import sanity_checks
+from bn_vuln.evaluation.classifier import from_model
+from bn_vuln.evaluation.evaluator import Evaluator
+
+N = 60
+T, F = np.ones(1000, bool), np.zeros(1000, bool)
+
+
+def share(fraction):
+    """Outcomes of which this fraction are correct."""
+    return np.arange(1000) < round(1000 * fraction)
+
+
+# ---------------------------------------------------------------- the functions, on made-up outcomes
+
+
+@pytest.mark.parametrize(
+    ("check", "trips", "passes"),
+    [
+        (sanity_checks.weaker_than_one_step, (share(0.5), share(0.4)), (share(0.5), share(0.499))),
+        (sanity_checks.not_converged, (share(0.5), share(0.49)), (share(0.5), share(0.497))),
+        (sanity_checks.not_converged, (share(0.5), share(0.51)), (share(0.5), share(0.5))),
+        (sanity_checks.loss_still_moves, (0.1, 1.0, 1.1), (0.1, 1.0, 1.04)),
+        (sanity_checks.masked_gradients, (share(0.5), share(0.49)), (share(0.5), share(0.499))),
+        (sanity_checks.fooled_on_the_way, (share(0.5), share(0.49)), (share(0.5), share(0.497))),
+        (sanity_checks.noise_as_strong, (share(0.5), share(0.5)), (share(0.5), share(0.51))),
+        (sanity_checks.noise_as_strong, (share(0.5), share(0.4)), (T, T)),
+        (sanity_checks.noise_as_strong, (share(0.9), share(0.8)), (F, F)),
+        (sanity_checks.lost_by_rounding, (share(0.5), share(0.52)), (share(0.5), share(0.504))),
+        (sanity_checks.lost_by_rounding, (share(0.5), share(0.48)), (share(0.5), share(0.5))),
+        (sanity_checks.too_few_restarts, (share(0.5), share(0.49)), (share(0.5), share(0.6))),
+        (
+            sanity_checks.budget_does_not_bite,
+            ((1, 2, 4), (0.5, 0.4, 0.41), 0.0, 0.1),
+            ((1, 2, 4), (0.5, 0.4, 0.4), 0.1, 0.1),
+        ),
+        (
+            sanity_checks.budget_does_not_bite,
+            ((1, 2, 4), (0.5, 0.4, 0.3), 0.2, 0.1),
+            ((1, 2, 4), (0.5, 0.4, 0.404), 0.0, 0.1),
+        ),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_check_trips_and_passes(check, trips, passes):
+    flag = check(*trips)
+    assert flag is not None
+    assert check(*passes) is None
+    assert f"{flag.check}" in (check.__doc__ or "")
+    assert len(flag.message) > 40
+
+
+def test_one_step_must_be_better_by_two_standard_errors():
+    rng = np.random.default_rng(0)
+    a, b = rng.random(1000) < 0.5, rng.random(1000) < 0.46
+    difference, error = a.mean() - b.mean(), np.std(a.astype(float) - b) / np.sqrt(1000)
+    assert (sanity_checks.weaker_than_one_step(a, b) is None) == (difference <= 2 * error)
+
+
+# ---------------------------------------------------------------- through the evaluator
+
+
+def linear(seed=0, scale=1.0, before=()):
+    """A linear model of MNIST by a random matrix, after layers that mislead."""
+    keras.utils.set_random_seed(seed)
+    inputs = x = keras.Input((28, 28, 1))
+    for layer in before:
+        x = layer(x)
+    kernel = keras.initializers.RandomNormal(stddev=0.05 * scale, seed=seed)
+    return keras.Model(inputs, keras.layers.Dense(10, kernel_initializer=kernel)(keras.layers.Flatten()(x)))
+
+
+def evaluator(model, level="full", n=N):
+    """Labels are the model's predictions."""
+    found = Evaluator(from_model(model, MNIST, {"weights": "made up"}), Evaluation(limit=n), level=level)
+    found.dataset.labels[:] = found.logits(found.pixels).argmax(axis=1)
+    return found
+
+
+def names(subject, **options):
+    record = subject.run(Attack(**{"eps": 0.02, "attack": "pgd", "steps": 10, **options})).record
+    return {flag.name for flag in record.flags}
+
+
+class Quantized(keras.layers.Layer):
+    """Rounds pixels to eighths: no gradient but where one is made up, which points the wrong way."""
+
+    def call(self, x):
+        rounded = tf.round(8.0 * x) / 8.0
+        return tf.stop_gradient(rounded + x) - x  # the value of rounded, the slope of -x
+
+
+def test_a_sound_model_passes_them_all():
+    assert names(evaluator(linear()), attack="apgd-ce", steps=20) <= {"the image is not the stored image"}
+
+
+def test_gradients_that_mislead_trip_one_step_or_square():
+    found = names(evaluator(linear(before=[Quantized()])), eps=0.1)
+    assert "masked gradients" in found
+    assert "the budget does not bite" in found
+    assert "noise as strong as the attack" in found
+
+
+@pytest.mark.slow
+def test_few_small_steps_trip_convergence():
+    found = names(evaluator(linear()), attack="bim", steps=10, step_size=1e-4, iterate="last", eps=0.05)
+    assert {"not converged", "loss still moves", "weaker than one step", "steps cannot reach the border"} <= found
+
+
+@pytest.mark.slow
+def test_steps_that_overshoot_trip_the_last_iterate():
+    class Wave(keras.layers.Layer):
+        def call(self, x):
+            return tf.sin(40.0 * x)
+
+    found = names(evaluator(linear(before=[Wave()])), attack="bim", steps=10, step_size=0.2, eps=0.1, iterate="last")
+    assert "the last iterate, not the best" in found
+
+
+def test_levels_none_and_basic_do_less():
+    few = {"attack": "bim", "steps": 10, "step_size": 1e-4, "iterate": "last", "eps": 0.05}
+    assert names(evaluator(linear(), "none"), **few) == {"steps cannot reach the border"}
+    assert "not converged" not in names(evaluator(linear(), "basic"), **few)
+
+
+def test_a_sample_is_spread_over_the_examples_and_basic_is_small():
+    subject = evaluator(linear(), "basic", n=1000)
+    asked = []
+    run = Evaluator.run
+
+    def spy(self, perturbation, **_):
+        asked.append((perturbation.attack if isinstance(perturbation, Attack) else "clean", len(self.dataset)))
+        return run(self, perturbation)
+
+    subject_run = pytest.MonkeyPatch()
+    subject_run.setattr(Evaluator, "run", spy)
+    try:
+        subject.run(Attack(attack="bim", eps=0.02, steps=5))
+    finally:
+        subject_run.undo()
+    assert asked == [("bim", 1000), ("fgsm", 250)]
+    some = subject.some(np.array([0, 500, 999]))
+    np.testing.assert_array_equal(some.pixels, subject.pixels[[0, 500, 999]])
+    assert len(subject.dataset) == 1000
+
+
+def test_clean_images_noise_and_targets_are_not_doubted():
+    subject = evaluator(linear())
+    assert subject.run(Clean()).record.flags == ()
+    assert names(subject, target="next") == set()
+    assert names(subject, eps=0) == set()

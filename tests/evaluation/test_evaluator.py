@@ -1,0 +1,294 @@
+"""Evaluation: what is measured is the array that is kept, whatever the attack claims."""
+
+import shutil
+
+import numpy as np
+import pytest
+from conftest import Said
+
+from bn_vuln import api, attacks, data, records
+from bn_vuln.config import AWGN, Attack, Clean, Evaluation
+from bn_vuln.errors import BnvulnError, UsageError
+from bn_vuln.evaluation import classifier
+from bn_vuln.evaluation.evaluator import Evaluator, measure
+from bn_vuln.models import bn_folding
+
+LIMIT = Evaluation(limit=200)
+
+
+@pytest.fixture(scope="module")
+def evaluator(runs):
+    return Evaluator(classifier.from_run(runs["batch"]), LIMIT)
+
+
+def logits_of(folder, images):
+    return classifier.load_keras(folder / "model.keras").predict(images, verbose=0)
+
+
+def test_clean_accuracy_is_keras_own(evaluator, runs):
+    result = evaluator.run(Clean())
+    test = data.load("mnist", "test", limit=200)
+    expected = logits_of(runs["batch"], test.images.astype(np.float32) / 255).argmax(1) == test.labels
+    np.testing.assert_array_equal(result.outcomes, expected)
+    assert result.record.correct == expected.sum()
+    assert result.record.accuracy == pytest.approx(expected.mean())
+    assert result.record.n == 200
+
+
+def test_top5_counts_labels_among_the_five_largest(evaluator, runs):
+    result = evaluator.run(Clean())
+    test = data.load("mnist", "test", limit=200)
+    order = np.argsort(-logits_of(runs["batch"], result.images), axis=1)[:, :5]
+    assert result.record.top5 == pytest.approx(np.mean([y in row for y, row in zip(test.labels, order, strict=True)]))
+
+
+def test_outcomes_are_those_of_the_images_that_are_kept(evaluator, runs):
+    result = evaluator.run(Attack(attack="pgd", eps="8/255", steps=5))
+    again = logits_of(runs["batch"], result.images).argmax(1) == result.labels
+    np.testing.assert_array_equal(result.outcomes, again)
+    assert result.record.accuracy < evaluator.run(Clean()).record.accuracy
+
+
+def test_an_attack_that_cheats_is_projected_back_and_flagged(evaluator, monkeypatch):
+    options = Attack(attack="bim", eps=0.01, steps=1, iterate="last")
+    honest = evaluator.run(options).record
+    monkeypatch.setattr(attacks, "bind", lambda *_, **__: lambda x, y, index: x * 0.0)
+    monkeypatch.setattr(evaluator, "_compiled", {})
+    cheat = evaluator.run(options)
+    assert np.abs(cheat.images - evaluator.pixels).max() <= 0.01 + 1e-6
+    assert "outside ball or box" in {flag.name for flag in cheat.record.flags}
+    assert cheat.record.accuracy >= honest.accuracy - 0.02
+
+
+def test_an_attack_that_returns_nan_fools_nothing(evaluator, monkeypatch):
+    monkeypatch.setattr(attacks, "bind", lambda *_, **__: lambda x, y, index: x * float("nan"))
+    monkeypatch.setattr(evaluator, "_compiled", {})
+    result = evaluator.run(Attack(attack="bim", eps=0.1, steps=1, iterate="last"))
+    np.testing.assert_array_equal(result.outcomes, evaluator.run(Clean()).outcomes)
+    assert np.isfinite(result.images).all()
+
+
+def test_batches_of_any_size_give_the_same_result(runs):
+    subject = classifier.from_run(runs["batch"])
+    options = Attack(attack="pgd", eps=0.1, steps=3, restarts=2)
+    small, large = (Evaluator(subject, LIMIT, batch_size=size).run(options) for size in (33, 500))
+    assert np.mean(np.abs(small.images - large.images) < 1e-6) > 0.999
+    assert np.mean(small.outcomes == large.outcomes) > 0.99
+
+
+def test_a_subset_gets_the_same_noise(runs):
+    subject = classifier.from_run(runs["none"])
+    noise = AWGN(std=0.3, clip="none")
+    few, many = (Evaluator(subject, Evaluation(limit=n)).run(noise).images for n in (50, 200))
+    np.testing.assert_array_equal(few, many[:50])
+
+
+def test_targeted_attacks_report_the_share_that_reached_the_target(evaluator):
+    record = evaluator.run(Attack(attack="bim", eps=0.5, steps=20, target="next")).record
+    assert record.target_rate > 0.8
+    assert record.accuracy < 0.1
+    assert evaluator.run(Attack(attack="bim", eps=0.5, steps=20)).record.target_rate is None
+
+
+def test_cleverhans_agrees(evaluator):
+    common = {"attack": "bim", "eps": 0.05, "steps": 5, "iterate": "last"}
+    own, theirs = evaluator.run(Attack(**common)), evaluator.run(Attack(**common, backend="cleverhans"))
+    assert np.mean(own.outcomes == theirs.outcomes) >= 0.995
+    assert own.record.perturbation_id != theirs.record.perturbation_id
+
+
+def test_a_record_identifies_what_was_measured(evaluator):
+    record = evaluator.run(AWGN(std=1, unit="standardized", clip="none")).record
+    assert record.perturbation == {
+        "dataset": "mnist", "split": "test", "limit": 200, "bn_statistics": "tracked", "kind": "awgn", "std": 1.0,
+        "unit": "standardized", "clip": "none", "seed": 0,
+    }  # fmt: skip
+    assert record.perturbation_id == records.digest(record.perturbation)
+    assert record.cell_id == records.digest(record.cell)
+    assert record.versions.keys() == {"bnvuln", "python", "tensorflow", "keras", "numpy"}
+    assert "oneDNN on" in record.device
+
+
+def test_a_sound_model_gets_no_flag(evaluator):
+    suite = {"clean": Clean(), "noise": AWGN(std=0.1), "pgd": Attack(eps="8/255", steps=5)}
+    results = dict(measure(evaluator.classifier, suite, LIMIT))
+    assert [result.record.flags for result in results.values()] == [(), (), ()]
+
+
+def test_evaluation_leaves_the_model_as_it_was(runs):
+    subject = classifier.from_run(runs["batch"])
+    before = [np.array(v) for v in subject.model.variables]
+    Evaluator(subject, LIMIT).run(Attack(eps=0.1, steps=2))
+    assert all(np.array_equal(b, np.array(v)) for b, v in zip(before, subject.model.variables, strict=True))
+
+
+# ---------------------------------------------------------------- foreign models
+
+
+def foreign(tmp_path, runs, *, shape=(28, 28, 1), scale=1.0, softmax=False):
+    """A plain Keras model that wraps a trained one behind another input and output."""
+    import keras
+
+    inner = classifier.load_keras(runs["none"] / "model.keras")
+    inputs = keras.Input(shape)
+    x = keras.layers.Rescaling(1 / scale)(keras.layers.Reshape((28, 28, 1))(inputs))
+    outputs = inner(x)
+    outputs = keras.layers.Softmax()(outputs) if softmax else outputs
+    path = tmp_path / "foreign.keras"
+    keras.Model(inputs, outputs).save(path)
+    return path
+
+
+PGD = Attack(attack="bim", eps=0.1, steps=5)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (28, 28), (784,)])
+def test_any_input_shape_gives_the_accuracy_of_the_original(tmp_path, runs, shape):
+    path = foreign(tmp_path, runs, shape=shape)
+    found = api.attack(path, PGD, dataset="mnist", limit=200).record
+    assert found.accuracy == pytest.approx(api.attack(runs["none"], PGD, limit=200).record.accuracy, abs=0.011)
+
+
+def test_input_scale_is_told(tmp_path, runs):
+    path = foreign(tmp_path, runs, scale=255.0)
+    subject = api.open_classifier(path, dataset="mnist", input_scale="0-255")
+    expected = api.attack(runs["none"], PGD, limit=200).record.accuracy
+    assert api.attack(subject, PGD, limit=200).record.accuracy == pytest.approx(expected, abs=0.011)
+    wrong = api.open_classifier(path, dataset="mnist")
+    assert api.attack(wrong, Attack(attack="bim", eps=0, steps=1), limit=200).record.accuracy < 0.5
+
+
+def test_probabilities_are_flagged_and_from_probabilities_mends_it(tmp_path, runs):
+    path = foreign(tmp_path, runs, softmax=True)
+    flagged = api.attack(path, PGD, dataset="mnist", limit=200).record
+    assert [flag.check for flag in flagged.flags] == [10]
+    mended = api.attack(api.open_classifier(path, dataset="mnist", from_probabilities=True), PGD, limit=200).record
+    assert mended.flags == ()
+    assert mended.accuracy == pytest.approx(api.attack(runs["none"], PGD, limit=200).record.accuracy, abs=0.011)
+    assert mended.cell_id != flagged.cell_id
+
+
+def test_the_identity_of_a_foreign_model_is_its_weights(tmp_path, runs):
+    copy = tmp_path / "copy.keras"
+    shutil.copy(runs["none"] / "model.keras", copy)
+    one, two = (classifier.from_keras(path, "mnist").id for path in (runs["none"] / "model.keras", copy))
+    assert one == two
+    assert one != classifier.from_keras(runs["batch"] / "model.keras", "mnist").id
+
+
+def model_of(shape, units):
+    import keras
+
+    return keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(units)])
+
+
+@pytest.mark.parametrize(
+    ("shape", "units", "fragment"),
+    [((32, 16, 1), 10, "input"), ((28, 28, 3), 10, "input"), ((20, 20, 1), 10, "input"), ((28, 28, 1), 7, "outputs")],
+)
+def test_a_model_that_cannot_fit_is_refused(shape, units, fragment):
+    with pytest.raises(UsageError, match=f"expected an? ?{fragment}|expected {fragment}"):
+        classifier.from_model(model_of(shape, units), data.facts("mnist"), {"weights": "x"})
+
+
+def test_a_wider_model_gets_wider_images():
+    subject = classifier.from_model(model_of((40, 40, 1), 10), data.facts("mnist"), {"weights": "x"})
+    assert Evaluator(subject, Evaluation(limit=5)).pixels.shape == (5, 40, 40, 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip at all"])
+def test_a_file_that_is_no_model_is_named(tmp_path, content):
+    path = tmp_path / "x.keras"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"x\.keras: not a \.keras file"):
+        api.open_classifier(path)
+
+
+def test_a_damaged_model_is_named_in_one_line(tmp_path, runs):
+    import zipfile
+
+    path = tmp_path / "x.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model.weights.h5", b"nothing")
+    with pytest.raises(BnvulnError, match=r"x\.keras: Keras cannot load it") as error:
+        api.open_classifier(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_that_failed_or_never_finished_has_nothing_to_evaluate(tmp_path, runs):
+    folder = shutil.copytree(runs["none"], tmp_path / "run")
+    record = records.read_training(folder)
+    records.replace_file(
+        folder / "training.json", records.to_json(record.model_copy(update={"state": "failed", "reason": "why"}))
+    )
+    with pytest.raises(BnvulnError, match=r"failed to train \(why\)"):
+        api.open_classifier(folder)
+    (folder / "training.json").unlink()
+    with pytest.raises(BnvulnError, match="no finished training"):
+        api.open_classifier(folder)
+    (folder / "config.yaml").unlink()
+    with pytest.raises(UsageError, match="not a run folder"):
+        api.open_classifier(folder)
+
+
+# ---------------------------------------------------------------- folding
+
+
+PGD = Attack(attack="pgd", eps="8/255", steps=5)
+
+
+def test_folding_does_not_change_what_an_attack_finds(runs):
+    subject = classifier.from_run(runs["batch"])
+    plain, folded = (Evaluator(subject, LIMIT, fold=fold).run(PGD) for fold in (False, True))
+    assert (plain.record.bn_folded, plain.record.bn_kept) == (0, 0)
+    assert (folded.record.bn_folded, folded.record.bn_kept) == (1, 0)
+    assert plain.record.perturbation_id == folded.record.perturbation_id
+    assert abs(plain.record.correct - folded.record.correct) <= 1
+    assert np.mean(np.abs(plain.images - folded.images) < 1e-6) > 0.99
+
+
+def test_only_attacks_climb_the_folded_copy(evaluator, runs):
+    assert evaluator.run(Clean()).record.bn_folded == 0
+    hans = evaluator.run(Attack(attack="bim", eps=0.1, steps=5, backend="cleverhans")).record
+    assert hans.bn_folded == 0
+    without = Evaluator(classifier.from_run(runs["none"]), LIMIT).run(PGD).record
+    assert (without.bn_folded, without.bn_kept) == (0, 0)
+
+
+def test_a_wrong_copy_cannot_raise_success(evaluator, runs, monkeypatch):
+    """Success is measured on the classifier itself: a copy that computes something else only weakens the attack."""
+    honest = evaluator.run(PGD).record.accuracy
+    other = bn_folding.Folded(classifier.from_run(runs["none"]).model, 1, ())
+    cheated = Evaluator(classifier.from_run(runs["batch"]), LIMIT)
+    monkeypatch.setattr(bn_folding, "fold", lambda model: other)
+    result = cheated.run(PGD)
+    again = logits_of(runs["batch"], result.images).argmax(1) == result.labels
+    np.testing.assert_array_equal(result.outcomes, again)
+    assert result.record.accuracy > honest
+
+
+def test_batch_norm_that_cannot_be_folded_is_said(runs):
+    import keras
+
+    inputs = keras.Input((28, 28, 1))
+    x = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="conv")(inputs)
+    x = keras.layers.BatchNormalization(name="behind_relu")(x)
+    x = keras.layers.MaxPooling2D(4)(x)
+    outputs = keras.layers.Dense(10)(keras.layers.Flatten()(x))
+    subject = classifier.from_model(keras.Model(inputs, outputs), data.facts("mnist"), {"weights": "test"})
+    said = Said()
+    record = Evaluator(subject, LIMIT).run(PGD, progress=said).record
+    assert (record.bn_folded, record.bn_kept) == (0, 1)
+    assert any("behind_relu" in line and "stays" in line for line in said.lines)
+
+
+def test_a_loop_is_compiled_once_for_an_evaluator(evaluator, monkeypatch):
+    bound = []
+    bind = attacks.bind
+    monkeypatch.setattr(evaluator, "_compiled", {})
+    monkeypatch.setattr(
+        attacks, "bind", lambda *args, **how: bound.append((args[1].attack, args[1].eps)) or bind(*args, **how)
+    )
+    for eps in (0.01, 0.01, 0.02):
+        evaluator.run(Attack(attack="bim", eps=eps, steps=1, iterate="last"))
+    assert bound == [("bim", 0.01), ("fgsm", 0.01), ("bim", 0.02), ("fgsm", 0.02)]  # fgsm doubts them

@@ -1,0 +1,226 @@
+"""The configs that ship, configs that extend one another, and the Python API on top of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from helpers_records import SMALL
+
+from bn_vuln import api, config, records
+from bn_vuln.config.grid import check_layout, expand
+from bn_vuln.errors import ConfigError, UsageError
+from bn_vuln.experiments import catalog
+
+
+def test_names_are_the_files():
+    assert {"table6", "table6_matched", "table6_settings"} <= set(catalog.names())
+    assert {"paper", "quick"} <= set(catalog.names("suites"))
+
+
+@pytest.mark.parametrize("name", catalog.names())
+def test_every_experiment_resolves_at_all_its_scales(name):
+    scales = catalog.experiment(name).scales
+    assert "smoke" in scales
+    for scale in {*scales, "full"}:
+        chosen = catalog.experiment(name, scale)
+        assert chosen.name == name
+        assert expand(chosen)
+
+
+def test_table6_is_what_the_paper_states():
+    chosen = catalog.experiment("table6")
+    bim = chosen.perturbations["bim"]
+    assert (bim.steps, bim.step_size, bim.eps, bim.unit, bim.random_start) == (100, 1e-3, 0.1, "standardized", False)
+    assert (chosen.perturbations["awgn"].std, chosen.perturbations["awgn"].unit) == (1.0, "standardized")
+    assert len(chosen.seeds) == 5
+    assert {cell.normalization.name for cell in expand(chosen)} == {"none", "batch"}
+    assert chosen.evaluation.split == "test"
+
+
+def test_the_settings_never_touch_the_test_set():
+    chosen = catalog.experiment("table6_settings")
+    assert chosen.evaluation.split == "validation"
+    assert not set(chosen.seeds) & set(catalog.experiment("table6").seeds)
+
+
+def test_the_settings_of_the_tables_are_among_the_candidates():
+    def settings(name):
+        return {(c.train.lr, c.train.batch_size, c.train.epochs) for c in expand(catalog.experiment(name))}
+
+    assert len(settings("table6_settings")) == 18
+    assert settings("table6") | settings("table6_matched") < settings("table6_settings")
+
+
+def test_the_arms_of_a_pair_differ_in_normalization_only():
+    # Figure 2 trains its arms for 10 and 40 epochs; Tables 1 and 13 and Appendix J compare weight decays as well; in
+    # Tables 2 and 4 Fixup stands in for none.
+    others = {"figure2", "figure2_batch", "table1", "table1_settings", "table13", "table13_settings", "appendix_j"}
+    others |= {"table2", "table2_cifar10_1", "table4"}
+    for name in set(catalog.names()) - others:
+        cells = expand(catalog.experiment(name))
+        arms = {arm: [c for c in cells if c.normalization.name == arm] for arm in ("none", "batch")}
+        stripped = [{c.model_copy(update={"normalization": None}) for c in arm} for arm in arms.values()]
+        assert stripped[0] == stripped[1]
+
+
+@pytest.mark.parametrize("name", ["table2", "table2_cifar10_1", "table4"])
+def test_arms_with_fixup_in_place_of_none_differ_in_normalization_only(name):
+    cells = expand(catalog.experiment(name))
+    with_bn, without = ([c for c in cells if (c.normalization.name == "batch") == batch] for batch in (True, False))
+    assert {c.normalization.name for c in without} == {"none", "fixup"}
+    assert {c.arch.name for c in without if c.normalization.name == "none"} == {"vgg8"}
+    stripped = [{c.model_copy(update={"normalization": None}) for c in arm} for arm in (with_bn, without)]
+    assert stripped[0] == stripped[1]
+
+
+def test_what_is_measured_on_the_nets_of_table_2_trains_none_of_its_own():
+    for scale in ("cpu", "full"):
+        nets = set(expand(catalog.experiment("table2", scale)))
+        for name in ("table2_cifar10_1", "appendix_i", "batch_statistics", "adapted_statistics", "strong_cifar10"):
+            assert set(expand(catalog.experiment(name, scale))) <= nets
+        others = {
+            cell
+            for name in ("table4", "appendix_a_cifar", "normalizations")
+            for cell in expand(catalog.experiment(name, scale))
+        }
+        assert len(others & nets) >= 2
+        assert set(expand(catalog.experiment("strong_resnet20", scale))) <= set(
+            expand(catalog.experiment("resnet20", scale))
+        )
+
+
+def write(path, content):
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_extends_merges_mappings_and_replaces_the_rest(tmp_path):
+    shipped = catalog._folder("paper") / "table6.yaml"
+    write(tmp_path / "mine.yaml", {"extends": str(shipped), "base": {"train": {"epochs": 2}}, "seeds": [9]})
+    mine, theirs = catalog.experiment(str(tmp_path / "mine.yaml")), catalog.experiment("table6")
+    assert mine.base["train"] == {**theirs.base["train"], "epochs": 2}
+    assert mine.seeds == (9,)
+    assert mine.perturbations == theirs.perturbations
+
+
+@pytest.mark.parametrize("parent", ["nowhere.yaml", 3, "."])
+def test_extends_must_name_a_file(tmp_path, parent):
+    path = write(tmp_path / "mine.yaml", {"extends": parent})
+    with pytest.raises(ConfigError, match=r"mine\.yaml: extends: expected the path of a YAML file"):
+        catalog.experiment(str(path))
+
+
+def test_a_file_that_extends_itself_is_refused(tmp_path):
+    path = write(tmp_path / "mine.yaml", {"extends": "mine.yaml"})
+    with pytest.raises(ConfigError, match="extends itself"):
+        catalog.experiment(str(path))
+
+
+def test_suites_resolve_with_data_and_limit_on_top():
+    evaluation, perturbations = api.resolve_suite("quick", limit=7)
+    assert evaluation.limit == 7
+    assert perturbations == catalog.suite("quick").perturbations
+    assert api.resolve_suite({"clean": config.Clean()})[0] == config.Evaluation()
+
+
+def test_api_trains_attacks_and_evaluates_from_plain_dicts(tmp_path):
+    plain = {
+        "data": {"limit": 1000},
+        "arch": {"name": "mlp", "hidden": [16]},
+        "normalization": "batch",
+        "train": {"epochs": 1, "batch_size": 50, "lr": "1/10"},
+    }
+    trained = api.train(plain, tmp_path / "run")
+    assert trained.record.state == "trained"
+    assert api.newest_run(tmp_path) == tmp_path / "run"
+    attacked = api.attack(tmp_path / "run", {"attack": "fgsm", "eps": "8/255"}, limit=20)
+    assert attacked.record.n == 20
+    measured = api.evaluate(tmp_path / "run", "quick", limit=20)
+    assert measured["fgsm_inf"].accuracy == attacked.record.accuracy
+
+
+@pytest.mark.parametrize("target", ["nothing", "nothing.h5"])
+def test_a_target_that_is_neither_run_nor_model_is_refused(target):
+    with pytest.raises(UsageError, match=r"expected a run folder or a \.keras file; no such file"):
+        api.open_classifier(target)
+
+
+@pytest.mark.parametrize(
+    ("override", "fragment"),
+    [
+        ("normalization.c=0.1", "the grid sets normalization"),
+        ("data.width=56", "the grid sets data.width"),
+        ("scale=quick", "choose the scale with --scale"),
+        ("perturbations.bmi.steps=3", "no perturbation 'bmi' here; did you mean 'bim'?"),
+    ],
+)
+def test_an_override_without_effect_is_refused(override, fragment):
+    with pytest.raises(ConfigError) as error:
+        catalog.experiment("table6", "full", [override])
+    assert fragment in str(error.value)
+
+
+def test_an_overridden_experiment_is_a_preview_with_files_of_its_own():
+    plain, changed = catalog.experiment("table6"), catalog.experiment("table6", "full", ["evaluation.limit=50"])
+    assert plain.as_published
+    assert not changed.as_published
+    assert not catalog.experiment("table6", "quick").as_published
+    assert catalog.stem(plain) == "table6-full"
+    assert catalog.stem(changed).startswith("table6-full-")
+    assert catalog.stem(changed) != catalog.stem(catalog.experiment("table6", "full", ["evaluation.limit=60"]))
+
+
+@pytest.mark.parametrize(
+    ("table", "fragment"),
+    [
+        ({"reference": "nun", "treatment": "bach"}, "no cell is in the arm 'bach' (known: batch, none)"),
+        ({"treatment": "bacth"}, "no cell is in the arm 'bacth' (known: batch, none); did you mean 'batch'?"),
+        ({"reference": "nono"}, "table.reference: no cell is in the arm 'nono' (known: batch, none); did you mean"),
+        ({"arm": "init"}, "several cells of a seed fall into one row"),
+        ({"rows": ["data.width", "data.widht"]}, "a cell has no key 'data.widht'"),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_refused_before_anything_is_trained(tmp_path, table, fragment):
+    shipped = str(catalog._folder("paper") / "table6.yaml")
+    path = write(tmp_path / "mine.yaml", {"extends": shipped, "table": table})
+    with pytest.raises(ConfigError) as error:
+        api.reproduce(str(path), root=tmp_path / "results")
+    assert fragment in str(error.value)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_claim_about_a_row_that_is_not_there_is_refused(tmp_path):
+    """It would vanish from the report."""
+    claim = {"where": {"data.width": 29}, "perturbations": ["bim"], "value": -0.4, "sem": 0.01, "source": "made up"}
+    shipped = str(catalog._folder("paper") / "table6.yaml")
+    path = write(tmp_path / "mine.yaml", {"extends": shipped, "paper": [claim]})
+    with pytest.raises(ConfigError, match=r"no cell has .*'data.width': 29.*, which a claim is about"):
+        api.reproduce(str(path), root=tmp_path / "results")
+
+
+def test_the_example_of_the_documents_is_an_experiment(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text()
+    path = tmp_path / "my.yaml"
+    path.write_text(text.split("```yaml\n")[1].split("```")[0])
+    for scale in ("smoke", "full"):
+        chosen = catalog.experiment(str(path), scale)
+        check_layout(chosen, expand(chosen))
+    assert len(expand(chosen)) == 12
+
+
+def test_own_data_of_an_experiment_are_known_by_their_content(tmp_path):
+    def write(name, value):
+        images = np.full((40, 8, 8), value, np.uint8)
+        np.savez(tmp_path / name, x_train=images, y_train=np.arange(40) % 2, x_test=images, y_test=np.arange(40) % 2)
+
+    def cells(name):
+        path = tmp_path / "own.yaml"
+        plain = {**SMALL, "base": {"data": {"name": str(tmp_path / name), "validation": 5}}}
+        path.write_text(yaml.safe_dump({**plain, "grid": {"normalization": ["none", "batch"]}, "paper": []}))
+        return [records.digest(config.identity(cell)) for cell in expand(catalog.experiment(str(path)))]
+
+    write("a.npz", 1)
+    write("b.npz", 1)
+    write("c.npz", 2)
+    assert cells("a.npz") == cells("b.npz") != cells("c.npz")

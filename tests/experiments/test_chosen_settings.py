@@ -1,0 +1,95 @@
+"""The settings that the paper does not state are those that the committed results choose, on validation images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bn_vuln.config.grid import expand, lookup
+from bn_vuln.experiments import catalog
+from bn_vuln.reporting.aggregate import aggregate
+
+RESULTS = Path(__file__).parents[2] / "results" / "paper"
+# By table of settings, the experiments that use what it chooses.
+USED_BY = {
+    "table6_settings": ("table6", "table7"),
+    "table1_settings": ("table1",),
+    "table13_settings": ("table13", "table7"),
+}
+
+
+def chosen(name: str) -> list[dict[str, Any]]:
+    """The rows that the committed results of a table of settings choose."""
+    if not (RESULTS / "experiments" / f"{name}-full.yaml").exists():
+        pytest.skip(f"results/paper has no {name} at full scale")
+    results = aggregate(catalog.experiment(name), RESULTS)
+    assert (results.failed, results.missing) == (0, 0)
+    return [block.where for block in results.blocks if block.selected]
+
+
+def used(name: str, *keys: str) -> set[tuple[Any, ...]]:
+    """The values of these keys that the trained cells of an experiment have."""
+    cells = [cell for cell in expand(catalog.experiment(name)) if cell.arch.name != "nearest_centroid"]
+    return {tuple(lookup(cell, key) for key in keys) for cell in cells}
+
+
+def largest_decays(name: str) -> dict[int, float]:
+    """By width, the largest weight decay of an experiment."""
+    found: dict[int, float] = {}
+    for width, decay in used(name, "data.width", "weight_decay"):
+        found[width] = max(decay, found.get(width, 0.0))
+    return found
+
+
+def test_table6_uses_what_its_settings_choose() -> None:
+    (row,) = chosen("table6_settings")
+    keys = ("train.batch_size", "train.lr", "train.epochs")
+    assert set(row) == set(keys)
+    for name in ("table6", "table7"):
+        assert used(name, *keys) == {tuple(row[key] for key in keys)}
+
+
+def test_table1_uses_what_its_settings_choose() -> None:
+    (row,) = chosen("table1_settings")
+    assert used("table1", "train.batch_size") == {(row["train.batch_size"],)}
+
+
+def test_table13_uses_what_its_settings_choose() -> None:
+    rows = chosen("table13_settings")
+    decays = {row["data.width"]: row["weight_decay"] for row in rows}
+    assert len(decays) == len(rows)
+    plain = {(width, 0.0) for width in decays}
+    assert used("table13", "data.width", "weight_decay") == plain | set(decays.items())
+
+
+def test_table7_has_the_weight_decays_of_table13() -> None:
+    of_linear, decays = largest_decays("table13"), largest_decays("table7")
+    assert decays == {width: of_linear[width] for width in (28, 56, 84)}
+
+
+def test_table13_changes_the_learning_rate_with_the_width_as_its_settings_do() -> None:
+    keys = ("data.width", "train.lr")
+    assert used("table13", *keys) == used("table13_settings", *keys)
+
+
+@pytest.mark.parametrize(("name", "users"), USED_BY.items())
+def test_settings_are_chosen_on_validation_images_by_other_seeds(name: str, users: tuple[str, ...]) -> None:
+    settings = catalog.experiment(name)
+    assert settings.evaluation.split == "validation"
+    assert settings.table.chosen_by is not None
+    for user in users:
+        experiment = catalog.experiment(user)
+        assert experiment.evaluation.split == "test"
+        assert set(settings.seeds) & set(experiment.seeds) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "by"), [("table6_settings", "clean"), ("table1_settings", "clean"), ("table13_settings", "bim")]
+)
+def test_what_decides(name: str, by: str) -> None:
+    choice = catalog.experiment(name).table.chosen_by
+    assert choice is not None
+    assert choice.by == by
+    assert (choice.of, choice.within) == (("clean", 0.01) if by == "bim" else (None, 0.0))

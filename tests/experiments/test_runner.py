@@ -1,0 +1,239 @@
+"""Experiments: nothing is done twice, nothing is lost, and a new one is one YAML file."""
+
+import json
+import multiprocessing
+import shutil
+import socket
+
+import pytest
+import yaml
+from conftest import SMALL, Said
+
+from bn_vuln import api, config, records
+from bn_vuln.errors import BnvulnError
+from bn_vuln.experiments import catalog, runner
+from bn_vuln.reporting import aggregate
+from bn_vuln.runtime.progress import Quiet
+from bn_vuln.training import Trained
+
+BIM = {"kind": "attack", "attack": "bim", "eps": 0.1}
+
+
+def tiny(tmp_path, **changes):
+    """The YAML file of a small experiment."""
+    content = {
+        "name": "tiny",
+        "title": "Tiny",
+        "claim": "none",
+        "source": "none",
+        "base": {**SMALL, "train": {**SMALL["train"], "epochs": 1}},
+        "grid": {"normalization": ["none", "batch"]},
+        "seeds": [0],
+        "evaluation": {"limit": 50},
+        "perturbations": {"clean": {"kind": "clean"}, "bim": {**BIM, "steps": 2}},
+        "table": {"columns": {"clean": "clean", "bim": "BIM"}},
+        "paper": [{"perturbations": ["bim"], "value": -0.4, "sem": 0.01, "source": "made up"}],
+        **changes,
+    }  # fmt: skip
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A finished tiny experiment: (its YAML, its results folder)."""
+    folder = tmp_path_factory.mktemp("tiny")
+    path = tiny(folder)
+    api.reproduce(str(path), root=folder / "results")
+    return path, folder / "results"
+
+
+def no_training(*_, **__):
+    raise AssertionError("trained again")
+
+
+def test_every_cell_gets_its_records(done):
+    path, root = done
+    todo = runner.tasks(catalog.experiment(str(path)))
+    assert len(todo) == 2
+    for task in todo:
+        folder = task.folder(root)
+        assert len(records.read_records(folder)) == 2
+        for record in records.read_records(folder):
+            assert records.read_outcomes(folder, record.perturbation_id).sum() == record.correct
+        assert not (folder / "claim.json").exists()
+
+
+def test_the_resolved_config_is_kept(done):
+    path, root = done
+    kept = config.validate(config.Experiment, config.read_yaml(root / "experiments" / "tiny-full.yaml"), "kept")
+    assert kept == catalog.experiment(str(path))
+
+
+def test_a_second_run_does_nothing(done, monkeypatch):
+    path, root = done
+    monkeypatch.setattr("bn_vuln.training.train", no_training)
+    monkeypatch.setattr("bn_vuln.evaluation.evaluator.measure", no_training)
+    results = api.reproduce(str(path), root=root)
+    assert results.cells == 2
+    assert results.missing == 0
+
+
+def test_a_new_perturbation_is_measured_on_the_trained_models(done, tmp_path, monkeypatch):
+    path, root = done
+    root = shutil.copytree(root, tmp_path / "results")
+    monkeypatch.setattr("bn_vuln.training.train", no_training)
+    results = api.reproduce(str(path), root=root, overrides=["perturbations.bim.steps=3"])
+    assert all(value.by_seed for block in results.blocks for arm in block.arms.values() for value in arm.values())
+    assert len(records.read_records(next(p for p in records.run_folders(root)))) == 3
+
+
+@pytest.mark.slow
+def test_a_rung_without_a_record_is_found_with_its_ladder(done, tmp_path, monkeypatch):
+    _, root = done
+    root = shutil.copytree(root, tmp_path / "results")
+    path = tiny(tmp_path, perturbations={"pgd": {"kind": "attack", "eps": 0.1, "ladder": [0.02], "steps": 2}},
+                table={"columns": {"pgd 0.02": "PGD .02", "pgd": "PGD .1"}}, paper=[])  # fmt: skip
+    monkeypatch.setattr("bn_vuln.training.train", no_training)
+    chosen = catalog.experiment(str(path))
+    results = api.reproduce(str(path), root=root)
+    arms = [arm for block in results.blocks for arm in block.arms.values()]
+    assert all(arm["pgd 0.02"].estimate.mean >= arm["pgd"].estimate.mean for arm in arms)
+    (task, _) = runner.tasks(chosen)
+    assert task.finished(root)
+    rung = chosen.every_perturbation["pgd 0.02"]
+    records.record_path(task.folder(root), task._id(task.sites[0], rung)).unlink()
+    assert not task.finished(root)
+    assert [list(site.perturbations) for site in task.missing(root)] == [["pgd"]]
+    api.reproduce(str(path), root=root)
+    assert task.finished(root)
+
+
+def test_records_without_models_are_enough_for_a_report(done, tmp_path, monkeypatch):
+    path, root = done
+    root = shutil.copytree(root, tmp_path / "results", ignore=shutil.ignore_patterns("*.keras"))
+    monkeypatch.setattr("bn_vuln.training.train", no_training)
+    assert api.reproduce(str(path), root=root).missing == 0
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["the same weights", "other weights"])
+def test_records_of_two_models_never_stand_beside_each_other(done, tmp_path, monkeypatch, other):
+    """Records travel without their model, which is trained again for a new one: by another machine's rounding, to
+    other weights."""
+    path, root = done
+    root = shutil.copytree(root, tmp_path / "results", ignore=shutil.ignore_patterns("*.keras"))
+    (task, *_) = runner.tasks(catalog.experiment(str(path)))
+    folder, retrained = task.folder(root), done[1] / task.folder(root).name
+    before = records.read_training(retrained)
+    found = before.model_copy(update={"loss": before.loss * (1.001 if other else 1)})
+    (lost, *others) = records.read_records(folder)
+    records.record_path(folder, lost.perturbation_id).unlink()
+    seconds = {record.perturbation_id: record.seconds for record in others}
+
+    def train(*_, **__):
+        shutil.copy(retrained / "model.keras", folder)
+        return Trained(None, [], found)
+
+    monkeypatch.setattr("bn_vuln.training.train", train)
+    runner.run_task(task, root)
+    again = {record.perturbation_id: record.seconds for record in records.read_records(folder)}
+    assert len(again) == len(others) + 1
+    assert [again[key] == value for key, value in seconds.items()] == [not other] * len(others)
+
+
+def test_an_interrupted_evaluation_continues(done, tmp_path, monkeypatch):
+    path, root = done
+    root = shutil.copytree(root, tmp_path / "results")
+    folder = records.run_folders(root)[0]
+    lost = sorted((folder / "records").glob("*.json"))[0]
+    kept = lost.read_text()
+    lost.unlink()
+    monkeypatch.setattr("bn_vuln.training.train", no_training)
+    api.reproduce(str(path), root=root)
+    assert json.loads(lost.read_text())["correct"] == json.loads(kept)["correct"]
+
+
+def test_a_failed_training_is_counted_and_not_tried_again(tmp_path, monkeypatch):
+    path = tiny(tmp_path, base={**SMALL, "train": {"epochs": 1, "batch_size": 50, "lr": 1e30}})
+    results = api.reproduce(str(path), root=tmp_path / "results")
+    assert results.failed == 2
+    assert [c.verdict for c in results.comparisons] == ["failed to train"]
+    monkeypatch.setattr("bn_vuln.training.train", no_training)
+    assert api.reproduce(str(path), root=tmp_path / "results").failed == 2
+
+
+def test_jobs_run_in_processes_and_give_the_same_accuracies(done, tmp_path):
+    path, root = done
+    parallel = api.reproduce(str(path), root=tmp_path / "results", jobs=2)
+    serial = aggregate.aggregate(catalog.experiment(str(path)), root)
+    for ours, theirs in zip(parallel.blocks[0].arms.values(), serial.blocks[0].arms.values(), strict=True):
+        for name, value in ours.items():
+            assert value.estimate.mean == pytest.approx(theirs[name].estimate.mean, abs=0.021)
+
+
+def test_a_cell_claimed_by_another_host_is_waited_for(done, tmp_path, monkeypatch):
+    path, root = done
+    root = shutil.copytree(root, tmp_path / "results")
+    task = runner.tasks(catalog.experiment(str(path)))[0]
+    folder = task.folder(root)
+    lost = next((folder / "records").glob("*.json"))
+    content = lost.read_text()
+    lost.unlink()
+    (folder / "claim.json").write_text(json.dumps({"host": "elsewhere", "pid": 1, "time": 0}))
+    waited = []
+
+    def finish_elsewhere(_):
+        waited.append(True)
+        lost.write_text(content)
+        (folder / "claim.json").unlink()
+
+    monkeypatch.setattr(runner.time, "sleep", finish_elsewhere)
+    monkeypatch.setattr("bn_vuln.evaluation.evaluator.measure", no_training)
+    assert runner._work(task, root).endswith("another process is at it")
+    said = Said()
+    api.reproduce(str(path), root=root, progress=said)
+    assert waited == [True]
+    assert [line for line in said.lines if str(folder / "claim.json") in line]  # or a user would wait for ever
+
+
+def test_a_cell_that_is_never_finished_is_an_error(tmp_path, monkeypatch):
+    path = tiny(tmp_path)
+    monkeypatch.setattr(runner, "run_task", lambda *_, **__: None)
+    with pytest.raises(BnvulnError, match="2 of 2 cells could not be finished"):
+        runner.run(catalog.experiment(str(path)), tmp_path / "results", progress=Quiet())
+
+
+def test_rounds_that_finish_something_do_not_count(tmp_path, monkeypatch):
+    """Where a killed worker takes the others with it, one cell that always dies must not stop all others."""
+    path, finished = tiny(tmp_path, seeds=[0, 1, 2, 3]), set()
+
+    def one_a_round(left, *_):
+        if len(left) > 1:
+            finished.add(left[0].cell)
+
+    monkeypatch.setattr(runner, "_run_round", one_a_round)
+    monkeypatch.setattr(runner.Task, "finished", lambda task, _: task.cell in finished)
+    with pytest.raises(BnvulnError, match="1 of 8 cells could not be finished"):
+        runner.run(catalog.experiment(str(path)), tmp_path / "results", progress=Quiet())
+
+
+def _hold(folder, ready, release):
+    with records.claim(folder) as mine:
+        ready.put(mine)
+        release.get()
+
+
+def test_two_processes_do_not_work_on_one_cell(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready, release = context.Queue(), context.Queue()
+    holder = context.Process(target=_hold, args=(tmp_path, ready, release))
+    holder.start()
+    assert ready.get() is True
+    with records.claim(tmp_path) as mine:
+        assert mine is False
+    release.put(None)
+    holder.join()
+    with records.claim(tmp_path) as mine:
+        assert mine is True
+        assert json.loads((tmp_path / "claim.json").read_text())["host"] == socket.gethostname()

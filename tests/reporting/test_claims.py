@@ -1,0 +1,948 @@
+"""Claims beside made-up numbers: what makes sense, each rule of the verdict, rows compared, arms, and the choice."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers_records import HARM, SMALL, Accuracy, by_arm, fill, nothing, small
+
+from bn_vuln.analysis.statistics import Estimate
+from bn_vuln.config import Cell, Experiment, PaperValue, validate
+from bn_vuln.config.grid import arm_of, check_layout, expand
+from bn_vuln.errors import ConfigError
+from bn_vuln.records import Flag
+from bn_vuln.reporting import tables
+from bn_vuln.reporting.aggregate import Results, aggregate
+from bn_vuln.reporting.claims import Comparison, judge
+
+MINUS = "\N{MINUS SIGN}"
+N = 10_000  # examples: accuracies are multiples of 1e-4
+SPREAD = (0.001, -0.002, 0.0, 0.001)  # over the four seeds, with the mean 0
+
+
+def claim(**fields: Any) -> PaperValue:
+    plain = {"perturbations": ["bim"], "source": "text", **fields}
+    return validate(PaperValue, {key: value for key, value in plain.items() if value is not None}, "file.yaml")
+
+
+def results(root: Path, experiment: Experiment, values: Accuracy, **options: Any) -> Results:
+    """The table of an experiment, of which `values` are the numbers in all columns."""
+    return aggregate(experiment, fill(root, experiment, values, **{"n": N, "also": values, **options}))
+
+
+def comparisons(root: Path, experiment: Experiment, values: Accuracy, **options: Any) -> tuple[Comparison, ...]:
+    return results(root, experiment, values, **options).comparisons
+
+
+def judged(root: Path, experiment: Experiment, values: Accuracy, **options: Any) -> Comparison:
+    (comparison,) = comparisons(root, experiment, values, **options)
+    return comparison
+
+
+def mean_of(comparison: Comparison) -> float:
+    assert comparison.ours is not None
+    return comparison.ours.mean
+
+
+# ---------------------------------------------------------------- what a claim may be
+
+ELSEWHERE = {"arm": "none", "where": {"data.width": 56}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "expected a value or a sign"),
+        ({"value": 0.1, "sign": 1}, "expected a value or a sign"),
+        ({"value": 0.1, "against": ELSEWHERE}, "against needs an arm to compare"),
+        ({"value": 0.1, "how": "ratio"}, "a ratio needs an arm and what it is against"),
+        ({"value": 0.1, "how": "ratio", "arm": "batch"}, "a ratio needs an arm and what it is against"),
+        ({"value": 0.5, "how": "slope", "arm": "none"}, "how: slope and along (a row key) belong together"),
+        ({"value": 0.5, "along": "data.width", "arm": "none"}, "how: slope and along (a row key) belong together"),
+        ({"value": 0.5, "how": "slope", "along": "data.width"}, "a slope is that of one arm"),
+        (
+            {"value": 0.5, "how": "slope", "along": "data.width", "arm": "none", "against": ELSEWHERE},
+            "a slope is that of one arm",
+        ),
+        ({"sign": -1, "tolerance": 0.1}, "a sign has no tolerance"),
+        ({"sign": 0}, "sign"),
+        ({"value": 0.1, "tolerance": -0.1}, "tolerance"),
+        ({"value": 0.1, "sem": -0.1}, "sem"),
+        ({"value": "nan"}, "value"),
+        ({"value": 0.1, "how": "quotient"}, "how"),
+        ({"value": 0.5, "how": "slope", "along": "data.width", "arm": "none", "power": 0}, "power"),
+        ({"value": 0.1, "perturbations": []}, "perturbations"),
+        ({"value": 0.1, "against": {"where": {}}, "arm": "batch"}, "arm"),
+    ],
+)
+def test_claims_that_make_no_sense_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        claim(**fields)
+    assert str(caught.value).startswith("file.yaml: ")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"sign": -1, "arm": "none"}, id="an accuracy has no sign"),
+        pytest.param({"sign": 1, "arm": "batch", "against": ELSEWHERE, "how": "ratio"}, id="every ratio is above 0"),
+        pytest.param({"value": 0.9, "arm": "batch", "against": ELSEWHERE, "how": "ratio"}, id="judged as a difference"),
+        pytest.param({"sign": 1, "arm": "none", "how": "slope", "along": "data.width"}, id="never judged"),
+    ],
+)
+def test_claims_that_no_rule_judges_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        claim(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_contrast"),
+    [
+        ({"value": -0.4}, True),
+        ({"sign": -1}, True),
+        ({"value": 0.0, "tolerance": 0.1}, True),
+        ({"value": 0.66, "arm": "none"}, False),
+        ({"value": -0.4, "arm": "batch", "against": ELSEWHERE}, True),
+        ({"value": 0.9, "tolerance": 0.1, "arm": "batch", "against": ELSEWHERE, "how": "ratio"}, True),
+        ({"value": 0.5, "arm": "none", "how": "slope", "along": "data.width", "power": 2}, False),
+    ],
+)
+def test_claims_that_make_sense(fields: dict[str, Any], is_contrast: bool) -> None:
+    assert claim(**fields).is_contrast is is_contrast
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"where": {"data.widht": 28}}, "data.widht"),
+        ({"arm": "none", "how": "slope", "along": "data.widht", "tolerance": 0.1}, "data.widht"),
+        ({"arm": "none", "against": {"arm": "batch", "where": {"data.widht": 28}}}, "data.widht"),
+    ],
+)
+def test_claims_of_keys_that_are_no_rows_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        small(paper=[{"perturbations": ["bim"], "value": -0.4, "source": "text", **fields}])
+
+
+# ---------------------------------------------------------------- the verdict
+
+DIFFERENCE = {"value": -0.4, "sem": 0.01}
+SLOPE = {"arm": "none", "how": "slope", "along": "data.width"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "ours", "expected"),
+    [
+        # a signed difference with a size
+        (DIFFERENCE, None, "not run"),
+        (DIFFERENCE, Estimate(-0.4, 0.001, 3), "holds"),
+        (DIFFERENCE, Estimate(-0.2, 0.001, 3), "holds"),
+        (DIFFERENCE, Estimate(-0.1, 0.001, 3), "holds in sign"),
+        (DIFFERENCE, Estimate(0.4, 0.001, 3), "fails"),
+        (DIFFERENCE, Estimate(-0.4, 0.2, 3), "undecided"),
+        (DIFFERENCE, Estimate(-0.4, 0.001, 2), "undecided"),
+        (DIFFERENCE, Estimate(-0.4, None, 1), "undecided"),
+        # the sign alone: any size will do
+        ({"sign": -1}, None, "not run"),
+        ({"sign": -1}, Estimate(-0.001, 0.0001, 3), "holds"),
+        ({"sign": 1}, Estimate(-0.001, 0.0001, 3), "fails"),
+        ({"sign": 1}, Estimate(30.0, 0.1, 3), "holds"),
+        ({"sign": 1}, Estimate(0.001, 0.001, 3), "undecided"),
+        ({"sign": 1}, Estimate(0.5, 0.001, 2), "undecided"),
+        # equality
+        ({"value": 0.0, "tolerance": 0.125}, None, "not run"),
+        ({"value": 0.0, "tolerance": 0.125}, Estimate(-0.125, 0.0, 3), "holds"),
+        ({"value": 0.0, "tolerance": 0.125}, Estimate(0.126, 0.0, 3), "fails"),
+        ({"value": 0.0, "tolerance": 0.125}, Estimate(0.25, 0.125, 3), "holds"),
+        ({"value": 0.0, "tolerance": 0.125}, Estimate(0.0, 0.0, 2), "undecided"),
+        ({"value": 0.0, "tolerance": 0.125}, Estimate(0.0, None, 1), "undecided"),
+        ({"value": 0.5, "sem": 0.25, "tolerance": 0.0, "arm": "none"}, Estimate(1.0, 0.0, 3), "holds"),
+        # nothing random enters: one value is enough, and more than one is judged as ever
+        ({"value": 0.4, "tolerance": 0.02, "exact": True, "arm": "none"}, Estimate(0.41, None, 1), "holds"),
+        ({"value": 0.4, "tolerance": 0.02, "exact": True, "arm": "none"}, Estimate(0.43, None, 1), "fails"),
+        ({"value": 0.4, "tolerance": 0.02, "exact": True, "arm": "none"}, Estimate(0.4, 0.0, 2), "undecided"),
+        ({"value": 0.4, "tolerance": 0.02, "exact": True, "arm": "none"}, None, "not run"),
+        ({"value": 0.4, "tolerance": 0.02, "arm": "none"}, Estimate(0.4, None, 1), "undecided"),
+        # slopes and ratios are equal to a figure
+        ({**SLOPE, "value": 0.5, "tolerance": 0.1}, Estimate(0.55, 0.01, 3), "holds"),
+        ({**SLOPE, "value": 0.5, "tolerance": 0.1}, Estimate(0.0, 0.01, 3), "fails"),
+        (
+            {"arm": "batch", "against": ELSEWHERE, "how": "ratio", "value": 0.98, "sem": 0.01, "tolerance": 0.05},
+            Estimate(0.94, 0.01, 3),
+            "holds",
+        ),
+        (
+            {"arm": "batch", "against": ELSEWHERE, "how": "ratio", "value": 0.98, "sem": 0.01, "tolerance": 0.05},
+            Estimate(0.5, 0.01, 3),
+            "fails",
+        ),
+        # a difference between rows is judged as one between arms
+        ({**DIFFERENCE, "arm": "batch", "against": ELSEWHERE}, Estimate(0.4, 0.001, 3), "fails"),
+        # what is not judged
+        ({**DIFFERENCE, "approximate": True}, Estimate(0.4, 0.001, 3), "context"),
+        ({"sign": 1, "approximate": True}, Estimate(0.4, 0.001, 3), "context"),
+        ({"value": 0.4, "tolerance": 0.1, "approximate": True}, None, "context"),
+        ({"value": 0.66, "arm": "none"}, Estimate(0.1, 0.001, 3), "context"),
+        ({"value": 0.66, "arm": "none"}, None, "context"),
+        ({**SLOPE, "value": 0.5}, Estimate(0.5, 0.01, 3), "context"),
+    ],
+)
+def test_the_verdict(fields: dict[str, Any], ours: Estimate | None, expected: str) -> None:
+    assert judge(claim(**fields), ours) == expected
+
+
+# ---------------------------------------------------------------- two rows
+
+WIDTHS: dict[str, Any] = {
+    "grid": {"data.width": [28, 56], "weight_decay": [0.0, 0.1], "normalization": ["none", "batch"]},
+    "table": {"rows": ["data.width", "weight_decay"], "columns": {"clean": "clean", "bim": "BIM"}},
+}
+# By arm, width and weight decay: every difference between two of them is another one.
+LEVELS = {
+    ("none", 28, 0.0): 0.90,
+    ("batch", 28, 0.0): 0.89,
+    ("none", 28, 0.1): 0.87,
+    ("batch", 28, 0.1): 0.83,
+    ("none", 56, 0.0): 0.75,
+    ("batch", 56, 0.0): 0.59,
+    ("none", 56, 0.1): 0.43,
+    ("batch", 56, 0.1): 0.11,
+}
+
+
+def level(cell: Cell, name: str) -> float:
+    return LEVELS[cell.normalization.name, cell.data.width or 0, cell.weight_decay] + SPREAD[cell.seed]
+
+
+def against(arm: str, **where: Any) -> dict[str, Any]:
+    return {"arm": arm, "where": {key.replace("__", "."): value for key, value in where.items()}}
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        pytest.param(against("none"), 0.11 - 0.43, id="the same row"),
+        pytest.param(against("batch", weight_decay=0.0), 0.11 - 0.59, id="the same width"),
+        pytest.param(against("none", weight_decay=0.0), 0.11 - 0.75, id="the same width, another arm"),
+        pytest.param(against("batch", data__width=28), 0.11 - 0.83, id="the same weight decay"),
+        pytest.param(against("none", data__width=28, weight_decay=0.0), 0.11 - 0.90, id="both keys"),
+        pytest.param(against("batch", data__width=56, weight_decay=0.1), 0.0, id="itself"),
+    ],
+)
+def test_keys_that_against_does_not_mention_are_those_of_the_row(
+    tmp_path: Path, other: dict[str, Any], difference: float
+) -> None:
+    paper = {"where": {"data.width": 56, "weight_decay": 0.1}, "arm": "batch", "against": other, "sign": -1}
+    found = judged(tmp_path, small(**WIDTHS, paper=[{"perturbations": ["bim"], "source": "text", **paper}]), level)
+    assert found.where == {"data.width": 56, "weight_decay": 0.1}
+    assert found.arm == "batch"
+    assert mean_of(found) == pytest.approx(difference)
+    assert found.ours == Estimate(pytest.approx(difference), pytest.approx(0.0, abs=1e-12), 4)  # type: ignore[arg-type]
+
+
+def test_a_claim_of_several_rows_is_compared_with_the_partner_of_each(tmp_path: Path) -> None:
+    paper = {"where": {"weight_decay": 0.1}, "arm": "batch", "against": against("none", weight_decay=0.0), "sign": -1}
+    experiment = small(**WIDTHS, paper=[{"perturbations": ["bim"], "source": "text", **paper}])
+    found = {c.where["data.width"]: mean_of(c) for c in comparisons(tmp_path, experiment, level)}
+    assert found == {28: pytest.approx(0.83 - 0.90), 56: pytest.approx(0.11 - 0.75)}
+
+
+def test_what_is_compared_is_paired_by_seed(tmp_path: Path) -> None:
+    paper = {"where": {"data.width": 28}, "arm": "batch", "against": {"arm": "none"}, "sign": -1}
+    experiment = small(paper=[{"perturbations": ["bim"], "source": "text", **paper}])
+    plain = judged(tmp_path / "plain", small(), by_arm(HARM), n=1000)
+    assert judged(tmp_path / "places", experiment, by_arm(HARM), n=1000).ours == plain.ours
+
+
+@pytest.mark.parametrize("absent", [28, 56])
+def test_a_row_that_was_not_run_is_not_compared(tmp_path: Path, absent: int) -> None:
+    paper = {"where": {"data.width": 56, "weight_decay": 0.1}, "arm": "batch", "sign": -1}
+    paper["against"] = against("none", data__width=28)
+    experiment = small(**WIDTHS, paper=[{"perturbations": ["bim"], "source": "text", **paper}])
+    found = judged(tmp_path, experiment, level, missing=lambda cell: cell.data.width == absent)
+    assert (found.ours, found.verdict) == (None, "not run")
+
+
+def test_a_partner_that_is_not_in_the_grid_is_not_replaced(tmp_path: Path) -> None:
+    paper = {"where": {"data.width": 28}, "arm": "batch", "against": against("none", weight_decay=0.0), "sign": -1}
+    grid = {"data.width, weight_decay": [[28, 0.1], [56, 0.0]], "normalization": ["none", "batch"]}
+    claims = [{"perturbations": ["bim"], "source": "text", **paper}]
+    experiment = small(**{**WIDTHS, "grid": grid}, paper=claims, scale="quick")  # of fewer rows
+    assert judged(tmp_path, experiment, level).ours is None
+
+
+CONSTANTS: dict[str, Any] = {
+    "grid": {
+        "data.width": [28, 56],
+        "normalization": ["none", {"name": "batch", "c": 1e-5}, {"name": "batch", "c": 10.0}],
+    },
+    "table": {"rows": ["data.width", "normalization.c"], "columns": {"bim": "BIM"}},
+}
+
+
+def of_constant(cell: Cell, name: str) -> float:
+    """Accuracies by the constant of batch norm, which the arm without normalization has not."""
+    own = {None: 0.8, 1e-5: 0.3, 10.0: 0.6}[getattr(cell.normalization, "c", None)]
+    return own + (0.1 if cell.data.width == 56 else 0.0) + SPREAD[cell.seed] * own
+
+
+@pytest.mark.parametrize(
+    ("c", "other", "difference"),
+    [
+        (1e-5, against("none", normalization__c=None), -0.5),
+        (10.0, against("none", normalization__c=None), -0.2),
+        (10.0, against("batch", normalization__c=1e-5), 0.3),
+        (10.0, against("none", normalization__c=None, data__width=28), -0.2),
+    ],
+)
+def test_the_arm_without_normalization_has_no_c(
+    tmp_path: Path, c: float, other: dict[str, Any], difference: float
+) -> None:
+    paper = {"where": {"normalization.c": c}, "arm": "batch", "against": other, "sign": 1}
+    experiment = small(**CONSTANTS, paper=[{"perturbations": ["bim"], "source": "text", **paper}])
+    found = comparisons(tmp_path, experiment, of_constant)
+    assert [c.where["data.width"] for c in found] == [28, 56]
+    shift = 0.1 if "data.width" in other["where"] else 0.0
+    assert [mean_of(c) for c in found] == [pytest.approx(difference), pytest.approx(difference + shift)]
+
+
+def test_a_claim_of_one_arm_is_about_the_rows_that_have_it(tmp_path: Path) -> None:
+    paper = [{"arm": "none", "perturbations": ["bim"], "value": 0.8, "tolerance": 0.01, "source": "text"}]
+    found = comparisons(tmp_path, small(**CONSTANTS, paper=paper), of_constant)
+    assert [(c.where, c.verdict) for c in found] == [
+        ({"data.width": 28, "normalization.c": None}, "holds"),
+        ({"data.width": 56, "normalization.c": None}, "fails"),
+    ]
+
+
+def test_a_ratio_is_the_mean_of_those_of_the_seeds(tmp_path: Path) -> None:
+    paper = {"where": {"data.width": 56}, "arm": "batch", "against": against("batch", data__width=28), "value": 0.75}
+    paper |= {"how": "ratio", "sem": 0.01, "tolerance": 0.01}
+    grid = {"data.width": [28, 56], "normalization": ["none", "batch"]}
+    by_width = {28: (0.8, 0.6, 0.4, 0.8), 56: (0.6, 0.45, 0.3, 0.4)}
+    found = judged(
+        tmp_path,
+        small(grid=grid, paper=[{"perturbations": ["bim"], "source": "text", **paper}]),
+        lambda cell, name: by_width[cell.data.width or 0][cell.seed],
+    )
+    assert found.ours == Estimate(pytest.approx((0.75 * 3 + 0.5) / 4), pytest.approx(0.0625), 4)  # type: ignore[arg-type]
+    assert found.gap == pytest.approx(-0.0625)
+    assert found.verdict == "holds"  # within two standard errors
+
+
+def test_a_ratio_to_zero_is_none(tmp_path: Path) -> None:
+    paper = {"arm": "batch", "against": {"arm": "none"}, "how": "ratio", "value": 1.0, "tolerance": 0.1}
+    experiment = small(paper=[{"perturbations": ["bim"], "source": "text", **paper}])
+    values = {("none", "bim"): (0.5, 0.5, 0.0, 0.5), ("batch", "bim"): (0.5,) * 4}
+    found = judged(tmp_path, experiment, by_arm(values))
+    assert (found.ours, found.verdict) == (None, "not run")
+
+
+# ---------------------------------------------------------------- slopes
+
+
+def power_law(exponent: float) -> Accuracy:
+    def value(cell: Cell, name: str) -> float:
+        return (1 + cell.seed) * 0.01 * math.pow(cell.data.width or 0, exponent)
+
+    return value
+
+
+def sloping(power: int = 1, **fields: Any) -> Experiment:
+    """Losses at three widths in both arms, beside a claim of their slope."""
+    paper = {"arm": "none", "how": "slope", "along": "data.width", "power": power, "value": 0.5, "tolerance": 0.1}
+    return small(
+        grid={"data.width": [28, 56, 112], "normalization": ["none", "batch"]},
+        table={"rows": ["data.width"], "columns": {"bim.loss": "BIM loss"}},
+        paper=[{"perturbations": ["bim.loss"], "source": "text", **paper, **fields}],
+    )
+
+
+def constant(cell: Cell, name: str) -> float:
+    return 0.5
+
+
+@pytest.mark.parametrize(
+    ("exponent", "power", "slope", "verdict"),
+    [
+        (1.0, 2, 0.5, "holds"),
+        (1.0, 1, 1.0, "fails"),
+        (0.5, 1, 0.5, "holds"),
+        (0.0, 2, 0.0, "fails"),
+        (-1.0, 2, -0.5, "fails"),
+        (1.5, 3, 0.5, "holds"),
+    ],
+)
+def test_the_slope_of_a_power_law_is_its_power(
+    tmp_path: Path, exponent: float, power: int, slope: float, verdict: str
+) -> None:
+    found = judged(tmp_path, sloping(power), constant, also=power_law(exponent))
+    assert found.ours == Estimate(pytest.approx(slope), pytest.approx(0.0, abs=1e-12), 4)  # type: ignore[arg-type]
+    assert (found.verdict, found.where) == (verdict, {})
+
+
+def test_a_seed_that_a_row_lacks_is_left_out_of_the_slope(tmp_path: Path) -> None:
+    def loss(cell: Cell, name: str) -> float | None:
+        return None if (cell.data.width, cell.seed) == (56, 2) else power_law(1.0 + (cell.seed == 2))(cell, name)
+
+    found = judged(tmp_path, sloping(2), constant, also=loss)
+    assert found.ours == Estimate(pytest.approx(0.5), pytest.approx(0.0, abs=1e-12), 3)  # type: ignore[arg-type]
+
+
+def test_the_seeds_of_a_slope_have_slopes_of_their_own(tmp_path: Path) -> None:
+    found = judged(tmp_path, sloping(2), constant, also=lambda cell, name: power_law(float(cell.seed))(cell, name))
+    assert mean_of(found) == pytest.approx((0 + 1 + 2 + 3) / 4 / 2)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_values_that_have_no_logarithm_have_no_slope(tmp_path: Path, value: float) -> None:
+    def loss(cell: Cell, name: str) -> float:
+        return value if (cell.data.width, cell.seed) == (56, 2) else 1.0
+
+    found = judged(tmp_path, sloping(), constant, also=loss)
+    assert (found.ours, found.verdict) == (None, "not run")
+
+
+@pytest.mark.parametrize("absent", [(28,), (56, 112), (28, 56, 112)])
+def test_a_slope_needs_every_row_of_the_table(tmp_path: Path, absent: tuple[int, ...]) -> None:
+    found = judged(tmp_path, sloping(), constant, also=power_law(1.0), missing=lambda cell: cell.data.width in absent)
+    assert (found.ours, found.verdict) == (None, "not run")
+
+
+def test_a_slope_through_one_row_is_none(tmp_path: Path) -> None:
+    found = judged(tmp_path, sloping(where={"data.width": 56}), constant, also=power_law(1.0))
+    assert (found.ours, found.verdict) == (None, "not run")
+
+
+def test_a_slope_is_that_of_its_arm(tmp_path: Path) -> None:
+    def loss(cell: Cell, name: str) -> float | None:
+        return power_law(1.0 if cell.normalization.name == "none" else 3.0)(cell, name)
+
+    assert mean_of(judged(tmp_path / "none", sloping(), constant, also=loss)) == pytest.approx(1)
+    assert mean_of(judged(tmp_path / "batch", sloping(arm="batch"), constant, also=loss)) == pytest.approx(3)
+
+
+def test_a_slope_in_the_table(tmp_path: Path) -> None:
+    found = results(tmp_path, sloping(2), constant, also=lambda cell, name: power_law(1 + 0.02 * cell.seed)(cell, name))
+    table = tables.comparison_table(found)
+    assert table is not None
+    ((quantity, under, ours, paper, gap, verdict, flags),) = table.rows
+    assert quantity == "slope of log(none) against log(width^2)"
+    assert (under, paper, gap, verdict, flags) == ("BIM loss", "0.500", "+0.015", "holds", "none")
+    assert ours == "0.515 ± 0.006 (4) [0.494, 0.536]"
+
+
+def test_the_flags_of_every_row_of_a_slope_reach_it(tmp_path: Path) -> None:
+    flag = Flag(check=18, name="steps cannot reach the border", value=0.05, message="take more steps")
+    found = judged(
+        tmp_path,
+        sloping(2),
+        constant,
+        also=power_law(1.0),
+        failed=lambda cell: (cell.data.width, cell.seed, cell.normalization.name) == (112, 0, "none"),
+        flags=lambda cell, name: [flag] if cell.data.width == 56 else [],
+    )
+    steps, failed = found.flags
+    assert steps == "check 18: in 4 of 4 seeds, at most: take more steps"
+    assert failed == "1 training(s) failed and are not in the mean"
+
+
+# ---------------------------------------------------------------- flags of what is compared
+
+
+@pytest.mark.parametrize(
+    ("clean", "flags"),
+    [
+        pytest.param(
+            {"none": 0.9, "batch": 0.8},
+            (),
+            id="arms that are not compared differ",
+        ),
+        pytest.param({"none": 0.9, "batch": 0.9}, (), id="none differ"),
+    ],
+)
+def test_unequal_clean_accuracies_are_those_of_the_arms_compared(
+    tmp_path: Path, clean: Mapping[str, float], flags: tuple[str, ...]
+) -> None:
+    paper = {"where": {"data.width": 56}, "arm": "none", "against": against("none", data__width=28), "sign": 1}
+    experiment = small(
+        grid={"data.width": [28, 56], "normalization": ["none", "batch"]},
+        paper=[{"perturbations": ["bim"], "source": "text", **paper}],
+    )
+    assert judged(tmp_path, experiment, lambda cell, name: clean[cell.normalization.name]).flags == flags
+
+
+def test_unequal_clean_accuracies_of_two_rows_are_flagged(tmp_path: Path) -> None:
+    paper = {"where": {"data.width": 56}, "arm": "none", "against": against("none", data__width=28), "sign": -1}
+    experiment = small(
+        grid={"data.width": [28, 56], "normalization": ["none", "batch"]},
+        paper=[{"perturbations": ["bim"], "source": "text", **paper}],
+    )
+    found = judged(tmp_path, experiment, lambda cell, name: 0.9 if cell.data.width == 28 else 0.8)
+    assert found.flags == ("check 15: the arms' clean accuracies differ by -10.0 points",)
+
+
+# ---------------------------------------------------------------- named arms
+
+NAMED: dict[str, Any] = {
+    "grid": {"normalization, weight_decay": [["none", 0.0], ["none", 0.1], ["batch", 0.0], ["batch", 0.1]]},
+    "table": {
+        "columns": {"clean": "clean", "bim": "BIM"},
+        "arms": {
+            "decayed": {"weight_decay": 0.1},
+            "BN": {"normalization.name": "batch"},
+            "plain": {},
+        },
+        "reference": "plain",
+        "treatment": "BN",
+    },
+    "paper": [],
+}
+
+
+def named(**changes: Any) -> Experiment:
+    return small(**{**NAMED, **changes})
+
+
+def arms(**named_arms: dict[str, Any]) -> dict[str, Any]:
+    return {**NAMED["table"], "arms": named_arms}
+
+
+def test_the_first_arm_whose_values_a_cell_has_is_its_arm() -> None:
+    experiment = named(grid={"weight_decay": [0.0, 0.1], "normalization": ["none", "batch"]}, seeds=[0])
+    found = [(cell.normalization.name, cell.weight_decay, arm_of(experiment, cell)) for cell in expand(experiment)]
+    assert found == [
+        ("none", 0.0, "plain"),
+        ("batch", 0.0, "BN"),
+        ("none", 0.1, "decayed"),
+        ("batch", 0.1, "decayed"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("order", "arm"), [(("one", "both", "rest"), "one"), (("both", "one", "rest"), "both"), (("rest", "one"), "rest")]
+)
+def test_the_order_of_the_arms_decides(order: tuple[str, ...], arm: str) -> None:
+    values = {"one": {"normalization.c": 0.1}, "both": {"normalization.c": 0.1, "weight_decay": 0.1}, "rest": {}}
+    experiment = named(table=arms(**{name: values[name] for name in order}))
+    cell = validate(Cell, {"normalization": {"name": "batch", "c": 0.1}, "weight_decay": 0.1}, "cell")
+    assert arm_of(experiment, cell) == arm
+
+
+def test_an_arm_may_lack_a_key() -> None:
+    experiment = named(table=arms(c={"normalization.c": 1e-5}, none={"normalization.c": None}))
+    found = [arm_of(experiment, validate(Cell, {"normalization": name}, "cell")) for name in ("none", "batch")]
+    assert found == ["none", "c"]
+
+
+def test_a_cell_in_no_arm_is_refused() -> None:
+    experiment = named(table=arms(batched={"normalization.name": "batch"}), grid={"normalization": ["none", "batch"]})
+    with pytest.raises(ConfigError) as caught:
+        check_layout(experiment, expand(experiment))
+    assert str(caught.value).startswith("small: table.arms: ")
+    assert str(caught.value).endswith("is in none of them")
+    assert "none" in str(caught.value)
+
+
+def test_two_cells_of_a_seed_in_one_arm_of_a_row_are_refused() -> None:
+    with pytest.raises(ConfigError, match="several cells of a seed fall into one row"):
+        check_layout(named(), expand(named()))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"arm": "batch"}, {"arm": "BN", "against": {"arm": "none"}}, {"arm": "bn", "value": 0.5}]
+)
+def test_claims_of_unknown_arms_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        named(paper=[{"perturbations": ["bim"], "value": 0.5, "source": "text", **fields}])
+    unknown = fields["against"]["arm"] if "against" in fields else fields["arm"]
+    assert f"paper: {unknown!r} is not among table.arms" in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["reference", "treatment"])
+def test_a_reference_that_is_no_arm_is_refused(field: str) -> None:
+    grid = {"normalization": ["none", "batch"]}
+    with pytest.raises(ConfigError, match="GDD"):
+        named(table={**NAMED["table"], field: "GDD"}, grid=grid)
+
+
+@pytest.mark.parametrize("fields", [{"arm": "decayed"}, {"arm": "BN", "against": {"arm": "decayed"}}])
+def test_claims_of_arms_without_cells_are_refused(fields: dict[str, Any]) -> None:
+    experiment = named(
+        grid={"normalization": ["none", "batch"]},
+        paper=[{"perturbations": ["bim"], "value": 0.5, "source": "text", **fields}],
+    )
+    with pytest.raises(ConfigError, match="no cell is in the arm 'decayed'"):
+        check_layout(experiment, expand(experiment))
+
+
+def test_named_arms_in_the_tables(tmp_path: Path) -> None:
+    by_name = {("none", 0.0): 0.66, ("none", 0.1): 0.9, ("batch", 0.0): 0.22}
+    experiment = named(
+        grid={"normalization, weight_decay": [["none", 0.0], ["none", 0.1], ["batch", 0.0]]},
+        paper=[
+            {"arm": "decayed", "against": {"arm": "plain"}, "perturbations": ["bim"], "sign": 1, "source": "text"},
+            {"perturbations": ["bim"], "value": -0.43, "sem": 0.01, "source": "text"},
+        ],
+    )
+    found = results(
+        tmp_path,
+        experiment,
+        lambda cell, name: by_name[cell.normalization.name, cell.weight_decay] + SPREAD[cell.seed],
+    )
+    assert list(found.blocks[0].arms) == ["plain", "decayed", "BN"]
+    table = tables.accuracy_table(found)
+    assert table.heads == ["arm", "n", "clean, %", "BIM, %"]
+    assert [row[0] for row in table.rows] == ["plain", "decayed", "BN", f"BN {MINUS} plain"]
+    beside = tables.comparison_table(found)
+    assert beside is not None
+    assert beside.title == "Beside what is claimed (accuracies in %, differences in points)"
+    assert [row[:5] for row in beside.rows] == [
+        [f"decayed {MINUS} plain", "BIM", "+24.00 ± 0.00 (4)", "above 0", "-"],
+        [f"BN {MINUS} plain", "BIM", f"{MINUS}44.00 ± 0.00 (4)", f"{MINUS}43.00 ± 1.00", f"{MINUS}1.00"],
+    ]
+    assert [c.verdict for c in found.comparisons] == ["holds", "holds"]
+
+
+# ---------------------------------------------------------------- the row that is chosen
+
+DECAYS = (0.0, 0.01, 0.1)
+CHOOSE: dict[str, Any] = {
+    "grid": {"data.width": [28, 56], "weight_decay": list(DECAYS), "normalization": ["none", "batch"]},
+    "seeds": [0],
+    "paper": [],
+}
+# By width, the BIM and clean accuracies at each weight decay: the largest one costs 1 point at 28, and 4 at 56.
+BIM = {28: (0.2, 0.4, 0.6), 56: (0.1, 0.3, 0.7)}
+CLEAN = {28: (0.98, 0.975, 0.97), 56: (0.98, 0.98, 0.94)}
+
+
+def decayed(
+    bim: Mapping[int, tuple[float | None, ...]] = BIM, clean: Mapping[int, tuple[float | None, ...]] = CLEAN
+) -> Callable[[Cell, str], float | None]:
+    def value(cell: Cell, name: str) -> float | None:
+        own = {"bim": bim, "clean": clean}[name][cell.data.width or 0][DECAYS.index(cell.weight_decay)]
+        # The arms differ; what decides is their mean.
+        return None if own is None else own + (0.01 if cell.normalization.name == "none" else -0.01)
+
+    return value
+
+
+def chosen(root: Path, values: Accuracy, choice: dict[str, Any], **options: Any) -> list[tuple[int, float]]:
+    """The rows (width, weight decay) that are marked."""
+    table = {"rows": ["data.width", "weight_decay"], "columns": {"clean": "clean", "bim": "BIM"}, "choice": choice}
+    found = results(root, small(**CHOOSE, table=table), values, **{"also": nothing, **options})
+    return [(b.where["data.width"], b.where["weight_decay"]) for b in found.blocks if b.selected]
+
+
+WITHIN = {"by": "bim", "per": ["data.width"], "of": "clean", "within": 0.01, "where": {"weight_decay": 0.0}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "rows"),
+    [
+        pytest.param({"by": "bim"}, [(56, 0.1)], id="the best of all"),
+        pytest.param({"by": "bim", "per": ["data.width"]}, [(28, 0.1), (56, 0.1)], id="the best of each width"),
+        pytest.param({"by": "clean", "per": ["data.width"]}, [(28, 0.0), (56, 0.0)], id="the first of equals"),
+        pytest.param({"by": "bim", "per": ["weight_decay"]}, [(28, 0.0), (28, 0.01), (56, 0.1)], id="of each decay"),
+        pytest.param(WITHIN, [(28, 0.1), (56, 0.01)], id="the best one is disqualified at 56; the bound is not at 28"),
+        pytest.param({**WITHIN, "within": 0.04}, [(28, 0.1), (56, 0.1)], id="a wider bound"),
+        pytest.param({**WITHIN, "within": 0.0}, [(28, 0.0), (56, 0.01)], id="no worse at all"),
+        pytest.param({**WITHIN, "where": {"weight_decay": 0.3}}, [], id="no such row"),
+        pytest.param({**WITHIN, "per": [], "where": {"data.width": 56, "weight_decay": 0.0}}, [(28, 0.1)], id="of all"),
+    ],
+)
+def test_the_choice(tmp_path: Path, choice: dict[str, Any], rows: list[tuple[int, float]]) -> None:
+    assert chosen(tmp_path, decayed(), choice) == rows
+
+
+def test_nothing_is_chosen_where_the_row_to_compare_with_is_missing(tmp_path: Path) -> None:
+    clean = {**CLEAN, 56: (None, 0.98, 0.94)}
+    assert chosen(tmp_path, decayed(clean=clean), WITHIN) == [(28, 0.1)]
+
+
+def test_nothing_is_chosen_where_a_training_to_compare_with_failed(tmp_path: Path) -> None:
+    found = chosen(tmp_path, decayed(), WITHIN, failed=lambda cell: (cell.data.width, cell.weight_decay) == (28, 0.0))
+    assert found == [(56, 0.01)]
+
+
+def test_a_row_without_the_bounded_column_is_not_chosen(tmp_path: Path) -> None:
+    clean = {**CLEAN, 28: (0.98, 0.975, None)}
+    assert chosen(tmp_path, decayed(clean=clean), WITHIN) == [(28, 0.01), (56, 0.01)]
+
+
+def test_a_choice_is_marked_in_the_table(tmp_path: Path) -> None:
+    table = {"rows": ["data.width", "weight_decay"], "columns": {"clean": "clean", "bim": "BIM"}, "choice": WITHIN}
+    rows = tables.accuracy_table(results(tmp_path, small(**CHOOSE, table=table), decayed(), also=nothing)).rows
+    assert [row[:3] for row in rows if row[2].endswith("(chosen)")] == [
+        ["28", "0.1", "none (chosen)"],
+        ["28", "0.1", "batch (chosen)"],
+        ["56", "0.01", "none (chosen)"],
+        ["56", "0.01", "batch (chosen)"],
+    ]
+
+
+@pytest.mark.parametrize("field", ["by", "of"])
+def test_a_choice_looks_at_columns(field: str) -> None:
+    choice = {"by": "bim", "of": "clean", field: "bmi"}
+    with pytest.raises(ConfigError, match=r"table\.select_by: 'bmi' is not among table\.columns; did you mean 'bim'"):
+        small(table={**SMALL["table"], "choice": choice})
+
+
+@pytest.mark.parametrize("choice", [{"per": ["data.widht"]}, {"of": "clean", "where": {"data.widht": 28}}])
+def test_a_choice_among_rows_that_are_none_is_refused(choice: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"data\.widht"):
+        small(table={**SMALL["table"], "choice": {"by": "bim", **choice}})
+
+
+# ---------------------------------------------------------------- losses and measurements as columns
+
+MEASURED: dict[str, Any] = {
+    "measurements": {"tilt": {"kind": "tilt"}, "spectrum": {"kind": "spectrum"}},
+    "table": {
+        "rows": ["data.width"],
+        "columns": {"bim": "BIM", "bim.loss": "BIM loss", "tilt": "angle", "spectrum": "low-variance energy"},
+    },
+    "paper": [
+        {"perturbations": ["bim", "bim.loss", "tilt", "spectrum"], "sign": 1, "source": "text"},
+        {"arm": "batch", "perturbations": ["tilt"], "value": 66.7, "tolerance": 1.0, "source": "text"},
+    ],
+}
+NUMBERS = {
+    ("none", "bim"): 0.2, ("batch", "bim"): 0.66,
+    ("none", "clean"): 0.98, ("batch", "clean"): 0.98,
+    ("none", "bim.loss"): 1.25, ("batch", "bim.loss"): 2.5,
+    ("none", "tilt"): 8.0, ("batch", "tilt"): 66.5,
+    ("none", "spectrum"): 0.25, ("batch", "spectrum"): 0.75,
+}  # fmt: skip
+
+
+def measured(cell: Cell, name: str) -> float | None:
+    own = NUMBERS.get((cell.normalization.name, name))
+    return None if own is None else own + SPREAD[cell.seed]
+
+
+@pytest.mark.parametrize(
+    ("column", "unit"),
+    [("bim", "%"), ("clean", "%"), ("bim.loss", "nats"), ("clean.loss", "nats"), ("tilt", "deg"), ("spectrum", "%")],
+)
+def test_the_units_of_columns(column: str, unit: str) -> None:
+    assert small(**MEASURED).unit(column) == unit
+
+
+def test_a_perturbation_may_be_called_a_loss() -> None:
+    clean, columns = {"kind": "clean"}, {"clean.loss": "clean"}
+    experiment = small(perturbations={"clean": clean, "clean.loss": clean}, table={"columns": columns}, paper=[])
+    assert experiment.unit("clean.loss") == "%"
+
+
+def test_losses_and_measurements_are_columns(tmp_path: Path) -> None:
+    found = results(tmp_path, small(**MEASURED), measured)
+    (block,) = found.blocks
+    for (arm, column), number in NUMBERS.items():
+        if column != "clean":
+            value = block.arms[arm][column]
+            assert value.by_seed == {seed: pytest.approx(number + SPREAD[seed]) for seed in range(4)}
+            assert (value.failed, value.missing, value.n_examples) == (0, 0, N)
+    assert mean_of(found.comparisons[2]) == pytest.approx(58.5)
+    assert [(c.perturbation, c.verdict) for c in found.comparisons] == [
+        ("bim", "holds"), ("bim.loss", "holds"), ("tilt", "holds"), ("spectrum", "holds"), ("tilt", "holds"),
+    ]  # fmt: skip
+
+
+def test_columns_have_their_units_in_the_tables(tmp_path: Path) -> None:
+    found = results(tmp_path, small(**MEASURED), measured)
+    table = tables.accuracy_table(found)
+    assert table.title == "Measured, mean ± SEM over n seeds"
+    assert table.heads[3:] == ["BIM, %", "BIM loss, nats", "angle, deg", "low-variance energy, %"]
+    sem = "± 0.07", "± 0.0007", "± 0.00", "± 0.07"
+    assert [row[3:] for row in table.rows] == [
+        [f"20.00 {sem[0]}", f"1.2500 {sem[1]}", f"8.00 {sem[2]}", f"25.00 {sem[3]}"],
+        [f"66.00 {sem[0]}", f"2.5000 {sem[1]}", f"66.50 {sem[2]}", f"75.00 {sem[3]}"],
+        ["+46.00 ± 0.00", "+1.2500 ± 0.0000", "+58.50 ± 0.00", "+50.00 ± 0.00"],
+    ]
+    beside = tables.comparison_table(found)
+    assert beside is not None
+    assert [row[1:5] for row in beside.rows] == [
+        [f"batch {MINUS} none", "BIM", "+46.00 ± 0.00 (4)", "above 0"],
+        [f"batch {MINUS} none", "BIM loss", "+1.2500 ± 0.0000 (4)", "above 0"],
+        [f"batch {MINUS} none", "angle", "+58.50 ± 0.00 (4)", "above 0"],
+        [f"batch {MINUS} none", "low-variance energy", "+50.00 ± 0.00 (4)", "above 0"],
+        ["batch", "angle", "66.50 ± 0.00 (4)", "66.70"],
+    ]
+    assert beside.rows[-1][5] == f"{MINUS}0.20"
+
+
+def test_a_column_that_is_no_quantity_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"table\.columns: 'bmi\.loss' is not among perturbations"):
+        small(table={"rows": ["data.width"], "columns": {"bmi.loss": "BIM loss"}}, paper=[])
+
+
+def test_a_measurement_has_a_name_of_its_own() -> None:
+    with pytest.raises(ConfigError, match="measurements: 'bim' is not among new names"):
+        small(measurements={"bim": {"kind": "tilt"}})
+
+
+@pytest.mark.parametrize("absent", ["bim.loss", "tilt"])
+def test_a_number_that_is_missing_is_missing_for_its_column_only(tmp_path: Path, absent: str) -> None:
+    found = results(
+        tmp_path,
+        small(**MEASURED),
+        measured,
+        also=lambda cell, name: None if name == absent and cell.seed == 1 else measured(cell, name),
+    )
+    arm = found.blocks[0].arms["batch"]
+    assert {name: value.missing for name, value in arm.items() if value.missing} == {absent: 1}
+    assert sorted(arm[absent].by_seed) == [0, 2, 3]
+
+
+def test_flags_of_a_record_are_those_of_its_loss_and_of_no_measurement(tmp_path: Path) -> None:
+    flag = Flag(check=18, name="steps cannot reach the border", value=0.05, message="take more steps")
+    experiment = small(**MEASURED)
+    found = comparisons(tmp_path, experiment, measured, flags=lambda cell, name: [flag] if name == "bim" else [])
+    flags = {c.perturbation: c.flags for c in found if c.arm is None}
+    assert flags == {
+        "bim": ("check 18: in 4 of 4 seeds, at most: take more steps",),
+        "bim.loss": ("check 18: in 4 of 4 seeds, at most: take more steps",),
+        "tilt": (),
+        "spectrum": (),
+    }
+
+
+# ---------------------------------------------------------------- the interval over examples
+
+ONE_SEED = {("none", "clean"): (1.0,), ("batch", "clean"): (1.0,), ("none", "bim"): (0.66,), ("batch", "bim"): (0.22,)}
+
+
+def one_seed(**changes: Any) -> Experiment:
+    return small(**{"seeds": [0], **changes})
+
+
+def test_one_seed_has_an_interval_over_its_examples(tmp_path: Path) -> None:
+    found = judged(tmp_path, one_seed(), by_arm(ONE_SEED))
+    assert found.ours == Estimate(pytest.approx(-0.44), None, 1)  # type: ignore[arg-type]
+    assert found.verdict == "undecided"
+    assert found.over_examples is not None
+    low, high = found.over_examples
+    # The binomial error of .44 over 10,000 examples is .005.
+    assert -0.44 - 3 * 0.005 < low < -0.44 - 0.005 < -0.44 + 0.005 < high < -0.44 + 3 * 0.005
+
+
+def test_examples_that_agree_have_an_interval_of_no_width(tmp_path: Path) -> None:
+    experiment = one_seed(paper=[{"perturbations": ["clean"], "value": 0.0, "tolerance": 0.1, "source": "text"}])
+    assert judged(tmp_path, experiment, by_arm(ONE_SEED)).over_examples == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("arm", ["none", "batch"])
+def test_an_accuracy_of_one_seed_has_an_interval_too(tmp_path: Path, arm: str) -> None:
+    paper = [{"arm": arm, "perturbations": ["clean"], "value": 0.9, "source": "text"}]
+    assert judged(tmp_path, one_seed(paper=paper), by_arm(ONE_SEED)).over_examples == (1.0, 1.0)
+
+
+def test_a_difference_between_rows_has_an_interval_too(tmp_path: Path) -> None:
+    paper = {"where": {"data.width": 56}, "arm": "batch", "against": against("none", data__width=28), "sign": 1}
+    experiment = one_seed(
+        grid={"data.width": [28, 56], "normalization": ["none", "batch"]},
+        paper=[{"perturbations": ["bim"], "source": "text", **paper}],
+    )
+    found = judged(tmp_path, experiment, lambda cell, name: {28: 0.0, 56: 1.0}[cell.data.width or 0])
+    assert found.over_examples == (1.0, 1.0)
+
+
+def shown(root: Path, experiment: Experiment, **options: Any) -> tuple[str, tuple[str, ...], Any]:
+    """(ours in the table, footnotes, the interval in the JSON) of a single claim."""
+    found = results(root, experiment, by_arm(ONE_SEED), **options)
+    table = tables.comparison_table(found)
+    assert table is not None
+    (row,), (plain,) = table.rows, json.loads(json.dumps(tables.to_json(found)))["comparisons"]
+    return row[table.heads.index("ours ± SEM (n)")], table.notes, plain["interval_over_examples"]
+
+
+FOOTNOTE = "examples [...]: with one seed, the 95% bootstrap interval over the examples of its runs alone"
+CLEAN_EQUAL = [{"perturbations": ["clean"], "value": 0.0, "tolerance": 0.1, "source": "text"}]
+
+
+def test_the_interval_is_in_table_footnote_and_json(tmp_path: Path) -> None:
+    ours, notes, interval = shown(tmp_path, one_seed(paper=CLEAN_EQUAL))
+    assert ours == "+0.00 (1; examples [+0.00, +0.00])"
+    assert notes == ("[1] check 16: one seed: the spread over seeds is unknown", FOOTNOTE)
+    assert interval == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        pytest.param({"seeds": [0, 1]}, {}, id="two seeds"),
+        pytest.param({"paper": [{**CLEAN_EQUAL[0], "exact": True}]}, {}, id="exact"),
+        pytest.param(
+            {"paper": [{**CLEAN_EQUAL[0], "how": "ratio", "arm": "batch", "against": {"arm": "none"}}]}, {}, id="ratio"
+        ),
+        pytest.param(
+            {
+                "table": {"rows": ["data.width"], "columns": {"clean.loss": "loss"}},
+                "paper": [{**CLEAN_EQUAL[0], "perturbations": ["clean.loss"]}],
+            },
+            {"also": lambda cell, name: 1.0},
+            id="a loss",
+        ),
+        pytest.param(
+            {
+                "measurements": {"tilt": {"kind": "tilt"}},
+                "table": {"rows": ["data.width"], "columns": {"tilt": "angle"}},
+                "paper": [{**CLEAN_EQUAL[0], "perturbations": ["tilt"]}],
+            },
+            {"also": lambda cell, name: 1.0},
+            id="a measurement",
+        ),
+    ],
+)
+def test_where_there_is_no_interval_over_examples(
+    tmp_path: Path, changes: dict[str, Any], options: dict[str, Any]
+) -> None:
+    experiment = one_seed(**{"paper": CLEAN_EQUAL, **changes})
+    found = results(tmp_path, experiment, by_arm({k: v * 2 for k, v in ONE_SEED.items()}), **options)
+    assert found.comparisons[0].ours is not None
+    assert found.comparisons[0].over_examples is None
+    table = tables.comparison_table(found)
+    assert table is not None
+    assert [note for note in table.notes if "examples" in note] == []
+    assert "examples" not in table.rows[0][table.heads.index("ours ± SEM (n)")]
+    assert tables.to_json(found)["comparisons"][0]["interval_over_examples"] is None
+
+
+def test_without_outcomes_there_is_no_interval(tmp_path: Path) -> None:
+    fill(tmp_path, one_seed(), by_arm(ONE_SEED), n=N)
+    for path in tmp_path.glob("*/outcomes/*.npz"):
+        path.unlink()
+    (found,) = aggregate(one_seed(), tmp_path).comparisons
+    assert found.ours is not None
+    assert found.over_examples is None
+
+
+# ---------------------------------------------------------------- smaller scales
+
+
+@pytest.mark.parametrize("scale", ["smoke", "quick", "cpu"])
+def test_every_judged_claim_is_a_preview_at_a_smaller_scale(tmp_path: Path, scale: str) -> None:
+    paper = [
+        *MEASURED["paper"],
+        {"arm": "none", "perturbations": ["bim"], "value": 0.2, "source": "text"},
+        {"arm": "none", "perturbations": ["tilt"], "value": 60.0, "tolerance": 1.0, "source": "text"},
+        {"perturbations": ["bim"], "value": 0.46, "approximate": True, "source": "text"},
+    ]
+    found = comparisons(tmp_path, small(**{**MEASURED, "scale": scale, "paper": paper}), measured)
+    assert [(c.verdict, c.unscaled) for c in found] == [
+        *[("preview", "holds")] * 5, ("context", "context"), ("preview", "fails"), ("context", "context"),
+    ]  # fmt: skip
+
+
+def test_an_override_makes_previews_as_a_smaller_scale_does(tmp_path: Path) -> None:
+    experiment = small().model_copy(update={"overrides": ("evaluation.limit=10",)})
+    found = judged(tmp_path, experiment, by_arm(HARM))
+    assert (found.verdict, found.unscaled) == ("preview", "holds")

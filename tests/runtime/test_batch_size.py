@@ -1,0 +1,69 @@
+"""How many examples at a time."""
+
+import numpy as np
+import pytest
+from helpers_attacks import keras, tf
+
+from bn_vuln.config import Attack, Evaluation
+from bn_vuln.data.mnist import FACTS as MNIST
+from bn_vuln.errors import BnvulnError
+from bn_vuln.evaluation.classifier import from_model
+from bn_vuln.evaluation.evaluator import Evaluator
+from bn_vuln.runtime import batch_size as batching
+
+
+def net():
+    inputs = keras.Input((28, 28, 1))
+    hidden = keras.layers.Conv2D(10, 3, padding="same")(inputs)
+    return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(hidden)))
+
+
+def test_what_fits_is_by_the_activations():
+    numbers = 784 + 784 + 7840 + 7840 + 10  # the images, the input layer, the two of 10 channels, the logits
+    each = 4 * batching.COPIES * numbers
+    for wanted in (1, 7, 400):
+        assert batching.fitting(net(), (28, 28, 1), wanted * each / batching.SHARE * 1.001) == wanted
+    assert batching.fitting(net(), (28, 28, 1), 1.0) == 1
+    assert batching.fitting(net(), (28, 28, 1), 1e15) == batching.LARGEST
+
+
+def exhausted_above(limit, tried):
+    def run(batch_size):
+        tried.append(batch_size)
+        if batch_size > limit:
+            raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+        return "found"
+
+    return run
+
+
+def test_the_batch_is_halved_until_it_fits():
+    tried, told = [], []
+    assert batching.halving(exhausted_above(70, tried), 500, told.append) == ("found", 62)
+    assert tried == [500, 250, 125, 62]
+    assert told[-1] == "memory is exhausted: going on with 62 examples at a time"
+
+
+def test_a_single_example_that_does_not_fit_is_an_error():
+    with pytest.raises(BnvulnError, match="a single example"):
+        batching.halving(exhausted_above(0, []), 4, print)
+
+
+@pytest.mark.parametrize("iterate", ["any", "last"])
+def test_an_evaluation_goes_on_in_smaller_batches(monkeypatch, iterate):
+    classifier = from_model(net(), MNIST, {"weights": "random"})
+    options = Attack(attack="pgd", eps=0.1, steps=3, iterate=iterate)
+    expected = Evaluator(classifier, Evaluation(limit=30)).run(options)
+    evaluator = Evaluator(classifier, Evaluation(limit=30), batch_size=30)
+    predict = evaluator._predict
+
+    def little_memory(images):
+        if len(images) > 10:
+            raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+        return predict(images)
+
+    monkeypatch.setattr(evaluator, "_predict", little_memory)
+    found = evaluator.run(options)
+    assert evaluator.batch_size == 7
+    np.testing.assert_array_equal(found.outcomes, expected.outcomes)
+    np.testing.assert_allclose(found.images, expected.images, atol=1e-6)
