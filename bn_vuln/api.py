@@ -276,7 +276,7 @@ def _pair(folders: Sequence[Path], first: records.Record, second: records.Record
             f"{folders[0]} and {folders[1]} were measured on different examples under {first.kind} ({first.n} and "
             f"{second.n}): nothing can be paired; measure both with the same --limit"
         )
-    before, after = (records.read_outcomes(folder, first.perturbation_id).astype(np.float64) for folder in folders)
+    before, after = (records.read_correct(folder, first.perturbation_id).astype(np.float64) for folder in folders)
     return Pair(first, second, estimate(after - before))  # type: ignore[arg-type]
 
 

@@ -21,8 +21,8 @@ Examples:
   bnvuln attack --eps 8/255                          # PGD-20 on the newest run
   bnvuln attack runs/ID --attack bim --eps 0.1 --unit standardized --steps 100 --step-size 1e-3
   bnvuln attack runs/ID --attack strong --eps 0.1 --limit 1000
-  bnvuln attack runs/ID --eps 16/255 --ladder 1/255,2/255,4/255,8/255     # the accuracy curve
-  bnvuln attack runs/ID --attack apgd-ce --eps 0.2 --bisect 1/255         # each image's smallest eps
+  bnvuln attack runs/ID --eps 16/255 --eps-grid 1/255,2/255,4/255,8/255     # the accuracy curve
+  bnvuln attack runs/ID --attack apgd-ce --eps 0.2 --min-eps-tolerance 1/255         # each image's smallest eps
   bnvuln attack runs/ID --attack carlini_wagner --limit 500               # the nearest wrong images: a distance
   bnvuln attack runs/ID --ord 2 --eps 1 --restarts 5 --limit 1000 --save adversarial.npz
   bnvuln attack model.keras --data mnist --eps 8/255 --from-probabilities --input-scale 0-255
@@ -75,28 +75,38 @@ SEARCH_OPTIONS = (
         help="Aim at a class.",
     ),
     search(
-        "--iterate",
-        type=click.Choice(["any", "last", "best"]),
-        help="any: the first point that fools ends the search; last: the last point, as in the paper; best: all steps, "
-        "and the highest loss among points that fool.  [default: any; fgsm and cleverhans last]",
+        "--keep",
+        older=["--iterate"],
+        type=o.RenamedChoice(["first_success", "last", "best_loss"], {"any": "first_success", "best": "best_loss"}),
+        help="The point that counts. first_success: the first adversarial one, which ends the search; last: the last "
+        "one, as in the paper; best_loss: the one of the highest loss.  [default: first_success; fgsm and cleverhans: "
+        "last]",
     ),
     search("--targets", type=int, help="Classes that apgd-t (and strong) aims at in turn.  [default: 9]"),
     search("--queries", type=int, help="Queries of Square in strong.  [default: 5000]"),
     search("--seed", type=int, default=0, show_default=True, help="Seed of the random starts."),
-    search("--backend", type=click.Choice(["own", "cleverhans"]), default="own", show_default=True, help="Whose loop."),
+    search(
+        "--backend",
+        type=click.Choice(["own", "cleverhans"]),
+        default="own",
+        show_default=True,
+        help="Attack implementation.",
+    ),
     search("--no-fold", is_flag=True, help="Keep batch norm in the model whose gradients are climbed (slower)."),
 )
 
 # Searches at several eps.
 CURVE_OPTIONS = (
     search(
-        "--ladder",
+        "--eps-grid",
+        older=["--ladder"],
         type=o.NUMBERS,
         metavar="EPS,EPS,...",
         help="Smaller eps, each with a row of its own: the accuracy curve in one search, from --eps down.",
     ),
     search(
-        "--bisect",
+        "--min-eps-tolerance",
+        older=["--bisect"],
         type=o.NUMBER,
         metavar="TOLERANCE",
         help="Find the smallest eps, up to --eps, that fools each example, to within this much.",
@@ -187,18 +197,18 @@ def _evaluation(given: dict[str, Any]) -> Any:
 def _fields(given: dict[str, Any]) -> dict[str, Any]:
     """The options as fields of the attack's config."""
     fields = {key: given[key] for key in ("ord", "eps", "unit", "box", "restarts", "target", "seed", "backend")}
-    optional = ("steps", "step_size", "random_start", "iterate", "targets", "queries", "ladder", "bisect")
+    optional = ("steps", "step_size", "random_start", "keep", "targets", "queries", "eps_grid", "min_eps_tolerance")
     fields |= {key: given[key] for key in optional if given.get(key) is not None}
-    if given.get("ladder"):
-        fields["ladder"] = _ladder(given["ladder"], given["eps"])
+    if given.get("eps_grid"):
+        fields["eps_grid"] = _eps_grid(given["eps_grid"], given["eps"])
     return {"attack": given["name"], **fields}
 
 
-def _ladder(ladder: Sequence[float], top: float) -> tuple[float, ...]:
-    """The smaller eps of a ladder as the config has them, ascending; `top` has a row whether it is named or not."""
-    if max(ladder) > top:
-        raise click.UsageError(f"--ladder: expected eps of at most --eps {top:.4g}, from which it goes down")
-    return tuple(sorted({eps for eps in ladder if eps != top}))
+def _eps_grid(eps_grid: Sequence[float], top: float) -> tuple[float, ...]:
+    """The smaller eps of an eps grid as the config has them, ascending; `top` has a row whether it is named or not."""
+    if max(eps_grid) > top:
+        raise click.UsageError(f"--eps-grid: expected eps of at most --eps {top:.4g}, from which it goes down")
+    return tuple(sorted({eps for eps in eps_grid if eps != top}))
 
 
 def _save(path: Path, clean: Any, attacked: Any) -> None:
@@ -211,6 +221,6 @@ def _save(path: Path, clean: Any, attacked: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with records.written_aside(path) as aside:
         np.savez_compressed(
-            aside, x=clean.images, x_adv=attacked.images, y=attacked.labels, clean_correct=clean.outcomes,
-            correct=attacked.outcomes, **({} if attacked.smallest is None else {"smallest_eps": attacked.smallest}),
+            aside, x=clean.images, x_adv=attacked.images, y=attacked.labels, clean_correct=clean.correct,
+            correct=attacked.correct, **({} if attacked.smallest is None else {"smallest_eps": attacked.smallest}),
         )  # fmt: skip

@@ -14,7 +14,7 @@ NAMES = ("carlini_wagner",)
 OWN = ("confidence", "binary_search_steps", "initial_const")
 SHARED = ("unit", "box", "steps", "step_size", "target", "backend")
 # Options of attacks in a ball of radius eps, which the others do not have.
-FOREIGN = ("eps", "random_start", "restarts", "iterate", "targets", "queries", "ladder", "bisect", "seed")
+FOREIGN = ("eps", "random_start", "restarts", "keep", "targets", "queries", "eps_grid", "min_eps_tolerance", "seed")
 
 OPTIONS = (
     search(

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from importlib import resources
 from pathlib import Path
@@ -87,11 +87,31 @@ class GroupedCommand(click.Command):
 
 
 class SectionOption(click.Option):
-    """An option that belongs under a heading of the help."""
+    """An option that belongs under a heading of the help.
 
-    def __init__(self, *args: Any, section: str = "Other", **kwargs: Any) -> None:
+    `older` are names that it had in earlier versions: they work, and are left out of the help.
+    """
+
+    def __init__(self, *args: Any, section: str = "Other", older: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.section = section
+        self.section, self.older = section, tuple(older)
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        present = self.opts
+        self.opts = [*present, *self.older]
+        super().add_to_parser(parser, ctx)
+        self.opts = present
+
+
+class RenamedChoice(click.Choice):  # type: ignore[type-arg]  # generic from click 8.2 on only
+    """A choice that takes older names of its values, too: {older: present}."""
+
+    def __init__(self, choices: Sequence[str], older: dict[str, str]) -> None:
+        super().__init__(choices)
+        self.older = older
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(self.older.get(value, value), param, ctx)
 
 
 def option(section: str) -> Callable[..., Callable[[Command], Command]]:

@@ -46,7 +46,12 @@ After an interruption the same command goes on from the last checkpoint.
 @data("--limit", type=int, help="Train on N examples.  [default: all]")
 @data("--balanced", is_flag=True, help="Equally many of each class, where there is a --limit.")
 @data("--classes", type=o.INTEGERS, help="These classes alone (numbers), e.g. 3,7.  [default: all]")
-@data("--draw", type=click.Choice(["fixed", "seed"]), help="--limit takes others for each seed.  [default: fixed]")
+@data(
+    "--subset-seed",
+    older=["--draw"],
+    type=click.Choice(["fixed", "seed"]),
+    help="--limit takes others for each seed.  [default: fixed]",
+)
 @data("--validation", type=int, default=5000, show_default=True, help="Examples held out to choose the epoch.")
 @model(
     "--arch",
@@ -221,7 +226,7 @@ def _cell(given: dict[str, Any], dry_run: bool) -> Any:
             "name": given["dataset"],
             "width": given["width"],
             "validation": given["validation"],
-            **_given(given, "limit", "classes", "draw"),
+            **_given(given, "limit", "classes", "subset_seed"),
             **({"balanced": True} if given["balanced"] else {}),
         },
         "arch": arch,
@@ -244,7 +249,9 @@ def _cell(given: dict[str, Any], dry_run: bool) -> Any:
     if plain["data"]["width"] is None:
         # Written out, so that the run is the same cell as an experiment's that states the width.
         name = plain["data"]["name"]
-        plain["data"]["width"] = data.describe_dataset(name)["shape"][1] if dry_run else data.facts(name).shape[1]
+        plain["data"]["width"] = (
+            data.describe_dataset(name)["shape"][1] if dry_run else data.dataset_info(name).shape[1]
+        )
     return config.validate(config.Cell, plain, "train")
 
 
@@ -259,8 +266,8 @@ def _refuse_idle(cell: Any) -> None:
         raise UsageError(
             f"--lr-drops: epoch {late[0]} never begins: of {epochs} epochs, counted from 0, the last is {epochs - 1}"
         )
-    if data.draw == "seed" and data.limit is None and data.name != "toy":  # whose points are drawn
-        raise UsageError("--draw seed needs a --limit: all examples are the same for every seed")
+    if data.subset_seed == "seed" and data.limit is None and data.name != "toy":  # whose points are drawn
+        raise UsageError("--subset-seed seed needs a --limit: all examples are the same for every seed")
 
 
 def _arch(given: dict[str, Any]) -> dict[str, Any]:

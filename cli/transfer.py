@@ -54,11 +54,11 @@ def command(
     the same images. Options of foreign models hold for all of them. Records go into the targets' run folders; what is
     recorded is not done again.
 
-    Without --iterate, bim and pgd go on to their last point. The other iterative attacks stop at the first point that
+    Without --keep, bim and pgd go on to their last point. The other iterative attacks stop at the first point that
     fools SRC, which leaves examples at SRC's boundary, where they transfer less.
     """
     o.set_up(verbose)
-    if click.get_current_context().get_parameter_source("iterate") is ParameterSource.DEFAULT:
+    if click.get_current_context().get_parameter_source("keep") is ParameterSource.DEFAULT:
         from bn_vuln.evaluation.transfer import defaults
 
         given |= defaults(given["name"])

@@ -44,7 +44,7 @@ def binary_linear(shape=(4, 4, 2), seed=0):
     return BinaryLinear(w, -0.5 * float(w.sum()))
 
 
-def wave_classifier(facts, stddev, *, normalized=False):
+def wave_classifier(info, stddev, *, normalized=False):
     """An untrained net of sines, with BN behind them or without."""
     from bn_vuln.evaluation.classifier import from_model
 
@@ -55,7 +55,7 @@ def wave_classifier(facts, stddev, *, normalized=False):
     if normalized:
         hidden = keras.layers.BatchNormalization()(hidden)
     outputs = keras.layers.Dense(10, kernel_initializer=keras.initializers.RandomNormal(seed=2, stddev=1.0))(hidden)
-    return from_model(keras.Model(inputs, outputs), facts, {"weights": "wave"})
+    return from_model(keras.Model(inputs, outputs), info, {"weights": "wave"})
 
 
 def half_broken(case, shape=(2, 2, 1)):

@@ -12,7 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln import records
-from bn_vuln.config import DISTANCE, LOSS, Cell, Experiment, Site, identity, to_plain, to_yaml, validate, with_rungs
+from bn_vuln.config import (
+    DISTANCE,
+    LOSS,
+    Cell,
+    EvaluationPlan,
+    Experiment,
+    identity,
+    to_plain,
+    to_yaml,
+    validate,
+    with_eps_grid,
+)
 from bn_vuln.config.grid import expand
 from bn_vuln.experiments.runner import experiment_path
 from bn_vuln.records import Flag, MeasurementRecord, Record, TrainingRecord
@@ -91,7 +102,7 @@ def fill(
 ) -> Path:
     """Write a results folder: `failed` cells did not train, `missing` ones were not run; `root`.
 
-    Columns NAME@ELSEWHERE are asked for as such; `n` examples, or so many of each column.
+    Columns NAME@EVALUATION are asked for as such; `n` examples, or so many of each column.
     `also` are the numbers of columns that are no accuracies: the loss and the distance of a perturbation, NAME.loss and
     NAME.distance, measurements, and details of these, NAME.DETAIL. Measurements and minimum-norm attacks have the
     `arrays` beside them.
@@ -102,15 +113,15 @@ def fill(
             continue
         folder = root / records.digest(identity(cell))
         records.replace_file(folder / "training.json", records.to_json(training(folder.name, failed=failed(cell))))
-        for site in () if failed(cell) else experiment.sites:
-            _fill_site(folder, cell, site, accuracy, n, flags, also, arrays)
+        for plan in () if failed(cell) else experiment.plans:
+            _fill_site(folder, cell, plan, accuracy, n, flags, also, arrays)
     return root
 
 
 def _fill_site(
     folder: Path,
     cell: Cell,
-    site: Site,
+    plan: EvaluationPlan,
     accuracy: Accuracy,
     n: int | Callable[[str], int],
     flags: Callable[[Cell, str], Sequence[Flag]],
@@ -118,30 +129,30 @@ def _fill_site(
     arrays: Arrays,
 ) -> None:
     """The records of one cell at one evaluation."""
-    for name, perturbation in with_rungs(site.perturbations).items():
-        column = site.column(name)
+    for name, perturbation in with_eps_grid(plan.perturbations).items():
+        column = plan.column(name)
         value, examples = accuracy(cell, column), n(column) if callable(n) else n
         if value is not None:
-            more = {"loss": also(cell, site.column(name + LOSS)), "distance": also(cell, site.column(name + DISTANCE))}
+            more = {"loss": also(cell, plan.column(name + LOSS)), "distance": also(cell, plan.column(name + DISTANCE))}
             beside = arrays(cell, column) if perturbation.kind == "minimal" else {}
-            write_at(folder, site, cell, name, value, examples, flags(cell, column), arrays=beside, **more)
-    for name, measurement in site.measurements.items():
-        column = site.column(name)
+            write_at(folder, plan, cell, name, value, examples, flags(cell, column), arrays=beside, **more)
+    for name, measurement in plan.measurements.items():
+        column = plan.column(name)
         value, examples = also(cell, column), n(column) if callable(n) else n
         if value is not None:
-            known = {d: also(cell, site.column(f"{name}.{d}")) for d in measurement.details}
+            known = {d: also(cell, plan.column(f"{name}.{d}")) for d in measurement.details}
             details = {detail: number for detail, number in known.items() if number is not None}
-            write_measurement(folder, site, cell, name, value, examples, arrays(cell, column), details)
+            write_measurement(folder, plan, cell, name, value, examples, arrays(cell, column), details)
 
 
 def write(folder: Path, experiment: Experiment, cell: Cell, name: str, *rest: Any, **options: Any) -> Path:
     """Write one record of a cell at the experiment's own evaluation, as `write_at` does."""
-    return write_at(folder, experiment.sites[0], cell, name, *rest, **options)
+    return write_at(folder, experiment.plans[0], cell, name, *rest, **options)
 
 
 def write_at(
     folder: Path,
-    site: Site,
+    plan: EvaluationPlan,
     cell: Cell,
     name: str,
     accuracy: float,
@@ -153,8 +164,8 @@ def write_at(
     arrays: Mapping[str, NDArray[Any]] = MappingProxyType({}),
 ) -> Path:
     """Write one record of a cell, the first of its n outcomes correct."""
-    perturbation = with_rungs(site.perturbations)[name]
-    fields = records.perturbation_identity(site.evaluation, cell.data.canonical, perturbation)
+    perturbation = with_eps_grid(plan.perturbations)[name]
+    fields = records.perturbation_identity(plan.evaluation, cell.data.canonical, perturbation)
     correct = round(accuracy * n)
     record = Record(
         cell_id=folder.name,
@@ -177,7 +188,7 @@ def write_at(
 
 def write_measurement(
     folder: Path,
-    site: Site,
+    plan: EvaluationPlan,
     cell: Cell,
     name: str,
     value: float,
@@ -186,8 +197,8 @@ def write_measurement(
     details: Mapping[str, float] = MappingProxyType({}),
 ) -> Path:
     """Write one measurement of a cell, in the unit of its column."""
-    measurement = site.measurements[name]
-    fields = records.perturbation_identity(site.evaluation, cell.data.canonical, measurement)
+    measurement = plan.measurements[name]
+    fields = records.perturbation_identity(plan.evaluation, cell.data.canonical, measurement)
     record = MeasurementRecord(
         cell_id=folder.name,
         measurement_id=records.digest(fields),

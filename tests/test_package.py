@@ -28,7 +28,7 @@ LAYERS = [
     "config",
     "runtime",
     "analysis",
-    "errors version",
+    "errors version typing",
 ]
 
 

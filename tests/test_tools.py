@@ -79,12 +79,12 @@ def test_comparisons_with_other_libraries_are_kept_beside_others(tmp_path):
         pytest.importorskip(library, reason="of the extra bench")
     path = tmp_path / "peers.json"
     path.write_text(json.dumps({"results": {"earlier": {"ours": {}}}}))
-    options = ["--only", "last", "ladder", "--repetitions", "1", "--limit", "20", "--into", path]
+    options = ["--only", "last", "eps_grid", "--repetitions", "1", "--limit", "20", "--into", path]
     done = subprocess.run([sys.executable, TOOLS / "bench_peers.py", *options], capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (0, b""), done.stderr
     results = json.loads(path.read_text())["results"]
     assert results.keys() == {"earlier", "last_batch", "last_none", "ladder_batch", "ladder_none"}
-    assert results["ladder_none"]["settings"]["attack"]["ladder"]
+    assert results["ladder_none"]["settings"]["attack"]["eps_grid"]
     found = results["last_none"]
     assert (found["repetitions"], found["examples"], found["settings"]["attack"]["steps"]) == (1, 20, 40)
     accuracies = {name: r["accuracy"] for name, r in found.items() if isinstance(r, dict) and "accuracy" in r}

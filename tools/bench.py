@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from bn_vuln import data
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.runtime import backend
 
 RESULTS = Path(__file__).parent.parent / "results"
 # The MNIST MLPs of table6_matched with and without BN, seed 0.
 PAIR = {"batch": RESULTS / "paper" / "dd15bd2a8efa", "none": RESULTS / "paper" / "df28a7b8f872"}
-PHOTOS = Facts("random", (32, 32, 3), tuple("0123456789"), (0.5,) * 3, (0.25,) * 3, {})
+PHOTOS = DatasetInfo("random", (32, 32, 3), tuple("0123456789"), (0.5,) * 3, (0.25,) * 3, {})
 # Whatever some benchmark compares; `backend.versions` has TensorFlow, Keras and NumPy.
 PEERS = ("cleverhans", "foolbox", "adversarial-robustness-toolbox", "torch", "torchattacks")
 

@@ -38,7 +38,7 @@ class Contenders:
 
     def __init__(self, model: Any, dataset: data.Dataset, batch: int, options: Attack) -> None:
         self.tf = backend.tensorflow()
-        self.model, self.facts, self.options = model, dataset.facts, options
+        self.model, self.info, self.options = model, dataset.info, options
         pixels = dataset.images.astype(np.float32) / 255
         pieces = range(0, len(pixels), batch)
         self.batches = [
@@ -52,7 +52,7 @@ class Contenders:
         return self.model(x, training=False)
 
     def all(self) -> dict[str, Callable[[], Any]]:
-        ball, options = attacks.from_config(self.options, self.facts), self.options
+        ball, options = attacks.from_config(self.options, self.info), self.options
 
         def hans(x: Any, y: Any, index: Any) -> Any:
             return cleverhans.attack(self.predict, x, y, ball=ball, steps=options.steps, step_size=options.step_size)
@@ -71,7 +71,7 @@ class Contenders:
     def _ours(self, model: Any) -> Callable[..., Any]:
         xla = backend.attack_prefers_xla(model)
         predict = functools.partial(model, training=False)
-        return backend.compile(attacks.bind(predict, self.options, self.facts, xla=xla))
+        return backend.compile(attacks.bind(predict, self.options, self.info, xla=xla))
 
     def _run(self, name: str, attack: Callable[..., Any]) -> Callable[[], Any]:
         def run() -> None:

@@ -36,8 +36,8 @@ class Contenders:
 
     def __init__(self, model: Any, dataset: data.Dataset, options: Minimal) -> None:
         self.model, self.dataset, self.options = model, dataset, options
-        self.space = minimum_norm.ball(options, dataset.facts)
-        self.x = pixel_array(dataset.images, dataset.facts.shape[1])
+        self.space = minimum_norm.ball(options, dataset.info)
+        self.x = pixel_array(dataset.images, dataset.info.shape[1])
         self.found: dict[str, Any] = {}
 
     def all(self) -> dict[str, Callable[[], None]]:

@@ -20,7 +20,7 @@ from bn_vuln.runtime import backend
 
 ATTACKS = {
     "pgd": {"attack": "pgd"},
-    "pgd_last": {"attack": "pgd", "iterate": "last", "steps": 100},
+    "pgd_last": {"attack": "pgd", "keep": "last", "steps": 100},
     "apgd-ce": {"attack": "apgd-ce"},
     "strong": {"attack": "strong"},
 }

@@ -12,7 +12,7 @@ last      PGD-40, eps .05, without a random start, the last point counts: everyb
           500, and (last_in_batches_of_100) of 100.
 any       PGD-100, eps .1, where most examples of the net with BN fall, and (any_at_0.3) eps .3, as is customary on
           MNIST: any iterate counts for ours (an active set), while others take all of their steps.
-ladder    our ladder of eight eps up to .05 against eight attacks of ours without one (the plain loop, any iterate).
+eps_grid    our eps_grid of eight eps up to .05 against eight attacks of ours without one (the plain loop, any iterate).
 strong    `strong`, eps .05, against AutoAttack of torchattacks, and what stands, with the 100 steps of APGD and FAB
           that were published (as it is shipped it gives them 10); also, at eps .1, on the net without BN of
           adversarial_training that was trained on adversarial examples (seed 0; results/beyond/df32af4acab5).
@@ -59,7 +59,7 @@ from bn_vuln.runtime import backend
 # adversarial_training, none, seed 0
 TRAINED_ON_ADVERSARIAL_EXAMPLES = {"adversarial": RESULTS / "beyond" / "df32af4acab5"}
 EPS, LARGE, BATCH = 0.05, 0.1, 500
-LADDER = [EPS * k / 8 for k in range(1, 9)]
+EPS_GRID = [EPS * k / 8 for k in range(1, 9)]
 AUTOATTACK_STEPS = 100  # of APGD and FAB, as published
 VARIABLE = "BNVULN_BENCH_TENSORFLOW_DEFAULT"
 ALONE = VARIABLE in os.environ  # CleverHans alone, see `by_default`
@@ -110,13 +110,13 @@ class Subject:
 def ours(subject: Subject, options: Attack) -> Callable[[slice], Any]:
     """The plain loop, compiled, on the folded copy."""
     xla = backend.attack_prefers_xla(subject.folded)
-    run = backend.compile(attacks.bind(subject.predict, options, subject.owner.facts, xla=xla))
+    run = backend.compile(attacks.bind(subject.predict, options, subject.owner.info, xla=xla))
     return lambda p: run(subject.x[p], subject.y[p], subject.index[p])
 
 
 def active(subject: Subject, name: str, options: Attack) -> Callable[[], None]:
     """The active set, or a cascade, as `bnvuln attack` runs it."""
-    ball = attacks.from_config(options, subject.owner.facts)
+    ball = attacks.from_config(options, subject.owner.info)
     plain = backend.compile(functools.partial(subject.owner.model, training=False))
 
     def logits(images: Images) -> Images:
@@ -146,7 +146,7 @@ def active(subject: Subject, name: str, options: Attack) -> Callable[[], None]:
 
 def hans(subject: Subject, options: Attack) -> Callable[[slice], Any]:
     """CleverHans as it is shipped, on the model as it is."""
-    ball, predict = attacks.from_config(options, subject.owner.facts), subject.owner.predict
+    ball, predict = attacks.from_config(options, subject.owner.info), subject.owner.predict
     tf = backend.tensorflow()
     return lambda p: cleverhans.attack(
         predict, tf.constant(subject.x[p]), subject.y[p], ball=ball, steps=options.steps, step_size=options.step_size
@@ -214,7 +214,7 @@ PEERS = {"cleverhans": hans, "foolbox": foolbox, "art": art, "torchattacks": tor
 
 
 def pgd(steps: int, **options: Any) -> Attack:
-    fields = {"attack": "bim", "eps": EPS, "steps": steps, "step_size": 2.5 * EPS / steps, "iterate": "last"}
+    fields = {"attack": "bim", "eps": EPS, "steps": steps, "step_size": 2.5 * EPS / steps, "keep": "last"}
     return Attack(**{**fields, **options})
 
 
@@ -236,24 +236,24 @@ def last_in_batches_of_100(subject: Subject, repetitions: int) -> dict[str, Any]
 
 def any_iterate(subject: Subject, repetitions: int, eps: float = LARGE) -> dict[str, Any]:
     larger = {"eps": eps, "step_size": 2.5 * eps / 100}
-    run = active(subject, "ours", pgd(100, iterate="any", **larger))
+    run = active(subject, "ours", pgd(100, keep="first_success", **larger))
     found = against_peers(subject, pgd(100, **larger), run, repetitions)
     return {**found, "settings": {**found["settings"], "iterate_of_ours": "any"}}
 
 
-def ladder(subject: Subject, repetitions: int) -> dict[str, Any]:
-    """Ours with a ladder, and eight times the plain loop with the same eps, any of whose iterates counts."""
-    options = pgd(40, iterate="any", ladder=tuple(LADDER[:-1]))
+def eps_grid(subject: Subject, repetitions: int) -> dict[str, Any]:
+    """Ours with an eps grid, and eight times the plain loop with the same eps, any of whose iterates counts."""
+    options = pgd(40, keep="first_success", eps_grid=tuple(EPS_GRID[:-1]))
     plain = [
-        subject.keep(f"{eps:.4f}", ours(subject, pgd(40, eps=eps, step_size=eps / 16, iterate="best")))
-        for eps in LADDER
+        subject.keep(f"{eps:.4f}", ours(subject, pgd(40, eps=eps, step_size=eps / 16, keep="best_loss")))
+        for eps in EPS_GRID
     ]
     seconds = interleave(
         {"ours": active(subject, "ours", options), "eight_plain_loops": lambda: [run() for run in plain]}, repetitions
     )
     apart = {name: of["accuracy"] for name, of in subject.accuracies().items() if name != "ours"}
     smallest = subject.smallest  # type: ignore[attr-defined]
-    curve = {f"{eps:.4f}": float(np.mean(smallest > eps)) for eps in LADDER}
+    curve = {f"{eps:.4f}": float(np.mean(smallest > eps)) for eps in EPS_GRID}
     found = summarize(seconds, "ours", ours={"accuracies": curve}, eight_plain_loops={"accuracies": apart})
     return {**subject.made_with(repetitions, options), **found}
 
@@ -313,7 +313,7 @@ COMPARISONS = {
     "last_in_batches_of_100": last_in_batches_of_100,
     "any": any_iterate,
     "any_at_0.3": functools.partial(any_iterate, eps=0.3),
-    "ladder": ladder,
+    "eps_grid": eps_grid,
     "strong": strong,
     "strong_of_art": strong_of_art,
 }

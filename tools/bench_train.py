@@ -68,7 +68,7 @@ def cell_of(
 
 
 def ours(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
-    loop = TrainingLoop(cell, models.build(cell, training.facts), training, training.take(np.arange(1)))
+    loop = TrainingLoop(cell, models.build(cell, training.info), training, training.take(np.arange(1)))
     return lambda: loop.epoch(0, Quiet())
 
 
@@ -110,7 +110,7 @@ def augmentation_alone(training: data.Dataset) -> Callable[[], Any]:
 def keras_fit(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
     import keras
 
-    model = models.build(cell, training.facts)
+    model = models.build(cell, training.info)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(LR), loss, metrics=["accuracy"])
     pixels = training.images.astype(np.float32) / 255
@@ -183,7 +183,7 @@ def pytorch(cell: Cell, training: data.Dataset, *, channels_last: bool = False) 
     else:
         net = {"vgg8": torch_vgg8, "resnet20": torch_resnet20}[cell.arch.name](normalization).to(**layout)
     optimizer = torch.optim.SGD(net.parameters(), lr=LR)
-    mean, std = (torch.tensor(v).reshape(1, -1, 1, 1) for v in (training.facts.mean, training.facts.std))
+    mean, std = (torch.tensor(v).reshape(1, -1, 1, 1) for v in (training.info.mean, training.info.std))
     pixels = torch.tensor(training.images.transpose(0, 3, 1, 2)).contiguous(**layout)
     labels = torch.tensor(training.labels, dtype=torch.long)
 
@@ -251,7 +251,7 @@ def measure(arch: str, normalization: str, training: data.Dataset, args: argpars
         plain, augmented = (statistics.median(seconds[name]) for name in ("ours", "ours_augmented"))
         extra = {"augmented_over_plain": round(augmented / plain, 3)}
     peak = cost_estimate.flops_per_second(1.0)
-    forward = cost_estimate.forward_flops(models.build(cell_of(arch, normalization, width=args.width), training.facts))
+    forward = cost_estimate.forward_flops(models.build(cell_of(arch, normalization, width=args.width), training.info))
     if args.other_xla and arch == "vgg8":
         found["ours_other_xla"] = one_batch(other_xla(cell_of(arch, normalization), training.take(FEW)))
     for name, result in found.items():

@@ -31,8 +31,8 @@ def collect(task: runner.Task, source: Path, target: Path, *, model: bool) -> No
         if (folder / name).exists():  # what is not trained has no history
             shutil.copy2(folder / name, copy / name)
     for record in wanted:
-        outcomes = records.read_outcomes(folder, record.perturbation_id)
-        beside = records.read_arrays(records.outcomes_path(folder, record.perturbation_id))
+        outcomes = records.read_correct(folder, record.perturbation_id)
+        beside = records.read_arrays(records.correct_path(folder, record.perturbation_id))
         others = {name: array for name, array in beside.items() if name not in ("correct", "n")}
         records.write_record(copy, record, outcomes, others)
     for path in (folder / "measurements").glob("*.json"):

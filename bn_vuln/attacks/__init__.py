@@ -9,25 +9,25 @@ from bn_vuln.attacks import cleverhans, pgd
 from bn_vuln.attacks.losses import Predict
 from bn_vuln.attacks.threat_model import Ball, from_config
 from bn_vuln.config import Attack
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 
 __all__ = ["Ball", "Predict", "bind", "from_config"]
 
 
-def bind(predict: Predict, options: Attack, facts: Facts, *, xla: bool = False) -> Any:
+def bind(predict: Predict, options: Attack, info: DatasetInfo, *, xla: bool = False) -> Any:
     """The attack of a config as a function (x, y, index) -> x_adv of tensors, ready to be compiled; `xla` compiles
     its inner loop with XLA."""
     loop = cleverhans.attack if options.backend == "cleverhans" else pgd.attack
     run = functools.partial(
         loop,
         predict,
-        ball=from_config(options, facts),
+        ball=from_config(options, info),
         steps=options.steps,
         step_size=options.step_size or 0.0,
         random_start=options.random_start,
         restarts=options.restarts,
         targeted=options.target != "none",
-        iterate="last" if options.iterate == "last" else "best",
+        keep="last" if options.keep == "last" else "best",
         seed=options.seed,
         xla=xla,
     )

@@ -38,13 +38,13 @@ Slots = dict[str, Any]
 class Found:
     """Of n examples: `points` [n, ...], each the one that fooled the classifier at the smallest eps, or else the one
     of the highest loss; `fooled` bool; `eps` float64, infinite where nothing fooled it; `loss` float64, of the
-    point; `looked_at` int64, the number of points at which the classifier was evaluated."""
+    point; `n_evaluations` int64, the number of points at which the classifier was evaluated."""
 
     points: NDArray[Any]
     fooled: NDArray[np.bool_]
     eps: NDArray[np.float64]
     loss: NDArray[np.float64]
-    looked_at: NDArray[np.int64]
+    n_evaluations: NDArray[np.int64]
 
 
 class Compiled:
@@ -176,7 +176,7 @@ class _Queue:
             found.loss[examples[kept]] = taken["loss"][kept]
         found.eps[examples[nearer]] = eps[nearer]
         found.fooled[examples[fooled]] = True
-        found.looked_at[examples] += taken["i"]
+        found.n_evaluations[examples] += taken["i"]
         jobs = self.plan.next(examples, fooled, self.variant[examples], eps)
         self.variant[examples], self.eps[examples] = jobs.variant, jobs.eps
         self.waiting.extend(examples[jobs.again].tolist())

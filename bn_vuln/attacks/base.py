@@ -53,7 +53,7 @@ class Search(Protocol):
 @dataclass(frozen=True)
 class Ascent:
     """PGD as a search: steps of `step_size` * eps along the gradient, each projected (see `gradient.attack`, whose
-    `iterate="best"` it equals). Variants are restarts."""
+    `keep="best_loss"` it equals). Variants are restarts."""
 
     predict: Predict
     ball: Ball

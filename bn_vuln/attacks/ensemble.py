@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bn_vuln.attacks import active_set, auto_pgd
 from bn_vuln.attacks.active_set import Found, Verify
 from bn_vuln.attacks.base import Ascent, Search
-from bn_vuln.attacks.eps_search import Bisection, Ladder, Plan
+from bn_vuln.attacks.eps_search import Bisection, EpsGrid, Plan
 from bn_vuln.attacks.fast_minimum_norm import FMN
 from bn_vuln.attacks.losses import Predict
 from bn_vuln.attacks.square import Square
@@ -44,10 +44,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cascade:
-    """`found` by all stages together; `standing`: after each stage, how many examples no eps has fooled yet."""
+    """`found` by all stages together; `robust_after`: after each stage, how many examples no eps has fooled yet."""
 
     found: Found
-    standing: dict[str, int]
+    robust_after: dict[str, int]
 
 
 def run(
@@ -70,7 +70,7 @@ def run(
     n = len(x)
     eps = np.where(clean, np.inf, 0.0)
     total = Found(x.copy(), ~clean, eps, np.full(n, -np.inf), np.zeros(n, np.int64))
-    standing: dict[str, int] = {}
+    robust_after: dict[str, int] = {}
     for number, stage in enumerate(stages):
         way = plan(options, stage.variants, total.eps)
         with under_way(stage.name, int(way.first(n).again.sum())) as advanced:
@@ -88,16 +88,16 @@ def run(
                 advanced=advanced,
             )
         total = _merged(total, found, first=number == 0)
-        standing[stage.name] = int(np.sum(~total.fooled))
-    return Cascade(total, standing)
+        robust_after[stage.name] = int(np.sum(~total.fooled))
+    return Cascade(total, robust_after)
 
 
 def plan(options: Attack, variants: int, below: NDArray[np.float64]) -> Plan:
-    """What each example goes through, tried at no eps but those smaller than its `below`: the ladder, downwards, so
-    that an attack is withstood once rather than at every rung; or a bisection."""
-    if options.bisect is not None:
-        return Bisection(options.eps, options.bisect, variants, below)
-    return Ladder(sorted((*options.ladder, options.eps)), variants, below)
+    """What each example goes through, tried at no eps but those smaller than its `below`: the eps_grid, downwards, so
+    that an attack is withstood once rather than at every smaller; or a bisection."""
+    if options.min_eps_tolerance is not None:
+        return Bisection(options.eps, options.min_eps_tolerance, variants, below)
+    return EpsGrid(sorted((*options.eps_grid, options.eps)), variants, below)
 
 
 def stages(
@@ -145,5 +145,5 @@ def _merged(total: Found, found: Found, *, first: bool) -> Found:
         fooled=total.fooled | found.fooled,
         eps=np.minimum(total.eps, found.eps),
         loss=np.where(taken, found.loss, total.loss),
-        looked_at=total.looked_at + found.looked_at,
+        n_evaluations=total.n_evaluations + found.n_evaluations,
     )

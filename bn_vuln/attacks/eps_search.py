@@ -1,4 +1,4 @@
-"""What an example has to go through: restarts, a ladder of eps, a bisection; NumPy, apart from the devices.
+"""What an example has to go through: restarts, an eps grid of eps, a bisection; NumPy, apart from the devices.
 
 A plan gives every example its first job, and after each job, by whether it fooled the classifier, the next one or
 none. Jobs are (variant, eps): see `attacks.search`.
@@ -39,9 +39,9 @@ class Plan(Protocol):
 
 
 @dataclass(frozen=True)
-class Ladder:
-    """Every eps of a ladder (often a single one) from the largest down, `count` variants at each: the next smaller one
-    after each that an example was fooled at, until it withstands all variants. So it withstands one rung rather than
+class EpsGrid:
+    """Every eps of a grid (often a single one) from the largest down, `count` variants at each: the next smaller one
+    after each that an example was fooled at, until it withstands all variants. So it withstands one eps rather than
     every one below its own, which is what costs; that takes for granted that what withstands at some eps does so at
     every smaller one. `below` float64 [n]: of each example only eps smaller than this are tried."""
 
@@ -51,7 +51,7 @@ class Ladder:
 
     def __post_init__(self) -> None:
         if not len(self.eps) or (np.diff(self.eps) <= 0).any():
-            raise ValueError(f"a ladder: expected ascending eps, received {list(self.eps)}")
+            raise ValueError(f"an eps grid: expected ascending eps, received {list(self.eps)}")
 
     def first(self, n: int) -> Jobs:
         """The largest eps."""
@@ -64,10 +64,10 @@ class Ladder:
         return Jobs(again, np.where(fooled, 0, variant + 1).astype(np.int32), np.where(fooled, down.eps, eps))
 
     def _under(self, eps: Numbers) -> Jobs:
-        """The first variant at the largest rung below these eps."""
-        rungs = np.asarray(self.eps, float)
-        rung = np.concatenate([[0.0], rungs])[np.searchsorted(rungs, eps)]
-        return Jobs(rung > 0, np.zeros(len(eps), np.int32), rung)
+        """The first variant at the largest smaller below these eps."""
+        at_smaller_eps = np.asarray(self.eps, float)
+        smaller = np.concatenate([[0.0], at_smaller_eps])[np.searchsorted(at_smaller_eps, eps)]
+        return Jobs(smaller > 0, np.zeros(len(eps), np.int32), smaller)
 
 
 @dataclass(frozen=True)

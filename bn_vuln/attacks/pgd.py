@@ -25,7 +25,7 @@ def attack(
     random_start: bool = False,
     restarts: int = 1,
     targeted: bool = False,
-    iterate: str = "last",
+    keep: str = "last",
     seed: int = 0,
     index: Any = None,
     xla: bool = False,
@@ -41,7 +41,7 @@ def attack(
         steps: gradient steps of `step_size` (in units of the ball's scale), each projected.
         random_start: start uniformly in the ball rather than at x; `restarts` such starts, the best point kept
             per example.
-        iterate: `last` keeps the last point of each start; `best` the point of the path that is fooled if any
+        keep: `last` keeps the last point of each start; `best` the point of the path that is fooled if any
             is, and among those the one of the highest loss.
         seed, index: the random start of an example depends on seed, restart and its `index` (default: its place).
         xla: compile the loop with XLA. Random starts are drawn outside of it, where they would be others.
@@ -59,7 +59,7 @@ def attack(
             "steps": steps,
             "step_size": step_size,
             "targeted": targeted,
-            "iterate": iterate,
+            "keep": keep,
         }
         return _ascend(predict, x, y, start, **options)
 
@@ -85,7 +85,7 @@ def _ascend(
     steps: int,
     step_size: float,
     targeted: bool,
-    iterate: str,
+    keep: str,
 ) -> tuple[Any, Any]:
     """The loop: (point, its score); the score is None for the last iterate, whose logits are not known."""
     tf = backend.tensorflow()
@@ -101,7 +101,7 @@ def _ascend(
         best, best_score = _better(point, _score(loss, fooled(logits, y, targeted)), best, best_score)
         return i + 1, ball.project(ball.step(point, slope, step_size), x), best, best_score
 
-    if iterate == "last":
+    if keep == "last":
         loop = tf.while_loop(lambda i, *_: i < steps, last_step, (0, start), maximum_iterations=steps)
         return loop[1], None
     lowest = tf.fill([tf.shape(x)[0]], tf.cast(-float("inf"), x.dtype))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bn_vuln.attacks import example_rng
 from bn_vuln.config import Attack
 from bn_vuln.data import units
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.runtime import backend
 
 Channels = NDArray[np.float32]
@@ -136,10 +136,10 @@ class Ball:
         return np.clip(centre + delta * self.scale, self.low, self.high).astype(np.float32)
 
 
-def from_config(attack: Attack, facts: Facts) -> Ball:
+def from_config(attack: Attack, info: DatasetInfo) -> Ball:
     """The ball of an attack's config on a data set (its std gives the scale of standardized units)."""
-    low, high = units.bounds(attack.box, facts)
-    return Ball(attack.ord, attack.eps, units.channel_scale(attack.unit, facts), low, high)
+    low, high = units.bounds(attack.box, info)
+    return Ball(attack.ord, attack.eps, units.channel_scale(attack.unit, info), low, high)
 
 
 def per_example(value: Any) -> Any:

@@ -21,9 +21,9 @@ from bn_vuln.config.augment import Augment
 from bn_vuln.config.awgn import AWGN
 from bn_vuln.config.box import Box, StandardizedBox, Unit
 from bn_vuln.config.cell import Cell, ConstantSchedule, CosineSchedule, Data, Schedule, StepSchedule, Train
-from bn_vuln.config.columns import AT, DISTANCE, LOSS, Derived, Elsewhere, Site
+from bn_vuln.config.columns import AT, DISTANCE, LOSS, Derived, EvaluationPlan, ExtraEvaluation
 from bn_vuln.config.describe import describe_cell, describe_fields, describe_perturbation
-from bn_vuln.config.experiment import SCALES, Choice, Experiment, Figure, PaperValue, Place, Scale, Table
+from bn_vuln.config.experiment import SCALES, Choice, Claim, Experiment, Figure, Place, Scale, Table
 from bn_vuln.config.loading import (
     apply_override,
     identity,
@@ -47,7 +47,16 @@ from bn_vuln.config.normalization import (
     Normalization,
     WeightStandardizedGroupNormalization,
 )
-from bn_vuln.config.perturbation import Attack, Clean, Corruption, Evaluation, Perturbation, Suite, radius, with_rungs
+from bn_vuln.config.perturbation import (
+    Attack,
+    Clean,
+    Corruption,
+    Evaluation,
+    Perturbation,
+    Suite,
+    radius,
+    with_eps_grid,
+)
 from bn_vuln.config.types import Frozen, Interval, named, nearest, parse_number
 
 __all__ = [
@@ -81,15 +90,15 @@ __all__ = [
     "DISTANCE",
     "LOSS",
     "Derived",
-    "Elsewhere",
-    "Site",
+    "ExtraEvaluation",
+    "EvaluationPlan",
     "SCALES",
     "Choice",
     "BatchStatistics",
     "ColumnUnit",
     "Experiment",
     "Figure",
-    "PaperValue",
+    "Claim",
     "Place",
     "Scale",
     "Table",
@@ -109,7 +118,7 @@ __all__ = [
     "Suite",
     "Unit",
     "radius",
-    "with_rungs",
+    "with_eps_grid",
     "apply_override",
     "identity",
     "load_experiment",

@@ -14,7 +14,7 @@ class LinearArch(Frozen):
     """[normalization of the input ->] one Dense. `one_logit`, for two classes: one output z = w x + b, of which the
     logits are [0, z]; otherwise one output for each class."""
 
-    later: ClassVar[tuple[str, ...]] = ("one_logit",)
+    omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("one_logit",)
 
     name: Literal["linear"] = "linear"
     one_logit: bool = False

@@ -21,10 +21,12 @@ class Data(Frozen):
     read, identifies them by their content: a path never does.
 
     `classes`: these alone (numbers of the published classes), renumbered from 0 in this order. `limit` takes as many
-    examples of every class where it is `balanced`. `draw`: the same examples for all seeds, or others for each `seed`.
+    examples of every class where it is `balanced`. `subset_seed`: the same
+    examples for all seeds (`fixed`), or others for each `seed`.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("digest", "classes", "balanced", "draw")
+    omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("digest", "classes", "balanced", "subset_seed")
+    stored_names: ClassVar[dict[str, str]] = {"subset_seed": "draw"}
 
     name: str = "mnist"
     width: Count | None = None
@@ -33,7 +35,7 @@ class Data(Frozen):
     digest: str | None = None
     classes: Annotated[tuple[Index, ...], Field(min_length=2)] | None = None
     balanced: bool = False
-    draw: Literal["fixed", "seed"] = "fixed"
+    subset_seed: Literal["fixed", "seed"] = "fixed"
 
     @model_validator(mode="after")
     def _make_sense(self) -> Data:
@@ -100,7 +102,14 @@ class Train(Frozen):
     clean accuracy still rises (Rice et al. 2020). `select: last` leaves the choice to `epochs`.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("nesterov", "betas", "warmup", "label_smoothing", "adversarial", "augment")
+    omitted_from_id_at_default: ClassVar[tuple[str, ...]] = (
+        "nesterov",
+        "betas",
+        "warmup",
+        "label_smoothing",
+        "adversarial",
+        "augment",
+    )
 
     epochs: Count = 20
     batch_size: Count = 128
@@ -151,7 +160,7 @@ class Cell(Frozen):
     takes its pixels as they are.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("standardize",)
+    omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("standardize",)
 
     data: Annotated[Data, BeforeValidator(named)] = Data()
     arch: Arch = MLPArch()
@@ -193,7 +202,7 @@ class Cell(Frozen):
         source = named(data.get("data", {}))
         source = source.model_dump() if isinstance(source, Data) else source
         if isinstance(source, Mapping):
-            source = {k: v for k, v in source.items() if k not in ("limit", "balanced", "draw")}
+            source = {k: v for k, v in source.items() if k not in ("limit", "balanced", "subset_seed", "draw")}
         return {"data": source, **{k: v for k, v in data.items() if k == "arch" or k not in cls.model_fields}}
 
     @model_validator(mode="before")

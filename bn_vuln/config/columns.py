@@ -10,15 +10,15 @@ from pydantic_core import PydanticCustomError
 
 from bn_vuln.config.measurement import ColumnUnit, Measurement
 from bn_vuln.config.minimal import Minimal
-from bn_vuln.config.perturbation import Attack, Evaluation, Perturbation, with_rungs
+from bn_vuln.config.perturbation import Attack, Evaluation, Perturbation, with_eps_grid
 from bn_vuln.config.types import Frozen
 
 LOSS = ".loss"  # a column NAME.loss is the mean cross-entropy under the perturbation NAME
 DISTANCE = ".distance"  # and NAME.distance the mean distance of a minimum-norm attack
-AT = "@"  # a column NAME@ELSEWHERE is the column NAME, measured elsewhere than at the experiment's `evaluation`
+AT = "@"  # a column NAME@EVALUATION is the column NAME, measured elsewhere than at the experiment's `evaluation`
 
 
-class Elsewhere(Evaluation):
+class ExtraEvaluation(Evaluation):
     """A further evaluation of an experiment, and which of its perturbations and measurements are made there as well."""
 
     perturbations: tuple[str, ...] = Field(min_length=1)
@@ -31,7 +31,7 @@ class Elsewhere(Evaluation):
 
 
 @dataclass(frozen=True)
-class Site:
+class EvaluationPlan:
     """Perturbations and measurements, by name, and the evaluation where they are made. `name` is "" for the
     experiment's own `evaluation`."""
 
@@ -41,7 +41,7 @@ class Site:
     name: str = ""
 
     def column(self, name: str) -> str:
-        """What the column NAME is called here: NAME, or NAME@ELSEWHERE."""
+        """What the column NAME is called here: NAME, or NAME@EVALUATION."""
         return f"{name}{AT}{self.name}" if self.name else name
 
 
@@ -76,15 +76,15 @@ class Derived(Frozen):
         return values[0] - values[1] if self.difference else sum(values) / len(values)
 
 
-def units_of(site: Site) -> dict[str, ColumnUnit]:
+def units_of(plan: EvaluationPlan) -> dict[str, ColumnUnit]:
     """What a column of one evaluation can be; names of perturbations and measurements come before what is made of
     them."""
-    every = with_rungs(site.perturbations)
+    every = with_eps_grid(plan.perturbations)
     found: dict[str, ColumnUnit] = {name + LOSS: "nats" for name in every}
     for name, options in every.items():
-        if isinstance(options, Minimal) or (isinstance(options, Attack) and options.bisect is not None):
+        if isinstance(options, Minimal) or (isinstance(options, Attack) and options.min_eps_tolerance is not None):
             found[name + DISTANCE] = "pixels" if options.unit == "pixel" else "standardized"
-    for name, measurement in site.measurements.items():
+    for name, measurement in plan.measurements.items():
         found |= {f"{name}.{detail}": unit for detail, unit in measurement.details.items()}
-    found |= {name: measurement.unit for name, measurement in site.measurements.items()}
+    found |= {name: measurement.unit for name, measurement in plan.measurements.items()}
     return {**found, **dict.fromkeys(every, "%")}

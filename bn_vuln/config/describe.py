@@ -44,9 +44,9 @@ def describe_perturbation(perturbation: Perturbation) -> str:
     words = [f"{p.attack} {p.ord} eps {p.eps:.4g} {p.unit}", _steps_text(p), f"box {_box_text(p.box)}"]
     words += [f"{p.restarts} restarts"] if p.restarts > 1 else []
     words += [f"target {p.target}"] if p.target != "none" else []
-    words += [f"{p.iterate} iterate"] if p.iterate != "last" and p.attack not in PARAMETER_FREE else []
-    words += [f"of {len(p.ladder) + 1} eps"] if p.ladder else []
-    words += [f"bisected to {p.bisect:.4g}"] if p.bisect is not None else []
+    words += [f"{p.keep} iterate"] if p.keep != "last" and p.attack not in PARAMETER_FREE else []
+    words += [f"of {len(p.eps_grid) + 1} eps"] if p.eps_grid else []
+    words += [f"bisected to {p.min_eps_tolerance:.4g}"] if p.min_eps_tolerance is not None else []
     words += ["CleverHans"] if p.backend == "cleverhans" else []
     return ", ".join(words)
 

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from bn_vuln.config.columns import AT, Derived, Elsewhere, Site, units_of
+from bn_vuln.config.columns import AT, Derived, EvaluationPlan, ExtraEvaluation, units_of
 from bn_vuln.config.measurement import ColumnUnit, Measurement
-from bn_vuln.config.perturbation import Evaluation, Perturbation, with_rungs
+from bn_vuln.config.perturbation import Evaluation, Perturbation, with_eps_grid
 from bn_vuln.config.types import Count, Float, Frozen, Index, NonNegative, nearest
 
 Scale = Literal["smoke", "quick", "cpu", "full"]
@@ -25,7 +25,7 @@ class Place(Frozen):
     arm: str
 
 
-class PaperValue(Frozen):
+class Claim(Frozen):
     """A claim about our `perturbations` (columns of the table), beside the paper's figure where it has one.
 
     It is about one `arm` in the table row `where`, about its difference from (or `how: ratio`, its ratio to) the
@@ -56,7 +56,7 @@ class PaperValue(Frozen):
     remark: str = ""
 
     @model_validator(mode="after")
-    def _make_sense(self) -> PaperValue:
+    def _make_sense(self) -> Claim:
         for wrong, message in (
             ((self.value is None) == (self.sign is None), "expected a value or a sign"),
             (self.against is not None and self.arm is None, "against needs an arm to compare"),
@@ -94,12 +94,12 @@ class Choice(Frozen):
     where: dict[str, Any] = Field(default={})
 
 
-Figure = Literal["differences", "candidates", "curves", "boundaries", "spectra", "heatmaps", "examples", "ladders"]
+Figure = Literal["differences", "candidates", "curves", "boundaries", "spectra", "heatmaps", "examples", "eps_curves"]
 
 
 class Table(Frozen):
     """Layout: one block of rows for each value of the `rows` keys; one column for each perturbation, measurement,
-    `PERTURBATION.loss`, `PERTURBATION.distance` or `MEASUREMENT.DETAIL`, any of these with `@ELSEWHERE`, or derived
+    `PERTURBATION.loss`, `PERTURBATION.distance` or `MEASUREMENT.DETAIL`, any of these with `@EVALUATION`, or derived
     column, headed by its entry in `columns`. The arms are the values of the `arm` key, or those named in `arms` with
     the values that their cells have; differences are `treatment - reference`.
 
@@ -107,7 +107,8 @@ class Table(Frozen):
     along which curves are drawn, `y` the second one of heat maps.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("arms", "choice", "figures", "x", "y")
+    omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("arms", "choice", "figures", "x", "y")
+    stored_values: ClassVar[dict[str, dict[str, str]]] = {"figures": {"eps_curves": "ladders"}}
 
     rows: tuple[str, ...] = ()
     arm: str = "normalization.name"
@@ -148,28 +149,30 @@ class Experiment(Frozen):
     evaluation: Evaluation = Evaluation()
     perturbations: dict[str, Perturbation] = Field(min_length=1)
     measurements: dict[str, Measurement] = Field(default={})
-    evaluations: dict[str, Elsewhere] = Field(default={})
+    evaluations: dict[str, ExtraEvaluation] = Field(default={})
     derived: dict[str, Derived] = Field(default={})
     scales: dict[Scale, dict[str, Any]] = Field(default={})
     scale: Scale = "full"
     overrides: tuple[str, ...] = ()
     table: Table
-    paper: tuple[PaperValue, ...] = ()
+    paper: tuple[Claim, ...] = ()
 
     @property
     def every_perturbation(self) -> dict[str, Perturbation]:
-        """The perturbations, and every rung of those that have a ladder."""
-        return with_rungs(self.perturbations)
+        """The perturbations, and every smaller of those that have an eps grid."""
+        return with_eps_grid(self.perturbations)
 
     @property
-    def sites(self) -> tuple[Site, ...]:
+    def plans(self) -> tuple[EvaluationPlan, ...]:
         """Where something is measured, and what: at `evaluation`, then at each of the `evaluations`."""
-        here = Site(self.evaluation, self.perturbations, self.measurements)
-        return here, *(self._site(name, where) for name, where in self.evaluations.items())
+        here = EvaluationPlan(self.evaluation, self.perturbations, self.measurements)
+        return here, *(self._plan(name, where) for name, where in self.evaluations.items())
 
-    def _site(self, name: str, where: Elsewhere) -> Site:
+    def _plan(self, name: str, where: ExtraEvaluation) -> EvaluationPlan:
         perturbations = {key: self.perturbations[key] for key in where.perturbations}
-        return Site(where.evaluation, perturbations, {key: self.measurements[key] for key in where.measurements}, name)
+        return EvaluationPlan(
+            where.evaluation, perturbations, {key: self.measurements[key] for key in where.measurements}, name
+        )
 
     def parts(self, column: str) -> tuple[str, ...]:
         """The columns that a derived one is computed from; any other column itself."""
@@ -246,7 +249,7 @@ class Experiment(Frozen):
 
     def _quantities(self) -> dict[str, ColumnUnit]:
         """What a column can be that is not derived, with its unit."""
-        return {site.column(name): unit for site in self.sites for name, unit in units_of(site).items()}
+        return {plan.column(name): unit for plan in self.plans for name, unit in units_of(plan).items()}
 
     def unit(self, column: str) -> ColumnUnit:
         """The unit of a column: % of examples (kept as fractions), points between such, degrees, nats (losses), steps,

@@ -22,7 +22,7 @@ class BatchNormalization(Frozen):
     statistics); the defaults equal PyTorch's layer. `synchronized`: statistics over all replicas. `gamma` starts at
     `ones`, or `uniform` in [0, 1] (PyTorch's before version 1.2) by the seed."""
 
-    later: ClassVar[tuple[str, ...]] = ("gamma",)
+    omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("gamma",)
 
     name: Literal["batch"] = "batch"
     c: Positive = 1e-5

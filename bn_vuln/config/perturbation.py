@@ -68,14 +68,16 @@ class Attack(Frozen):
     `fmn` (looks for the nearest point), `square` (without gradients; its steps are queries), and `strong`, a cascade of
     them, each on what the one before has left (`steps` of those with gradients, `queries` of Square).
 
-    `iterate`: `any` counts every point that is looked at, the clean image first, and stops at the first that fools;
+    `keep`: `any` counts every point that is looked at, the clean image first, and stops at the first that fools;
     `last` keeps the last point, as the paper does; `best` takes all steps and keeps the point of the highest loss among
-    those that fool. `ladder`: other eps that are tried, from the largest down; what is fooled at one counts at every
+    those that fool. `eps_grid`: other eps that are tried, from the largest down; what is fooled at one counts at every
     larger one, and what withstands at one is not tried at smaller ones.
-    `bisect`: the smallest eps that fools is looked for, for each example by itself, to within this much.
+    `min_eps_tolerance`: the smallest eps that fools is looked for, for each example by itself, to within this much.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("targets", "queries", "ladder", "bisect")
+    omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("targets", "queries", "eps_grid", "min_eps_tolerance")
+    stored_names: ClassVar[dict[str, str]] = {"keep": "iterate", "eps_grid": "ladder", "min_eps_tolerance": "bisect"}
+    stored_values: ClassVar[dict[str, dict[str, str]]] = {"keep": {"first_success": "any", "best_loss": "best"}}
 
     kind: Literal["attack"] = "attack"
     attack: Literal["fgsm", "bim", "pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fmn", "square", "strong"] = "pgd"
@@ -91,21 +93,21 @@ class Attack(Frozen):
     targets: Count = 9
     queries: Count = 5000
     loss: Literal["cross_entropy"] = "cross_entropy"
-    iterate: Literal["any", "last", "best"]
-    ladder: tuple[Positive, ...] = ()
-    bisect: Positive | None = None
+    keep: Literal["first_success", "last", "best_loss"]
+    eps_grid: tuple[Positive, ...] = ()
+    min_eps_tolerance: Positive | None = None
     seed: Index = 0
     backend: Literal["own", "cleverhans"] = "own"
 
     @property
-    def rungs(self) -> tuple[Attack, ...]:
-        """The attack at each smaller eps of its ladder, as that is recorded: with all other eps for a ladder, since the
+    def at_smaller_eps(self) -> tuple[Attack, ...]:
+        """The attack at each smaller eps of its grid, as that is recorded: with all other eps for a grid, since the
         larger ones had a say in what was found."""
-        found, every = [], sorted([*self.ladder, self.eps])
+        found, every = [], sorted([*self.eps_grid, self.eps])
         for eps in (e for e in every if e < self.eps):
             others = tuple(e for e in every if e != eps)
             size = None if self.step_size is None else self.step_size * eps / self.eps
-            found.append(self.model_copy(update={"eps": eps, "ladder": others, "step_size": size}))
+            found.append(self.model_copy(update={"eps": eps, "eps_grid": others, "step_size": size}))
         return tuple(found)
 
     @model_validator(mode="before")
@@ -113,12 +115,12 @@ class Attack(Frozen):
     def _fill_in(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        data = {**data, "ord": str(data.get("ord", "inf"))}
+        data = cls.with_present_names(data) | {"ord": str(data.get("ord", "inf"))}
         name = data.get("attack", "pgd")
         data.setdefault("random_start", name in ("pgd", "square", "strong") or str(name).startswith("apgd"))
         data.setdefault("steps", _STEPS.get(name, 20))
         plain = name == "fgsm" or (data.get("backend", "own") != "own" and name not in PARAMETER_FREE)
-        data.setdefault("iterate", "last" if plain else "any")
+        data.setdefault("keep", "last" if plain else "first_success")
         if name in PARAMETER_FREE:
             data.setdefault("step_size", None)
         elif data.get("step_size") is None:
@@ -131,8 +133,8 @@ class Attack(Frozen):
         for wrong, message in (
             (self.attack == "fgsm" and (self.steps != 1 or self.step_size != self.eps),
              "fgsm is one step of size eps: leave steps and step_size out, or use bim"),
-            (free and (self.step_size is not None or self.iterate != "any" or self.target != "none"),
-             "{attack} chooses its step sizes and targets itself and counts any iterate: leave step_size, iterate and "
+            (free and (self.step_size is not None or self.keep != "first_success" or self.target != "none"),
+             "{attack} chooses its step sizes and targets itself and counts any keep: leave step_size, iterate and "
              "target out"),
             (not own and free, "{attack} is ours alone: use backend own"),
             (self.attack in ("fgsm", "bim", "fmn") and self.random_start, "{attack} has no random start"),
@@ -141,21 +143,22 @@ class Attack(Frozen):
              "restarts need a random start: expected pgd, apgd-ce, apgd-dlr, apgd-t, square or strong"),
             (self.targets != 9 and self.attack not in ("apgd-t", "strong"), "targets is for apgd-t and strong"),
             (self.queries != 5000 and self.attack != "strong", "queries is for strong; those of square are its steps"),
-            (not own and (self.restarts > 1 or self.iterate != "last"),
-             "CleverHans has neither restarts nor another iterate than the last: use backend own"),
+            (not own and (self.restarts > 1 or self.keep != "last"),
+             "CleverHans has neither restarts nor another point to keep than the last: use backend own"),
             (not own and self.step_size is not None and self.step_size > self.eps,
              "CleverHans refuses a step_size above eps: use backend own, or smaller steps"),
-            (self.bisect is not None and (self.iterate != "any" or bool(self.ladder) or self.bisect >= self.eps),
-             "bisect is a tolerance below eps={eps}; it counts any iterate, and stands in place of a ladder"),
-            (bool(self.ladder) and self.iterate != "any",
-             "a ladder counts any iterate: expected iterate any, received {iterate}"),
-            (sorted({*self.ladder, self.eps}) != sorted([*self.ladder, self.eps])
-             or sorted(self.ladder) != list(self.ladder),
-             "ladder: expected other eps than {eps}, ascending, each once"),
+            (self.min_eps_tolerance is not None and (self.keep != "first_success" or bool(self.eps_grid) or
+                                                self.min_eps_tolerance >= self.eps),
+             "min_eps_tolerance: expected less than eps={eps}, keep first_success, and no eps_grid beside it"),
+            (bool(self.eps_grid) and self.keep != "first_success",
+             "an eps grid counts any keep: expected iterate any, received {keep}"),
+            (sorted({*self.eps_grid, self.eps}) != sorted([*self.eps_grid, self.eps])
+             or sorted(self.eps_grid) != list(self.eps_grid),
+             "eps_grid: expected other eps than {eps}, ascending, each once"),
         ):  # fmt: skip
             if wrong:
                 raise PydanticCustomError(
-                    "attack", message, {"attack": self.attack, "eps": self.eps, "iterate": self.iterate}
+                    "attack", message, {"attack": self.attack, "eps": self.eps, "keep": self.keep}
                 )
         return self
 
@@ -169,13 +172,13 @@ def _default_step_size(eps: Any, steps: Any) -> float:
         return 0.0
 
 
-def with_rungs(perturbations: Mapping[str, Any]) -> dict[str, Any]:
-    """Perturbations by name, and before each attack with a ladder that attack at each of its smaller eps, named
+def with_eps_grid(perturbations: Mapping[str, Any]) -> dict[str, Any]:
+    """Perturbations by name, and before each attack with an eps grid that attack at each of its smaller eps, named
     `NAME EPS`, where multiples of 1/255 are written as such."""
     found: dict[str, Any] = {}
     for name, perturbation in perturbations.items():
-        for rung in perturbation.rungs if isinstance(perturbation, Attack) else ():
-            found[f"{name} {radius(rung.eps)}"] = rung
+        for smaller in perturbation.at_smaller_eps if isinstance(perturbation, Attack) else ():
+            found[f"{name} {radius(smaller.eps)}"] = smaller
         found[name] = perturbation
     return found
 

@@ -71,15 +71,26 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _mapped(value: Any, names: Mapping[str, str]) -> Any:
+    """The value, or each of a list of values, under its other name, where it has one."""
+    if isinstance(value, list | tuple):
+        return [_mapped(item, names) for item in value]
+    return names.get(value, value) if isinstance(value, str) else value
+
+
 class Frozen(BaseModel):
     """Base of every config object: immutable, and refuses keys it does not know.
 
-    `later` lists fields added after results had been published: at their default they are left out of what an id
-    hashes, so that the ids of those results stay.
+    Published ids stay, whatever is added or renamed. `omitted_from_id_at_default` lists fields added after results had
+    been published: at their default they are left out of what an id hashes. `stored_names` has, for fields that were
+    renamed since, the name that ids hash and records hold (`keep` is stored as `iterate`), and `stored_values` the same
+    for values of a field; older config files may use either.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    later: ClassVar[tuple[str, ...]] = ()
+    omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ()
+    stored_names: ClassVar[dict[str, str]] = {}
+    stored_values: ClassVar[dict[str, dict[str, str]]] = {}
 
     @model_serializer(mode="wrap")
     def _serialize(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
@@ -88,12 +99,33 @@ class Frozen(BaseModel):
 
     def identifying(self, fields: dict[str, Any]) -> dict[str, Any]:
         """The plain fields that an id hashes."""
-        defaults = {name: type(self).model_fields[name].default for name in self.later}
-        return {k: v for k, v in fields.items() if k not in defaults or v != _plain(defaults[k])}
+        defaults = {name: type(self).model_fields[name].default for name in self.omitted_from_id_at_default}
+        kept = {k: v for k, v in fields.items() if k not in defaults or v != _plain(defaults[k])}
+        for name, values in self.stored_values.items():
+            kept[name] = _mapped(kept[name], values)
+        return {self.stored_names.get(k, k): v for k, v in kept.items()}
+
+    @classmethod
+    def with_present_names(cls, data: Any) -> Any:
+        """The data that a config is made of, with stored names and values replaced by those of its fields."""
+        if not isinstance(data, Mapping):
+            return data
+        renamed = dict(data)
+        for name, stored in cls.stored_names.items():
+            if stored in renamed and name in renamed:
+                message = "{stored} is the older name of {name}: give one of them"
+                raise PydanticCustomError("renamed", message, {"stored": stored, "name": name})
+            if stored in renamed:
+                renamed[name] = renamed.pop(stored)
+        for name, values in cls.stored_values.items():
+            if name in renamed:
+                renamed[name] = _mapped(renamed[name], {stored: now for now, stored in values.items()})
+        return renamed
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_keys(cls, data: Any) -> Any:
+        data = cls.with_present_names(data)
         for key in data if isinstance(data, Mapping) else ():
             if key not in cls.model_fields:
                 known = sorted(cls.model_fields)

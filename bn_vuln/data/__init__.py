@@ -1,4 +1,4 @@
-"""Data sets by name: `load(name, split)` gives uint8 images in memory, labels and facts.
+"""Data sets by name: `load(name, split)` gives uint8 images in memory, labels and info.
 
 A name is `mnist` (bundled), `toy` (made), a data set of TFDS (`fashion_mnist`, `cifar10_1/v6`), the path of an .npz
 file, or folder:PATH.
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bn_vuln import config
 from bn_vuln.analysis.tilt import centroids
 from bn_vuln.data import image_folder, listing, mnist, npz, tfds, toy
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.splits import SPLIT_SEED, Part, part, permutation
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import UsageError
@@ -25,13 +25,13 @@ from bn_vuln.errors import UsageError
 __all__ = [
     "DATASETS",
     "Dataset",
-    "Facts",
+    "DatasetInfo",
     "load",
     "training",
     "published",
     "class_centroids",
     "limited",
-    "facts",
+    "dataset_info",
     "canonical",
     "pinned",
     "prepare",
@@ -40,17 +40,17 @@ __all__ = [
     "permutation",
 ]
 
-# Bundled: name -> (facts, reader of the published splits)
-DATASETS: dict[str, tuple[Facts, Callable[[str], tuple[NDArray[Any], NDArray[np.int32]]]]] = {
-    "mnist": (mnist.FACTS, mnist.read),
-    "toy": (toy.FACTS, toy.read),
+# Bundled: name -> (info, reader of the published splits)
+DATASETS: dict[str, tuple[DatasetInfo, Callable[[str], tuple[NDArray[Any], NDArray[np.int32]]]]] = {
+    "mnist": (mnist.INFO, mnist.read),
+    "toy": (toy.INFO, toy.read),
 }
 
 
 class _Source(Protocol):
     """A module that reads data of one kind."""
 
-    def facts(self, name: str) -> Facts: ...
+    def dataset_info(self, name: str) -> DatasetInfo: ...
     def read(self, name: str, split: str) -> Part: ...
 
 
@@ -74,7 +74,7 @@ class Dataset:
     images: NDArray[Any]
     labels: NDArray[np.int32]
     index: NDArray[np.int64]
-    facts: Facts
+    info: DatasetInfo
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,9 +84,9 @@ class Dataset:
         return replace(self, images=self.images[positions], labels=self.labels[positions], index=self.index[positions])
 
 
-def facts(name: str) -> Facts:
+def dataset_info(name: str) -> DatasetInfo:
     """What is known of a data set: without its data where it has constants in use. Raises as `load` does."""
-    return DATASETS[name][0] if name in DATASETS else _source(name).facts(name)
+    return DATASETS[name][0] if name in DATASETS else _source(name).dataset_info(name)
 
 
 def load(
@@ -97,23 +97,23 @@ def load(
     limit: int | None = None,
     classes: Sequence[int] | None = None,
     balanced: bool = False,
-    draw: int | None = None,
+    subset_seed: int | None = None,
 ) -> Dataset:
     """A split of a data set: `train` (without the validation examples), `validation`, or `test`.
 
     The `validation` examples are the first of a fixed permutation of the published training set. `limit` takes
     the first examples of another fixed permutation of the split (the order of a published split is rarely
     random: the first half of MNIST's test set is the easier one), so a smaller limit is a subset of a larger.
-    `classes`: these alone, renumbered; a `balanced` limit takes as many examples of each. `draw` is the seed of the
-    examples that a limit takes (and of the training points of `toy`); None: the same for everybody.
+    `classes`: these alone, renumbered; a `balanced` limit takes as many examples of each. `subset_seed` is the seed of
+    the examples that a limit takes (and of the training points of `toy`); None: the same for everybody.
     Raises `UsageError` for an unknown name or split, or where the split has fewer examples than asked for, and
     `BnvulnError`, in one line, where the data are not there and cannot be had.
     """
     if split not in ("train", "validation", "test"):
         raise UsageError(f"split: expected train, validation or test, received {split!r}")
     published = "test" if split == "test" else "train"
-    found = _read(name, published, draw)
-    whole = Dataset(found.images, found.labels, found.index, facts(name))
+    found = _read(name, published, subset_seed)
+    whole = Dataset(found.images, found.labels, found.index, dataset_info(name))
     if split != "test":
         if not 0 < validation < len(whole):
             raise UsageError(
@@ -125,18 +125,18 @@ def load(
         whole = whole.take(np.sort(chosen))
     if classes is not None:
         whole = _only(whole, classes)
-    return limited(whole, limit, f"{name}: limit: the {split} split", balanced=balanced, draw=draw)
+    return limited(whole, limit, f"{name}: limit: the {split} split", balanced=balanced, subset_seed=subset_seed)
 
 
 def limited(
-    whole: Dataset, limit: int | None, what: str, *, balanced: bool = False, draw: int | None = None
+    whole: Dataset, limit: int | None, what: str, *, balanced: bool = False, subset_seed: int | None = None
 ) -> Dataset:
     """The `limit` examples of a data set as `load` takes them; None: all. Raises `UsageError` if `what` has fewer."""
     if limit is None:
         return whole
     if limit > len(whole):
         raise UsageError(f"{what} has {len(whole)} examples, {limit} were asked for")
-    seeds = [SPLIT_SEED + 1] if draw is None else [SPLIT_SEED + 3, draw]
+    seeds = [SPLIT_SEED + 1] if subset_seed is None else [SPLIT_SEED + 3, subset_seed]
     order = permutation(len(whole), *seeds)
     return whole.take((_balanced(order, whole, limit) if balanced else order)[:limit])
 
@@ -151,7 +151,7 @@ def training(options: config.Data, split: str, seed: int = 0) -> Dataset:
         limit=options.limit if split == "train" else None,
         classes=options.classes,
         balanced=options.balanced and split == "train",
-        draw=seed if options.draw == "seed" else None,
+        subset_seed=seed if options.subset_seed == "seed" else None,
     )
 
 
@@ -162,40 +162,40 @@ def published(options: config.Data) -> Dataset:
     images, labels, index = (
         np.concatenate([getattr(part, field) for part in parts]) for field in ("images", "labels", "index")
     )
-    return Dataset(images, labels, index, parts[0].facts)
+    return Dataset(images, labels, index, parts[0].info)
 
 
 def class_centroids(options: config.Data, width: int) -> NDArray[np.float64]:
     """The mean pixels of each class over all published training examples, float64 [classes, d], resized to `width`
     (which is linear, so it is the mean of the resized images too)."""
     examples = published(options)
-    means = centroids(examples.images, examples.labels, len(examples.facts.classes))
-    images = means.reshape(-1, *examples.facts.shape).astype(np.float32)
+    means = centroids(examples.images, examples.labels, len(examples.info.classes))
+    images = means.reshape(-1, *examples.info.shape).astype(np.float32)
     return pixel_array(images, width).reshape(len(means), -1).astype(np.float64)
 
 
 def _only(whole: Dataset, classes: Sequence[int]) -> Dataset:
     """The examples of these classes, numbered in this order. Raises `UsageError` for a class that is not there."""
-    names = whole.facts.classes
+    names = whole.info.classes
     if max(classes) >= len(names):
-        raise UsageError(f"data.classes: {whole.facts.name} has classes 0 to {len(names) - 1}, received {max(classes)}")
+        raise UsageError(f"data.classes: {whole.info.name} has classes 0 to {len(names) - 1}, received {max(classes)}")
     number = np.full(len(names), -1, np.int32)
     number[list(classes)] = np.arange(len(classes))
     chosen = whole.take(np.flatnonzero(number[whole.labels] >= 0))
-    facts = replace(whole.facts, classes=tuple(names[c] for c in classes))
-    return replace(chosen, labels=number[chosen.labels], facts=facts)
+    info = replace(whole.info, classes=tuple(names[c] for c in classes))
+    return replace(chosen, labels=number[chosen.labels], info=info)
 
 
 def _balanced(order: NDArray[np.int64], whole: Dataset, limit: int) -> NDArray[np.int64]:
     """The order in which the classes take turns. Raises `UsageError` where a class has too few examples."""
     labels = whole.labels[order]
     turn = np.empty(len(order), np.int64)
-    for label in range(len(whole.facts.classes)):
+    for label in range(len(whole.info.classes)):
         mine = labels == label
-        if mine.sum() < limit // len(whole.facts.classes):
+        if mine.sum() < limit // len(whole.info.classes):
             raise UsageError(
                 f"data.balanced: {limit} examples were asked for, equally many of each class, "
-                f"but class {whole.facts.classes[label]} has {mine.sum()}"
+                f"but class {whole.info.classes[label]} has {mine.sum()}"
             )
         turn[mine] = np.arange(mine.sum())
     return order[np.lexsort((labels, turn))]
@@ -225,11 +225,11 @@ def pinned(options: config.Data) -> config.Data:
     return options.model_copy(update={"name": own.pinned(options.name), "digest": digest})
 
 
-def prepare(name: str) -> Facts:
-    """Make a data set ready to be read, downloading what is missing, and return its facts. Raises as `load` does."""
+def prepare(name: str) -> DatasetInfo:
+    """Make a data set ready to be read, downloading what is missing, and return its info. Raises as `load` does."""
     if _source(name) is tfds and name not in DATASETS:
         tfds.ready(name)
-    return facts(name)
+    return dataset_info(name)
 
 
 def list_datasets() -> list[dict[str, Any]]:
@@ -240,11 +240,11 @@ def list_datasets() -> list[dict[str, Any]]:
 def describe_dataset(name: str) -> dict[str, Any]:
     """Everything about a data set, as a plain dict (see `listing.named`), without preparing it."""
     if name == "toy":
-        return listing.made(toy.FACTS)
+        return listing.made(toy.INFO)
     if name in DATASETS:
         return listing.bundled()
     source = own_source(name)
-    return listing.named(name) if source is None else listing.own(source.facts(name), source.pinned(name))
+    return listing.named(name) if source is None else listing.own(source.dataset_info(name), source.pinned(name))
 
 
 def own_source(name: str) -> _OwnSource | None:
@@ -256,10 +256,10 @@ def _source(name: str) -> _Source:
     return own_source(name) or tfds
 
 
-def _read(name: str, split: str, draw: int | None) -> Part:
-    """A published split; `toy` makes another one for each draw."""
-    if name == "toy" and draw is not None:
-        images, labels = toy.read(split, draw)
+def _read(name: str, split: str, subset_seed: int | None) -> Part:
+    """A published split; `toy` makes another one for each subset_seed."""
+    if name == "toy" and subset_seed is not None:
+        images, labels = toy.read(split, subset_seed)
         return part(images, labels)
     return _bundled(name, split) if name in DATASETS else _source(name).read(name, split)
 

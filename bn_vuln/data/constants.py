@@ -6,11 +6,11 @@ import re
 from dataclasses import replace
 from typing import NamedTuple
 
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 
 # A TFDS data set, or one of its configs: no versions and no arguments, which would give one thing several names.
 NAME = re.compile(r"[a-z][a-z0-9_]*(/(?!\d+\.\d+\.\d+$)[\w.+-]+)?")
-FASHION_MNIST = Facts(
+FASHION_MNIST = DatasetInfo(
     name="fashion_mnist",
     shape=(28, 28, 1),
     classes=(
@@ -20,7 +20,7 @@ FASHION_MNIST = Facts(
     std=(0.3530,),
     sizes={"train": 60000, "test": 10000},
 )  # fmt: skip
-CIFAR10 = Facts(
+CIFAR10 = DatasetInfo(
     name="cifar10",
     shape=(32, 32, 3),
     classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
@@ -30,7 +30,7 @@ CIFAR10 = Facts(
     std=(0.2023, 0.1994, 0.2010),
     sizes={"train": 50000, "test": 10000},
 )
-FACTS = {
+INFO = {
     "fashion_mnist": FASHION_MNIST,
     "cifar10": CIFAR10,
     # New test images for models of CIFAR-10, and so in its units.
@@ -49,7 +49,7 @@ class Outline(NamedTuple):
     sizes: dict[str, int]
 
 
-# Listed beside FACTS; their mean and std are those of the training images, computed when they are first read.
+# Listed beside INFO; their mean and std are those of the training images, computed when they are first read.
 OUTLINES = {
     "cifar100": Outline((32, 32, 3), 100, {"train": 50000, "test": 10000}),
     "kmnist": Outline((28, 28, 1), 10, {"train": 60000, "test": 10000}),
@@ -60,11 +60,11 @@ OUTLINES = {
 
 def outlines() -> dict[str, Outline]:
     """Outlines of all data sets known here, by name."""
-    ours = {name: Outline(facts.shape, len(facts.classes), facts.sizes) for name, facts in FACTS.items()}
+    ours = {name: Outline(info.shape, len(info.classes), info.sizes) for name, info in INFO.items()}
     return {**ours, **OUTLINES}
 
 
 def units(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """The constants (mean, std) in use for a data set, or None where they are computed."""
-    facts = UNITS.get(name.partition("/")[0])
-    return None if facts is None else (facts.mean, facts.std)
+    info = UNITS.get(name.partition("/")[0])
+    return None if info is None else (info.mean, info.std)

@@ -37,12 +37,12 @@ def corrupted(dataset: Dataset, split: str, options: Corruption) -> tuple[NDArra
 
 def _from_archive(dataset: Dataset, split: str, options: Corruption) -> bool:
     """Whether the published images are to be read. Raises as `corrupted` does where they are asked for in vain."""
-    theirs = dataset.facts.name == cifar10_c.CLEAN and split == "test"
+    theirs = dataset.info.name == cifar10_c.CLEAN and split == "test"
     if options.source != "archive":
         return options.source == "auto" and theirs and cifar10_c.at_hand(options.corruption, options.severity)
     if not theirs:
         raise UsageError(
-            f"source archive: CIFAR-10-C is of the test split of {cifar10_c.CLEAN}, received {dataset.facts.name} "
+            f"source archive: CIFAR-10-C is of the test split of {cifar10_c.CLEAN}, received {dataset.info.name} "
             f"{split}; use source made"
         )
     cifar10_c.require(options.corruption, options.severity)

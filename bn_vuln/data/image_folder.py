@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bn_vuln.data import fingerprint
 from bn_vuln.data.describe import shape
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.splits import Part, Published, part, publish, split_off
 from bn_vuln.errors import UsageError
 from bn_vuln.runtime import backend
@@ -44,9 +44,9 @@ def digest(name: str) -> str:
     return fingerprint.digest((path.relative_to(found.root).as_posix(), path) for path in files)
 
 
-def facts(name: str) -> Facts:
+def dataset_info(name: str) -> DatasetInfo:
     """What is known of the data: mean and std of the training images, classes by the names of their folders."""
-    return _published(str(_root(name)), digest(name)).facts
+    return _published(str(_root(name)), digest(name)).info
 
 
 def read(name: str, split: str) -> Part:

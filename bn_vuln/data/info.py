@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Facts:
+class DatasetInfo:
     """`shape` (height, width, channels) as published; `mean` and `std` per channel, in pixel units [0, 1]."""
 
     name: str
@@ -22,7 +22,7 @@ class Facts:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> Facts:
-        """The facts that `plain` was made of."""
+    def from_plain(cls, plain: dict[str, Any]) -> DatasetInfo:
+        """The info that `plain` was made of."""
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
         return cls(**fields)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bn_vuln.data import constants, mnist, tfds, toy
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.tfds import downloads, paths, prepared
 from bn_vuln.errors import UsageError
 
@@ -15,26 +15,26 @@ from bn_vuln.errors import UsageError
 def rows() -> list[dict[str, Any]]:
     """One dict for each data set that is bundled, known here or prepared in the data folder: `name`, `shape`, number
     of `classes`, `sizes` of train and test, `state` (bundled, made, prepared, not prepared)."""
-    bundled = constants.Outline(mnist.FACTS.shape, len(mnist.FACTS.classes), mnist.FACTS.sizes)
+    bundled = constants.Outline(mnist.INFO.shape, len(mnist.INFO.classes), mnist.INFO.sizes)
     found = {p.name: outline for p in prepared.all_prepared() if (outline := _outline(p)) is not None}
-    for ours in (mnist.FACTS, toy.FACTS):
+    for ours in (mnist.INFO, toy.INFO):
         found.pop(ours.name, None)
     shown = [(name, found.get(name, outline)) for name, outline in constants.outlines().items()]
     shown += [(name, outline) for name, outline in found.items() if name not in constants.outlines()]
     states = {name: "prepared" if name in found else "not prepared" for name, _ in shown}
-    points = constants.Outline(toy.FACTS.shape, len(toy.FACTS.classes), toy.FACTS.sizes)
-    here = [_row(mnist.FACTS.name, "bundled", bundled), _row(toy.FACTS.name, "made", points)]
+    points = constants.Outline(toy.INFO.shape, len(toy.INFO.classes), toy.INFO.sizes)
+    here = [_row(mnist.INFO.name, "bundled", bundled), _row(toy.INFO.name, "made", points)]
     return [*here, *(_row(name, states[name], outline) for name, outline in shown)]
 
 
-def own(facts: Facts, folder: str) -> dict[str, Any]:
+def own(info: DatasetInfo, folder: str) -> dict[str, Any]:
     """What is known of one's own data, or of a bundled set, in `folder`: `files` are none that need be had."""
-    return {**_plain(facts), "state": "own", "folder": folder, "files": []}
+    return {**_plain(info), "state": "own", "folder": folder, "files": []}
 
 
-def made(facts: Facts) -> dict[str, Any]:
+def made(info: DatasetInfo) -> dict[str, Any]:
     """What is known of a data set that is made when it is read: there are no files."""
-    return {**_plain(facts), "state": "made", "folder": "", "files": []}
+    return {**_plain(info), "state": "made", "folder": "", "files": []}
 
 
 def bundled() -> dict[str, Any]:
@@ -43,7 +43,7 @@ def bundled() -> dict[str, Any]:
         {"name": name, "size": (mnist.FOLDER / name).stat().st_size, "sha256": sha256, "host": None, "found": "bundled"}
         for name, sha256 in mnist.SHA256.items()
     ]
-    return {**_plain(mnist.FACTS), "state": "bundled", "folder": str(mnist.FOLDER), "files": shown}
+    return {**_plain(mnist.INFO), "state": "bundled", "folder": str(mnist.FOLDER), "files": shown}
 
 
 def named(name: str) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def named(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "shape": measured[0] if measured else tuple(builder.info.features[tfds.supervised(name, builder)[0]].shape),
-        "classes": constants.FACTS[name].classes if name in constants.FACTS else tfds.classes(builder),
+        "classes": constants.INFO[name].classes if name in constants.INFO else tfds.classes(builder),
         "sizes": sizes,
         "mean": mean,
         "std": std,
@@ -77,8 +77,8 @@ def _file(file: downloads.File) -> dict[str, Any]:
     return {"name": file.name, "size": file.size, "sha256": file.sha256, "host": file.host, "found": where}
 
 
-def _plain(facts: Facts) -> dict[str, Any]:
-    return {key: getattr(facts, key) for key in ("name", "shape", "classes", "sizes", "mean", "std")}
+def _plain(info: DatasetInfo) -> dict[str, Any]:
+    return {key: getattr(info, key) for key in ("name", "shape", "classes", "sizes", "mean", "std")}
 
 
 def _outline(found: prepared.Prepared) -> constants.Outline | None:

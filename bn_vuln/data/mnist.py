@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.errors import BnvulnError
 
 FOLDER = Path(__file__).parent / "files" / "mnist"
@@ -19,7 +19,7 @@ SHA256 = {
     "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
     "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
-FACTS = Facts(
+INFO = DatasetInfo(
     name="mnist",
     shape=(28, 28, 1),
     classes=tuple("0123456789"),

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln.config import AWGN
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.units import bounds, channel_scale
 
 
-def add_noise(images: NDArray[Any], index: NDArray[np.int64], noise: AWGN, facts: Facts) -> NDArray[np.float32]:
+def add_noise(images: NDArray[Any], index: NDArray[np.int64], noise: AWGN, info: DatasetInfo) -> NDArray[np.float32]:
     """Noisy pixels, float32 [n, height, width, channels], of `images` (uint8, or floats as they are) at their
     native width.
 
@@ -22,9 +22,9 @@ def add_noise(images: NDArray[Any], index: NDArray[np.int64], noise: AWGN, facts
     pixels = images.astype(np.float32)  # a copy
     if images.dtype == np.uint8:
         pixels /= np.float32(255)
-    scale = np.float32(noise.std) * channel_scale(noise.unit, facts)
+    scale = np.float32(noise.std) * channel_scale(noise.unit, info)
     for i, key in enumerate(index):
         generator = np.random.Generator(np.random.Philox(key=[noise.seed, int(key)]))
         pixels[i] += scale * generator.standard_normal(pixels.shape[1:], dtype=np.float32)
-    low, high = bounds(noise.clip, facts)
+    low, high = bounds(noise.clip, info)
     return np.asarray(np.clip(pixels, low, high), np.float32)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bn_vuln.data import fingerprint
 from bn_vuln.data.describe import first_line
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.splits import Part, Published, part, publish, split_off
 from bn_vuln.errors import UsageError
 
@@ -41,9 +41,9 @@ def digest(name: str) -> str:
     return fingerprint.digest([("", path)])
 
 
-def facts(name: str) -> Facts:
+def dataset_info(name: str) -> DatasetInfo:
     """What is known of the data: mean and std of the training images, classes by their names or numbers."""
-    return _published(pinned(name), digest(name)).facts
+    return _published(pinned(name), digest(name)).info
 
 
 def read(name: str, split: str) -> Part:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.errors import UsageError
 
 SPLIT_SEED = 20200
@@ -26,9 +26,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Published:
-    """All of a data set: its facts and its parts, `train` and `test`."""
+    """All of a data set: its info and its parts, `train` and `test`."""
 
-    facts: Facts
+    info: DatasetInfo
     parts: dict[str, Part]
 
 
@@ -45,7 +45,7 @@ def publish(name: str, classes: tuple[str, ...], parts: dict[str, Part]) -> Publ
     mean, std = channel_statistics(parts["train"].images)
     height, width, channels = parts["train"].images.shape[1:]
     sizes = {split: len(found.labels) for split, found in parts.items()}
-    return Published(Facts(name, (height, width, channels), classes, mean, std, sizes), parts)
+    return Published(DatasetInfo(name, (height, width, channels), classes, mean, std, sizes), parts)
 
 
 def permutation(n: int, *seed: int) -> NDArray[np.int64]:

@@ -6,12 +6,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 
 MEANS = ((-5.0, 0.0), (5.0, 0.0))  # of class 0 and class 1
 COVARIANCE = ((1.0, 0.05), (0.05, 0.01))  # of both
 # The paper does not say how many points it draws: 1,000 here beside the 5,000 that validation takes by default.
-FACTS = Facts(
+INFO = DatasetInfo(
     name="toy",
     shape=(1, 1, 2),
     classes=("0", "1"),
@@ -21,11 +21,11 @@ FACTS = Facts(
 )
 
 
-def read(split: str, draw: int | None = None) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Points float32 [n, 1, 1, 2] and labels int32 [n] (both classes alike often) of `train` or `test`. `draw` is the
-    seed of another training sample; the test sample is always the same."""
-    n = FACTS.sizes[split]
-    stream = [1, 0] if split == "test" else [0, 0] if draw is None else [2, draw]
+def read(split: str, subset_seed: int | None = None) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Points float32 [n, 1, 1, 2] and labels int32 [n] (both classes alike often) of `train` or `test`. `subset_seed`
+    is the seed of another training sample; the test sample is always the same."""
+    n = INFO.sizes[split]
+    stream = [1, 0] if split == "test" else [0, 0] if subset_seed is None else [2, subset_seed]
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([20190, *stream])))
     labels = generator.permutation(np.arange(n) % 2)
     deviations = generator.multivariate_normal([0.0, 0.0], COVARIANCE, size=n, method="cholesky")

@@ -6,21 +6,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln.config import Box, StandardizedBox
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 
 
-def channel_scale(unit: str, facts: Facts) -> NDArray[np.float32]:
+def channel_scale(unit: str, info: DatasetInfo) -> NDArray[np.float32]:
     """Pixels per unit, float32 [channels]: 1 for `pixel`, the std for `standardized`."""
-    return np.asarray(facts.std if unit == "standardized" else [1.0] * len(facts.std), np.float32)
+    return np.asarray(info.std if unit == "standardized" else [1.0] * len(info.std), np.float32)
 
 
-def bounds(box: Box, facts: Facts) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def bounds(box: Box, info: DatasetInfo) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(low, high) of a box in pixel units, float32 [channels] each; infinite for `none`."""
-    channels = len(facts.mean)
+    channels = len(info.mean)
     if box == "none":
         return np.full(channels, -np.inf, np.float32), np.full(channels, np.inf, np.float32)
     if isinstance(box, StandardizedBox):
-        mean, std = np.asarray(facts.mean), np.asarray(facts.std)
+        mean, std = np.asarray(info.mean), np.asarray(info.std)
         low, high = (mean + std * bound for bound in box.standardized)
     else:
         low, high = (np.full(channels, bound) for bound in box)

@@ -16,7 +16,7 @@ from bn_vuln import attacks
 from bn_vuln.analysis import metrics
 from bn_vuln.config import Attack, Clean
 from bn_vuln.data import units
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.evaluation import sanity_checks
 from bn_vuln.records import Flag
 from bn_vuln.runtime import backend
@@ -25,7 +25,7 @@ Level = Literal["none", "basic", "full"]
 POINTS = 4  # random points of the ball
 QUERIES = 1000  # of Square, to see whether it finds more
 STREAM = 12  # seed of the random points: another stream than an attack's starts
-Outcomes = NDArray[np.bool_]
+Correct = NDArray[np.bool_]
 
 
 class Evaluator(Protocol):
@@ -42,20 +42,20 @@ class Evaluator(Protocol):
 
 
 class Sample:
-    """Some of the examples that were attacked, to be attacked again: `outcomes` bool [m] and `images` [m, ...] of the
+    """Some of the examples that were attacked, to be attacked again: `correct` bool [m] and `images` [m, ...] of the
     attack in question."""
 
     def __init__(self, evaluator: Evaluator, result: Any, level: Level) -> None:
-        n = len(result.outcomes)
+        n = len(result.correct)
         wanted = min(sanity_checks.SAMPLE, n if level == "full" else max(n // 4, min(n, 100)))
         positions = np.linspace(0, n - 1, wanted).astype(np.int64)  # all along: a split may be in an order
         self.evaluator = evaluator.some(positions)
-        self.outcomes, self.images = result.outcomes[positions], result.images[positions]
-        self.facts: Facts = evaluator.classifier.facts
+        self.correct, self.images = result.correct[positions], result.images[positions]
+        self.info: DatasetInfo = evaluator.classifier.info
         self.index = self.evaluator.dataset.index.astype(np.int32)
 
-    def at(self, images: NDArray[np.float32]) -> Outcomes:
-        """Outcomes of images."""
+    def at(self, images: NDArray[np.float32]) -> Correct:
+        """Correct of images."""
         logits = self.evaluator.logits(images)
         return metrics.predicted(logits, self.evaluator.dataset.labels)
 
@@ -63,13 +63,13 @@ class Sample:
         """The result of another attack."""
         return self.evaluator.run(options)
 
-    def at_random(self, options: Attack, number: int) -> Outcomes:
-        """Outcomes at a random point of each example's ball."""
-        ball, x = attacks.from_config(options, self.facts), self.evaluator.pixels
+    def at_random(self, options: Attack, number: int) -> Correct:
+        """Correct at a random point of each example's ball."""
+        ball, x = attacks.from_config(options, self.info), self.evaluator.pixels
         return self.at(np.asarray(ball.random_point(backend.tensorflow().constant(x), self.index, STREAM, number)))
 
-    def rounded(self) -> Outcomes:
-        """Outcomes of the adversarial examples, rounded to 1/255 of a pixel. They are not moved into the box: an attack
+    def rounded(self) -> Correct:
+        """Correct of the adversarial examples, rounded to 1/255 of a pixel. They are not moved into the box: an attack
         without one says so in its settings, and clipping would be another threat model."""
         return self.at((np.round(self.images * 255) / 255).astype(np.float32))
 
@@ -85,8 +85,10 @@ def flags(evaluator: Evaluator, options: Attack, result: Any, level: Level) -> t
     if level == "none" or options.target != "none" or not options.eps or evaluator.classifier.training:
         return ()
     sample = Sample(evaluator, result, level)
-    nearest = options.bisect is not None or bool(options.ladder)  # then an image is where a smaller eps ended
-    options = options.model_copy(update={"ladder": (), "bisect": None})
+    nearest = options.min_eps_tolerance is not None or bool(
+        options.eps_grid
+    )  # then an image is where a smaller eps ended
+    options = options.model_copy(update={"eps_grid": (), "min_eps_tolerance": None})
     found = [*_basic(sample, options, nearest), *(_full(sample, options) if level == "full" else ())]
     return tuple(flag for flag in found if flag)
 
@@ -94,37 +96,37 @@ def flags(evaluator: Evaluator, options: Attack, result: Any, level: Level) -> t
 def _basic(sample: Sample, options: Attack, nearest: bool) -> Iterator[Flag | None]:
     """`nearest`: the images are those of each example's smallest eps, so that rounding undoes more of them."""
     if options.attack != "fgsm":
-        yield sanity_checks.weaker_than_one_step(sample.outcomes, sample.under(_other(options, attack="fgsm")).outcomes)
+        yield sanity_checks.weaker_than_one_step(sample.correct, sample.under(_other(options, attack="fgsm")).correct)
     noisy = np.logical_and.reduce([sample.at_random(options, number) for number in range(POINTS)])
-    yield sanity_checks.noise_as_strong(sample.outcomes, noisy)
+    yield sanity_checks.noise_as_strong(sample.correct, noisy)
     if not nearest:
-        yield sanity_checks.lost_by_rounding(sample.outcomes, sample.rounded())
+        yield sanity_checks.lost_by_rounding(sample.correct, sample.rounded())
 
 
 def _full(sample: Sample, options: Attack) -> Iterator[Flag | None]:
-    outcomes = sample.outcomes
+    correct = sample.correct
     if options.attack not in ("fgsm", "square", "strong"):
         longer = options.model_copy(update={"steps": 2 * options.steps})
-        yield sanity_checks.not_converged(outcomes, sample.under(longer).outcomes)
+        yield sanity_checks.not_converged(correct, sample.under(longer).correct)
     if options.attack in ("bim", "pgd"):
         yield _loss_moves(sample, options)
     yield _budget(sample, options)
     if options.attack not in ("square", "strong"):
         square = _other(options, attack="square", steps=QUERIES)
-        yield sanity_checks.masked_gradients(outcomes, sample.under(square).outcomes)
-    if options.iterate == "last" and options.attack != "fgsm":
-        any_iterate = options.model_copy(update={"iterate": "any", "backend": "own"})
-        yield sanity_checks.fooled_on_the_way(outcomes, sample.under(any_iterate).outcomes)
+        yield sanity_checks.masked_gradients(correct, sample.under(square).correct)
+    if options.keep == "last" and options.attack != "fgsm":
+        any_iterate = options.model_copy(update={"keep": "first_success", "backend": "own"})
+        yield sanity_checks.fooled_on_the_way(correct, sample.under(any_iterate).correct)
     if options.random_start:
         again = options.model_copy(update={"seed": options.seed + 1, "restarts": 1})
-        yield sanity_checks.too_few_restarts(outcomes, sample.under(again).outcomes)
+        yield sanity_checks.too_few_restarts(correct, sample.under(again).correct)
 
 
 def _loss_moves(sample: Sample, options: Attack) -> Flag | None:
     """The losses at the last points after .9 of the steps and after all."""
     if options.steps < 10:
         return None
-    last = options.model_copy(update={"iterate": "last", "restarts": 1})
+    last = options.model_copy(update={"keep": "last", "restarts": 1})
     late = last.model_copy(update={"steps": round(0.9 * options.steps)})
     losses = sample.clean_loss(), sample.under(late).record.loss, sample.under(last).record.loss
     return None if None in losses else sanity_checks.loss_still_moves(*losses)  # type: ignore[arg-type]
@@ -140,7 +142,7 @@ def _budget(sample: Sample, options: Attack) -> Flag | None:
     everything = _scaled(options, _diameter(sample, options) / options.eps)
     whole = sample.under(everything.model_copy(update={"box": (0.0, 1.0)})).record.accuracy
     eps = [factor * options.eps for factor in factors]
-    return sanity_checks.budget_does_not_bite(eps, accuracies, whole, 1 / len(sample.facts.classes))
+    return sanity_checks.budget_does_not_bite(eps, accuracies, whole, 1 / len(sample.info.classes))
 
 
 def _scaled(options: Attack, factor: float) -> Attack:
@@ -150,7 +152,7 @@ def _scaled(options: Attack, factor: float) -> Attack:
 
 def _diameter(sample: Sample, options: Attack) -> float:
     """An eps whose ball holds all images with pixels in [0, 1]."""
-    across = 1 / units.channel_scale(options.unit, sample.facts)
+    across = 1 / units.channel_scale(options.unit, sample.info)
     if options.ord == "inf":
         return float(across.max())
     height, width = sample.images.shape[1:3]

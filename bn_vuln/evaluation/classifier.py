@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bn_vuln import config, data, records
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.models import registered
 from bn_vuln.runtime import backend
@@ -22,13 +22,13 @@ class Classifier:
     """A Keras model with what is needed to attack it.
 
     `identity` is the cell that trained it, or {"weights": sha256, ...} for a foreign model; `id` its hash. `dataset` is
-    the name, or the path, under which its data set is loaded; `classes` and `draw` as `data.load` takes them.
+    the name, or the path, under which its data set is loaded; `classes` and `subset_seed` as `data.load` takes them.
     `training`: the model is called in training mode.
     `width` is the width of its (square) input; `shape` the full input shape without the batch.
     """
 
     model: Any
-    facts: Facts
+    info: DatasetInfo
     identity: dict[str, Any]
     id: str
     validation: int
@@ -38,7 +38,7 @@ class Classifier:
     from_probabilities: bool = False
     dataset: str = "mnist"
     classes: tuple[int, ...] | None = None
-    draw: int | None = None
+    subset_seed: int | None = None
     training: bool = False
 
     def predict(self, pixels: Any) -> Any:
@@ -56,7 +56,7 @@ class Classifier:
 
 def from_model(
     model: Any,
-    facts: Facts,
+    info: DatasetInfo,
     identity: dict[str, Any],
     *,
     dataset: str | None = None,
@@ -65,17 +65,17 @@ def from_model(
     from_probabilities: bool = False,
     source: str = "model",
 ) -> Classifier:
-    """Wrap a Keras model; `dataset` defaults to the facts' name. Raises `UsageError` where its
+    """Wrap a Keras model; `dataset` defaults to the info' name. Raises `UsageError` where its
     input or output cannot fit the data set."""
-    shape, width = _fit_input(model, facts, source)
+    shape, width = _fit_input(model, info, source)
     outputs = getattr(model, "output_shape", None)
-    if not isinstance(outputs, tuple) or len(outputs) != 2 or outputs[1] != len(facts.classes):
+    if not isinstance(outputs, tuple) or len(outputs) != 2 or outputs[1] != len(info.classes):
         raise UsageError(
-            f"{source}: expected outputs of shape (None, {len(facts.classes)}) for {facts.name}, received {outputs}"
+            f"{source}: expected outputs of shape (None, {len(info.classes)}) for {info.name}, received {outputs}"
         )
     return Classifier(
         model,
-        facts,
+        info,
         identity,
         records.digest(identity),
         validation,
@@ -83,17 +83,17 @@ def from_model(
         shape,
         input_scale,
         from_probabilities,
-        dataset or facts.name,
+        dataset or info.name,
     )
 
 
-def _fit_input(model: Any, facts: Facts, source: str) -> tuple[tuple[int, ...], int]:
+def _fit_input(model: Any, info: DatasetInfo, source: str) -> tuple[tuple[int, ...], int]:
     """(input shape without batch, width in pixels): images, images without channel axis, or flat vectors."""
     received = getattr(model, "input_shape", None)
     shape = tuple(received[1:]) if isinstance(received, tuple) else ()
-    native, channels = facts.shape[1], facts.shape[2]
+    native, channels = info.shape[1], info.shape[2]
     if len(shape) == 3 and shape[2] == channels and shape[:2] == (None, None):
-        return facts.shape, native
+        return info.shape, native
     if len(shape) == 3 and shape[2] == channels and shape[0] == shape[1] and shape[0] >= native:
         return shape, shape[0]
     if len(shape) == 2 and channels == 1 and shape[0] == shape[1] and (shape[0] or 0) >= native:
@@ -102,7 +102,7 @@ def _fit_input(model: Any, facts: Facts, source: str) -> tuple[tuple[int, ...], 
     if width >= native and shape == (width * width * channels,):
         return shape, width
     raise UsageError(
-        f"{source}: expected an input of {facts.name}'s shape {facts.shape} (or wider, or flat), received {received}"
+        f"{source}: expected an input of {info.name}'s shape {info.shape} (or wider, or flat), received {received}"
     )
 
 
@@ -123,14 +123,14 @@ def from_run(folder: Path) -> Classifier:
         validation=cell.data.validation,
         source=str(path),
     )
-    return replace(found, classes=cell.data.classes, draw=cell.seed if cell.data.draw == "seed" else None)
+    return replace(found, classes=cell.data.classes, subset_seed=cell.seed if cell.data.subset_seed == "seed" else None)
 
 
-def _trained_on(cell: config.Cell, training: records.TrainingRecord) -> Facts:
-    """The facts that a run has recorded, so that it can be opened wherever its data are by now."""
-    if training.facts is None:
-        return data.facts(cell.data.name)
-    return Facts.from_plain(training.facts)
+def _trained_on(cell: config.Cell, training: records.TrainingRecord) -> DatasetInfo:
+    """The info that a run has recorded, so that it can be opened wherever its data are by now."""
+    if training.dataset_info is None:
+        return data.dataset_info(cell.data.name)
+    return DatasetInfo.from_plain(training.dataset_info)
 
 
 def from_keras(
@@ -144,7 +144,7 @@ def from_keras(
     }
     return from_model(
         load_keras(path),
-        data.facts(dataset),
+        data.dataset_info(dataset),
         identity,
         dataset=dataset,
         input_scale=input_scale,

@@ -43,7 +43,7 @@ def trained_on(classifier: Classifier, dataset: str | None = None) -> tuple[data
         "train",
         validation=classifier.validation,
         classes=classifier.classes,
-        draw=classifier.draw,
+        subset_seed=classifier.subset_seed,
         **limited,
     )
     return examples, cell.get("train", {}).get("batch_size", 100)
@@ -54,7 +54,7 @@ def load(classifier: Classifier, evaluation: Evaluation) -> data.Dataset:
     was trained on. For BN with the statistics of the batch in a fixed random order even without a limit, since a
     published order may go class by class, and of a larger set whole batches alone: a smaller one would be measured on
     another classifier."""
-    name, ours = evaluation.dataset or classifier.dataset, classifier.facts
+    name, ours = evaluation.dataset or classifier.dataset, classifier.info
 
     def read(limit: int | None) -> data.Dataset:
         if _on_trained(classifier, evaluation):
@@ -65,7 +65,7 @@ def load(classifier: Classifier, evaluation: Evaluation) -> data.Dataset:
             validation=classifier.validation,
             limit=limit,
             classes=classifier.classes,
-            draw=classifier.draw if evaluation.split != "test" else None,
+            subset_seed=classifier.subset_seed if evaluation.split != "test" else None,
         )
 
     try:
@@ -76,21 +76,21 @@ def load(classifier: Classifier, evaluation: Evaluation) -> data.Dataset:
     except UsageError as error:
         moved = evaluation.dataset is None and ":" in ours.name  # one's own data, by their digest
         raise UsageError(f"{error}" + ("; if the data were moved, name them with --data" if moved else "")) from None
-    facts = dataset.facts
-    if evaluation.dataset is None and facts.name != ours.name:
+    info = dataset.info
+    if evaluation.dataset is None and info.name != ours.name:
         raise UsageError(f"{name} has changed since this was trained on it; name the data to measure on with --data")
-    if facts.classes != ours.classes:
+    if info.classes != ours.classes:
         raise UsageError(f"{name}: its classes are not those of {classifier.dataset}")
-    if facts.shape[2] != ours.shape[2]:
-        raise UsageError(f"{name}: expected images of {ours.shape[2]} channels, received {facts.shape[2]}")
-    check_width(classifier.width, facts.shape[1], name)
+    if info.shape[2] != ours.shape[2]:
+        raise UsageError(f"{name}: expected images of {ours.shape[2]} channels, received {info.shape[2]}")
+    check_width(classifier.width, info.shape[1], name)
     return dataset
 
 
 def _on_trained(classifier: Classifier, evaluation: Evaluation) -> bool:
     """Whether the examples are those that the classifier was trained on: the training split of its own data, be they
     named or not."""
-    own = evaluation.dataset is None or data.facts(evaluation.dataset).name == classifier.facts.name
+    own = evaluation.dataset is None or data.dataset_info(evaluation.dataset).name == classifier.info.name
     return own and evaluation.split == "train"
 
 
@@ -107,8 +107,8 @@ def _in_batches(n: int, limit: int | None) -> int:
 
 def within(evaluation: Evaluation, classifier: Classifier) -> Evaluation:
     """The same without a limit that the data set is too small for, as a suite's may be."""
-    facts = data.facts(evaluation.dataset) if evaluation.dataset else classifier.facts
-    size = {**facts.sizes, "validation": classifier.validation}.get(evaluation.split, 0)
+    info = data.dataset_info(evaluation.dataset) if evaluation.dataset else classifier.info
+    size = {**info.sizes, "validation": classifier.validation}.get(evaluation.split, 0)
     if _on_trained(classifier, evaluation):
         size = len(trained_on(classifier, evaluation.dataset)[0])
     large = evaluation.limit is not None and 0 < size < evaluation.limit

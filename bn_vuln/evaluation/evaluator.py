@@ -50,15 +50,15 @@ XLA_PAYS = 300_000  # gradients of examples above which XLA saves more time than
 
 @dataclass(frozen=True)
 class Result:
-    """A record with its per-example outcomes (bool [n], True: correct), the images they were measured on
+    """A record with its per-example correct (bool [n], True: correct), the images they were measured on
     (float32 pixels [n, width, width, channels]) and the true labels (int32 [n]).
 
-    `smallest` float64 [n], of attacks that count any iterate: the smallest eps that fooled an example, 0 where it was
+    `smallest` float64 [n], of attacks that count any keep: the smallest eps that fooled an example, 0 where it was
     misclassified before, infinite where none did; of minimum-norm attacks the distance. `arrays` lie beside the
     record."""
 
     record: records.Record
-    outcomes: NDArray[np.bool_]
+    correct: NDArray[np.bool_]
     images: NDArray[np.float32]
     labels: NDArray[np.int32]
     smallest: NDArray[np.float64] | None = None
@@ -186,10 +186,10 @@ class Evaluator:
             found = _Perturbed(self._images(perturbation))
         logits = self.clean_logits if found.images is self.pixels else self.logits(found.images)
         flags = tuple(f for f in (*self.model_flags, *found.flags, sanity_checks.finite(logits)) if f)
-        record, outcomes = self._record(perturbation, logits, flags, found.fields, time.monotonic() - begun)
-        if isinstance(perturbation, Attack) and (perturbation.ladder or perturbation.bisect):
+        record, correct = self._record(perturbation, logits, flags, found.fields, time.monotonic() - begun)
+        if isinstance(perturbation, Attack) and (perturbation.eps_grid or perturbation.min_eps_tolerance):
             record = record.model_copy(update={"loss": None})  # the points are those of smaller eps
-        result = Result(record, outcomes, found.images, self.dataset.labels, found.smallest, found.arrays)
+        result = Result(record, correct, found.images, self.dataset.labels, found.smallest, found.arrays)
         return self._doubted(perturbation, result) if isinstance(perturbation, Attack) else result
 
     def _doubted(self, options: Attack, result: Result) -> Result:
@@ -205,22 +205,22 @@ class Evaluator:
         other.clean_logits = self.clean_logits[positions]
         return other
 
-    def rungs(self, options: Attack, top: Result) -> Iterator[tuple[Attack, Result]]:
-        """The smaller eps of an attack with a ladder, from what it found: (the attack at that eps, its result). The
+    def at_smaller_eps(self, options: Attack, top: Result) -> Iterator[tuple[Attack, Result]]:
+        """The smaller eps of an attack with an eps grid, from what it found: (the attack at that eps, its result). The
         image of what withstood is the clean one, so no loss is recorded."""
         if top.smallest is None:
             return
-        for smaller in options.rungs:
+        for smaller in options.at_smaller_eps:
             fell = top.smallest <= smaller.eps
             images = np.where(fell[:, None, None, None], top.images, self.pixels)
-            record, outcomes = self._record(smaller, self.logits(images), top.record.flags, {}, top.record.seconds)
+            record, correct = self._record(smaller, self.logits(images), top.record.flags, {}, top.record.seconds)
             record = record.model_copy(update={"loss": None})
-            yield smaller, Result(record, outcomes, images, top.labels, np.where(fell, top.smallest, np.inf))
+            yield smaller, Result(record, correct, images, top.labels, np.where(fell, top.smallest, np.inf))
 
     def _images(self, perturbation: Clean | AWGN) -> NDArray[np.float32]:
         if isinstance(perturbation, Clean):
             return self.pixels
-        noisy = noise.add_noise(self.dataset.images, self.dataset.index, perturbation, self.classifier.facts)
+        noisy = noise.add_noise(self.dataset.images, self.dataset.index, perturbation, self.classifier.info)
         return pixel_array(noisy, self.classifier.width)
 
     def _corrupted(self, options: Corruption) -> _Perturbed:
@@ -230,10 +230,10 @@ class Evaluator:
 
     def _attack(self, options: Attack, progress: Progress) -> _Perturbed:
         """Attacked, then projected again and checked."""
-        if options.iterate == "any" and not self.classifier.training:
+        if options.keep == "first_success" and not self.classifier.training:
             return self._search(options, progress)
         self._refuse_searches(options)
-        ball = attacks.from_config(options, self.classifier.facts)
+        ball = attacks.from_config(options, self.classifier.info)
         run = self._compiled_attack(options, progress)
         labels = self._attack_labels(options)
         points, n = np.empty_like(self.pixels), len(self.pixels)
@@ -249,11 +249,11 @@ class Evaluator:
 
     def _search(self, options: Attack, progress: Progress) -> _Perturbed:
         """The same with the active set: whatever fools the classifier on the way counts, and ends the search."""
-        if max(options.ladder, default=0.0) > options.eps:
+        if max(options.eps_grid, default=0.0) > options.eps:
             raise UsageError(
-                f"ladder: {max(options.ladder):.4g} is above eps = {options.eps:.4g}; attack at the largest"
+                f"eps_grid: {max(options.eps_grid):.4g} is above eps = {options.eps:.4g}; attack at the largest"
             )
-        ball = attacks.from_config(options, self.classifier.facts)
+        ball = attacks.from_config(options, self.classifier.info)
         labels = self._attack_labels(options)
         attacked, clean = self._attacked(options, progress), self.clean_logits
         cascaded = ensemble.run(
@@ -271,8 +271,8 @@ class Evaluator:
         eps = np.minimum(found.eps, options.eps)
         kept, left = self._kept(found.points, ball.with_eps(eps))
         flags = left, sanity_checks.box_excludes_clean(self.pixels, ball), sanity_checks.reaches_border(options)
-        fields = {"standing": cascaded.standing, "looked_at": float(found.looked_at.mean())}
-        if options.bisect is None:
+        fields = {"robust_after": cascaded.robust_after, "n_evaluations": float(found.n_evaluations.mean())}
+        if options.min_eps_tolerance is None:
             return _Perturbed(kept, flags, fields, found.eps)
         arrays = {"distance": found.eps.astype(np.float32)}
         return _Perturbed(kept, flags, {**fields, **minimum_norm.summary(found.eps)}, found.eps, arrays)
@@ -280,7 +280,7 @@ class Evaluator:
     def _stages(
         self, stages: Iterator[ensemble.Stage], options: Attack, attacked: Classifier
     ) -> Iterator[ensemble.Stage]:
-        """The stages with their searches compiled: once for attacks that differ in eps, ladder and targets alone."""
+        """The stages with their searches compiled: once for attacks that differ in eps, eps_grid and targets alone."""
         for stage in stages:
             search = stage.search
             assert not isinstance(search, active_set.Compiled)
@@ -295,7 +295,7 @@ class Evaluator:
         """A minimum-norm attack: the distances are those of what fools the classifier itself, in the box."""
         self._refuse_searches(options)
         begun, labels = time.monotonic(), self._attack_labels(options)
-        space = minimum_norm.ball(options, self.classifier.facts)
+        space = minimum_norm.ball(options, self.classifier.info)
         attacked = self._attacked(options, progress)
         xla = self._xla_pays(options.steps * options.binary_search_steps, attacked)
         bound = minimum_norm.bind(attacked.predict, options, space, self.distribution)
@@ -313,17 +313,22 @@ class Evaluator:
             sanity_checks.finite(logits),
         )
         if options.target == "none":
-            standing, chance = float(np.mean(~after)), 1 / len(self.dataset.facts.classes)
+            standing, chance = float(np.mean(~after)), 1 / len(self.dataset.info.classes)
             found = (*found, sanity_checks.budget_does_not_bite((), (), standing, chance))
         distance = np.where(before, 0.0, np.where(after, length, np.inf))
         flags, fields = tuple(flag for flag in found if flag), minimum_norm.summary(distance)
-        record, outcomes = self._record(options, logits, flags, fields, time.monotonic() - begun)
+        record, correct = self._record(options, logits, flags, fields, time.monotonic() - begun)
         arrays = minimum_norm.arrays(distance, images, self.pixels, self.dataset.labels, logits)
-        return Result(record, outcomes, images, self.dataset.labels, distance, arrays)
+        return Result(record, correct, images, self.dataset.labels, distance, arrays)
 
     def _refuse_searches(self, options: Attack | Minimal) -> None:
         """Examples whose logits depend on their batch cannot change places in it."""
-        moved = isinstance(options, Minimal) or options.attack in PARAMETER_FREE or options.ladder or options.bisect
+        moved = (
+            isinstance(options, Minimal)
+            or options.attack in PARAMETER_FREE
+            or options.eps_grid
+            or options.min_eps_tolerance
+        )
         if self.classifier.training and moved:
             raise UsageError(
                 f"{options.attack}: with bn_statistics: batch an example's prediction depends on the batch it is in, "
@@ -367,7 +372,7 @@ class Evaluator:
         xla = self._xla_pays(options.steps, attacked)
         key = ("loop", options.model_dump_json(), xla)
         if key not in self._compiled:
-            bound = attacks.bind(attacked.predict, options, self.classifier.facts, xla=xla)
+            bound = attacks.bind(attacked.predict, options, self.classifier.info, xla=xla)
             self._compiled[key] = self.distribution.sharded(bound, signature=self._attack_signature())
         return self._compiled[key]  # type: ignore[no-any-return]
 
@@ -382,14 +387,14 @@ class Evaluator:
     def _attack_labels(self, options: Attack | Minimal) -> NDArray[np.int32]:
         """The labels an attack is given: the true ones, or its targets."""
         if options.target == "next":
-            return np.asarray((self.dataset.labels + 1) % len(self.dataset.facts.classes), np.int32)
+            return np.asarray((self.dataset.labels + 1) % len(self.dataset.info.classes), np.int32)
         if options.target == "least_likely":
             return np.asarray(self.clean_logits.argmin(axis=1), np.int32)
         return self.dataset.labels
 
     def _images_spec(self) -> Any:
         tf = backend.tensorflow()
-        width, channels = self.classifier.width, self.dataset.facts.shape[2]
+        width, channels = self.classifier.width, self.dataset.info.shape[2]
         return tf.TensorSpec((None, width, width, channels), tf.float32)
 
     def _attack_signature(self) -> list[Any]:
@@ -405,17 +410,17 @@ class Evaluator:
         seconds: float,
     ) -> tuple[records.Record, NDArray[np.bool_]]:
         labels, n = self.dataset.labels, len(self.dataset)
-        outcomes = metrics.predicted(logits, labels)
-        evaluation = self.evaluation.model_copy(update={"dataset": self.dataset.facts.name})
-        identity = records.perturbation_identity(evaluation, self.dataset.facts.name, perturbation)
+        correct = metrics.predicted(logits, labels)
+        evaluation = self.evaluation.model_copy(update={"dataset": self.dataset.info.name})
+        identity = records.perturbation_identity(evaluation, self.dataset.info.name, perturbation)
         record = records.Record(
             cell_id=self.classifier.id,
             perturbation_id=records.digest(identity),
             cell=self.classifier.identity,
             perturbation=identity,
             n=n,
-            correct=int(outcomes.sum()),
-            accuracy=float(outcomes.mean()),
+            correct=int(correct.sum()),
+            accuracy=float(correct.mean()),
             top5=metrics.top5(logits, labels),
             target_rate=self._target_rate(perturbation, logits),
             loss=metrics.cross_entropy(logits, labels),
@@ -427,7 +432,7 @@ class Evaluator:
             **self._bn_layers(perturbation),
             **fields,
         )
-        return record, outcomes
+        return record, correct
 
     def _bn_layers(self, perturbation: Perturbation) -> dict[str, int]:
         """How many BN layers the attacked copy had folded away, and how many not; or of how many examples their
@@ -467,7 +472,7 @@ def measure(
 ) -> Iterator[tuple[str, Result]]:
     """Measure perturbations on one classifier, (name, result) by (name, result); `how` is what `Evaluator` takes.
 
-    With `folder`, each record is written into that run folder as soon as it is there. An attack with a ladder has a
+    With `folder`, each record is written into that run folder as soon as it is there. An attack with an eps grid has a
     result for each of its eps: the smaller ones, named with their eps, come first.
     """
     progress = progress or Quiet()
@@ -476,10 +481,10 @@ def measure(
     evaluator = Evaluator(classifier, evaluation or Evaluation(), **how)
     for name, perturbation in perturbations.items():
         result = evaluator.run(perturbation, progress=progress)
-        rungs = evaluator.rungs(perturbation, result) if isinstance(perturbation, Attack) else ()
-        each = [(f"{name} {radius(smaller.eps)}", smaller, found) for smaller, found in rungs]
+        at_smaller_eps = evaluator.at_smaller_eps(perturbation, result) if isinstance(perturbation, Attack) else ()
+        each = [(f"{name} {radius(smaller.eps)}", smaller, found) for smaller, found in at_smaller_eps]
         for title, of, found in [*each, (name, perturbation, result)]:
             if folder is not None:
-                records.write_record(folder, found.record, found.outcomes, found.arrays)
+                records.write_record(folder, found.record, found.correct, found.arrays)
             progress.message(f"{title}: accuracy {found.record.accuracy:.4f} ({describe_perturbation(of)})")
             yield title, found

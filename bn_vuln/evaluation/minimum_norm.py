@@ -17,16 +17,16 @@ from bn_vuln import attacks
 from bn_vuln.attacks import Predict, carlini_wagner, cleverhans_minimal
 from bn_vuln.config import Minimal
 from bn_vuln.data import units
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.runtime.distribution import Distribution
 
 EXAMPLES, BYTES = 8, 26_000  # kept to be drawn: so many, or as many as fit
 
 
-def ball(options: Minimal, facts: Facts) -> attacks.Ball:
+def ball(options: Minimal, info: DatasetInfo) -> attacks.Ball:
     """The box, and the scale of distances, as a ball without an end."""
-    low, high = units.bounds(options.box, facts)
-    return attacks.Ball(options.ord, np.inf, units.channel_scale(options.unit, facts), low, high)
+    low, high = units.bounds(options.box, info)
+    return attacks.Ball(options.ord, np.inf, units.channel_scale(options.unit, info), low, high)
 
 
 def bind(

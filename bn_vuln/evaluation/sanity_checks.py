@@ -188,32 +188,32 @@ def transfer_beats_white_box(
 
 
 # ---------------------------------------------------------------- was the attack as strong as it looks?
-# Outcomes are bool [n] of the same examples, True where classified correctly.
+# Correct are bool [n] of the same examples, True where classified correctly.
 
-Outcomes = NDArray[np.bool_]
+Correct = NDArray[np.bool_]
 
 
-def weaker_than_one_step(outcomes: Outcomes, one_step: Outcomes) -> Flag | None:
+def weaker_than_one_step(correct: Correct, one_step: Correct) -> Flag | None:
     """Check 1: many steps leave more examples standing than FGSM does, by over two standard errors of the paired
     difference."""
-    difference, error = _paired(outcomes, one_step)
+    difference, error = _paired(correct, one_step)
     if difference <= 2 * error or difference <= 0:
         return None
     return Flag(
         check=1, name="weaker than one step", value=difference,
-        message=f"FGSM leaves {difference:.1%} fewer of {len(outcomes)} examples standing: the steps overshoot or the "
+        message=f"FGSM leaves {difference:.1%} fewer of {len(correct)} examples standing: the steps overshoot or the "
         "gradients mislead. Try smaller steps, more restarts, or an attack without gradients (square).",
     )  # fmt: skip
 
 
-def not_converged(outcomes: Outcomes, longer: Outcomes) -> Flag | None:
+def not_converged(correct: Correct, longer: Correct) -> Flag | None:
     """Check 2: twice the steps change accuracy by more than half a point."""
-    change = float(np.mean(outcomes) - np.mean(longer))
-    if not _tells(change, 0.005, len(outcomes)):
+    change = float(np.mean(correct) - np.mean(longer))
+    if not _tells(change, 0.005, len(correct)):
         return None
     return Flag(
         check=2, name="not converged", value=change,
-        message=f"twice the steps change accuracy by {-100 * change:+.1f} points on {len(outcomes)} examples: take "
+        message=f"twice the steps change accuracy by {-100 * change:+.1f} points on {len(correct)} examples: take "
         "more steps, or an attack that chooses its own (apgd-ce, strong).",
     )  # fmt: skip
 
@@ -251,47 +251,47 @@ def budget_does_not_bite(eps: Sequence[float], accuracies: Sequence[float], whol
     )  # fmt: skip
 
 
-def masked_gradients(outcomes: Outcomes, square: Outcomes) -> Flag | None:
+def masked_gradients(correct: Correct, square: Correct) -> Flag | None:
     """Check 5: an attack without gradients fools more than .2 points of what an attack with gradients left."""
-    lost = float(np.mean(outcomes & ~square))
-    if not _tells(lost, 0.002, len(outcomes)):
+    lost = float(np.mean(correct & ~square))
+    if not _tells(lost, 0.002, len(correct)):
         return None
     return Flag(
         check=5, name="masked gradients", value=lost,
-        message=f"Square, which sees no gradients, fools a further {100 * lost:.1f} points of {len(outcomes)} "
+        message=f"Square, which sees no gradients, fools a further {100 * lost:.1f} points of {len(correct)} "
         "examples: the gradients hide adversarial examples. Report the attack strong.",
     )  # fmt: skip
 
 
-def fooled_on_the_way(outcomes: Outcomes, any_iterate: Outcomes) -> Flag | None:
+def fooled_on_the_way(correct: Correct, any_iterate: Correct) -> Flag | None:
     """Check 7: the share of examples that are fooled at some point of the path, but not at the last."""
-    lost = float(np.mean(outcomes & ~any_iterate))
-    if not _tells(lost, 0.005, len(outcomes)):
+    lost = float(np.mean(correct & ~any_iterate))
+    if not _tells(lost, 0.005, len(correct)):
         return None
     return Flag(
         check=7, name="the last iterate, not the best", value=lost,
-        message=f"{lost:.1%} of {len(outcomes)} examples are fooled on the way but not at the last point: with iterate "
+        message=f"{lost:.1%} of {len(correct)} examples are fooled on the way but not at the last point: with iterate "
         "any they count.",
     )  # fmt: skip
 
 
-def noise_as_strong(outcomes: Outcomes, noisy: Outcomes) -> Flag | None:
+def noise_as_strong(correct: Correct, noisy: Correct) -> Flag | None:
     """Check 8: the best of some random points in the same ball leaves no more standing than the attack does, where that
     leaves some, and the ball does harm at all."""
-    attack, random = float(np.mean(outcomes)), float(np.mean(noisy))
+    attack, random = float(np.mean(correct)), float(np.mean(noisy))
     if random > attack or random == 1.0 or attack == 0.0:
         return None
     return Flag(
         check=8, name="noise as strong as the attack", value=random,
-        message=f"random points of the ball leave {random:.1%} of {len(outcomes)} examples standing, the attack "
+        message=f"random points of the ball leave {random:.1%} of {len(correct)} examples standing, the attack "
         f"{attack:.1%}: it does not find its way. Try more steps or an attack without gradients (square).",
     )  # fmt: skip
 
 
-def lost_by_rounding(outcomes: Outcomes, rounded: Outcomes) -> Flag | None:
+def lost_by_rounding(correct: Correct, rounded: Correct) -> Flag | None:
     """Check 12: images rounded to 8 bits a pixel give another accuracy, by more than half a point."""
-    change = float(np.mean(rounded) - np.mean(outcomes))
-    if not _tells(change, 0.005, len(outcomes)):
+    change = float(np.mean(rounded) - np.mean(correct))
+    if not _tells(change, 0.005, len(correct)):
         return None
     return Flag(
         check=12, name="the image is not the stored image", value=change,
@@ -300,14 +300,14 @@ def lost_by_rounding(outcomes: Outcomes, rounded: Outcomes) -> Flag | None:
     )  # fmt: skip
 
 
-def too_few_restarts(outcomes: Outcomes, restarted: Outcomes) -> Flag | None:
+def too_few_restarts(correct: Correct, restarted: Correct) -> Flag | None:
     """Check 13: one more random start fools more than half a point of what is left."""
-    lost = float(np.mean(outcomes & ~restarted))
-    if not _tells(lost, 0.005, len(outcomes)):
+    lost = float(np.mean(correct & ~restarted))
+    if not _tells(lost, 0.005, len(correct)):
         return None
     return Flag(
         check=13, name="too few restarts", value=lost,
-        message=f"another random start fools a further {100 * lost:.1f} points of {len(outcomes)} examples: take more "
+        message=f"another random start fools a further {100 * lost:.1f} points of {len(correct)} examples: take more "
         "restarts.",
     )  # fmt: skip
 
@@ -317,7 +317,7 @@ def _tells(change: float, threshold: float, n: int) -> bool:
     return abs(change) > max(threshold, 1.001 / n)
 
 
-def _paired(first: Outcomes, second: Outcomes) -> tuple[float, float]:
-    """(mean difference of two outcomes of the same examples, its standard error)."""
+def _paired(first: Correct, second: Correct) -> tuple[float, float]:
+    """(mean difference of two correct of the same examples, its standard error)."""
     difference = first.astype(float) - second
     return float(difference.mean()), float(difference.std() / np.sqrt(max(1, len(difference))))

@@ -150,8 +150,8 @@ def run(
     models = {model.id: model for model in (*sources, *targets)}
     names = short_names(list(models.values()))
     evaluation = evaluation or Evaluation()
-    if attack.ladder or attack.bisect is not None:
-        raise UsageError("transfer is of the points found at one eps: leave ladder and bisect out")
+    if attack.eps_grid or attack.min_eps_tolerance is not None:
+        raise UsageError("transfer is of the points found at one eps: leave eps_grid and min_eps_tolerance out")
     check_fit(list(models.values()), evaluation)
     subjects = _subjects(models, evaluation, **how)
     rows, columns = (tuple(dict.fromkeys(model.id for model in some)) for some in (sources, targets))
@@ -173,7 +173,7 @@ def _said(pair: Pair) -> str:
 
 def defaults(name: str) -> dict[str, Any]:
     """The fields of an attack of this name that stand here where they are not given."""
-    return {"iterate": "last"} if name in ("bim", "pgd") else {}
+    return {"keep": "last"} if name in ("bim", "pgd") else {}
 
 
 # ---------------------------------------------------------------- models that fit together
@@ -186,8 +186,8 @@ def check_fit(models: Sequence[Model], evaluation: Evaluation) -> None:
     for other in others:
         for what, ours, theirs in (
             ("data set", _dataset(first, evaluation), _dataset(other, evaluation)),
-            ("classes", first.classifier.facts.classes, other.classifier.facts.classes),
-            ("channels", first.classifier.facts.shape[2], other.classifier.facts.shape[2]),
+            ("classes", first.classifier.info.classes, other.classifier.info.classes),
+            ("channels", first.classifier.info.shape[2], other.classifier.info.shape[2]),
             ("width of the input", first.classifier.width, other.classifier.width),
         ):
             if ours != theirs:
@@ -196,7 +196,7 @@ def check_fit(models: Sequence[Model], evaluation: Evaluation) -> None:
 
 def _dataset(model: Model, evaluation: Evaluation) -> str:
     """The data that a model is evaluated on."""
-    return evaluation.dataset or model.classifier.facts.name
+    return evaluation.dataset or model.classifier.info.name
 
 
 def _text(value: Any) -> str:
@@ -315,7 +315,7 @@ def _identity(source: _Subject, target: _Subject, perturbation: Mapping[str, Any
 
 def _kept(source: _Subject, target: _Subject, attack: Attack) -> Pair | None:
     """The pair that was recorded; None where its record or its outcomes are not there."""
-    evaluation, name = source.evaluator.evaluation, source.evaluator.dataset.facts.name
+    evaluation, name = source.evaluator.evaluation, source.evaluator.dataset.info.name
     fields = records.perturbation_identity(evaluation.model_copy(update={"dataset": name}), name, attack)
     path = records.transfer_path(target.model.folder, _identity(source, target, fields))
     if not (path.exists() and path.with_suffix(".npz").exists()):
@@ -327,11 +327,11 @@ def _kept(source: _Subject, target: _Subject, attack: Attack) -> Pair | None:
 def _measure(source: _Subject, target: _Subject, result: Result) -> Pair:
     """A target on what was found on the source, written into the target's folder."""
     begun = time.monotonic()
-    right, flags = result.outcomes, result.record.flags
+    right, flags = result.correct, result.record.flags
     if source is not target:
         right, broken = target.correct(result.images)
         flags = (*target.evaluator.model_flags, *broken)
-    outcomes = Outcomes(source.clean, result.outcomes, target.clean, right)
+    outcomes = Outcomes(source.clean, result.correct, target.clean, right)
     seconds = result.record.seconds + time.monotonic() - begun
     record = _record(source, target, result.record, outcomes, flags, seconds)
     records.write_transfer(target.model.folder, record, asdict(outcomes))

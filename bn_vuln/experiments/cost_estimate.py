@@ -54,17 +54,17 @@ def _multiply_adds(layer: Any) -> int:
 def task_flops(task: Task) -> float:
     """Operations of training a cell and measuring its perturbations, wherever they are measured."""
     return _training_flops(task.cell) + sum(
-        _evaluation_flops(task.cell, site.evaluation, perturbation)
-        for site in task.sites
-        for perturbation in site.perturbations.values()
+        _evaluation_flops(task.cell, plan.evaluation, perturbation)
+        for plan in task.plans
+        for perturbation in plan.perturbations.values()
     )
 
 
 def _training_flops(cell: Cell) -> float:
     """Of every epoch: its steps on the training examples, and one forward pass of the validation examples."""
     options = cell.data
-    examples = options.limit or data.facts(options.name).sizes["train"] - options.validation
-    first = native.can(cell, data.facts(options.name))
+    examples = options.limit or data.dataset_info(options.name).sizes["train"] - options.validation
+    first = native.can(cell, data.dataset_info(options.name))
     return _forward(cell, native_width=first) * cell.train.epochs * (cell.train.passes * examples + options.validation)
 
 
@@ -84,24 +84,24 @@ def _examples(cell: Cell, evaluation: Evaluation) -> int:
         return evaluation.limit or validation
     if split == "train" and evaluation.dataset is None and cell.data.limit:
         return cell.data.limit
-    size = data.facts(evaluation.dataset or cell.data.name).sizes[split]
+    size = data.dataset_info(evaluation.dataset or cell.data.name).sizes[split]
     return size - validation if split == "train" else size
 
 
 def _forward(cell: Cell, *, native_width: bool = False) -> int:
     """Without making the weights of dense nets, which grow with the fourth power of the width; of the first kernel at
     native width where it is trained so."""
-    facts, hidden = data.facts(cell.data.name), _units(cell)
+    info, hidden = data.dataset_info(cell.data.name), _units(cell)
     if hidden is None:
-        return forward_flops(models.build(cell, facts))
-    hidden = [math.prod(facts.shape), *hidden[1:]] if native_width else hidden
-    return 2 * sum(math.prod(pair) for pair in itertools.pairwise([*hidden, len(facts.classes)]))
+        return forward_flops(models.build(cell, info))
+    hidden = [math.prod(info.shape), *hidden[1:]] if native_width else hidden
+    return 2 * sum(math.prod(pair) for pair in itertools.pairwise([*hidden, len(info.classes)]))
 
 
 def _units(cell: Cell) -> list[int] | None:
     """Inputs and hidden units of a dense net; None for a convolutional one."""
-    facts = data.facts(cell.data.name)
-    return _dense(cell.arch, facts.shape[2] * (cell.data.width or facts.shape[1]) ** 2)
+    info = data.dataset_info(cell.data.name)
+    return _dense(cell.arch, info.shape[2] * (cell.data.width or info.shape[1]) ** 2)
 
 
 def _dense(arch: Arch, inputs: int) -> list[int] | None:
@@ -121,8 +121,8 @@ def check_memory(tasks: Iterable[Task]) -> None:
         needed = 3 * 4 * _forward(cell) // 2  # a dense net has a float32 weight for each multiply-add
         if needed > available:
             raise BnvulnError(
-                f"data.width: {describe_cell(cell)} needs about {needed / 2**30:,.0f} GiB for its weights, this machine "
-                f"has {available / 2**30:,.0f}"
+                f"data.width: {describe_cell(cell)} needs about {needed / 2**30:,.0f} GiB for its weights, this "
+                f"machine has {available / 2**30:,.0f}"
             )
 
 

@@ -20,14 +20,14 @@ from bn_vuln import data, records
 from bn_vuln.config import (
     Cell,
     Evaluation,
+    EvaluationPlan,
     Experiment,
     Measurement,
     Perturbation,
-    Site,
     describe_cell,
     identity,
     to_yaml,
-    with_rungs,
+    with_eps_grid,
 )
 from bn_vuln.config.grid import check_layout, expand
 from bn_vuln.data.transforms import check_width
@@ -46,18 +46,18 @@ CHECKPOINTS = 100  # of a training at most: 1,000 epochs of milliseconds would b
 @dataclass(frozen=True)
 class Task:
     """A cell with the perturbations it is to be evaluated under, what else is to be measured of it, and what of this
-    `elsewhere` too."""
+    `extra_plans` too."""
 
     cell: Cell
     evaluation: Evaluation
     perturbations: Mapping[str, Perturbation]
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
-    elsewhere: tuple[Site, ...] = ()
+    extra_plans: tuple[EvaluationPlan, ...] = ()
 
     @property
-    def sites(self) -> tuple[Site, ...]:
+    def plans(self) -> tuple[EvaluationPlan, ...]:
         """Where something is to be measured, and what."""
-        return Site(self.evaluation, self.perturbations, self.measurements), *self.elsewhere
+        return EvaluationPlan(self.evaluation, self.perturbations, self.measurements), *self.extra_plans
 
     def folder(self, root: Path) -> Path:
         """The cell's run folder in a results folder."""
@@ -66,40 +66,40 @@ class Task:
     def ids(self) -> set[str]:
         """The ids of the perturbations and measurements."""
         return {
-            self._id(site, what)
-            for site in self.sites
-            for what in (*with_rungs(site.perturbations).values(), *site.measurements.values())
+            self._id(plan, what)
+            for plan in self.plans
+            for what in (*with_eps_grid(plan.perturbations).values(), *plan.measurements.values())
         }
 
-    def missing(self, root: Path) -> list[Site]:
-        """The perturbations and measurements without a record, also perturbations where that of a rung of their ladder
-        is missing; none for a cell that failed to train."""
+    def missing(self, root: Path) -> list[EvaluationPlan]:
+        """The perturbations and measurements without a record, also perturbations where that of a smaller eps of their
+        grid is missing; none for a cell that failed to train."""
         training = records.read_training(self.folder(root))
         if training is not None and training.state == "failed":
             return []
-        left = [self._left(site, root) for site in self.sites]
-        return [site for site in left if site.perturbations or site.measurements]
+        left = [self._left(plan, root) for plan in self.plans]
+        return [plan for plan in left if plan.perturbations or plan.measurements]
 
     def finished(self, root: Path) -> bool:
         """Trained (or recorded as failed), and every record there."""
         return records.read_training(self.folder(root)) is not None and not self.missing(root)
 
-    def _left(self, site: Site, root: Path) -> Site:
+    def _left(self, plan: EvaluationPlan, root: Path) -> EvaluationPlan:
         """What has no record there."""
-        lacking = self._lacking(root, site, with_rungs(site.perturbations), records.record_path)
-        wanted = {n: p for n, p in site.perturbations.items() if lacking.keys() & with_rungs({n: p}).keys()}
-        unmeasured = self._lacking(root, site, site.measurements, records.measurement_path)
-        return replace(site, perturbations=wanted, measurements=unmeasured)
+        lacking = self._lacking(root, plan, with_eps_grid(plan.perturbations), records.record_path)
+        wanted = {n: p for n, p in plan.perturbations.items() if lacking.keys() & with_eps_grid({n: p}).keys()}
+        unmeasured = self._lacking(root, plan, plan.measurements, records.measurement_path)
+        return replace(plan, perturbations=wanted, measurements=unmeasured)
 
     def _lacking(
-        self, root: Path, site: Site, wanted: Mapping[str, What], path: Callable[[Path, str], Path]
+        self, root: Path, plan: EvaluationPlan, wanted: Mapping[str, What], path: Callable[[Path, str], Path]
     ) -> dict[str, What]:
         """Those that have no file."""
         folder = self.folder(root)
-        return {name: what for name, what in wanted.items() if not path(folder, self._id(site, what)).exists()}
+        return {name: what for name, what in wanted.items() if not path(folder, self._id(plan, what)).exists()}
 
-    def _id(self, site: Site, what: BaseModel) -> str:
-        return records.digest(records.perturbation_identity(site.evaluation, self.cell.data.canonical, what))
+    def _id(self, plan: EvaluationPlan, what: BaseModel) -> str:
+        return records.digest(records.perturbation_identity(plan.evaluation, self.cell.data.canonical, what))
 
 
 def tasks(experiment: Experiment) -> list[Task]:
@@ -109,14 +109,14 @@ def tasks(experiment: Experiment) -> list[Task]:
     for name in {cell.data.name for cell in cells if cell.data.digest is None}:
         if data.own_source(name) is not None:
             raise ConfigError(f"{experiment.name}: {name}: one's own data belong into base.data, not into the grid")
-    here, *elsewhere = experiment.sites
-    for site in experiment.sites:
-        where, key = site.evaluation.dataset, f"evaluations.{site.name}" if site.name else "evaluation"
+    here, *extra_plans = experiment.plans
+    for plan in experiment.plans:
+        where, key = plan.evaluation.dataset, f"evaluations.{plan.name}" if plan.name else "evaluation"
         if where is not None and data.own_source(where) is not None:
             raise ConfigError(
                 f"{experiment.name}: {key}.dataset: one's own data belong into base.data, received {where}"
             )
-    return [Task(cell, here.evaluation, here.perturbations, here.measurements, tuple(elsewhere)) for cell in cells]
+    return [Task(cell, here.evaluation, here.perturbations, here.measurements, tuple(extra_plans)) for cell in cells]
 
 
 def experiment_path(root: Path, experiment: Experiment) -> Path:
@@ -165,7 +165,7 @@ def check_data(todo: Iterable[Task]) -> None:
     needed = {
         (name, task.cell.data.width)
         for task in todo
-        for name in (task.cell.data.name, *(site.evaluation.dataset for site in task.sites))
+        for name in (task.cell.data.name, *(plan.evaluation.dataset for plan in task.plans))
         if name is not None
     }
     for name, width in sorted(needed, key=str):
@@ -247,14 +247,14 @@ def _finish(task: Task, folder: Path, root: Path, strategy: Strategy, progress: 
         distribution = choose(strategy)
         with distribution.scope():
             subject = classifier.from_run(folder)
-        for site in missing:
-            if site.name:
-                progress.message(f"evaluations.{site.name}:")
+        for plan in missing:
+            if plan.name:
+                progress.message(f"evaluations.{plan.name}:")
             found = evaluator.measure(
-                subject, site.perturbations, site.evaluation, folder=folder, distribution=distribution,
+                subject, plan.perturbations, plan.evaluation, folder=folder, distribution=distribution,
                 progress=progress,
             )  # fmt: skip
             for _ in found:
                 pass  # the records are what is wanted; the images of one perturbation at a time are enough in memory
-            for _ in mechanism.measure(subject, site.measurements, site.evaluation, folder=folder, progress=progress):
+            for _ in mechanism.measure(subject, plan.measurements, plan.evaluation, folder=folder, progress=progress):
                 pass

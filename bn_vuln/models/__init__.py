@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from bn_vuln.config import Cell
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.models import deep, linear, mlp, resnet, vgg, wide_resnet
 from bn_vuln.models.layers import Initializer
 from bn_vuln.models.normalization import factory
@@ -24,14 +24,14 @@ BUILDERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def build(cell: Cell, facts: Facts) -> Any:
+def build(cell: Cell, info: DatasetInfo) -> Any:
     """The untrained Keras model of a cell: float32 pixels [n, width, width, channels] -> logits [n, classes].
 
     The initial kernels depend on the seed and the architecture only, not on the normalization (Fixup scales them).
     """
     backend.tensorflow()
-    width = cell.data.width or facts.shape[1]
+    width = cell.data.width or info.shape[1]
     if not cell.standardize:
-        facts = replace(facts, mean=(0.0,) * len(facts.mean), std=(1.0,) * len(facts.std))
+        info = replace(info, mean=(0.0,) * len(info.mean), std=(1.0,) * len(info.std))
     initializer = Initializer(cell.init, cell.seed)
-    return BUILDERS[cell.arch.name](cell.arch, facts, width, factory(cell.normalization, cell.seed), initializer)
+    return BUILDERS[cell.arch.name](cell.arch, info, width, factory(cell.normalization, cell.seed), initializer)

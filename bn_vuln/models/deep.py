@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from bn_vuln.config import DeepArch
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.models.layers import Initializer, dense, pixels_in
 from bn_vuln.models.normalization import Factory
 
 
-def build(arch: DeepArch, facts: Facts, width: int, normalize: Factory, initializer: Initializer) -> Any:
+def build(arch: DeepArch, info: DatasetInfo, width: int, normalize: Factory, initializer: Initializer) -> Any:
     """Pixels -> standardize -> flatten -> (Dense -> [normalization] -> ReLU) x depth -> Dense -> logits."""
     import keras
 
-    inputs, x = pixels_in(facts, width)
+    inputs, x = pixels_in(info, width)
     x = keras.layers.Flatten(name="flatten")(x)
     for i in range(arch.depth):
         x = dense(x, arch.units, initializer, f"dense_{i}", bias=normalize.keeps_bias)
         x = normalize(x, f"normalization_{i}")
         x = keras.layers.ReLU(name=f"relu_{i}")(x)
-    return keras.Model(inputs, dense(x, len(facts.classes), initializer, "logits"), name="deep")
+    return keras.Model(inputs, dense(x, len(info.classes), initializer, "logits"), name="deep")

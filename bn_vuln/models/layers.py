@@ -6,12 +6,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.models.normalization import Factory
 from bn_vuln.runtime import backend
 
 
-def pixels_in(facts: Facts, width: int, *, multiple: int = 1) -> tuple[Any, Any]:
+def pixels_in(info: DatasetInfo, width: int, *, multiple: int = 1) -> tuple[Any, Any]:
     """The input (pixels in [0, 1], float32 [width, width, channels]) and its standardization, (x - mean) / std,
     behind a black border that makes the width a multiple of `multiple`.
 
@@ -19,9 +19,9 @@ def pixels_in(facts: Facts, width: int, *, multiple: int = 1) -> tuple[Any, Any]
     """
     import keras
 
-    inputs = keras.Input((width, width, facts.shape[2]), name="pixels")
+    inputs = keras.Input((width, width, info.shape[2]), name="pixels")
     standardize = keras.layers.Normalization(
-        axis=-1, mean=list(facts.mean), variance=[std**2 for std in facts.std], name="standardize"
+        axis=-1, mean=list(info.mean), variance=[std**2 for std in info.std], name="standardize"
     )
     return inputs, standardize(_bordered(inputs, -width % multiple))
 

@@ -9,37 +9,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln.config import LinearArch, NearestCentroidArch
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.errors import UsageError
 from bn_vuln.models.layers import Initializer, dense, pixels_in
 from bn_vuln.models.normalization import Factory
 
 
-def build(arch: LinearArch, facts: Facts, width: int, normalize: Factory, initializer: Initializer) -> Any:
+def build(arch: LinearArch, info: DatasetInfo, width: int, normalize: Factory, initializer: Initializer) -> Any:
     """Pixels -> standardize -> flatten -> [normalization] -> Dense -> logits [n, classes]."""
     import keras
 
-    inputs, x = pixels_in(facts, width)
+    inputs, x = pixels_in(info, width)
     x = keras.layers.Flatten(name="flatten")(x)
     x = normalize(x, "normalization")
     if not arch.one_logit:
-        return keras.Model(inputs, dense(x, len(facts.classes), initializer, "logits"), name="linear")
-    if len(facts.classes) != 2:
-        raise UsageError(f"arch.one_logit: expected two classes, {facts.name} has {len(facts.classes)}")
+        return keras.Model(inputs, dense(x, len(info.classes), initializer, "logits"), name="linear")
+    if len(info.classes) != 2:
+        raise UsageError(f"arch.one_logit: expected two classes, {info.name} has {len(info.classes)}")
     z = dense(x, 1, initializer, "logit")
     nothing = keras.layers.Rescaling(0.0, name="zero")(z)
     return keras.Model(inputs, keras.layers.Concatenate(name="logits")([nothing, z]), name="linear")
 
 
 def build_nearest_centroid(
-    arch: NearestCentroidArch, facts: Facts, width: int, normalize: Factory, initializer: Initializer
+    arch: NearestCentroidArch, info: DatasetInfo, width: int, normalize: Factory, initializer: Initializer
 ) -> Any:
     """Pixels -> flatten -> Dense -> logits [n, classes]; `set_centroids` gives it its weights."""
     import keras
 
-    inputs = keras.Input((width, width, facts.shape[2]), name="pixels")
+    inputs = keras.Input((width, width, info.shape[2]), name="pixels")
     x = keras.layers.Flatten(name="flatten")(inputs)
-    return keras.Model(inputs, dense(x, len(facts.classes), initializer, "logits"), name="nearest_centroid")
+    return keras.Model(inputs, dense(x, len(info.classes), initializer, "logits"), name="nearest_centroid")
 
 
 def set_centroids(model: Any, centroids: NDArray[np.float64]) -> None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from bn_vuln.config import MLPArch
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.models.layers import Initializer, dense, pixels_in
 from bn_vuln.models.normalization import Factory
 
 
-def build(arch: MLPArch, facts: Facts, width: int, normalize: Factory, initializer: Initializer) -> Any:
+def build(arch: MLPArch, info: DatasetInfo, width: int, normalize: Factory, initializer: Initializer) -> Any:
     """Pixels -> standardize -> flatten -> (Dense -> [normalization] -> ReLU) per hidden layer -> Dense -> logits.
 
     Hidden units default to half the input dimension, twice (paper, Table 6).
     """
     import keras
 
-    inputs, x = pixels_in(facts, width)
+    inputs, x = pixels_in(info, width)
     x = keras.layers.Flatten(name="flatten")(x)
     for i, units in enumerate(arch.hidden or (x.shape[-1] // 2,) * 2):
         normalized = i in arch.normalized
@@ -25,4 +25,4 @@ def build(arch: MLPArch, facts: Facts, width: int, normalize: Factory, initializ
         if normalized:
             x = normalize(x, f"normalization_{i}")
         x = keras.layers.ReLU(name=f"relu_{i}")(x)
-    return keras.Model(inputs, dense(x, len(facts.classes), initializer, "logits"), name="mlp")
+    return keras.Model(inputs, dense(x, len(info.classes), initializer, "logits"), name="mlp")

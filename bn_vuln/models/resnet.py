@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bn_vuln.config import ResNetArch
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.models.layers import Initializer, conv, dense, pixels_in
 from bn_vuln.models.normalization import Factory
 
@@ -13,14 +13,14 @@ BLOCKS = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110
 FILTERS = (16, 32, 64)
 
 
-def build(arch: ResNetArch, facts: Facts, width: int, normalize: Factory, initializer: Initializer) -> Any:
+def build(arch: ResNetArch, info: DatasetInfo, width: int, normalize: Factory, initializer: Initializer) -> Any:
     """Pixels -> standardize -> convolution -> [normalization] -> ReLU -> three stages of blocks -> global average
     pooling -> Dense -> logits. The second and third stage begin with a stride of 2."""
     import keras
 
     blocks = BLOCKS[arch.name]
     gains = normalize.gains(len(FILTERS) * blocks)
-    inputs, x = pixels_in(facts, width)
+    inputs, x = pixels_in(info, width)
     x = conv(x, FILTERS[0], initializer, "conv", normalize)
     x = normalize.activate(normalize(x, "normalization"), "relu")
     for stage, filters in enumerate(FILTERS, 1):
@@ -29,7 +29,7 @@ def build(arch: ResNetArch, facts: Facts, width: int, normalize: Factory, initia
             x = _block(x, filters, stride, f"{stage}_{number}", normalize, initializer, gains)
     x = keras.layers.GlobalAveragePooling2D(name="average")(x)
     x = normalize.shifted(x, "shift")
-    return keras.Model(inputs, dense(x, len(facts.classes), initializer, "logits", gain=gains[2]), name=arch.name)
+    return keras.Model(inputs, dense(x, len(info.classes), initializer, "logits", gain=gains[2]), name=arch.name)
 
 
 def _block(

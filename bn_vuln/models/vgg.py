@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bn_vuln.config import VGGArch
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.models.layers import Initializer, conv, dense, pixels_in
 from bn_vuln.models.normalization import Factory
 
@@ -19,14 +19,14 @@ STAGES: dict[str, tuple[tuple[int, ...], ...]] = {
 }
 
 
-def build(arch: VGGArch, facts: Facts, width: int, normalize: Factory, initializer: Initializer) -> Any:
+def build(arch: VGGArch, info: DatasetInfo, width: int, normalize: Factory, initializer: Initializer) -> Any:
     """Pixels -> black border to a multiple of 32 -> standardize -> stages -> global average pooling -> Dense -> logits.
 
     A stage is (3x3 convolution -> [normalization] -> ReLU) for each of its filters, then a max-pooling.
     """
     import keras
 
-    inputs, x = pixels_in(facts, width, multiple=2 ** len(STAGES[arch.name]))
+    inputs, x = pixels_in(info, width, multiple=2 ** len(STAGES[arch.name]))
     for i, stage in enumerate(STAGES[arch.name], 1):
         for j, filters in enumerate(stage, 1):
             x = conv(x, filters, initializer, f"conv_{i}_{j}", normalize)
@@ -34,4 +34,4 @@ def build(arch: VGGArch, facts: Facts, width: int, normalize: Factory, initializ
             x = normalize.activate(x, f"relu_{i}_{j}")
         x = keras.layers.MaxPooling2D(2, name=f"pool_{i}")(x)
     x = keras.layers.GlobalAveragePooling2D(name="average")(x)
-    return keras.Model(inputs, dense(x, len(facts.classes), initializer, "logits"), name=arch.name)
+    return keras.Model(inputs, dense(x, len(info.classes), initializer, "logits"), name=arch.name)

@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from bn_vuln.config import WideResNetArch
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.models.layers import Initializer, conv, dense, pixels_in
 from bn_vuln.models.normalization import Factory
 
 FIRST, FILTERS = 16, (16, 32, 64)  # of the first convolution; of the stages, times the widening
 
 
-def build(arch: WideResNetArch, facts: Facts, width: int, normalize: Factory, initializer: Initializer) -> Any:
+def build(arch: WideResNetArch, info: DatasetInfo, width: int, normalize: Factory, initializer: Initializer) -> Any:
     """Pixels -> standardize -> convolution -> three stages of blocks -> [normalization] -> ReLU -> global average
     pooling -> Dense -> logits. The second and third stage begin with a stride of 2."""
     import keras
 
     blocks = (arch.depth - 4) // 6
     gains = normalize.gains(len(FILTERS) * blocks)
-    inputs, x = pixels_in(facts, width)
+    inputs, x = pixels_in(info, width)
     x = conv(x, FIRST, initializer, "conv", normalize)
     for stage, filters in enumerate(FILTERS, 1):
         for number in range(1, blocks + 1):
@@ -28,7 +28,7 @@ def build(arch: WideResNetArch, facts: Facts, width: int, normalize: Factory, in
     x = normalize.activate(normalize(x, "normalization"), "relu")
     x = keras.layers.GlobalAveragePooling2D(name="average")(x)
     x = normalize.shifted(x, "shift")
-    logits = dense(x, len(facts.classes), initializer, "logits", gain=gains[2])
+    logits = dense(x, len(info.classes), initializer, "logits", gain=gains[2])
     return keras.Model(inputs, logits, name=f"wrn_{arch.depth}_{arch.widening}")
 
 

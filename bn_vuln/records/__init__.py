@@ -29,7 +29,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from bn_vuln import config
 from bn_vuln.config import identity
@@ -57,10 +57,19 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+# Fields that were renamed since records of them were published: the name in those records -> the field.
+RENAMED = {"looked_at": "n_evaluations", "standing": "robust_after", "facts": "dataset_info"}
+
+
 class _Versioned(_Frozen):
     """The content of a file."""
 
     schema_version: Literal[1] = SCHEMA
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_present_names(cls, data: Any) -> Any:
+        return {RENAMED.get(key, key): value for key, value in data.items()} if isinstance(data, Mapping) else data
 
 
 class Flag(_Frozen):
@@ -86,9 +95,10 @@ class Record(_Versioned):
     classified as the target of a targeted attack) are fractions; `loss` is the mean cross-entropy in nats (None where
     it is not finite, or before it was recorded); `seconds` is wall time. `bn_folded` BN layers were
     folded away in the copy whose gradients an attack climbed, `bn_kept` were not. Attacks that count any iterate say at
-    how many points the classifier was evaluated, `looked_at` (mean over the examples), and how many examples were left
-    `standing` after each attack of a cascade. Minimum-norm attacks have the `mean_distance` and the `median_distance`
-    of the examples that were correct when clean and were then fooled, in the unit of the perturbation. Corruptions have
+    how many points the classifier was evaluated, `n_evaluations` (mean over the examples), and how many
+    examples were still correct, `robust_after` each attack of an ensemble. Minimum-norm attacks have the
+    `mean_distance` and the `median_distance` of the examples that were correct when clean and adversarial then, in the
+    unit of the perturbation. Corruptions have
     a `corruption_source`: whether the images were `made` or those of the published `archive`. Where BN has the
     statistics of the batch, that is `bn_batch_size` examples, in the fixed random order that limits take them in.
     """
@@ -110,8 +120,8 @@ class Record(_Versioned):
     replicas: int = 1
     bn_folded: int = 0
     bn_kept: int = 0
-    looked_at: float | None = None
-    standing: dict[str, int] = {}
+    n_evaluations: float | None = None
+    robust_after: dict[str, int] = {}
     mean_distance: float | None = None
     median_distance: float | None = None
     corruption_source: Literal["made", "archive"] | None = None
@@ -180,7 +190,7 @@ class TrainingRecord(_Versioned):
     """How a training ended. `state` is `trained`, or `failed` for a net that did not learn (`reason` says how);
     the accuracies are those of the kept epoch (`best_epoch`, from 1), None where there is none. `seconds` is the time
     spent in epochs, over all `resumed` times. `synchronized`: BN's statistics over the `replicas`, None without BN.
-    `facts` are those of the data."""
+    `dataset_info` is that of the data."""
 
     cell_id: str
     state: str
@@ -200,7 +210,7 @@ class TrainingRecord(_Versioned):
     synchronized: bool | None = None
     deterministic: bool = False
     resumed: int = 0
-    facts: dict[str, Any] | None = None
+    dataset_info: dict[str, Any] | None = None
 
 
 def perturbation_identity(evaluation: BaseModel, dataset: str, perturbation: BaseModel) -> dict[str, Any]:
@@ -244,7 +254,7 @@ def record_path(folder: Path, perturbation_id: str) -> Path:
     return folder / "records" / f"{perturbation_id}.json"
 
 
-def outcomes_path(folder: Path, perturbation_id: str) -> Path:
+def correct_path(folder: Path, perturbation_id: str) -> Path:
     """Where a run folder keeps what became of each example."""
     return folder / "outcomes" / f"{perturbation_id}.npz"
 
@@ -255,7 +265,7 @@ def write_record(
     """Write a record and, before it, its per-example outcomes (True: correct) and other `arrays` (see `distances`) into
     a run folder."""
     packed: Arrays = {"correct": np.packbits(outcomes), "n": np.asarray(len(outcomes), np.int64)}
-    _write_arrays(outcomes_path(folder, record.perturbation_id), {**packed, **(arrays or {})})
+    _write_arrays(correct_path(folder, record.perturbation_id), {**packed, **(arrays or {})})
     path = record_path(folder, record.perturbation_id)
     replace_file(path, to_json(record))
     return path
@@ -342,10 +352,10 @@ def read_training(folder: Path) -> TrainingRecord | None:
     return _read(path, TrainingRecord, "training record")
 
 
-def read_outcomes(folder: Path, perturbation_id: str) -> NDArray[np.bool_]:
+def read_correct(folder: Path, perturbation_id: str) -> NDArray[np.bool_]:
     """Per-example correctness, shape [n], of a record of this run folder. Raises `BnvulnError` naming the file if
     it is missing or damaged."""
-    arrays = _load(outcomes_path(folder, perturbation_id), "outcomes", ("correct", "n"))
+    arrays = _load(correct_path(folder, perturbation_id), "outcomes", ("correct", "n"))
     return np.unpackbits(arrays["correct"], count=int(arrays["n"])).astype(bool)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from bn_vuln import config, records
 from bn_vuln.analysis.statistics import paired, unpaired
-from bn_vuln.config import Cell, Choice, Experiment, Site
+from bn_vuln.config import Cell, Choice, EvaluationPlan, Experiment
 from bn_vuln.config.grid import arm_of, check_layout, expand, lookup_or_none
 from bn_vuln.reporting.claims import Comparison, compare
 from bn_vuln.reporting.results import Block, Difference, Run, Value, has, mean_over_arms
@@ -59,9 +59,9 @@ def _distinct(items: Iterable[str]) -> tuple[str, ...]:
 
 
 def _distinct_records(experiment: Experiment, run: Run) -> Iterable[records.Record | records.MeasurementRecord]:
-    """The records of a run that took time of their own: an attack and the rungs of its ladder are one search, of which
-    each record has the time, and evaluations may agree."""
-    asked = [site.column(name) for site in experiment.sites for name in site.perturbations]
+    """The records of a run that took time of their own: an attack and that at the smaller eps of its grid are one
+    search, of which each record has the time, and evaluations may agree."""
+    asked = [plan.column(name) for plan in experiment.plans for name in plan.perturbations]
     found = {record.perturbation_id: record for name in asked if (record := run.found.get(name))}
     return *found.values(), *{record.measurement_id: record for record in run.measured.values()}.values()
 
@@ -69,16 +69,16 @@ def _distinct_records(experiment: Experiment, run: Run) -> Iterable[records.Reco
 def _read(cell: Cell, experiment: Experiment, root: Path) -> Run:
     folder = root / records.digest(config.identity(cell))
 
-    def identifier(site: Site, what: Any) -> str:
-        return records.digest(records.perturbation_identity(site.evaluation, cell.data.canonical, what))
+    def identifier(plan: EvaluationPlan, what: Any) -> str:
+        return records.digest(records.perturbation_identity(plan.evaluation, cell.data.canonical, what))
 
     paths: dict[str, Path] = {}
     others: dict[str, Path] = {}
-    for site in experiment.sites:
-        for name, perturbation in config.with_rungs(site.perturbations).items():
-            paths[site.column(name)] = records.record_path(folder, identifier(site, perturbation))
-        for name, measurement in site.measurements.items():
-            others[site.column(name)] = records.measurement_path(folder, identifier(site, measurement))
+    for plan in experiment.plans:
+        for name, perturbation in config.with_eps_grid(plan.perturbations).items():
+            paths[plan.column(name)] = records.record_path(folder, identifier(plan, perturbation))
+        for name, measurement in plan.measurements.items():
+            others[plan.column(name)] = records.measurement_path(folder, identifier(plan, measurement))
     return Run(
         cell,
         arm_of(experiment, cell) or "",

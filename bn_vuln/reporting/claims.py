@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bn_vuln import records
 from bn_vuln.analysis import statistics
 from bn_vuln.analysis.statistics import Estimate
-from bn_vuln.config import AT, Experiment, PaperValue
+from bn_vuln.config import AT, Claim, Experiment
 from bn_vuln.reporting.results import Block, Run, Value, has
 
 UNEQUAL_ARMS = 0.02
@@ -31,7 +31,7 @@ class Comparison:
     perturbation: str
     arm: str | None
     ours: Estimate | None
-    paper: PaperValue
+    paper: Claim
     verdict: str
     unscaled: str
     flags: tuple[str, ...]
@@ -59,16 +59,14 @@ def _compare(experiment: Experiment, blocks: Sequence[Block]) -> Iterator[Compar
                 yield _comparison(experiment, blocks, claim, block, column)
 
 
-def _is_about(experiment: Experiment, claim: PaperValue, block: Block) -> bool:
+def _is_about(experiment: Experiment, claim: Claim, block: Block) -> bool:
     """Whether a row has the arm of the claim, or the arms it compares; where all rows have all arms, always."""
     table = experiment.table
     arms = [claim.arm] if claim.arm else [table.treatment, table.reference]
     return any(arm in block.arms for arm in arms)
 
 
-def _comparison(
-    experiment: Experiment, blocks: Sequence[Block], claim: PaperValue, block: Block, column: str
-) -> Comparison:
+def _comparison(experiment: Experiment, blocks: Sequence[Block], claim: Claim, block: Block, column: str) -> Comparison:
     places = _places(experiment, blocks, claim, block)
     ours = _slope(places, claim, column) if claim.how == "slope" else _ours(places, claim, column)
     unscaled = FAILED if ours is None and _failed(places, column) else judge(claim, ours)
@@ -86,7 +84,7 @@ def _failed(places: Sequence[tuple[Block | None, str]], column: str) -> bool:
     return any(value.failed and not value.by_seed and not value.missing for value in values)
 
 
-def judge(claim: PaperValue, ours: Estimate | None) -> str:
+def judge(claim: Claim, ours: Estimate | None) -> str:
     """The verdict: by size and sign of a difference, by its sign alone, or by equality within a tolerance; `context`
     for what is not judged: approximate figures, and single arms' without a tolerance."""
     value, tolerance = claim.value, claim.tolerance
@@ -105,7 +103,7 @@ def judge(claim: PaperValue, ours: Estimate | None) -> str:
 
 
 def _places(
-    experiment: Experiment, blocks: Sequence[Block], claim: PaperValue, block: Block
+    experiment: Experiment, blocks: Sequence[Block], claim: Claim, block: Block
 ) -> list[tuple[Block | None, str]]:
     """The rows and arms a claim is about: first what is compared, then what with; all rows of a slope."""
     table = experiment.table
@@ -125,7 +123,7 @@ def _value(place: tuple[Block | None, str], column: str) -> Value | None:
     return block.arms.get(arm, {}).get(column) if block else None
 
 
-def _ours(places: Sequence[tuple[Block | None, str]], claim: PaperValue, column: str) -> Estimate | None:
+def _ours(places: Sequence[tuple[Block | None, str]], claim: Claim, column: str) -> Estimate | None:
     values = [_value(place, column) for place in places]
     by_seed = [value.by_seed for value in values if value]
     if len(by_seed) < len(places):
@@ -135,7 +133,7 @@ def _ours(places: Sequence[tuple[Block | None, str]], claim: PaperValue, column:
     return (statistics.ratio if claim.how == "ratio" else statistics.paired)(*by_seed)
 
 
-def _slope(places: Sequence[tuple[Block | None, str]], claim: PaperValue, column: str) -> Estimate | None:
+def _slope(places: Sequence[tuple[Block | None, str]], claim: Claim, column: str) -> Estimate | None:
     """The slope of log(column) against log(the row key), over the rows of one arm, one for each seed that has all."""
     rows = [(block, value.by_seed) for block, arm in places if block and (value := _value((block, arm), column))]
     x = [float(block.where[str(claim.along)]) ** claim.power for block, _ in rows]
@@ -152,7 +150,7 @@ def _slope(places: Sequence[tuple[Block | None, str]], claim: PaperValue, column
 def _flags(
     experiment: Experiment,
     places: Sequence[tuple[Block | None, str]],
-    claim: PaperValue,
+    claim: Claim,
     column: str,
     *,
     one_seed: bool,
@@ -200,5 +198,5 @@ def _outcomes(runs: Sequence[Run], column: str) -> NDArray[np.bool_] | None:
     if len(own) != 1:
         return None
     record = own[0].found[column]
-    path = records.outcomes_path(own[0].folder, record.perturbation_id)
-    return records.read_outcomes(own[0].folder, record.perturbation_id) if path.exists() else None
+    path = records.correct_path(own[0].folder, record.perturbation_id)
+    return records.read_correct(own[0].folder, record.perturbation_id) if path.exists() else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bn_vuln.config import AT, Site
+from bn_vuln.config import AT, EvaluationPlan
 from bn_vuln.reporting.aggregate import Results
 
 LISTED = 6  # columns whose names are all told
@@ -25,16 +25,16 @@ def notes(results: Results, columns: Iterable[str]) -> list[str]:
     columns = list(columns)
     computed = _computed(results, [column for column in columns if column in results.experiment.derived])
     at = measured_at(results, columns)
-    places = [_where(results, site, parts) for site, parts in at] if any(s.name for s, _ in at) else []
+    places = [_where(results, plan, parts) for plan, parts in at] if any(s.name for s, _ in at) else []
     return computed + places + _corrupted(results, (part for _, parts in at for part in parts))
 
 
-def measured_at(results: Results, columns: Iterable[str]) -> list[tuple[Site, list[str]]]:
+def measured_at(results: Results, columns: Iterable[str]) -> list[tuple[EvaluationPlan, list[str]]]:
     """The evaluations behind columns of the table, each with the columns that are measured there; what a derived column
     is computed from stands in its place."""
     parts = list(dict.fromkeys(part for column in columns for part in results.experiment.parts(column)))
-    at = [(site, [p for p in parts if p.partition(AT)[2] == site.name]) for site in results.experiment.sites]
-    return [(site, found) for site, found in at if found]
+    at = [(plan, [p for p in parts if p.partition(AT)[2] == plan.name]) for plan in results.experiment.plans]
+    return [(plan, found) for plan, found in at if found]
 
 
 def examples(results: Results, parts: Iterable[str]) -> str:
@@ -81,11 +81,11 @@ def _listed(heads: list[str]) -> str:
     return f"{heads[0]}; {heads[1]}; ...; {heads[-1]} ({len(heads)} columns)"
 
 
-def _where(results: Results, site: Site, parts: list[str]) -> str:
+def _where(results: Results, plan: EvaluationPlan, parts: list[str]) -> str:
     """clean, train: mnist, train split, limit 10,000, tracked BN statistics, n = 10,000 examples."""
-    where, n = site.evaluation, examples(results, parts)
+    where, n = plan.evaluation, examples(results, parts)
     limit = "no limit" if where.limit is None else f"limit {where.limit:,}"
-    words = [dataset(results, site), f"{where.split} split", limit, f"{where.bn_statistics} BN statistics"]
+    words = [dataset(results, plan), f"{where.split} split", limit, f"{where.bn_statistics} BN statistics"]
     return f"{_listed(_heads(results, parts))}: {', '.join([*words, f'n = {n} examples' if n else 'not run'])}"
 
 
@@ -96,10 +96,10 @@ def _corrupted(results: Results, parts: Iterable[str]) -> list[str]:
     return [CORRUPTED[sources]] if sources else []
 
 
-def dataset(results: Results, site: Site) -> str:
+def dataset(results: Results, plan: EvaluationPlan) -> str:
     """The data set by the name that identifies it, one's own by their content."""
-    if site.evaluation.dataset:
-        return site.evaluation.dataset
+    if plan.evaluation.dataset:
+        return plan.evaluation.dataset
     names = {run.cell.data.canonical for block in results.blocks for run in block.runs}
     return names.pop() if len(names) == 1 else "the data trained on"
 

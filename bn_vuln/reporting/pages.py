@@ -128,8 +128,8 @@ def _epochs(results: Results) -> str:
 def _examples(results: Results) -> str:
     """How many of which split, for each evaluation that the table has columns of."""
     at = footnotes.measured_at(results, results.experiment.table.columns)
-    counts = [(footnotes.examples(results, parts) or "none yet", site) for site, parts in at]
-    return ", ".join(f"{n} ({site.column(site.evaluation.split)})" for n, site in counts)
+    counts = [(footnotes.examples(results, parts) or "none yet", plan) for plan, parts in at]
+    return ", ".join(f"{n} ({plan.column(plan.evaluation.split)})" for n, plan in counts)
 
 
 def _name(experiment: Experiment) -> str:

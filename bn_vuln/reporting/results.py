@@ -14,7 +14,7 @@ from bn_vuln.config import AT, DISTANCE, LOSS, Cell
 @dataclass(frozen=True)
 class Run:
     """What a results folder holds of one cell: how its training ended, records by perturbation, measurements by
-    name; what was measured elsewhere under NAME@ELSEWHERE."""
+    name; what was measured elsewhere under NAME@EVALUATION."""
 
     cell: Cell
     arm: str

@@ -404,7 +404,7 @@ def to_json(results: Results) -> dict[str, Any]:
         "experiment": results.experiment.name,
         "scale": results.experiment.scale,
         "claim": results.experiment.claim,
-        "evaluations": {site.name: to_plain(site.evaluation) for site in results.experiment.sites if site.name},
+        "evaluations": {plan.name: to_plain(plan.evaluation) for plan in results.experiment.plans if plan.name},
         "derived": {
             name: {"difference" if derived.difference else "mean": list(derived.parts)}
             for name, derived in results.experiment.derived.items()

@@ -15,7 +15,7 @@ from typing import Any
 from bn_vuln.attacks import Ball, pgd
 from bn_vuln.config import Adversarial, Cell
 from bn_vuln.data import units
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.runtime import backend
 
 START_STREAM = 3  # with the 1 behind it, it keeps the random starts apart from kernels, gamma and order
@@ -23,14 +23,14 @@ START_STREAM = 3  # with the 1 behind it, it keeps the random starts apart from 
 Search = Callable[[Any, Any], Any]  # (pixels [n, h, w, c], labels int32 [n]) -> as many pixels
 
 
-def search(cell: Cell, options: Adversarial, model: Any, optimizer: Any, facts: Facts, replicas: int) -> Search:
+def search(cell: Cell, options: Adversarial, model: Any, optimizer: Any, info: DatasetInfo, replicas: int) -> Search:
     """A function that finds adversarial examples of this replica's share of the step's batch.
 
     Random starts depend on the cell's seed, the number of updates so far (which a checkpoint restores) and the place in
     the global batch: the same in both arms of a pair, on any number of replicas, and in a training that was resumed.
     """
     tf = backend.tensorflow()
-    ball = _ball(options, facts)
+    ball = _ball(options, info)
     seed = backend.derived_seed(cell.seed, START_STREAM, 0, 1)
 
     def found(x: Any, y: Any) -> Any:
@@ -53,6 +53,6 @@ def search(cell: Cell, options: Adversarial, model: Any, optimizer: Any, facts: 
     return found
 
 
-def _ball(options: Adversarial, facts: Facts) -> Ball:
-    low, high = units.bounds(options.box, facts)
-    return Ball(options.ord, options.eps, units.channel_scale(options.unit, facts), low, high)
+def _ball(options: Adversarial, info: DatasetInfo) -> Ball:
+    low, high = units.bounds(options.box, info)
+    return Ball(options.ord, options.eps, units.channel_scale(options.unit, info), low, high)

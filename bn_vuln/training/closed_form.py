@@ -21,9 +21,9 @@ def nearest_centroid(cell: Cell, folder: Path | None = None) -> Trained:
     begun = time.monotonic()
     examples, validation = data.published(cell.data), data.training(cell.data, "validation", cell.seed)
     if cell.data.width is not None:
-        check_width(cell.data.width, examples.facts.shape[1], cell.data.name)
+        check_width(cell.data.width, examples.info.shape[1], cell.data.name)
     backend.tensorflow()
-    model = models.build(cell, examples.facts)
+    model = models.build(cell, examples.info)
     models.linear.set_centroids(model, data.class_centroids(cell.data, model.input_shape[1]))
     predict = predictor(model)
     record = records.TrainingRecord(
@@ -37,7 +37,7 @@ def nearest_centroid(cell: Cell, folder: Path | None = None) -> Trained:
         versions=backend.versions(),
         device=backend.device_name(),
         seconds=round(time.monotonic() - begun, 2),
-        facts=examples.facts.plain(),
+        dataset_info=examples.info.plain(),
     )
     if folder is not None:
         records.replace_file(folder / "config.yaml", to_yaml(cell))

@@ -43,13 +43,13 @@ class TrainingLoop:
         self.steps = len(training) // self.batch_size
         self._given, self._native = model, None
         with distribution.scope():
-            if native_width.can(cell, training.facts):
-                self._native = native_width.Native(model, training.facts)
+            if native_width.can(cell, training.info):
+                self._native = native_width.Native(model, training.info)
                 model = self._native.model
             self.optimizer = optimizers.make(cell, model)
         self.model = model
         images, labels = (distribution.on_every_device(array) for array in (training.images, training.labels))
-        self._steps = steps.make(cell, model, self.optimizer, training.facts, images, labels, distribution)
+        self._steps = steps.make(cell, model, self.optimizer, training.info, images, labels, distribution)
         self._predict = predictor(model, distribution)
         self._clock = _Clock()
 

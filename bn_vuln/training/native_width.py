@@ -19,15 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln.config import Cell, DeepArch, LinearArch, MLPArch, NoNormalization
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.transforms import bilinear
 from bn_vuln.runtime import backend
 
 
-def can(cell: Cell, facts: Facts) -> bool:
+def can(cell: Cell, info: DatasetInfo) -> bool:
     """Whether a cell can be trained so: enlarged, dense from the first layer, by an optimizer that is linear in the
     gradients, not on images that were attacked when they were enlarged."""
-    enlarged = cell.data.width is not None and cell.data.width > max(facts.shape[:2])
+    enlarged = cell.data.width is not None and cell.data.width > max(info.shape[:2])
     dense = isinstance(cell.arch, MLPArch | DeepArch)
     dense |= isinstance(cell.arch, LinearArch) and isinstance(cell.normalization, NoNormalization)
     return enlarged and dense and cell.train.optimizer == "sgd" and cell.train.adversarial is None
@@ -70,15 +70,15 @@ class _Enlarging:
 class Native:
     """A Keras model of the images that were not enlarged, which shares all but the first kernel with the wide one."""
 
-    def __init__(self, wide: Any, facts: Facts) -> None:
+    def __init__(self, wide: Any, info: DatasetInfo) -> None:
         """`wide`: standardization, Flatten, a Dense layer, whatever follows."""
         import keras
 
         standardize, flatten = (type(one).from_config(one.get_config()) for one in wide.layers[1:3])
         self._dense = dense = wide.layers[3]
-        self._enlarging = _Enlarging(*(bilinear(n, wide.input_shape[1]) for n in facts.shape[:2]))
+        self._enlarging = _Enlarging(*(bilinear(n, wide.input_shape[1]) for n in info.shape[:2]))
         self._first = _layer(dense, self._enlarging)
-        inputs = keras.Input(facts.shape, name="pixels")
+        inputs = keras.Input(info.shape, name="pixels")
         outputs = self._first(flatten(standardize(inputs)))
         if dense is not wide.layers[-1]:
             outputs = keras.Model(dense.output, wide.output, name="after")(outputs)

@@ -107,9 +107,9 @@ def load_examples(cell: Cell) -> tuple[data.Dataset, data.Dataset]:
     options = cell.data
     training = data.training(options, "train", cell.seed)
     if options.width is not None:
-        check_width(options.width, training.facts.shape[1], options.name)
+        check_width(options.width, training.info.shape[1], options.name)
     if cell.train.augment is not None:
-        augmentation.check_pad(cell.train.augment.pad, training.facts.shape, options.name)
+        augmentation.check_pad(cell.train.augment.pad, training.info.shape, options.name)
     if cell.train.batch_size > len(training):
         raise UsageError(
             f"train.batch_size: expected at most the {len(training)} training examples, "
@@ -126,7 +126,7 @@ def load_examples(cell: Cell) -> tuple[data.Dataset, data.Dataset]:
 def _loop(cell: Cell, examples: tuple[data.Dataset, data.Dataset], distribution: Distribution) -> TrainingLoop:
     backend.tensorflow()
     with distribution.scope():
-        model = models.build(cell, examples[0].facts)
+        model = models.build(cell, examples[0].info)
     return TrainingLoop(cell, model, *examples, distribution)
 
 
@@ -230,7 +230,7 @@ def _record(
         synchronized=getattr(cell.normalization, "synchronized", None),
         deterministic=state.deterministic,
         resumed=state.resumed,
-        facts=loop.training.facts.plain(),
+        dataset_info=loop.training.info.plain(),
     )
 
 

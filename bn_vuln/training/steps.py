@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bn_vuln.config import Augment, Cell
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.transforms import to_pixels
 from bn_vuln.runtime import backend
 from bn_vuln.runtime.distribution import Distribution
@@ -32,17 +32,17 @@ def no_totals() -> Totals:
 
 
 def make(
-    cell: Cell, model: Any, optimizer: Any, facts: Facts, images: Any, labels: Any, distribution: Distribution
+    cell: Cell, model: Any, optimizer: Any, info: DatasetInfo, images: Any, labels: Any, distribution: Distribution
 ) -> Steps:
     """Steps over `images` (uint8 [n, h, w, c]) and `labels` (int32 [n]), which lie on every device."""
-    step = _step(cell, model, optimizer, facts, images, labels, distribution.replicas)
+    step = _step(cell, model, optimizer, info, images, labels, distribution.replicas)
     if distribution.strategy is None:
         return backend.compile(_looped(step, optimizer), xla=backend.prefers_xla(model))
     return _replicated(step, optimizer, distribution)
 
 
 def _step(
-    cell: Cell, model: Any, optimizer: Any, facts: Facts, images: Any, labels: Any, replicas: int
+    cell: Cell, model: Any, optimizer: Any, info: DatasetInfo, images: Any, labels: Any, replicas: int
 ) -> Callable[[Any], tuple[Any, Any]]:
     """One update by the examples of `index` (this replica's share): (its part of the loss, correct predictions)."""
     tf = backend.tensorflow()
@@ -50,7 +50,7 @@ def _step(
     decay = [k / replicas for k in decay_terms(cell, model)]  # the optimizer sums gradients over the replicas
     factors, norms = rate_factors(cell, model), native_width.squared_norms(model)
     cross_entropy, options = _cross_entropy(cell.train.label_smoothing), cell.train.adversarial
-    search = adversarial.search(cell, options, model, optimizer, facts, replicas) if options else None
+    search = adversarial.search(cell, options, model, optimizer, info, replicas) if options else None
     augment = cell.train.augment
 
     def squared_norm(variable: Any) -> Any:

@@ -10,7 +10,7 @@ from scipy import stats
 from bn_vuln.attacks import active_set, example_rng, pgd
 from bn_vuln.attacks.auto_pgd import APGD
 from bn_vuln.attacks.base import Ascent
-from bn_vuln.attacks.eps_search import Bisection, Ladder
+from bn_vuln.attacks.eps_search import Bisection, EpsGrid
 from bn_vuln.attacks.fast_minimum_norm import FMN
 from bn_vuln.attacks.square import Square
 from bn_vuln.attacks.threat_model import Ball
@@ -43,7 +43,7 @@ def ascent(predict, ball, steps=10, step_size=0.25, **options):
 
 
 def once(eps, count=1):
-    return Ladder([eps], count)
+    return EpsGrid([eps], count)
 
 
 def is_fooled(predict, points, y, targeted=False):
@@ -64,7 +64,7 @@ def test_it_fools_what_the_plain_loop_fools_at_any_iterate(predict, x, y, batch_
     found = active_set.run(search, x, y, once(eps), batch_size=batch_size)
     plain = pgd.attack(
         predict, tf.constant(x), tf.constant(y), ball=ball, steps=10, step_size=0.25 * eps,
-        random_start=random_start, iterate="best", seed=3,
+        random_start=random_start, keep="best_loss", seed=3,
     ).numpy()  # fmt: skip
     expected = is_fooled(predict, plain, y)
     assert 0.2 < expected.mean() < 0.9
@@ -86,7 +86,7 @@ def test_calls_of_several_steps_and_xla_find_the_same(predict, x, y, steps_per_c
         ascent(predict, ball), x, y, once(EPS), batch_size=16, steps_per_call=steps_per_call, xla=xla
     )
     np.testing.assert_array_equal(other.fooled, plain.fooled)
-    np.testing.assert_array_equal(other.looked_at, plain.looked_at)
+    np.testing.assert_array_equal(other.n_evaluations, plain.n_evaluations)
     np.testing.assert_allclose(other.points, plain.points, atol=1e-9)
 
 
@@ -94,7 +94,7 @@ def test_restarts_equal_the_plain_loop(predict, x, y):
     ball = Ball("inf", 0.008)
     found = active_set.run(ascent(predict, ball), x, y, once(0.008, 4), batch_size=16)
     plain = pgd.pgd(
-        predict, tf.constant(x), tf.constant(y), ball=ball, steps=10, step_size=0.002, restarts=4, iterate="best"
+        predict, tf.constant(x), tf.constant(y), ball=ball, steps=10, step_size=0.002, restarts=4, keep="best_loss"
     )
     np.testing.assert_array_equal(found.fooled, is_fooled(predict, plain, y))
     single = active_set.run(ascent(predict, ball), x, y, once(0.008), batch_size=16)
@@ -129,7 +129,7 @@ def test_it_looks_at_no_point_after_the_one_that_fools(x):
     search = ascent(model.predict, Ball("inf", eps), steps=steps, step_size=1 / steps, random_start=False)
     found = active_set.run(search, x, y, once(eps), batch_size=16)
     needed = np.floor(margins / (dual * eps / steps)).astype(int) + 2  # points, from x to the first that fools
-    np.testing.assert_array_equal(found.looked_at, np.where(needed <= steps + 1, needed, steps + 1))
+    np.testing.assert_array_equal(found.n_evaluations, np.where(needed <= steps + 1, needed, steps + 1))
     np.testing.assert_array_equal(found.fooled, margins < eps * dual)
 
 
@@ -147,7 +147,7 @@ def test_slots_are_filled_again_and_shrink_at_the_end(x, y, predict):
     finally:
         tf.config.run_functions_eagerly(False)
     assert set(sizes) == {64, 32, 16}
-    assert sum(sizes) < 1.5 * found.looked_at.sum() + 64 * 11
+    assert sum(sizes) < 1.5 * found.n_evaluations.sum() + 64 * 11
     assert sum(sizes) < len(found.fooled) * 11
 
 
@@ -164,12 +164,12 @@ def test_a_point_that_is_not_verified_is_searched_on_from(predict, x, y):
     free = active_set.run(search, x, y, once(0.05), batch_size=16)
     found = active_set.run(search, x, y, once(0.05), batch_size=16, verify=verify)
     assert found.fooled.any()
-    assert (found.looked_at[found.fooled] >= free.looked_at[found.fooled] + 2).all()
+    assert (found.n_evaluations[found.fooled] >= free.n_evaluations[found.fooled] + 2).all()
     never = active_set.run(
         search, x, y, once(0.05), batch_size=16, verify=lambda points, *_: np.zeros(len(points), bool)
     )
     assert not never.fooled.any()
-    assert (never.looked_at == 21).all()
+    assert (never.n_evaluations == 21).all()
 
 
 def test_one_hears_how_many_are_through(predict, x, y):
@@ -190,37 +190,42 @@ def test_what_is_found_does_not_depend_on_who_shares_the_batch(predict, x, y):
 # ---------------------------------------------------------------- plans
 
 
-@pytest.mark.parametrize("rungs", [[], [0.1, 0.1], [0.2, 0.1]])
-def test_a_ladder_is_given_from_below(rungs):
+@pytest.mark.parametrize("at_smaller_eps", [[], [0.1, 0.1], [0.2, 0.1]])
+def test_a_ladder_is_given_from_below(at_smaller_eps):
     with pytest.raises(ValueError, match="ascending"):
-        Ladder(rungs)
+        EpsGrid(at_smaller_eps)
 
 
 @pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_ladder_ends_at_the_first_rung_that_is_withstood(predict, x, y, count):
-    rungs, ball = [0.002, 0.005, 0.01], Ball("inf", 1.0)
-    found = active_set.run(ascent(predict, ball), x, y, Ladder(rungs, count), batch_size=16)
-    alone = [active_set.run(ascent(predict, ball), x, y, once(eps, count), batch_size=16) for eps in rungs]
-    fooled = np.logical_and.accumulate([each.fooled for each in alone][::-1])[::-1]  # at this rung and all above it
-    expected = np.min([np.where(fell, eps, np.inf) for fell, eps in zip(fooled, rungs, strict=True)], axis=0)
+    at_smaller_eps, ball = [0.002, 0.005, 0.01], Ball("inf", 1.0)
+    found = active_set.run(ascent(predict, ball), x, y, EpsGrid(at_smaller_eps, count), batch_size=16)
+    alone = [active_set.run(ascent(predict, ball), x, y, once(eps, count), batch_size=16) for eps in at_smaller_eps]
+    fooled = np.logical_and.accumulate([each.fooled for each in alone][::-1])[::-1]  # at this smaller and all above it
+    expected = np.min([np.where(fell, eps, np.inf) for fell, eps in zip(fooled, at_smaller_eps, strict=True)], axis=0)
     np.testing.assert_array_equal(found.eps, expected)
     assert len(set(expected)) == 4
-    for eps in rungs:
+    for eps in at_smaller_eps:
         assert Ball("inf", eps).excess(found.points[found.eps == eps], x[found.eps == eps]).max() < 1e-12
 
 
 def test_a_ladder_is_withstood_once(predict, x, y):
-    rungs, ball = np.linspace(0.001, 0.008, 8), Ball("inf", 1.0)
-    ladder = active_set.run(ascent(predict, ball), x, y, Ladder(rungs), batch_size=16)
-    alone = [active_set.run(ascent(predict, ball), x, y, once(eps), batch_size=16).looked_at.sum() for eps in rungs]
-    assert ladder.looked_at.sum() < 0.5 * sum(alone)
+    at_smaller_eps, ball = np.linspace(0.001, 0.008, 8), Ball("inf", 1.0)
+    eps_grid = active_set.run(ascent(predict, ball), x, y, EpsGrid(at_smaller_eps), batch_size=16)
+    alone = [
+        active_set.run(ascent(predict, ball), x, y, once(eps), batch_size=16).n_evaluations.sum()
+        for eps in at_smaller_eps
+    ]
+    assert eps_grid.n_evaluations.sum() < 0.5 * sum(alone)
 
 
-@pytest.mark.parametrize("plan", [Ladder, lambda rungs, below: Bisection(rungs[-1], 0.001, below=below)])
+@pytest.mark.parametrize(
+    "plan", [EpsGrid, lambda at_smaller_eps, below: Bisection(at_smaller_eps[-1], 0.001, below=below)]
+)
 def test_what_is_known_is_not_looked_for_again(predict, x, y, plan):
-    rungs, ball, below = [0.002, 0.005, 0.01], Ball("inf", 1.0), np.tile([0.0, 0.0005, 0.005, np.inf], N // 4)
-    found = active_set.run(ascent(predict, ball), x, y, plan(rungs, below=below), batch_size=16)
-    assert (found.looked_at[below < 0.001] == 0).all()
+    at_smaller_eps, ball, below = [0.002, 0.005, 0.01], Ball("inf", 1.0), np.tile([0.0, 0.0005, 0.005, np.inf], N // 4)
+    found = active_set.run(ascent(predict, ball), x, y, plan(at_smaller_eps, below=below), batch_size=16)
+    assert (found.n_evaluations[below < 0.001] == 0).all()
     assert (found.eps[found.fooled] < below[found.fooled]).all()
     assert found.fooled[below == 0.005].any()
 
@@ -281,7 +286,7 @@ SEARCHES = {
 def test_gradients_that_are_no_numbers_do_not_hold_an_example(name, case, ord):
     predict, x = half_broken(case)
     search = SEARCHES[name](predict, dataclasses.replace(BALL, ord=ord))
-    assert active_set.run(search, x, np.zeros(1, np.int32), Ladder([0.5])).fooled.all()
+    assert active_set.run(search, x, np.zeros(1, np.int32), EpsGrid([0.5])).fooled.all()
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -292,7 +297,7 @@ def test_logits_that_are_no_numbers_are_no_class(name, label):
     """Whichever class comes first: the argmax of NaN is 0."""
     predict, x = half_broken("nan logits")
     found = active_set.run(
-        SEARCHES[name](lambda z: predict(z)[:, :: 1 - 2 * label], BALL), x, np.full(1, label, np.int32), Ladder([0.5])
+        SEARCHES[name](lambda z: predict(z)[:, :: 1 - 2 * label], BALL), x, np.full(1, label, np.int32), EpsGrid([0.5])
     )
     assert found.fooled.all()
     assert np.isnan(predict(tf.constant(found.points))).any(axis=1).all()

@@ -13,7 +13,7 @@ from bn_vuln import data
 from bn_vuln.attacks import active_set, base
 from bn_vuln.attacks.auto_pgd import APGD, LOSSES, targets, windows
 from bn_vuln.attacks.base import Ascent
-from bn_vuln.attacks.eps_search import Bisection, Ladder
+from bn_vuln.attacks.eps_search import Bisection, EpsGrid
 from bn_vuln.attacks.losses import dlr, logit_margin, targeted_dlr
 from bn_vuln.attacks.threat_model import Ball
 from bn_vuln.evaluation.classifier import load_keras
@@ -155,13 +155,13 @@ def test_it_equals_algorithm_1(predict, x, y, ord, loss, random_start, rho):
     ball = Ball(ord, eps, SCALE, LOW, HIGH)
     aims = targets(predict(tf.constant(x)).numpy(), y, 1)
     attack = APGD(predict, ball, STEPS, loss, rho, random_start, seed=5)
-    found = active_set.run(attack, x, y, Ladder([eps]), targets=aims, batch_size=16)
+    found = active_set.run(attack, x, y, EpsGrid([eps]), targets=aims, batch_size=16)
     starts = ball.random_point(tf.constant(x), tf.range(N), 5, 0).numpy() if random_start else x
     examples, evaluate = zip(starts, x, y, aims[:, 0], strict=True), evaluation(predict, loss)
     each = [algorithm_1(evaluate, ball, STEPS, rho, *example) for example in examples]
-    points, is_fooled, looked_at, halvings = zip(*each, strict=True)
+    points, is_fooled, n_evaluations, halvings = zip(*each, strict=True)
     np.testing.assert_array_equal(found.fooled, is_fooled)
-    np.testing.assert_array_equal(found.looked_at, looked_at)
+    np.testing.assert_array_equal(found.n_evaluations, n_evaluations)
     # On a sphere the loss has smooth maxima, whose place is known to the root of the rounding error only.
     np.testing.assert_allclose(found.points, np.stack(points), rtol=0, atol={"inf": 1e-9, "2": 1e-7}[ord])
     assert 0.2 < found.fooled.mean() < 0.9
@@ -173,7 +173,7 @@ def test_it_equals_algorithm_1(predict, x, y, ord, loss, random_start, rho):
 def test_variants_are_restarts_from_points_of_their_own(x):
     predict = rugged(20.0)
     y, attack = labels(predict, x), APGD(predict, Ball("inf", 1.0, SCALE, LOW, HIGH), 5)
-    once, often = (active_set.run(attack, x, y, Ladder([0.02], count), batch_size=16) for count in (1, 5))
+    once, often = (active_set.run(attack, x, y, EpsGrid([0.02], count), batch_size=16) for count in (1, 5))
     assert not (once.fooled & ~often.fooled).any()
     assert often.fooled.sum() > once.fooled.sum()
 
@@ -182,11 +182,11 @@ def test_variants_are_restarts_from_points_of_their_own(x):
 def test_xla_and_other_batches_find_the_same(predict, x, y, loss):
     aims = targets(predict(tf.constant(x)).numpy(), y, 2)
     attack = APGD(predict, Ball("inf", 1.0, SCALE, LOW, HIGH), 20, loss)
-    plain = active_set.run(attack, x, y, Ladder([0.02], 2), targets=aims, batch_size=16)
+    plain = active_set.run(attack, x, y, EpsGrid([0.02], 2), targets=aims, batch_size=16)
     for options in ({"xla": True}, {"batch_size": 7, "steps_per_call": 3}):
-        other = active_set.run(attack, x, y, Ladder([0.02], 2), targets=aims, **{"batch_size": 16, **options})
+        other = active_set.run(attack, x, y, EpsGrid([0.02], 2), targets=aims, **{"batch_size": 16, **options})
         np.testing.assert_array_equal(other.fooled, plain.fooled)
-        np.testing.assert_array_equal(other.looked_at, plain.looked_at)
+        np.testing.assert_array_equal(other.n_evaluations, plain.n_evaluations)
         np.testing.assert_allclose(other.points, plain.points, atol=1e-9)
 
 
@@ -227,7 +227,7 @@ def test_it_fools_more_than_pgd_of_as_many_steps():
     y = labels(predict, x)
 
     def fooled(attack):
-        return active_set.run(attack, x, y, Ladder([0.02]), batch_size=64).fooled.sum()
+        return active_set.run(attack, x, y, EpsGrid([0.02]), batch_size=64).fooled.sum()
 
     ball = Ball("inf", 1.0, SCALE, LOW, HIGH)
     pgd = [fooled(Ascent(predict, ball, STEPS, step_size)) for step_size in (0.1, 0.25)]
@@ -240,7 +240,7 @@ def test_large_logits_mask_nothing(predict, x, y, monkeypatch):
         return 1e4 * predict(points)
 
     x = x.astype(np.float32)
-    plan, ball = Ladder([0.02]), Ball("inf", 1.0, SCALE.astype(np.float32), LOW, HIGH)
+    plan, ball = EpsGrid([0.02]), Ball("inf", 1.0, SCALE.astype(np.float32), LOW, HIGH)
     plain, masked = (active_set.run(APGD(f, ball, STEPS, "dlr"), x, y, plan, batch_size=16) for f in (predict, sharp))
     np.testing.assert_array_equal(masked.fooled, plain.fooled)
     monkeypatch.setattr(base, "log_odds", lambda z, y: tf.nn.sparse_softmax_cross_entropy_with_logits(y, z))
@@ -421,6 +421,6 @@ def test_torchattacks_fools_the_same_images_of_a_trained_net(run, norm, eps, los
     is_robust = (theirs(points).argmax(1) == labels).numpy()
     start = their_start(torch, channels_first, logits.argmax(1) == labels, norm, eps)
     ours = From(model, Ball({"Linf": "inf", "L2": "2"}[norm], eps, low=0.0, high=1.0), 50, loss, points=start)
-    found = active_set.run(ours, x, y, Ladder([eps]), batch_size=300)
+    found = active_set.run(ours, x, y, EpsGrid([eps]), batch_size=300)
     assert 0.2 < is_robust.mean() < 0.8
     assert np.mean(found.fooled == is_robust) <= 0.005

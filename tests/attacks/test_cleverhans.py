@@ -9,7 +9,7 @@ from helpers_attacks import keras, norm, tf
 from bn_vuln import attacks, data, models
 from bn_vuln.attacks import cleverhans, pgd
 from bn_vuln.config import Attack, Cell, Evaluation, validate
-from bn_vuln.data.mnist import FACTS
+from bn_vuln.data.mnist import INFO
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.evaluation.classifier import from_model
 from bn_vuln.evaluation.evaluator import Evaluator
@@ -49,7 +49,7 @@ def float64_models(float32_models):
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     try:
-        rebuilt = {name: models.build(cell(name), FACTS) for name in ARMS}
+        rebuilt = {name: models.build(cell(name), INFO) for name in ARMS}
     finally:
         keras.config.set_floatx(before[0])
         keras.config.set_dtype_policy(before[1])
@@ -83,7 +83,7 @@ def predictor(model):
 
 
 def ball_of(order, eps, unit="pixel", box=(0.0, 1.0)):
-    return attacks.from_config(Attack(ord=order, eps=eps, unit=unit, box=box), FACTS)
+    return attacks.from_config(Attack(ord=order, eps=eps, unit=unit, box=box), INFO)
 
 
 # In L2 with a box, CleverHans also clips to the box between step and projection; see the test of it below.
@@ -199,12 +199,12 @@ def test_targeted_attacks_are_equal(float64_models, examples, case):
 
 @all_arms
 def test_whole_evaluations_agree_through_the_config(float32_models, arm):
-    classifier = from_model(float32_models[arm], FACTS, {"weights": arm})
+    classifier = from_model(float32_models[arm], INFO, {"weights": arm})
     evaluator = Evaluator(classifier, Evaluation(limit=100))
-    plain = {"attack": "bim", "eps": 0.1, "steps": 10, "iterate": "last"}
+    plain = {"attack": "bim", "eps": 0.1, "steps": 10, "keep": "last"}
     own, theirs = (evaluator.run(Attack(**plain, backend=name)) for name in ("own", "cleverhans"))
     assert 0 < own.record.accuracy < 1
-    np.testing.assert_array_equal(own.outcomes, theirs.outcomes)
+    np.testing.assert_array_equal(own.correct, theirs.correct)
     assert np.mean(np.abs(own.images - theirs.images) <= ROUNDING) >= 0.999
 
 

@@ -1,4 +1,4 @@
-"""Attacks that count any iterate, the cascade and the ladder, through the evaluator."""
+"""Attacks that count any iterate, the cascade and the eps_grid, through the evaluator."""
 
 from pathlib import Path
 from typing import get_args
@@ -12,7 +12,7 @@ from bn_vuln.attacks import auto_pgd, ensemble
 from bn_vuln.attacks.active_set import Found
 from bn_vuln.attacks.base import Ascent, Seen
 from bn_vuln.config import Attack, Evaluation
-from bn_vuln.data.mnist import FACTS as MNIST
+from bn_vuln.data.mnist import INFO as MNIST
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluation.evaluator import Evaluator, measure
 
@@ -41,7 +41,7 @@ def run(evaluator, **options):
 
 
 SIZES = {
-    "fgsm": {"iterate": "any"},
+    "fgsm": {"keep": "first_success"},
     "apgd-t": {"steps": 20, "targets": 3},
     "strong": {"steps": 10, "targets": 3, "queries": 20},
 }
@@ -56,22 +56,22 @@ def test_every_attack_counts_what_fools_inside_ball_and_box(evaluator, name, ord
     assert 0 < record.accuracy < 0.85
     assert not {flag.name for flag in record.flags} & {"outside ball or box"}
     np.testing.assert_array_equal(
-        result.outcomes, evaluator.logits(result.images).argmax(axis=1) == evaluator.dataset.labels
+        result.correct, evaluator.logits(result.images).argmax(axis=1) == evaluator.dataset.labels
     )
-    np.testing.assert_array_equal(result.smallest <= 1, ~result.outcomes)
+    np.testing.assert_array_equal(result.smallest <= 1, ~result.correct)
     assert (result.smallest[::8] == 0).all()
     np.testing.assert_array_equal(result.images[::8], evaluator.pixels[::8])
-    assert record.standing[name if name != "strong" else "square"] == record.correct
-    assert record.looked_at > 0
+    assert record.robust_after[name if name != "strong" else "square"] == record.correct
+    assert record.n_evaluations > 0
 
 
 def test_any_iterate_fools_what_the_best_iterate_fools(evaluator):
     common = {"attack": "pgd", "steps": 10, "restarts": 2}
-    best, found = run(evaluator, **common, iterate="best"), run(evaluator, **common)
+    best, found = run(evaluator, **common, keep="best_loss"), run(evaluator, **common)
     # The clean image counts too, where the best iterate of PGD begins elsewhere.
     clean = evaluator.logits(evaluator.pixels).argmax(axis=1) != evaluator.dataset.labels
-    np.testing.assert_array_equal(~found.outcomes, ~best.outcomes | clean)
-    assert found.record.looked_at < 22
+    np.testing.assert_array_equal(~found.correct, ~best.correct | clean)
+    assert found.record.n_evaluations < 22
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), 9.0])
@@ -85,7 +85,7 @@ def test_a_search_that_cheats_is_not_believed(evaluator, monkeypatch, wrong):
     result = run(evaluator, attack="pgd", eps=1e-4, steps=2)
     assert "outside ball or box" in {flag.name for flag in result.record.flags}
     np.testing.assert_array_equal(
-        result.outcomes, evaluator.logits(evaluator.pixels).argmax(axis=1) == evaluator.dataset.labels
+        result.correct, evaluator.logits(evaluator.pixels).argmax(axis=1) == evaluator.dataset.labels
     )
     assert np.abs(result.images - evaluator.pixels).max() < 1.1e-4
 
@@ -93,17 +93,17 @@ def test_a_search_that_cheats_is_not_believed(evaluator, monkeypatch, wrong):
 def test_a_targeted_search_ends_at_its_target(evaluator):
     record = run(evaluator, attack="pgd", eps=0.1, steps=20, target="least_likely").record
     assert record.target_rate > 0.5
-    assert record.standing["pgd"] == N - round(N * record.target_rate)
+    assert record.robust_after["pgd"] == N - round(N * record.target_rate)
 
 
 def test_the_cascade_attacks_what_is_left_standing(evaluator):
     options = {"steps": 5, "targets": 3, "queries": 20, "eps": 0.015}
     record = run(evaluator, attack="strong", **options).record
-    assert list(record.standing) == list(ensemble.STRONG)
-    counts = list(record.standing.values())
+    assert list(record.robust_after) == list(ensemble.STRONG)
+    counts = list(record.robust_after.values())
     assert counts == sorted(counts, reverse=True)
     same = {"apgd-ce": {}, "apgd-t": {"targets": 3}}
-    alone = {name: run(evaluator, attack=name, steps=5, eps=0.015, **more).outcomes for name, more in same.items()}
+    alone = {name: run(evaluator, attack=name, steps=5, eps=0.015, **more).correct for name, more in same.items()}
     assert counts[0] == alone["apgd-ce"].sum()
     assert counts[1] == (alone["apgd-ce"] & alone["apgd-t"]).sum()
 
@@ -131,37 +131,37 @@ def test_stages_merge_by_the_smaller_eps():
     np.testing.assert_array_equal(merged.eps, [0.0, 0.1, 0.3, np.inf])
     np.testing.assert_array_equal(merged.points.ravel(), [1, 2, 2, 1])
     np.testing.assert_array_equal(merged.fooled, [True, True, True, False])
-    np.testing.assert_array_equal(merged.looked_at, [2, 2, 2, 2])
+    np.testing.assert_array_equal(merged.n_evaluations, [2, 2, 2, 2])
     np.testing.assert_array_equal(ensemble._merged(before, after, first=True).points.ravel(), [1, 2, 2, 2])
 
 
 def test_a_ladder_goes_down_from_eps(evaluator):
-    """Of the config of a rung the larger eps are the ladder: that cannot be attacked by itself."""
-    (rung,) = Attack(eps=0.03, steps=2, ladder=[0.01]).rungs
-    with pytest.raises(UsageError, match=r"ladder: 0\.03 is above eps = 0\.01"):
-        evaluator.run(rung)
+    """Of the config of a smaller the larger eps are the eps_grid: that cannot be attacked by itself."""
+    (smaller,) = Attack(eps=0.03, steps=2, eps_grid=[0.01]).at_smaller_eps
+    with pytest.raises(UsageError, match=r"eps_grid: 0\.03 is above eps = 0\.01"):
+        evaluator.run(smaller)
 
 
 def test_a_ladder_has_a_record_for_each_eps(classifier, evaluator, tmp_path: Path):
-    rungs = [0.005, 0.01, 0.02]
-    attack = Attack(attack="pgd", eps=0.03, steps=10, ladder=rungs, seed=1)
+    at_smaller_eps = [0.005, 0.01, 0.02]
+    attack = Attack(attack="pgd", eps=0.03, steps=10, eps_grid=at_smaller_eps, seed=1)
     top = evaluator.run(attack)
-    found = [*evaluator.rungs(attack, top), (attack, top)]
-    assert [options.eps for options, _ in found] == [*rungs, 0.03]
+    found = [*evaluator.at_smaller_eps(attack, top), (attack, top)]
+    assert [options.eps for options, _ in found] == [*at_smaller_eps, 0.03]
     accuracies = [result.record.accuracy for _, result in found]
     assert accuracies == sorted(accuracies, reverse=True)
     assert accuracies[0] > accuracies[-1]
     for options, result in found:
         alone = run(evaluator, attack="pgd", eps=options.eps, steps=10)
-        np.testing.assert_array_equal(result.outcomes, alone.outcomes)
+        np.testing.assert_array_equal(result.correct, alone.correct)
         assert np.abs(result.images - evaluator.pixels).max() <= options.eps + 1e-6
         assert options.step_size == pytest.approx(2.5 * options.eps / 10)
-        np.testing.assert_array_equal(result.outcomes, result.smallest > options.eps)
+        np.testing.assert_array_equal(result.correct, result.smallest > options.eps)
     assert len({result.record.perturbation_id for _, result in found}) == 4
 
 
 def test_rungs_are_measured_and_written(classifier, tmp_path: Path):
-    attack = Attack(attack="pgd", eps=0.03, steps=2, ladder=[0.01])
+    attack = Attack(attack="pgd", eps=0.03, steps=2, eps_grid=[0.01])
     names = dict(measure(classifier, {"pgd": attack}, Evaluation(limit=20), folder=tmp_path))
     assert list(names) == ["pgd 0.01", "pgd"]
     for result in names.values():

@@ -8,7 +8,7 @@ from helpers_attacks import binary_linear, images, norm, tf, wavy
 
 from bn_vuln.attacks import active_set
 from bn_vuln.attacks.base import Ascent
-from bn_vuln.attacks.eps_search import Bisection, Ladder
+from bn_vuln.attacks.eps_search import Bisection, EpsGrid
 from bn_vuln.attacks.fast_minimum_norm import FMN
 from bn_vuln.attacks.losses import logit_margin
 from bn_vuln.attacks.threat_model import Ball
@@ -41,7 +41,7 @@ def predicted(predict, points):
 
 
 def nearest(predict, ball, x, y, eps=FAR, **options):
-    return active_set.run(FMN(predict, ball, minimal=True), x, y, Ladder([eps]), **{"batch_size": 16, **options})
+    return active_set.run(FMN(predict, ball, minimal=True), x, y, EpsGrid([eps]), **{"batch_size": 16, **options})
 
 
 def distances(ball, x, points):
@@ -60,7 +60,7 @@ def test_it_finds_the_distance_to_the_boundary_of_a_linear_model(x, ord, scale):
     exact = model.margin(x, y) / np.linalg.norm((scale * model.w).ravel(), DUAL[ord])
     distance = distances(ball, x, found.points)
     assert found.fooled.all()
-    assert (found.looked_at == 101).all()
+    assert (found.n_evaluations == 101).all()
     assert (predicted(model.predict, found.points) != y).all()
     assert (distance >= exact).all()
     assert (distance < 1.05 * exact).all()
@@ -138,7 +138,7 @@ def test_it_finds_the_point_of_the_published_algorithm(predict, x, y, ord):
         seen = (logits.numpy(), loss.numpy(), tape.gradient(loss, points).numpy())
         for one, *of in zip(examples, *seen, strict=True):
             one.see(*of)
-    found = active_set.run(FMN(predict, ball, steps, minimal=True), x, y, Ladder([FAR]), batch_size=16)
+    found = active_set.run(FMN(predict, ball, steps, minimal=True), x, y, EpsGrid([FAR]), batch_size=16)
     assert found.fooled.all()
     np.testing.assert_allclose(found.points, [one.best for one in examples], rtol=0, atol=1e-9)
     assert (found.points[::10] == x[::10]).all()  # misclassified as they are
@@ -153,15 +153,15 @@ def test_with_a_budget_it_reports_what_lies_within(predict, x, y, ord, minimal):
     ball = Ball(ord, 1.0, SCALE, LOW, HIGH)
     distance = distances(ball, x, nearest(predict, ball, x, y).points)
     eps = float(np.median(distance))
-    found = active_set.run(FMN(predict, ball, minimal=minimal), x, y, Ladder([eps]), batch_size=16)
+    found = active_set.run(FMN(predict, ball, minimal=minimal), x, y, EpsGrid([eps]), batch_size=16)
     np.testing.assert_array_equal(found.fooled, distance <= eps)
     assert (predicted(predict, found.points) != y)[found.fooled].all()
     # Points outside of the ball are not kept, even where no other is known.
     assert ball.with_eps(np.full(N, eps)).excess(found.points, x).max() < 1e-12
     assert np.isfinite(found.loss).all()
     if not minimal:
-        assert found.looked_at[found.fooled].max() < 101
-        assert (found.looked_at[::10] == 1).all()
+        assert found.n_evaluations[found.fooled].max() < 101
+        assert (found.n_evaluations[::10] == 1).all()
 
 
 def test_it_needs_less_than_pgd_with_a_bisection(predict, x, y):
@@ -191,14 +191,14 @@ def test_logits_that_are_all_the_same_have_no_direction(x):
 @pytest.mark.parametrize(("ord", "minimal"), [("inf", False), ("2", True)])
 def test_xla_and_who_shares_the_batch_change_nothing(predict, x, y, ord, minimal):
     ball, order = Ball(ord, 1.0, SCALE, LOW, HIGH), np.random.default_rng(0).permutation(N)
-    search, plan = FMN(predict, ball, 50, minimal=minimal), Ladder([0.006 if ord == "inf" else 0.02])
+    search, plan = FMN(predict, ball, 50, minimal=minimal), EpsGrid([0.006 if ord == "inf" else 0.02])
     whole = active_set.run(search, x, y, plan, batch_size=16)
     assert 0.1 < whole.fooled.mean() < 0.9
     mixed = active_set.run(search, x[order], y[order], plan, index=order, batch_size=7)
     compiled = active_set.run(search, x[order], y[order], plan, batch_size=N, xla=True)
     for found in (mixed, compiled):
         np.testing.assert_array_equal(found.fooled, whole.fooled[order])
-        np.testing.assert_array_equal(found.looked_at, whole.looked_at[order])
+        np.testing.assert_array_equal(found.n_evaluations, whole.n_evaluations[order])
         np.testing.assert_allclose(found.points, whole.points[order], atol=1e-9)
 
 

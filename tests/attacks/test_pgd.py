@@ -14,13 +14,13 @@ from bn_vuln.attacks import Ball
 from bn_vuln.attacks import pgd as gradient
 from bn_vuln.attacks.pgd import bim, fgsm, pgd
 from bn_vuln.config import Attack, Evaluation
-from bn_vuln.data.info import Facts
-from bn_vuln.data.mnist import FACTS as MNIST
+from bn_vuln.data.info import DatasetInfo
+from bn_vuln.data.mnist import INFO as MNIST
 from bn_vuln.evaluation.evaluator import Evaluator
 from bn_vuln.runtime import backend
 
 SCALE = np.array([0.25, 1.5])
-TWO_CHANNELS = Facts("two", (4, 4, 2), ("a", "b"), mean=(0.4, 0.6), std=(0.25, 1.5), sizes={})
+TWO_CHANNELS = DatasetInfo("two", (4, 4, 2), ("a", "b"), mean=(0.4, 0.6), std=(0.25, 1.5), sizes={})
 SPHERE = {"steps": 40, "step_size": 0.6}  # twice eps: the angle to the pole shrinks threefold in each step
 
 
@@ -319,11 +319,11 @@ def test_restarts_keep_the_worst_of_their_starts(x):
     close(found, starts[choice, np.arange(len(x))], 1e-12)
 
 
-@pytest.mark.parametrize("iterate", ["last", "best"])
-def test_more_restarts_are_never_worse_for_any_example(x, iterate):
+@pytest.mark.parametrize("keep", ["last", "best_loss"])
+def test_more_restarts_are_never_worse_for_any_example(x, keep):
     predict, ball = wavy(frequency=2.0), Ball("2", 0.2)
     y = predicted(predict, x)
-    options = {"ball": ball, "steps": 3, "step_size": 0.07, "seed": 4, "iterate": iterate}
+    options = {"ball": ball, "steps": 3, "step_size": 0.07, "seed": 4, "keep": keep}
     ranks = [rank(predict, pgd(predict, tf.constant(x), y, restarts=k, **options).numpy(), y) for k in (1, 2, 5)]
     for (fewer_fooled, fewer_loss), (more_fooled, more_loss) in itertools.pairwise(ranks):
         assert (more_fooled >= fewer_fooled).all()
@@ -342,9 +342,9 @@ def hole(width):
     return predict
 
 
-def along_the_line(predict, steps, iterate, start=0.0):
+def along_the_line(predict, steps, keep, start=0.0):
     x = tf.fill((1, 1, 1, 1), tf.constant(start, tf.float64))
-    options = {"ball": Ball("inf", 1.0), "steps": steps, "step_size": 0.3, "iterate": iterate}
+    options = {"ball": Ball("inf", 1.0), "steps": steps, "step_size": 0.3, "keep": keep}
     return float(bim(predict, x, np.array([1], np.int32), **options)[0, 0, 0, 0])
 
 
@@ -382,7 +382,7 @@ def test_best_iterate_prefers_being_fooled_to_a_much_higher_loss():
         return tf.gather(tf.constant(table), tf.cast(tf.round(tf.stop_gradient(place)), tf.int32)) + uphill
 
     x, y = tf.zeros((1, 1, 1, 1), tf.float64), np.array([0], np.int32)
-    ends = {i: bim(predict, x, y, ball=Ball("inf", 2.0), steps=2, step_size=1.0, iterate=i) for i in ("last", "best")}
+    ends = {i: bim(predict, x, y, ball=Ball("inf", 2.0), steps=2, step_size=1.0, keep=i) for i in ("last", "best_loss")}
     assert {name: float(end[0, 0, 0, 0]) for name, end in ends.items()} == {"last": 2.0, "best": 1.0}
 
 
@@ -393,16 +393,16 @@ def test_best_iterate_of_a_targeted_attack_keeps_the_point_on_target():
 
     x, target = tf.zeros((1, 1, 1, 1), tf.float64), np.array([0], np.int32)
     options = {"ball": Ball("inf", 1.0), "steps": 2, "step_size": 0.3, "targeted": True}
-    assert float(bim(predict, x, target, iterate="last", **options)[0, 0, 0, 0]) == pytest.approx(0.6)
-    assert float(bim(predict, x, target, iterate="best", **options)[0, 0, 0, 0]) == pytest.approx(0.3)
+    assert float(bim(predict, x, target, keep="last", **options)[0, 0, 0, 0]) == pytest.approx(0.6)
+    assert float(bim(predict, x, target, keep="best_loss", **options)[0, 0, 0, 0]) == pytest.approx(0.3)
 
 
 def test_best_iterate_with_a_big_step_fools_more_examples_than_the_last(x):
     predict = wavy(frequency=2.0)
     y = predicted(predict, x)
     options = {"ball": Ball("inf", 0.3), "steps": 10, "step_size": 0.25}
-    last, best = (rank(predict, bim(predict, tf.constant(x), y, iterate=i, **options).numpy(), y)[0]
-                  for i in ("last", "best"))  # fmt: skip
+    last, best = (rank(predict, bim(predict, tf.constant(x), y, keep=i, **options).numpy(), y)[0]
+                  for i in ("last", "best_loss"))  # fmt: skip
     assert (best >= last).all()
     assert best.sum() > last.sum()
 
@@ -412,7 +412,7 @@ def test_best_iterate_with_a_big_step_fools_more_examples_than_the_last(x):
 
 LOOP = {
     "ball": Ball("inf", 0.2, 0.9, low=0.0, high=1.0), "steps": 4, "step_size": 0.15, "random_start": True,
-    "restarts": 2, "targeted": False, "iterate": "last", "seed": 0, "index": np.arange(24, dtype=np.int32),
+    "restarts": 2, "targeted": False, "keep": "last", "seed": 0, "index": np.arange(24, dtype=np.int32),
 }  # fmt: skip
 LOOP_CHANGES = [
     {"ball": Ball("2", 0.2, 0.9, low=0.0, high=1.0)},
@@ -425,7 +425,7 @@ LOOP_CHANGES = [
     {"random_start": False, "restarts": 1},
     {"restarts": 3},
     {"targeted": True},
-    {"iterate": "best"},
+    {"keep": "best_loss"},
     {"seed": 1},
     {"index": np.arange(24, dtype=np.int32) + 1},
 ]
@@ -441,7 +441,7 @@ def test_the_table_of_loop_settings_is_complete():
     "options",
     [
         {"random_start": True, "restarts": 3},
-        *(pytest.param(o, marks=pytest.mark.slow) for o in ({}, {"iterate": "best"})),
+        *(pytest.param(o, marks=pytest.mark.slow) for o in ({}, {"keep": "best_loss"})),
     ],
     ids=str,
 )
@@ -470,7 +470,7 @@ def test_the_same_settings_give_the_same_points(plain_run, x, y):
 
 CONFIG = {
     "attack": "pgd", "ord": "inf", "eps": 0.2, "unit": "pixel", "box": (0.0, 1.0), "steps": 4, "step_size": 0.15,
-    "random_start": True, "restarts": 1, "target": "none", "iterate": "last", "seed": 0, "backend": "own",
+    "random_start": True, "restarts": 1, "target": "none", "keep": "last", "seed": 0, "backend": "own",
 }  # fmt: skip
 CONFIG_CHANGES = [
     {"attack": "bim", "random_start": False},
@@ -488,16 +488,16 @@ CONFIG_CHANGES = [
     {"restarts": 3},
     {"target": "next"},
     {"target": "least_likely"},
-    {"iterate": "best"},
+    {"keep": "best_loss"},
     {"seed": 1},
-    {"iterate": "any"},
+    {"keep": "first_success"},
     {"backend": "cleverhans"},
 ]
 
 
 def test_the_table_of_config_fields_is_complete():
     fields = set(Attack.model_fields) - {"kind", "loss"}  # one value each
-    fields -= {"targets", "queries", "ladder", "bisect"}  # of cascades: see test_cascade.py
+    fields -= {"targets", "queries", "eps_grid", "min_eps_tolerance"}  # of cascades: see test_cascade.py
     assert set(CONFIG) == fields == {key for change in CONFIG_CHANGES for key in change}
 
 
@@ -537,11 +537,11 @@ def differentiable_settings(order, random_start):
     return {"ball": Ball(order, 0.3, SCALE, 0.0, 1.0), "steps": 6, "step_size": 0.1, "random_start": random_start}
 
 
-@pytest.mark.parametrize("iterate", ["last", "best"])
+@pytest.mark.parametrize("keep", ["last", "best_loss"])
 @pytest.mark.parametrize("order", ["inf", "2"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_compiled_equals_eager(x, y, dtype, order, iterate):
-    predict, options = wavy(frequency=0.5), {**differentiable_settings(order, True), "iterate": iterate, "restarts": 2}
+def test_compiled_equals_eager(x, y, dtype, order, keep):
+    predict, options = wavy(frequency=0.5), {**differentiable_settings(order, True), "keep": keep, "restarts": 2}
 
     def run(images, labels):
         return gradient.attack(predict, images, labels, **options)
@@ -566,11 +566,11 @@ def test_compiled_with_xla_equals_eager(x, y, dtype, order):
     )
 
 
-@pytest.mark.parametrize("iterate", ["last", "best"])
+@pytest.mark.parametrize("keep", ["last", "best_loss"])
 @pytest.mark.parametrize("case", ["nan gradient", "infinite gradient", "nan logits"])
-def test_the_loop_passes_what_is_no_number(case, iterate):
+def test_the_loop_passes_what_is_no_number(case, keep):
     predict, x = half_broken(case)
     ball = Ball("inf", 0.5, 1.0, 0.0, 1.0)
-    point = bim(predict, tf.constant(x), np.zeros(1, np.int32), ball=ball, steps=20, step_size=0.05, iterate=iterate)
+    point = bim(predict, tf.constant(x), np.zeros(1, np.int32), ball=ball, steps=20, step_size=0.05, keep=keep)
     logits = predict(point).numpy()
     assert logits.argmax() == 1 or np.isnan(logits).any()

@@ -8,7 +8,7 @@ from helpers_attacks import BinaryLinear, binary_linear, images, tf, wavy
 
 from bn_vuln.attacks import active_set, example_rng, square
 from bn_vuln.attacks.base import Ascent
-from bn_vuln.attacks.eps_search import Ladder
+from bn_vuln.attacks.eps_search import EpsGrid
 from bn_vuln.attacks.losses import logit_margin
 from bn_vuln.attacks.square import Square
 from bn_vuln.attacks.threat_model import Ball
@@ -193,12 +193,12 @@ def test_it_looks_at_the_points_of_the_published_algorithm(predict, x, y, ord):
     steps, variant, index = 250, 1, np.array([3, 0, 8, 100, 5, 7])
     found, losses = walk(Square(predict, ball(ord), steps), job(x, y, EPS[ord], index, variant), steps)
     published = [Published(ord, one, EPS[ord], steps, variant, number) for one, number in zip(x, index, strict=True)]
-    looked_at = []
+    n_evaluations = []
     for _ in range(steps):
-        looked_at.append([one.point for one in published])
-        for one, loss in zip(published, logit_margin(predict(tf.constant(looked_at[-1])), y).numpy(), strict=True):
+        n_evaluations.append([one.point for one in published])
+        for one, loss in zip(published, logit_margin(predict(tf.constant(n_evaluations[-1])), y).numpy(), strict=True):
             one.see(loss)
-    np.testing.assert_allclose(found, looked_at, rtol=0, atol={"inf": 1e-15, "2": 1e-9}[ord])
+    np.testing.assert_allclose(found, n_evaluations, rtol=0, atol={"inf": 1e-15, "2": 1e-9}[ord])
     assert (losses.max(axis=0) > losses[0]).all()
     if ord == "2":
         assert sum(one.cancelled for one in published) > 0
@@ -265,12 +265,12 @@ def test_what_is_found_does_not_depend_on_who_shares_the_batch(ord):
     x, predict, order = images(40), wavy(), np.random.default_rng(0).permutation(40)
     y = predict(tf.constant(x)).numpy().argmax(axis=1).astype(np.int32)
     eps = {"inf": 0.01, "2": 0.06}[ord]
-    search, plan = Square(predict, Ball(ord, eps, SCALE, 0.0, 1.0), 40), Ladder([eps], 2)
+    search, plan = Square(predict, Ball(ord, eps, SCALE, 0.0, 1.0), 40), EpsGrid([eps], 2)
     whole = active_set.run(search, x, y, plan, batch_size=16)
     mixed = active_set.run(search, x[order], y[order], plan, index=order, batch_size=7)
     assert 0.1 < whole.fooled.mean() < 0.9
     np.testing.assert_array_equal(mixed.fooled, whole.fooled[order])
-    np.testing.assert_array_equal(mixed.looked_at, whole.looked_at[order])
+    np.testing.assert_array_equal(mixed.n_evaluations, whole.n_evaluations[order])
     np.testing.assert_allclose(mixed.points, whole.points[order], atol=1e-9)
 
 
@@ -284,9 +284,9 @@ def test_xla_finds_the_same_with_the_engine():
     x, predict = images(40), wavy()
     y = predict(tf.constant(x)).numpy().argmax(axis=1).astype(np.int32)
     search = Square(predict, Ball("2", 0.06, SCALE, 0.0, 1.0), 40)
-    plain, compiled = (active_set.run(search, x, y, Ladder([0.06]), batch_size=40, xla=xla) for xla in (False, True))
+    plain, compiled = (active_set.run(search, x, y, EpsGrid([0.06]), batch_size=40, xla=xla) for xla in (False, True))
     np.testing.assert_array_equal(compiled.fooled, plain.fooled)
-    np.testing.assert_array_equal(compiled.looked_at, plain.looked_at)
+    np.testing.assert_array_equal(compiled.n_evaluations, plain.n_evaluations)
     np.testing.assert_allclose(compiled.points, plain.points, atol=1e-9)
 
 
@@ -294,7 +294,7 @@ def test_it_finds_the_worst_corner_of_a_linear_model():
     x, model = images(), binary_linear()
     y = model.predict(tf.constant(x)).numpy().argmax(axis=1).astype(np.int32)
     eps = 0.9 * float(model.margin(x, y).min() / np.abs(model.w).sum())  # nothing is fooled: all steps are made
-    found = active_set.run(Square(model.predict, Ball("inf", eps), 700), x, y, Ladder([eps]), batch_size=len(x))
+    found = active_set.run(Square(model.predict, Ball("inf", eps), 700), x, y, EpsGrid([eps]), batch_size=len(x))
     assert not found.fooled.any()
     worst = abs(found.points - model.worst_inf(x, y, eps)).max(axis=(1, 2, 3)) < 1e-9
     assert worst.mean() >= 0.9
@@ -306,7 +306,7 @@ def test_in_2_it_comes_near_to_the_worst_case_of_a_linear_model():
     y = np.ones(len(x), np.int32)
     length = float(np.linalg.norm(model.w))
     eps = 0.9 * float(model.margin(x, y).min()) / length
-    found = active_set.run(Square(model.predict, Ball("2", eps), 500), x, y, Ladder([eps]), batch_size=len(x))
+    found = active_set.run(Square(model.predict, Ball("2", eps), 500), x, y, EpsGrid([eps]), batch_size=len(x))
     lowered = (model.margin(x, y) - model.margin(found.points, y)) / (eps * length)
     assert (lowered > 0.6).all()
 
@@ -320,9 +320,9 @@ def test_it_fools_a_model_that_hides_its_gradients(ord, eps):
 
     y = quantized(tf.constant(x)).numpy().argmax(axis=1).astype(np.int32)
     limit, options = Ball(ord, eps, 1.0, 0.0, 1.0), {"batch_size": 16}
-    pgd = active_set.run(Ascent(quantized, limit, 20, 0.25, random_start=False), x, y, Ladder([eps]), **options)
+    pgd = active_set.run(Ascent(quantized, limit, 20, 0.25, random_start=False), x, y, EpsGrid([eps]), **options)
     assert not pgd.fooled.any()
-    found = active_set.run(Square(quantized, limit, 300), x, y, Ladder([eps]), **options)
+    found = active_set.run(Square(quantized, limit, 300), x, y, EpsGrid([eps]), **options)
     assert found.fooled.mean() > 0.9
     assert (quantized(tf.constant(found.points)).numpy().argmax(axis=1) != y)[found.fooled].all()
 

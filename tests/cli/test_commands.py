@@ -168,7 +168,7 @@ def test_dry_run_prints_the_config_and_trains_nothing(bnvuln, tmp_path):
         (["--crop-pad", "28"], "train.augment.pad: expected less than the sides"),
         (["--arch", "nearest_centroid", "--classes", "3,77"], "has classes 0 to 9, received 77"),
         (["--lr-drops", "3", "--epochs", "2"], "epoch 3 never begins"),
-        (["--draw", "seed"], "--draw seed needs a --limit"),
+        (["--subset-seed", "seed"], "--subset-seed seed needs a --limit"),
     ],
 )
 def test_a_dry_run_refuses_what_the_run_refuses(bnvuln, tmp_path, options, fragment):
@@ -182,8 +182,8 @@ def test_a_dry_run_refuses_what_the_run_refuses(bnvuln, tmp_path, options, fragm
     "options",
     [
         ["--lr-drops", "1", "--epochs", "2"],
-        ["--draw", "seed", "--limit", "200"],
-        ["--draw", "seed", "--data", "toy", "--arch", "linear"],
+        ["--subset-seed", "seed", "--limit", "200"],
+        ["--subset-seed", "seed", "--data", "toy", "--arch", "linear"],
     ],
 )
 def test_settings_that_have_an_effect_are_taken(bnvuln, options):
@@ -198,7 +198,7 @@ def resolved(bnvuln, *options):
 
 MNIST = {
     "name": "mnist", "width": 28, "validation": 5000, "limit": None, "digest": None, "classes": None,
-    "balanced": False, "draw": "fixed",
+    "balanced": False, "subset_seed": "fixed",
 }  # fmt: skip
 PLAIN_TRAIN = {
     "epochs": 20, "batch_size": 128, "optimizer": "sgd", "lr": 0.01, "momentum": 0.0, "nesterov": False,
@@ -217,9 +217,9 @@ PLAIN_TRAIN = {
             {"name": "linear", "one_logit": True},
         ),
         (
-            ["--classes", "3,7", "--limit", "200", "--balanced", "--draw", "seed"],
+            ["--classes", "3,7", "--limit", "200", "--balanced", "--subset-seed", "seed"],
             "data",
-            {**MNIST, "classes": [3, 7], "limit": 200, "balanced": True, "draw": "seed"},
+            {**MNIST, "classes": [3, 7], "limit": 200, "balanced": True, "subset_seed": "seed"},
         ),
         (["--no-standardize"], "standardize", False),
         (["--arch", "nearest_centroid"], "arch", {"name": "nearest_centroid"}),
@@ -323,7 +323,7 @@ def test_set_overrides_any_field(bnvuln):
         (["--groups", "5"], ["--groups is for --normalization group or ws_group, not for batch\n"]),
         (["--lr-drops", "3", "--epochs", "3"], ["--lr-drops: epoch 3 never begins: of 3 epochs", "the last is 2\n"]),
         (["--lr-drops", "3", "--set", "train.epochs=2"], ["--lr-drops: epoch 3 never begins"]),
-        (["--draw", "seed"], ["--draw seed needs a --limit"]),
+        (["--subset-seed", "seed"], ["--subset-seed seed needs a --limit"]),
         (["--resume"], ["--resume", "no checkpoint"]),
         (["--checkpoint-every", "0"], ["--checkpoint-every"]),
         (["--strategy", "miror"], ["--strategy", "mirrored"]),
@@ -400,24 +400,35 @@ def test_attack_options_reach_the_record(bnvuln, pair):
         "--steps",
         "2",
     ]
-    options += ["--step-size", "0.2", "--restarts", "2", "--target", "next", "--iterate", "best", "--seed", "3"]
+    options += ["--step-size", "0.2", "--restarts", "2", "--target", "next", "--keep", "best_loss", "--seed", "3"]
     _, out, _ = bnvuln("attack", pair["none"], *options, "--split", "validation", "--limit", "20", "--json", "-q")
     assert json.loads(out)["records"][1]["perturbation"] == {
         "kind": "attack", "attack": "pgd", "ord": "2", "eps": 0.5, "unit": "standardized", "box": "none", "steps": 2,
         "step_size": 0.2, "random_start": True, "restarts": 2, "target": "next", "loss": "cross_entropy",
-        "iterate": "best", "seed": 3, "backend": "own", "dataset": "mnist", "split": "validation", "limit": 20,
+        "keep": "best_loss", "seed": 3, "backend": "own", "dataset": "mnist", "split": "validation", "limit": 20,
         "bn_statistics": "tracked",
     }  # fmt: skip
 
 
 def test_attack_finds_the_smallest_eps_of_each_example(bnvuln, pair):
-    options = ["--attack", "apgd-ce", "--steps", "5", "--eps", "32/255", "--bisect", "4/255", "--batch-size", "7"]
+    options = [
+        "--attack",
+        "apgd-ce",
+        "--steps",
+        "5",
+        "--eps",
+        "32/255",
+        "--min-eps-tolerance",
+        "4/255",
+        "--batch-size",
+        "7",
+    ]
     code, out, _ = bnvuln("attack", pair["none"], *options, "--limit", "20", "--json", "-q")
     record = json.loads(out)["records"][1]
     assert code == 0
-    assert record["perturbation"]["bisect"] == 4 / 255
+    assert record["perturbation"]["min_eps_tolerance"] == 4 / 255
     assert 0 < record["median_distance"] <= 32 / 255
-    distance = records.read_arrays(records.outcomes_path(pair["none"], record["perturbation_id"]))["distance"]
+    distance = records.read_arrays(records.correct_path(pair["none"], record["perturbation_id"]))["distance"]
     assert (distance <= 32 / 255 + 1e-6).sum() == 20 - record["correct"]
     _, out, _ = bnvuln("attack", pair["none"], *options, "--limit", "20", "-q")
     assert "mean 0.0" in out
@@ -468,14 +479,14 @@ def test_bad_attack_options_exit_with_one_clear_message(bnvuln, pair, options, c
 def test_a_ladder_may_name_its_top_and_come_in_any_order(bnvuln, pair):
     options = ["--eps", "0.2", "--steps", "2", "--limit", "20", "--json", "-q"]
     named, plain = (
-        json.loads(bnvuln("attack", pair["none"], "--ladder", ladder, *options)[1])["records"]
-        for ladder in ("0.2,0.1,0.05", "0.05,0.1")
+        json.loads(bnvuln("attack", pair["none"], "--eps-grid", eps_grid, *options)[1])["records"]
+        for eps_grid in ("0.2,0.1,0.05", "0.05,0.1")
     )
     assert [r["perturbation_id"] for r in named] == [r["perturbation_id"] for r in plain]
     assert [r["name"] for r in named] == ["clean", "pgd 0.05", "pgd 0.1", "pgd"]
-    code, _, err = bnvuln("attack", pair["none"], "--ladder", "0.1,0.3", *options)
+    code, _, err = bnvuln("attack", pair["none"], "--eps-grid", "0.1,0.3", *options)
     assert code == 2
-    assert "--ladder: expected eps of at most --eps 0.2" in err
+    assert "--eps-grid: expected eps of at most --eps 0.2" in err
 
 
 def test_a_target_that_is_nothing_is_refused(bnvuln, tmp_path):
@@ -576,7 +587,7 @@ def test_compare_gives_paired_differences(bnvuln, pair):
     assert code == 0
     assert len(printed) == 2
     for row in printed:
-        outcomes = [records.read_outcomes(pair[n], records.digest(row["perturbation"])) for n in ("none", "batch")]
+        outcomes = [records.read_correct(pair[n], records.digest(row["perturbation"])) for n in ("none", "batch")]
         delta = outcomes[1].astype(float) - outcomes[0]
         assert row["difference"] == pytest.approx(delta.mean())
         assert row["standard_error_over_examples"] == pytest.approx(delta.std(ddof=1) / 10)

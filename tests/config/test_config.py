@@ -36,7 +36,7 @@ from bn_vuln.config import (
     to_plain,
     to_yaml,
     validate,
-    with_rungs,
+    with_eps_grid,
 )
 from bn_vuln.config.grid import expand
 from bn_vuln.errors import ConfigError, UsageError
@@ -346,21 +346,21 @@ ATTACK_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"eps": 0.1, "attack": "bim", "random_start": True}, ["bim has no random start"]),
     ({"eps": 0.1, "attack": "bim", "restarts": 3}, ["restarts need a random start", "pgd"]),
     ({"eps": 0.1, "random_start": False, "restarts": 3}, ["restarts need a random start"]),
-    ({"eps": 0.1, "backend": "cleverhans", "iterate": "best"}, ["CleverHans", "the last", "own"]),
+    ({"eps": 0.1, "backend": "cleverhans", "keep": "best_loss"}, ["CleverHans", "the last", "own"]),
     ({"eps": 0.1, "attack": "apgd-ce", "step_size": 0.01}, ["apgd-ce chooses its step sizes", "leave"]),
     ({"eps": 0.1, "attack": "square", "target": "next"}, ["square chooses", "leave"]),
-    ({"eps": 0.1, "attack": "strong", "iterate": "last"}, ["strong chooses", "iterate"]),
+    ({"eps": 0.1, "attack": "strong", "keep": "last"}, ["strong chooses", "keep"]),
     ({"eps": 0.1, "attack": "strong", "random_start": False}, ["strong always starts at random"]),
     ({"eps": 0.1, "attack": "apgd-t", "backend": "cleverhans"}, ["apgd-t is ours alone", "own"]),
-    ({"eps": 0.1, "ladder": [0.1]}, ["ladder", "other eps than 0.1"]),
-    ({"eps": 0.1, "ladder": [0.05, 0.02]}, ["ladder", "ascending"]),
-    ({"eps": 0.1, "ladder": [0.05], "iterate": "last"}, ["a ladder counts any iterate", "received last"]),
-    ({"eps": 0.1, "ladder": [0.05], "attack": "fgsm"}, ["expected iterate any, received last"]),
+    ({"eps": 0.1, "eps_grid": [0.1]}, ["eps_grid", "other eps than 0.1"]),
+    ({"eps": 0.1, "eps_grid": [0.05, 0.02]}, ["eps_grid", "ascending"]),
+    ({"eps": 0.1, "eps_grid": [0.05], "keep": "last"}, ["an eps grid counts any iterate", "received last"]),
+    ({"eps": 0.1, "eps_grid": [0.05], "attack": "fgsm"}, ["expected iterate any, received last"]),
     ({"eps": 0.1, "attack": "square", "queries": 10}, ["queries is for strong", "steps"]),
     ({"eps": 0.1, "targets": 3}, ["targets is for apgd-t and strong"]),
-    ({"eps": 0.1, "bisect": 0.1}, ["bisect is a tolerance below eps", "0.1"]),
-    ({"eps": 0.1, "bisect": 0.01, "ladder": [0.05]}, ["bisect", "in place of a ladder"]),
-    ({"eps": 0.1, "bisect": 0.01, "iterate": "last"}, ["bisect", "counts any iterate"]),
+    ({"eps": 0.1, "min_eps_tolerance": 0.1}, ["min_eps_tolerance is a tolerance below eps", "0.1"]),
+    ({"eps": 0.1, "min_eps_tolerance": 0.01, "eps_grid": [0.05]}, ["min_eps_tolerance", "in place of an eps grid"]),
+    ({"eps": 0.1, "min_eps_tolerance": 0.01, "keep": "last"}, ["min_eps_tolerance", "counts any iterate"]),
     ({"eps": 0.1, "backend": "cleverhans", "restarts": 2}, ["CleverHans", "restarts", "own"]),
 ]
 
@@ -747,12 +747,12 @@ PGD_IN_WORDS = "pgd inf eps 0.1 pixel, 20 steps of 0.0125, "
         (attack(attack="fgsm", eps=0.25, ord=2), "fgsm 2 eps 0.25 pixel, 1 step of 0.25, box [0, 1]"),
         (attack(eps=0.1, box={"standardized": [-2, 2]}), PGD_IN_WORDS + "box [-2, 2] standardized, any iterate"),
         (attack(eps=0.1, restarts=3, target="next"), PGD_IN_WORDS + "box [0, 1], 3 restarts, target next, any iterate"),
-        (attack(eps=0.1, iterate="best"), PGD_IN_WORDS + "box [0, 1], best iterate"),
-        (attack(eps=0.1, iterate="last"), PGD_IN_WORDS + "box [0, 1]"),
+        (attack(eps=0.1, keep="best_loss"), PGD_IN_WORDS + "box [0, 1], best iterate"),
+        (attack(eps=0.1, keep="last"), PGD_IN_WORDS + "box [0, 1]"),
         (attack(attack="apgd-ce", eps=0.1), "apgd-ce inf eps 0.1 pixel, 100 steps, box [0, 1]"),
         (attack(attack="square", eps=0.1), "square inf eps 0.1 pixel, 5000 queries, box [0, 1]"),
         (
-            attack(attack="strong", eps=0.1, ladder=[0.02, 0.05]),
+            attack(attack="strong", eps=0.1, eps_grid=[0.02, 0.05]),
             "strong inf eps 0.1 pixel, 100 steps, 5000 queries, box [0, 1], of 3 eps",
         ),
         (attack(eps=0.1, backend="cleverhans"), PGD_IN_WORDS + "box [0, 1], CleverHans"),
@@ -763,29 +763,29 @@ def test_a_perturbation_in_words(perturbation: Any, text: str) -> None:
 
 
 def test_the_rungs_of_a_ladder() -> None:
-    pgd, strong = (attack(attack=name, eps="16/255", ladder=["2/255", 0.03], steps=10) for name in ("pgd", "strong"))
-    assert list(with_rungs({"clean": Clean(), "up": pgd})) == ["clean", "up 2/255", "up 0.03", "up"]
+    pgd, strong = (attack(attack=name, eps="16/255", eps_grid=["2/255", 0.03], steps=10) for name in ("pgd", "strong"))
+    assert list(with_eps_grid({"clean": Clean(), "up": pgd})) == ["clean", "up 2/255", "up 0.03", "up"]
     # The larger eps come first, so that they had a say in what was found at the smaller ones.
     for attacked in (pgd, strong):
-        assert [(rung.eps, rung.ladder) for rung in attacked.rungs] == [
+        assert [(smaller.eps, smaller.eps_grid) for smaller in attacked.at_smaller_eps] == [
             (2 / 255, (0.03, 16 / 255)),
             (0.03, (2 / 255, 16 / 255)),
         ]
-    assert pgd.rungs[1].step_size == pytest.approx(2.5 * 0.03 / 10)
-    assert [rung.step_size for rung in strong.rungs] == [None, None]
-    assert attack(eps=0.1).rungs == ()
-    again = validate(Attack, to_plain(strong.rungs[0]), "a record")
-    assert (again, again.rungs) == (strong.rungs[0], ())
+    assert pgd.at_smaller_eps[1].step_size == pytest.approx(2.5 * 0.03 / 10)
+    assert [smaller.step_size for smaller in strong.at_smaller_eps] == [None, None]
+    assert attack(eps=0.1).at_smaller_eps == ()
+    again = validate(Attack, to_plain(strong.at_smaller_eps[0]), "a record")
+    assert (again, again.at_smaller_eps) == (strong.at_smaller_eps[0], ())
     assert [radius(eps) for eps in (8 / 255, 0.1, 1e-4, 2.0)] == ["8/255", "0.1", "0.0001", "510/255"]
 
 
 def test_rungs_can_be_columns_and_are_measured_with_their_ladder() -> None:
-    ladder = {"kind": "attack", "eps": "8/255", "ladder": ["4/255"]}
+    eps_grid = {"kind": "attack", "eps": "8/255", "eps_grid": ["4/255"]}
     table = {"columns": {"pgd 4/255": "4/255", "pgd": "8/255"}}
-    experiment = validate(Experiment, tiny(perturbations={"pgd": ladder}, table=table, paper=[]), "test")
+    experiment = validate(Experiment, tiny(perturbations={"pgd": eps_grid}, table=table, paper=[]), "test")
     assert experiment.unit("pgd 4/255") == "%"
     assert list(experiment.every_perturbation) == ["pgd 4/255", "pgd"]
-    wrong = tiny(perturbations={"pgd": ladder}, table={"columns": {"pgd 2/255": "2/255"}}, paper=[])
+    wrong = tiny(perturbations={"pgd": eps_grid}, table={"columns": {"pgd 2/255": "2/255"}}, paper=[])
     with pytest.raises(ConfigError, match="'pgd 2/255' is not among perturbations"):
         validate(Experiment, wrong, "test")
 

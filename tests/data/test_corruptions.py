@@ -15,7 +15,7 @@ from bn_vuln import api, data
 from bn_vuln.config import AWGN, Clean, Corruption, Evaluation, Suite, describe_perturbation, identity, validate
 from bn_vuln.data import constants, corruptions
 from bn_vuln.data.corruptions import make
-from bn_vuln.data.mnist import FACTS as MNIST
+from bn_vuln.data.mnist import INFO as MNIST
 from bn_vuln.data.noise import add_noise
 from bn_vuln.data.tfds import cifar10_c, downloads, network, paths, prepared
 from bn_vuln.data.transforms import pixel_array

@@ -22,11 +22,11 @@ def test_mnist_is_the_real_one():
 
 def test_facts_are_those_of_the_training_images():
     images, _ = mnist.read("train")
-    facts = data.facts("mnist")
-    assert facts.shape == images.shape[1:]
-    assert facts.sizes == {"train": len(images), "test": 10000}
-    assert images.mean() / 255 == pytest.approx(facts.mean[0], abs=5e-5)
-    assert images.std() / 255 == pytest.approx(facts.std[0], abs=5e-5)
+    info = data.dataset_info("mnist")
+    assert info.shape == images.shape[1:]
+    assert info.sizes == {"train": len(images), "test": 10000}
+    assert images.mean() / 255 == pytest.approx(info.mean[0], abs=5e-5)
+    assert images.std() / 255 == pytest.approx(info.std[0], abs=5e-5)
 
 
 def test_validation_and_train_split_the_published_training_set():

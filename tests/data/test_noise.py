@@ -6,13 +6,13 @@ from helpers_attacks import keras, tf
 from scipy import stats
 
 from bn_vuln.config import AWGN, Evaluation
-from bn_vuln.data.info import Facts
-from bn_vuln.data.mnist import FACTS as MNIST
+from bn_vuln.data.info import DatasetInfo
+from bn_vuln.data.mnist import INFO as MNIST
 from bn_vuln.data.noise import add_noise
 from bn_vuln.evaluation.classifier import from_model
 from bn_vuln.evaluation.evaluator import Evaluator
 
-COLOUR = Facts("colour", (8, 8, 2), ("a", "b"), mean=(0.4, 0.6), std=(0.25, 0.5), sizes={})
+COLOUR = DatasetInfo("colour", (8, 8, 2), ("a", "b"), mean=(0.4, 0.6), std=(0.25, 0.5), sizes={})
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +24,9 @@ def everywhere(n, start=0):
     return np.arange(start, start + n)
 
 
-def noise_alone(images, *, facts=MNIST, **options):
+def noise_alone(images, *, info=MNIST, **options):
     """What is added, unclipped."""
-    noisy = add_noise(images, everywhere(len(images)), AWGN(clip="none", **options), facts)
+    noisy = add_noise(images, everywhere(len(images)), AWGN(clip="none", **options), info)
     return noisy.astype(np.float64) - images / 255
 
 
@@ -45,7 +45,7 @@ def test_noise_in_standardized_units_is_scaled_by_the_std(images):
 
 def test_noise_in_standardized_units_is_scaled_in_every_channel():
     grey = np.full((300, 8, 8, 2), 128, np.uint8)
-    noise = noise_alone(grey, facts=COLOUR, std=0.4, unit="standardized")
+    noise = noise_alone(grey, info=COLOUR, std=0.4, unit="standardized")
     np.testing.assert_allclose(noise.std(axis=(0, 1, 2)), [0.1, 0.2], rtol=0.02)
 
 

@@ -16,20 +16,20 @@ FIRST = {"fashion_mnist": [4, 4, 9, 7, 5, 1, 0, 5, 7, 4], "cifar10": [7, 0, 6, 9
 def test_real_images_are_those_of_the_facts(name):
     if prepared.find(name) is None:
         pytest.skip(f"{name} is not prepared (bnvuln data prepare {name})")
-    train, test, facts = tfds.read(name, "train"), data.load(name, "test"), data.facts(name)
-    assert {"train": len(train.labels), "test": len(test)} == facts.sizes
-    assert train.images.shape[1:] == test.images.shape[1:] == facts.shape
-    classes = len(facts.classes)
+    train, test, info = tfds.read(name, "train"), data.load(name, "test"), data.dataset_info(name)
+    assert {"train": len(train.labels), "test": len(test)} == info.sizes
+    assert train.images.shape[1:] == test.images.shape[1:] == info.shape
+    classes = len(info.classes)
     assert np.bincount(train.labels).tolist() == [len(train.labels) // classes] * classes
     assert np.bincount(test.labels).tolist() == [len(test) // classes] * classes
     assert test.labels[:10].tolist() == FIRST[name]
     mean, std = splits.channel_statistics(train.images)
-    assert mean == facts.mean
+    assert mean == info.mean
     if name == "fashion_mnist":
-        assert std == facts.std
+        assert std == info.std
     else:  # the constants in use are means of the images' own stds, with n - 1
         pixels = (train.images / np.float32(255)).reshape(50000, 1024, 3)
-        assert pixels.std(1, ddof=1).mean(0) == pytest.approx(facts.std, abs=1e-4)
+        assert pixels.std(1, ddof=1).mean(0) == pytest.approx(info.std, abs=1e-4)
 
 
 @pytest.mark.slow
@@ -39,4 +39,4 @@ def test_training_images_are_not_among_the_validation_images(name):
         pytest.skip(f"{name} is not prepared (bnvuln data prepare {name})")
     train, validation = data.load(name, "train"), data.load(name, "validation")
     assert len(validation) == 5000
-    assert sorted([*train.index, *validation.index]) == list(range(data.facts(name).sizes["train"]))
+    assert sorted([*train.index, *validation.index]) == list(range(data.dataset_info(name).sizes["train"]))

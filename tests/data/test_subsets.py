@@ -18,7 +18,7 @@ DRAWS = [None, 0, 1, 17]
 def same(one, other):
     """Whether two data sets hold the same examples in the same order."""
     fields = ("images", "labels", "index")
-    return one.facts == other.facts and all(np.array_equal(getattr(one, f), getattr(other, f)) for f in fields)
+    return one.info == other.info and all(np.array_equal(getattr(one, f), getattr(other, f)) for f in fields)
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def test_classes_are_renumbered_in_the_order_they_are_given(classes):
     np.testing.assert_array_equal(found.images, images[expected])
     np.testing.assert_array_equal(np.array(classes)[found.labels], labels[expected])
     assert found.labels.dtype == np.int32
-    assert found.facts.classes == tuple(data.facts("mnist").classes[c] for c in classes)
-    assert found.facts.shape == data.facts("mnist").shape
+    assert found.info.classes == tuple(data.dataset_info("mnist").classes[c] for c in classes)
+    assert found.info.shape == data.dataset_info("mnist").shape
 
 
 def test_all_classes_in_their_order_are_the_whole():
@@ -85,7 +85,7 @@ def test_a_limit_counts_the_examples_of_the_classes():
         ({"classes": [3]}, "classes"),
         ({"classes": [3, -1]}, "classes"),
         ({"balanced": True}, "balanced needs a limit"),
-        ({"draw": "sead"}, "draw"),
+        ({"subset_seed": "sead"}, "subset_seed"),
     ],
     ids=str,
 )
@@ -96,7 +96,7 @@ def test_options_that_make_no_sense_are_refused(fields, message):
 
 def test_what_changes_the_data_changes_their_identity():
     changes = [{}, {"classes": (3, 7)}, {"classes": (7, 3)}, {"limit": 20}, {"limit": 20, "balanced": True}]
-    changes += [{"limit": 20, "draw": "seed"}]
+    changes += [{"limit": 20, "subset_seed": "seed"}]
     found = [identity(Data(**fields)) for fields in changes]
     assert all(a != b for i, a in enumerate(found) for b in found[:i])
     assert not {"classes", "balanced", "draw"} & found[0].keys()
@@ -108,8 +108,8 @@ def test_what_changes_the_data_changes_their_identity():
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize(("classes", "limit"), [((3, 7), 100), ((7, 3, 1), 30), (None, 10), (None, 500)], ids=str)
 def test_a_balanced_limit_has_equally_many_of_each_class(classes, limit, draw):
-    found = data.load("mnist", "test", classes=classes, limit=limit, balanced=True, draw=draw)
-    n = len(found.facts.classes)
+    found = data.load("mnist", "test", classes=classes, limit=limit, balanced=True, subset_seed=draw)
+    n = len(found.info.classes)
     assert np.bincount(found.labels, minlength=n).tolist() == [limit // n] * n
     assert len(np.unique(found.index)) == limit
 
@@ -124,7 +124,8 @@ def test_a_balanced_limit_that_does_not_divide_differs_by_one():
 @pytest.mark.parametrize("balanced", [False, True])
 def test_a_smaller_limit_is_the_beginning_of_a_larger_one(balanced, draw):
     small, large = (
-        data.load("mnist", "train", classes=(3, 7), limit=limit, balanced=balanced, draw=draw) for limit in (21, 200)
+        data.load("mnist", "train", classes=(3, 7), limit=limit, balanced=balanced, subset_seed=draw)
+        for limit in (21, 200)
     )
     np.testing.assert_array_equal(large.index[:21], small.index)
     np.testing.assert_array_equal(large.labels[:21], small.labels)
@@ -149,7 +150,7 @@ def test_a_class_with_too_few_examples_is_named():
 @pytest.mark.parametrize("balanced", [False, True])
 def test_the_same_draw_is_the_same_examples_and_another_others(name, balanced):
     def images(draw):
-        found = data.load(name, "train", classes=(1, 0), limit=40, balanced=balanced, draw=draw)
+        found = data.load(name, "train", classes=(1, 0), limit=40, balanced=balanced, subset_seed=draw)
         return found.images.tobytes()
 
     assert [images(draw) for draw in DRAWS] == [images(draw) for draw in DRAWS]
@@ -159,7 +160,7 @@ def test_the_same_draw_is_the_same_examples_and_another_others(name, balanced):
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("name", ["mnist", "toy"])
 def test_validation_examples_are_never_trained_on(name, draw):
-    options = {"classes": (1, 0), "draw": draw}
+    options = {"classes": (1, 0), "subset_seed": draw}
     validation = data.load(name, "validation", **options)
     for limit, balanced in ((None, False), (200, False), (200, True)):
         train = data.load(name, "train", limit=limit, balanced=balanced, **options)
@@ -168,7 +169,7 @@ def test_validation_examples_are_never_trained_on(name, draw):
 
 @pytest.mark.parametrize("draw", DRAWS)
 def test_a_draw_without_a_limit_changes_nothing_of_fixed_data(draw):
-    assert same(data.load("mnist", "test", draw=draw), data.load("mnist", "test"))
+    assert same(data.load("mnist", "test", subset_seed=draw), data.load("mnist", "test"))
 
 
 # ---------------------------------------------------------------- what a cell is trained on
@@ -186,10 +187,10 @@ def test_fixed_examples_are_those_of_every_seed(name):
 
 
 def test_drawn_examples_are_those_of_their_seed():
-    options = Data(**CELL, draw="seed")
+    options = Data(**CELL, subset_seed="seed")
     for seed in (0, 5):
         found = data.training(options, "train", seed)
-        assert same(found, data.load("mnist", "train", **CELL, draw=seed))
+        assert same(found, data.load("mnist", "train", **CELL, subset_seed=seed))
         assert np.bincount(found.labels).tolist() == [15, 15]
     assert not same(data.training(options, "train", 0), data.training(options, "train", 5))
     assert not same(data.training(options, "train", 0), data.training(Data(**CELL), "train", 0))
@@ -198,7 +199,7 @@ def test_drawn_examples_are_those_of_their_seed():
 def test_validation_is_the_same_for_every_seed_and_has_no_limit():
     whole = data.load("mnist", "validation", validation=700, classes=(7, 3))
     for seed in (0, 5):
-        assert same(data.training(Data(**CELL, validation=700, draw="seed"), "validation", seed), whole)
+        assert same(data.training(Data(**CELL, validation=700, subset_seed="seed"), "validation", seed), whole)
 
 
 # ---------------------------------------------------------------- all published examples and their means
@@ -207,12 +208,12 @@ def test_validation_is_the_same_for_every_seed_and_has_no_limit():
 def test_published_are_all_training_examples_of_the_classes():
     images, labels = mnist.read("train")
     expected = np.flatnonzero(np.isin(labels, (3, 7)))
-    found = data.published(Data(**CELL, validation=700, draw="seed"))
+    found = data.published(Data(**CELL, validation=700, subset_seed="seed"))
     order = np.argsort(found.index)
     np.testing.assert_array_equal(found.index[order], expected)
     np.testing.assert_array_equal(found.images[order], images[expected])
     np.testing.assert_array_equal(np.array([7, 3])[found.labels[order]], labels[expected])
-    assert found.facts.classes == ("7", "3")
+    assert found.info.classes == ("7", "3")
 
 
 def test_class_centroids_are_the_mean_pixels_in_the_order_of_the_classes():
@@ -256,11 +257,11 @@ def test_means_and_covariance_are_those_of_the_two_gaussians(draw):
 
 
 def test_the_test_points_are_the_same_for_every_draw_and_the_training_points_are_not():
-    tests = [data.load("toy", "test", draw=draw) for draw in DRAWS]
+    tests = [data.load("toy", "test", subset_seed=draw) for draw in DRAWS]
     assert all(same(tests[0], other) for other in tests)
     assert np.bincount(tests[0].labels).tolist() == [5000, 5000]
     for split in ("train", "validation"):
-        found = [data.load("toy", split, draw=draw).images.tobytes() for draw in DRAWS]
+        found = [data.load("toy", split, subset_seed=draw).images.tobytes() for draw in DRAWS]
         assert len(set(found)) == len(DRAWS)
     assert not np.isin(tests[0].images[..., 0], data.load("toy", "train").images[..., 0]).any()
 
@@ -268,7 +269,7 @@ def test_the_test_points_are_the_same_for_every_draw_and_the_training_points_are
 def test_train_and_validation_split_the_points_that_are_drawn():
     images, labels = toy.read("train", 3)
     for split, n in (("train", 1000), ("validation", 5000)):
-        found = data.load("toy", split, draw=3)
+        found = data.load("toy", split, subset_seed=3)
         assert len(found) == n
         np.testing.assert_array_equal(found.images, images[found.index])
         np.testing.assert_array_equal(found.labels, labels[found.index])
@@ -281,11 +282,11 @@ def test_points_are_taken_as_they_are():
 
 
 def test_facts_of_the_toy():
-    facts = data.facts("toy")
-    assert facts == toy.FACTS == data.prepare("toy")
-    assert (facts.shape, facts.classes) == ((1, 1, 2), ("0", "1"))
-    assert (facts.mean, facts.std) == ((0, 0), (1, 1))  # not standardized
-    assert facts.sizes == {"train": len(toy.read("train")[1]), "test": len(toy.read("test")[1])}
+    info = data.dataset_info("toy")
+    assert info == toy.INFO == data.prepare("toy")
+    assert (info.shape, info.classes) == ((1, 1, 2), ("0", "1"))
+    assert (info.mean, info.std) == ((0, 0), (1, 1))  # not standardized
+    assert info.sizes == {"train": len(toy.read("train")[1]), "test": len(toy.read("test")[1])}
 
 
 def test_the_toy_is_described():
@@ -329,5 +330,5 @@ def test_info_of_the_toy_names_no_folder(bnvuln, no_data):
 
 def test_noise_is_added_to_points_as_they_are():
     test = data.load("toy", "test", limit=5)
-    found = noise.add_noise(test.images, test.index, AWGN(std=0, clip="none"), test.facts)
+    found = noise.add_noise(test.images, test.index, AWGN(std=0, clip="none"), test.info)
     np.testing.assert_array_equal(found, test.images)

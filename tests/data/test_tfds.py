@@ -122,50 +122,51 @@ def test_a_limit_and_its_error_name_the_data_set(at_ready):
 
 def test_a_set_of_test_images_can_be_evaluated_not_trained(at_ready):
     assert h.sorted_pairs(*whole("cifar10_1/v6", "test")) == h.sorted_pairs(*CIFAR_1)
-    assert data.facts("cifar10_1/v6").mean == data.facts("cifar10").mean
+    assert data.dataset_info("cifar10_1/v6").mean == data.dataset_info("cifar10").mean
     for split in ("train", "validation"):
         with pytest.raises(UsageError, match="cifar10_1/v6 has only a test split"):
             data.load("cifar10_1/v6", split)
 
 
-# ---------------------------------------------------------------- facts
+# ---------------------------------------------------------------- info
 
 
 def test_facts_with_constants_in_use_need_no_data_and_no_tfds(tmp_path):
     code = (
         "import sys\nfrom bn_vuln import data\n"
-        "print(data.facts('cifar10').std, data.facts('fashion_mnist').sizes, data.facts('cifar10_1/v6').sizes)\n"
+        "print(data.dataset_info('cifar10').std, data.dataset_info('fashion_mnist').sizes)\n"
+        "print(data.dataset_info('cifar10_1/v6').sizes)\n"
         "assert not {'tensorflow', 'tensorflow_datasets'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == (
-        "(0.2023, 0.1994, 0.201) {'train': 60000, 'test': 10000} {'test': 2000}\n",
+        "(0.2023, 0.1994, 0.201) {'train': 60000, 'test': 10000}\n{'test': 2000}\n",
         "",
     )
 
 
 def test_facts_of_what_is_prepared_have_its_sizes(at_ready):
     expected = dataclasses.replace(constants.CIFAR10, sizes={"train": 25, "test": 10})
-    assert data.facts("cifar10") == expected
-    assert data.load("cifar10", "test").facts == expected
+    assert data.dataset_info("cifar10") == expected
+    assert data.load("cifar10", "test").info == expected
 
 
 def test_other_facts_are_those_of_the_training_images_and_kept(at_ready):
     pixels = SVHN[0][0].astype(np.float64) / 255
-    facts = data.facts("svhn_cropped")
-    assert facts.mean == tuple(pixels.mean((0, 1, 2)).round(4))
-    assert facts.std == tuple(pixels.std((0, 1, 2)).round(4))
-    assert (facts.name, facts.shape, facts.classes) == ("svhn_cropped", (32, 32, 3), tuple("0123456789"))
-    assert facts.sizes == {"train": 30, "test": 12}
+    info = data.dataset_info("svhn_cropped")
+    assert info.mean == tuple(pixels.mean((0, 1, 2)).round(4))
+    assert info.std == tuple(pixels.std((0, 1, 2)).round(4))
+    assert (info.name, info.shape, info.classes) == ("svhn_cropped", (32, 32, 3), tuple("0123456789"))
+    assert info.sizes == {"train": 30, "test": 12}
     kept = json.loads((at_ready / "svhn_cropped/3.1.0" / tfds.MEASURED).read_text())
-    assert tuple(kept["mean"]) == facts.mean
+    assert tuple(kept["mean"]) == info.mean
 
 
 def test_measuring_again_where_what_is_kept_is_broken(at_ready):
     path = at_ready / "svhn_cropped/3.1.0" / tfds.MEASURED
-    facts, text = data.facts("svhn_cropped"), path.read_text()
+    info, text = data.dataset_info("svhn_cropped"), path.read_text()
     path.write_text("{")
-    assert data.facts("svhn_cropped") == facts
+    assert data.dataset_info("svhn_cropped") == info
     assert path.read_text() == text
 
 
@@ -231,9 +232,9 @@ def test_a_fifth_of_the_training_images_is_the_test_split_where_there_is_none(sq
     train, test = tfds.read("tiny_squares", "train"), tfds.read("tiny_squares", "test")
     assert (len(train.labels), len(test.labels)) == (16, 4)
     assert sorted([*train.index, *test.index]) == list(range(20))
-    facts = data.facts("tiny_squares")
-    assert (facts.shape, facts.classes, facts.sizes) == ((8, 8, 3), ("a", "b"), {"train": 16, "test": 4})
-    assert facts.mean[0] == round(train.images[:, 0, 0, 0].mean() / 255, 4)
+    info = data.dataset_info("tiny_squares")
+    assert (info.shape, info.classes, info.sizes) == ((8, 8, 3), ("a", "b"), {"train": 16, "test": 4})
+    assert info.mean[0] == round(train.images[:, 0, 0, 0].mean() / 255, 4)
 
 
 def test_images_of_several_shapes_are_refused_with_the_shapes(squares, monkeypatch):
@@ -261,7 +262,7 @@ def test_images_of_several_shapes_are_refused_with_the_shapes(squares, monkeypat
     ],
 )
 def test_what_cannot_be_read_is_said_before_anything_is_prepared(name, fragments):
-    for ask in (data.facts, data.load, data.prepare, data.describe):
+    for ask in (data.info, data.load, data.prepare, data.describe):
         with pytest.raises(UsageError) as error:
             ask(name)
         assert "\n" not in str(error.value)
@@ -537,7 +538,7 @@ def test_the_list_has_what_else_is_prepared_and_can_be_read(squares, ready, offl
 def test_descriptions_before_and_after(at_ready, monkeypatch, tmp_path):
     after = data.describe_dataset("svhn_cropped")
     assert (after["state"], after["sizes"]) == ("prepared", {"train": 30, "test": 12})
-    assert after["mean"] == data.facts("svhn_cropped").mean
+    assert after["mean"] == data.dataset_info("svhn_cropped").mean
     assert [file["found"] for file in after["files"]] == ["downloaded"] * 3
     monkeypatch.setenv(paths.DATA_DIR, str(tmp_path))
     before = data.describe_dataset("svhn_cropped")
@@ -558,7 +559,7 @@ def test_descriptions_before_and_after(at_ready, monkeypatch, tmp_path):
 
 
 def test_the_bundled_set_needs_no_folder(offline):
-    assert data.prepare("mnist") == data.facts("mnist")
+    assert data.prepare("mnist") == data.dataset_info("mnist")
     described = data.describe_dataset("mnist")
     assert described["state"] == "bundled"
     assert all((Path(described["folder"]) / file["name"]).stat().st_size == file["size"] for file in described["files"])

@@ -41,7 +41,7 @@ def images(root, **parts):
 def refused(name, *fragments):
     """Nothing can be had of these data, for one reason, said in one line."""
     messages = set()
-    for ask in (data.facts, data.load, data.describe):
+    for ask in (data.info, data.load, data.describe):
         with pytest.raises(UsageError) as error:
             ask(name)
         messages.add(str(error.value))
@@ -67,11 +67,11 @@ def test_npz_arrays_are_those_of_the_file(tmp_path):
 
 
 def test_npz_facts_are_those_of_the_training_images(tmp_path):
-    facts = data.facts(npz(tmp_path / "a.npz", **keras_names(classes=np.array(CLASSES))))
-    assert (facts.shape, facts.classes, facts.sizes) == ((8, 8, 3), tuple(CLASSES), {"train": 30, "test": 9})
+    info = data.dataset_info(npz(tmp_path / "a.npz", **keras_names(classes=np.array(CLASSES))))
+    assert (info.shape, info.classes, info.sizes) == ((8, 8, 3), tuple(CLASSES), {"train": 30, "test": 9})
     pixels = TRAIN[0] / 255
-    assert facts.mean == tuple(pixels.mean((0, 1, 2)).round(4))
-    assert facts.std == tuple(pixels.std((0, 1, 2)).round(4))
+    assert info.mean == tuple(pixels.mean((0, 1, 2)).round(4))
+    assert info.std == tuple(pixels.std((0, 1, 2)).round(4))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.uint16])
@@ -90,8 +90,8 @@ def test_npz_without_a_test_split_gives_a_fixed_fifth_to_it(tmp_path):
     assert sorted([*train.index, *test.index]) == list(range(30))
     np.testing.assert_array_equal(test.images, TRAIN[0][test.index])
     assert train.labels.tolist() == TRAIN[1][train.index].tolist()
-    assert data.facts(name).sizes == {"train": 24, "test": 6}
-    assert data.facts(name).mean == splits.channel_statistics(train.images)[0]
+    assert data.dataset_info(name).sizes == {"train": 24, "test": 6}
+    assert data.dataset_info(name).mean == splits.channel_statistics(train.images)[0]
     assert test.index.tolist() == np.sort(data.permutation(30, splits.SPLIT_SEED + 2)[:6]).tolist()
 
 
@@ -181,10 +181,10 @@ def test_folder_images_are_those_of_the_files(tmp_path, parts):
         np.testing.assert_array_equal(test.images, pixels[test.index])
     else:
         assert h.sorted_pairs(test.images, test.labels) == h.sorted_pairs(*TEST)
-    facts = data.facts(name)
-    assert (facts.shape, facts.classes) == ((8, 8, 3), tuple(CLASSES))
-    assert facts.sizes == {"train": len(train.labels), "test": len(test.labels)}
-    assert facts.mean == splits.channel_statistics(train.images)[0]
+    info = data.dataset_info(name)
+    assert (info.shape, info.classes) == ((8, 8, 3), tuple(CLASSES))
+    assert info.sizes == {"train": len(train.labels), "test": len(test.labels)}
+    assert info.mean == splits.channel_statistics(train.images)[0]
 
 
 def test_folder_formats(tmp_path):
@@ -235,12 +235,12 @@ def test_folder_gray_images_hidden_files_and_what_lies_beside_the_classes(tmp_pa
     h.write_files(tmp_path / "images" / "ant", {".DS_Store": b"x"})
     (tmp_path / "images" / ".cache").mkdir()
     assert data.canonical(name) == before
-    assert data.facts(name).shape == (8, 8, 1)
+    assert data.dataset_info(name).shape == (8, 8, 1)
 
 
 def test_a_class_may_be_called_train(tmp_path):
     h.image_folder(tmp_path / "images", *TRAIN, ["bus", "car", "train"])
-    assert data.facts(f"folder:{tmp_path / 'images'}").classes == ("bus", "car", "train")
+    assert data.dataset_info(f"folder:{tmp_path / 'images'}").classes == ("bus", "car", "train")
 
 
 def test_folders_that_are_wrong_are_refused(tmp_path):
@@ -314,12 +314,12 @@ def test_the_content_identifies_not_the_path(two, monkeypatch, tmp_path):
     assert kind == ("folder" if first.startswith("folder:") else "npz")
     assert len(digest) == 12
     assert int(digest, 16) >= 0
-    assert data.canonical(second) == data.canonical(first) == data.facts(second).name
+    assert data.canonical(second) == data.canonical(first) == data.dataset_info(second).name
     monkeypatch.chdir(tmp_path)
     assert data.canonical(first.replace(f"{tmp_path}/", "")) == data.canonical(first)
     change()
     assert data.canonical(second) != data.canonical(first)
-    assert data.facts(second) != data.facts(first)
+    assert data.dataset_info(second) != data.dataset_info(first)
 
 
 def test_the_names_of_files_count(tmp_path):
@@ -371,6 +371,6 @@ def test_the_home_folder_is_understood(monkeypatch, tmp_path):
 
 
 def test_one_s_own_data_are_prepared_by_being_read(two):
-    assert data.prepare(two[0]) == data.facts(two[0])
+    assert data.prepare(two[0]) == data.dataset_info(two[0])
     described = data.describe_dataset(two[0])
     assert (described["state"], described["files"]) == ("own", [])

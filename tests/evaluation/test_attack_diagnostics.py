@@ -5,7 +5,7 @@ import pytest
 from helpers_attacks import keras, tf
 
 from bn_vuln.config import Attack, Clean, Evaluation
-from bn_vuln.data.mnist import FACTS as MNIST
+from bn_vuln.data.mnist import INFO as MNIST
 from bn_vuln.evaluation import sanity_checks
 from bn_vuln.evaluation.classifier import from_model
 from bn_vuln.evaluation.evaluator import Evaluator
@@ -111,7 +111,7 @@ def test_gradients_that_mislead_trip_one_step_or_square():
 
 @pytest.mark.slow
 def test_few_small_steps_trip_convergence():
-    found = names(evaluator(linear()), attack="bim", steps=10, step_size=1e-4, iterate="last", eps=0.05)
+    found = names(evaluator(linear()), attack="bim", steps=10, step_size=1e-4, keep="last", eps=0.05)
     assert {"not converged", "loss still moves", "weaker than one step", "steps cannot reach the border"} <= found
 
 
@@ -121,12 +121,12 @@ def test_steps_that_overshoot_trip_the_last_iterate():
         def call(self, x):
             return tf.sin(40.0 * x)
 
-    found = names(evaluator(linear(before=[Wave()])), attack="bim", steps=10, step_size=0.2, eps=0.1, iterate="last")
+    found = names(evaluator(linear(before=[Wave()])), attack="bim", steps=10, step_size=0.2, eps=0.1, keep="last")
     assert "the last iterate, not the best" in found
 
 
 def test_levels_none_and_basic_do_less():
-    few = {"attack": "bim", "steps": 10, "step_size": 1e-4, "iterate": "last", "eps": 0.05}
+    few = {"attack": "bim", "steps": 10, "step_size": 1e-4, "keep": "last", "eps": 0.05}
     assert names(evaluator(linear(), "none"), **few) == {"steps cannot reach the border"}
     assert "not converged" not in names(evaluator(linear(), "basic"), **few)
 

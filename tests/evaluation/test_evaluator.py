@@ -29,7 +29,7 @@ def test_clean_accuracy_is_keras_own(evaluator, runs):
     result = evaluator.run(Clean())
     test = data.load("mnist", "test", limit=200)
     expected = logits_of(runs["batch"], test.images.astype(np.float32) / 255).argmax(1) == test.labels
-    np.testing.assert_array_equal(result.outcomes, expected)
+    np.testing.assert_array_equal(result.correct, expected)
     assert result.record.correct == expected.sum()
     assert result.record.accuracy == pytest.approx(expected.mean())
     assert result.record.n == 200
@@ -45,12 +45,12 @@ def test_top5_counts_labels_among_the_five_largest(evaluator, runs):
 def test_outcomes_are_those_of_the_images_that_are_kept(evaluator, runs):
     result = evaluator.run(Attack(attack="pgd", eps="8/255", steps=5))
     again = logits_of(runs["batch"], result.images).argmax(1) == result.labels
-    np.testing.assert_array_equal(result.outcomes, again)
+    np.testing.assert_array_equal(result.correct, again)
     assert result.record.accuracy < evaluator.run(Clean()).record.accuracy
 
 
 def test_an_attack_that_cheats_is_projected_back_and_flagged(evaluator, monkeypatch):
-    options = Attack(attack="bim", eps=0.01, steps=1, iterate="last")
+    options = Attack(attack="bim", eps=0.01, steps=1, keep="last")
     honest = evaluator.run(options).record
     monkeypatch.setattr(attacks, "bind", lambda *_, **__: lambda x, y, index: x * 0.0)
     monkeypatch.setattr(evaluator, "_compiled", {})
@@ -63,8 +63,8 @@ def test_an_attack_that_cheats_is_projected_back_and_flagged(evaluator, monkeypa
 def test_an_attack_that_returns_nan_fools_nothing(evaluator, monkeypatch):
     monkeypatch.setattr(attacks, "bind", lambda *_, **__: lambda x, y, index: x * float("nan"))
     monkeypatch.setattr(evaluator, "_compiled", {})
-    result = evaluator.run(Attack(attack="bim", eps=0.1, steps=1, iterate="last"))
-    np.testing.assert_array_equal(result.outcomes, evaluator.run(Clean()).outcomes)
+    result = evaluator.run(Attack(attack="bim", eps=0.1, steps=1, keep="last"))
+    np.testing.assert_array_equal(result.correct, evaluator.run(Clean()).correct)
     assert np.isfinite(result.images).all()
 
 
@@ -73,7 +73,7 @@ def test_batches_of_any_size_give_the_same_result(runs):
     options = Attack(attack="pgd", eps=0.1, steps=3, restarts=2)
     small, large = (Evaluator(subject, LIMIT, batch_size=size).run(options) for size in (33, 500))
     assert np.mean(np.abs(small.images - large.images) < 1e-6) > 0.999
-    assert np.mean(small.outcomes == large.outcomes) > 0.99
+    assert np.mean(small.correct == large.correct) > 0.99
 
 
 def test_a_subset_gets_the_same_noise(runs):
@@ -91,9 +91,9 @@ def test_targeted_attacks_report_the_share_that_reached_the_target(evaluator):
 
 
 def test_cleverhans_agrees(evaluator):
-    common = {"attack": "bim", "eps": 0.05, "steps": 5, "iterate": "last"}
+    common = {"attack": "bim", "eps": 0.05, "steps": 5, "keep": "last"}
     own, theirs = evaluator.run(Attack(**common)), evaluator.run(Attack(**common, backend="cleverhans"))
-    assert np.mean(own.outcomes == theirs.outcomes) >= 0.995
+    assert np.mean(own.correct == theirs.correct) >= 0.995
     assert own.record.perturbation_id != theirs.record.perturbation_id
 
 
@@ -188,11 +188,11 @@ def model_of(shape, units):
 )
 def test_a_model_that_cannot_fit_is_refused(shape, units, fragment):
     with pytest.raises(UsageError, match=f"expected an? ?{fragment}|expected {fragment}"):
-        classifier.from_model(model_of(shape, units), data.facts("mnist"), {"weights": "x"})
+        classifier.from_model(model_of(shape, units), data.dataset_info("mnist"), {"weights": "x"})
 
 
 def test_a_wider_model_gets_wider_images():
-    subject = classifier.from_model(model_of((40, 40, 1), 10), data.facts("mnist"), {"weights": "x"})
+    subject = classifier.from_model(model_of((40, 40, 1), 10), data.dataset_info("mnist"), {"weights": "x"})
     assert Evaluator(subject, Evaluation(limit=5)).pixels.shape == (5, 40, 40, 1)
 
 
@@ -263,7 +263,7 @@ def test_a_wrong_copy_cannot_raise_success(evaluator, runs, monkeypatch):
     monkeypatch.setattr(bn_folding, "fold", lambda model: other)
     result = cheated.run(PGD)
     again = logits_of(runs["batch"], result.images).argmax(1) == result.labels
-    np.testing.assert_array_equal(result.outcomes, again)
+    np.testing.assert_array_equal(result.correct, again)
     assert result.record.accuracy > honest
 
 
@@ -275,7 +275,7 @@ def test_batch_norm_that_cannot_be_folded_is_said(runs):
     x = keras.layers.BatchNormalization(name="behind_relu")(x)
     x = keras.layers.MaxPooling2D(4)(x)
     outputs = keras.layers.Dense(10)(keras.layers.Flatten()(x))
-    subject = classifier.from_model(keras.Model(inputs, outputs), data.facts("mnist"), {"weights": "test"})
+    subject = classifier.from_model(keras.Model(inputs, outputs), data.dataset_info("mnist"), {"weights": "test"})
     said = Said()
     record = Evaluator(subject, LIMIT).run(PGD, progress=said).record
     assert (record.bn_folded, record.bn_kept) == (0, 1)
@@ -290,5 +290,5 @@ def test_a_loop_is_compiled_once_for_an_evaluator(evaluator, monkeypatch):
         attacks, "bind", lambda *args, **how: bound.append((args[1].attack, args[1].eps)) or bind(*args, **how)
     )
     for eps in (0.01, 0.01, 0.02):
-        evaluator.run(Attack(attack="bim", eps=eps, steps=1, iterate="last"))
+        evaluator.run(Attack(attack="bim", eps=eps, steps=1, keep="last"))
     assert bound == [("bim", 0.01), ("fgsm", 0.01), ("bim", 0.02), ("fgsm", 0.02)]  # fgsm doubts them

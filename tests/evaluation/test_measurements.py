@@ -30,12 +30,12 @@ TILT, SPECTRUM = {"tilt": Tilt()}, {"spectrum": Spectrum()}
 
 def of_plane(outputs, inputs):
     """The classifier of the plane with these Keras tensors."""
-    return from_model(keras.Model(inputs, outputs), toy.FACTS, {"weights": "test"})
+    return from_model(keras.Model(inputs, outputs), toy.INFO, {"weights": "test"})
 
 
-def linear(kernel, bias=None, *, facts=toy.FACTS, dataset=None, identity=None, before=()):
+def linear(kernel, bias=None, *, info=toy.INFO, dataset=None, identity=None, before=()):
     """A linear classifier of these weights [d, classes], behind the layers `before`."""
-    inputs = keras.Input(facts.shape)
+    inputs = keras.Input(info.shape)
     x = L.Flatten()(inputs)
     for layer in before:
         x = layer(x)
@@ -43,7 +43,7 @@ def linear(kernel, bias=None, *, facts=toy.FACTS, dataset=None, identity=None, b
     model = keras.Model(inputs, dense(x))
     dense.set_weights([np.asarray(kernel), np.zeros(np.shape(kernel)[1]) if bias is None else np.asarray(bias)])
     validation = 5000 if dataset is None else 10
-    return from_model(model, facts, identity or {"weights": "test"}, dataset=dataset, validation=validation)
+    return from_model(model, info, identity or {"weights": "test"}, dataset=dataset, validation=validation)
 
 
 def only(found):
@@ -87,9 +87,9 @@ def own(tmp_path_factory):
 def linear_own(own):
     """(a linear classifier of these data that was trained on 50 of them, its kernel [36, 3])."""
     kernel = np.random.default_rng(1).normal(size=(36, 3))
-    facts = data.facts(own)
+    info = data.dataset_info(own)
     identity = {"data": {"limit": 50}, "train": {"batch_size": 10}}
-    return linear(kernel, facts=facts, dataset=own, identity=identity), kernel
+    return linear(kernel, info=info, dataset=own, identity=identity), kernel
 
 
 # ---------------------------------------------------------------- tilt
@@ -240,10 +240,10 @@ def test_the_spectrum_of_a_linear_model_is_that_of_its_weights(linear_own, tmp_p
 
 
 def test_the_spectrum_of_a_wide_model_is_in_its_own_pixels(own, tmp_path):
-    facts = data.facts(own)
+    info = data.dataset_info(own)
     inputs = keras.Input((9, 9, 1))
     model = keras.Model(inputs, L.Dense(3)(L.Flatten()(inputs)))
-    subject = from_model(model, facts, {"weights": "test"}, dataset=own, validation=10)
+    subject = from_model(model, info, {"weights": "test"}, dataset=own, validation=10)
     record = only(measure(subject, SPECTRUM, LIMIT_OWN, folder=tmp_path))
     images, _ = trained_on(subject)
     variance, _ = spectrum.principal_components(pixel_array(images.images, 9))
@@ -382,8 +382,8 @@ def no_work(*_, **__):
 
 def test_a_task_is_finished_with_its_measurements(finished, tmp_path):
     assert not task().finished(tmp_path)
-    (site,) = task().missing(tmp_path)
-    assert (set(site.perturbations), set(site.measurements)) == ({"clean"}, {"tilt", "spectrum"})
+    (plan,) = task().missing(tmp_path)
+    assert (set(plan.perturbations), set(plan.measurements)) == ({"clean"}, {"tilt", "spectrum"})
     assert task().finished(finished)
     assert task().missing(finished) == []
     folder = task().folder(finished)

@@ -43,7 +43,7 @@ def subject(own, *layers):
     for layer in layers:
         x = layer(x)
     model = keras.Model(inputs, L.Dense(3)(L.Flatten()(x)))
-    return from_model(model, data.facts(own), {"weights": "test"}, dataset=own, validation=10)
+    return from_model(model, data.dataset_info(own), {"weights": "test"}, dataset=own, validation=10)
 
 
 def tracking(c, channels, seed=0, axis=-1, shape=(None, 6, 6)):
@@ -61,7 +61,7 @@ def pixels(own, perturbation=None):
     examples = data.load(own, "test", validation=10, limit=35)
     images = examples.images
     if perturbation is not None:
-        images = noise.add_noise(images, examples.index, perturbation, examples.facts)
+        images = noise.add_noise(images, examples.index, perturbation, examples.info)
     return pixel_array(images[:30], 6).reshape(3, 10, 6, 6, 1).astype(np.float64)
 
 
@@ -110,7 +110,7 @@ def test_a_known_distance_is_found(own, tmp_path):
     variance = (x.var(0) + 0.1) * np.exp(2) - 0.1
     layer.moving_variance.assign(variance)
     layer.moving_mean.assign(x.mean(0) - 0.5 * np.sqrt(variance + 0.1))
-    found = from_model(model, data.facts(own), {"weights": "test"}, dataset=own, validation=10)
+    found = from_model(model, data.dataset_info(own), {"weights": "test"}, dataset=own, validation=10)
     record, _, _ = measured(found, tmp_path, Evaluation(limit=10))
     assert (record.value, record.details["scale"]) == pytest.approx((0.5, 1.0), rel=1e-4)
 
@@ -156,7 +156,7 @@ def test_batches_are_of_a_random_order_where_no_limit_makes_one(own, tmp_path):
     layer = tracking(0.01, 36, shape=(None,))
     inputs = keras.Input((6, 6, 1))
     model = keras.Model(inputs, L.Dense(3)(layer(L.Flatten()(inputs))))
-    found = from_model(model, data.facts(own), {"weights": "test"}, dataset=own, validation=10)
+    found = from_model(model, data.dataset_info(own), {"weights": "test"}, dataset=own, validation=10)
     examples = data.load(own, "test", validation=10, limit=40)
     assert not np.array_equal(examples.index, np.sort(examples.index))
     x = pixel_array(examples.images, 6).reshape(4, 10, 36).astype(np.float64)

@@ -9,8 +9,8 @@ from helpers_records import by_arm, fill, small
 
 from bn_vuln import records
 from bn_vuln.config import Evaluation, Fooling, validate
-from bn_vuln.data.info import Facts
-from bn_vuln.data.mnist import FACTS
+from bn_vuln.data.info import DatasetInfo
+from bn_vuln.data.mnist import INFO
 from bn_vuln.errors import ConfigError
 from bn_vuln.evaluation import classifier
 from bn_vuln.evaluation.measurements import fooling
@@ -18,7 +18,7 @@ from bn_vuln.evaluation.measurements.mechanism import measure
 from bn_vuln.reporting import tables
 from bn_vuln.reporting.aggregate import aggregate
 
-TWO = Facts("two", (4, 4, 2), ("a", "b"), (0.5, 0.5), (0.25, 0.25), {})
+TWO = DatasetInfo("two", (4, 4, 2), ("a", "b"), (0.5, 0.5), (0.25, 0.25), {})
 FREE = {"box": "none", "steps": 200, "step_size": 0.05, "per_class": 3}
 FAST = Fooling(steps=60, per_class=2, after=10)
 
@@ -114,7 +114,7 @@ def test_many_images_are_led_in_batches(monkeypatch):
 
 
 def test_noise_is_the_same_for_all_classes():
-    x, y = fooling.starts(Fooling(per_class=3, mean=0.4, std=0.1, box="none"), 28, FACTS)
+    x, y = fooling.starts(Fooling(per_class=3, mean=0.4, std=0.1, box="none"), 28, INFO)
     assert (x.shape, x.dtype, y.dtype) == ((30, 28, 28, 1), np.float32, np.int32)
     np.testing.assert_array_equal(y, np.tile(np.arange(10), 3))
     for first in (0, 10, 20):
@@ -125,11 +125,11 @@ def test_noise_is_the_same_for_all_classes():
 
 
 def test_noise_depends_on_the_seed_and_is_cut_to_the_box():
-    x, _ = fooling.starts(Fooling(per_class=2), 28, FACTS)
-    more, _ = fooling.starts(Fooling(per_class=5), 28, FACTS)
+    x, _ = fooling.starts(Fooling(per_class=2), 28, INFO)
+    more, _ = fooling.starts(Fooling(per_class=5), 28, INFO)
     np.testing.assert_array_equal(x, more[:20])
     assert (x.min(), x.max()) == (0, 1)
-    assert not np.array_equal(x, fooling.starts(Fooling(per_class=2, seed=1), 28, FACTS)[0])
+    assert not np.array_equal(x, fooling.starts(Fooling(per_class=2, seed=1), 28, INFO)[0])
 
 
 # ---------------------------------------------------------------- measurement
@@ -163,7 +163,7 @@ def test_a_measurement_of_a_run(runs, tmp_path):
     assert arrays["images"].shape == (10, 28, 28, 1)
     assert path.with_suffix(".npz").stat().st_size < 30_000
     # The images are what they are said to be.
-    x, _ = fooling.starts(FAST, 28, FACTS)
+    x, _ = fooling.starts(FAST, 28, INFO)
     p = tf.nn.softmax(subject.predict(tf.constant(arrays["images"].astype(np.float32)))).numpy()
     np.testing.assert_allclose(p[np.arange(10), np.arange(10)], arrays["confidence"][:10], atol=0.01)
     assert record.details["distance"] <= 60 * 0.1

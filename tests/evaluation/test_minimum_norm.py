@@ -53,7 +53,7 @@ def test_distances_are_those_of_the_images_that_are_kept(evaluator, result):
     clean, fooled = (logits_of(evaluator, z).argmax(1) != result.labels for z in (evaluator.pixels, result.images))
     assert 0 < clean.sum() < 20
     assert fooled.mean() > 0.9
-    np.testing.assert_array_equal(result.outcomes, ~fooled)
+    np.testing.assert_array_equal(result.correct, ~fooled)
     expected = norm(result.images.astype(np.float64) - evaluator.pixels, "2")
     np.testing.assert_allclose(result.smallest, np.where(clean, 0, np.where(fooled, expected, np.inf)))
     np.testing.assert_array_equal(result.images[clean], evaluator.pixels[clean])
@@ -97,9 +97,9 @@ def test_an_attack_is_not_believed(evaluator, monkeypatch, points, flagged, accu
     assert found.images.min() >= 0
     assert found.images.max() <= 1
     if accurate:
-        np.testing.assert_array_equal(found.outcomes, clean.outcomes)
+        np.testing.assert_array_equal(found.correct, clean.correct)
         assert found.record.mean_distance is None
-        np.testing.assert_array_equal(found.smallest, np.where(clean.outcomes, np.inf, 0))
+        np.testing.assert_array_equal(found.smallest, np.where(clean.correct, np.inf, 0))
 
 
 CONFIG = {"unit": "pixel", "box": (0.0, 1.0), "confidence": 0.0, "target": "none", "backend": "own", **FAST}
@@ -126,7 +126,7 @@ def test_two_replicas_find_what_one_does(runs, evaluator, result):
     subject = api.open_classifier(runs["batch"], distribution=devices)
     found = Evaluator(subject, LIMIT, batch_size=15, distribution=devices).run(Minimal(**FAST))
     assert found.record.replicas == 2
-    np.testing.assert_array_equal(found.outcomes, result.outcomes)
+    np.testing.assert_array_equal(found.correct, result.correct)
     assert found.record.mean_distance == pytest.approx(result.record.mean_distance, rel=1e-3)
 
 
@@ -180,7 +180,7 @@ def test_its_cost_grows_with_steps_and_constants():
 
 def test_what_lies_beside_the_record(tmp_path, evaluator, result):
     (_, found), *_ = measure(evaluator.classifier, {"cw": Minimal(**FAST)}, LIMIT, folder=tmp_path)
-    path = records.outcomes_path(tmp_path, found.record.perturbation_id)
+    path = records.correct_path(tmp_path, found.record.perturbation_id)
     assert path.stat().st_size < 30_000
     arrays = records.read_arrays(path)
     assert arrays.keys() == {"correct", "n", "distance", "clean", "adversarial", "labels", "taken_for"}
@@ -190,7 +190,7 @@ def test_what_lies_beside_the_record(tmp_path, evaluator, result):
     np.testing.assert_allclose(arrays["adversarial"], result.images[:8], atol=1e-3)
     np.testing.assert_array_equal(arrays["labels"], result.labels[:8])
     np.testing.assert_array_equal(arrays["taken_for"], logits_of(evaluator, result.images[:8]).argmax(1))
-    np.testing.assert_array_equal(records.read_outcomes(tmp_path, found.record.perturbation_id), result.outcomes)
+    np.testing.assert_array_equal(records.read_correct(tmp_path, found.record.perturbation_id), result.correct)
     record = records.read_record(records.record_path(tmp_path, found.record.perturbation_id))
     assert record.mean_distance == found.record.mean_distance
     text = tables.records_table({"cw": record})
@@ -208,7 +208,7 @@ def test_few_of_large_images_are_kept(shape, kept):
 def test_other_records_have_no_distance_and_no_images(tmp_path, evaluator):
     (_, found), *_ = measure(evaluator.classifier, {"clean": Clean()}, LIMIT, folder=tmp_path)
     assert (found.record.mean_distance, found.record.median_distance) == (None, None)
-    arrays = records.read_arrays(records.outcomes_path(tmp_path, found.record.perturbation_id))
+    arrays = records.read_arrays(records.correct_path(tmp_path, found.record.perturbation_id))
     assert arrays.keys() == {"correct", "n"}
     assert "distance" not in tables.records_table({"clean": found.record})
 
@@ -334,8 +334,8 @@ def test_what_makes_no_sense_exits_with_one_clear_message(bnvuln, runs, options,
 
 @pytest.mark.parametrize(
     "option",
-    ["--eps 1", "--restarts 1", "--random-start", "--no-random-start", "--iterate any", "--ladder 1", "--bisect 1",
-     "--targets 3", "--queries 9", "--seed 0"],
+    ["--eps 1", "--restarts 1", "--random-start", "--no-random-start", "--keep first_success", "--eps-grid 1",
+     "--min-eps-tolerance 1", "--targets 3", "--queries 9", "--seed 0"],
 )  # fmt: skip
 def test_options_of_attacks_in_a_ball_are_refused_even_at_their_defaults(bnvuln, runs, option):
     code, out, err = bnvuln("attack", runs["none"], "--attack", "carlini_wagner", *option.split())
@@ -380,7 +380,7 @@ def test_a_model_that_is_never_fooled_has_no_distance(bnvuln, tmp_path, accurate
     assert record["accuracy"] == (0.5 if accurate else 0.0)
     assert (record["mean_distance"], record["median_distance"]) == (None, None)
     (folder,) = (path for path in (tmp_path / "runs").iterdir() if path.is_dir())
-    distance = records.read_arrays(records.outcomes_path(folder, record["perturbation_id"]))["distance"]
+    distance = records.read_arrays(records.correct_path(folder, record["perturbation_id"]))["distance"]
     assert np.isinf(distance).mean() == record["accuracy"]
     assert (distance == 0).mean() == 1 - record["accuracy"]
 

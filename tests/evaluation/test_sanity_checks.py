@@ -6,7 +6,7 @@ from helpers_attacks import images, keras, tf
 
 from bn_vuln.attacks import Ball, from_config
 from bn_vuln.config import Attack, Clean, Evaluation
-from bn_vuln.data.mnist import FACTS
+from bn_vuln.data.mnist import INFO
 from bn_vuln.evaluation import sanity_checks
 from bn_vuln.evaluation.classifier import from_model
 from bn_vuln.evaluation.evaluator import Evaluator
@@ -245,7 +245,7 @@ def test_only_images_that_lie_in_the_box_themselves_are_judged():
 def test_a_box_that_excludes_clean_images_is_flagged_with_their_share():
     x = np.zeros((8, *SHAPE), np.float32)
     x[:6] = 0.3
-    ball = from_config(Attack(eps=0.1, unit="standardized", box={"standardized": (0.0, 2.0)}), FACTS)
+    ball = from_config(Attack(eps=0.1, unit="standardized", box={"standardized": (0.0, 2.0)}), INFO)
     flag = sanity_checks.box_excludes_clean(x, ball)
     assert (flag.check, flag.name) == (11, "box excludes clean images")
     assert flag.value == pytest.approx(0.25)
@@ -256,7 +256,7 @@ def test_a_box_that_excludes_clean_images_is_flagged_with_their_share():
 @pytest.mark.parametrize("box", ["none", (0.0, 1.0), {"standardized": (-0.5, 3.0)}], ids=str)
 def test_a_box_that_holds_all_images_passes(box):
     x = np.linspace(0, 1, 8 * 9, dtype=np.float32).reshape(8, *SHAPE)
-    assert sanity_checks.box_excludes_clean(x, from_config(Attack(eps=0.1, box=box), FACTS)) is None
+    assert sanity_checks.box_excludes_clean(x, from_config(Attack(eps=0.1, box=box), INFO)) is None
 
 
 # ---------------------------------------------------------------- 18: reach
@@ -299,7 +299,7 @@ def evaluator(*, scale=1.0, middle=None, softmax=False, **options):
     outputs = keras.layers.Rescaling(scale)(keras.layers.Dense(10)(hidden))
     outputs = keras.layers.Softmax()(outputs) if softmax else outputs
     model = keras.Model(inputs, outputs)
-    subject = from_model(model, FACTS, {"weights": "x"}, **options)
+    subject = from_model(model, INFO, {"weights": "x"}, **options)
     return Evaluator(subject, Evaluation(limit=40), batch_size=20, level="none")
 
 

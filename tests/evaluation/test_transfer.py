@@ -152,9 +152,9 @@ def test_a_target_gets_the_images_that_the_evaluation_keeps(run, monkeypatch):
 
 def test_iterative_attacks_go_on_to_their_last_point(run, command):
     found = run("left", "right", attack={"eps": EPS, "steps": 2})
-    assert found.perturbation["iterate"] == "last"
+    assert found.perturbation["keep"] == "last"
     printed = json.loads(command("left.keras", "right.keras", "--attack", "bim", "--steps", "2", "--json", "-q")[1])
-    assert printed["perturbation"]["iterate"] == "last"
+    assert printed["perturbation"]["keep"] == "last"
 
 
 # ---------------------------------------------------------------- records
@@ -273,16 +273,16 @@ def test_models_of_another_width_are_refused(run):
 
 
 @pytest.mark.parametrize(
-    ("facts", "message"),
+    ("info", "message"),
     [
         ({"name": "other"}, "data set other against npz:.* --data"),
         ({"classes": ("1", "0")}, "classes 1, 0 against 0, 1"),
         ({"shape": (4, 4, 3)}, "channels 3 against 1"),
     ],
 )
-def test_models_of_other_data_are_refused(folder, facts, message):
+def test_models_of_other_data_are_refused(folder, info, message):
     first, second = (api.open_classifier(p, dataset=str(folder / "images.npz")) for p in files(folder, "left", "right"))
-    other = replace(second, facts=replace(second.facts, **facts))
+    other = replace(second, info=replace(second.info, **info))
     with pytest.raises(UsageError, match=message):
         api.transfer([first, other], FGSM)
 
@@ -334,9 +334,9 @@ def test_a_model_that_masks_its_gradients_is_flagged(folder, tmp_path):
     """The sign of the logit is the same classifier without a gradient: its own attack does nothing to it."""
     inner = linear(WEIGHTS["left"])
     masked = keras.Model(inner.inputs, keras.ops.sign(inner.outputs[0]))
-    facts = data.facts(str(folder / "images.npz"))
+    info = data.dataset_info(str(folder / "images.npz"))
     name = str(folder / "images.npz")
-    models = [classifier.from_model(model, facts, {"weights": what}, dataset=name)
+    models = [classifier.from_model(model, info, {"weights": what}, dataset=name)
               for what, model in (("plain", inner), ("masked", masked))]  # fmt: skip
     found = api.transfer(models, FGSM, matrix=True, root=tmp_path)
     plain, hidden = found.sources
@@ -352,9 +352,9 @@ def test_a_model_that_masks_its_gradients_is_flagged(folder, tmp_path):
     assert api.transfer(models, FGSM, root=tmp_path).flags() == {}  # the white box of the second is not among them
 
 
-@pytest.mark.parametrize("more", [{"ladder": [0.01]}, {"bisect": 0.01}], ids=str)
+@pytest.mark.parametrize("more", [{"eps_grid": [0.01]}, {"min_eps_tolerance": 0.01}], ids=str)
 def test_points_of_several_eps_are_not_transferred(more):
-    with pytest.raises(UsageError, match="leave ladder and bisect out"):
+    with pytest.raises(UsageError, match="leave eps_grid and min_eps_tolerance out"):
         transfer.run([], [], Attack(eps=0.05, **more))
 
 

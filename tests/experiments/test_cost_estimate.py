@@ -23,7 +23,7 @@ VGG8_28 = 2 * 9 * (64 * 32**2 + 64 * 128 * 16**2 + 128 * 256 * 8**2 + 256 * 512 
 )
 @pytest.mark.parametrize("normalization", ["none", "batch"])
 def test_a_forward_pass_is_two_operations_for_each_multiply_add(arch, flops, normalization):
-    model = models.build(small_cell(arch=arch, normalization=normalization), data.facts("mnist"))
+    model = models.build(small_cell(arch=arch, normalization=normalization), data.dataset_info("mnist"))
     assert cost_estimate.forward_flops(model) == flops
 
 
@@ -33,7 +33,7 @@ def test_a_forward_pass_is_two_operations_for_each_multiply_add(arch, flops, nor
 @pytest.mark.parametrize("width", [28, 40])
 def test_counting_without_weights_is_counting_them(arch, width):
     cell = small_cell(arch=arch, data={"name": "mnist", "width": width})
-    assert cost_estimate._forward(cell) == cost_estimate.forward_flops(models.build(cell, data.facts("mnist")))
+    assert cost_estimate._forward(cell) == cost_estimate.forward_flops(models.build(cell, data.dataset_info("mnist")))
 
 
 def task(perturbations, limit=None, **train):

@@ -11,7 +11,7 @@ import helpers_data as h
 import pytest
 from helpers_records import fill, wobble
 
-from bn_vuln.config import Cell, Experiment, with_rungs
+from bn_vuln.config import Cell, Experiment, with_eps_grid
 from bn_vuln.experiments import catalog, runner
 from bn_vuln.reporting import figures, pages
 from bn_vuln.reporting.aggregate import Results, aggregate
@@ -468,7 +468,7 @@ def test_a_smoke_run_trains_measures_and_is_reported(smokes: Path, name: str, re
     assert (results.failed, results.missing) == (0, 0)
     assert results.cells == len(runner.tasks(chosen))
     runs = [run for block in results.blocks for run in block.runs]
-    measured = {site.column(name): site for site in chosen.sites for name in with_rungs(site.perturbations)}
+    measured = {plan.column(name): plan for plan in chosen.plans for name in with_eps_grid(plan.perturbations)}
     assert {tuple(run.found) for run in runs} == {tuple(measured)}
     assert {tuple(run.measured) for run in runs} == {tuple(chosen.measurements)}
     empty = {

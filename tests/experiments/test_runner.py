@@ -61,7 +61,7 @@ def test_every_cell_gets_its_records(done):
         folder = task.folder(root)
         assert len(records.read_records(folder)) == 2
         for record in records.read_records(folder):
-            assert records.read_outcomes(folder, record.perturbation_id).sum() == record.correct
+            assert records.read_correct(folder, record.perturbation_id).sum() == record.correct
         assert not (folder / "claim.json").exists()
 
 
@@ -93,7 +93,7 @@ def test_a_new_perturbation_is_measured_on_the_trained_models(done, tmp_path, mo
 def test_a_rung_without_a_record_is_found_with_its_ladder(done, tmp_path, monkeypatch):
     _, root = done
     root = shutil.copytree(root, tmp_path / "results")
-    path = tiny(tmp_path, perturbations={"pgd": {"kind": "attack", "eps": 0.1, "ladder": [0.02], "steps": 2}},
+    path = tiny(tmp_path, perturbations={"pgd": {"kind": "attack", "eps": 0.1, "eps_grid": [0.02], "steps": 2}},
                 table={"columns": {"pgd 0.02": "PGD .02", "pgd": "PGD .1"}}, paper=[])  # fmt: skip
     monkeypatch.setattr("bn_vuln.training.train", no_training)
     chosen = catalog.experiment(str(path))
@@ -102,10 +102,10 @@ def test_a_rung_without_a_record_is_found_with_its_ladder(done, tmp_path, monkey
     assert all(arm["pgd 0.02"].estimate.mean >= arm["pgd"].estimate.mean for arm in arms)
     (task, _) = runner.tasks(chosen)
     assert task.finished(root)
-    rung = chosen.every_perturbation["pgd 0.02"]
-    records.record_path(task.folder(root), task._id(task.sites[0], rung)).unlink()
+    smaller = chosen.every_perturbation["pgd 0.02"]
+    records.record_path(task.folder(root), task._id(task.plans[0], smaller)).unlink()
     assert not task.finished(root)
-    assert [list(site.perturbations) for site in task.missing(root)] == [["pgd"]]
+    assert [list(plan.perturbations) for plan in task.missing(root)] == [["pgd"]]
     api.reproduce(str(path), root=root)
     assert task.finished(root)
 

@@ -8,7 +8,7 @@ from helpers_attacks import keras, tf
 
 from bn_vuln import models
 from bn_vuln.config import Cell, validate
-from bn_vuln.data.mnist import FACTS
+from bn_vuln.data.mnist import INFO
 from bn_vuln.models import bn_folding
 from bn_vuln.models.bn_folding import fold
 
@@ -20,7 +20,7 @@ NOT_LINEAR = "not a Dense or convolution"
 
 
 def build(arch, normalization=AFFINE, **fields):
-    return models.build(validate(Cell, {"arch": arch, "normalization": normalization, **fields}, "test"), FACTS)
+    return models.build(validate(Cell, {"arch": arch, "normalization": normalization, **fields}, "test"), INFO)
 
 
 def normalizations(model):

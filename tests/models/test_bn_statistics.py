@@ -11,7 +11,7 @@ from helpers_attacks import cross_entropy, keras, tf
 
 from bn_vuln import data, models, records
 from bn_vuln.config import Attack, Cell, Clean, Evaluation, Fooling, Minimal, Spectrum, Tilt, identity, validate
-from bn_vuln.data.mnist import FACTS
+from bn_vuln.data.mnist import INFO
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluation import classifier, sanity_checks
@@ -30,7 +30,7 @@ L = keras.layers
 
 def build(arch, **fields):
     cell = {"arch": arch, "normalization": {"name": "batch", "c": C, "momentum": 0.8}, **fields}
-    return models.build(validate(Cell, cell, "test"), FACTS)
+    return models.build(validate(Cell, cell, "test"), INFO)
 
 
 def layers(model):
@@ -60,7 +60,7 @@ def pixels(n, seed=0):
 
 def passed(model, x, statistics=None):
     """(logits, (means, variances) of each BN layer's input) of `deep` in NumPy, normalized by those of the batch."""
-    h = (x.reshape(len(x), -1).astype(np.float64) - FACTS.mean[0]) / FACTS.std[0]
+    h = (x.reshape(len(x), -1).astype(np.float64) - INFO.mean[0]) / INFO.std[0]
     found = []
     for layer in model.layers:
         if isinstance(layer, L.Dense):
@@ -121,7 +121,7 @@ def test_reestimated_is_the_mean_of_the_means_and_variances_of_whole_batches(n, 
     before = values(model)
     images = np.random.default_rng(1).integers(0, 256, (n, 28, 28, 1), np.uint8)
     copy = again(model, images, size)
-    x = (images.reshape(n, -1) / 255 - FACTS.mean[0]) / FACTS.std[0]
+    x = (images.reshape(n, -1) / 255 - INFO.mean[0]) / INFO.std[0]
     pieces = [x[i * size : (i + 1) * size] for i in range(batches)]
     (layer,) = layers(copy)
     np.testing.assert_allclose(layer.moving_mean, np.mean([p.mean(axis=0) for p in pieces], axis=0), atol=1e-5)
@@ -153,7 +153,7 @@ def test_reestimated_resizes_to_the_width_of_the_model():
     model = build("linear", data={"width": 30})
     images = np.random.default_rng(1).integers(0, 256, (40, 28, 28, 1), np.uint8)
     (layer,) = layers(again(model, images, 20, width=30))
-    x = (pixel_array(images, 30).reshape(40, -1) - FACTS.mean[0]) / FACTS.std[0]
+    x = (pixel_array(images, 30).reshape(40, -1) - INFO.mean[0]) / INFO.std[0]
     np.testing.assert_allclose(layer.moving_mean, x.mean(axis=0), atol=1e-5)
 
 
@@ -209,10 +209,12 @@ def test_a_foreign_model_was_trained_on_everything(runs):
 
 
 def test_drawn_classes_are_found_again():
-    cell = small_cell(data={"classes": [7, 3], "limit": 40, "balanced": True, "draw": "seed"}, arch="linear", seed=3)
-    subject = from_model(models.build(cell, data.load("mnist", classes=(7, 3)).facts),
-                         data.load("mnist", classes=(7, 3)).facts, identity(cell), dataset="mnist")  # fmt: skip
-    examples, _ = trained_on(dataclasses.replace(subject, classes=(7, 3), draw=3))
+    cell = small_cell(
+        data={"classes": [7, 3], "limit": 40, "balanced": True, "subset_seed": "seed"}, arch="linear", seed=3
+    )
+    subject = from_model(models.build(cell, data.load("mnist", classes=(7, 3)).info),
+                         data.load("mnist", classes=(7, 3)).info, identity(cell), dataset="mnist")  # fmt: skip
+    examples, _ = trained_on(dataclasses.replace(subject, classes=(7, 3), subset_seed=3))
     np.testing.assert_array_equal(examples.index, data.training(cell.data, "train", 3).index)
     assert np.bincount(examples.labels).tolist() == [20, 20]
 
@@ -227,7 +229,7 @@ def test_logits_are_those_of_the_batch(runs, monkeypatch):
     expected = np.concatenate([model(x[i : i + 50], training=True) for i in (0, 50, 100)])
     close(found.logits(x), expected)
     result = found.run(Clean())
-    np.testing.assert_array_equal(result.outcomes, expected.argmax(axis=1) == test.labels)
+    np.testing.assert_array_equal(result.correct, expected.argmax(axis=1) == test.labels)
     assert result.record.loss == pytest.approx(cross_entropy(expected, test.labels).mean(), rel=1e-3)
 
 
@@ -249,12 +251,14 @@ def test_own_data_that_go_class_by_class_are_reestimated_in_a_random_order(tmp_p
     np.savez(tmp_path / "own.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     name = str(tmp_path / "own.npz")
     cell = small_cell(data={"name": name, "validation": 100}, arch="linear", normalization="batch")
-    subject = from_model(models.build(cell, data.facts(name)), data.facts(name), identity(cell), dataset=name)
+    subject = from_model(
+        models.build(cell, data.dataset_info(name)), data.dataset_info(name), identity(cell), dataset=name
+    )
     subject = dataclasses.replace(subject, validation=100)
     found = Evaluator(subject, Evaluation(limit=20, bn_statistics="reestimated")).classifier.model
     everything = trained_on(subject)[0].images.reshape(500, -1)
     (layer,) = layers(found)
-    inputs = (everything / 255 - subject.facts.mean[0]) / subject.facts.std[0]
+    inputs = (everything / 255 - subject.info.mean[0]) / subject.info.std[0]
     assert float(np.mean(layer.moving_variance)) == pytest.approx(inputs.var(axis=0).mean(), rel=0.05)
 
 
@@ -271,7 +275,7 @@ def test_constant_pixels_cost_no_digits():
     model = randomized(build("linear", normalization={"name": "batch", "c": 1e-5, "momentum": 0.8}))
     images = data.load("mnist", "test", limit=500).images
     x = pixel_array(images, 28)
-    h = (x.reshape(500, -1).astype(np.float64) - FACTS.mean[0]) / FACTS.std[0]
+    h = (x.reshape(500, -1).astype(np.float64) - INFO.mean[0]) / INFO.std[0]
     layer, last = layers(model)[0], model.layers[-1]
     h = layer.gamma.numpy() * (h - h.mean(axis=0)) / np.sqrt(h.var(axis=0) + 1e-5) + layer.beta.numpy()
     expected = h @ last.kernel.numpy() + last.bias.numpy()
@@ -297,7 +301,7 @@ def test_a_model_without_batch_norm_is_evaluated_as_it_is(runs, kind):
     assert found.classifier is subject
     assert found.fold
     tracked = Evaluator(subject, Evaluation(limit=LIMIT)).run(Clean())
-    np.testing.assert_array_equal(found.run(Clean()).outcomes, tracked.outcomes)
+    np.testing.assert_array_equal(found.run(Clean()).correct, tracked.correct)
 
 
 @pytest.mark.parametrize("name", ["none", "batch"])
@@ -397,7 +401,7 @@ def foreign(shape=(28, 28, 1), scale=1.0):
 )
 def test_reestimated_calls_a_foreign_model_as_it_is_called(shape, scale):
     def logits(model, input_scale):
-        subject = from_model(model, FACTS, {"data": {"limit": 500}}, input_scale=input_scale)
+        subject = from_model(model, INFO, {"data": {"limit": 500}}, input_scale=input_scale)
         found = Evaluator(subject, Evaluation(limit=20, bn_statistics="reestimated"))
         return found.logits(found.pixels)
 
@@ -450,7 +454,7 @@ def test_a_batch_is_the_global_one_on_several_devices(runs):
 
 @pytest.mark.parametrize(
     "options",
-    [{"attack": "apgd-ce"}, {"attack": "strong"}, {"ladder": [0.01]}, {"bisect": 0.01}, None],
+    [{"attack": "apgd-ce"}, {"attack": "strong"}, {"eps_grid": [0.01]}, {"min_eps_tolerance": 0.01}, None],
     ids=str,
 )
 def test_searches_that_change_batches_are_refused(runs, options):

@@ -7,8 +7,8 @@ from helpers_attacks import keras
 from bn_vuln import data, models, records
 from bn_vuln.analysis.tilt import effective_weights
 from bn_vuln.config import Attack, Cell, Clean, Data, Evaluation, NearestCentroidArch, identity, validate
-from bn_vuln.data.info import Facts
-from bn_vuln.data.mnist import FACTS
+from bn_vuln.data.info import DatasetInfo
+from bn_vuln.data.mnist import INFO
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import ConfigError, UsageError
 from bn_vuln.evaluation import classifier
@@ -17,18 +17,18 @@ from bn_vuln.evaluation.measurements import mechanism
 from bn_vuln.models.bn_folding import fold
 from bn_vuln.training import cell_id, train
 
-COLOUR = Facts("colour", (4, 4, 2), ("a", "b"), mean=(0.2, 0.7), std=(0.5, 0.1), sizes={})
+COLOUR = DatasetInfo("colour", (4, 4, 2), ("a", "b"), mean=(0.2, 0.7), std=(0.5, 0.1), sizes={})
 ONE_LOGIT = {"name": "linear", "one_logit": True}
 NORMALIZATIONS = ["none", {"name": "batch", "c": 0.3}, {"name": "batch", "c": 0.3, "affine": False}]
 NAMES = ["none", "affine", "plain"]
 
 
-def build(arch="linear", normalization="none", *, facts=COLOUR, **fields):
-    return models.build(validate(Cell, {"arch": arch, "normalization": normalization, **fields}, "test"), facts)
+def build(arch="linear", normalization="none", *, info=COLOUR, **fields):
+    return models.build(validate(Cell, {"arch": arch, "normalization": normalization, **fields}, "test"), info)
 
 
-def pixels(n=7, facts=COLOUR, seed=1):
-    return np.random.default_rng(seed).uniform(size=(n, *facts.shape)).astype(np.float32)
+def pixels(n=7, info=COLOUR, seed=1):
+    return np.random.default_rng(seed).uniform(size=(n, *info.shape)).astype(np.float32)
 
 
 def normalizations(model):
@@ -75,7 +75,7 @@ def test_parameter_counts_of_one_logit(normalization, parameters):
 
 def test_one_logit_is_refused_for_ten_classes():
     with pytest.raises(UsageError, match=r"arch\.one_logit: expected two classes, mnist has 10"):
-        build(ONE_LOGIT, facts=FACTS)
+        build(ONE_LOGIT, info=INFO)
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS[1:], ids=NAMES[1:])
@@ -227,7 +227,7 @@ def test_a_run_folder_holds_what_a_training_writes(run):
     assert record.cell_id == cell_id(nearest())
     opened = classifier.from_run(run)
     assert opened.classes == (3, 7)
-    assert opened.facts.classes == ("3", "7")
+    assert opened.info.classes == ("3", "7")
 
 
 @pytest.mark.parametrize(("box", "published"), [((0, 1), 0.38518), ("none", 0.13984)], ids=["box", "no box"])
@@ -242,7 +242,7 @@ def test_fgsm_of_the_nearest_centroid_is_its_closed_form(run, box, published):
     expected = s * (adversarial @ w + bias) > 0
     result = Evaluator(classifier.from_run(run), Evaluation()).run(Attack(attack="fgsm", eps=EPS, box=box))
     np.testing.assert_allclose(result.images.reshape(len(test), -1), adversarial, rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(result.outcomes, expected)
+    np.testing.assert_array_equal(result.correct, expected)
     assert result.record.n == 2038
     assert round(result.record.accuracy, 5) == published
     assert result.record.flags == ()
@@ -264,7 +264,7 @@ def test_evaluation_is_on_the_classes_alone(run):
         {"normalization": "l2", "weight_decay": 0.01},
         {"weight_decay": 0.01, "decay_on": "all"},
         {"init": "he", "standardize": False},
-        {"data": {**PAIR["data"], "limit": 100, "balanced": True, "draw": "seed"}},
+        {"data": {**PAIR["data"], "limit": 100, "balanced": True, "subset_seed": "seed"}},
     ],
     ids=" ".join,
 )
@@ -356,7 +356,7 @@ def test_the_nearest_centroid_of_few_examples(tmp_path):
 
 
 def test_a_cell_of_objects_is_the_cell_of_their_fields():
-    options = Data(width=28, classes=(3, 7), limit=100, balanced=True, draw="seed")
+    options = Data(width=28, classes=(3, 7), limit=100, balanced=True, subset_seed="seed")
     assert cell_id(Cell(data=options, arch=NearestCentroidArch(), seed=3)) == cell_id(nearest())
 
 

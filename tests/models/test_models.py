@@ -10,18 +10,18 @@ from helpers_attacks import keras, tf
 
 from bn_vuln import models
 from bn_vuln.config import Cell, validate
-from bn_vuln.data.info import Facts
-from bn_vuln.data.mnist import FACTS
+from bn_vuln.data.info import DatasetInfo
+from bn_vuln.data.mnist import INFO
 
-COLOUR = Facts("colour", (4, 4, 2), ("a", "b"), mean=(0.2, 0.7), std=(0.5, 0.1), sizes={})
-PHOTOS = Facts("photos", (32, 32, 3), tuple("0123456789"), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), sizes={})
+COLOUR = DatasetInfo("colour", (4, 4, 2), ("a", "b"), mean=(0.2, 0.7), std=(0.5, 0.1), sizes={})
+PHOTOS = DatasetInfo("photos", (32, 32, 3), tuple("0123456789"), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), sizes={})
 BATCH = {"name": "batch"}
 PLAIN = {"name": "batch", "affine": False}
 
 
-def build(arch="mlp", normalization="none", *, facts=FACTS, width=None, **fields):
+def build(arch="mlp", normalization="none", *, info=INFO, width=None, **fields):
     cell = {"arch": arch, "normalization": normalization, "data": {"width": width}, **fields}
-    return models.build(validate(Cell, cell, "test"), facts)
+    return models.build(validate(Cell, cell, "test"), info)
 
 
 def mlp(*hidden, normalized=(0,)):
@@ -92,7 +92,7 @@ VGG_FILTERS = {"vgg8": 1472, "vgg11": 2752, "vgg13": 2944, "vgg16": 4224, "vgg19
 
 @pytest.mark.parametrize("arch", VGG_CONVOLUTIONS)
 def test_parameter_counts_of_vgg_are_the_published_ones(arch):
-    assert build(arch, facts=PHOTOS).count_params() == VGG_CONVOLUTIONS[arch] + 512 * 10 + 10
+    assert build(arch, info=PHOTOS).count_params() == VGG_CONVOLUTIONS[arch] + 512 * 10 + 10
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_the_input_of_vgg_gets_a_black_border_to_a_multiple_of_32(width, border,
 
 def test_a_vgg_without_normalization_is_its_formula():
     """The first stage and the head, by hand."""
-    model = build("vgg8", facts=PHOTOS)
+    model = build("vgg8", info=PHOTOS)
     x = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype(np.float32)
     standardized = (x - np.array(PHOTOS.mean)) / np.array(PHOTOS.std)
     kernel, bias = (np.array(v) for v in model.get_layer("conv_1_1").variables)
@@ -186,7 +186,7 @@ def test_models_take_pixels_of_their_width_and_give_a_logit_for_each_class(arch,
 
 
 def test_models_have_the_shape_of_their_data():
-    model = build("linear", facts=COLOUR)
+    model = build("linear", info=COLOUR)
     assert (model.input_shape, model.output_shape) == ((None, 4, 4, 2), (None, 2))
 
 
@@ -339,7 +339,7 @@ def test_a_net_without_normalization_is_its_formula():
 
 
 def test_standardization_maps_the_mean_to_zero_and_one_std_above_it_to_one():
-    standardize = part(build("linear", facts=COLOUR), "standardize")
+    standardize = part(build("linear", info=COLOUR), "standardize")
     mean, std = np.array(COLOUR.mean), np.array(COLOUR.std)
     pixels = np.broadcast_to(np.stack([mean, mean + std])[:, None, None], (2, 4, 4, 2)).astype(np.float32)
     np.testing.assert_allclose(standardize(pixels), np.broadcast_to([[[[0]]], [[[1]]]], (2, 4, 4, 2)), atol=1e-5)

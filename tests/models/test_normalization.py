@@ -7,7 +7,7 @@ from helpers_attacks import keras, tf
 from bn_vuln import models
 from bn_vuln.config import Cell, validate
 from bn_vuln.data import Dataset
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.errors import ConfigError, UsageError
 from bn_vuln.evaluation import classifier
 from bn_vuln.models import bn_folding, registered
@@ -15,7 +15,7 @@ from bn_vuln.runtime.progress import Quiet
 from bn_vuln.training import TrainingLoop
 from bn_vuln.training.optimizers import rate_factors
 
-PHOTOS = Facts("photos", (32, 32, 3), tuple("0123456789"), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), sizes={})
+PHOTOS = DatasetInfo("photos", (32, 32, 3), tuple("0123456789"), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), sizes={})
 SMALL = {"name": "wrn", "depth": 10, "widening": 1}
 EVERY = ("none", "batch", "group", "layer", "instance", "ws_group", "frn", "fixup")
 

@@ -6,15 +6,15 @@ from helpers_attacks import keras
 
 from bn_vuln import models
 from bn_vuln.config import Cell, validate
-from bn_vuln.data.info import Facts
-from bn_vuln.data.mnist import FACTS
+from bn_vuln.data.info import DatasetInfo
+from bn_vuln.data.mnist import INFO
 from bn_vuln.errors import ConfigError
 
-PHOTOS = Facts("photos", (32, 32, 3), tuple("0123456789"), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), sizes={})
+PHOTOS = DatasetInfo("photos", (32, 32, 3), tuple("0123456789"), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), sizes={})
 
 
-def build(arch, normalization="batch", facts=PHOTOS, **fields):
-    return models.build(validate(Cell, {"arch": arch, "normalization": normalization, **fields}, "test"), facts)
+def build(arch, normalization="batch", info=PHOTOS, **fields):
+    return models.build(validate(Cell, {"arch": arch, "normalization": normalization, **fields}, "test"), info)
 
 
 def trainable(model):
@@ -79,7 +79,7 @@ def test_wide_resnets_have_whole_blocks(depth, fits):
 @pytest.mark.parametrize("arch", ["resnet20", {"name": "wrn", "depth": 10, "widening": 2}], ids=str)
 @pytest.mark.parametrize("width", [28, 33])
 def test_residual_nets_take_images_of_every_width(arch, width):
-    model = build(arch, facts=FACTS, data={"width": width})
+    model = build(arch, info=INFO, data={"width": width})
     assert model(images(width, 1)).shape == (2, 10)
     half = -(-width // 2)
     assert model.get_layer("add_3_1").output.shape[1:3] == (-(-half // 2),) * 2

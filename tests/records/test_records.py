@@ -33,7 +33,7 @@ from bn_vuln.records import (
     clear_run,
     digest,
     perturbation_identity,
-    read_outcomes,
+    read_correct,
     read_record,
     read_records,
     read_training,
@@ -56,7 +56,7 @@ FULL_CELL = validate(
     },
     "cell",
 )
-BIM = Attack(attack="bim", eps=0.1, unit="standardized", box="none", steps=100, step_size=1e-3, iterate="last")  # type: ignore[call-arg]
+BIM = Attack(attack="bim", eps=0.1, unit="standardized", box="none", steps=100, step_size=1e-3, keep="last")  # type: ignore[call-arg]
 PERTURBATIONS = {"attack": BIM, "awgn": AWGN(std=1, unit="standardized", clip="none")}
 
 
@@ -254,7 +254,7 @@ def test_json_has_no_nan(number: float) -> None:
 def test_outcomes_come_back_bit_by_bit(tmp_path: Path, n: int) -> None:
     outcomes = np.random.default_rng(n).random(n) < 0.5
     write_record(tmp_path, record(n=n), outcomes)
-    found = read_outcomes(tmp_path, "p" * 12)
+    found = read_correct(tmp_path, "p" * 12)
     assert found.dtype == np.bool_
     np.testing.assert_array_equal(found, outcomes)
 
@@ -318,7 +318,7 @@ def test_damaged_outcomes_are_named(tmp_path: Path, content: bytes | None) -> No
     if content is not None:
         replace_file(path, content)
     with pytest.raises(BnvulnError, match=r"x\.npz"):
-        read_outcomes(tmp_path, "x")
+        read_correct(tmp_path, "x")
 
 
 @pytest.mark.parametrize("failed", [False, True])

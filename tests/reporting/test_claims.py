@@ -12,7 +12,7 @@ import pytest
 from helpers_records import HARM, SMALL, Accuracy, by_arm, fill, nothing, small
 
 from bn_vuln.analysis.statistics import Estimate
-from bn_vuln.config import Cell, Experiment, PaperValue, validate
+from bn_vuln.config import Cell, Claim, Experiment, validate
 from bn_vuln.config.grid import arm_of, check_layout, expand
 from bn_vuln.errors import ConfigError
 from bn_vuln.records import Flag
@@ -25,9 +25,9 @@ N = 10_000  # examples: accuracies are multiples of 1e-4
 SPREAD = (0.001, -0.002, 0.0, 0.001)  # over the four seeds, with the mean 0
 
 
-def claim(**fields: Any) -> PaperValue:
+def claim(**fields: Any) -> Claim:
     plain = {"perturbations": ["bim"], "source": "text", **fields}
-    return validate(PaperValue, {key: value for key, value in plain.items() if value is not None}, "file.yaml")
+    return validate(Claim, {key: value for key, value in plain.items() if value is not None}, "file.yaml")
 
 
 def results(root: Path, experiment: Experiment, values: Accuracy, **options: Any) -> Results:

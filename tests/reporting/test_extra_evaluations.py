@@ -19,7 +19,7 @@ from conftest import Said, small_cell
 from helpers_records import HARM, SMALL, by_arm, fill, small, training
 
 from bn_vuln import config, data, records
-from bn_vuln.config import Attack, Clean, Derived, Evaluation, Experiment, Site, load_experiment, validate
+from bn_vuln.config import Attack, Clean, Derived, Evaluation, EvaluationPlan, Experiment, load_experiment, validate
 from bn_vuln.errors import BnvulnError, ConfigError
 from bn_vuln.experiments import catalog, cost_estimate, runner
 from bn_vuln.records import Flag
@@ -80,16 +80,16 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Results:
 # ---------------------------------------------------------------- configs
 
 
-def site_of(experiment: Experiment, name: str) -> Site:
-    return next(site for site in experiment.sites if site.name == name)
+def site_of(experiment: Experiment, name: str) -> EvaluationPlan:
+    return next(plan for plan in experiment.plans if plan.name == name)
 
 
 def test_evaluations_have_the_perturbations_they_name() -> None:
-    sites = made().sites
-    assert [(site.name, list(site.perturbations)) for site in sites] == [
+    plans = made().plans
+    assert [(plan.name, list(plan.perturbations)) for plan in plans] == [
         ("", ["clean", "bim"]), ("train", ["clean"]), ("batch", ["clean", "bim"]),
     ]  # fmt: skip
-    assert [site.evaluation for site in sites] == [
+    assert [plan.evaluation for plan in plans] == [
         Evaluation(), Evaluation(split="train", limit=2000), Evaluation(bn_statistics="batch"),
     ]  # fmt: skip
 
@@ -105,7 +105,7 @@ def test_whatever_is_a_column_is_one_elsewhere(column: str, unit: str) -> None:
     chosen = made(
         perturbations={
             **SMALL["perturbations"],
-            "strong": {"kind": "attack", "attack": "strong", "eps": "8/255", "ladder": ["2/255"]},
+            "strong": {"kind": "attack", "attack": "strong", "eps": "8/255", "eps_grid": ["2/255"]},
             "near": {"kind": "minimal", "unit": "standardized"},
         },
         measurements={"tilt": "tilt", "images": "fooling"},
@@ -249,12 +249,12 @@ def test_a_task_is_finished_with_the_records_of_all_evaluations(tmp_path: Path) 
     chosen = made(seeds=[0])
     task, other = runner.tasks(chosen)
     assert len(task.ids()) == 5
-    assert [site.name for site in task.missing(tmp_path)] == ["", "train", "batch"]
+    assert [plan.name for plan in task.missing(tmp_path)] == ["", "train", "batch"]
     fill(tmp_path, chosen, by_arm(VALUES))
     assert (task.finished(tmp_path), other.finished(tmp_path), task.missing(tmp_path)) == (True, True, [])
     written = {path.stem for path in (task.folder(tmp_path) / "records").glob("*.json")}
     assert written == task.ids()
-    batch = task.sites[2]
+    batch = task.plans[2]
     records.record_path(task.folder(tmp_path), task._id(batch, batch.perturbations["bim"])).unlink()
     assert not task.finished(tmp_path)
     assert task.missing(tmp_path) == [replace(batch, perturbations={"bim": batch.perturbations["bim"]})]
@@ -263,7 +263,7 @@ def test_a_task_is_finished_with_the_records_of_all_evaluations(tmp_path: Path) 
 def test_a_new_evaluation_is_all_that_is_missing(tmp_path: Path) -> None:
     fill(tmp_path, small(seeds=[0]), by_arm(VALUES))
     task, _ = runner.tasks(made(seeds=[0]))
-    assert [site.name for site in task.missing(tmp_path)] == ["train", "batch"]
+    assert [plan.name for plan in task.missing(tmp_path)] == ["train", "batch"]
 
 
 def test_measurements_elsewhere_are_missed_by_themselves(tmp_path: Path) -> None:
@@ -288,17 +288,17 @@ def test_the_data_of_all_evaluations_are_prepared_before_anything_is_trained(
 ) -> None:
     asked = []
 
-    def prepare(name: str) -> data.Facts:
+    def prepare(name: str) -> data.DatasetInfo:
         asked.append(name)
         if name != "mnist":
             raise BnvulnError(f"{name} is not prepared")
-        return data.facts(name)
+        return data.dataset_info(name)
 
     monkeypatch.setattr(data, "prepare", prepare)
     monkeypatch.setattr(runner, "run_task", lambda *_, **__: pytest.fail("trained"))
-    elsewhere = {"other": {"dataset": "cifar10_1/v6", "perturbations": ["clean"]}}
+    extra_plans = {"other": {"dataset": "cifar10_1/v6", "perturbations": ["clean"]}}
     with pytest.raises(BnvulnError, match="cifar10_1/v6 is not prepared"):
-        runner.run(small(evaluations=elsewhere), tmp_path)
+        runner.run(small(evaluations=extra_plans), tmp_path)
     assert asked[-1] == "cifar10_1/v6"
     assert not (tmp_path / "experiments").exists()
 
@@ -317,16 +317,18 @@ def test_every_evaluation_costs_its_examples() -> None:
     bim = {"bim": validate(Attack, {"attack": "bim", "eps": 0.1, "steps": 7}, "test")}
     forward = cost_estimate._forward(cell)
 
-    def flops(*elsewhere: Site) -> float:
+    def flops(*extra_plans: EvaluationPlan) -> float:
         return cost_estimate.task_flops(
-            runner.Task(cell, Evaluation(), {}, elsewhere=elsewhere)
+            runner.Task(cell, Evaluation(), {}, extra_plans=extra_plans)
         ) - cost_estimate.task_flops(runner.Task(cell, Evaluation(), {}))
 
-    assert flops(Site(Evaluation(split="train"), {"clean": Clean()})) == forward * 2_000  # that it is trained on
-    assert flops(Site(Evaluation(dataset="mnist", split="train"), {"clean": Clean()})) == forward * 55_000
-    assert flops(Site(Evaluation(split="validation"), {"clean": Clean()})) == forward * 5_000
-    assert flops(Site(Evaluation(dataset="cifar10_1/v6"), bim)) == forward * 2_000 * (2 * 7 + 1)
-    two = Site(Evaluation(limit=100), bim), Site(Evaluation(limit=10), bim)
+    assert (
+        flops(EvaluationPlan(Evaluation(split="train"), {"clean": Clean()})) == forward * 2_000
+    )  # that it is trained on
+    assert flops(EvaluationPlan(Evaluation(dataset="mnist", split="train"), {"clean": Clean()})) == forward * 55_000
+    assert flops(EvaluationPlan(Evaluation(split="validation"), {"clean": Clean()})) == forward * 5_000
+    assert flops(EvaluationPlan(Evaluation(dataset="cifar10_1/v6"), bim)) == forward * 2_000 * (2 * 7 + 1)
+    two = EvaluationPlan(Evaluation(limit=100), bim), EvaluationPlan(Evaluation(limit=10), bim)
     assert flops(*two) == forward * 110 * (2 * 7 + 1)
 
 
@@ -505,7 +507,9 @@ def test_what_was_not_run_elsewhere_is_said(tmp_path: Path) -> None:
     assert tables.accuracy_table(found).notes[3] == (
         "clean, train: mnist, train split, limit 2,000, tracked BN statistics, not run"
     )
-    assert dict(pages.facts(found))["Examples"] == "none yet (test), none yet (train@train), none yet (test@batch)"
+    assert (
+        dict(pages.dataset_info(found))["Examples"] == "none yet (test), none yet (train@train), none yet (test@batch)"
+    )
 
 
 def test_other_data_are_named(tmp_path: Path) -> None:
@@ -519,7 +523,7 @@ def test_other_data_are_named(tmp_path: Path) -> None:
     assert tables.accuracy_table(found).notes == (
         "clean: cifar10_1/v6, test split, no limit, tracked BN statistics, n = 2,000 examples",
     )
-    assert dict(pages.facts(found))["Examples"] == "2,000 (test@new)"
+    assert dict(pages.dataset_info(found))["Examples"] == "2,000 (test@new)"
 
 
 def test_several_data_sets_have_no_one_name(tmp_path: Path) -> None:
@@ -642,18 +646,18 @@ def test_each_evaluation_has_its_ladder(tmp_path: Path) -> None:
     chosen = small(
         perturbations={
             "clean": {"kind": "clean"},
-            "strong": {"kind": "attack", "attack": "strong", "eps": "8/255", "ladder": ["2/255"]},
+            "strong": {"kind": "attack", "attack": "strong", "eps": "8/255", "eps_grid": ["2/255"]},
         },
         evaluations={"train": {**TRAIN, "perturbations": ["clean", "strong"]}},
         table={
             "columns": {name + at: name + at for at in ("", "@train") for name in ("clean", "strong 2/255", "strong")},
-            "figures": ["ladders"],
+            "figures": ["eps_curves"],
         },
         paper=[],
     )
     fill(tmp_path, chosen, lambda cell, column: 0.9 if column.startswith("clean") else 0.5)
     here, train = drawn_texts(aggregate(chosen, tmp_path))
-    assert (here[0], train[0]) == ("ladders-strong", "ladders-strong-train")
+    assert (here[0], train[0]) == ("eps_curves-strong", "eps_curves-strong-train")
     assert "on all test images: mean" in here[1]
     assert "on 2,000 train images (mnist, tracked BN statistics): mean" in train[1]
 
@@ -708,7 +712,7 @@ def test_a_run_measures_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (task,) = runner.tasks(chosen)
     folder = task.folder(root)
     found = {r.perturbation_id: r for r in records.read_records(folder)}
-    ids = {(site.name, name): task._id(site, p) for site in task.sites for name, p in site.perturbations.items()}
+    ids = {(plan.name, name): task._id(plan, p) for plan in task.plans for name, p in plan.perturbations.items()}
     assert {key: found[id_].n for key, id_ in ids.items()} == {
         ("", "clean"): 100, ("", "bim"): 100, ("train", "clean"): 200, ("batch", "clean"): 50, ("batch", "bim"): 50,
     }  # fmt: skip

@@ -76,12 +76,12 @@ LADDERS: dict[str, Any] = {
     "grid": {"data.width": [28, 56], "normalization": ["none", "batch"]},
     "perturbations": {
         "clean": {"kind": "clean"},
-        "strong": {"kind": "attack", "attack": "strong", "eps": "16/255", "ladder": ["2/255", "8/255"]},
+        "strong": {"kind": "attack", "attack": "strong", "eps": "16/255", "eps_grid": ["2/255", "8/255"]},
     },
     "table": {
         "rows": ["data.width"],
         "columns": {"strong": "16/255", "clean": "clean", "strong 8/255": "8/255", "strong 2/255": "2/255"},
-        "figures": ["ladders"],
+        "figures": ["eps_curves"],
     },
     "paper": [],
 }
@@ -163,7 +163,7 @@ ARRAYS: dict[str, Arrays] = {
     "spectra": spectrum,
     "heatmaps": no_arrays,
     "examples": nearest,
-    "ladders": no_arrays,
+    "eps_curves": no_arrays,
 }
 KINDS: dict[str, tuple[dict[str, Any], ModuleType]] = {
     "curves": (CURVES, curves),
@@ -171,7 +171,7 @@ KINDS: dict[str, tuple[dict[str, Any], ModuleType]] = {
     "spectra": (SPECTRA, spectra),
     "heatmaps": (HEATMAPS, heatmaps),
     "examples": (EXAMPLES, examples),
-    "ladders": (LADDERS, eps_curves),
+    "eps_curves": (LADDERS, eps_curves),
 }
 
 
@@ -247,7 +247,7 @@ LABELS = {
         "none", "batch", "2", "92", "0.32", "0.62", "6", "96", "0: 10", "9: 96%", "clean", "nearest", "L2, pixels",
         "fooling", "steps",
     ],
-    "ladders": [
+    "eps_curves": [
         "L\N{INFINITY} eps, 1/255 of the pixel range",
         "accuracy under strong, %", "difference, points", "width 28, none", "width 56, batch",
         f"width 28, batch {MINUS} none",
@@ -259,7 +259,7 @@ CAPTIONS = {
     "boundaries": "The Bayes solution is tilted by 78.7 degrees",
     "spectra": "mean over n = 2 seeds.",
     "examples": "confidence of 90%, or the confidence after all 500 steps where it was not reached. n = 1: seed 0.",
-    "ladders": "images: mean ± SEM, n = 4 seeds; differences are paired by seed.",
+    "eps_curves": "images: mean ± SEM, n = 4 seeds; differences are paired by seed.",
     "heatmaps": "n = 2 seeds; a grey cross: failed to train; empty: not run. Dashed: 16 / ln",
 }
 
@@ -457,7 +457,7 @@ def test_the_caption_counts_seeds(tmp_path: Path) -> None:
     assert "n = 1 to 4 seeds" in only(found)[1]
 
 
-@pytest.mark.parametrize("kind", ["curves", "ladders"])
+@pytest.mark.parametrize("kind", ["curves", "eps_curves"])
 def test_the_caption_of_one_seed_has_no_sem(tmp_path: Path, kind: str) -> None:
     caption = only(results(tmp_path, kind, changes={"seeds": [0]}))[1]
     assert "n = 1 seed" in caption
@@ -920,7 +920,7 @@ def test_the_place_of_a_row_and_the_legend_do_not_overlap(
     assert [a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i]] == [False] * 3
 
 
-# ---------------------------------------------------------------- ladders
+# ---------------------------------------------------------------- eps_curves
 
 
 def fragile(cell: Cell, column: str) -> float:
@@ -930,7 +930,7 @@ def fragile(cell: Cell, column: str) -> float:
 
 
 def test_a_ladder_is_drawn_along_its_eps(tmp_path: Path, axes_of: Callable[[Results], list[Any]]) -> None:
-    left, right = axes_of(results(tmp_path, "ladders", fragile))
+    left, right = axes_of(results(tmp_path, "eps_curves", fragile))
     assert [bars.get_label() for bars in left.containers][:2] == ["width 28, none", "width 28, batch"]
     points = np.asarray(left.containers[0].lines[0].get_xydata())
     np.testing.assert_allclose(points[:, 0], [0, 2, 8, 16])
@@ -942,13 +942,13 @@ def test_a_ladder_is_drawn_along_its_eps(tmp_path: Path, axes_of: Callable[[Resu
 def test_arms_and_differences_of_ladders_have_colours_of_their_own(
     tmp_path: Path, axes_of: Callable[[Results], list[Any]]
 ) -> None:
-    left, right = axes_of(results(tmp_path, "ladders", fragile))
+    left, right = axes_of(results(tmp_path, "eps_curves", fragile))
     colours = [bars.lines[0].get_color() for axes in (left, right) for bars in axes.containers]
     assert len(colours) == len(set(colours)) == 4 + 2
 
 
 def test_a_ladder_of_which_nothing_was_measured_is_not_drawn(tmp_path: Path) -> None:
-    assert figures.figures(results(tmp_path, "ladders", lambda cell, name: None if name != "clean" else 0.9)) == []
+    assert figures.figures(results(tmp_path, "eps_curves", lambda cell, name: None if name != "clean" else 0.9)) == []
 
 
 def test_heads_that_would_overlap_stand_upright(tmp_path: Path) -> None:

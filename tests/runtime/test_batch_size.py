@@ -5,7 +5,7 @@ import pytest
 from helpers_attacks import keras, tf
 
 from bn_vuln.config import Attack, Evaluation
-from bn_vuln.data.mnist import FACTS as MNIST
+from bn_vuln.data.mnist import INFO as MNIST
 from bn_vuln.errors import BnvulnError
 from bn_vuln.evaluation.classifier import from_model
 from bn_vuln.evaluation.evaluator import Evaluator
@@ -49,10 +49,10 @@ def test_a_single_example_that_does_not_fit_is_an_error():
         batching.halving(exhausted_above(0, []), 4, print)
 
 
-@pytest.mark.parametrize("iterate", ["any", "last"])
-def test_an_evaluation_goes_on_in_smaller_batches(monkeypatch, iterate):
+@pytest.mark.parametrize("keep", ["first_success", "last"])
+def test_an_evaluation_goes_on_in_smaller_batches(monkeypatch, keep):
     classifier = from_model(net(), MNIST, {"weights": "random"})
-    options = Attack(attack="pgd", eps=0.1, steps=3, iterate=iterate)
+    options = Attack(attack="pgd", eps=0.1, steps=3, keep=keep)
     expected = Evaluator(classifier, Evaluation(limit=30)).run(options)
     evaluator = Evaluator(classifier, Evaluation(limit=30), batch_size=30)
     predict = evaluator._predict
@@ -65,5 +65,5 @@ def test_an_evaluation_goes_on_in_smaller_batches(monkeypatch, iterate):
     monkeypatch.setattr(evaluator, "_predict", little_memory)
     found = evaluator.run(options)
     assert evaluator.batch_size == 7
-    np.testing.assert_array_equal(found.outcomes, expected.outcomes)
+    np.testing.assert_array_equal(found.correct, expected.correct)
     np.testing.assert_allclose(found.images, expected.images, atol=1e-6)

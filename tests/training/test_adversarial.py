@@ -37,7 +37,7 @@ def one_step(adversarial, normalization="none"):
     two = {"name": "mnist", "classes": [3, 7], "limit": 50, "validation": 50}
     cell = cell_of(adversarial, data=two, arch=LINEAR, normalization=normalization)
     examples = data.training(cell.data, "train", 0)
-    loop = TrainingLoop(cell, models.build(cell, examples.facts), examples, examples)
+    loop = TrainingLoop(cell, models.build(cell, examples.info), examples, examples)
     kernel, bias = (np.array(v, np.float64) for v in loop.model.get_layer("logit").trainable_variables)
     loop.epoch(0, Quiet())
     return loop, kernel.ravel(), bias, pixel_array(examples.images, 28).reshape(50, -1), examples.labels
@@ -45,7 +45,7 @@ def one_step(adversarial, normalization="none"):
 
 def worst_seen(loop, kernel, x, y, *, ord="inf", eps, unit="pixel", box=(0, 1), **_):
     """The worst case of a linear model in the ball, as the model sees it, standardized (exact with the box for inf)."""
-    mean, std = loop.training.facts.mean[0], loop.training.facts.std[0]
+    mean, std = loop.training.info.mean[0], loop.training.info.std[0]
     away = np.sign(kernel) if ord == "inf" else kernel / np.linalg.norm(kernel)
     moved = x - np.where(y == 1, 1.0, -1.0)[:, None] * eps * (std if unit == "standardized" else 1.0) * away
     return ((moved if box == "none" else np.clip(moved, *box)) - mean) / std
@@ -82,9 +82,9 @@ def test_the_search_sees_the_moving_statistics_and_the_update_those_of_its_batch
 
 def starts(cell, updates, shape=(50, 4, 4, 2), replicas=1):
     """What a search returns whose steps have no length: where it starts."""
-    facts = SimpleNamespace(mean=(0.5, 0.5), std=(0.25, 0.25))
+    info = SimpleNamespace(mean=(0.5, 0.5), std=(0.25, 0.25))
     optimizer = SimpleNamespace(iterations=tf.Variable(updates, dtype=tf.int64))
-    find = search(cell, cell.train.adversarial, lambda x, training: x[:, 0, 0], optimizer, facts, replicas)
+    find = search(cell, cell.train.adversarial, lambda x, training: x[:, 0, 0], optimizer, info, replicas)
     n = shape[0] // replicas
     return find(tf.fill((n, *shape[1:]), 0.5), tf.zeros(n, tf.int32)).numpy() - 0.5
 

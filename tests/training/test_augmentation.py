@@ -103,7 +103,7 @@ def test_crops_and_flips_are_the_same_together_and_alone():
 
 
 def loop_of(cell, examples, validation=None):
-    return TrainingLoop(cell, models.build(cell, examples.facts), examples, validation or examples)
+    return TrainingLoop(cell, models.build(cell, examples.info), examples, validation or examples)
 
 
 def test_the_order_of_an_epoch_carries_the_draws():
@@ -135,7 +135,7 @@ def test_an_epoch_is_one_on_images_augmented_before(monkeypatch, xla, options):
     order = loop._order(0).reshape(-1, 4)
     images = examples.images.copy()
     images[order[:, 0]] = one_by_one(images[order[:, 0]], order[:, 1:], 4)
-    other = loop_of(plain, data.Dataset(images, examples.labels, examples.index, examples.facts), examples)
+    other = loop_of(plain, data.Dataset(images, examples.labels, examples.index, examples.info), examples)
     ours, expected = loop.epoch(0, Quiet()), other.epoch(0, Quiet())
     assert ours.train_accuracy == expected.train_accuracy
     for a, b in zip(loop.model.get_weights(), other.model.get_weights(), strict=True):

@@ -7,12 +7,12 @@ from helpers_attacks import keras, tf
 from bn_vuln import models
 from bn_vuln.config import Cell, validate
 from bn_vuln.data import Dataset
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.runtime import backend
 from bn_vuln.runtime.progress import Quiet
 from bn_vuln.training import TrainingLoop, fused_batch_norm
 
-PHOTOS = Facts("photos", (32, 32, 3), tuple("0123456789"), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), sizes={})
+PHOTOS = DatasetInfo("photos", (32, 32, 3), tuple("0123456789"), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), sizes={})
 
 
 def network(shape=(6, 5, 3), **options):

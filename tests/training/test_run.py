@@ -25,7 +25,7 @@ def linear_cell(**changes):
 
 def loop_of(cell):
     training = data.load("mnist", "train", limit=cell.data.limit)
-    model = models.build(cell, training.facts)
+    model = models.build(cell, training.info)
     return TrainingLoop(cell, model, training, data.load("mnist", "validation", limit=100))
 
 
@@ -33,7 +33,7 @@ def numpy_sgd(loop, epochs, *, momentum=0.0, nesterov=False, smoothing=0.0, deca
     """The same epochs of a linear softmax classifier, in NumPy and float64."""
     kernel, bias = (np.array(v, np.float64) for v in loop.model.trainable_variables)
     x = loop.training.images.reshape(len(loop.training), -1) / 255
-    x = (x - loop.training.facts.mean[0]) / loop.training.facts.std[0]
+    x = (x - loop.training.info.mean[0]) / loop.training.info.std[0]
     labels = np.eye(10)[loop.training.labels] * (1 - smoothing) + smoothing / 10
     speed = [np.zeros_like(kernel), np.zeros_like(bias)]
     for epoch in range(epochs):
@@ -75,7 +75,7 @@ def test_weight_decay_is_keras_l2_of_half_lambda():
 
     tf = backend.tensorflow()
     cell = small_cell(normalization="batch", weight_decay=0.3)
-    model = models.build(cell, data.facts("mnist"))
+    model = models.build(cell, data.dataset_info("mnist"))
     penalty = keras.regularizers.L2(0.3 / 2)
     variables = model.trainable_variables
     with tf.GradientTape() as tape:
@@ -253,7 +253,7 @@ def numpy_adam(loop, *, decay=0.0, decoupled=0.0):
     """One epoch of Adam (Kingma and Ba 2015) or AdamW of a linear softmax classifier, in NumPy and float64."""
     w = [np.array(v, np.float64) for v in loop.model.trainable_variables]
     x = loop.training.images.reshape(len(loop.training), -1) / 255
-    x = (x - loop.training.facts.mean[0]) / loop.training.facts.std[0]
+    x = (x - loop.training.info.mean[0]) / loop.training.info.std[0]
     labels = np.eye(10)[loop.training.labels]
     m, v = [np.zeros_like(a) for a in w], [np.zeros_like(a) for a in w]
     (b1, b2), lr = loop.cell.train.betas, loop.cell.train.lr

@@ -17,7 +17,7 @@ from bn_vuln import records
 from bn_vuln.config import nearest
 from bn_vuln.data import constants
 from bn_vuln.data.describe import first_line, listed
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.splits import Part, channel_statistics, part, split_off, split_sizes
 from bn_vuln.data.tfds import paths, prepared
 from bn_vuln.data.tfds.prepare import is_prepared, prepare
@@ -29,27 +29,25 @@ MEASURED = "bnvuln_facts.json"
 Measured = tuple[tuple[int, int, int], tuple[float, ...], tuple[float, ...]]
 
 
-def facts(name: str) -> Facts:
+def dataset_info(name: str) -> DatasetInfo:
     """What is known of a data set. Those with constants in use are known without their data; any other is prepared.
 
     Raises `UsageError` for an unknown name or a set of another kind, `BnvulnError` where it cannot be prepared.
     """
-    if name in constants.FACTS:
+    if name in constants.INFO:
         found = prepared.find(name)
-        return (
-            constants.FACTS[name] if found is None else replace(constants.FACTS[name], sizes=sizes(name, found.sizes))
-        )
+        return constants.INFO[name] if found is None else replace(constants.INFO[name], sizes=sizes(name, found.sizes))
     builder = ready(name)
     shape, mean, std = _measured(name, builder)
     mean, std = constants.units(name) or (mean, std)
-    return Facts(name, shape, classes(builder), mean, std, sizes(name, _published(builder)))
+    return DatasetInfo(name, shape, classes(builder), mean, std, sizes(name, _published(builder)))
 
 
 def read(name: str, split: str) -> Part:
     """`train` or `test` of a data set, prepared if it was not.
 
     The test split is TFDS' `test`, else its `validation`, else a fifth of `train` by a fixed permutation; `index` is
-    the place in TFDS' split. Raises as `facts` does, and `UsageError` where there are no training images.
+    the place in TFDS' split. Raises as `dataset_info` does, and `UsageError` where there are no training images.
     """
     builder = ready(name)
     theirs = split_names(name, list(builder.info.splits))

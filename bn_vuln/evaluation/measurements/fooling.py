@@ -17,7 +17,7 @@ from bn_vuln import attacks
 from bn_vuln.attacks.losses import Predict, finite, gradient, log_odds
 from bn_vuln.attacks.threat_model import per_example
 from bn_vuln.config import Fooling
-from bn_vuln.data.info import Facts
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.units import bounds
 from bn_vuln.runtime import backend
 
@@ -37,11 +37,11 @@ class Fooled:
     after: NDArray[np.float32]
 
 
-def starts(options: Fooling, width: int, facts: Facts) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+def starts(options: Fooling, width: int, info: DatasetInfo) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """(noise float32 [n, width, width, channels] in pixels, the classes it is led to, int32 [n]). The first images are
     one for each class, all from the same noise, as the next ones are from another; it depends on the seed alone."""
-    classes, shape = len(facts.classes), (width, width, facts.shape[2])
-    low, high = bounds(options.box, facts)
+    classes, shape = len(info.classes), (width, width, info.shape[2])
+    low, high = bounds(options.box, info)
     drawn = [
         np.random.Generator(np.random.Philox(key=[options.seed, i])).standard_normal(shape, dtype=np.float32)
         for i in range(options.per_class)
@@ -50,14 +50,16 @@ def starts(options: Fooling, width: int, facts: Facts) -> tuple[NDArray[np.float
     return np.repeat(noise, classes, axis=0), np.tile(np.arange(classes, dtype=np.int32), options.per_class)
 
 
-def ascend(predict: Predict, x: NDArray[np.float32], y: NDArray[np.int32], options: Fooling, facts: Facts) -> Fooled:
+def ascend(
+    predict: Predict, x: NDArray[np.float32], y: NDArray[np.int32], options: Fooling, info: DatasetInfo
+) -> Fooled:
     """Lead images x to the classes y. Where there is no finite gradient they stay; where logits are not finite the
     confidence is 0.
 
     `predict`: float pixels [n, height, width, channels] -> logits [n, classes], differentiable.
     """
     tf = backend.tensorflow()
-    low, high = bounds(options.box, facts)
+    low, high = bounds(options.box, info)
     climb = backend.compile(lambda x, y: _climb(predict, x, y, options, low, high))
     pieces = [climb(*(tf.constant(a[i : i + BATCH_SIZE]) for a in (x, y))) for i in range(0, len(x), BATCH_SIZE)]
     parts = (np.concatenate([np.asarray(part) for part in same]) for same in zip(*pieces, strict=True))

@@ -73,13 +73,13 @@ def measure(
         return
     check(classifier, measurements, evaluation)
     examples, asked = load(classifier, evaluation), evaluation
-    evaluation = evaluation.model_copy(update={"dataset": examples.facts.name})
+    evaluation = evaluation.model_copy(update={"dataset": examples.info.name})
     classifier = with_statistics(classifier, evaluation)
     subject = _Subject(classifier, examples, asked)
     for name, options in measurements.items():
         begun = time.monotonic()
         found = _measured(subject, options)
-        record = _record(classifier, evaluation, examples.facts.name, options, found, time.monotonic() - begun)
+        record = _record(classifier, evaluation, examples.info.name, options, found, time.monotonic() - begun)
         if folder is not None:
             records.write_measurement(folder, record, found.arrays)
         progress.message(f"{name}: {_said(found)}")
@@ -267,15 +267,15 @@ def _fooling(subject: _Subject, options: Fooling) -> Measured:
     to class i mod the number of classes; and as `images`, to be drawn, the first for each class, float16 [classes,
     height, width, channels], as many as fit."""
     classifier = subject.classifier
-    noise, targets = fooling.starts(options, classifier.width, classifier.facts)
-    found = fooling.ascend(classifier.predict, noise, targets, options, classifier.facts)
+    noise, targets = fooling.starts(options, classifier.width, classifier.info)
+    found = fooling.ascend(classifier.predict, noise, targets, options, classifier.info)
     offset = (found.images - noise).reshape(len(noise), -1)
     details = {
         "reached": float(found.reached.mean()),
         "confidence": float(found.after.mean()),
         "distance": float(np.linalg.norm(offset, axis=1).mean()),
     }
-    images = found.images[: len(classifier.facts.classes)].astype(np.float16)
+    images = found.images[: len(classifier.info.classes)].astype(np.float16)
     arrays: Arrays = {
         "steps": found.steps,
         "reached": found.reached,
@@ -317,7 +317,7 @@ def _moments(subject: _Subject, options: BatchStatistics) -> list[bn_statistics.
         images = examples.images[begin : begin + size]
         if options.perturbation is not None:
             index = examples.index[begin : begin + size]
-            images = noise.add_noise(images, index, options.perturbation, classifier.facts)
+            images = noise.add_noise(images, index, options.perturbation, classifier.info)
         return pixel_array(images, classifier.width)
 
     begins = range(0, max(1, len(examples) // size) * size, size)

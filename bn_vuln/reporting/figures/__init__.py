@@ -17,7 +17,7 @@ DRAWERS: dict[Figure, Callable[[Results, str], list[Drawn]]] = {
     "spectra": spectra.figure,
     "heatmaps": heatmaps.figure,
     "examples": examples.figure,
-    "ladders": eps_curves.figure,
+    "eps_curves": eps_curves.figure,
 }
 
 

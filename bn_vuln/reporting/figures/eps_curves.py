@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bn_vuln.analysis.statistics import Estimate
-from bn_vuln.config import AT, Attack, Site, describe_perturbation, with_rungs
+from bn_vuln.config import AT, Attack, EvaluationPlan, describe_perturbation, with_eps_grid
 from bn_vuln.reporting import footnotes
 from bn_vuln.reporting.aggregate import Results
 from bn_vuln.reporting.figures.style import (
@@ -28,21 +28,21 @@ NORMS = {"inf": "L\N{INFINITY}", "2": "L2"}
 
 
 def figure(results: Results, form: str) -> list[Drawn]:
-    """One drawing for each attack with a ladder and each evaluation, of what was measured of it."""
-    return [drawn for site, name, attack in _ladders(results) for drawn in _drawn(results, site, name, attack, form)]
+    """One drawing for each attack with an eps grid and each evaluation, of what was measured of it."""
+    return [drawn for plan, name, attack in _eps_grids(results) for drawn in _drawn(results, plan, name, attack, form)]
 
 
-def _ladders(results: Results) -> list[tuple[Site, str, Attack]]:
+def _eps_grids(results: Results) -> list[tuple[EvaluationPlan, str, Attack]]:
     return [
-        (site, name, attack)
-        for site in results.experiment.sites
-        for name, attack in site.perturbations.items()
-        if isinstance(attack, Attack) and attack.ladder
+        (plan, name, attack)
+        for plan in results.experiment.plans
+        for name, attack in plan.perturbations.items()
+        if isinstance(attack, Attack) and attack.eps_grid
     ]
 
 
-def _drawn(results: Results, site: Site, name: str, attack: Attack, form: str) -> list[Drawn]:
-    columns = _columns(results, site, name, attack)
+def _drawn(results: Results, plan: EvaluationPlan, name: str, attack: Attack, form: str) -> list[Drawn]:
+    columns = _columns(results, plan, name, attack)
     arms = {
         label(block.where, arm): points
         for block in results.blocks
@@ -64,14 +64,14 @@ def _drawn(results: Results, site: Site, name: str, attack: Attack, form: str) -
             axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
             hide_spines(axes)
             axes.legend(frameon=False)
-        words = ["ladders", name, site.name] if len(_ladders(results)) > 1 else ["ladders"]
-        return [("-".join(filter(None, words)), _caption(results, site, attack), save(plt, drawing, form))]
+        words = ["eps_curves", name, plan.name] if len(_eps_grids(results)) > 1 else ["eps_curves"]
+        return [("-".join(filter(None, words)), _caption(results, plan, attack), save(plt, drawing, form))]
 
 
-def _columns(results: Results, site: Site, name: str, attack: Attack) -> dict[str, float]:
+def _columns(results: Results, plan: EvaluationPlan, name: str, attack: Attack) -> dict[str, float]:
     """The columns of the attack with their places on the axis; clean images at 0."""
     scale = 255.0 if attack.unit == "pixel" else 1.0
-    every = {site.column(key): options for key, options in with_rungs(site.perturbations).items()}
+    every = {plan.column(key): options for key, options in with_eps_grid(plan.perturbations).items()}
     found: dict[str, float] = {}
     for column in results.experiment.table.columns:
         perturbation = every.get(column)
@@ -102,10 +102,10 @@ def _differences(axes: Any, results: Results, columns: dict[str, float], first: 
     axes.set_ylabel("difference, points")
 
 
-def _caption(results: Results, site: Site, attack: Attack) -> str:
-    evaluation = site.evaluation
+def _caption(results: Results, plan: EvaluationPlan, attack: Attack) -> str:
+    evaluation = plan.evaluation
     images = "all" if evaluation.limit is None else f"{evaluation.limit:,}"
-    where = "" if not site.name else f" ({footnotes.dataset(results, site)}, {evaluation.bn_statistics} BN statistics)"
+    where = "" if not plan.name else f" ({footnotes.dataset(results, plan)}, {evaluation.bn_statistics} BN statistics)"
     return (
         f"Accuracy along eps (0: clean images) under {describe_perturbation(attack)}, on {images} {evaluation.split} "
         f"images{where}: {with_seeds(results, 'mean ± SEM')}; differences are paired by seed."

@@ -117,7 +117,7 @@ def _nearest_of(results: Results, run: Run) -> Arrays:
     """The arrays of its first minimum-norm attack."""
     for name, options in results.experiment.perturbations.items():
         record = run.found.get(name) if options.kind == "minimal" else None
-        if record and (path := records.outcomes_path(run.folder, record.perturbation_id)).exists():
+        if record and (path := records.correct_path(run.folder, record.perturbation_id)).exists():
             arrays = records.read_arrays(path)
             return arrays if "adversarial" in arrays else {}
     return {}
