@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from bn_vuln.cli.main import COMMANDS, main
 from bn_vuln.cli.options import print_json
-from conftest import interrupt_before
+from helpers_runs import interrupt_before
 
 from bn_vuln import api, records
 from bn_vuln.errors import ConfigError

@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import Said
+from helpers_runs import MessageLog
 
 from bn_vuln import api, attacks, data, records
 from bn_vuln.config import AWGN, Attack, Clean, Evaluation
@@ -276,7 +276,7 @@ def test_batch_norm_that_cannot_be_folded_is_said(runs):
     x = keras.layers.MaxPooling2D(4)(x)
     outputs = keras.layers.Dense(10)(keras.layers.Flatten()(x))
     subject = classifier.from_model(keras.Model(inputs, outputs), data.dataset_info("mnist"), {"weights": "test"})
-    said = Said()
+    said = MessageLog()
     record = Evaluator(subject, LIMIT).run(PGD, progress=said).record
     assert (record.bn_folded, record.bn_kept) == (0, 1)
     assert any("behind_relu" in line and "stays" in line for line in said.lines)

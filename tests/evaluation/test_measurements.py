@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from conftest import Said
 from helpers_attacks import keras
 from helpers_records import training
+from helpers_runs import MessageLog
 
 from bn_vuln import data, records
 from bn_vuln.analysis import spectrum
@@ -303,7 +303,7 @@ def test_the_id_depends_on_the_evaluation_and_the_options(measured, evaluation, 
 
 
 def test_nothing_is_written_without_a_folder_and_nothing_done_without_measurements(tmp_path, monkeypatch):
-    said = Said()
+    said = MessageLog()
     found = only(measure(linear(np.eye(2)), {"name": Tilt()}, LIMIT, progress=said))
     assert said.lines == [f"name: {found.value:.4g} deg"]
     assert list(tmp_path.iterdir()) == []

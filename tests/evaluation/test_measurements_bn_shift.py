@@ -5,8 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import SMALL, Said
 from helpers_attacks import keras
+from helpers_runs import SMALL, MessageLog
 
 from bn_vuln import data, records
 from bn_vuln.analysis.moments import log_scale, shift
@@ -236,7 +236,7 @@ def test_noise_takes_a_trained_net_away_from_what_it_has_tracked(runs, tmp_path)
 
 
 def test_a_model_without_batch_norm_has_no_distance(own, tmp_path):
-    said = Said()
+    said = MessageLog()
     found = subject(own)
     record = only(measure(found, {"x": BatchStatistics()}, LIMIT, folder=tmp_path, progress=said))
     assert (record.value, record.n, record.details) == (None, 0, {})

@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from conftest import Said
 from helpers_attacks import keras
+from helpers_runs import MessageLog
 
 from bn_vuln import api, data, records
 from bn_vuln.config import Attack, Cell, identity, validate
@@ -123,7 +123,7 @@ def test_every_pair_of_linear_models_is_as_the_closed_form_has_it(everything, ex
 
 
 def test_all_transfers_to_the_same_boundary_and_nothing_where_no_pixel_is_shared(run):
-    said = Said()
+    said = MessageLog()
     pairs = by_name(run("left", "twice", "right", progress=said))
     assert [line.split(":")[0] for line in said.lines[-3:]] == ["left -> left", "left -> twice", "left -> right"]
     assert list(pairs) == [("left", "left"), ("left", "twice"), ("left", "right")]

@@ -1,7 +1,7 @@
 """Operations counted by hand, and the estimate made of them."""
 
 import pytest
-from conftest import small_cell
+from helpers_runs import small_cell
 
 from bn_vuln import data, models
 from bn_vuln.config import Attack, Clean, Evaluation

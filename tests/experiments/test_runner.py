@@ -7,7 +7,7 @@ import socket
 
 import pytest
 import yaml
-from conftest import SMALL, Said
+from helpers_runs import SMALL, MessageLog
 
 from bn_vuln import api, config, records
 from bn_vuln.errors import BnvulnError
@@ -191,7 +191,7 @@ def test_a_cell_claimed_by_another_host_is_waited_for(done, tmp_path, monkeypatc
     monkeypatch.setattr(runner.time, "sleep", finish_elsewhere)
     monkeypatch.setattr("bn_vuln.evaluation.evaluator.measure", no_training)
     assert runner._work(task, root).endswith("another process is at it")
-    said = Said()
+    said = MessageLog()
     api.reproduce(str(path), root=root, progress=said)
     assert waited == [True]
     assert [line for line in said.lines if str(folder / "claim.json") in line]  # or a user would wait for ever

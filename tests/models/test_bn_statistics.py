@@ -6,8 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import small_cell
 from helpers_attacks import cross_entropy, keras, tf
+from helpers_runs import small_cell
 
 from bn_vuln import data, models, records
 from bn_vuln.config import Attack, Cell, Clean, Evaluation, Fooling, Minimal, Spectrum, Tilt, identity, validate

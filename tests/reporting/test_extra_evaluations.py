@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import scipy.stats
 import yaml
-from conftest import SMALL as CELL
-from conftest import Said, small_cell
 from helpers_records import HARM, SMALL, by_arm, fill, small, training
+from helpers_runs import SMALL as CELL
+from helpers_runs import MessageLog, small_cell
 
 from bn_vuln import config, data, records
 from bn_vuln.config import Attack, Clean, Derived, Evaluation, EvaluationPlan, Experiment, load_experiment, validate
@@ -702,7 +702,7 @@ def test_a_dry_run_shows_evaluations_and_derived_columns(
 
 
 def test_a_run_measures_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen, said = catalog.experiment(str(run_yaml(tmp_path))), Said()
+    chosen, said = catalog.experiment(str(run_yaml(tmp_path))), MessageLog()
     root = tmp_path / "results"
     runner.run(chosen, root, progress=said)
     assert said.lines.count("evaluations.train:") == said.lines.count("evaluations.batch:") == 1

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import interrupt_before, small_cell
 from helpers_attacks import tf
+from helpers_runs import interrupt_before, small_cell
 
 from bn_vuln import api, records
 from bn_vuln.config import Attack, Evaluation
@@ -82,7 +82,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(two):
 def test_auto_takes_one_device_where_replicas_would_change_the_result(two, monkeypatch):
     monkeypatch.setattr("bn_vuln.training.run.choose", lambda name: two)
     said = []
-    progress = type("Said", (), {"message": staticmethod(said.append)})
+    progress = type("MessageLog", (), {"message": staticmethod(said.append)})
     assert fitting_distribution(small_cell(normalization="batch"), "auto", progress) is ONE_DEVICE
     assert "one device is used" in said[0]
     assert fitting_distribution(small_cell(normalization=SYNCHRONIZED), "auto") is two

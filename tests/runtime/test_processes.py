@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from conftest import Said
+from helpers_runs import MessageLog
 
 from bn_vuln.runtime import processes
 
@@ -23,7 +23,7 @@ PARENT = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c',
 
 
 def test_every_item_is_worked_on_in_another_process():
-    said = Said()
+    said = MessageLog()
     processes.run(lambda item: f"{item} {os.getpid()}", ["a", "b", "c"], 2, said)
     texts = [line.split() for line in said.lines]
     assert sorted(item for item, _ in texts) == ["a", "b", "c"]

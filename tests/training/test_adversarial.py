@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import check_resume, small_cell
 from helpers_attacks import norm, tf
+from helpers_runs import check_resume, small_cell
 
 from bn_vuln import data, models
 from bn_vuln.attacks import Ball

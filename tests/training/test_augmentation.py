@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from conftest import check_resume, small_cell
 from helpers_attacks import tf
+from helpers_runs import check_resume, small_cell
 from scipy.stats import binomtest, chisquare
 
 from bn_vuln import data, models

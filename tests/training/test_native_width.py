@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import check_resume, small_cell
+from helpers_runs import check_resume, small_cell
 
 from bn_vuln.config import Cell
 from bn_vuln.runtime.distribution import choose

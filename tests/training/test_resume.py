@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Said, interrupt_before, small_cell
+from helpers_runs import MessageLog, interrupt_before, small_cell
 
 from bn_vuln import records
 from bn_vuln.evaluation.classifier import load_keras
@@ -19,7 +19,7 @@ WORKER = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from conftest import small_cell
+from helpers_runs import small_cell
 from bn_vuln import backend
 from bn_vuln.train import TrainingLoop, train
 
@@ -105,7 +105,7 @@ def interrupted(folder, chosen, before, monkeypatch, **options):
 
 def resumed(folder, chosen, **options):
     """(how it ended, the messages) of the training that goes on in a folder."""
-    said = Said()
+    said = MessageLog()
     return train(chosen, folder, progress=said, **options), said.lines
 
 

@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import small_cell
+from helpers_runs import small_cell
 
 from bn_vuln import data, models, records
 from bn_vuln.config import Cell, CosineSchedule, StepSchedule, Train, validate
@@ -156,7 +156,7 @@ def test_a_pair_learns_and_is_reproducible(runs):
 def test_the_time_left_is_said_once_and_first(monkeypatch):
     """30 steps of batch 20 take 0.1 s by the clock: of 3 epochs' 90, and 3 validations of 60 images, a step each."""
     said = []
-    progress = type("Said", (Quiet,), {"message": lambda self, text: said.append(text)})()
+    progress = type("MessageLog", (Quiet,), {"message": lambda self, text: said.append(text)})()
     cell = small_cell(
         data={"name": "mnist", "limit": 600, "validation": 60}, train={"epochs": 3, "batch_size": 20, "lr": 0.1}
     )
