@@ -6,7 +6,6 @@ Numbers may be written as fractions: "8/255". Short forms: `normalization: batch
 likewise for `data`, `arch` and `schedule`.
 """
 
-from bn_vuln.config.adversarial import Adversarial
 from bn_vuln.config.arch import (
     Arch,
     DeepArch,
@@ -17,13 +16,35 @@ from bn_vuln.config.arch import (
     VGGArch,
     WideResNetArch,
 )
-from bn_vuln.config.augment import Augment
-from bn_vuln.config.awgn import AWGN
-from bn_vuln.config.box import Box, StandardizedBox, Unit
-from bn_vuln.config.cell import Cell, ConstantSchedule, CosineSchedule, Data, Schedule, StepSchedule, Train
-from bn_vuln.config.columns import AT, DISTANCE, LOSS, Derived, EvaluationPlan, ExtraEvaluation
+from bn_vuln.config.cell import (
+    Adversarial,
+    Augment,
+    Cell,
+    ConstantSchedule,
+    CosineSchedule,
+    Data,
+    Schedule,
+    StepSchedule,
+    Train,
+)
 from bn_vuln.config.describe import describe_cell, describe_fields, describe_perturbation
-from bn_vuln.config.experiment import SCALES, Choice, Claim, Experiment, Figure, Place, Scale, Table
+from bn_vuln.config.experiment import (
+    AT,
+    DISTANCE,
+    LOSS,
+    SCALES,
+    Choice,
+    Claim,
+    Derived,
+    EvaluationPlan,
+    Experiment,
+    ExtraEvaluation,
+    Figure,
+    Place,
+    Scale,
+    Suite,
+    Table,
+)
 from bn_vuln.config.loading import (
     apply_override,
     identity,
@@ -35,7 +56,6 @@ from bn_vuln.config.loading import (
     validate,
 )
 from bn_vuln.config.measurement import BatchStatistics, ColumnUnit, Fooling, Measurement, Spectrum, Tilt
-from bn_vuln.config.minimal import Minimal
 from bn_vuln.config.normalization import (
     BatchNormalization,
     FilterResponseNormalization,
@@ -48,12 +68,16 @@ from bn_vuln.config.normalization import (
     WeightStandardizedGroupNormalization,
 )
 from bn_vuln.config.perturbation import (
+    AWGN,
     Attack,
+    Box,
     Clean,
     Corruption,
     Evaluation,
+    Minimal,
     Perturbation,
-    Suite,
+    StandardizedBox,
+    Unit,
     radius,
     with_eps_grid,
 )

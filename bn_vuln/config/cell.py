@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from bn_vuln.config.adversarial import Adversarial
 from bn_vuln.config.arch import SETTINGS, Arch, MLPArch
-from bn_vuln.config.augment import Augment
 from bn_vuln.config.normalization import NoNormalization, Normalization
+from bn_vuln.config.perturbation import Box, Unit
 from bn_vuln.config.types import Count, Frozen, Index, NonNegative, Positive, named, parse_number
 
 
@@ -84,6 +83,56 @@ Schedule = Annotated[
     ConstantSchedule | StepSchedule | CosineSchedule, Field(discriminator="name"), BeforeValidator(named)
 ]
 Decay = Annotated[float, BeforeValidator(parse_number), Field(ge=0, lt=1)]
+
+
+class Adversarial(Frozen):
+    """The search for the images of each step: points of the ball ||(x' - x) / scale||_ord <= eps, scale = 1 (pixel) or
+    the std (standardized), cut to the box, at which the cross-entropy of the true label is high.
+
+    The defaults are Madry et al.'s (2018): PGD, which starts at a random point of the ball. FGSM (Goodfellow et al.
+    2015) is one step without a random start. `step_size` null: 2.5 eps / steps, or eps if there is one step.
+    """
+
+    ord: Literal["inf", "2"] = "inf"
+    eps: NonNegative
+    unit: Unit = "pixel"
+    box: Box = (0.0, 1.0)
+    steps: Count = 10
+    step_size: NonNegative = Field(default=None, validate_default=True)
+    random_start: bool = True
+
+    @field_validator("ord", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        """YAML reads 2 as a number."""
+        return str(value)
+
+    @field_validator("step_size", mode="before")
+    @classmethod
+    def _fill_in(cls, value: Any, info: ValidationInfo) -> Any:
+        """The default; 0 where it cannot be computed since eps or steps is wrong, which is reported for itself."""
+        if value is not None:
+            return value
+        eps, steps = info.data.get("eps", 0.0), info.data.get("steps", 1)
+        return eps if steps == 1 else 2.5 * eps / steps
+
+
+class Augment(Frozen):
+    """Every image of every epoch gets its own random crop and flip, in its native size, before it is resized. Crop:
+    `pad` black pixels are added on each side, and of all places for the native size in it each is as likely. `flip`:
+    left and right are exchanged with probability 1/2.
+
+    The defaults are those in common use on CIFAR-10 (He et al. 2016, section 4.2).
+    """
+
+    pad: Index = 4
+    flip: bool = True
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Augment:
+        if not self.pad and not self.flip:
+            raise PydanticCustomError("train", "pad 0 without flip changes no image: expected a pad >= 1 or a flip")
+        return self
 
 
 class Train(Frozen):

@@ -7,15 +7,20 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from bn_vuln.config.adversarial import Adversarial
 from bn_vuln.config.arch import Arch, WideResNetArch
-from bn_vuln.config.augment import Augment
-from bn_vuln.config.awgn import AWGN
-from bn_vuln.config.box import StandardizedBox
-from bn_vuln.config.cell import Cell
-from bn_vuln.config.minimal import Minimal
+from bn_vuln.config.cell import Adversarial, Augment, Cell
 from bn_vuln.config.normalization import BatchNormalization
-from bn_vuln.config.perturbation import PARAMETER_FREE, Attack, Clean, Corruption, Evaluation, Perturbation
+from bn_vuln.config.perturbation import (
+    AWGN,
+    PARAMETER_FREE,
+    Attack,
+    Clean,
+    Corruption,
+    Evaluation,
+    Minimal,
+    Perturbation,
+    StandardizedBox,
+)
 
 
 def describe_cell(cell: Cell) -> str:

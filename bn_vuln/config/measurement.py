@@ -7,8 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from bn_vuln.config.awgn import AWGN
-from bn_vuln.config.box import Box
+from bn_vuln.config.perturbation import AWGN, Box
 from bn_vuln.config.types import Count, Float, Frozen, Index, NonNegative, Positive, named_kind, parse_number
 
 # Units of numbers, as tables show them: points are differences of %, std are standard deviations.

@@ -1,24 +1,68 @@
-"""What a model is evaluated under: clean images, noise, attacks; and where."""
+"""What a model is evaluated under: clean images, noise, corruptions, attacks; and the images it is evaluated on."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from bn_vuln.config.awgn import AWGN
-from bn_vuln.config.box import Box, Unit
-from bn_vuln.config.measurement import Measurement
-from bn_vuln.config.minimal import Minimal
-from bn_vuln.config.types import Count, Frozen, Index, NonNegative, Positive, Severity, parse_integer, parse_number
+from bn_vuln.config.types import (
+    Count,
+    Frozen,
+    Index,
+    Interval,
+    NonNegative,
+    Positive,
+    Severity,
+    parse_integer,
+    parse_number,
+)
+
+
+class StandardizedBox(Frozen):
+    """A box given in standardized units, (x - mean) / std per channel."""
+
+    standardized: Interval
+
+
+def _parse_box(value: Any) -> Any:
+    """One clear message for the whole union, instead of pydantic's one for each member."""
+    if value is None or value == "none" or isinstance(value, StandardizedBox):
+        return "none" if value is None else value
+    standardized = isinstance(value, Mapping) and set(value) == {"standardized"}
+    pair = value["standardized"] if standardized else value
+    try:
+        low, high = (float(parse_number(bound)) for bound in pair)
+        if not -math.inf < low < high < math.inf:
+            raise ValueError
+    except (TypeError, ValueError):
+        expected = "expected none, [low, high] or {standardized: [low, high]} with low < high"
+        raise PydanticCustomError("box", expected) from None
+    return StandardizedBox(standardized=(low, high)) if standardized else (low, high)
+
+
+Box = Annotated[Literal["none"] | Interval | StandardizedBox, BeforeValidator(_parse_box)]
+Unit = Literal["pixel", "standardized"]
 
 
 class Clean(Frozen):
     """No perturbation."""
 
     kind: Literal["clean"] = "clean"
+
+
+class AWGN(Frozen):
+    """Additive white Gaussian noise of standard deviation `std`, added at the data's native width (before any
+    resizing); `clip` cuts the noisy image to a range, in pixel units unless it says standardized."""
+
+    kind: Literal["awgn"] = "awgn"
+    std: NonNegative
+    unit: Unit = "pixel"
+    clip: Box = (0.0, 1.0)
+    seed: Index = 0
 
 
 class Corruption(Frozen):
@@ -172,6 +216,48 @@ def _default_step_size(eps: Any, steps: Any) -> float:
         return 0.0
 
 
+class Minimal(Frozen):
+    """A minimum-norm attack: it has no eps, and minimizes ||(x' - x) / scale||_2, scale = 1 (pixel) or the std
+    (standardized). The accuracy under it is the share of images that nothing was found for; under one with a `target`,
+    of those that are still taken for what they are.
+
+    `carlini_wagner` (2017): `steps` of Adam with learning rate `step_size` for each of `binary_search_steps` constants
+    c, the first one `initial_const`; defaults are those of its authors' code, with a tenth of its steps. With a box the
+    step size is that of arctanh of the place in the box, without one that of (standardized) pixels. `confidence`: by
+    how much the logit of another class, or of the target, must be ahead. `target` as in `Attack`.
+    """
+
+    kind: Literal["minimal"] = "minimal"
+    attack: Literal["carlini_wagner"] = "carlini_wagner"
+    ord: Literal["2"] = "2"
+    unit: Unit = "pixel"
+    box: Box = (0.0, 1.0)
+    steps: Count = 1000
+    step_size: Positive = 0.01
+    binary_search_steps: Count = 9
+    initial_const: Positive = 1e-3
+    confidence: NonNegative = 0.0
+    target: Literal["none", "next", "least_likely"] = "none"
+    backend: Literal["own", "cleverhans"] = "own"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ord_as_text(cls, data: Any) -> Any:
+        """YAML reads 2 as a number."""
+        return {**data, "ord": str(data.get("ord", "2"))} if isinstance(data, Mapping) else data
+
+    @model_validator(mode="after")
+    def _make_sense(self) -> Minimal:
+        hans = self.backend == "cleverhans"
+        for wrong, message in (
+            (hans and self.box == "none", "CleverHans needs a box: use backend own"),
+            (hans and self.confidence > 0, "CleverHans judges success without the confidence: use backend own"),
+        ):  # fmt: skip
+            if wrong:
+                raise PydanticCustomError("attack", message)
+        return self
+
+
 def with_eps_grid(perturbations: Mapping[str, Any]) -> dict[str, Any]:
     """Perturbations by name, and before each attack with an eps grid that attack at each of its smaller eps, named
     `NAME EPS`, where multiples of 1/255 are written as such."""
@@ -202,12 +288,3 @@ class Evaluation(Frozen):
     split: Literal["test", "validation", "train"] = "test"
     limit: Count | None = None
     bn_statistics: Literal["tracked", "reestimated", "batch"] = "tracked"
-
-
-class Suite(Frozen):
-    """A named set of perturbations, and of measurements, for `bnvuln evaluate`."""
-
-    title: str
-    evaluation: Evaluation = Evaluation()
-    perturbations: dict[str, Perturbation] = Field(min_length=1)
-    measurements: dict[str, Measurement] = Field(default={})
