@@ -1,6 +1,7 @@
 """The package as a stranger gets it: one wheel, one package, acyclic layers, quiet start."""
 
 import ast
+import graphlib
 import os
 import shutil
 import subprocess
@@ -55,6 +56,20 @@ def test_packages_import_only_what_lies_below_them(path):
     part = part_of(path)
     if part not in ("__init__", "__main__"):
         assert {other for other in imports_of(path) - {part} if ORDER[other] <= ORDER[part]} == set()
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Imports in the bodies of functions count too. `from package import module` needs the module alone."""
+    sources = {path: ("bn_vuln", *path.relative_to(ROOT / "bn_vuln").parts) for path in SOURCES}
+    sources |= {path: ("bn_vuln", "cli", path.name) for path in (ROOT / "cli").glob("*.py")}
+    modules = {".".join(parts).removesuffix(".py").removesuffix(".__init__"): path for path, parts in sources.items()}
+    imports = {name: set() for name in modules}
+    for name, path in modules.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bn_vuln"):
+                full = {f"{node.module}.{alias.name}" for alias in node.names}
+                imports[name] |= {one if one in modules else node.module for one in full} - {name}
+    graphlib.TopologicalSorter(imports).prepare()  # raises CycleError with the circle
 
 
 def test_every_package_has_its_layer():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bn_vuln import records
 from bn_vuln.experiments import catalog
-from bn_vuln.reporting import pages, tables
+from bn_vuln.reporting import pages, summary, tables
 from bn_vuln.reporting.aggregate import Results, aggregate
 from bn_vuln.reporting.tables import words
 
@@ -34,7 +34,7 @@ def table(folder: Path) -> str:
 
 def _rows(results: Results, page: str) -> list[list[str]]:
     """What the experiment claims, with its verdicts counted; then one row for each claim that is judged."""
-    head = [f"[{results.experiment.name}]({page})", results.experiment.claim, "", "", "", pages.verdicts(results), ""]
+    head = [f"[{results.experiment.name}]({page})", results.experiment.claim, "", "", "", summary.verdicts(results), ""]
     found = [row for row in tables.claims(results) if row.verdict != "context"]
     return [head, *(["", _what(row), row.under, row.published, row.ours, row.verdict, row.remark] for row in found)]
 

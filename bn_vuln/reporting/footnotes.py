@@ -24,12 +24,12 @@ def notes(results: Results, columns: Iterable[str]) -> list[str]:
     and where corrupted images are from."""
     columns = list(columns)
     computed = _computed(results, [column for column in columns if column in results.experiment.derived])
-    at = measured_at(results, columns)
+    at = columns_by_evaluation(results, columns)
     places = [_where(results, plan, parts) for plan, parts in at] if any(s.name for s, _ in at) else []
     return computed + places + _corrupted(results, (part for _, parts in at for part in parts))
 
 
-def measured_at(results: Results, columns: Iterable[str]) -> list[tuple[EvaluationPlan, list[str]]]:
+def columns_by_evaluation(results: Results, columns: Iterable[str]) -> list[tuple[EvaluationPlan, list[str]]]:
     """The evaluations behind columns of the table, each with the columns that are measured there; what a derived column
     is computed from stands in its place."""
     parts = list(dict.fromkeys(part for column in columns for part in results.experiment.parts(column)))
@@ -37,7 +37,7 @@ def measured_at(results: Results, columns: Iterable[str]) -> list[tuple[Evaluati
     return [(plan, found) for plan, found in at if found]
 
 
-def examples(results: Results, parts: Iterable[str]) -> str:
+def n_examples(results: Results, parts: Iterable[str]) -> str:
     """How many examples the numbers of these columns are from: `10,000`, or `1,000, 10,000`; "" where there is none."""
     runs = [run for block in results.blocks for run in block.runs]
     counts = {n for part in parts for run in runs if (n := run.examples(part))}
@@ -83,7 +83,7 @@ def _listed(heads: list[str]) -> str:
 
 def _where(results: Results, plan: EvaluationPlan, parts: list[str]) -> str:
     """clean, train: mnist, train split, limit 10,000, tracked BN statistics, n = 10,000 examples."""
-    where, n = plan.evaluation, examples(results, parts)
+    where, n = plan.evaluation, n_examples(results, parts)
     limit = "no limit" if where.limit is None else f"limit {where.limit:,}"
     words = [dataset(results, plan), f"{where.split} split", limit, f"{where.bn_statistics} BN statistics"]
     return f"{_listed(_heads(results, parts))}: {', '.join([*words, f'n = {n} examples' if n else 'not run'])}"

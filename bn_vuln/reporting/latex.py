@@ -6,9 +6,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from bn_vuln.reporting import tables
+from bn_vuln.reporting import summary, tables
 from bn_vuln.reporting.aggregate import Results
-from bn_vuln.reporting.pages import facts
 from bn_vuln.reporting.tables import MISSING, TextTable
 
 # What LaTeX does not set as it stands. It knows accents, dashes, quotes, degrees and the like of UTF-8.
@@ -26,11 +25,10 @@ _TABLE = str.maketrans(ESCAPES)
 
 def latex(results: Results) -> str:
     """All tables of an experiment, under a comment that says where they come from and what they need."""
-    known = dict(facts(results))
     lines = [
         results.experiment.title,
-        f"Command: {known['Command']}",
-        f"Versions: {known['Versions']}",
+        f"Command: {summary.command(results)}",
+        f"Versions: {'; '.join(results.versions) or 'none yet'}",
         r"Needs \usepackage{booktabs}",
     ]
     comment = "\n".join(f"% {' '.join(line.split())}" for line in lines)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import shlex
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -13,14 +11,10 @@ from bn_vuln import config, records
 from bn_vuln.config import Experiment
 from bn_vuln.errors import UsageError
 from bn_vuln.experiments import catalog
-from bn_vuln.reporting import footnotes, tables
+from bn_vuln.reporting import latex, summary, tables
 from bn_vuln.reporting.aggregate import Results, aggregate
-from bn_vuln.runtime.progress import duration
 
 Format = Literal["html", "md", "csv", "tex"]
-
-# In the order in which a summary counts them; one that is not here comes last.
-VERDICTS = ("holds", "holds in sign", "fails", "undecided", "preview", "not run")
 
 
 def experiments_in(folder: Path) -> list[Experiment]:
@@ -34,8 +28,6 @@ def experiments_in(folder: Path) -> list[Experiment]:
 
 def render(results: Results, form: Format) -> str:
     """One experiment as `md`, `csv`, `tex` or `html` text."""
-    from bn_vuln.reporting import latex  # which needs this module
-
     if form == "csv":
         return tables.csv_text(results)
     if form == "md":
@@ -84,69 +76,15 @@ def _write(path: Path, content: bytes | str) -> Path:
     return path
 
 
-def verdicts(results: Results) -> str:
-    """The verdicts in one line, counted: `holds: 3, undecided: 1`; `preview` alone below full scale."""
-    counts = Counter(comparison.verdict for comparison in results.comparisons)
-    del counts["context"]
-    if not counts:
-        return "no figure of the paper to judge"
-    if set(counts) == {"preview"}:
-        return "preview"
-    order = [*VERDICTS, *counts]
-    return ", ".join(f"{verdict}: {counts[verdict]}" for verdict in sorted(counts, key=order.index))
-
-
-def facts(results: Results) -> list[tuple[str, str]]:
-    """What a reader needs beside the numbers: verdict, command, cost, scale, counts, time, machine, versions."""
-    experiment = results.experiment
-    state = f"{results.cells} trainings"
-    state += f", {results.failed} failed to train" if results.failed else ""
-    state += f", {results.missing} not run" if results.missing else ""
-    scale = "" if experiment.scale == "full" else f" --scale {experiment.scale}"
-    scale += "".join(f" --set {shlex.quote(override)}" for override in experiment.overrides)
-    costs = ", ".join(f"{name} {text}" for name, text in experiment.cost.items())
-    return [
-        ("Verdict", verdicts(results)),
-        ("Command", f"bnvuln reproduce {_name(experiment)}{scale}"),
-        *([("Cost", f"{costs} on two cores (--jobs 2)")] if costs else []),
-        ("Source", experiment.source),
-        ("Scale", experiment.scale),
-        ("Epochs", _epochs(results)),
-        ("Examples", _examples(results)),
-        ("State", state),
-        ("Time", f"{duration(results.seconds)} of training and evaluation"),
-        ("Machine", "; ".join(results.devices) or "none yet"),
-        ("Versions", "; ".join(results.versions) or "none yet"),
-    ]
-
-
-def _epochs(results: Results) -> str:
-    """Of training, of all cells: `8`, or `10, 40`."""
-    return ", ".join(map(str, sorted({run.cell.train.epochs for block in results.blocks for run in block.runs})))
-
-
-def _examples(results: Results) -> str:
-    """How many of which split, for each evaluation that the table has columns of."""
-    at = footnotes.measured_at(results, results.experiment.table.columns)
-    counts = [(footnotes.examples(results, parts) or "none yet", plan) for plan, parts in at]
-    return ", ".join(f"{n} ({plan.column(plan.evaluation.split)})" for n, plan in counts)
-
-
-def _name(experiment: Experiment) -> str:
-    """What the command takes: the name of an experiment that ships, or the file of another one."""
-    known = [name for kind in catalog.KINDS for name in catalog.names(kind)]
-    return experiment.name if experiment.name in known else f"{experiment.name}.yaml"
-
-
 def markdown(results: Results, pictures: Mapping[str, str] | None = None) -> str:
     """An experiment as a Markdown page; `pictures` are the files of its figures, with their captions."""
     experiment = results.experiment
-    parts = [f"# {experiment.title}", f"Claim: {experiment.claim}", f"Verdict: {verdicts(results)}"]
+    parts = [f"# {experiment.title}", f"Claim: {experiment.claim}", f"Verdict: {summary.verdicts(results)}"]
     for table in tables.tables(results):
         parts += [f"## {table.title}", tables.markdown_table(table)]
     parts += [f"![{experiment.title}]({name})\n\n*{caption}*" for name, caption in (pictures or {}).items()]
     parts += [*(f"- {note}" for note in experiment.notes)]
-    parts.append("\n".join(f"- {name}: {text}" for name, text in facts(results)))
+    parts.append("\n".join(f"- {name}: {text}" for name, text in summary.summary_rows(results)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -164,10 +102,10 @@ def html(results: list[Results]) -> str:
         {
             "id": catalog.stem(one.experiment),
             "experiment": one.experiment,
-            "verdict": verdicts(one),
+            "verdict": summary.verdicts(one),
             "tables": tables.tables(one),
             "figures": _pictures(one),
-            "facts": facts(one),
+            "summary": summary.summary_rows(one),
             "config": config.to_yaml(one.experiment),
         }
         for one in results

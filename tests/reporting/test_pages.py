@@ -21,7 +21,7 @@ from bn_vuln.config import Cell, Experiment
 from bn_vuln.errors import ConfigError, UsageError
 from bn_vuln.experiments.runner import experiment_path
 from bn_vuln.records import Flag, read_records, run_folders
-from bn_vuln.reporting import figures, pages, tables
+from bn_vuln.reporting import figures, pages, summary, tables
 from bn_vuln.reporting.aggregate import Results, aggregate
 from bn_vuln.reporting.figures import differences
 from bn_vuln.reporting.tables import TextTable, markdown_table, percent, records_table
@@ -189,19 +189,19 @@ def test_one_seed_has_no_plus_minus(tmp_path: Path) -> None:
 def test_the_report_says_how_it_was_made(tmp_path: Path) -> None:
     experiment = small(scale="quick", evaluation={"limit": 500, "split": "validation"})
     found = results(tmp_path, experiment, failed=lambda cell: cell.seed == 0, missing=lambda cell: cell.seed == 1)
-    facts = dict(pages.facts(found))
-    assert facts["Command"] == "bnvuln reproduce small.yaml --scale quick"
-    assert facts["Scale"] == "quick"
-    assert facts["Examples"] == "1,000 (validation)"
-    assert facts["Epochs"] == "1"
-    assert facts["State"] == "8 trainings, 2 failed to train, 2 not run"
-    assert facts["Time"].startswith("1 min 08 s")
+    rows = dict(summary.summary_rows(found))
+    assert rows["Command"] == "bnvuln reproduce small.yaml --scale quick"
+    assert rows["Scale"] == "quick"
+    assert rows["Examples"] == "1,000 (validation)"
+    assert rows["Epochs"] == "1"
+    assert rows["State"] == "8 trainings, 2 failed to train, 2 not run"
+    assert rows["Time"].startswith("1 min 08 s")
 
 
 def test_the_report_says_what_it_costs(tmp_path: Path) -> None:
     found = aggregate(small(cost={"quick": "4 min", "full": "12 min"}), tmp_path)
-    assert dict(pages.facts(found))["Cost"] == "quick 4 min, full 12 min on two cores (--jobs 2)"
-    assert "Cost" not in dict(pages.facts(aggregate(small(), tmp_path)))
+    assert dict(summary.summary_rows(found))["Cost"] == "quick 4 min, full 12 min on two cores (--jobs 2)"
+    assert "Cost" not in dict(summary.summary_rows(aggregate(small(), tmp_path)))
 
 
 def claims(*values: float) -> list[dict[str, Any]]:
@@ -210,7 +210,7 @@ def claims(*values: float) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("changes", "summary"),
+    ("changes", "text"),
     [
         ({}, "holds: 1"),
         ({"paper": [*claims(0.1, -0.9), *claims(-0.4) * 2]}, "holds: 2, holds in sign: 1, fails: 1"),
@@ -221,26 +221,26 @@ def claims(*values: float) -> list[dict[str, Any]]:
         ({"paper": [ARM_FIGURE, *SMALL["paper"]]}, "holds: 1"),
     ],
 )
-def test_the_verdicts_are_counted(tmp_path: Path, changes: dict[str, Any], summary: str) -> None:
+def test_the_verdicts_are_counted(tmp_path: Path, changes: dict[str, Any], text: str) -> None:
     found = results(tmp_path, small(**changes))
-    assert pages.verdicts(found) == summary
-    assert dict(pages.facts(found))["Verdict"] == summary
+    assert summary.verdicts(found) == text
+    assert dict(summary.summary_rows(found))["Verdict"] == text
 
 
 @pytest.mark.parametrize("scale", ["full", "quick"])
 def test_what_was_not_run_is_not_judged(tmp_path: Path, scale: str) -> None:
-    assert pages.verdicts(aggregate(small(scale=scale), tmp_path)) == "not run: 1"
+    assert summary.verdicts(aggregate(small(scale=scale), tmp_path)) == "not run: 1"
 
 
 def test_the_command_of_the_full_scale_is_short(harm: Results) -> None:
-    facts = dict(pages.facts(harm))
-    assert facts["Command"] == "bnvuln reproduce small.yaml"
-    assert facts["State"] == "8 trainings"
+    rows = dict(summary.summary_rows(harm))
+    assert rows["Command"] == "bnvuln reproduce small.yaml"
+    assert rows["State"] == "8 trainings"
 
 
 def test_the_command_of_an_experiment_that_ships_has_its_name(tmp_path: Path) -> None:
-    facts = dict(pages.facts(results(tmp_path, small(name="table6"))))
-    assert facts["Command"] == "bnvuln reproduce table6"
+    rows = dict(summary.summary_rows(results(tmp_path, small(name="table6"))))
+    assert rows["Command"] == "bnvuln reproduce table6"
 
 
 def test_previews_are_called_so(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""The rows of text beside an experiment's numbers: verdicts, command, cost, scale, counts, machine, versions."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+
+from bn_vuln.experiments import catalog
+from bn_vuln.reporting import footnotes
+from bn_vuln.reporting.aggregate import Results
+from bn_vuln.runtime.progress import duration
+
+# In the order in which a summary counts them; one that is not here comes last.
+VERDICTS = ("holds", "holds in sign", "fails", "undecided", "preview", "not run")
+
+
+def verdicts(results: Results) -> str:
+    """Count the verdicts in one line: `holds: 3, undecided: 1`; `preview` alone below full scale."""
+    counts = Counter(comparison.verdict for comparison in results.comparisons)
+    del counts["context"]
+    if not counts:
+        return "no figure of the paper to judge"
+    if set(counts) == {"preview"}:
+        return "preview"
+    order = [*VERDICTS, *counts]
+    return ", ".join(f"{verdict}: {counts[verdict]}" for verdict in sorted(counts, key=order.index))
+
+
+def command(results: Results) -> str:
+    """The command that makes an experiment again; one that does not ship is named by its file."""
+    experiment = results.experiment
+    shipped = [name for kind in catalog.KINDS for name in catalog.names(kind)]
+    name = experiment.name if experiment.name in shipped else f"{experiment.name}.yaml"
+    scale = "" if experiment.scale == "full" else f" --scale {experiment.scale}"
+    overrides = "".join(f" --set {shlex.quote(override)}" for override in experiment.overrides)
+    return f"bnvuln reproduce {name}{scale}{overrides}"
+
+
+def summary_rows(results: Results) -> list[tuple[str, str]]:
+    """Name and text of each row. Examples are counted for each evaluation that the table has columns of."""
+    experiment = results.experiment
+    state = f"{results.cells} trainings"
+    state += f", {results.failed} failed to train" if results.failed else ""
+    state += f", {results.missing} not run" if results.missing else ""
+    costs = ", ".join(f"{name} {text}" for name, text in experiment.cost.items())
+    epochs = sorted({run.cell.train.epochs for block in results.blocks for run in block.runs})
+    evaluations = footnotes.columns_by_evaluation(results, experiment.table.columns)
+    examples = [
+        f"{footnotes.n_examples(results, columns) or 'none yet'} ({plan.column(plan.evaluation.split)})"
+        for plan, columns in evaluations
+    ]
+    return [
+        ("Verdict", verdicts(results)),
+        ("Command", command(results)),
+        *([("Cost", f"{costs} on two cores (--jobs 2)")] if costs else []),
+        ("Source", experiment.source),
+        ("Scale", experiment.scale),
+        ("Epochs", ", ".join(map(str, epochs))),
+        ("Examples", ", ".join(examples)),
+        ("State", state),
+        ("Time", f"{duration(results.seconds)} of training and evaluation"),
+        ("Machine", "; ".join(results.devices) or "none yet"),
+        ("Versions", "; ".join(results.versions) or "none yet"),
+    ]
