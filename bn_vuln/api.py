@@ -29,7 +29,7 @@ from bn_vuln.config import (
     Clean,
     Evaluation,
     Measurement,
-    Minimal,
+    MinimumNorm,
     NearestCentroidArch,
     Perturbation,
     Scale,
@@ -108,7 +108,7 @@ def open_classifier(
 
 def attack(
     target: str | Path | Classifier,
-    options: Attack | Minimal | Mapping[str, Any],
+    options: Attack | MinimumNorm | Mapping[str, Any],
     *,
     dataset: str | None = None,
     split: str = "test",
@@ -309,10 +309,10 @@ def newest_run(root: str | Path = RUNS) -> Path:
     return max(finished, key=lambda folder: (folder / "training.json").stat().st_mtime)
 
 
-def _attack(options: Attack | Minimal | Mapping[str, Any]) -> Attack | Minimal:
+def _attack(options: Attack | MinimumNorm | Mapping[str, Any]) -> Attack | MinimumNorm:
     """The config of an attack in a ball, or of a minimum-norm one (`kind: minimal`)."""
-    minimal = isinstance(options, Minimal) or (isinstance(options, Mapping) and options.get("kind") == "minimal")
-    return config.validate(Minimal, options, "attack") if minimal else config.validate(Attack, options, "attack")
+    minimal = isinstance(options, MinimumNorm) or (isinstance(options, Mapping) and options.get("kind") == "minimal")
+    return config.validate(MinimumNorm, options, "attack") if minimal else config.validate(Attack, options, "attack")
 
 
 def _cell(cell: Cell | Mapping[str, Any]) -> Cell:

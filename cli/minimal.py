@@ -54,7 +54,7 @@ def resolve(given: dict[str, Any]) -> Any:
     if given["checks"] != "none" and _is_given("checks"):
         raise click.UsageError(f"--checks: {name} has no ball in which further attacks could doubt it; leave it out")
     fields = {key: given[key] for key in (*SHARED, *OWN) if given[key] is not None}
-    return config.validate(config.Minimal, {"attack": name, **fields}, "attack")
+    return config.validate(config.MinimumNorm, {"attack": name, **fields}, "attack")
 
 
 def _refuse(names: tuple[str, ...], why: str) -> None:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from bn_vuln import records
 from bn_vuln.config import (
-    DISTANCE,
-    LOSS,
+    DISTANCE_SUFFIX,
+    LOSS_SUFFIX,
     Cell,
     EvaluationPlan,
     Experiment,
@@ -133,7 +133,10 @@ def _fill_site(
         column = plan.column(name)
         value, examples = accuracy(cell, column), n(column) if callable(n) else n
         if value is not None:
-            more = {"loss": also(cell, plan.column(name + LOSS)), "distance": also(cell, plan.column(name + DISTANCE))}
+            more = {
+                "loss": also(cell, plan.column(name + LOSS_SUFFIX)),
+                "distance": also(cell, plan.column(name + DISTANCE_SUFFIX)),
+            }
             beside = arrays(cell, column) if perturbation.kind == "minimal" else {}
             write_at(folder, plan, cell, name, value, examples, flags(cell, column), arrays=beside, **more)
     for name, measurement in plan.measurements.items():

@@ -22,7 +22,7 @@ import numpy as np
 from bench import arguments, interleave, print_report, summarize
 
 from bn_vuln import data
-from bn_vuln.config import Cell, Data, Minimal, Train
+from bn_vuln.config import Cell, Data, MinimumNorm, Train
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.evaluation import minimum_norm
 from bn_vuln.models import bn_folding
@@ -34,7 +34,7 @@ from bn_vuln.training import train
 class Contenders:
     """Every way to run the same attack on one model; `found` keeps what each one found."""
 
-    def __init__(self, model: Any, dataset: data.Dataset, options: Minimal) -> None:
+    def __init__(self, model: Any, dataset: data.Dataset, options: MinimumNorm) -> None:
         self.model, self.dataset, self.options = model, dataset, options
         self.space = minimum_norm.ball(options, dataset.info)
         self.x = pixel_array(dataset.images, dataset.info.shape[1])
@@ -48,7 +48,7 @@ class Contenders:
             "cleverhans": self._run("cleverhans", self.model, hans, xla=False),
         }
 
-    def _run(self, name: str, model: Any, options: Minimal, *, xla: bool) -> Callable[[], None]:
+    def _run(self, name: str, model: Any, options: MinimumNorm, *, xla: bool) -> Callable[[], None]:
         predict = functools.partial(model, training=False)
         attack = minimum_norm.bind(predict, options, self.space, ONE_DEVICE)
 
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--constants", type=int, default=9, help="that are tried (default: %(default)s)")
     args = parser.parse_args()
     backend.tensorflow()
-    options = Minimal(steps=args.steps, step_size=args.step_size, binary_search_steps=args.constants)
+    options = MinimumNorm(steps=args.steps, step_size=args.step_size, binary_search_steps=args.constants)
     dataset, results = data.load("mnist", "test", limit=args.limit), {}
     for normalization in ("none", "batch"):
         cell = Cell(data=Data(limit=args.train_limit), train=Train(epochs=3, lr=0.1), normalization=normalization)

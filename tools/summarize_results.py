@@ -26,7 +26,7 @@ def table(folder: Path) -> str:
     rows = []
     for part in sorted((path.parent for path in folder.glob("*/experiments")), reverse=True):
         for experiment in pages.experiments_in(part):
-            rows += _rows(aggregate(experiment, part), f"{part.name}/report/{catalog.stem(experiment)}.md")
+            rows += _rows(aggregate(experiment, part), f"{part.name}/report/{catalog.file_stem(experiment)}.md")
     lines = [" | ".join(text.replace("|", "\\|") for text in row) for row in (HEADS, *rows)]
     lines.insert(1, "|".join("---" for _ in HEADS))
     return "\n".join(f"| {line} |" for line in lines)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from bn_vuln.config.types import Count, Frozen, Index, named
+from bn_vuln.config.types import Count, Frozen, Index, expand_name
 
 
 class LinearArch(Frozen):
@@ -98,7 +98,7 @@ class WideResNetArch(Frozen):
 Arch = Annotated[
     LinearArch | MLPArch | DeepArch | VGGArch | ResNetArch | WideResNetArch | NearestCentroidArch,
     Field(discriminator="name"),
-    BeforeValidator(named),
+    BeforeValidator(expand_name),
 ]
 
 _CONVOLUTIONAL = [

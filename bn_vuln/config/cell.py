@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from bn_vuln.config.arch import SETTINGS, Arch, MLPArch
 from bn_vuln.config.normalization import NoNormalization, Normalization
 from bn_vuln.config.perturbation import Box, Unit
-from bn_vuln.config.types import Count, Frozen, Index, NonNegative, Positive, named, parse_number
+from bn_vuln.config.types import Count, Frozen, Index, NonNegative, Positive, expand_name, parse_number
 
 
 class Data(Frozen):
@@ -80,7 +80,7 @@ class CosineSchedule(Frozen):
 
 
 Schedule = Annotated[
-    ConstantSchedule | StepSchedule | CosineSchedule, Field(discriminator="name"), BeforeValidator(named)
+    ConstantSchedule | StepSchedule | CosineSchedule, Field(discriminator="name"), BeforeValidator(expand_name)
 ]
 Decay = Annotated[float, BeforeValidator(parse_number), Field(ge=0, lt=1)]
 
@@ -175,7 +175,7 @@ class Train(Frozen):
     augment: Augment | None = None
 
     @property
-    def passes(self) -> int:
+    def forward_passes(self) -> int:
         """The work of a step on one example, in forward passes: forward and backward are three, the gradient with
         respect to an image two."""
         return 3 + (2 * self.adversarial.steps if self.adversarial else 0)
@@ -211,7 +211,7 @@ class Cell(Frozen):
 
     omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("standardize",)
 
-    data: Annotated[Data, BeforeValidator(named)] = Data()
+    data: Annotated[Data, BeforeValidator(expand_name)] = Data()
     arch: Arch = MLPArch()
     init: Literal["torch", "he", "zeros"] = "torch"
     normalization: Normalization = NoNormalization()
@@ -244,11 +244,11 @@ class Cell(Frozen):
     @classmethod
     def _nothing_random(cls, data: Any) -> Any:
         """The nearest centroid has nothing random and nothing to train: one cell, whatever a grid combines it with."""
-        arch = named(data.get("arch")) if isinstance(data, Mapping) else None
+        arch = expand_name(data.get("arch")) if isinstance(data, Mapping) else None
         name = arch.get("name") if isinstance(arch, Mapping) else getattr(arch, "name", None)
         if name != "nearest_centroid":
             return data
-        source = named(data.get("data", {}))
+        source = expand_name(data.get("data", {}))
         source = source.model_dump() if isinstance(source, Data) else source
         if isinstance(source, Mapping):
             source = {k: v for k, v in source.items() if k not in ("limit", "balanced", "subset_seed", "draw")}
@@ -257,7 +257,7 @@ class Cell(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _settings_of_the_architecture(cls, data: Any) -> Any:
-        arch = named(data.get("arch")) if isinstance(data, Mapping) else data
+        arch = expand_name(data.get("arch")) if isinstance(data, Mapping) else data
         name = arch.get("name") if isinstance(arch, Mapping) else getattr(arch, "name", None)
         if not isinstance(data, Mapping) or name not in SETTINGS:
             return data
@@ -273,7 +273,7 @@ class Cell(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _l2_is_weight_decay(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping) or named(data.get("normalization")) != {"name": "l2"}:
+        if not isinstance(data, Mapping) or expand_name(data.get("normalization")) != {"name": "l2"}:
             return data
         try:
             none = not parse_number(data.get("weight_decay", 0.0))

@@ -17,7 +17,7 @@ from bn_vuln.config.perturbation import (
     Clean,
     Corruption,
     Evaluation,
-    Minimal,
+    MinimumNorm,
     Perturbation,
     StandardizedBox,
 )
@@ -44,7 +44,7 @@ def describe_perturbation(perturbation: Perturbation) -> str:
         return f"AWGN std {p.std:g} {p.unit}, clip {_box_text(p.clip)}"
     if isinstance(p, Corruption):
         return f"{p.corruption} severity {p.severity}" + (f", {p.source}" if p.source != "auto" else "")
-    if isinstance(p, Minimal):
+    if isinstance(p, MinimumNorm):
         return _minimal_text(p)
     words = [f"{p.attack} {p.ord} eps {p.eps:.4g} {p.unit}", _steps_text(p), f"box {_box_text(p.box)}"]
     words += [f"{p.restarts} restarts"] if p.restarts > 1 else []
@@ -90,7 +90,7 @@ def _steps_text(p: Attack) -> str:
     return text + (f", {p.queries} queries" if p.attack == "strong" else "")
 
 
-def _minimal_text(p: Minimal) -> str:
+def _minimal_text(p: MinimumNorm) -> str:
     """carlini_wagner 2 pixel, 9 times 1000 steps of 0.01 from constant 0.001, box [0, 1]."""
     search = f"{p.binary_search_steps} times {p.steps} steps of {p.step_size:.4g} from constant {p.initial_const:g}"
     words = [f"{p.attack} {p.ord} {p.unit}", search, f"box {_box_text(p.box)}"]

@@ -11,14 +11,14 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from bn_vuln.config.measurement import ColumnUnit, Measurement
-from bn_vuln.config.perturbation import Attack, Evaluation, Minimal, Perturbation, with_eps_grid
+from bn_vuln.config.perturbation import Attack, Evaluation, MinimumNorm, Perturbation, with_eps_grid
 from bn_vuln.config.types import Count, Float, Frozen, Index, NonNegative, nearest
 
 Scale = Literal["smoke", "quick", "cpu", "full"]
 SCALES: tuple[Scale, ...] = ("smoke", "quick", "cpu", "full")
-LOSS = ".loss"  # a column NAME.loss is the mean cross-entropy under the perturbation NAME
-DISTANCE = ".distance"  # and NAME.distance the mean distance of a minimum-norm attack
-AT = "@"  # a column NAME@EVALUATION is the column NAME, measured elsewhere than at the experiment's `evaluation`
+LOSS_SUFFIX = ".loss"  # a column NAME.loss is the mean cross-entropy under the perturbation NAME
+DISTANCE_SUFFIX = ".distance"  # and NAME.distance the mean distance of a minimum-norm attack
+EVALUATION_SEPARATOR = "@"  # a column NAME@EVALUATION is the column NAME, measured at that one of the `evaluations`
 
 
 class Suite(Frozen):
@@ -54,10 +54,10 @@ class EvaluationPlan:
 
     def column(self, name: str) -> str:
         """What the column NAME is called here: NAME, or NAME@EVALUATION."""
-        return f"{name}{AT}{self.name}" if self.name else name
+        return f"{name}{EVALUATION_SEPARATOR}{self.name}" if self.name else name
 
 
-class Derived(Frozen):
+class DerivedColumn(Frozen):
     """A column computed from others, cell by cell: the `difference` of two, first - second, or the `mean` of several.
     It has their unit, and a number where all of them have one."""
 
@@ -65,8 +65,8 @@ class Derived(Frozen):
     mean: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def _make_sense(self) -> Derived:
-        parts = self.parts
+    def _make_sense(self) -> DerivedColumn:
+        parts = self.source_columns
         for wrong, message in (
             (bool(self.difference) == bool(self.mean), "expected a difference or a mean"),
             (bool(self.difference) and len(parts) != 2, "a difference is that of two columns, received {n}"),
@@ -79,12 +79,12 @@ class Derived(Frozen):
         return self
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def source_columns(self) -> tuple[str, ...]:
         """The columns that it is computed from."""
         return self.difference or self.mean
 
-    def of(self, values: Sequence[float]) -> float:
-        """Its number from those of its parts."""
+    def compute(self, values: Sequence[float]) -> float:
+        """Return the value of this column, given those of its source columns in their order."""
         return values[0] - values[1] if self.difference else sum(values) / len(values)
 
 
@@ -92,17 +92,17 @@ def units_of(plan: EvaluationPlan) -> dict[str, ColumnUnit]:
     """What a column of one evaluation can be; names of perturbations and measurements come before what is made of
     them."""
     every = with_eps_grid(plan.perturbations)
-    found: dict[str, ColumnUnit] = {name + LOSS: "nats" for name in every}
+    found: dict[str, ColumnUnit] = {name + LOSS_SUFFIX: "nats" for name in every}
     for name, options in every.items():
-        if isinstance(options, Minimal) or (isinstance(options, Attack) and options.min_eps_tolerance is not None):
-            found[name + DISTANCE] = "pixels" if options.unit == "pixel" else "standardized"
+        if isinstance(options, MinimumNorm) or (isinstance(options, Attack) and options.min_eps_tolerance is not None):
+            found[name + DISTANCE_SUFFIX] = "pixels" if options.unit == "pixel" else "standardized"
     for name, measurement in plan.measurements.items():
         found |= {f"{name}.{detail}": unit for detail, unit in measurement.details.items()}
     found |= {name: measurement.unit for name, measurement in plan.measurements.items()}
     return {**found, **dict.fromkeys(every, "%")}
 
 
-class Place(Frozen):
+class Baseline(Frozen):
     """The cells of an arm in the table row `where`."""
 
     where: dict[str, Any] = Field(default={})
@@ -125,7 +125,7 @@ class Claim(Frozen):
     where: dict[str, Any] = Field(default={})
     perturbations: tuple[str, ...] = Field(min_length=1)
     arm: str | None = None
-    against: Place | None = None
+    against: Baseline | None = None
     how: Literal["difference", "ratio", "slope"] = "difference"
     along: str | None = None
     power: Count = 1
@@ -167,7 +167,7 @@ class Claim(Frozen):
         return self.arm is None or self.against is not None
 
 
-class Choice(Frozen):
+class SelectionRule(Frozen):
     """The row that is chosen: the highest mean of the arms in the column `by`, for each value of the row keys `per`.
     `within`: only rows whose column `of` is at most `points` (a fraction) below that of the row `where`."""
 
@@ -201,15 +201,15 @@ class Table(Frozen):
     treatment: str = "batch"
     columns: dict[str, str] = Field(min_length=1)
     select_by: str | None = None
-    choice: Choice | None = None
+    choice: SelectionRule | None = None
     figures: tuple[Figure, ...] = ()
     x: str | None = None
     y: str | None = None
 
     @property
-    def chosen_by(self) -> Choice | None:
+    def selection_rule(self) -> SelectionRule | None:
         """How a row is chosen, if one is."""
-        return self.choice or (Choice(by=self.select_by) if self.select_by else None)
+        return self.choice or (SelectionRule(by=self.select_by) if self.select_by else None)
 
 
 class Experiment(Frozen):
@@ -234,7 +234,7 @@ class Experiment(Frozen):
     perturbations: dict[str, Perturbation] = Field(min_length=1)
     measurements: dict[str, Measurement] = Field(default={})
     evaluations: dict[str, ExtraEvaluation] = Field(default={})
-    derived: dict[str, Derived] = Field(default={})
+    derived: dict[str, DerivedColumn] = Field(default={})
     scales: dict[Scale, dict[str, Any]] = Field(default={})
     scale: Scale = "full"
     overrides: tuple[str, ...] = ()
@@ -242,7 +242,7 @@ class Experiment(Frozen):
     paper: tuple[Claim, ...] = ()
 
     @property
-    def every_perturbation(self) -> dict[str, Perturbation]:
+    def all_perturbations(self) -> dict[str, Perturbation]:
         """The perturbations, and every smaller of those that have an eps grid."""
         return with_eps_grid(self.perturbations)
 
@@ -258,9 +258,9 @@ class Experiment(Frozen):
             where.evaluation, perturbations, {key: self.measurements[key] for key in where.measurements}, name
         )
 
-    def parts(self, column: str) -> tuple[str, ...]:
+    def source_columns(self, column: str) -> tuple[str, ...]:
         """The columns that a derived one is computed from; any other column itself."""
-        return self.derived[column].parts if column in self.derived else (column,)
+        return self.derived[column].source_columns if column in self.derived else (column,)
 
     @model_validator(mode="after")
     def _names_agree(self) -> Experiment:
@@ -270,14 +270,14 @@ class Experiment(Frozen):
         if len(set(self.seeds)) < len(self.seeds):
             seeds = str(list(self.seeds))
             raise PydanticCustomError("seeds", "seeds: expected each once, received {seeds}", {"seeds": seeds})
-        _refuse_unknown("measurements", self.every_perturbation.keys() & self.measurements.keys(), "new names", ())
+        _refuse_unknown("measurements", self.all_perturbations.keys() & self.measurements.keys(), "new names", ())
         self._check_evaluations()
         self._check_derived()
         table, known = self.table, {*self._quantities(), *self.derived}
         _refuse_unknown("table.columns", table.columns, "perturbations", known)
         used = [name for value in self.paper for name in value.perturbations]
         _refuse_unknown("paper", used, "table.columns", table.columns)
-        chosen = table.chosen_by
+        chosen = table.selection_rule
         _refuse_unknown(
             "table.select_by", filter(None, [chosen.by, chosen.of]) if chosen else (), "table.columns", table.columns
         )
@@ -307,20 +307,20 @@ class Experiment(Frozen):
         _refuse_unknown("derived", [name for name in self.derived if name in known], "new names", ())
         for name, derived in self.derived.items():
             where = f"derived.{name}"
-            for part in derived.parts:
+            for part in derived.source_columns:
                 if part in self.derived:
                     message = "{where}: {part} is derived itself; name what it is computed from"
                     raise PydanticCustomError("derived", message, {"where": where, "part": repr(part)})
-            _refuse_unknown(where, derived.parts, "columns", known)
-            units = {known[part] for part in derived.parts}
+            _refuse_unknown(where, derived.source_columns, "columns", known)
+            units = {known[part] for part in derived.source_columns}
             if len(units) > 1:
-                parts = ", ".join(f"{part} ({known[part]})" for part in derived.parts)
+                parts = ", ".join(f"{part} ({known[part]})" for part in derived.source_columns)
                 message = "{where}: expected columns of one unit, received {parts}"
                 raise PydanticCustomError("derived", message, {"where": where, "parts": parts})
 
     def _row_keys(self) -> list[str]:
         """The keys of the table's rows that its figures, its choice and the claims name."""
-        table, chosen = self.table, self.table.chosen_by
+        table, chosen = self.table, self.table.selection_rule
         keys = [key for key in (table.x, table.y) if key]
         keys += [*chosen.per, *chosen.where] if chosen else []
         for claim in self.paper:
@@ -338,13 +338,15 @@ class Experiment(Frozen):
     def unit(self, column: str) -> ColumnUnit:
         """The unit of a column: % of examples (kept as fractions), points between such, degrees, nats (losses), steps,
         std and log ratio (distances of BN's statistics), or that of distances of images."""
-        unit = self._quantities().get(self.parts(column)[0], "%")
+        unit = self._quantities().get(self.source_columns(column)[0], "%")
         return "points" if unit == "%" and column in self.derived and self.derived[column].difference else unit
 
     def is_accuracy(self, column: str) -> bool:
         """Whether a column is the accuracy under a perturbation, wherever measured, or a mean of such."""
-        every = self.every_perturbation
-        return self.unit(column) != "points" and all(part.partition(AT)[0] in every for part in self.parts(column))
+        every = self.all_perturbations
+        return self.unit(column) != "points" and all(
+            part.partition(EVALUATION_SEPARATOR)[0] in every for part in self.source_columns(column)
+        )
 
     @property
     def as_published(self) -> bool:
@@ -355,7 +357,7 @@ class Experiment(Frozen):
 def _refuse_at(where: str, names: Iterable[str]) -> None:
     """Raise for a name that would look like a column measured elsewhere."""
     for name in names:
-        if AT in name:
+        if EVALUATION_SEPARATOR in name:
             message = "{where}: expected a name without @, received {name}"
             raise PydanticCustomError("perturbation", message, {"where": where, "name": repr(name)})
 

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from bn_vuln.config.perturbation import AWGN, Box
-from bn_vuln.config.types import Count, Float, Frozen, Index, NonNegative, Positive, named_kind, parse_number
+from bn_vuln.config.types import Count, Float, Frozen, Index, NonNegative, Positive, expand_kind, parse_number
 
 # Units of numbers, as tables show them: points are differences of %, std are standard deviations.
 ColumnUnit = Literal["%", "points", "deg", "nats", "steps", "pixels", "standardized", "std", "log ratio"]
@@ -94,5 +94,5 @@ class BatchStatistics(Frozen):
 
 
 Measurement = Annotated[
-    Tilt | Spectrum | Fooling | BatchStatistics, Field(discriminator="kind"), BeforeValidator(named_kind)
+    Tilt | Spectrum | Fooling | BatchStatistics, Field(discriminator="kind"), BeforeValidator(expand_kind)
 ]

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from bn_vuln.config.types import Count, Frozen, Positive, named, parse_number
+from bn_vuln.config.types import Count, Frozen, Positive, expand_name, parse_number
 
 Needs = Literal["convolutional", "residual"]  # of the architecture
 
@@ -101,5 +101,5 @@ Normalization = Annotated[
     | FilterResponseNormalization
     | Fixup,
     Field(discriminator="name"),
-    BeforeValidator(named),
+    BeforeValidator(expand_name),
 ]

@@ -216,7 +216,7 @@ def _default_step_size(eps: Any, steps: Any) -> float:
         return 0.0
 
 
-class Minimal(Frozen):
+class MinimumNorm(Frozen):
     """A minimum-norm attack: it has no eps, and minimizes ||(x' - x) / scale||_2, scale = 1 (pixel) or the std
     (standardized). The accuracy under it is the share of images that nothing was found for; under one with a `target`,
     of those that are still taken for what they are.
@@ -247,7 +247,7 @@ class Minimal(Frozen):
         return {**data, "ord": str(data.get("ord", "2"))} if isinstance(data, Mapping) else data
 
     @model_validator(mode="after")
-    def _make_sense(self) -> Minimal:
+    def _make_sense(self) -> MinimumNorm:
         hans = self.backend == "cleverhans"
         for wrong, message in (
             (hans and self.box == "none", "CleverHans needs a box: use backend own"),
@@ -264,18 +264,18 @@ def with_eps_grid(perturbations: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, perturbation in perturbations.items():
         for smaller in perturbation.at_smaller_eps if isinstance(perturbation, Attack) else ():
-            found[f"{name} {radius(smaller.eps)}"] = smaller
+            found[f"{name} {format_eps(smaller.eps)}"] = smaller
         found[name] = perturbation
     return found
 
 
-def radius(eps: float) -> str:
+def format_eps(eps: float) -> str:
     """An eps in text: k/255, or a decimal number."""
     whole = round(255 * eps)
     return f"{whole}/255" if whole and abs(255 * eps - whole) < 1e-9 else f"{eps:.4g}"
 
 
-Perturbation = Annotated[Clean | AWGN | Corruption | Attack | Minimal, Field(discriminator="kind")]
+Perturbation = Annotated[Clean | AWGN | Corruption | Attack | MinimumNorm, Field(discriminator="kind")]
 
 
 class Evaluation(Frozen):

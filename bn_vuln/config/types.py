@@ -39,12 +39,12 @@ def parse_integer(value: Any) -> Any:
     return value
 
 
-def named(value: Any) -> Any:
+def expand_name(value: Any) -> Any:
     """The short form: a word means a mapping with that name."""
     return {"name": value} if isinstance(value, str) else value
 
 
-def named_kind(value: Any) -> Any:
+def expand_kind(value: Any) -> Any:
     """The same for a mapping whose key is `kind`."""
     return {"kind": value} if isinstance(value, str) else value
 

@@ -28,10 +28,10 @@ from bn_vuln.config import (
     Clean,
     Corruption,
     Evaluation,
-    Minimal,
+    MinimumNorm,
     Perturbation,
     describe_perturbation,
-    radius,
+    format_eps,
 )
 from bn_vuln.config.perturbation import PARAMETER_FREE
 from bn_vuln.data import corruptions, noise
@@ -175,7 +175,7 @@ class Evaluator:
         return batching.halving(run, self.batch_size, progress.message)[0]
 
     def _run(self, perturbation: Perturbation, progress: Progress) -> Result:
-        if isinstance(perturbation, Minimal):
+        if isinstance(perturbation, MinimumNorm):
             return self._nearest(perturbation, progress)
         begun = time.monotonic()
         if isinstance(perturbation, Attack):
@@ -291,7 +291,7 @@ class Evaluator:
                 self._compiled[key] = active_set.Compiled(search, xla=xla, distribution=self.distribution)
             yield dataclasses.replace(stage, search=self._compiled[key])
 
-    def _nearest(self, options: Minimal, progress: Progress) -> Result:
+    def _nearest(self, options: MinimumNorm, progress: Progress) -> Result:
         """A minimum-norm attack: the distances are those of what fools the classifier itself, in the box."""
         self._refuse_searches(options)
         begun, labels = time.monotonic(), self._attack_labels(options)
@@ -321,10 +321,10 @@ class Evaluator:
         arrays = minimum_norm.arrays(distance, images, self.pixels, self.dataset.labels, logits)
         return Result(record, correct, images, self.dataset.labels, distance, arrays)
 
-    def _refuse_searches(self, options: Attack | Minimal) -> None:
+    def _refuse_searches(self, options: Attack | MinimumNorm) -> None:
         """Examples whose logits depend on their batch cannot change places in it."""
         moved = (
-            isinstance(options, Minimal)
+            isinstance(options, MinimumNorm)
             or options.attack in PARAMETER_FREE
             or options.eps_grid
             or options.min_eps_tolerance
@@ -356,7 +356,7 @@ class Evaluator:
         return verify
 
     def _fools(
-        self, logits: NDArray[np.float32], labels: NDArray[np.int32], options: Attack | Minimal
+        self, logits: NDArray[np.float32], labels: NDArray[np.int32], options: Attack | MinimumNorm
     ) -> NDArray[np.bool_]:
         """bool [n]: another class than the label or, of a targeted attack, the target."""
         hit = metrics.predicted(logits, labels)
@@ -376,7 +376,7 @@ class Evaluator:
             self._compiled[key] = self.distribution.sharded(bound, signature=self._attack_signature())
         return self._compiled[key]  # type: ignore[no-any-return]
 
-    def _attacked(self, options: Attack | Minimal, progress: Progress | None = None) -> Classifier:
+    def _attacked(self, options: Attack | MinimumNorm, progress: Progress | None = None) -> Classifier:
         """The classifier that an attack climbs; CleverHans gets the original, as its users would give it."""
         if not self.fold or options.backend != "own":
             return self.classifier
@@ -384,7 +384,7 @@ class Evaluator:
             progress.message("batch norm that cannot be folded away stays: " + "; ".join(self.folded.kept))
         return dataclasses.replace(self.classifier, model=self.folded.model)
 
-    def _attack_labels(self, options: Attack | Minimal) -> NDArray[np.int32]:
+    def _attack_labels(self, options: Attack | MinimumNorm) -> NDArray[np.int32]:
         """The labels an attack is given: the true ones, or its targets."""
         if options.target == "next":
             return np.asarray((self.dataset.labels + 1) % len(self.dataset.info.classes), np.int32)
@@ -439,12 +439,12 @@ class Evaluator:
         statistics are."""
         if self.classifier.training:
             return {"bn_batch_size": min(self.batch_size, len(self.dataset))}
-        if not isinstance(perturbation, Attack | Minimal) or self._attacked(perturbation) is self.classifier:
+        if not isinstance(perturbation, Attack | MinimumNorm) or self._attacked(perturbation) is self.classifier:
             return {}
         return {"bn_folded": self.folded.folded, "bn_kept": len(self.folded.kept)}
 
     def _target_rate(self, perturbation: Perturbation, logits: NDArray[np.float32]) -> float | None:
-        if not isinstance(perturbation, Attack | Minimal) or perturbation.target == "none":
+        if not isinstance(perturbation, Attack | MinimumNorm) or perturbation.target == "none":
             return None
         return float(np.mean(self._fools(logits, self._attack_labels(perturbation), perturbation)))
 
@@ -482,7 +482,7 @@ def measure(
     for name, perturbation in perturbations.items():
         result = evaluator.run(perturbation, progress=progress)
         at_smaller_eps = evaluator.at_smaller_eps(perturbation, result) if isinstance(perturbation, Attack) else ()
-        each = [(f"{name} {radius(smaller.eps)}", smaller, found) for smaller, found in at_smaller_eps]
+        each = [(f"{name} {format_eps(smaller.eps)}", smaller, found) for smaller, found in at_smaller_eps]
         for title, of, found in [*each, (name, perturbation, result)]:
             if folder is not None:
                 records.write_record(folder, found.record, found.correct, found.arrays)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bn_vuln import attacks
 from bn_vuln.attacks import Predict, carlini_wagner, cleverhans_minimal
-from bn_vuln.config import Minimal
+from bn_vuln.config import MinimumNorm
 from bn_vuln.data import units
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.runtime.distribution import Distribution
@@ -23,14 +23,14 @@ from bn_vuln.runtime.distribution import Distribution
 EXAMPLES, BYTES = 8, 26_000  # kept to be drawn: so many, or as many as fit
 
 
-def ball(options: Minimal, info: DatasetInfo) -> attacks.Ball:
+def ball(options: MinimumNorm, info: DatasetInfo) -> attacks.Ball:
     """The box, and the scale of distances, as a ball without an end."""
     low, high = units.bounds(options.box, info)
     return attacks.Ball(options.ord, np.inf, units.channel_scale(options.unit, info), low, high)
 
 
 def bind(
-    predict: Predict, options: Minimal, space: attacks.Ball, distribution: Distribution
+    predict: Predict, options: MinimumNorm, space: attacks.Ball, distribution: Distribution
 ) -> Callable[..., NDArray[np.float32]]:
     """The attack of a config as a function of arrays: images x [n, height, width, channels], labels or targets y [n],
     and `batch_size`, `xla` and `advanced` as in `carlini_wagner.attack` -> the points found, as x."""

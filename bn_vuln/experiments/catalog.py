@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from bn_vuln import config, data, records
-from bn_vuln.config import Experiment, Scale, Suite, named, nearest
+from bn_vuln.config import Experiment, Scale, Suite, expand_name, nearest
 from bn_vuln.errors import UsageError
 
 KINDS = ("paper", "beyond", "commands")  # folders of experiments
@@ -45,14 +45,14 @@ def _pinned(experiment: Experiment) -> Experiment:
     given = experiment.base.get("data")
     if not given:
         return experiment
-    plain = data.pinned(config.validate(config.Data, named(given), f"{experiment.name}: data"))
+    plain = data.pinned(config.validate(config.Data, expand_name(given), f"{experiment.name}: data"))
     if plain.digest is None:
         return experiment
-    fields = {**named(given), "name": plain.name, "digest": plain.digest}
+    fields = {**expand_name(given), "name": plain.name, "digest": plain.digest}
     return experiment.model_copy(update={"base": {**experiment.base, "data": fields}})
 
 
-def stem(experiment: Experiment) -> str:
+def file_stem(experiment: Experiment) -> str:
     """The name of an experiment's files in a results folder: NAME-SCALE, and a hash of its overrides if it has any."""
     parts = [experiment.name, experiment.scale]
     return "-".join([*parts, records.digest(list(experiment.overrides))[:6]] if experiment.overrides else parts)

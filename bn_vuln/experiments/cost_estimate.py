@@ -20,7 +20,7 @@ from bn_vuln.config import (
     DeepArch,
     Evaluation,
     LinearArch,
-    Minimal,
+    MinimumNorm,
     MLPArch,
     Perturbation,
     describe_cell,
@@ -65,7 +65,11 @@ def _training_flops(cell: Cell) -> float:
     options = cell.data
     examples = options.limit or data.dataset_info(options.name).sizes["train"] - options.validation
     first = native.can(cell, data.dataset_info(options.name))
-    return _forward(cell, native_width=first) * cell.train.epochs * (cell.train.passes * examples + options.validation)
+    return (
+        _forward(cell, native_width=first)
+        * cell.train.epochs
+        * (cell.train.forward_passes * examples + options.validation)
+    )
 
 
 def _evaluation_flops(cell: Cell, evaluation: Evaluation, perturbation: Perturbation) -> float:
@@ -73,7 +77,7 @@ def _evaluation_flops(cell: Cell, evaluation: Evaluation, perturbation: Perturba
     steps = 0
     if isinstance(perturbation, Attack):
         steps = perturbation.steps * perturbation.restarts
-    elif isinstance(perturbation, Minimal):
+    elif isinstance(perturbation, MinimumNorm):
         steps = round(USED * perturbation.steps * perturbation.binary_search_steps)
     return _forward(cell) * _examples(cell, evaluation) * (2 * steps + 1)
 

@@ -121,7 +121,7 @@ def tasks(experiment: Experiment) -> list[Task]:
 
 def experiment_path(root: Path, experiment: Experiment) -> Path:
     """Where a results folder keeps the resolved config of an experiment."""
-    return root / "experiments" / f"{catalog.stem(experiment)}.yaml"
+    return root / "experiments" / f"{catalog.file_stem(experiment)}.yaml"
 
 
 def run(

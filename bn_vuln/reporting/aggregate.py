@@ -12,7 +12,7 @@ from typing import Any
 
 from bn_vuln import config, records
 from bn_vuln.analysis.statistics import paired, unpaired
-from bn_vuln.config import Cell, Choice, EvaluationPlan, Experiment
+from bn_vuln.config import Cell, EvaluationPlan, Experiment, SelectionRule
 from bn_vuln.config.grid import arm_of, check_layout, expand, lookup_or_none
 from bn_vuln.reporting.claims import Comparison, compare
 from bn_vuln.reporting.results import Block, Difference, Run, Value, has, mean_over_arms
@@ -116,7 +116,7 @@ def _collect(experiment: Experiment, column: str, runs: Sequence[Run]) -> Value:
     """One arm in one column; a derived one has the flags of all that it is computed from."""
     by_seed: dict[int, float] = {}
     raised: dict[tuple[str, str], list[records.Flag]] = {}
-    parts = experiment.parts(column)
+    parts = experiment.source_columns(column)
     failed = missing = 0
     for run in runs:
         value = _number(experiment, column, run)
@@ -144,10 +144,10 @@ def _worst(flags: Sequence[records.Flag], seeds: int) -> records.Flag:
 
 def _number(experiment: Experiment, column: str, run: Run) -> float | None:
     """A run's number in a column; a derived one has one where all that it is computed from have."""
-    values = [value for part in experiment.parts(column) if (value := run.value(part)) is not None]
-    if len(values) < len(experiment.parts(column)):
+    values = [value for part in experiment.source_columns(column) if (value := run.value(part)) is not None]
+    if len(values) < len(experiment.source_columns(column)):
         return None
-    return experiment.derived[column].of(values) if column in experiment.derived else values[0]
+    return experiment.derived[column].compute(values) if column in experiment.derived else values[0]
 
 
 def _examples(parts: Sequence[str], runs: Sequence[Run]) -> int | None:
@@ -167,7 +167,7 @@ def _difference(treatment: Value, reference: Value) -> Difference:
 
 def _select(experiment: Experiment, blocks: list[Block]) -> list[Block]:
     """Mark the chosen block, of each group if the layout has them."""
-    choice = experiment.table.chosen_by
+    choice = experiment.table.selection_rule
     if choice is None:
         return blocks
     groups: dict[str, list[Block]] = {}
@@ -177,14 +177,14 @@ def _select(experiment: Experiment, blocks: list[Block]) -> list[Block]:
     return [Block(b.where, b.arms, b.differences, b.runs, selected=id(b) in chosen) for b in blocks]
 
 
-def _best(choice: Choice, blocks: Sequence[Block]) -> Block | None:
+def _best(choice: SelectionRule, blocks: Sequence[Block]) -> Block | None:
     """The block of the highest mean over the arms among those that qualify; the first of several that are equal."""
     scored = [(mean_over_arms(block, choice.by), block) for block in blocks if _qualifies(choice, block, blocks)]
     best = max((score for score, _ in scored if score is not None), default=None)
     return next((block for score, block in scored if score is not None and score == best), None)
 
 
-def _qualifies(choice: Choice, block: Block, among: Sequence[Block]) -> bool:
+def _qualifies(choice: SelectionRule, block: Block, among: Sequence[Block]) -> bool:
     """Whether its column `of` is close enough to that of the block it is compared with."""
     if choice.of is None:
         return True

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bn_vuln import records
 from bn_vuln.analysis import statistics
 from bn_vuln.analysis.statistics import Estimate
-from bn_vuln.config import AT, Claim, Experiment
+from bn_vuln.config import EVALUATION_SEPARATOR, Claim, Experiment
 from bn_vuln.reporting.results import Block, Run, Value, has
 
 UNEQUAL_ARMS = 0.02
@@ -170,9 +170,9 @@ def _flags(
 
 def _unequal_arms(experiment: Experiment, places: Sequence[tuple[Block | None, str]], column: str) -> Iterator[str]:
     """Check 15, of the two that a claim compares, on the images that its column is measured on."""
-    measured_at = {part.partition(AT)[2] for part in experiment.parts(column)}
+    measured_at = {part.partition(EVALUATION_SEPARATOR)[2] for part in experiment.source_columns(column)}
     for name in experiment.table.columns:
-        plain, _, where = name.partition(AT)
+        plain, _, where = name.partition(EVALUATION_SEPARATOR)
         perturbation = experiment.perturbations.get(plain)
         if perturbation and perturbation.kind == "clean" and where in measured_at:
             first, second = (_value(place, name) for place in places)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bn_vuln.config import AT, EvaluationPlan
+from bn_vuln.config import EVALUATION_SEPARATOR, EvaluationPlan
 from bn_vuln.reporting.aggregate import Results
 
 LISTED = 6  # columns whose names are all told
@@ -32,8 +32,11 @@ def notes(results: Results, columns: Iterable[str]) -> list[str]:
 def columns_by_evaluation(results: Results, columns: Iterable[str]) -> list[tuple[EvaluationPlan, list[str]]]:
     """The evaluations behind columns of the table, each with the columns that are measured there; what a derived column
     is computed from stands in its place."""
-    parts = list(dict.fromkeys(part for column in columns for part in results.experiment.parts(column)))
-    at = [(plan, [p for p in parts if p.partition(AT)[2] == plan.name]) for plan in results.experiment.plans]
+    parts = list(dict.fromkeys(part for column in columns for part in results.experiment.source_columns(column)))
+    at = [
+        (plan, [p for p in parts if p.partition(EVALUATION_SEPARATOR)[2] == plan.name])
+        for plan in results.experiment.plans
+    ]
     return [(plan, found) for plan, found in at if found]
 
 
@@ -59,7 +62,7 @@ def _computed(results: Results, columns: list[str]) -> list[str]:
 
 
 def _how(results: Results, column: str) -> str:
-    heads = _heads(results, results.experiment.parts(column))
+    heads = _heads(results, results.experiment.source_columns(column))
     if results.experiment.derived[column].difference:
         return " \N{MINUS SIGN} ".join(heads)
     return f"mean of {_listed(heads)}"
@@ -67,7 +70,7 @@ def _how(results: Results, column: str) -> str:
 
 def _between(results: Results, column: str) -> str:
     """`X@batch - X` for a difference of one perturbation in two places; "" for what is none."""
-    parts = [part.partition(AT) for part in results.experiment.parts(column)]
+    parts = [part.partition(EVALUATION_SEPARATOR) for part in results.experiment.source_columns(column)]
     one_name = len({name for name, _, _ in parts}) == 1
     if not (results.experiment.derived[column].difference and one_name):
         return ""

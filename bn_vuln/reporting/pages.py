@@ -45,14 +45,14 @@ def write(folder: Path, form: Format = "html", only: Experiment | None = None) -
     results = [aggregate(experiment, folder) for experiment in chosen]
     target = folder / "report"
     if form == "html":
-        name = catalog.stem(chosen[0]) if only else "index"
+        name = catalog.file_stem(chosen[0]) if only else "index"
         return [_write(target / f"{name}.html", html(results))]
     written = []
     for one in results:
         drawn = _write_figures(target, one) if form == "md" else []
         pictures = {path.name: caption for path, caption in drawn if path.suffix == ".png"}
         text = markdown(one, pictures) if form == "md" else render(one, form)
-        written += [*(path for path, _ in drawn), _write(target / f"{catalog.stem(one.experiment)}.{form}", text)]
+        written += [*(path for path, _ in drawn), _write(target / f"{catalog.file_stem(one.experiment)}.{form}", text)]
     return written
 
 
@@ -60,7 +60,7 @@ def _write_figures(target: Path, results: Results) -> list[tuple[Path, str]]:
     """Every figure of an experiment as SVG and as PNG, with its caption."""
     from bn_vuln.reporting import figures
 
-    stem = catalog.stem(results.experiment)
+    stem = catalog.file_stem(results.experiment)
     drawn = {form: figures.figures(results, form) for form in ("svg", "png")}
     pairs = zip(drawn["svg"], drawn["png"], strict=True)
     both = [(f"{stem}-{name}" if name else stem, text, svg, png) for (name, text, svg), (_, _, png) in pairs]
@@ -100,7 +100,7 @@ def html(results: list[Results]) -> str:
     )
     sections = [
         {
-            "id": catalog.stem(one.experiment),
+            "id": catalog.file_stem(one.experiment),
             "experiment": one.experiment,
             "verdict": summary.verdicts(one),
             "tables": tables.tables(one),

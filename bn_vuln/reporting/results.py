@@ -8,7 +8,7 @@ from typing import Any
 
 from bn_vuln import records
 from bn_vuln.analysis.statistics import Estimate, estimate
-from bn_vuln.config import AT, DISTANCE, LOSS, Cell
+from bn_vuln.config import DISTANCE_SUFFIX, EVALUATION_SEPARATOR, LOSS_SUFFIX, Cell
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,25 @@ class Run:
             return self.measured[column].value
         if column in self.found:
             return self.found[column].accuracy
-        record, measurement, name = self.record(column), self.measurement(column), column.partition(AT)[0]
+        record, measurement, name = (
+            self.record(column),
+            self.measurement(column),
+            column.partition(EVALUATION_SEPARATOR)[0],
+        )
         if record is not None:
-            return record.loss if name.endswith(LOSS) else record.mean_distance
+            return record.loss if name.endswith(LOSS_SUFFIX) else record.mean_distance
         return measurement.details.get(name.rpartition(".")[2]) if measurement else None
 
     def record(self, column: str) -> records.Record | None:
         """The record that a column's number is from; None for a measurement."""
-        name, at, where = column.partition(AT)
-        return self.found.get(column) or self.found.get(name.removesuffix(LOSS).removesuffix(DISTANCE) + at + where)
+        name, at, where = column.partition(EVALUATION_SEPARATOR)
+        return self.found.get(column) or self.found.get(
+            name.removesuffix(LOSS_SUFFIX).removesuffix(DISTANCE_SUFFIX) + at + where
+        )
 
     def measurement(self, column: str) -> records.MeasurementRecord | None:
         """The measurement that a column's number is from, or that it is a detail of; None for a perturbation."""
-        name, at, where = column.partition(AT)
+        name, at, where = column.partition(EVALUATION_SEPARATOR)
         return self.measured.get(column) or self.measured.get(name.rpartition(".")[0] + at + where)
 
     def has_no(self, column: str) -> bool:

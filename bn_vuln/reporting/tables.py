@@ -395,7 +395,7 @@ def _state(results: Results, run: Run, column: str, value: Value) -> str:
         return "measured"
     if run.failed:
         return "failed"
-    return "none" if any(run.has_no(part) for part in results.experiment.parts(column)) else "missing"
+    return "none" if any(run.has_no(part) for part in results.experiment.source_columns(column)) else "missing"
 
 
 def to_json(results: Results) -> dict[str, Any]:
@@ -406,7 +406,7 @@ def to_json(results: Results) -> dict[str, Any]:
         "claim": results.experiment.claim,
         "evaluations": {plan.name: to_plain(plan.evaluation) for plan in results.experiment.plans if plan.name},
         "derived": {
-            name: {"difference" if derived.difference else "mean": list(derived.parts)}
+            name: {"difference" if derived.difference else "mean": list(derived.source_columns)}
             for name, derived in results.experiment.derived.items()
         },
         "cells": results.cells,

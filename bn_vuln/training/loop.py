@@ -91,7 +91,7 @@ class TrainingLoop:
         self._clock.said = True
         epochs = self.cell.train.epochs
         # An epoch ends with forward passes over the validation images, each a share of a step's work.
-        validating = len(self.validation) / self.cell.train.passes / self.batch_size
+        validating = len(self.validation) / self.cell.train.forward_passes / self.batch_size
         left = (epochs - number) * (self.steps + validating) - done
         seconds = left * self._clock.seconds_per_step
         if seconds >= WORTH_SAYING:

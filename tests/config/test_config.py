@@ -29,9 +29,9 @@ from bn_vuln.config import (
     describe_cell,
     describe_fields,
     describe_perturbation,
+    format_eps,
     load_experiment,
     parse_assignment,
-    radius,
     read_yaml,
     to_plain,
     to_yaml,
@@ -776,7 +776,7 @@ def test_the_rungs_of_a_ladder() -> None:
     assert attack(eps=0.1).at_smaller_eps == ()
     again = validate(Attack, to_plain(strong.at_smaller_eps[0]), "a record")
     assert (again, again.at_smaller_eps) == (strong.at_smaller_eps[0], ())
-    assert [radius(eps) for eps in (8 / 255, 0.1, 1e-4, 2.0)] == ["8/255", "0.1", "0.0001", "510/255"]
+    assert [format_eps(eps) for eps in (8 / 255, 0.1, 1e-4, 2.0)] == ["8/255", "0.1", "0.0001", "510/255"]
 
 
 def test_rungs_can_be_columns_and_are_measured_with_their_ladder() -> None:
@@ -784,7 +784,7 @@ def test_rungs_can_be_columns_and_are_measured_with_their_ladder() -> None:
     table = {"columns": {"pgd 4/255": "4/255", "pgd": "8/255"}}
     experiment = validate(Experiment, tiny(perturbations={"pgd": eps_grid}, table=table, paper=[]), "test")
     assert experiment.unit("pgd 4/255") == "%"
-    assert list(experiment.every_perturbation) == ["pgd 4/255", "pgd"]
+    assert list(experiment.all_perturbations) == ["pgd 4/255", "pgd"]
     wrong = tiny(perturbations={"pgd": eps_grid}, table={"columns": {"pgd 2/255": "2/255"}}, paper=[])
     with pytest.raises(ConfigError, match="'pgd 2/255' is not among perturbations"):
         validate(Experiment, wrong, "test")

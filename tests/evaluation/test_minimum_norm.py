@@ -11,7 +11,16 @@ from helpers_attacks import keras, norm
 from helpers_records import by_arm, fill, small
 
 from bn_vuln import api, records
-from bn_vuln.config import Cell, Clean, Evaluation, Minimal, describe_fields, describe_perturbation, identity, validate
+from bn_vuln.config import (
+    Cell,
+    Clean,
+    Evaluation,
+    MinimumNorm,
+    describe_fields,
+    describe_perturbation,
+    identity,
+    validate,
+)
 from bn_vuln.errors import ConfigError
 from bn_vuln.evaluation import classifier, minimum_norm
 from bn_vuln.evaluation.evaluator import Evaluator, measure
@@ -39,7 +48,7 @@ def few(runs):
 
 @pytest.fixture(scope="module")
 def result(evaluator):
-    return evaluator.run(Minimal(**FAST))
+    return evaluator.run(MinimumNorm(**FAST))
 
 
 def logits_of(evaluator, images):
@@ -68,18 +77,18 @@ def test_distances_are_those_of_the_images_that_are_kept(evaluator, result):
 
 def test_in_standardized_units_numbers_are_larger_and_images_the_same(evaluator, result):
     """With a box the variables are the same; the constants mean something else, and both find the nearest points."""
-    other = evaluator.run(Minimal(**{**FAST, "initial_const": 10.0}, unit="standardized"))
+    other = evaluator.run(MinimumNorm(**{**FAST, "initial_const": 10.0}, unit="standardized"))
     assert other.record.mean_distance * STD == pytest.approx(result.record.mean_distance, rel=0.05)
 
 
 def test_targets_are_what_distances_are_to(evaluator):
-    found = evaluator.run(Minimal(**FAST, target="next"))
+    found = evaluator.run(MinimumNorm(**FAST, target="next"))
     target = (found.labels + 1) % 10
     hit = logits_of(evaluator, found.images).argmax(1) == target
     np.testing.assert_array_equal(np.isfinite(found.smallest), hit)
     assert found.record.target_rate == pytest.approx(hit.mean())
     assert found.record.target_rate > 0.8
-    assert found.record.mean_distance > evaluator.run(Minimal(**FAST)).record.mean_distance
+    assert found.record.mean_distance > evaluator.run(MinimumNorm(**FAST)).record.mean_distance
 
 
 @pytest.mark.parametrize(
@@ -89,7 +98,7 @@ def test_targets_are_what_distances_are_to(evaluator):
 )  # fmt: skip
 def test_an_attack_is_not_believed(evaluator, monkeypatch, points, flagged, accurate):
     monkeypatch.setattr(minimum_norm, "bind", lambda *_: lambda x, y, **__: points(x))
-    found = evaluator.run(Minimal(**FAST))
+    found = evaluator.run(MinimumNorm(**FAST))
     clean = evaluator.run(Clean())
     # Where nothing fools it, the search has missed what is there: of all images some would.
     missed = {"the budget does not bite"} if found.record.accuracy > 0.1 else set()
@@ -110,28 +119,28 @@ CHANGES = [
 
 
 def test_the_table_of_config_fields_is_complete():
-    fields = set(Minimal.model_fields) - {"kind", "attack", "ord"}  # one value each
+    fields = set(MinimumNorm.model_fields) - {"kind", "attack", "ord"}  # one value each
     assert set(CONFIG) == fields == {key for change in CHANGES for key in change}
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_every_config_field_changes_the_images(few, result, change):
-    options = Minimal(**{**CONFIG, **change})
-    assert identity(options) != identity(Minimal(**CONFIG))
+    options = MinimumNorm(**{**CONFIG, **change})
+    assert identity(options) != identity(MinimumNorm(**CONFIG))
     assert np.abs(few.run(options).images - result.images[:10]).max() > 1e-4
 
 
 def test_two_replicas_find_what_one_does(runs, evaluator, result):
     devices = distribution.choose("mirrored")
     subject = api.open_classifier(runs["batch"], distribution=devices)
-    found = Evaluator(subject, LIMIT, batch_size=15, distribution=devices).run(Minimal(**FAST))
+    found = Evaluator(subject, LIMIT, batch_size=15, distribution=devices).run(MinimumNorm(**FAST))
     assert found.record.replicas == 2
     np.testing.assert_array_equal(found.correct, result.correct)
     assert found.record.mean_distance == pytest.approx(result.record.mean_distance, rel=1e-3)
 
 
 def test_batches_of_any_size_give_the_same_distances(evaluator, result):
-    found = Evaluator(evaluator.classifier, LIMIT, batch_size=16).run(Minimal(**FAST))
+    found = Evaluator(evaluator.classifier, LIMIT, batch_size=16).run(MinimumNorm(**FAST))
     np.testing.assert_allclose(found.smallest, result.smallest, rtol=0.02)
 
 
@@ -150,27 +159,27 @@ def test_batches_of_any_size_give_the_same_distances(evaluator, result):
 )
 def test_what_makes_no_sense_is_refused(fields, fragment):
     with pytest.raises(ConfigError) as error:
-        validate(Minimal, fields, "attack")
+        validate(MinimumNorm, fields, "attack")
     assert fragment in str(error.value)
 
 
 def test_it_is_described():
-    text = describe_perturbation(Minimal(**FAST, confidence=2, target="next", backend="own", box="none", ord=2))
+    text = describe_perturbation(MinimumNorm(**FAST, confidence=2, target="next", backend="own", box="none", ord=2))
     assert (
         text == "carlini_wagner 2 pixel, 4 times 60 steps of 0.1 from constant 1, box none, confidence 2, target next"
     )
-    fields = records.perturbation_identity(LIMIT, "mnist", Minimal(backend="cleverhans"))
+    fields = records.perturbation_identity(LIMIT, "mnist", MinimumNorm(backend="cleverhans"))
     assert describe_fields(fields) == (
         "carlini_wagner 2 pixel, 9 times 1000 steps of 0.01 from constant 0.001, box [0, 1], CleverHans (test, 40)"
     )
 
 
 def test_its_cost_grows_with_steps_and_constants():
-    cell, one = Cell(), {"cw": Minimal(steps=600, binary_search_steps=1)}
+    cell, one = Cell(), {"cw": MinimumNorm(steps=600, binary_search_steps=1)}
     flops = [
         cost_estimate.task_flops(Task(cell, LIMIT, perturbations))
         - cost_estimate.task_flops(Task(cell, LIMIT, {"clean": Clean()}))
-        for perturbations in (one, {"cw": Minimal(steps=600, binary_search_steps=4)})
+        for perturbations in (one, {"cw": MinimumNorm(steps=600, binary_search_steps=4)})
     ]
     assert flops[1] == pytest.approx(4 * flops[0], rel=1e-3)
 
@@ -179,7 +188,7 @@ def test_its_cost_grows_with_steps_and_constants():
 
 
 def test_what_lies_beside_the_record(tmp_path, evaluator, result):
-    (_, found), *_ = measure(evaluator.classifier, {"cw": Minimal(**FAST)}, LIMIT, folder=tmp_path)
+    (_, found), *_ = measure(evaluator.classifier, {"cw": MinimumNorm(**FAST)}, LIMIT, folder=tmp_path)
     path = records.correct_path(tmp_path, found.record.perturbation_id)
     assert path.stat().st_size < 30_000
     arrays = records.read_arrays(path)
@@ -294,7 +303,7 @@ def test_the_command_takes_it_and_prints_distances(bnvuln, runs, tmp_path):
     (_, record) = json.loads(out)["records"]
     assert record["mean_distance"] > 0
     assert record["kind"] == "minimal"
-    assert {key: record["perturbation"][key] for key in Minimal.model_fields} == {
+    assert {key: record["perturbation"][key] for key in MinimumNorm.model_fields} == {
         "kind": "minimal", "attack": "carlini_wagner", "ord": "2", "unit": "standardized", "box": "none", "steps": 40,
         "step_size": 0.1, "binary_search_steps": 3, "initial_const": 2.0, "confidence": 0.5, "target": "next",
         "backend": "own",
@@ -352,7 +361,7 @@ def test_every_option_of_the_command_belongs_to_it_or_is_refused():
     }  # fmt: skip
     sorted_out = {*minimal.OWN, *minimal.SHARED, *minimal.FOREIGN, *others}
     assert {parameter.name for parameter in attack_command.command.params} | {"help"} == sorted_out
-    assert set(minimal.SHARED) | set(minimal.OWN) == set(Minimal.model_fields) - {"kind", "attack", "ord"}
+    assert set(minimal.SHARED) | set(minimal.OWN) == set(MinimumNorm.model_fields) - {"kind", "attack", "ord"}
 
 
 def test_help_has_an_example(bnvuln):
@@ -386,6 +395,6 @@ def test_a_model_that_is_never_fooled_has_no_distance(bnvuln, tmp_path, accurate
 
 
 def test_the_api_takes_it_as_a_config_or_as_plain_fields(runs, result):
-    for attack in ({"kind": "minimal", **FAST}, Minimal(**FAST)):
+    for attack in ({"kind": "minimal", **FAST}, MinimumNorm(**FAST)):
         found = api.attack(runs["batch"], attack, limit=10)
         np.testing.assert_allclose(found.smallest, result.smallest[:10], rtol=0.02)

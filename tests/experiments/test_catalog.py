@@ -166,9 +166,11 @@ def test_an_overridden_experiment_is_a_preview_with_files_of_its_own():
     assert plain.as_published
     assert not changed.as_published
     assert not catalog.experiment("table6", "quick").as_published
-    assert catalog.stem(plain) == "table6-full"
-    assert catalog.stem(changed).startswith("table6-full-")
-    assert catalog.stem(changed) != catalog.stem(catalog.experiment("table6", "full", ["evaluation.limit=60"]))
+    assert catalog.file_stem(plain) == "table6-full"
+    assert catalog.file_stem(changed).startswith("table6-full-")
+    assert catalog.file_stem(changed) != catalog.file_stem(
+        catalog.experiment("table6", "full", ["evaluation.limit=60"])
+    )
 
 
 @pytest.mark.parametrize(

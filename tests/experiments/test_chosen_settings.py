@@ -78,7 +78,7 @@ def test_table13_changes_the_learning_rate_with_the_width_as_its_settings_do() -
 def test_settings_are_chosen_on_validation_images_by_other_seeds(name: str, users: tuple[str, ...]) -> None:
     settings = catalog.experiment(name)
     assert settings.evaluation.split == "validation"
-    assert settings.table.chosen_by is not None
+    assert settings.table.selection_rule is not None
     for user in users:
         experiment = catalog.experiment(user)
         assert experiment.evaluation.split == "test"
@@ -89,7 +89,7 @@ def test_settings_are_chosen_on_validation_images_by_other_seeds(name: str, user
     ("name", "by"), [("table6_settings", "clean"), ("table1_settings", "clean"), ("table13_settings", "bim")]
 )
 def test_what_decides(name: str, by: str) -> None:
-    choice = catalog.experiment(name).table.chosen_by
+    choice = catalog.experiment(name).table.selection_rule
     assert choice is not None
     assert choice.by == by
     assert (choice.of, choice.within) == (("clean", 0.01) if by == "bim" else (None, 0.0))

@@ -297,7 +297,7 @@ CONTRADICTS: dict[str, Values] = {
 def made_up(root: Path, chosen: Experiment, values: Values, *, seeds: int | None = None) -> Path:
     """A results folder of numbers with a small spread over the seeds, of `seeds` of them only."""
 
-    wanted = {part for column in chosen.table.columns for part in chosen.parts(column)}
+    wanted = {part for column in chosen.table.columns for part in chosen.source_columns(column)}
 
     def number(cell: Cell, column: str) -> float | None:
         return values(cell, column) * (1 + wobble(cell)) if column in wanted else None

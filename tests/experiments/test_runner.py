@@ -102,7 +102,7 @@ def test_a_rung_without_a_record_is_found_with_its_ladder(done, tmp_path, monkey
     assert all(arm["pgd 0.02"].estimate.mean >= arm["pgd"].estimate.mean for arm in arms)
     (task, _) = runner.tasks(chosen)
     assert task.finished(root)
-    smaller = chosen.every_perturbation["pgd 0.02"]
+    smaller = chosen.all_perturbations["pgd 0.02"]
     records.record_path(task.folder(root), task._id(task.plans[0], smaller)).unlink()
     assert not task.finished(root)
     assert [list(plan.perturbations) for plan in task.missing(root)] == [["pgd"]]

@@ -10,7 +10,7 @@ from helpers_attacks import cross_entropy, keras, tf
 from helpers_runs import small_cell
 
 from bn_vuln import data, models, records
-from bn_vuln.config import Attack, Cell, Clean, Evaluation, Fooling, Minimal, Spectrum, Tilt, identity, validate
+from bn_vuln.config import Attack, Cell, Clean, Evaluation, Fooling, MinimumNorm, Spectrum, Tilt, identity, validate
 from bn_vuln.data.mnist import INFO
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import UsageError
@@ -459,7 +459,7 @@ def test_a_batch_is_the_global_one_on_several_devices(runs):
 )
 def test_searches_that_change_batches_are_refused(runs, options):
     found = evaluator(runs["batch"], "batch")
-    attack = Minimal() if options is None else Attack(eps=0.1, **options)
+    attack = MinimumNorm() if options is None else Attack(eps=0.1, **options)
     with pytest.raises(UsageError, match="with bn_statistics: batch"):
         found.run(attack)
 

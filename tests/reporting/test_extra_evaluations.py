@@ -19,7 +19,16 @@ from helpers_runs import SMALL as CELL
 from helpers_runs import MessageLog, small_cell
 
 from bn_vuln import config, data, records
-from bn_vuln.config import Attack, Clean, Derived, Evaluation, EvaluationPlan, Experiment, load_experiment, validate
+from bn_vuln.config import (
+    Attack,
+    Clean,
+    DerivedColumn,
+    Evaluation,
+    EvaluationPlan,
+    Experiment,
+    load_experiment,
+    validate,
+)
 from bn_vuln.errors import BnvulnError, ConfigError
 from bn_vuln.experiments import catalog, cost_estimate, runner
 from bn_vuln.records import Flag
@@ -223,7 +232,7 @@ def test_the_resolved_config_can_be_read_again() -> None:
 
 
 def test_the_name_of_the_files_is_the_same_as_without() -> None:
-    assert catalog.stem(made()) == catalog.stem(small()) == "small-full"
+    assert catalog.file_stem(made()) == catalog.file_stem(small()) == "small-full"
 
 
 def test_the_example_of_the_documents_makes_sense() -> None:
@@ -236,10 +245,10 @@ def test_the_example_of_the_documents_makes_sense() -> None:
 
 
 @pytest.mark.parametrize(
-    ("derived", "value"), [(Derived(difference=("a", "b")), 0.25), (Derived(mean=("a", "b", "c")), 0.5)]
+    ("derived", "value"), [(DerivedColumn(difference=("a", "b")), 0.25), (DerivedColumn(mean=("a", "b", "c")), 0.5)]
 )
-def test_derived_columns_by_hand(derived: Derived, value: float) -> None:
-    assert derived.of([0.5, 0.25, 0.75][: len(derived.parts)]) == pytest.approx(value)
+def test_derived_columns_by_hand(derived: DerivedColumn, value: float) -> None:
+    assert derived.compute([0.5, 0.25, 0.75][: len(derived.source_columns)]) == pytest.approx(value)
 
 
 # ---------------------------------------------------------------- what is missing

@@ -202,8 +202,8 @@ def test_a_cell_says_in_words_that_it_is_trained_so():
 
 
 def test_a_gradient_of_the_search_costs_two_forward_passes():
-    assert Train().passes == 3
-    assert validate(Train, {"adversarial": {"eps": 0.1, "steps": 7}}, "x").passes == 17
+    assert Train().forward_passes == 3
+    assert validate(Train, {"adversarial": {"eps": 0.1, "steps": 7}}, "x").forward_passes == 17
 
 
 PGD = ["--adversarial", "pgd", "--adversarial-eps", "1/10"]

@@ -24,5 +24,5 @@ DRAWERS: dict[Figure, Callable[[Results, str], list[Drawn]]] = {
 def figures(results: Results, form: str = "svg") -> list[Drawn]:
     """Every figure of an experiment that has something to show: (name, caption, bytes as `svg` or `png`)."""
     table = results.experiment.table
-    wanted = table.figures or ("candidates" if table.chosen_by else "differences",)
+    wanted = table.figures or ("candidates" if table.selection_rule else "differences",)
     return [drawn for kind in wanted for drawn in DRAWERS[kind](results, form)]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bn_vuln import records
 from bn_vuln.analysis import closed_form
-from bn_vuln.config import AT
+from bn_vuln.config import EVALUATION_SEPARATOR
 from bn_vuln.reporting.aggregate import Results
 from bn_vuln.reporting.figures.style import ARM_STYLES, HEIGHT, STYLE, WIDTH, Drawn, hide_spines, pyplot, save
 from bn_vuln.reporting.results import Run
@@ -58,7 +58,7 @@ def _arrays(results: Results) -> tuple[Arrays | None, Arrays | None]:
 
 
 def _of(run: Run) -> Arrays:
-    record = next((record for name, record in run.measured.items() if AT not in name), None)
+    record = next((record for name, record in run.measured.items() if EVALUATION_SEPARATOR not in name), None)
     if record is None:
         return {}
     return records.read_arrays(records.measurement_path(run.folder, record.measurement_id))

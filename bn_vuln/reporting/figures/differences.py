@@ -67,7 +67,7 @@ def candidates(results: Results, form: str) -> list[Drawn]:
 
 def _chosen_by(results: Results) -> str:
     """The column that chooses a row; "" where none does."""
-    choice = results.experiment.table.chosen_by
+    choice = results.experiment.table.selection_rule
     return choice.by if choice else ""
 
 

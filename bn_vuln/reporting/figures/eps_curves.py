@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bn_vuln.analysis.statistics import Estimate
-from bn_vuln.config import AT, Attack, EvaluationPlan, describe_perturbation, with_eps_grid
+from bn_vuln.config import EVALUATION_SEPARATOR, Attack, EvaluationPlan, describe_perturbation, with_eps_grid
 from bn_vuln.reporting import footnotes
 from bn_vuln.reporting.aggregate import Results
 from bn_vuln.reporting.figures.style import (
@@ -77,7 +77,7 @@ def _columns(results: Results, plan: EvaluationPlan, name: str, attack: Attack) 
         perturbation = every.get(column)
         if perturbation is not None and perturbation.kind == "clean":
             found[column] = 0.0
-        elif isinstance(perturbation, Attack) and column.partition(AT)[0].split(" ")[0] == name:
+        elif isinstance(perturbation, Attack) and column.partition(EVALUATION_SEPARATOR)[0].split(" ")[0] == name:
             found[column] = scale * perturbation.eps
     return dict(sorted(found.items(), key=lambda item: item[1]))
 

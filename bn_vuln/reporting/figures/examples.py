@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln import records
-from bn_vuln.config import Fooling, Minimal
+from bn_vuln.config import Fooling, MinimumNorm
 from bn_vuln.reporting.aggregate import Results
 from bn_vuln.reporting.figures.style import STYLE, WIDTH, Drawn, pyplot, save
 from bn_vuln.reporting.results import Block, Run
@@ -87,7 +87,7 @@ def _caption(results: Results, arms: Sequence[_Arm], shown: int) -> str:
 
 def _unit(results: Results) -> str:
     """Of the distances; in words in `UNITS`."""
-    return next(o.unit for o in results.experiment.perturbations.values() if isinstance(o, Minimal))
+    return next(o.unit for o in results.experiment.perturbations.values() if isinstance(o, MinimumNorm))
 
 
 def _asked(results: Results) -> Fooling:
