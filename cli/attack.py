@@ -216,11 +216,11 @@ def _save(path: Path, clean: Any, attacked: Any) -> None:
     fooled each, or its distance: 0 where the clean image is wrong, infinite where nothing was found."""
     import numpy as np
 
-    from bn_vuln import records
+    from bn_vuln.runtime.files import atomic_path
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with records.written_aside(path) as aside:
+    with atomic_path(path) as temporary:
         np.savez_compressed(
-            aside, x=clean.images, x_adv=attacked.images, y=attacked.labels, clean_correct=clean.correct,
+            temporary, x=clean.images, x_adv=attacked.images, y=attacked.labels, clean_correct=clean.correct,
             correct=attacked.correct, **({} if attacked.smallest is None else {"smallest_eps": attacked.smallest}),
         )  # fmt: skip

@@ -159,11 +159,11 @@ def command(
         _check(cell)
         o.print_json(config.to_plain(cell)) if as_json else click.echo(config.to_yaml(cell), nl=False)
         return
-    from bn_vuln import data, records
+    from bn_vuln import data
     from bn_vuln.api import RUNS
 
     cell = cell.model_copy(update={"data": data.pinned(cell.data)})
-    folder = out or RUNS / records.digest(config.identity(cell))
+    folder = out or RUNS / config.digest(config.identity_of(cell))
     record = _train(cell, folder, force, quiet, given)
     if as_json:
         o.print_json({"run": str(folder), **record.model_dump(mode="json")})
@@ -186,9 +186,9 @@ def _train(cell: Any, folder: Path, force: bool, quiet: bool, given: dict[str, A
             return existing
     if given["resume"] and (force or not (folder / "checkpoint.npz").exists()):
         raise UsageError(f"--resume: {folder} has no checkpoint" + (" after --force" if force else ""))
-    with records.claim(folder) as mine:
+    with records.locked(folder) as mine:
         if not mine:
-            raise BnvulnError(f"{folder} is being worked on by another process (see {folder}/claim.json)")
+            raise BnvulnError(f"{folder} is being worked on by another process (see {folder}/lock.json)")
         if force:
             records.clear_run(folder)
         if given["deterministic"]:

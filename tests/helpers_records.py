@@ -18,7 +18,9 @@ from bn_vuln.config import (
     Cell,
     EvaluationPlan,
     Experiment,
-    identity,
+    digest,
+    identity_of,
+    perturbation_identity,
     to_plain,
     to_yaml,
     validate,
@@ -27,6 +29,7 @@ from bn_vuln.config import (
 from bn_vuln.config.grid import expand
 from bn_vuln.experiments.runner import experiment_path
 from bn_vuln.records import Flag, MeasurementRecord, Record, TrainingRecord
+from bn_vuln.runtime.files import atomic_write
 
 VERSIONS = {"tensorflow": "2.99", "bnvuln": "0.0"}
 DEVICE = "CPU made up"
@@ -85,7 +88,7 @@ def no_arrays(cell: Cell, name: str) -> dict[str, NDArray[Any]]:
 
 def wobble(cell: Cell, size: float = 5e-4) -> float:
     """A spread over the seeds, another one for each cell: a fixed number from -size to size."""
-    return size * (int(records.digest(identity(cell)), 16) % 201 - 100) / 100
+    return size * (int(digest(identity_of(cell)), 16) % 201 - 100) / 100
 
 
 def fill(
@@ -107,12 +110,12 @@ def fill(
     NAME.distance, measurements, and details of these, NAME.DETAIL. Measurements and minimum-norm attacks have the
     `arrays` beside them.
     """
-    records.replace_file(experiment_path(root, experiment), to_yaml(experiment))
+    atomic_write(experiment_path(root, experiment), to_yaml(experiment))
     for cell in expand(experiment):
         if missing(cell):
             continue
-        folder = root / records.digest(identity(cell))
-        records.replace_file(folder / "training.json", records.to_json(training(folder.name, failed=failed(cell))))
+        folder = root / digest(identity_of(cell))
+        atomic_write(folder / "training.json", records.to_json(training(folder.name, failed=failed(cell))))
         for plan in () if failed(cell) else experiment.plans:
             _fill_site(folder, cell, plan, accuracy, n, flags, also, arrays)
     return root
@@ -168,11 +171,11 @@ def write_at(
 ) -> Path:
     """Write one record of a cell, the first of its n outcomes correct."""
     perturbation = with_eps_grid(plan.perturbations)[name]
-    fields = records.perturbation_identity(plan.evaluation, cell.data.canonical, perturbation)
+    fields = perturbation_identity(plan.evaluation, cell.data.canonical, perturbation)
     correct = round(accuracy * n)
     record = Record(
         cell_id=folder.name,
-        perturbation_id=records.digest(fields),
+        perturbation_id=digest(fields),
         cell=to_plain(cell),
         perturbation=fields,
         n=n,
@@ -201,10 +204,10 @@ def write_measurement(
 ) -> Path:
     """Write one measurement of a cell, in the unit of its column."""
     measurement = plan.measurements[name]
-    fields = records.perturbation_identity(plan.evaluation, cell.data.canonical, measurement)
+    fields = perturbation_identity(plan.evaluation, cell.data.canonical, measurement)
     record = MeasurementRecord(
         cell_id=folder.name,
-        measurement_id=records.digest(fields),
+        measurement_id=digest(fields),
         cell=to_plain(cell),
         measurement=fields,
         value=value,

@@ -18,6 +18,7 @@ from bn_vuln import records
 from bn_vuln.config import to_yaml
 from bn_vuln.experiments import catalog, runner
 from bn_vuln.reporting import pages
+from bn_vuln.runtime.files import atomic_write
 
 FILES = ("config.yaml", "history.csv", "training.json")
 
@@ -54,7 +55,7 @@ def main() -> None:
         finished = [task for task in todo if task.finished(args.source)]
         for task in finished:
             collect(task, args.source, args.target, model=task.cell.seed == args.models)
-        records.replace_file(runner.experiment_path(args.target, chosen), to_yaml(chosen))
+        atomic_write(runner.experiment_path(args.target, chosen), to_yaml(chosen))
         print(f"{name}: {len(finished)} of {len(todo)} cells")
     for form in ("md", "csv", "tex", "html"):
         for path in pages.write(args.target, form):  # type: ignore[arg-type]

@@ -11,11 +11,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from bn_vuln import records
 from bn_vuln.experiments import catalog
 from bn_vuln.reporting import pages, summary, tables
 from bn_vuln.reporting.aggregate import Results, aggregate
 from bn_vuln.reporting.tables import words
+from bn_vuln.runtime.files import atomic_write
 
 BEGIN, END = "<!-- made by tools/summarize_results.py -->", "<!-- end -->"
 HEADS = ["experiment", "claim", "under", "paper", "ours ± SEM (n)", "verdict", "reason of a difference"]
@@ -57,7 +57,7 @@ def main() -> None:
     made = f"{before}{BEGIN}\n{table(args.folder)}\n{END}{after}"
     if args.check:
         sys.exit(made != text)
-    records.replace_file(path, made)
+    atomic_write(path, made)
 
 
 if __name__ == "__main__":

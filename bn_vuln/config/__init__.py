@@ -45,9 +45,9 @@ from bn_vuln.config.experiment import (
     Suite,
     Table,
 )
+from bn_vuln.config.identity import canonical_json, digest, identity_of, perturbation_identity
 from bn_vuln.config.loading import (
     apply_override,
-    identity,
     load_experiment,
     parse_assignment,
     read_yaml,
@@ -144,7 +144,10 @@ __all__ = [
     "format_eps",
     "with_eps_grid",
     "apply_override",
-    "identity",
+    "canonical_json",
+    "digest",
+    "identity_of",
+    "perturbation_identity",
     "load_experiment",
     "parse_assignment",
     "read_yaml",

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from bn_vuln.config.cell import Cell
 from bn_vuln.config.experiment import Experiment, Scale
-from bn_vuln.config.types import IDENTITY, nearest
+from bn_vuln.config.types import nearest
 from bn_vuln.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -196,12 +196,6 @@ def _refuse_shadowed(text: str, key: str, experiment: Experiment) -> None:
 def to_plain(model: BaseModel) -> dict[str, Any]:
     """The JSON-ready dict of a config object, every default written out."""
     return model.model_dump(mode="json")
-
-
-def identity(model: BaseModel) -> dict[str, Any]:
-    """The JSON-ready dict whose hash is the id of a config object: every field, but for those that were added after
-    results had been published and stand at their default, and paths."""
-    return model.model_dump(mode="json", context=IDENTITY)
 
 
 def to_yaml(model: BaseModel) -> str:

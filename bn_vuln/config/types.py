@@ -19,6 +19,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from bn_vuln.config.identity import IDENTITY
+
 
 def parse_number(value: Any) -> Any:
     """A number as people write it in this field: 0.03, "1e-5", "8/255". Anything else is left to pydantic."""
@@ -62,9 +64,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """ "; did you mean 'x'?" for the known word nearest to `word`, or "" where none is near."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
-
-
-IDENTITY = {"purpose": "identity"}  # the serialization context of what an id hashes
 
 
 def _plain(value: Any) -> Any:

@@ -7,8 +7,8 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from bn_vuln.config.identity import ID_LENGTH
 from bn_vuln.errors import UsageError
-from bn_vuln.records import ID_LENGTH
 
 
 def digest(files: Iterable[tuple[str, Path]]) -> str:

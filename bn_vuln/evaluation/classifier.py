@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bn_vuln import config, data, records
+from bn_vuln.config import digest
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.models import registered
@@ -77,7 +78,7 @@ def from_model(
         model,
         info,
         identity,
-        records.digest(identity),
+        digest(identity),
         validation,
         width,
         shape,
@@ -118,7 +119,7 @@ def from_run(folder: Path) -> Classifier:
     found = from_model(
         load_keras(path),
         _trained_on(cell, training),
-        config.identity(cell),
+        config.identity_of(cell),
         dataset=cell.data.name,
         validation=cell.data.validation,
         source=str(path),

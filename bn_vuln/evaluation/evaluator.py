@@ -31,7 +31,9 @@ from bn_vuln.config import (
     MinimumNorm,
     Perturbation,
     describe_perturbation,
+    digest,
     format_eps,
+    perturbation_identity,
 )
 from bn_vuln.config.perturbation import PARAMETER_FREE
 from bn_vuln.data import corruptions, noise
@@ -412,10 +414,10 @@ class Evaluator:
         labels, n = self.dataset.labels, len(self.dataset)
         correct = metrics.predicted(logits, labels)
         evaluation = self.evaluation.model_copy(update={"dataset": self.dataset.info.name})
-        identity = records.perturbation_identity(evaluation, self.dataset.info.name, perturbation)
+        identity = perturbation_identity(evaluation, self.dataset.info.name, perturbation)
         record = records.Record(
             cell_id=self.classifier.id,
-            perturbation_id=records.digest(identity),
+            perturbation_id=digest(identity),
             cell=self.classifier.identity,
             perturbation=identity,
             n=n,

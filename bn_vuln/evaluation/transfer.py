@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from bn_vuln import records
 from bn_vuln.analysis import metrics
 from bn_vuln.analysis.statistics import Proportion
-from bn_vuln.config import Attack, Evaluation
+from bn_vuln.config import Attack, Evaluation, digest, perturbation_identity
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluation import sanity_checks
 from bn_vuln.evaluation.classifier import Classifier
@@ -310,13 +310,13 @@ def _of_source(
 
 def _identity(source: _Subject, target: _Subject, perturbation: Mapping[str, Any]) -> str:
     """The id of a pair under an attack."""
-    return records.digest({"source": source.model.id, "target": target.model.id, "perturbation": perturbation})
+    return digest({"source": source.model.id, "target": target.model.id, "perturbation": perturbation})
 
 
 def _kept(source: _Subject, target: _Subject, attack: Attack) -> Pair | None:
     """The pair that was recorded; None where its record or its outcomes are not there."""
     evaluation, name = source.evaluator.evaluation, source.evaluator.dataset.info.name
-    fields = records.perturbation_identity(evaluation.model_copy(update={"dataset": name}), name, attack)
+    fields = perturbation_identity(evaluation.model_copy(update={"dataset": name}), name, attack)
     path = records.transfer_path(target.model.folder, _identity(source, target, fields))
     if not (path.exists() and path.with_suffix(".npz").exists()):
         return None

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
-from bn_vuln import config, data, records
-from bn_vuln.config import Experiment, Scale, Suite, expand_name, nearest
+from bn_vuln import config, data
+from bn_vuln.config import Experiment, Scale, Suite, digest, expand_name, nearest
 from bn_vuln.errors import UsageError
 
 KINDS = ("paper", "beyond", "commands")  # folders of experiments
@@ -55,7 +55,7 @@ def _pinned(experiment: Experiment) -> Experiment:
 def file_stem(experiment: Experiment) -> str:
     """The name of an experiment's files in a results folder: NAME-SCALE, and a hash of its overrides if it has any."""
     parts = [experiment.name, experiment.scale]
-    return "-".join([*parts, records.digest(list(experiment.overrides))[:6]] if experiment.overrides else parts)
+    return "-".join([*parts, digest(list(experiment.overrides))[:6]] if experiment.overrides else parts)
 
 
 def suite(name: str) -> Suite:

@@ -25,7 +25,9 @@ from bn_vuln.config import (
     Measurement,
     Perturbation,
     describe_cell,
-    identity,
+    digest,
+    identity_of,
+    perturbation_identity,
     to_yaml,
     with_eps_grid,
 )
@@ -35,6 +37,7 @@ from bn_vuln.errors import BnvulnError, ConfigError, UsageError
 from bn_vuln.experiments import catalog
 from bn_vuln.runtime import processes
 from bn_vuln.runtime.distribution import Strategy, choose
+from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet
 
 ROUNDS = 3  # that finish nothing, as where a worker is killed each time, before a run gives up
@@ -61,7 +64,7 @@ class Task:
 
     def folder(self, root: Path) -> Path:
         """The cell's run folder in a results folder."""
-        return root / records.digest(identity(self.cell))
+        return root / digest(identity_of(self.cell))
 
     def ids(self) -> set[str]:
         """The ids of the perturbations and measurements."""
@@ -99,7 +102,7 @@ class Task:
         return {name: what for name, what in wanted.items() if not path(folder, self._id(plan, what)).exists()}
 
     def _id(self, plan: EvaluationPlan, what: BaseModel) -> str:
-        return records.digest(records.perturbation_identity(plan.evaluation, self.cell.data.canonical, what))
+        return digest(perturbation_identity(plan.evaluation, self.cell.data.canonical, what))
 
 
 def tasks(experiment: Experiment) -> list[Task]:
@@ -142,7 +145,7 @@ def run(
         raise UsageError("--jobs divides the cells, --strategy mirrored each cell: use one of them")
     todo = tasks(experiment)  # before anything is written: it refuses what makes no sense
     check_data(task for task in todo if not task.finished(root))
-    records.replace_file(experiment_path(root, experiment), to_yaml(experiment))
+    atomic_write(experiment_path(root, experiment), to_yaml(experiment))
     left, in_vain = _unfinished(todo, root), 0
     while left and in_vain < ROUNDS:
         progress.message(f"{experiment.name}: {len(todo) - len(left)} of {len(todo)} cells are finished")
@@ -184,7 +187,7 @@ def _run_round(left: list[Task], root: Path, jobs: int, strategy: Strategy, prog
     said: set[Path] = set()
     while held := [task for task in left if _claimed_elsewhere(task, root)]:
         for task in held:
-            path = task.folder(root) / "claim.json"
+            path = task.folder(root) / "lock.json"
             if path not in said:
                 said.add(path)
                 progress.message(
@@ -195,9 +198,9 @@ def _run_round(left: list[Task], root: Path, jobs: int, strategy: Strategy, prog
 
 def _claimed_elsewhere(task: Task, root: Path) -> bool:
     return (
-        (task.folder(root) / "claim.json").exists()
+        (task.folder(root) / "lock.json").exists()
         and not task.finished(root)
-        and not records.stale_claim(task.folder(root))
+        and not records.is_stale_lock(task.folder(root))
     )
 
 
@@ -213,7 +216,7 @@ def _work(task: Task, root: Path) -> str:
 def run_task(task: Task, root: Path, *, strategy: Strategy = "none", progress: Progress | None = None) -> None:
     """Train and evaluate one cell as far as it is missing; nothing if another process has claimed it."""
     folder = task.folder(root)
-    with records.claim(folder) as mine:
+    with records.locked(folder) as mine:
         if mine and not task.finished(root):
             _finish(task, folder, root, strategy, progress or Quiet())
 

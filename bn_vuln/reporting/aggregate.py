@@ -12,7 +12,15 @@ from typing import Any
 
 from bn_vuln import config, records
 from bn_vuln.analysis.statistics import paired, unpaired
-from bn_vuln.config import Cell, EvaluationPlan, Experiment, SelectionRule
+from bn_vuln.config import (
+    Cell,
+    EvaluationPlan,
+    Experiment,
+    SelectionRule,
+    canonical_json,
+    digest,
+    perturbation_identity,
+)
 from bn_vuln.config.grid import arm_of, check_layout, expand, lookup_or_none
 from bn_vuln.reporting.claims import Comparison, compare
 from bn_vuln.reporting.results import Block, Difference, Run, Value, has, mean_over_arms
@@ -67,10 +75,10 @@ def _distinct_records(experiment: Experiment, run: Run) -> Iterable[records.Reco
 
 
 def _read(cell: Cell, experiment: Experiment, root: Path) -> Run:
-    folder = root / records.digest(config.identity(cell))
+    folder = root / digest(config.identity_of(cell))
 
     def identifier(plan: EvaluationPlan, what: Any) -> str:
-        return records.digest(records.perturbation_identity(plan.evaluation, cell.data.canonical, what))
+        return digest(perturbation_identity(plan.evaluation, cell.data.canonical, what))
 
     paths: dict[str, Path] = {}
     others: dict[str, Path] = {}
@@ -93,7 +101,7 @@ def _group(experiment: Experiment, runs: Sequence[Run]) -> list[list[Run]]:
     """Runs that share the values of the layout's row keys, in the order of the grid."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        key = records.canonical_json([lookup_or_none(run.cell, row) for row in experiment.table.rows])
+        key = canonical_json([lookup_or_none(run.cell, row) for row in experiment.table.rows])
         groups.setdefault(key, []).append(run)
     return list(groups.values())
 
@@ -172,7 +180,7 @@ def _select(experiment: Experiment, blocks: list[Block]) -> list[Block]:
         return blocks
     groups: dict[str, list[Block]] = {}
     for block in blocks:
-        groups.setdefault(records.canonical_json([block.where.get(key) for key in choice.per]), []).append(block)
+        groups.setdefault(canonical_json([block.where.get(key) for key in choice.per]), []).append(block)
     chosen = [id(best) for group in groups.values() if (best := _best(choice, group)) is not None]
     return [Block(b.where, b.arms, b.differences, b.runs, selected=id(b) in chosen) for b in blocks]
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from bn_vuln import config, records
+from bn_vuln import config
 from bn_vuln.config import Experiment
 from bn_vuln.errors import UsageError
 from bn_vuln.experiments import catalog
 from bn_vuln.reporting import latex, summary, tables
 from bn_vuln.reporting.aggregate import Results, aggregate
+from bn_vuln.runtime.files import atomic_write
 
 Format = Literal["html", "md", "csv", "tex"]
 
@@ -72,7 +73,7 @@ def _write_figures(target: Path, results: Results) -> list[tuple[Path, str]]:
 
 
 def _write(path: Path, content: bytes | str) -> Path:
-    records.replace_file(path, content)
+    atomic_write(path, content)
     return path
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import records
 from bn_vuln.analysis.statistics import Proportion
-from bn_vuln.config import Cell, describe_cell, describe_fields, validate
+from bn_vuln.config import Cell, describe_cell, describe_fields, digest, validate
 from bn_vuln.evaluation.transfer import Pair, Transfers
 from bn_vuln.records import Flag
 from bn_vuln.reporting.figures.style import STYLE, Drawn, pyplot, save
 from bn_vuln.reporting.tables import MISSING, TextTable, markdown_table
+from bn_vuln.runtime.files import atomic_write
 
 CELL, LETTER, BAR = 0.75, 0.075, 1.3  # inches: a side of the heat map's cells, a letter of a label, the colour bar
 
@@ -51,7 +51,7 @@ QUANTITIES = (
 
 def stem(found: Transfers) -> str:
     """What the files of a matrix are called: the same models under the same attack give the same name."""
-    return f"transfer-{records.digest([found.sources, found.targets, found.perturbation])}"
+    return f"transfer-{digest([found.sources, found.targets, found.perturbation])}"
 
 
 def where(found: Transfers) -> str:
@@ -220,11 +220,11 @@ def write(found: Transfers, folder: Path) -> list[Path]:
     for form in ("svg", "png"):
         for quantity, text, picture in figures(found, form):
             path = folder / f"{name}-{quantity}.{form}"
-            records.replace_file(path, picture)
+            atomic_write(path, picture)
             pictures[path.with_suffix(".png").name] = text
             written.append(path)
     page = folder / f"{name}.md"
-    records.replace_file(page, markdown(found, pictures))
+    atomic_write(page, markdown(found, pictures))
     return [*written, page]
 
 

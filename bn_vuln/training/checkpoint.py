@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import records
 from bn_vuln.runtime import backend
+from bn_vuln.runtime.files import atomic_path
 from bn_vuln.runtime.progress import Epoch
 
 NAME = "checkpoint.npz"
@@ -57,7 +57,7 @@ def save(folder: Path, cell_id: str, model: Any, optimizer: Any, state: State) -
     kept = state.kept.weights if state.kept else []
     groups = {"model": _variables(model), "optimizer": optimizer.variables, "kept": kept}
     arrays = {f"{group}_{i}": np.array(v) for group, variables in groups.items() for i, v in enumerate(variables)}
-    with records.written_aside(folder / NAME) as aside:
+    with atomic_path(folder / NAME) as aside:
         np.savez(aside, **{"about": np.array(json.dumps(about)), **arrays})  # type: ignore[arg-type]
 
 

@@ -11,6 +11,7 @@ from bn_vuln import data, models, records
 from bn_vuln.config import Cell, to_yaml
 from bn_vuln.data.transforms import check_width
 from bn_vuln.runtime import backend
+from bn_vuln.runtime.files import atomic_write
 from bn_vuln.training.loop import predictor
 from bn_vuln.training.result import Trained, cell_id, save_model
 
@@ -40,7 +41,7 @@ def nearest_centroid(cell: Cell, folder: Path | None = None) -> Trained:
         dataset_info=examples.info.plain(),
     )
     if folder is not None:
-        records.replace_file(folder / "config.yaml", to_yaml(cell))
+        atomic_write(folder / "config.yaml", to_yaml(cell))
         save_model(model, folder / "model.keras")
-        records.replace_file(folder / "training.json", records.to_json(record))
+        atomic_write(folder / "training.json", records.to_json(record))
     return Trained(model, [], record)

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bn_vuln import records
 from bn_vuln.runtime import backend
+from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Epoch
 
 SCALARS = ("loss", "train_accuracy", "validation_accuracy", "learning_rate", "images_per_second")
@@ -22,7 +22,7 @@ def write_history(folder: Path, history: list[Epoch]) -> None:
     writer = csv.DictWriter(text, fieldnames=list(asdict(history[0])), lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(epoch) for epoch in history)
-    records.replace_file(folder / "history.csv", text.getvalue())
+    atomic_write(folder / "history.csv", text.getvalue())
 
 
 def tensorboard(folder: Path) -> Callable[[Epoch], None]:

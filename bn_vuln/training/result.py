@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bn_vuln import records
-from bn_vuln.config import Cell, identity
+from bn_vuln.config import Cell, digest, identity_of
+from bn_vuln.runtime.files import atomic_path
 from bn_vuln.runtime.progress import Epoch
 
 
@@ -22,10 +23,10 @@ class Trained:
 
 def cell_id(cell: Cell) -> str:
     """The id of a cell: a hash of all that trains it."""
-    return records.digest(identity(cell))
+    return digest(identity_of(cell))
 
 
 def save_model(model: Any, path: Path) -> None:
     """Write a `.keras` file aside and rename it."""
-    with records.written_aside(path) as aside:
+    with atomic_path(path) as aside:
         model.save(aside)

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from bn_vuln import data, models, records
-from bn_vuln.config import BatchNormalization, Cell, NearestCentroidArch, describe_cell, identity, to_yaml
+from bn_vuln.config import BatchNormalization, Cell, NearestCentroidArch, describe_cell, identity_of, to_yaml
 from bn_vuln.data.transforms import check_width
 from bn_vuln.errors import UsageError
 from bn_vuln.runtime import backend
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution, Strategy, choose
+from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Epoch, Progress, Quiet, work
 from bn_vuln.training import augmentation, checkpoint, closed_form, logs
 from bn_vuln.training.checkpoint import Kept, State
@@ -50,7 +51,7 @@ def train(
     examples = load_examples(cell)
     loop = _loop(cell, examples, distribution)  # which refuses what does not fit the data
     if folder is not None:
-        records.replace_file(folder / "config.yaml", to_yaml(cell))
+        atomic_write(folder / "config.yaml", to_yaml(cell))
     state = _resumed(cell, loop, folder if resume else None, progress)
     run = _Run(cell, loop, state, folder, checkpoint_every, tensorboard)
     reason = run.epochs(progress)
@@ -61,7 +62,7 @@ def train(
     if folder is not None:
         logs.write_history(folder, state.history)
         save_model(model, folder / "model.keras")
-        records.replace_file(folder / "training.json", records.to_json(record))
+        atomic_write(folder / "training.json", records.to_json(record))
         checkpoint.remove(folder)
     return Trained(model, state.history, record)
 
@@ -70,7 +71,7 @@ def check_folder(cell: Cell, folder: Path) -> None:
     """Raise `UsageError` where a run folder holds another cell's run: its records would be taken for this one's. Where
     one's own data lie does not matter."""
     path = folder / "config.yaml"
-    if path.exists() and identity(records.read_cell(folder)) != identity(cell):
+    if path.exists() and identity_of(records.read_cell(folder)) != identity_of(cell):
         raise UsageError(f"{folder} holds a run of another config; choose another --out, or --force to replace it")
 
 

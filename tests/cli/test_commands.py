@@ -12,6 +12,7 @@ from bn_vuln.cli.options import print_json
 from helpers_runs import interrupt_before
 
 from bn_vuln import api, records
+from bn_vuln.config import digest
 from bn_vuln.errors import ConfigError
 from bn_vuln.experiments import catalog
 from bn_vuln.version import __version__
@@ -136,7 +137,7 @@ def test_a_folder_that_cannot_be_made_is_named(bnvuln):
 
 def test_a_run_in_progress_elsewhere_is_left_alone(bnvuln, tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "claim.json").write_text(json.dumps({"host": "elsewhere", "pid": 1, "time": 0}))
+    (tmp_path / "run" / "lock.json").write_text(json.dumps({"host": "elsewhere", "pid": 1, "time": 0}))
     code, _, err = bnvuln(*TRAIN, "--out", tmp_path / "run")
     assert code == 1
     assert "another process" in err
@@ -587,7 +588,7 @@ def test_compare_gives_paired_differences(bnvuln, pair):
     assert code == 0
     assert len(printed) == 2
     for row in printed:
-        outcomes = [records.read_correct(pair[n], records.digest(row["perturbation"])) for n in ("none", "batch")]
+        outcomes = [records.read_correct(pair[n], digest(row["perturbation"])) for n in ("none", "batch")]
         delta = outcomes[1].astype(float) - outcomes[0]
         assert row["difference"] == pytest.approx(delta.mean())
         assert row["standard_error_over_examples"] == pytest.approx(delta.std(ddof=1) / 10)

@@ -12,7 +12,7 @@ from helpers_attacks import keras
 from scipy import stats
 
 from bn_vuln import api, data
-from bn_vuln.config import AWGN, Clean, Corruption, Evaluation, Suite, describe_perturbation, identity, validate
+from bn_vuln.config import AWGN, Clean, Corruption, Evaluation, Suite, describe_perturbation, identity_of, validate
 from bn_vuln.data import constants, corruptions
 from bn_vuln.data.corruptions import make
 from bn_vuln.data.mnist import INFO as MNIST
@@ -265,7 +265,7 @@ def test_a_corruption_in_words():
 
 
 def test_every_field_is_in_the_identity():
-    assert set(identity(options("shot_noise", 4))) == set(Corruption.model_fields)
+    assert set(identity_of(options("shot_noise", 4))) == set(Corruption.model_fields)
 
 
 # ---------------------------------------------------------------- evaluation

@@ -7,7 +7,7 @@ import pytest
 
 from bn_vuln import data
 from bn_vuln.analysis.closed_form import TOY
-from bn_vuln.config import AWGN, Data, identity, validate
+from bn_vuln.config import AWGN, Data, identity_of, validate
 from bn_vuln.data import mnist, noise, toy
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import ConfigError, UsageError
@@ -97,7 +97,7 @@ def test_options_that_make_no_sense_are_refused(fields, message):
 def test_what_changes_the_data_changes_their_identity():
     changes = [{}, {"classes": (3, 7)}, {"classes": (7, 3)}, {"limit": 20}, {"limit": 20, "balanced": True}]
     changes += [{"limit": 20, "subset_seed": "seed"}]
-    found = [identity(Data(**fields)) for fields in changes]
+    found = [identity_of(Data(**fields)) for fields in changes]
     assert all(a != b for i, a in enumerate(found) for b in found[:i])
     assert not {"classes", "balanced", "draw"} & found[0].keys()
 

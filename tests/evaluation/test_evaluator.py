@@ -7,11 +7,12 @@ import pytest
 from helpers_runs import MessageLog
 
 from bn_vuln import api, attacks, data, records
-from bn_vuln.config import AWGN, Attack, Clean, Evaluation
+from bn_vuln.config import AWGN, Attack, Clean, Evaluation, digest
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.evaluation import classifier
 from bn_vuln.evaluation.evaluator import Evaluator, measure
 from bn_vuln.models import bn_folding
+from bn_vuln.runtime.files import atomic_write
 
 LIMIT = Evaluation(limit=200)
 
@@ -103,8 +104,8 @@ def test_a_record_identifies_what_was_measured(evaluator):
         "dataset": "mnist", "split": "test", "limit": 200, "bn_statistics": "tracked", "kind": "awgn", "std": 1.0,
         "unit": "standardized", "clip": "none", "seed": 0,
     }  # fmt: skip
-    assert record.perturbation_id == records.digest(record.perturbation)
-    assert record.cell_id == records.digest(record.cell)
+    assert record.perturbation_id == digest(record.perturbation)
+    assert record.cell_id == digest(record.cell)
     assert record.versions.keys() == {"bnvuln", "python", "tensorflow", "keras", "numpy"}
     assert "oneDNN on" in record.device
 
@@ -218,7 +219,7 @@ def test_a_damaged_model_is_named_in_one_line(tmp_path, runs):
 def test_a_run_that_failed_or_never_finished_has_nothing_to_evaluate(tmp_path, runs):
     folder = shutil.copytree(runs["none"], tmp_path / "run")
     record = records.read_training(folder)
-    records.replace_file(
+    atomic_write(
         folder / "training.json", records.to_json(record.model_copy(update={"state": "failed", "reason": "why"}))
     )
     with pytest.raises(BnvulnError, match=r"failed to train \(why\)"):

@@ -8,7 +8,7 @@ from helpers_runs import MessageLog
 
 from bn_vuln import data, records
 from bn_vuln.analysis import spectrum
-from bn_vuln.config import Cell, Clean, Evaluation, Spectrum, Tilt, validate
+from bn_vuln.config import Cell, Clean, Evaluation, Spectrum, Tilt, digest, validate
 from bn_vuln.data import toy
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import BnvulnError
@@ -20,6 +20,7 @@ from bn_vuln.evaluation.measurements import mechanism
 from bn_vuln.evaluation.measurements.mechanism import measure
 from bn_vuln.experiments import runner
 from bn_vuln.experiments.runner import Task
+from bn_vuln.runtime.files import atomic_write
 from bn_vuln.training import train
 
 L = keras.layers
@@ -271,9 +272,9 @@ def test_what_is_written_is_read_back(measured):
         path = records.measurement_path(folder, record.measurement_id)
         assert records.read_measurement(path) == record
         assert record.measurement["kind"] == name
-        assert record.measurement_id == records.digest(record.measurement)
+        assert record.measurement_id == digest(record.measurement)
         assert record.cell == {"weights": "test"}
-        assert record.cell_id == records.digest(record.cell)
+        assert record.cell_id == digest(record.cell)
         assert record.versions.keys() == {"bnvuln", "python", "tensorflow", "keras", "numpy"}
     assert arrays(folder, found["spectrum"]).keys() == {"variance", "gain", "energy"}
 
@@ -404,7 +405,7 @@ def test_a_new_measurement_is_made_on_the_trained_model(finished, monkeypatch):
 
 def test_a_lost_measurement_is_made_again_alone(finished, monkeypatch):
     folder = task().folder(finished)
-    lost = records.measurement_path(folder, records.digest({**LIMIT_OF_TOY, "kind": "tilt"}))
+    lost = records.measurement_path(folder, digest({**LIMIT_OF_TOY, "kind": "tilt"}))
     value = records.read_measurement(lost).value
     lost.unlink()
     assert [(list(s.perturbations), list(s.measurements)) for s in task().missing(finished)] == [([], ["tilt"])]
@@ -422,7 +423,7 @@ def test_a_task_without_measurements_needs_none(finished):
 
 def test_a_cell_that_failed_to_train_is_not_measured(tmp_path):
     folder = task().folder(tmp_path)
-    records.replace_file(folder / "training.json", records.to_json(training(folder.name, failed=True)))
+    atomic_write(folder / "training.json", records.to_json(training(folder.name, failed=True)))
     assert task().missing(tmp_path) == []
     assert task().finished(tmp_path)
 

@@ -18,7 +18,8 @@ from bn_vuln.config import (
     MinimumNorm,
     describe_fields,
     describe_perturbation,
-    identity,
+    identity_of,
+    perturbation_identity,
     validate,
 )
 from bn_vuln.errors import ConfigError
@@ -126,7 +127,7 @@ def test_the_table_of_config_fields_is_complete():
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_every_config_field_changes_the_images(few, result, change):
     options = MinimumNorm(**{**CONFIG, **change})
-    assert identity(options) != identity(MinimumNorm(**CONFIG))
+    assert identity_of(options) != identity_of(MinimumNorm(**CONFIG))
     assert np.abs(few.run(options).images - result.images[:10]).max() > 1e-4
 
 
@@ -168,7 +169,7 @@ def test_it_is_described():
     assert (
         text == "carlini_wagner 2 pixel, 4 times 60 steps of 0.1 from constant 1, box none, confidence 2, target next"
     )
-    fields = records.perturbation_identity(LIMIT, "mnist", MinimumNorm(backend="cleverhans"))
+    fields = perturbation_identity(LIMIT, "mnist", MinimumNorm(backend="cleverhans"))
     assert describe_fields(fields) == (
         "carlini_wagner 2 pixel, 9 times 1000 steps of 0.01 from constant 0.001, box [0, 1], CleverHans (test, 40)"
     )

@@ -16,7 +16,7 @@ from helpers_attacks import keras
 from helpers_runs import MessageLog
 
 from bn_vuln import api, data, records
-from bn_vuln.config import Attack, Cell, identity, validate
+from bn_vuln.config import Attack, Cell, digest, identity_of, validate
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.evaluation import classifier, sanity_checks, transfer
 from bn_vuln.evaluation.evaluator import Evaluator
@@ -206,9 +206,9 @@ def test_a_record_holds_its_identity_and_outcomes(run, tmp_path):
     assert record.perturbation["attack"] == "fgsm"
     assert record.perturbation["dataset"].startswith("npz:")
     assert {record.source_id, record.target_id} == set(found.names)
-    assert record.source_id == records.digest(record.source)
+    assert record.source_id == digest(record.source)
     names = {"source": record.source_id, "target": record.target_id, "perturbation": record.perturbation}
-    assert record.transfer_id == records.digest(names)
+    assert record.transfer_id == digest(names)
     assert record.seconds > 0
     assert not [p for p in path.parent.iterdir() if p.name.startswith(".")]
     path.write_text("{}")
@@ -234,8 +234,8 @@ def test_a_run_keeps_its_records_until_it_is_trained_anew(folder, tmp_path):
 
 
 def cell(**fields):
-    identity_ = identity(validate(Cell, {"arch": "mlp", **fields}, "test"))
-    return transfer.Model(SimpleNamespace(identity=identity_, id=records.digest(identity_)), None, "path")
+    identity_ = identity_of(validate(Cell, {"arch": "mlp", **fields}, "test"))
+    return transfer.Model(SimpleNamespace(identity=identity_, id=digest(identity_)), None, "path")
 
 
 def test_names_say_what_differs():
@@ -436,7 +436,7 @@ def test_json_is_one_object_with_every_number(command, folder):
     assert [model["name"] for model in printed["models"]] == ["left", "right"]
     ids = [model["id"] for model in printed["models"]]
     called = {"input_scale": "0-1", "from_probabilities": True}
-    assert ids[0] == records.digest({"weights": classifier.weights_sha256(folder / "left.keras"), **called})
+    assert ids[0] == digest({"weights": classifier.weights_sha256(folder / "left.keras"), **called})
     assert [(p["source"], p["target"]) for p in printed["pairs"]] == [(ids[0], ids[0]), (ids[0], ids[1])]
     for pair in printed["pairs"]:
         for key in ("clean", "accuracy", "transfer", "fooled"):

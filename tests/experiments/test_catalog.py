@@ -7,7 +7,8 @@ import pytest
 import yaml
 from helpers_records import SMALL
 
-from bn_vuln import api, config, records
+from bn_vuln import api, config
+from bn_vuln.config import digest
 from bn_vuln.config.grid import check_layout, expand
 from bn_vuln.errors import ConfigError, UsageError
 from bn_vuln.experiments import catalog
@@ -220,7 +221,7 @@ def test_own_data_of_an_experiment_are_known_by_their_content(tmp_path):
         path = tmp_path / "own.yaml"
         plain = {**SMALL, "base": {"data": {"name": str(tmp_path / name), "validation": 5}}}
         path.write_text(yaml.safe_dump({**plain, "grid": {"normalization": ["none", "batch"]}, "paper": []}))
-        return [records.digest(config.identity(cell)) for cell in expand(catalog.experiment(str(path)))]
+        return [digest(config.identity_of(cell)) for cell in expand(catalog.experiment(str(path)))]
 
     write("a.npz", 1)
     write("b.npz", 1)

@@ -62,7 +62,7 @@ def test_every_cell_gets_its_records(done):
         assert len(records.read_records(folder)) == 2
         for record in records.read_records(folder):
             assert records.read_correct(folder, record.perturbation_id).sum() == record.correct
-        assert not (folder / "claim.json").exists()
+        assert not (folder / "lock.json").exists()
 
 
 def test_the_resolved_config_is_kept(done):
@@ -180,13 +180,13 @@ def test_a_cell_claimed_by_another_host_is_waited_for(done, tmp_path, monkeypatc
     lost = next((folder / "records").glob("*.json"))
     content = lost.read_text()
     lost.unlink()
-    (folder / "claim.json").write_text(json.dumps({"host": "elsewhere", "pid": 1, "time": 0}))
+    (folder / "lock.json").write_text(json.dumps({"host": "elsewhere", "pid": 1, "time": 0}))
     waited = []
 
     def finish_elsewhere(_):
         waited.append(True)
         lost.write_text(content)
-        (folder / "claim.json").unlink()
+        (folder / "lock.json").unlink()
 
     monkeypatch.setattr(runner.time, "sleep", finish_elsewhere)
     monkeypatch.setattr("bn_vuln.evaluation.evaluator.measure", no_training)
@@ -194,7 +194,7 @@ def test_a_cell_claimed_by_another_host_is_waited_for(done, tmp_path, monkeypatc
     said = MessageLog()
     api.reproduce(str(path), root=root, progress=said)
     assert waited == [True]
-    assert [line for line in said.lines if str(folder / "claim.json") in line]  # or a user would wait for ever
+    assert [line for line in said.lines if str(folder / "lock.json") in line]  # or a user would wait for ever
 
 
 def test_a_cell_that_is_never_finished_is_an_error(tmp_path, monkeypatch):
@@ -219,7 +219,7 @@ def test_rounds_that_finish_something_do_not_count(tmp_path, monkeypatch):
 
 
 def _hold(folder, ready, release):
-    with records.claim(folder) as mine:
+    with records.locked(folder) as mine:
         ready.put(mine)
         release.get()
 
@@ -230,10 +230,10 @@ def test_two_processes_do_not_work_on_one_cell(tmp_path):
     holder = context.Process(target=_hold, args=(tmp_path, ready, release))
     holder.start()
     assert ready.get() is True
-    with records.claim(tmp_path) as mine:
+    with records.locked(tmp_path) as mine:
         assert mine is False
     release.put(None)
     holder.join()
-    with records.claim(tmp_path) as mine:
+    with records.locked(tmp_path) as mine:
         assert mine is True
-        assert json.loads((tmp_path / "claim.json").read_text())["host"] == socket.gethostname()
+        assert json.loads((tmp_path / "lock.json").read_text())["host"] == socket.gethostname()

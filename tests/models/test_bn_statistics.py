@@ -10,7 +10,19 @@ from helpers_attacks import cross_entropy, keras, tf
 from helpers_runs import small_cell
 
 from bn_vuln import data, models, records
-from bn_vuln.config import Attack, Cell, Clean, Evaluation, Fooling, MinimumNorm, Spectrum, Tilt, identity, validate
+from bn_vuln.config import (
+    Attack,
+    Cell,
+    Clean,
+    Evaluation,
+    Fooling,
+    MinimumNorm,
+    Spectrum,
+    Tilt,
+    digest,
+    identity_of,
+    validate,
+)
 from bn_vuln.data.mnist import INFO
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import UsageError
@@ -213,7 +225,7 @@ def test_drawn_classes_are_found_again():
         data={"classes": [7, 3], "limit": 40, "balanced": True, "subset_seed": "seed"}, arch="linear", seed=3
     )
     subject = from_model(models.build(cell, data.load("mnist", classes=(7, 3)).info),
-                         data.load("mnist", classes=(7, 3)).info, identity(cell), dataset="mnist")  # fmt: skip
+                         data.load("mnist", classes=(7, 3)).info, identity_of(cell), dataset="mnist")  # fmt: skip
     examples, _ = trained_on(dataclasses.replace(subject, classes=(7, 3), subset_seed=3))
     np.testing.assert_array_equal(examples.index, data.training(cell.data, "train", 3).index)
     assert np.bincount(examples.labels).tolist() == [20, 20]
@@ -252,7 +264,7 @@ def test_own_data_that_go_class_by_class_are_reestimated_in_a_random_order(tmp_p
     name = str(tmp_path / "own.npz")
     cell = small_cell(data={"name": name, "validation": 100}, arch="linear", normalization="batch")
     subject = from_model(
-        models.build(cell, data.dataset_info(name)), data.dataset_info(name), identity(cell), dataset=name
+        models.build(cell, data.dataset_info(name)), data.dataset_info(name), identity_of(cell), dataset=name
     )
     subject = dataclasses.replace(subject, validation=100)
     found = Evaluator(subject, Evaluation(limit=20, bn_statistics="reestimated")).classifier.model
@@ -310,7 +322,7 @@ def test_records_of_the_three_kinds_have_ids_of_their_own(runs, name):
     assert [record.perturbation["bn_statistics"] for record in found] == KINDS
     assert len({record.perturbation_id for record in found}) == 3
     assert len({record.cell_id for record in found}) == 1
-    assert all(record.perturbation_id == records.digest(record.perturbation) for record in found)
+    assert all(record.perturbation_id == digest(record.perturbation) for record in found)
 
 
 @pytest.mark.parametrize(("kind", "folded"), [("tracked", 1), ("reestimated", 1), ("batch", 0)])

@@ -6,7 +6,7 @@ from helpers_attacks import keras
 
 from bn_vuln import data, models, records
 from bn_vuln.analysis.tilt import effective_weights
-from bn_vuln.config import Attack, Cell, Clean, Data, Evaluation, NearestCentroidArch, identity, validate
+from bn_vuln.config import Attack, Cell, Clean, Data, Evaluation, NearestCentroidArch, identity_of, validate
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.mnist import INFO
 from bn_vuln.data.transforms import pixel_array
@@ -106,7 +106,7 @@ def test_a_model_that_does_not_standardize_sees_pixels(arch):
 
 def test_standardization_is_part_of_the_id_only_where_it_is_off():
     on, off = (validate(Cell, {"standardize": value}, "test") for value in (True, False))
-    assert "standardize" not in identity(on)
+    assert "standardize" not in identity_of(on)
     assert cell_id(on) == cell_id(Cell()) != cell_id(off)
 
 
@@ -162,7 +162,7 @@ def test_uniform_gamma_changes_nothing_else(init):
 
 def test_gamma_is_part_of_the_id_only_where_it_is_uniform():
     plain, uniform = (validate(Cell, {"normalization": n}, "test") for n in ("batch", UNIFORM))
-    assert "gamma" not in identity(plain)["normalization"]
+    assert "gamma" not in identity_of(plain)["normalization"]
     assert cell_id(plain) != cell_id(uniform)
 
 

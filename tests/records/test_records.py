@@ -1,4 +1,4 @@
-"""Records: identities that stay, files that are whole, claims that one process holds."""
+"""Records: identities that stay, files that are whole, locks that one process holds."""
 
 from __future__ import annotations
 
@@ -22,28 +22,40 @@ from helpers_records import small, training
 from pydantic import BaseModel, ValidationError
 
 from bn_vuln import records
-from bn_vuln.config import AWGN, Attack, Cell, Clean, Evaluation, Train, identity, read_yaml, to_plain, validate
+from bn_vuln.config import (
+    AWGN,
+    Attack,
+    Cell,
+    Clean,
+    Evaluation,
+    Train,
+    canonical_json,
+    digest,
+    identity_of,
+    perturbation_identity,
+    read_yaml,
+    to_plain,
+    validate,
+)
 from bn_vuln.errors import BnvulnError
 from bn_vuln.experiments.runner import tasks
 from bn_vuln.records import (
     Flag,
     Record,
-    canonical_json,
-    claim,
     clear_run,
-    digest,
-    perturbation_identity,
+    is_stale_lock,
+    lock,
+    locked,
     read_correct,
     read_record,
     read_records,
     read_training,
-    replace_file,
     run_folders,
-    stale_claim,
+    store,
     to_json,
     write_record,
-    written_aside,
 )
+from bn_vuln.runtime.files import atomic_path, atomic_write
 
 FULL_CELL = validate(
     Cell,
@@ -78,7 +90,7 @@ def record(**changes: Any) -> Record:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name != ".claim.lock")
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
 
 
 # ---------------------------------------------------------------- identities
@@ -90,7 +102,7 @@ def test_an_id_is_a_hash_of_the_canonical_json() -> None:
 
 
 def test_the_id_of_the_default_cell_stays() -> None:
-    assert digest(identity(Cell())) == "4e5108929f37"
+    assert digest(identity_of(Cell())) == "4e5108929f37"
 
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -99,21 +111,21 @@ RESULTS = Path(__file__).parents[2] / "results"
 @pytest.mark.parametrize("folder", sorted(p.parent for p in RESULTS.glob("*/*/config.yaml")), ids=lambda p: p.name)
 def test_published_results_keep_their_ids(folder: Path) -> None:
     cell = validate(Cell, read_yaml(folder / "config.yaml"), str(folder))
-    assert digest(identity(cell)) == folder.name
+    assert digest(identity_of(cell)) == folder.name
     for record in read_records(folder):
         assert digest(record.perturbation) == record.perturbation_id
 
 
 def test_later_fields_are_left_out_of_an_id_at_their_default() -> None:
     later = {"nesterov", "betas", "warmup", "label_smoothing", "adversarial", "augment"}
-    assert set(to_plain(Train())) - set(identity(Train())) == later
+    assert set(to_plain(Train())) - set(identity_of(Train())) == later
     other = validate(Train, {"label_smoothing": 0.1}, "train")
-    assert set(to_plain(other)) - set(identity(other)) == later - {"label_smoothing"}
+    assert set(to_plain(other)) - set(identity_of(other)) == later - {"label_smoothing"}
 
 
 def test_own_data_are_identified_by_their_content() -> None:
     here, there, changed = (
-        identity(validate(Cell, {"data": {"name": name, "digest": content}}, "cell"))
+        identity_of(validate(Cell, {"data": {"name": name, "digest": content}}, "cell"))
         for name, content in (("a.npz", "1" * 12), ("/b/c.npz", "1" * 12), ("a.npz", "2" * 12))
     )
     assert here == there != changed
@@ -137,7 +149,7 @@ def reordered(data: Any) -> Any:
 
 
 def test_the_order_of_keys_does_not_matter() -> None:
-    plain = identity(FULL_CELL)
+    plain = identity_of(FULL_CELL)
     other = reordered(plain)
     assert list(other) != list(plain)
     assert digest(other) == digest(plain)
@@ -154,7 +166,7 @@ def test_the_order_of_keys_does_not_matter() -> None:
     ],
 )
 def test_two_ways_to_write_a_cell_have_one_id(one: dict[str, Any], other: dict[str, Any]) -> None:
-    ids = {digest(identity(validate(Cell, data, "cell"))) for data in (one, other)}
+    ids = {digest(identity_of(validate(Cell, data, "cell"))) for data in (one, other)}
     assert len(ids) == 1
 
 
@@ -187,7 +199,7 @@ def with_other_leaf(model: BaseModel, path: tuple[str, ...]) -> BaseModel:
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 @pytest.mark.parametrize("path", list(leaves(FULL_CELL)), ids=".".join)
 def test_every_field_of_a_cell_changes_its_id(path: tuple[str, ...]) -> None:
-    assert digest(identity(with_other_leaf(FULL_CELL, path))) != digest(identity(FULL_CELL))
+    assert digest(identity_of(with_other_leaf(FULL_CELL, path))) != digest(identity_of(FULL_CELL))
 
 
 def test_the_fields_walked_are_all_fields() -> None:
@@ -221,13 +233,13 @@ def test_the_data_set_trained_on_stands_in_for_none() -> None:
 @pytest.mark.parametrize("perturbation", [Clean(), *PERTURBATIONS.values()])
 def test_no_field_of_a_perturbation_hides_one_of_the_evaluation(perturbation: BaseModel) -> None:
     found = perturbation_identity(Evaluation(), "mnist", perturbation)
-    own = set(type(perturbation).model_fields) - set(getattr(perturbation, "later", ()))
+    own = set(identity_of(perturbation))
     assert set(found) == {*Evaluation.model_fields, *own}
     assert len(found) == len(Evaluation.model_fields) + len(own)
 
 
 def test_no_path_device_or_version_in_an_identity() -> None:
-    text = canonical_json([identity(FULL_CELL), perturbation_identity(Evaluation(), "mnist", BIM)])
+    text = canonical_json([identity_of(FULL_CELL), perturbation_identity(Evaluation(), "mnist", BIM)])
     words = ["/", "path", "folder", "device", "version", "jobs", socket.gethostname()]
     assert [word for word in words if word in text] == []
 
@@ -236,7 +248,7 @@ def test_the_results_folder_does_not_change_an_id(tmp_path: Path, monkeypatch: p
     task = tasks(small())[0]
     here = task.folder(Path("runs")).name
     monkeypatch.chdir(tmp_path)
-    assert task.folder(tmp_path).name == here == digest(identity(task.cell))
+    assert task.folder(tmp_path).name == here == digest(identity_of(task.cell))
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
@@ -291,7 +303,7 @@ def test_records_are_frozen() -> None:
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"cell_id": "x"}', to_json(record())[:-40], "null"])
 def test_damaged_records_are_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "records" / "x.json"
-    replace_file(path, content)
+    atomic_write(path, content)
     with pytest.raises(BnvulnError) as caught:
         read_records(tmp_path)
     assert str(path) in str(caught.value)
@@ -316,7 +328,7 @@ def test_records_of_another_schema_are_named(tmp_path: Path) -> None:
 def test_damaged_outcomes_are_named(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "outcomes" / "x.npz"
     if content is not None:
-        replace_file(path, content)
+        atomic_write(path, content)
     with pytest.raises(BnvulnError, match=r"x\.npz"):
         read_correct(tmp_path, "x")
 
@@ -324,7 +336,7 @@ def test_damaged_outcomes_are_named(tmp_path: Path, content: bytes | None) -> No
 @pytest.mark.parametrize("failed", [False, True])
 def test_trainings_come_back(tmp_path: Path, failed: bool) -> None:
     written = training("c" * 12, failed=failed)
-    replace_file(tmp_path / "training.json", to_json(written))
+    atomic_write(tmp_path / "training.json", to_json(written))
     assert read_training(tmp_path) == written
 
 
@@ -339,7 +351,7 @@ def test_damaged_trainings_are_named(tmp_path: Path) -> None:
 
 
 def half_write(path: Path, error: BaseException) -> None:
-    with written_aside(path) as aside:
+    with atomic_path(path) as aside:
         aside.write_text("half of the n")
         assert path.read_text() == "old"
         raise error
@@ -348,7 +360,7 @@ def half_write(path: Path, error: BaseException) -> None:
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["error", "interrupt"])
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "file.json"
-    replace_file(path, "old")
+    atomic_write(path, "old")
     with pytest.raises(type(error)):
         half_write(path, error)
     assert path.read_text() == "old"
@@ -357,14 +369,14 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, error: BaseExc
 
 def test_a_failing_rename_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file.json"
-    replace_file(path, "old")
+    atomic_write(path, "old")
 
     def fail(*_: Any) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        replace_file(path, "new")
+        atomic_write(path, "new")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file.json"]
 
@@ -372,20 +384,20 @@ def test_a_failing_rename_leaves_the_old_file(tmp_path: Path, monkeypatch: pytes
 def test_a_failing_first_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "write_bytes", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        replace_file(tmp_path / "new" / "file.json", "new")
+        atomic_write(tmp_path / "new" / "file.json", "new")
     assert names(tmp_path / "new") == []
 
 
 def test_a_record_appears_after_its_outcomes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
-    monkeypatch.setattr(records, "replace_file", lambda path, content: order.append(path.suffix))
+    monkeypatch.setattr(store, "atomic_write", lambda path, content: order.append(path.suffix))
     write_record(tmp_path, record(), np.ones(3, bool))
     assert order == [".npz", ".json"]
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".keras", ".json"])
 def test_what_is_written_aside_keeps_its_suffix_and_folder(tmp_path: Path, suffix: str) -> None:
-    with written_aside(tmp_path / f"file{suffix}") as aside:
+    with atomic_path(tmp_path / f"file{suffix}") as aside:
         aside.write_bytes(b"content")
         assert (aside.parent, aside.suffix) == (tmp_path, suffix)
     assert names(tmp_path) == [f"file{suffix}"]
@@ -395,31 +407,31 @@ def test_what_is_written_aside_keeps_its_suffix_and_folder(tmp_path: Path, suffi
 
 
 def test_run_folders_hold_a_config_or_records(tmp_path: Path) -> None:
-    replace_file(tmp_path / "b" / "config.yaml", "")
+    atomic_write(tmp_path / "b" / "config.yaml", "")
     (tmp_path / "a" / "records").mkdir(parents=True)
     (tmp_path / "experiments").mkdir()
-    replace_file(tmp_path / "c" / "claim.json", "{}")
-    replace_file(tmp_path / "file.txt", "")
+    atomic_write(tmp_path / "c" / "lock.json", "{}")
+    atomic_write(tmp_path / "file.txt", "")
     assert [folder.name for folder in run_folders(tmp_path)] == ["a", "b"]
     assert run_folders(tmp_path / "nowhere") == []
 
 
-def test_clearing_a_run_keeps_the_claim_and_what_is_not_ours(tmp_path: Path) -> None:
+def test_clearing_a_run_keeps_the_lock_and_what_is_not_ours(tmp_path: Path) -> None:
     write_record(tmp_path, record(), np.ones(3, bool))
-    for name in ("training.json", "model.keras", "history.csv", "config.yaml", "claim.json", "notes.txt"):
-        replace_file(tmp_path / name, "x")
+    for name in ("training.json", "model.keras", "history.csv", "config.yaml", "lock.json", "notes.txt"):
+        atomic_write(tmp_path / name, "x")
     clear_run(tmp_path)
-    assert [p.name for p in sorted(tmp_path.rglob("*")) if p.is_file()] == ["claim.json", "notes.txt"]
+    assert [p.name for p in sorted(tmp_path.rglob("*")) if p.is_file()] == ["lock.json", "notes.txt"]
     clear_run(tmp_path)
 
 
-# ---------------------------------------------------------------- claims
+# ---------------------------------------------------------------- locks
 
 HOLD = """
 import sys
 from pathlib import Path
-from bn_vuln.records import claim
-with claim(Path(sys.argv[1])) as mine:
+from bn_vuln.records import locked
+with locked(Path(sys.argv[1])) as mine:
     print(mine, flush=True)
     sys.stdin.readline()
 """
@@ -427,7 +439,7 @@ with claim(Path(sys.argv[1])) as mine:
 
 @contextmanager
 def other_process(folder: Path) -> Iterator[tuple[subprocess.Popen[str], bool]]:
-    """Another process that claims `folder`, and whether it got it; it lets go at the end."""
+    """Another process that locks `folder`, and whether it got it; it lets go at the end."""
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout is not None
@@ -438,14 +450,14 @@ def other_process(folder: Path) -> Iterator[tuple[subprocess.Popen[str], bool]]:
 
 
 def got(folder: Path) -> bool:
-    with claim(folder) as mine:
+    with locked(folder) as mine:
         return mine
 
 
-def write_claim(folder: Path, pid: int, host: str | None = None) -> Path:
+def write_lock(folder: Path, pid: int, host: str | None = None) -> Path:
     owner = {"host": socket.gethostname() if host is None else host, "pid": pid, "time": 0.0}
-    replace_file(folder / "claim.json", json.dumps(owner))
-    return folder / "claim.json"
+    atomic_write(folder / "lock.json", json.dumps(owner))
+    return folder / "lock.json"
 
 
 @pytest.fixture(scope="module")
@@ -455,65 +467,65 @@ def dead_pid() -> int:
     return process.pid
 
 
-def test_a_claim_is_a_file_for_as_long_as_it_is_held(tmp_path: Path) -> None:
+def test_a_lock_is_a_file_for_as_long_as_it_is_held(tmp_path: Path) -> None:
     folder = tmp_path / "new"
-    with claim(folder) as mine:
+    with locked(folder) as mine:
         assert mine
-        assert json.loads((folder / "claim.json").read_text())["pid"] == os.getpid()
+        assert json.loads((folder / "lock.json").read_text())["pid"] == os.getpid()
     assert names(folder) == []
     assert got(folder)
 
 
-def fail_while_claimed(folder: Path) -> None:
-    with claim(folder):
+def fail_while_locked(folder: Path) -> None:
+    with locked(folder):
         raise RuntimeError("training broke")
 
 
-def test_a_claim_ends_with_an_error(tmp_path: Path) -> None:
+def test_a_lock_ends_with_an_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="training broke"):
-        fail_while_claimed(tmp_path)
+        fail_while_locked(tmp_path)
     assert names(tmp_path) == []
 
 
-def test_a_second_claim_of_this_process_fails(tmp_path: Path) -> None:
-    with claim(tmp_path) as first:
+def test_a_second_lock_of_this_process_fails(tmp_path: Path) -> None:
+    with locked(tmp_path) as first:
         assert first
         assert not got(tmp_path)
 
 
-def test_a_claim_keeps_other_processes_out(tmp_path: Path) -> None:
-    with claim(tmp_path) as mine, other_process(tmp_path) as (_, theirs):
+def test_a_lock_keeps_other_processes_out(tmp_path: Path) -> None:
+    with locked(tmp_path) as mine, other_process(tmp_path) as (_, theirs):
         assert mine
         assert not theirs
     assert names(tmp_path) == []
 
 
-def test_a_claim_of_another_process_keeps_us_out_until_it_ends(tmp_path: Path) -> None:
+def test_a_lock_of_another_process_keeps_us_out_until_it_ends(tmp_path: Path) -> None:
     with other_process(tmp_path) as (_, theirs):
         assert theirs
         assert not got(tmp_path)
-        assert not stale_claim(tmp_path)
-        assert names(tmp_path) == ["claim.json"]
+        assert not is_stale_lock(tmp_path)
+        assert names(tmp_path) == ["lock.json"]
     assert got(tmp_path)
 
 
-def test_the_claim_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     with other_process(tmp_path) as (process, theirs):
         assert theirs
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert names(tmp_path) == ["claim.json"]
-        assert stale_claim(tmp_path)
-        with claim(tmp_path) as mine:
+        assert names(tmp_path) == ["lock.json"]
+        assert is_stale_lock(tmp_path)
+        with locked(tmp_path) as mine:
             assert mine
-            assert json.loads((tmp_path / "claim.json").read_text())["pid"] == os.getpid()
+            assert json.loads((tmp_path / "lock.json").read_text())["pid"] == os.getpid()
     assert names(tmp_path) == []
 
 
 def test_a_dead_pid_of_another_host_says_nothing(tmp_path: Path, dead_pid: int) -> None:
-    path = write_claim(tmp_path, dead_pid, "elsewhere")
+    path = write_lock(tmp_path, dead_pid, "elsewhere")
     before = path.read_text()
-    assert not stale_claim(tmp_path)
+    assert not is_stale_lock(tmp_path)
     assert not got(tmp_path)
     assert path.read_text() == before
 
@@ -521,7 +533,7 @@ def test_a_dead_pid_of_another_host_says_nothing(tmp_path: Path, dead_pid: int) 
 def test_a_process_that_may_not_be_signalled_lives(
     tmp_path: Path, dead_pid: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_claim(tmp_path, dead_pid)
+    write_lock(tmp_path, dead_pid)
 
     def refuse(*_: Any) -> None:
         raise PermissionError
@@ -530,37 +542,37 @@ def test_a_process_that_may_not_be_signalled_lives(
     assert not got(tmp_path)
 
 
-def test_without_a_claim_nothing_is_stale(tmp_path: Path) -> None:
-    assert not stale_claim(tmp_path)
+def test_without_a_lock_nothing_is_stale(tmp_path: Path) -> None:
+    assert not is_stale_lock(tmp_path)
 
 
 @pytest.mark.parametrize(("age", "taken"), [(0, False), (3600, True)], ids=["fresh", "old"])
-def test_a_claim_without_content_is_taken_over_when_old(tmp_path: Path, age: float, taken: bool) -> None:
-    path = tmp_path / "claim.json"
+def test_a_lock_without_content_is_taken_over_when_old(tmp_path: Path, age: float, taken: bool) -> None:
+    path = tmp_path / "lock.json"
     path.touch()
     os.utime(path, (time.time() - age,) * 2)
     assert got(tmp_path) is taken
     assert path.exists() is not taken
 
 
-def test_a_stale_claim_is_taken_over_by_one_of_many(tmp_path: Path, dead_pid: int) -> None:
-    path = write_claim(tmp_path, dead_pid)
+def test_a_stale_lock_is_taken_over_by_one_of_many(tmp_path: Path, dead_pid: int) -> None:
+    path = write_lock(tmp_path, dead_pid)
     with ThreadPoolExecutor(8) as pool:
-        taken = list(pool.map(records._take_over, [path.resolve()] * 8))
-    records._held.discard(path.resolve())
+        taken = list(pool.map(lock._take_over, [path.resolve()] * 8))
+    lock._held.discard(path.resolve())
     assert sum(taken) == 1
 
 
-def test_who_saw_a_stale_claim_looks_again_before_taking_it(
+def test_who_saw_a_stale_lock_looks_again_before_taking_it(
     tmp_path: Path, dead_pid: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_claim(tmp_path, dead_pid)
-    locked = records.fcntl.flock
+    path = write_lock(tmp_path, dead_pid)
+    locked = lock.fcntl.flock
 
     def overtaken(*arguments: Any) -> None:
         locked(*arguments)
         path.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getppid(), "time": time.time()}))
 
-    monkeypatch.setattr(records.fcntl, "flock", overtaken)
+    monkeypatch.setattr(lock.fcntl, "flock", overtaken)
     assert not got(tmp_path)
     assert json.loads(path.read_text())["pid"] == os.getppid()

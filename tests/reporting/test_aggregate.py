@@ -13,8 +13,7 @@ import pytest
 import scipy.stats
 from helpers_records import DEVICE, HARM, SMALL, by_arm, fill, small, write
 
-from bn_vuln import records
-from bn_vuln.config import Cell, Experiment, identity
+from bn_vuln.config import Cell, Experiment, digest, identity_of
 from bn_vuln.config.grid import expand
 from bn_vuln.errors import BnvulnError, ConfigError
 from bn_vuln.records import Flag
@@ -26,7 +25,7 @@ WIDTHS = {"data.width": [28, 56], "normalization": ["none", "batch"]}
 
 
 def folder_of(root: Path, cell: Cell) -> Path:
-    return root / records.digest(identity(cell))
+    return root / digest(identity_of(cell))
 
 
 def harm(**changes: Sequence[float | None]) -> dict[tuple[str, str], Sequence[float | None]]:

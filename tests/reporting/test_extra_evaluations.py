@@ -34,6 +34,7 @@ from bn_vuln.experiments import catalog, cost_estimate, runner
 from bn_vuln.records import Flag
 from bn_vuln.reporting import figures, footnotes, pages, tables
 from bn_vuln.reporting.aggregate import Results, aggregate
+from bn_vuln.runtime.files import atomic_write
 
 MINUS = "\N{MINUS SIGN}"
 TRAIN: dict[str, Any] = {"split": "train", "limit": 2000, "perturbations": ["clean"]}
@@ -288,7 +289,7 @@ def test_measurements_elsewhere_are_missed_by_themselves(tmp_path: Path) -> None
 def test_nothing_is_missing_of_a_cell_that_failed(tmp_path: Path) -> None:
     task, _ = runner.tasks(made(seeds=[0]))
     folder = task.folder(tmp_path)
-    records.replace_file(folder / "training.json", records.to_json(training(folder.name, failed=True)))
+    atomic_write(folder / "training.json", records.to_json(training(folder.name, failed=True)))
     assert (task.missing(tmp_path), task.finished(tmp_path)) == ([], True)
 
 

@@ -11,7 +11,7 @@ from helpers_runs import check_resume, small_cell
 from bn_vuln import data, models
 from bn_vuln.attacks import Ball
 from bn_vuln.attacks.pgd import pgd
-from bn_vuln.config import Adversarial, Cell, Train, describe_cell, identity, validate
+from bn_vuln.config import Adversarial, Cell, Train, describe_cell, identity_of, validate
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import ConfigError
 from bn_vuln.runtime.distribution import choose
@@ -149,11 +149,11 @@ def test_a_resumed_training_ends_with_the_same_bits(eagerly, tmp_path, monkeypat
 
 
 def test_plain_cells_keep_their_ids_and_others_have_their_own():
-    assert "adversarial" not in identity(cell_of(None))["train"]
-    assert identity(cell_of({"eps": 0.1}))["train"]["adversarial"]["step_size"] == 0.025
+    assert "adversarial" not in identity_of(cell_of(None))["train"]
+    assert identity_of(cell_of({"eps": 0.1}))["train"]["adversarial"]["step_size"] == 0.025
     short, written = cell_of({"eps": "1/10", "ord": 2}), cell_of({"eps": 0.1, "ord": "2", "step_size": 0.025})
     assert short == written
-    assert identity(short) == identity(written) != identity(cell_of({"eps": 0.1}))
+    assert identity_of(short) == identity_of(written) != identity_of(cell_of({"eps": 0.1}))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from helpers_runs import check_resume, small_cell
 from scipy.stats import binomtest, chisquare
 
 from bn_vuln import data, models
-from bn_vuln.config import Augment, Cell, describe_cell, identity, validate
+from bn_vuln.config import Augment, Cell, describe_cell, identity_of, validate
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import ConfigError, UsageError
 from bn_vuln.runtime import backend
@@ -175,8 +175,8 @@ def test_a_crop_that_could_be_black_is_refused(pad):
 
 
 def test_plain_cells_keep_their_ids_and_others_have_their_own():
-    assert "augment" not in identity(cell_of(None))["train"]
-    assert identity(cell_of({}))["train"]["augment"] == {"pad": 4, "flip": True}
+    assert "augment" not in identity_of(cell_of(None))["train"]
+    assert identity_of(cell_of({}))["train"]["augment"] == {"pad": 4, "flip": True}
     assert cell_of({}) == cell_of({"flip": True, "pad": 4}) != cell_of({"flip": False})
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from bn_vuln import records
 from bn_vuln.config import nearest
 from bn_vuln.data import constants
 from bn_vuln.data.describe import first_line, listed
@@ -23,6 +22,7 @@ from bn_vuln.data.tfds import paths, prepared
 from bn_vuln.data.tfds.prepare import is_prepared, prepare
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.runtime import backend
+from bn_vuln.runtime.files import atomic_write
 
 # What is computed of the training images is kept beside them, so that it is computed once.
 MEASURED = "bnvuln_facts.json"
@@ -200,7 +200,7 @@ def _measured(name: str, builder: Any) -> Measured:
     mean, std = channel_statistics(images)
     with contextlib.suppress(OSError):  # the folder may be another's
         measured = {"shape": (height, width, channels), "mean": mean, "std": std}
-        records.replace_file(folder / MEASURED, json.dumps(measured))
+        atomic_write(folder / MEASURED, json.dumps(measured))
     return (height, width, channels), mean, std
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bn_vuln import config, data, records
 from bn_vuln.analysis import moments, spectrum, tilt
-from bn_vuln.config import BatchStatistics, Evaluation, Fooling, Measurement, Spectrum
+from bn_vuln.config import BatchStatistics, Evaluation, Fooling, Measurement, Spectrum, digest, perturbation_identity
 from bn_vuln.data import noise
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import BnvulnError, UsageError
@@ -139,10 +139,10 @@ def _measured(subject: _Subject, options: Measurement) -> Measured:
 def _record(
     classifier: Classifier, evaluation: Evaluation, dataset: str, options: Measurement, found: Measured, seconds: float
 ) -> records.MeasurementRecord:
-    fields = records.perturbation_identity(evaluation, dataset, options)
+    fields = perturbation_identity(evaluation, dataset, options)
     return records.MeasurementRecord(
         cell_id=classifier.id,
-        measurement_id=records.digest(fields),
+        measurement_id=digest(fields),
         cell=classifier.identity,
         measurement=fields,
         value=found.value,
