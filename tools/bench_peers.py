@@ -1,6 +1,6 @@
 """Attacks against the other libraries, on the same weights, images, steps and batches; interleaved medians.
 
-    pip install -e ".[bench]"
+    bash tools/environment.sh dev && source .venv/bin/activate
     python tools/bench_peers.py --into results/bench_peers.json       over an hour on two cores
     python tools/bench_peers.py --only last --limit 200 --repetitions 1
 

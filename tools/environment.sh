@@ -25,4 +25,10 @@ fi
 [ -x .venv/bin/python ] || "$(find_python)" -m venv .venv
 echo "installing bnvuln${extras:+[$extras]} into .venv" >&2
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".${extras:+[$extras]}"
+case ",$extras," in
+  *,dev,* | *,bench,*)
+    # Of the extra bench (see setup.cfg). All that it imports is there by now: PyTorch, NumPy, SciPy, tqdm.
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1
+    ;;
+esac
 echo "$want" > "$stamp"
