@@ -1,6 +1,6 @@
 """When a robustness number lies: cheap checks, each a function that returns a flag or None.
 
-docs/checks.md lists them by number; `evaluate` runs them and puts the flags into the record. A flag carries the
+docs/method/checks.md lists them by number; `evaluate` runs them and puts the flags into the record. A flag carries the
 value that tripped it and says what to do.
 """
 

@@ -32,7 +32,7 @@ class _Versioned(_Frozen):
 
 
 class Flag(_Frozen):
-    """Why a number may lie. `check` is its number in docs/checks.md; `value` is what tripped it."""
+    """Why a number may lie. `check` is its number in docs/method/checks.md; `value` is what tripped it."""
 
     check: int
     name: str

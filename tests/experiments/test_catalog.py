@@ -203,7 +203,7 @@ def test_a_claim_about_a_row_that_is_not_there_is_refused(tmp_path):
 
 
 def test_the_example_of_the_documents_is_an_experiment(tmp_path):
-    text = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "guide" / "experiments.md").read_text()
     path = tmp_path / "my.yaml"
     path.write_text(text.split("```yaml\n")[1].split("```")[0])
     for scale in ("smoke", "full"):

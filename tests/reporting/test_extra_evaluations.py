@@ -237,7 +237,7 @@ def test_the_name_of_the_files_is_the_same_as_without() -> None:
 
 
 def test_the_example_of_the_documents_makes_sense() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "guide" / "experiments.md").read_text()
     first, *others = [yaml.safe_load(dedent(part.split("```")[0])) for part in text.split("```yaml\n")[1:]]
     (more,) = [block for block in others if "evaluations" in block]
     columns = {"gap": "gap", "both": "both", "pgd@batch": "batch"}

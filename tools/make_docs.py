@@ -1,0 +1,453 @@
+"""Pages of the site that are made from the code and from the records.
+
+    python tools/make_docs.py            # write the table of experiments in README.md again
+    python tools/make_docs.py --check    # exit with 1 where it is out of date
+
+It is also a hook of MkDocs (mkdocs.yml): `mkdocs build` adds what `pages` returns to the site. These pages are
+never files of the repository. Nothing here imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import json
+import re
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from bn_vuln.cli.main import COMMANDS, bnvuln
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from bn_vuln import config
+from bn_vuln.experiments import catalog
+from bn_vuln.reporting import pages as reports
+from bn_vuln.reporting import summary, tables
+from bn_vuln.reporting.aggregate import Results, aggregate
+from bn_vuln.runtime.files import atomic_write
+
+ROOT = Path(__file__).parents[1]
+BEGIN, END = "<!-- experiments: made by tools/make_docs.py -->", "<!-- end -->"
+BENCHMARK = re.compile(r"^<!-- benchmark: (\S+) -->$", re.M)
+KINDS = {"paper": "The paper's experiments", "beyond": "Beyond the paper"}
+VERDICT_ORDER = "holds", "holds in sign", "fails", "undecided", "not run"
+
+
+# ---------------------------------------------------------------- results
+
+
+@cache
+def measured() -> dict[str, Results]:
+    """The published experiments by name, with their numbers."""
+    parts = [ROOT / "results" / kind for kind in KINDS]
+    every = [(experiment, part) for part in parts for experiment in reports.experiments_in(part)]
+    return {experiment.name: aggregate(experiment, part) for experiment, part in every}
+
+
+def experiment_pages() -> dict[str, str | bytes]:
+    """A page for each experiment that ships, measured or not, and its figures."""
+    found: dict[str, str | bytes] = {}
+    for kind in KINDS:
+        for name in catalog.names(kind):
+            results = measured().get(name)
+            found |= _measured_page(name, results) if results else {f"results/{name}.md": _planned_page(name)}
+    return found
+
+
+def _measured_page(name: str, results: Results) -> dict[str, str | bytes]:
+    from bn_vuln.reporting import figures
+
+    experiment = results.experiment
+    found: dict[str, str | bytes] = {}
+    parts = [f"# {experiment.title}", f"**Claim.** {experiment.claim}", f"**Verdict.** {summary.verdicts(results)}."]
+    if experiment.scale != "full":
+        parts.append(
+            f'!!! note "A preview"\n    These numbers are of scale `{experiment.scale}`, smaller than that of '
+            "the paper. They get no verdict."
+        )
+    if _notes(name):
+        parts += ["## What it shows, and what differs", _notes(name)]
+    for number, (figure, caption, svg) in enumerate(figures.figures(results), 1):
+        path = f"results/figures/{name}-{figure or number}.svg"
+        found[path] = svg
+        parts += [f"![{experiment.title}]({path.removeprefix('results/')})", f"*{caption}*"]
+    for table in tables.tables(results):
+        parts += [f"## {table.title}", re.sub(r"\[(\d[\d, ]*)\]", r"\\[\1\\]", tables.markdown_table(table))]
+    remarks = {row.remark: None for row in tables.claims(results) if row.remark}
+    if remarks:
+        parts += ["## Reasons given in the config", *(f"- {remark}" for remark in remarks)]
+    parts += ["## Settings", *(f"- {note}" for note in experiment.notes)]
+    facts = [f"| {key} | {_inline(value, code=key == 'Command')} |" for key, value in summary.summary_rows(results)]
+    parts.append("\n".join(["| | |", "|---|---|", *facts]))
+    parts.append(_config_block(config.to_yaml(experiment), "The whole config, with every default"))
+    return {f"results/{name}.md": "\n\n".join(parts) + "\n", **found}
+
+
+def _notes(name: str) -> str:
+    """What a person has to say of an experiment."""
+    path = ROOT / "docs" / "results" / "notes" / f"{name}.md"
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+
+
+def _planned_page(name: str) -> str:
+    """The page of an experiment that has not been run."""
+    experiment = catalog.experiment(name)
+    costs = ", ".join(f"{scale} {text}" for scale, text in experiment.cost.items())
+    parts = [
+        f"# {experiment.title}",
+        f"**Claim.** {experiment.claim}",
+        "**Verdict.** Not run yet.",
+        "## Settings",
+        *([_notes(name)] if _notes(name) else []),
+        *(f"- {note}" for note in experiment.notes),
+        f"| | |\n|---|---|\n| Command | `bnvuln reproduce {name}` |\n| Cost | {costs or 'not estimated'} |\n"
+        f"| Source | {experiment.source} |",
+        _config_block(config.to_yaml(experiment), "The whole config, with every default"),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _config_block(text: str, title: str) -> str:
+    body = "\n".join(f"    {line}" for line in f"```yaml\n{text.strip()}\n```".splitlines())
+    return f'??? note "{title}"\n\n{body}'
+
+
+def overview() -> str:
+    """The page that all results are found from."""
+    lines = [
+        "# Results",
+        "Every number here was measured with this code and has a record, which you can read and make again "
+        "([how](made.md)). A verdict says whether a claim of the paper is found here "
+        "([the rules](../method/statistics.md)).",
+        "The numbers behind each verdict are on the page of the experiment, and together in [all claims](claims.md).",
+    ]
+    for kind, title in KINDS.items():
+        rows = [_overview_row(name) for name in catalog.names(kind)]
+        lines += [f"## {title}", "\n".join(["| experiment | claim | verdict |", "|---|---|---|", *rows])]
+    return "\n\n".join(lines) + "\n"
+
+
+def _overview_row(name: str) -> str:
+    results = measured().get(name)
+    experiment = results.experiment if results else catalog.experiment(name)
+    verdict = summary.verdicts(results) if results else "not run"
+    return f"| [{_inline(experiment.title)}]({name}.md) | {_inline(experiment.claim)} | {verdict} |"
+
+
+def claims_page() -> str:
+    """Every claim of every experiment beside ours."""
+    lines = [
+        "# All claims",
+        "Accuracies in percent, differences in percentage points, ± SEM over n seeds; n is in brackets. "
+        "The reasons of differences are on the pages of the experiments.",
+    ]
+    for kind, title in KINDS.items():
+        lines.append(f"## {title}")
+        for name in catalog.names(kind):
+            rows = (
+                [row for row in tables.claims(measured()[name]) if row.verdict != "context"]
+                if name in measured()
+                else []
+            )
+            if rows:
+                table = [
+                    f"| {_claim(row)} | {row.under} | {row.published} | {row.ours} | {row.verdict} |" for row in rows
+                ]
+                head = ["| what | under | claimed | measured ± SEM (n) | verdict |", "|---|---|---|---|---|"]
+                lines += [f"### [{measured()[name].experiment.title}]({name}.md)", "\n".join([*head, *table])]
+    return "\n\n".join(lines) + "\n"
+
+
+def _claim(row: tables.ClaimText) -> str:
+    place = ", ".join(tables.words(row.where, named=True))
+    return f"{place}: {row.quantity}" if place else row.quantity
+
+
+def experiments_table() -> str:
+    """The table of README.md: what was run in full and judged; then the others, by name."""
+    rows, others = [], []
+    for name, results in measured().items():
+        kind = next(kind for kind in KINDS if name in catalog.names(kind))
+        link = f"[{name}](results/{kind}/report/{catalog.file_stem(results.experiment)}.md)"
+        verdict = summary.verdicts(results)
+        if verdict == "preview" or verdict.startswith("no figure"):
+            others.append(link)
+        else:
+            rows.append(f"|{link}|{results.experiment.title.partition(': ')[2] or results.experiment.title}|{verdict}|")
+    head = ["|experiment|claim about|verdicts|", "|---|---|---|"]
+    return "\n".join([*head, *rows]) + "\n\nWithout a verdict: " + ", ".join(others) + "."
+
+
+def with_table(readme: str) -> str:
+    """README.md with its table written again."""
+    before, _, rest = readme.partition(BEGIN)
+    return f"{before}{BEGIN}\n{experiments_table()}\n{END}{rest.partition(END)[2]}"
+
+
+# ---------------------------------------------------------------- benchmarks
+
+
+def benchmark(name: str) -> str:
+    """The tables of one committed benchmark."""
+    found = json.loads((ROOT / "results" / name).read_text(encoding="utf-8"))
+    general = {key: found[key] for key in ("device", "versions", "repetitions")}
+    lines = []
+    for title, entry in found["results"].items():
+        here = {key: entry.get(key, general[key]) for key in general}
+        own = {key: value for key, value in entry.items() if key not in general}
+        contenders = {key: value for key, value in own.items() if isinstance(value, Mapping)}
+        facts = {key: value for key, value in own.items() if not isinstance(value, Mapping | list)}
+        lines += [f"#### {title}", _benchmark_table(contenders)] if contenders else [f"#### {title}"]
+        said = [f"{here['repetitions']} repetitions", *(f"{key} {_plain(value)}" for key, value in facts.items())]
+        lines.append("; ".join(said) + ".")
+    versions = ", ".join(f"{key} {value}" for key, value in found["versions"].items())
+    settings = yaml.safe_dump(found.get("settings", {}), default_flow_style=True, width=10**6).strip()
+    lines += [f"Machine: {found['device']}. Versions: {versions}. Settings: `{settings}`."]
+    body = "\n\n".join(lines)
+    inside = "\n".join(f"    {line}" if line else "" for line in body.splitlines())
+    return f'??? abstract "All numbers of {name}"\n\n{inside}'
+
+
+def _benchmark_table(contenders: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row for each contender, a column for each number that any of them has."""
+    columns = list(dict.fromkeys(key for entry in contenders.values() for key, v in entry.items() if _is_plain(v)))
+    rows = [[name, *(_plain(entry.get(key)) for key in columns)] for name, entry in contenders.items()]
+    heads = ["", *(column.replace("_", " ") for column in columns)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *rows))
+
+
+def _is_plain(value: Any) -> bool:
+    return not isinstance(value, Mapping) and not (
+        isinstance(value, list) and any(isinstance(v, Mapping) for v in value)
+    )
+
+
+def _plain(value: Any) -> str:
+    if value is None or value == []:
+        return ""
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _inline(str(value))
+
+
+# ---------------------------------------------------------------- reference
+
+
+def cli_pages() -> dict[str, str]:
+    """A page for each command, from the command itself."""
+    lines = [
+        "# Command line",
+        "Every command has `--help`. Those that measure have `--json`: one object on standard output.",
+    ]
+    lines += [f"- [`bnvuln {name}`]({name}.md): {text}" for name, text in COMMANDS.items()]
+    found = {"reference/cli/index.md": lines[0] + "\n\n" + lines[1] + "\n\n" + "\n".join(lines[2:]) + "\n"}
+    context = click.Context(bnvuln, info_name="bnvuln")
+    for name in COMMANDS:
+        command = bnvuln.get_command(context, name)
+        assert command is not None
+        found[f"reference/cli/{name}.md"] = _command_page(
+            command, click.Context(command, parent=context, info_name=name), 1
+        )
+    return found
+
+
+def _command_page(command: click.Command, context: click.Context, level: int) -> str:
+    usage = " ".join(piece for piece in command.collect_usage_pieces(context) if piece)
+    parts = [
+        f"{'#' * level} bnvuln {context.command_path.partition(' ')[2]}",
+        f"```\n{context.command_path} {usage}\n```",
+    ]
+    parts.append(_dedented(command.help or ""))
+    sections: dict[str, list[str]] = {}
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if record is not None and "--help" not in parameter.opts:
+            section = getattr(parameter, "section", "Arguments" if isinstance(parameter, click.Argument) else "Options")
+            sections.setdefault(section, []).append(f"`{record[0]}`\n:   {_escaped(record[1] or '')}".rstrip(": "))
+    for title, entries in sections.items():
+        parts += [f"{'#' * (level + 1)} {title}", *entries] if any(":   " in e for e in entries) else []
+    if command.epilog:
+        examples = _dedented(command.epilog).replace("\b", "").strip()
+        parts += [f"{'#' * (level + 1)} Examples", "```sh\n" + _examples(examples) + "\n```"]
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
+            parts.append(_command_page(child, click.Context(child, parent=context, info_name=name), level + 1))
+    return "\n\n".join(parts) + "\n"
+
+
+def _dedented(text: str) -> str:
+    return inspect.cleandoc(text.replace("\b\n", ""))
+
+
+def _examples(epilog: str) -> str:
+    lines = [line.strip() for line in epilog.splitlines()]
+    return "\n".join(line for line in lines if line and line != "Examples:")
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([*_<|\[])", r"\\\1", " ".join(text.split()))
+
+
+CONFIGS = {
+    "cell": "Trainings",
+    "arch": "Architectures",
+    "normalization": "Normalizations",
+    "perturbation": "Perturbations and evaluations",
+    "measurement": "Measurements",
+    "experiment": "Experiments",
+}
+TYPES = {
+    "Count": "a whole number from 1 on",
+    "Index": "a whole number from 0 on",
+    "Severity": "a whole number from 1 to 5",
+    "Positive": "a number above 0; fractions such as `8/255` may be written",
+    "NonNegative": "a number from 0 on; fractions may be written",
+    "Float": "any finite number; fractions may be written",
+    "Decay": "a number from 0 to below 1",
+    "Box": "`none`, `[low, high]` in pixels, or `{standardized: [low, high]}`",
+    "Unit": "`pixel` or `standardized`",
+    "Interval": "two numbers, the lower one first",
+}
+
+
+def config_page() -> str:
+    """All configs, from their classes: fields, types, defaults."""
+    parts = [
+        "# Configs",
+        "A config is the whole experiment: all that changes a result is a field here. YAML files, command-line options "
+        "and plain dicts in Python become these objects. Unknown keys and impossible values are refused, and the "
+        "message names the nearest known key. A class that has a `name` or `kind` may be written as that alone: "
+        "`normalization: batch` means `{name: batch}`.",
+        "Types:\n\n" + "\n".join(f"- `{name}`: {text}." for name, text in TYPES.items()),
+    ]
+    for module, title in CONFIGS.items():
+        parts += [f"## {title}", *(_class(model) for model in config_classes(module))]
+    return "\n\n".join(parts) + "\n"
+
+
+def config_classes(module: str) -> list[type[config.Frozen]]:
+    """The public config classes of a module of `bn_vuln.config`, in the order of its source."""
+    every = vars(importlib.import_module(f"bn_vuln.config.{module}"))
+    own = [found for found in every.values() if isinstance(found, type) and issubclass(found, config.Frozen)]
+    return [found for found in own if found.__module__.endswith(f".{module}") and not found.__name__.startswith("_")]
+
+
+def _class(model: type[BaseModel]) -> str:
+    annotations: dict[str, Any] = {}
+    for parent in reversed(model.__mro__):
+        annotations |= inspect.get_annotations(parent)
+    rows = []
+    described = any(field.description for field in model.model_fields.values())
+    for name, field in model.model_fields.items():
+        row = [f"`{name}`", f"`{_inline(_type(annotations[name]))}`", _default(field)]
+        rows.append([*row, _inline(field.description or "")] if described else row)
+    head = ["field", "type", "default", *(["what it is"] if described else [])]
+    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
+    return f"### {model.__name__}\n\n{_paragraphs(inspect.getdoc(model) or '')}\n\n" + (
+        "\n".join(lines) if rows else ""
+    )
+
+
+def _paragraphs(text: str) -> str:
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+
+
+def _type(annotation: Any) -> str:
+    """An annotation as its source has it, without what validates it."""
+    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    while (start := text.find("Annotated[")) >= 0:
+        depth, end = 0, start + len("Annotated[")
+        first = end
+        while depth or text[end] not in ",]":
+            depth += {"[": 1, "]": -1}.get(text[end], 0)
+            end += 1
+        inner, depth = text[first:end], 0
+        while depth or text[end] != "]":
+            depth += {"[": 1, "(": 1, "]": -1, ")": -1}.get(text[end], 0)
+            end += 1
+        text = text[:start] + inner + text[end + 1 :]
+    return re.sub(r"Literal\[(.*?)\]", lambda m: " | ".join(p.strip() for p in m[1].split(",")), text)
+
+
+def _default(field: Any) -> str:
+    if field.is_required():
+        return "required"
+    value = field.default if field.default is not PydanticUndefined else field.default_factory()
+    if isinstance(value, BaseModel):
+        value = config.to_plain(value)
+        name = value.get("name") or value.get("kind")
+        return f"`{name}`" if name else "its defaults"
+    if isinstance(value, tuple):
+        value = list(value)
+    return f"`{_inline(json.dumps(value))}`"
+
+
+# ---------------------------------------------------------------- all pages
+
+
+def pages() -> dict[str, str | bytes]:
+    """Every generated page and picture of the site, by its path in it."""
+    return {
+        "results/index.md": overview(),
+        "results/claims.md": claims_page(),
+        **experiment_pages(),
+        **cli_pages(),
+        "reference/config.md": config_page(),
+    }
+
+
+def _inline(text: str, *, code: bool = False) -> str:
+    """Text for a cell of a Markdown table."""
+    text = " ".join(text.split()).replace("|", "\\|")
+    return f"`{text}`" if code else text
+
+
+def on_config(config: Any) -> Any:
+    """MkDocs: the experiments and commands go into the navigation."""
+    for section in config["nav"]:
+        if "Results" in section:
+            for kind, title in KINDS.items():
+                section["Results"].append({title: [f"results/{name}.md" for name in catalog.names(kind)]})
+        if "Reference" in section:
+            commands = [f"reference/cli/{name}.md" for name in COMMANDS]
+            section["Reference"].insert(0, {"Command line": ["reference/cli/index.md", *commands]})
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """MkDocs: the generated pages join the written ones."""
+    from mkdocs.structure.files import File
+
+    for path, content in pages().items():
+        files.append(File.generated(config, path, content=content))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """MkDocs: tables of benchmarks stand where a page names their file."""
+    return BENCHMARK.sub(lambda found: benchmark(found[1]), markdown)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    path = ROOT / "README.md"
+    text = path.read_text(encoding="utf-8")
+    made = with_table(text)
+    if args.check:
+        sys.exit(made != text)
+    atomic_write(path, made)
+
+
+if __name__ == "__main__":
+    main()
