@@ -81,7 +81,7 @@ def check(cell: Cell | Mapping[str, Any]) -> bool:
     if data.describe_dataset(checked.data.name)["state"] == "not prepared":
         return False
     if isinstance(checked.arch, NearestCentroidArch):  # which has no steps, and so no batch size to check
-        data.published(checked.data)
+        data.load_whole_training_set(checked.data)
     else:
         load_examples(checked)
     return True

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import click
+
+from bn_vuln.typing import Plain
 
 from . import options as o
 
@@ -41,8 +42,8 @@ Examples:
   bnvuln data prepare fashion_mnist cifar10
   bnvuln data prepare cifar10 --manual-dir ~/Downloads    # without network
 """
-OTHERS = (
-    "Any other image classification set of TFDS works by its name, and one's own data as FILE.npz (x_train, y_train,\n"
+OTHER_DATA = (
+    "Any other image classification set of TFDS works by its name, and user data as FILE.npz (x_train, y_train,\n"
     "x_test, y_test, or x and y) or folder:PATH (a folder for each class)."
 )
 as_json = o.option("Output")("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
@@ -60,7 +61,7 @@ def command() -> None:
 @o.data_options
 @as_json
 def list_(as_json: bool) -> None:
-    """Data sets that are bundled, known here or prepared."""
+    """List the data sets that are bundled, well-known, or prepared."""
     from bn_vuln import data
     from bn_vuln.data.tfds import paths
 
@@ -68,9 +69,9 @@ def list_(as_json: bool) -> None:
     if as_json:
         o.print_json({"data_dir": str(paths.data_dir()), "datasets": rows})
         return
-    heads = ("name", "shape", "classes", "train", "test", "state")
-    click.echo(_columns([heads, *(_cells(row) for row in rows)], right=(2, 3, 4)))
-    click.echo(f"\nprepared: in {paths.data_dir()}\n{OTHERS}")
+    header = ("name", "shape", "classes", "train", "test", "state")
+    click.echo(_columns([header, *map(_row, rows)], right=(2, 3, 4)))
+    click.echo(f"\nprepared: in {paths.data_dir()}\n{OTHER_DATA}")
 
 
 @command.command("info", cls=o.GroupedCommand, epilog=INFO_EXAMPLES)
@@ -78,11 +79,11 @@ def list_(as_json: bool) -> None:
 @o.data_options
 @as_json
 def info(name: str, as_json: bool) -> None:
-    """What a data set holds, where it is, and the files it is made of."""
+    """Describe a data set: its contents, its folder, and the files it is made of."""
     from bn_vuln import data
 
-    found = data.describe_dataset(name)
-    o.print_json(found) if as_json else click.echo(_info_text(found))
+    dataset = data.describe_dataset(name)
+    o.print_json(dataset) if as_json else click.echo(_info_text(dataset))
 
 
 @command.command("prepare", cls=o.GroupedCommand, epilog=PREPARE_EXAMPLES)
@@ -109,66 +110,58 @@ def prepare(names: tuple[str, ...], as_json: bool) -> None:
 # ---------------------------------------------------------------- text
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    from bn_vuln.data.describe import shape
+def _row(dataset: Plain) -> tuple[str, ...]:
+    from bn_vuln.data.describe import format_shape
 
-    counts = (_count(row["sizes"].get(split)) for split in ("train", "test"))
-    return (row["name"], shape(row["shape"]), str(row["classes"]), *counts, row["state"])
-
-
-def _count(n: int | None) -> str:
-    return "-" if n is None else f"{n:,}"
+    sizes = (dataset["sizes"].get(split) for split in ("train", "test"))
+    counts = ("-" if size is None else f"{size:,}" for size in sizes)
+    return (dataset["name"], format_shape(dataset["shape"]), str(dataset["classes"]), *counts, dataset["state"])
 
 
 def _columns(rows: list[tuple[str, ...]], right: Collection[int]) -> str:
-    """Rows of text under each other, the columns `right` (of numbers) to the right."""
+    """A table of text; the columns `right` are aligned to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     signs = [">" if i in right else "<" for i in range(len(widths))]
     form = "  ".join(f"{{:{sign}{width}}}" for sign, width in zip(signs, widths, strict=True))
     return "\n".join(form.format(*row).rstrip() for row in rows)
 
 
-def _info_text(found: dict[str, Any]) -> str:
-    from bn_vuln.data.describe import listed, shape
+def _info_text(dataset: Plain) -> str:
+    from bn_vuln.data.describe import format_list, format_shape
 
     computed = "computed when it is first read"
     rows = [
-        ("images", shape(found["shape"])),
-        ("classes", f"{len(found['classes'])}: {listed(found['classes'], 10)}"),
-        *((split, f"{n:,}") for split, n in found["sizes"].items()),
-        ("mean", _numbers(found["mean"]) or computed),
-        ("std", _numbers(found["std"]) or computed),
-        ("state", found["state"]),
-        *([("folder", found["folder"])] if found["folder"] else []),
+        ("images", format_shape(dataset["shape"])),
+        ("classes", f"{len(dataset['classes'])}: {format_list(dataset['classes'], 10)}"),
+        *((split, f"{n:,}") for split, n in dataset["sizes"].items()),
+        ("mean", _numbers(dataset["mean"]) or computed),
+        ("std", _numbers(dataset["std"]) or computed),
+        ("state", dataset["state"]),
+        *([("folder", dataset["folder"])] if dataset["folder"] else []),
     ]
-    lines = [found["name"], *(f"  {key:8} {value}" for key, value in rows)]
-    if found.get("by_hand"):
-        lines += ["", f"Has to be downloaded by hand into {found['put_into']}: {found['by_hand']}"]
-    return "\n".join([*lines, *_files_text(found)])
+    lines = [dataset["name"], *(f"  {key:8} {value}" for key, value in rows)]
+    if dataset.get("by_hand"):
+        lines += ["", f"Has to be downloaded by hand into {dataset['put_into']}: {dataset['by_hand']}"]
+    if dataset["files"]:
+        lines += ["", "Files:", _files_text(dataset["files"])]
+        if dataset["state"] == "not prepared":
+            lines += [f"Without network put these into {dataset['put_into']}, or into any folder, with --manual-dir."]
+    return "\n".join(lines)
 
 
-def _files_text(found: dict[str, Any]) -> list[str]:
-    if not found["files"]:
-        return []
-    heads = ("file", "MiB", "sha256", "host", "found")
-    rows = [
-        (f["name"], _mib(f["size"]), f["sha256"] or "-", f["host"] or "-", f["found"] or "no") for f in found["files"]
-    ]
-    lines = ["", "Files:", _columns([heads, *rows], right=(1,))]
-    if found["state"] == "not prepared":
-        lines += [f"Without network put these into {found['put_into']}, or into any folder, with --manual-dir."]
-    return lines
-
-
-def _mib(size: int | None) -> str:
-    return "-" if size is None else f"{size / 2**20:,.1f}"
-
-
-def _numbers(values: Any) -> str:
+def _numbers(values: Sequence[float] | None) -> str:
     return ", ".join(f"{value:.4f}" for value in values or ())
 
 
-def _prepared_line(found: dict[str, Any]) -> str:
-    sizes = ", ".join(f"{n:,} {split}" for split, n in found["sizes"].items())
-    place = f", in {found['folder']}" if found["folder"] else ""
-    return f"{found['name']}: {found['state']}, {sizes}{place}"
+def _files_text(files: list[Plain]) -> str:
+    rows = [("file", "MiB", "sha256", "host", "found")]
+    for file in files:
+        size = "-" if file["size"] is None else f"{file['size'] / 2**20:,.1f}"
+        rows.append((file["name"], size, file["sha256"] or "-", file["host"] or "-", file["found"] or "no"))
+    return _columns([*rows], right=(1,))
+
+
+def _prepared_line(dataset: Plain) -> str:
+    sizes = ", ".join(f"{n:,} {split}" for split, n in dataset["sizes"].items())
+    folder = f", in {dataset['folder']}" if dataset["folder"] else ""
+    return f"{dataset['name']}: {dataset['state']}, {sizes}{folder}"

@@ -27,7 +27,7 @@ Examples:
   bnvuln train --arch vgg8 --data fashion_mnist --optimizer adamw --lr 1e-3 --schedule cosine --warmup 1
   bnvuln train --arch vgg8 --data cifar10 --crop-pad 4 --flip
   bnvuln train --arch mlp --adversarial pgd --adversarial-eps 0.1 --select last
-  bnvuln train --arch deep --depth 25 --data my.npz  # one's own arrays: x_train, y_train, x_test, y_test
+  bnvuln train --arch deep --depth 25 --data my.npz  # user data: x_train, y_train, x_test, y_test
 
 After an interruption the same command goes on from the last checkpoint.
 """
@@ -162,7 +162,7 @@ def command(
     from bn_vuln import data
     from bn_vuln.api import RUNS
 
-    cell = cell.model_copy(update={"data": data.pinned(cell.data)})
+    cell = cell.model_copy(update={"data": data.with_digest(cell.data)})
     folder = out or RUNS / config.digest(config.identity_of(cell))
     record = _train(cell, folder, force, quiet, given)
     if as_json:

@@ -16,7 +16,7 @@ from bn_vuln.config.types import Count, Frozen, Index, NonNegative, Positive, ex
 
 class Data(Frozen):
     """The data a model is trained on. `name`: a data set, the path of an .npz file, or folder:PATH. `width` null:
-    the native one. Validation images leave the training set. `digest` of one's own data, filled in when they are
+    the native one. Validation images leave the training set. `digest` of user data, filled in when they are
     read, identifies them by their content: a path never does.
 
     `classes`: these alone (numbers of the published classes), renumbered from 0 in this order. `limit` takes as many
@@ -49,7 +49,7 @@ class Data(Frozen):
 
     @property
     def canonical(self) -> str:
-        """The name that identifies the data: npz:DIGEST or folder:DIGEST for one's own, once that is known."""
+        """The name that identifies the data: npz:DIGEST or folder:DIGEST for user data, once that is known."""
         kind = "folder" if self.name.startswith("folder:") else "npz"
         return self.name if self.digest is None else f"{kind}:{self.digest}"
 

@@ -1,17 +1,17 @@
-"""Shapes and foreign errors in a few words, for people."""
+"""Shapes, lists of names, and errors of other libraries in a few words, for people."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 
-def shape(sizes: Iterable[int | None]) -> str:
-    """32x32x3, as people write it; ? where a size is not known."""
+def format_shape(sizes: Iterable[int | None]) -> str:
+    """The sizes as 32x32x3, with ? for one that is not known."""
     return "x".join(str(size or "?") for size in sizes)
 
 
-def listed(names: Iterable[str], shown: int = 8) -> str:
-    """a, b and c; of more than `shown` only those and how many more."""
+def format_list(names: Iterable[str], shown: int = 8) -> str:
+    """The names as "a, b and c"; of more than `shown` only the first, and the number of the rest."""
     words = list(names)
     if len(words) > shown:
         words = [*words[:shown], f"{len(words) - shown} more"]
@@ -19,6 +19,6 @@ def listed(names: Iterable[str], shown: int = 8) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message that says something, or its type."""
+    """The first line of an error's message that is not empty, or the error's type."""
     lines = (line.strip().rstrip(":") for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)

@@ -1,4 +1,4 @@
-"""What identifies one's own data: their content, never their path."""
+"""Digest of user data: their content identifies them, never their path."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ from bn_vuln.errors import UsageError
 
 
 def digest(files: Iterable[tuple[str, Path]]) -> str:
-    """The first 12 hex digits of the sha256 of files, by their relative names (which count) and their bytes.
+    """Hash the names and contents of files.
 
-    A file is read again only if its path, size or time of change is another. Raises `UsageError` naming a file that
-    cannot be read.
+    A file is read again only if its path, size or time of change is another.
+
+    Args:
+        files: (relative name, path) of each file, in any order.
+
+    Returns:
+        The first 12 hex digits of a sha256 of all names and bytes.
+
+    Raises:
+        UsageError: A file, which is named, cannot be read.
     """
     try:
         stats = [(name, str(path), path.stat()) for name, path in files]
@@ -28,7 +36,7 @@ def digest(files: Iterable[tuple[str, Path]]) -> str:
 def _digest(files: tuple[tuple[str, str, int, int], ...]) -> str:
     total = hashlib.sha256()
     for name, path, size, _ in sorted(files):
-        # Name and size in front, so that no content can be taken for another file's.
+        # Name and size come first, so that no content can be taken for that of another file.
         total.update(f"{name}\0{size}\0".encode())
         with open(path, "rb") as file:
             while block := file.read(1 << 20):

@@ -1,14 +1,24 @@
-"""What is known of a data set."""
+"""Info of a data set: shape, classes, and the constants of standardization."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+
+from bn_vuln.typing import Plain
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """`shape` (height, width, channels) as published; `mean` and `std` per channel, in pixel units [0, 1]."""
+    """Shape, classes, sizes, and standardization constants of a data set.
+
+    Attributes:
+        name: The name that identifies the data: npz:DIGEST or folder:DIGEST for user data.
+        shape: (height, width, channels) as published.
+        classes: Names of the classes, in the order of their numbers.
+        mean: Mean of the training images per channel, in pixels [0, 1].
+        std: Standard deviation of the training images per channel, in pixels [0, 1].
+        sizes: Number of examples in `train` (validation examples included) and `test`, as published.
+    """
 
     name: str
     shape: tuple[int, int, int]
@@ -17,12 +27,12 @@ class DatasetInfo:
     std: tuple[float, ...]
     sizes: dict[str, int]
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON has it, with lists for tuples."""
+    def plain(self) -> Plain:
+        """The fields as JSON has them, with lists for tuples."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> DatasetInfo:
+    def from_plain(cls, plain: Plain) -> DatasetInfo:
         """The info that `plain` was made of."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+        fields: Plain = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
         return cls(**fields)

@@ -1,94 +1,107 @@
-"""What `bnvuln data list` and `bnvuln data info` say, as plain dicts; of named data sets without TensorFlow."""
+"""Lists and descriptions of data sets as plain dicts, for `bnvuln data list` and `info`.
+
+TensorFlow is needed only where user data have to be read.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
 from bn_vuln.data import constants, mnist, tfds, toy
+from bn_vuln.data.constants import Summary
 from bn_vuln.data.info import DatasetInfo
+from bn_vuln.data.sources import BUILT_IN, user_data_source
 from bn_vuln.data.tfds import downloads, paths, prepared
 from bn_vuln.errors import UsageError
+from bn_vuln.typing import Plain
 
 
-def rows() -> list[dict[str, Any]]:
-    """One dict for each data set that is bundled, known here or prepared in the data folder: `name`, `shape`, number
-    of `classes`, `sizes` of train and test, `state` (bundled, made, prepared, not prepared)."""
-    bundled = constants.Outline(mnist.INFO.shape, len(mnist.INFO.classes), mnist.INFO.sizes)
-    found = {p.name: outline for p in prepared.all_prepared() if (outline := _outline(p)) is not None}
-    for ours in (mnist.INFO, toy.INFO):
-        found.pop(ours.name, None)
-    shown = [(name, found.get(name, outline)) for name, outline in constants.outlines().items()]
-    shown += [(name, outline) for name, outline in found.items() if name not in constants.outlines()]
-    states = {name: "prepared" if name in found else "not prepared" for name, _ in shown}
-    points = constants.Outline(toy.INFO.shape, len(toy.INFO.classes), toy.INFO.sizes)
-    here = [_row(mnist.INFO.name, "bundled", bundled), _row(toy.INFO.name, "made", points)]
-    return [*here, *(_row(name, states[name], outline) for name, outline in shown)]
+def list_datasets() -> list[Plain]:
+    """List the data sets that are bundled, well-known, or prepared in the data folder.
 
-
-def own(info: DatasetInfo, folder: str) -> dict[str, Any]:
-    """What is known of one's own data, or of a bundled set, in `folder`: `files` are none that need be had."""
-    return {**_plain(info), "state": "own", "folder": folder, "files": []}
-
-
-def made(info: DatasetInfo) -> dict[str, Any]:
-    """What is known of a data set that is made when it is read: there are no files."""
-    return {**_plain(info), "state": "made", "folder": "", "files": []}
-
-
-def bundled() -> dict[str, Any]:
-    """What is known of the bundled set, with its files."""
-    shown = [
-        {"name": name, "size": (mnist.FOLDER / name).stat().st_size, "sha256": sha256, "host": None, "found": "bundled"}
-        for name, sha256 in mnist.SHA256.items()
-    ]
-    return {**_plain(mnist.INFO), "state": "bundled", "folder": str(mnist.FOLDER), "files": shown}
-
-
-def named(name: str) -> dict[str, Any]:
-    """What is known of a TFDS data set before and after it is prepared, and the files it is made of.
-
-    `sizes` is empty, `mean` and `std` are None where that takes the data. Raises `UsageError` as `tfds.find_builder`.
+    Returns:
+        A dict for each: `name`, `shape`, number of `classes`, `sizes` of train and test, and `state` (bundled, made,
+        prepared, not prepared).
     """
+    on_disk: dict[str, Summary] = {}
+    for found in prepared.all_prepared():
+        # Only sets of square images with a train or a test split can be read.
+        if found.name not in BUILT_IN and found.shape and found.classes and found.shape[0] == found.shape[1]:
+            with contextlib.suppress(UsageError):
+                sizes = tfds.sizes(found.name, found.sizes)
+                on_disk[found.name] = Summary(found.shape, found.classes, sizes)
+    rows = [("mnist", Summary.of(mnist.INFO), "bundled"), ("toy", Summary.of(toy.INFO), "made")]
+    for name, summary in {**constants.summaries(), **on_disk}.items():
+        rows.append((name, summary, "prepared" if name in on_disk else "not prepared"))
+    return [{"name": name, **summary._asdict(), "state": state} for name, summary, state in rows]
+
+
+def describe_dataset(name: str) -> Plain:
+    """Describe a data set without preparing it.
+
+    Args:
+        name: Any name that `load` takes.
+
+    Returns:
+        A dict of `name`, `shape`, `classes`, `sizes` (empty where they are not known yet), `mean` and `std` (None where
+        they are computed when the data are first read), `state` (bundled, made, prepared, not prepared, user data),
+        `folder`, and `files`; of a data set of TFDS also `by_hand`, its instructions where files have to be downloaded
+        by hand, and `put_into`, the folder for them.
+
+    Raises:
+        UsageError: The name is not known, or user data are not of the expected format.
+        BnvulnError: The data set is damaged.
+    """
+    if name == "toy":
+        return _describe(toy.INFO, "made")
+    if name == "mnist":
+        files = [
+            {
+                "name": file,
+                "size": (mnist.FOLDER / file).stat().st_size,
+                "sha256": sha,
+                "host": None,
+                "found": "bundled",
+            }
+            for file, sha in mnist.SHA256.items()
+        ]
+        return {**_describe(mnist.INFO, "bundled", str(mnist.FOLDER)), "files": files}
+    source = user_data_source(name)
+    if source is not None:
+        return _describe(source.dataset_info(name), "user data", source.absolute_name(name))
+    return _describe_tfds(name)
+
+
+def _describe(info: DatasetInfo, state: str, folder: str = "") -> Plain:
+    fields = {key: getattr(info, key) for key in ("name", "shape", "classes", "sizes", "mean", "std")}
+    return {**fields, "state": state, "folder": folder, "files": []}
+
+
+def _describe_tfds(name: str) -> Plain:
     builder = tfds.find_builder(name)
-    found, known_here = prepared.read(Path(builder.data_dir)), constants.outlines().get(name)
-    measured = tfds.kept(Path(builder.data_dir))
-    mean, std = constants.units(name) or (measured[1:] if measured else (None, None))
-    sizes = tfds.sizes(name, found.sizes) if found else known_here.sizes if known_here else {}
-    needed = downloads.needs(builder)
+    found, known = prepared.read(Path(builder.data_dir)), constants.summaries().get(name)
+    statistics = tfds.stored_statistics(Path(builder.data_dir))
+    computed = (statistics.mean, statistics.std) if statistics else (None, None)
+    mean, std = constants.standardization(name) or computed
+    sizes = tfds.sizes(name, found.sizes) if found else known.sizes if known else {}
+    required = downloads.required_files(builder)
+    files = required.files or downloads.registered_files(builder)
     return {
         "name": name,
-        "shape": measured[0] if measured else tuple(builder.info.features[tfds.supervised(name, builder)[0]].shape),
-        "classes": constants.INFO[name].classes if name in constants.INFO else tfds.classes(builder),
+        "shape": statistics.shape if statistics else tfds.image_shape(name, builder),
+        "classes": constants.DATASET_INFO[name].classes
+        if name in constants.DATASET_INFO
+        else tfds.classes(name, builder),
         "sizes": sizes,
         "mean": mean,
         "std": std,
         "state": "prepared" if found else "not prepared",
         "folder": str(builder.data_dir),
-        "files": [_file(file) for file in needed.files or downloads.registered(builder)],
-        "by_hand": downloads.instructions(builder) if needed.by_hand else None,
+        "files": [
+            {"name": file.name, "size": file.size, "sha256": file.sha256, "host": file.host, "found": file.found}
+            for file in files
+        ],
+        "by_hand": downloads.manual_instructions(builder) if required.by_hand else None,
         "put_into": str(paths.manual_advised(builder.name)),
     }
-
-
-def _file(file: downloads.File) -> dict[str, Any]:
-    where = "downloaded" if file.cached else str(file.manual) if file.manual else None
-    return {"name": file.name, "size": file.size, "sha256": file.sha256, "host": file.host, "found": where}
-
-
-def _plain(info: DatasetInfo) -> dict[str, Any]:
-    return {key: getattr(info, key) for key in ("name", "shape", "classes", "sizes", "mean", "std")}
-
-
-def _outline(found: prepared.Prepared) -> constants.Outline | None:
-    """What is listed of a prepared data set, or None where it is no image classification set that can be read."""
-    if found.shape is None or found.classes is None or found.shape[0] != found.shape[1]:
-        return None
-    with contextlib.suppress(UsageError):
-        return constants.Outline(found.shape, found.classes, tfds.sizes(found.name, found.sizes))
-    return None
-
-
-def _row(name: str, state: str, outline: constants.Outline) -> dict[str, Any]:
-    return {"name": name, "shape": outline.shape, "classes": outline.classes, "sizes": outline.sizes, "state": state}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.errors import BnvulnError
+from bn_vuln.typing import Labels, StoredImages
 
 FOLDER = Path(__file__).parent / "files" / "mnist"
 SHA256 = {
@@ -23,25 +24,33 @@ INFO = DatasetInfo(
     name="mnist",
     shape=(28, 28, 1),
     classes=tuple("0123456789"),
-    # Of the 60,000 training images, to the digits that everybody uses.
+    # Mean and std of the 60,000 training images, to the digits that everybody uses.
     mean=(0.1307,),
     std=(0.3081,),
     sizes={"train": 60000, "test": 10000},
 )
 
 
-def read(split: str, folder: Path = FOLDER) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Images uint8 [n, 28, 28, 1] and labels int32 [n] of `train` or `test`.
+def read(split: str, folder: Path = FOLDER) -> tuple[StoredImages, Labels]:
+    """Read `train` or `test` from the bundled files.
 
-    Raises `BnvulnError` naming a file that is missing, or corrupt (with both hashes).
+    Args:
+        split: `train` or `test`.
+        folder: Folder of the four files.
+
+    Returns:
+        Images uint8 [n, 28, 28, 1] and labels int32 [n].
+
+    Raises:
+        BnvulnError: A file is missing, or corrupt (with both hashes).
     """
     prefix = "train" if split == "train" else "t10k"
-    images = _idx(folder / f"{prefix}-images-idx3-ubyte.gz", header=16)
-    labels = _idx(folder / f"{prefix}-labels-idx1-ubyte.gz", header=8)
+    images = _read_idx(folder / f"{prefix}-images-idx3-ubyte.gz", header=16)
+    labels = _read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", header=8)
     return images.reshape(-1, 28, 28, 1), labels.astype(np.int32)
 
 
-def _idx(path: Path, header: int) -> NDArray[np.uint8]:
+def _read_idx(path: Path, header: int) -> NDArray[np.uint8]:
     """The bytes behind the header of a gzipped IDX file."""
     try:
         content = path.read_bytes()

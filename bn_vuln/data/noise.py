@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from bn_vuln.config import AWGN
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.units import bounds, channel_scale
+from bn_vuln.typing import DatasetImages, Images, Index
 
 
-def add_noise(images: NDArray[Any], index: NDArray[np.int64], noise: AWGN, info: DatasetInfo) -> NDArray[np.float32]:
-    """Noisy pixels, float32 [n, height, width, channels], of `images` (uint8, or floats as they are) at their
-    native width.
+def add_noise(images: DatasetImages, index: Index, noise: AWGN, info: DatasetInfo) -> Images:
+    """Add white Gaussian noise to images at their native width.
 
-    The noise of an example depends only on (noise.seed, its `index`). std is in pixel or standardized units
-    (there std * the channel's std); the clip, in pixels, comes last.
+    Args:
+        images: uint8 [n, height, width, channels], or floats, which are taken as they are.
+        index: int64 [n], place of each example in its published split: the noise of an example depends only on it and
+            on noise.seed.
+        noise: std in pixel or standardized units (there std * the channel's std), and the clip, which comes last.
+        info: The data set.
+
+    Returns:
+        float32 [n, height, width, channels], in pixels.
     """
     pixels = images.astype(np.float32)  # a copy
     if images.dtype == np.uint8:

@@ -1,12 +1,15 @@
-"""The two Gaussian classes of the paper's Figure 1: points of the plane, kept as "images" of one pixel with two
-channels, so that all that works on images works on them. They are float32, no pixels, and are not standardized."""
+"""The two Gaussian classes of the paper's Figure 1.
+
+Points of the plane are kept as "images" of one pixel with two channels, so that all that works on images works on them.
+They are float32, not pixels, and are not standardized.
+"""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bn_vuln.data.info import DatasetInfo
+from bn_vuln.typing import Images, Labels
 
 MEANS = ((-5.0, 0.0), (5.0, 0.0))  # of class 0 and class 1
 COVARIANCE = ((1.0, 0.05), (0.05, 0.01))  # of both
@@ -21,9 +24,16 @@ INFO = DatasetInfo(
 )
 
 
-def read(split: str, subset_seed: int | None = None) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Points float32 [n, 1, 1, 2] and labels int32 [n] (both classes alike often) of `train` or `test`. `subset_seed`
-    is the seed of another training sample; the test sample is always the same."""
+def read(split: str, subset_seed: int | None = None) -> tuple[Images, Labels]:
+    """Sample the points of `train` or `test`.
+
+    Args:
+        split: `train` or `test`.
+        subset_seed: Seed of another training sample; the test sample is always the same.
+
+    Returns:
+        Points float32 [n, 1, 1, 2] and labels int32 [n], equally many of both classes.
+    """
     n = INFO.sizes[split]
     stream = [1, 0] if split == "test" else [0, 0] if subset_seed is None else [2, subset_seed]
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([20190, *stream])))

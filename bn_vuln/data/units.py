@@ -5,17 +5,33 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln.config import Box, StandardizedBox
+from bn_vuln.config import Box, StandardizedBox, Unit
 from bn_vuln.data.info import DatasetInfo
 
 
-def channel_scale(unit: str, info: DatasetInfo) -> NDArray[np.float32]:
-    """Pixels per unit, float32 [channels]: 1 for `pixel`, the std for `standardized`."""
+def channel_scale(unit: Unit, info: DatasetInfo) -> NDArray[np.float32]:
+    """Pixels per unit of each channel.
+
+    Args:
+        unit: `pixel` or `standardized`.
+        info: The data set.
+
+    Returns:
+        float32 [channels]: 1 for `pixel`, the std for `standardized`.
+    """
     return np.asarray(info.std if unit == "standardized" else [1.0] * len(info.std), np.float32)
 
 
 def bounds(box: Box, info: DatasetInfo) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(low, high) of a box in pixel units, float32 [channels] each; infinite for `none`."""
+    """Bounds of a box in pixels.
+
+    Args:
+        box: (low, high) in pixels, the same in standardized units, or `none`.
+        info: The data set.
+
+    Returns:
+        (low, high), float32 [channels] each; infinite for `none`.
+    """
     channels = len(info.mean)
     if box == "none":
         return np.full(channels, -np.inf, np.float32), np.full(channels, np.inf, np.float32)

@@ -23,8 +23,8 @@ def with_statistics(classifier: Classifier, evaluation: Evaluation) -> Classifie
     if kind == "batch":
         return dataclasses.replace(classifier, model=bn_statistics.frozen(classifier.model), training=True)
     examples, batch_size = trained_on(classifier)
-    if data.own_source(classifier.dataset) is not None:  # published sets are mixed, one's own may go class by class
-        examples = data.limited(examples, len(examples), classifier.dataset)
+    if data.is_user_data(classifier.dataset):  # published sets are mixed, user data may go class by class
+        examples = data.subset(examples, len(examples), classifier.dataset)
 
     def call(model: Any, pixels: Any) -> Any:
         return dataclasses.replace(classifier, model=model, training=True).predict(pixels)
@@ -58,7 +58,7 @@ def load(classifier: Classifier, evaluation: Evaluation) -> data.Dataset:
 
     def read(limit: int | None) -> data.Dataset:
         if _on_trained(classifier, evaluation):
-            return data.limited(trained_on(classifier, name)[0], limit, f"{name}: limit: what was trained on")
+            return data.subset(trained_on(classifier, name)[0], limit, f"{name}: limit: what was trained on")
         return data.load(
             name,
             evaluation.split,
@@ -74,7 +74,7 @@ def load(classifier: Classifier, evaluation: Evaluation) -> data.Dataset:
             whole = _in_batches(len(dataset), evaluation.limit)
             dataset = dataset if whole == evaluation.limit else read(whole)
     except UsageError as error:
-        moved = evaluation.dataset is None and ":" in ours.name  # one's own data, by their digest
+        moved = evaluation.dataset is None and ":" in ours.name  # user data, by their digest
         raise UsageError(f"{error}" + ("; if the data were moved, name them with --data" if moved else "")) from None
     info = dataset.info
     if evaluation.dataset is None and info.name != ours.name:

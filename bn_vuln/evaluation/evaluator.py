@@ -227,7 +227,7 @@ class Evaluator:
 
     def _corrupted(self, options: Corruption) -> _Perturbed:
         """Corrupted at the native width; the record says where the images are from."""
-        images, source = corruptions.corrupted(self.dataset, self.evaluation.split, options)
+        images, source = corruptions.corrupted_images(self.dataset, self.evaluation.split, options)
         return _Perturbed(pixel_array(images, self.classifier.width), fields={"corruption_source": source})
 
     def _attack(self, options: Attack, progress: Progress) -> _Perturbed:

@@ -41,11 +41,11 @@ def experiment(name: str, scale: Scale = "full", overrides: Iterable[str] = ()) 
 
 
 def _pinned(experiment: Experiment) -> Experiment:
-    """The experiment with one's own data, if its base names such, identified by their content."""
+    """The experiment with user data, if its base names such, identified by their content."""
     given = experiment.base.get("data")
     if not given:
         return experiment
-    plain = data.pinned(config.validate(config.Data, expand_name(given), f"{experiment.name}: data"))
+    plain = data.with_digest(config.validate(config.Data, expand_name(given), f"{experiment.name}: data"))
     if plain.digest is None:
         return experiment
     fields = {**expand_name(given), "name": plain.name, "digest": plain.digest}

@@ -110,15 +110,13 @@ def tasks(experiment: Experiment) -> list[Task]:
     cells = expand(experiment)
     check_layout(experiment, cells)
     for name in {cell.data.name for cell in cells if cell.data.digest is None}:
-        if data.own_source(name) is not None:
-            raise ConfigError(f"{experiment.name}: {name}: one's own data belong into base.data, not into the grid")
+        if data.is_user_data(name):
+            raise ConfigError(f"{experiment.name}: {name}: user data belong into base.data, not into the grid")
     here, *extra_plans = experiment.plans
     for plan in experiment.plans:
         where, key = plan.evaluation.dataset, f"evaluations.{plan.name}" if plan.name else "evaluation"
-        if where is not None and data.own_source(where) is not None:
-            raise ConfigError(
-                f"{experiment.name}: {key}.dataset: one's own data belong into base.data, received {where}"
-            )
+        if where is not None and data.is_user_data(where):
+            raise ConfigError(f"{experiment.name}: {key}.dataset: user data belong into base.data, received {where}")
     return [Task(cell, here.evaluation, here.perturbations, here.measurements, tuple(extra_plans)) for cell in cells]
 
 

@@ -100,7 +100,7 @@ def _corrupted(results: Results, parts: Iterable[str]) -> list[str]:
 
 
 def dataset(results: Results, plan: EvaluationPlan) -> str:
-    """The data set by the name that identifies it, one's own by their content."""
+    """The data set by the name that identifies it, user data by their content."""
     if plan.evaluation.dataset:
         return plan.evaluation.dataset
     names = {run.cell.data.canonical for block in results.blocks for run in block.runs}

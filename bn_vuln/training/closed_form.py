@@ -20,7 +20,10 @@ def nearest_centroid(cell: Cell, folder: Path | None = None) -> Trained:
     """The nearest-centroid classifier of all published training images; files in `folder` as a training writes. Raises
     `UsageError` for a width below theirs."""
     begun = time.monotonic()
-    examples, validation = data.published(cell.data), data.training(cell.data, "validation", cell.seed)
+    examples, validation = (
+        data.load_whole_training_set(cell.data),
+        data.load_training_data(cell.data, "validation", cell.seed),
+    )
     if cell.data.width is not None:
         check_width(cell.data.width, examples.info.shape[1], cell.data.name)
     backend.tensorflow()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bn_vuln.config import Cell, DeepArch, LinearArch, MLPArch, NoNormalization
 from bn_vuln.data.info import DatasetInfo
-from bn_vuln.data.transforms import bilinear
+from bn_vuln.data.transforms import bilinear_weights
 from bn_vuln.runtime import backend
 
 
@@ -76,7 +76,7 @@ class Native:
 
         standardize, flatten = (type(one).from_config(one.get_config()) for one in wide.layers[1:3])
         self._dense = dense = wide.layers[3]
-        self._enlarging = _Enlarging(*(bilinear(n, wide.input_shape[1]) for n in info.shape[:2]))
+        self._enlarging = _Enlarging(*(bilinear_weights(n, wide.input_shape[1]) for n in info.shape[:2]))
         self._first = _layer(dense, self._enlarging)
         inputs = keras.Input(info.shape, name="pixels")
         outputs = self._first(flatten(standardize(inputs)))

@@ -43,7 +43,7 @@ def train(
     """
     progress = progress or Quiet()
     _check_replicas(cell, distribution)
-    cell = cell.model_copy(update={"data": data.pinned(cell.data)})
+    cell = cell.model_copy(update={"data": data.with_digest(cell.data)})
     if folder is not None:
         check_folder(cell, folder)
     if isinstance(cell.arch, NearestCentroidArch):
@@ -69,7 +69,7 @@ def train(
 
 def check_folder(cell: Cell, folder: Path) -> None:
     """Raise `UsageError` where a run folder holds another cell's run: its records would be taken for this one's. Where
-    one's own data lie does not matter."""
+    user data lie does not matter."""
     path = folder / "config.yaml"
     if path.exists() and identity_of(records.read_cell(folder)) != identity_of(cell):
         raise UsageError(f"{folder} holds a run of another config; choose another --out, or --force to replace it")
@@ -106,7 +106,7 @@ def fitting_distribution(cell: Cell, strategy: Strategy, progress: Progress | No
 def load_examples(cell: Cell) -> tuple[data.Dataset, data.Dataset]:
     """(training examples, validation examples). Raises `UsageError` where they and the cell do not fit."""
     options = cell.data
-    training = data.training(options, "train", cell.seed)
+    training = data.load_training_data(options, "train", cell.seed)
     if options.width is not None:
         check_width(options.width, training.info.shape[1], options.name)
     if cell.train.augment is not None:
@@ -116,7 +116,7 @@ def load_examples(cell: Cell) -> tuple[data.Dataset, data.Dataset]:
             f"train.batch_size: expected at most the {len(training)} training examples, "
             f"received {cell.train.batch_size}"
         )
-    validation = data.training(options, "validation", cell.seed)
+    validation = data.load_training_data(options, "validation", cell.seed)
     if not len(validation):
         raise UsageError(
             f"data.validation: none of the {options.validation} validation examples is of the classes; hold out more"

@@ -14,7 +14,7 @@ from scipy import stats
 from bn_vuln import api, data
 from bn_vuln.config import AWGN, Clean, Corruption, Evaluation, Suite, describe_perturbation, identity_of, validate
 from bn_vuln.data import constants, corruptions
-from bn_vuln.data.corruptions import make
+from bn_vuln.data.corruptions import corrupt
 from bn_vuln.data.mnist import INFO as MNIST
 from bn_vuln.data.noise import add_noise
 from bn_vuln.data.tfds import cifar10_c, downloads, network, paths, prepared
@@ -42,7 +42,7 @@ def options(kind, severity, **others):
 
 def of_grey(grey, kind, severity, n=100, **others):
     """What becomes of `n` images of one grey."""
-    return make(np.full((n, 8, 8, 3), grey, np.uint8), np.arange(n), options(kind, severity, **others))
+    return corrupt(np.full((n, 8, 8, 3), grey, np.uint8), np.arange(n), options(kind, severity, **others))
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_levels_are_truncated_not_rounded():
 
 def test_pixels_that_are_not_replaced_keep_their_level():
     ramp = np.tile(np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1), (50, 1, 1, 1))
-    found = make(ramp, np.arange(50), options("impulse_noise", 5))
+    found = corrupt(ramp, np.arange(50), options("impulse_noise", 5))
     kept = found == ramp
     assert kept.any(axis=0).all()
     assert np.isin(found[~kept], [0, 255]).all()
@@ -130,7 +130,9 @@ def test_pixels_that_are_not_replaced_keep_their_level():
 
 @pytest.mark.parametrize("kind", AMOUNTS)
 def test_a_higher_severity_is_more_noise(kind, images):
-    change = [np.mean((make(images, np.arange(60), options(kind, s)) - images.astype(float)) ** 2) for s in range(1, 6)]
+    change = [
+        np.mean((corrupt(images, np.arange(60), options(kind, s)) - images.astype(float)) ** 2) for s in range(1, 6)
+    ]
     assert np.all(np.diff(change) > 0)
 
 
@@ -172,7 +174,7 @@ def test_changes_are_those_of_the_published_code(kind, severity):
     clean = np.random.default_rng(1).integers(0, 256, (60, 32, 32, 3), np.uint8)
     random = np.random.RandomState(0)
     theirs = np.stack([published(image, kind, severity, random) for image in clean])
-    assert_same_law(make(clean, np.arange(60), options(kind, severity)), theirs, clean)
+    assert_same_law(corrupt(clean, np.arange(60), options(kind, severity)), theirs, clean)
 
 
 @pytest.mark.parametrize("severity", [1, 5])
@@ -182,7 +184,7 @@ def test_impulses_are_those_of_skimage(severity):
     share = AMOUNTS["impulse_noise"][severity - 1]
     noisy = [util.random_noise(image / 255.0, mode="s&p", amount=share) for image in clean]
     theirs = np.uint8(np.clip(noisy, 0, 1) * 255)
-    assert_same_law(make(clean, np.arange(60), options("impulse_noise", severity)), theirs, clean)
+    assert_same_law(corrupt(clean, np.arange(60), options("impulse_noise", severity)), theirs, clean)
 
 
 # ---------------------------------------------------------------- which noise an example gets
@@ -191,21 +193,21 @@ def test_impulses_are_those_of_skimage(severity):
 @pytest.mark.parametrize("kind", AMOUNTS)
 def test_an_example_gets_the_same_noise_in_any_subset_and_order(kind, images):
     index = np.arange(900, 960)
-    whole = make(images, index, options(kind, 3))
+    whole = corrupt(images, index, options(kind, 3))
     chosen = np.random.default_rng(1).permutation(60)[:17]
-    np.testing.assert_array_equal(make(images[chosen], index[chosen], options(kind, 3)), whole[chosen])
+    np.testing.assert_array_equal(corrupt(images[chosen], index[chosen], options(kind, 3)), whole[chosen])
 
 
 def test_noise_follows_the_index_and_not_the_place():
     grey = np.full((3, 8, 8, 3), 128, np.uint8)
-    first, second, third = make(grey, np.array([7, 7, 8]), options("gaussian_noise", 3))
+    first, second, third = corrupt(grey, np.array([7, 7, 8]), options("gaussian_noise", 3))
     np.testing.assert_array_equal(first, second)
     assert np.any(first != third)
 
 
 def test_noise_does_not_touch_its_input(images):
     before = images.copy()
-    made = make(images, np.arange(60), options("impulse_noise", 5))
+    made = corrupt(images, np.arange(60), options("impulse_noise", 5))
     assert (made.dtype, made.shape) == (np.uint8, images.shape)
     np.testing.assert_array_equal(images, before)
 
@@ -224,7 +226,7 @@ def test_no_two_corruptions_seeds_or_examples_share_noise():
 
 def test_points_are_refused():
     with pytest.raises(UsageError, match="corruptions are of uint8 images, received float32"):
-        make(data.load("toy").images[:2], np.arange(2), options("gaussian_noise", 1))
+        corrupt(data.load("toy").images[:2], np.arange(2), options("gaussian_noise", 1))
 
 
 # ---------------------------------------------------------------- configs
@@ -287,7 +289,7 @@ def wide():
 def test_images_are_corrupted_before_they_are_resized(wide):
     shot, dataset = Corruption(corruption="shot_noise", severity=3), wide.dataset
     found = wide.run(shot)
-    native = make(dataset.images, dataset.index, shot)
+    native = corrupt(dataset.images, dataset.index, shot)
     assert native.shape == (30, 28, 28, 1)
     np.testing.assert_array_equal(found.images, pixel_array(native, 56))
     fewer = Evaluator(wide.classifier, Evaluation(limit=10))
@@ -406,7 +408,7 @@ def test_published_images_are_those_of_the_clean_ones_row_by_row(with_archive):
 def test_a_limit_and_classes_take_the_published_images_of_theirs(with_archive):
     some = Corruption(corruption="gaussian_noise", severity=4)
     for dataset in (data.load("cifar10", limit=7), data.load("cifar10", classes=(3, 8))):
-        found, source = corruptions.corrupted(dataset, "test", some)
+        found, source = corruptions.corrupted_images(dataset, "test", some)
         assert source == "archive"
         np.testing.assert_array_equal(found, inverted(dataset.images, 0, 4))
 
@@ -415,8 +417,8 @@ def test_what_is_prepared_needs_no_archive(with_archive, monkeypatch):
     some = Corruption(corruption="gaussian_noise", severity=1, source="archive")
     data.prepare("cifar10_corrupted/gaussian_noise_1")
     shutil.rmtree(with_archive / "downloads")
-    monkeypatch.setattr(downloads, "needs", refuse)
-    assert corruptions.corrupted(data.load("cifar10"), "test", some)[1] == "archive"
+    monkeypatch.setattr(downloads, "required_files", refuse)
+    assert corruptions.corrupted_images(data.load("cifar10"), "test", some)[1] == "archive"
 
 
 def test_the_archive_in_the_manual_folder_is_taken(cifar10, monkeypatch, tmp_path):
@@ -424,34 +426,34 @@ def test_the_archive_in_the_manual_folder_is_taken(cifar10, monkeypatch, tmp_pat
     monkeypatch.setenv(paths.MANUAL_DIR, str(folder))
     some = Corruption(corruption="shot_noise", severity=1)
     with pytest.raises(BnvulnError, match=r"CIFAR-10-C\.tar is not the file that TFDS registers"):
-        corruptions.corrupted(data.load("cifar10"), "test", some)
+        corruptions.corrupted_images(data.load("cifar10"), "test", some)
     h.register(monkeypatch, "cifar10_corrupted/shot_noise_1", folder)
-    found, source = corruptions.corrupted(data.load("cifar10"), "test", some)
+    found, source = corruptions.corrupted_images(data.load("cifar10"), "test", some)
     assert source == "archive"
     np.testing.assert_array_equal(found, inverted(data.load("cifar10").images, 1, 1))
 
 
 def test_made_never_looks_for_the_archive(with_archive, monkeypatch):
-    for name in ("at_hand", "require", "read"):
+    for name in ("is_available", "require_available", "read"):
         monkeypatch.setattr(cifar10_c, name, refuse)
     dataset, gaussian = data.load("cifar10"), options("gaussian_noise", 1)
-    found, source = corruptions.corrupted(dataset, "test", gaussian)
+    found, source = corruptions.corrupted_images(dataset, "test", gaussian)
     assert source == "made"
-    np.testing.assert_array_equal(found, make(dataset.images, dataset.index, gaussian))
+    np.testing.assert_array_equal(found, corrupt(dataset.images, dataset.index, gaussian))
 
 
 def test_auto_makes_what_is_not_there_without_network(cifar10):
     on, auto = evaluator(), Corruption(corruption="impulse_noise", severity=1)
     found = on.run(auto)
     assert found.record.corruption_source == "made"
-    np.testing.assert_array_equal(found.images, pixel_array(make(on.dataset.images, on.dataset.index, auto), 32))
+    np.testing.assert_array_equal(found.images, pixel_array(corrupt(on.dataset.images, on.dataset.index, auto), 32))
 
 
 def test_auto_makes_what_was_never_published(with_archive):
     gaussian = Corruption(corruption="gaussian_noise", severity=1)
     train = data.load("cifar10", "train", validation=5)
-    assert corruptions.corrupted(train, "train", gaussian)[1] == "made"
-    assert corruptions.corrupted(data.load("mnist", limit=2), "test", gaussian)[1] == "made"
+    assert corruptions.corrupted_images(train, "train", gaussian)[1] == "made"
+    assert corruptions.corrupted_images(data.load("mnist", limit=2), "test", gaussian)[1] == "made"
 
 
 def test_an_archive_that_is_not_there_is_asked_for_in_one_line(cifar10, monkeypatch, tmp_path):
@@ -474,7 +476,7 @@ def test_an_archive_of_other_images_cannot_be_asked_for(with_archive, name, spli
     dataset = data.load(name, split, validation=5, limit=3)
     asked = Corruption(corruption="gaussian_noise", severity=1, source="archive")
     with pytest.raises(UsageError, match=f"of the test split of cifar10, received {name} {split}; use source made"):
-        corruptions.corrupted(dataset, split, asked)
+        corruptions.corrupted_images(dataset, split, asked)
 
 
 @pytest.mark.parametrize("source", ["auto", "archive"])

@@ -180,7 +180,7 @@ CELL = {"classes": (7, 3), "limit": 30, "balanced": True}
 @pytest.mark.parametrize("name", ["mnist", "toy"])
 def test_fixed_examples_are_those_of_every_seed(name):
     options = Data(name=name, classes=(1, 0), limit=30, balanced=True)
-    found = [data.training(options, "train", seed) for seed in (0, 1, 5)]
+    found = [data.load_training_data(options, "train", seed) for seed in (0, 1, 5)]
     assert same(found[0], found[1])
     assert same(found[0], found[2])
     assert same(found[0], data.load(name, "train", classes=(1, 0), limit=30, balanced=True))
@@ -189,17 +189,19 @@ def test_fixed_examples_are_those_of_every_seed(name):
 def test_drawn_examples_are_those_of_their_seed():
     options = Data(**CELL, subset_seed="seed")
     for seed in (0, 5):
-        found = data.training(options, "train", seed)
+        found = data.load_training_data(options, "train", seed)
         assert same(found, data.load("mnist", "train", **CELL, subset_seed=seed))
         assert np.bincount(found.labels).tolist() == [15, 15]
-    assert not same(data.training(options, "train", 0), data.training(options, "train", 5))
-    assert not same(data.training(options, "train", 0), data.training(Data(**CELL), "train", 0))
+    assert not same(data.load_training_data(options, "train", 0), data.load_training_data(options, "train", 5))
+    assert not same(data.load_training_data(options, "train", 0), data.load_training_data(Data(**CELL), "train", 0))
 
 
 def test_validation_is_the_same_for_every_seed_and_has_no_limit():
     whole = data.load("mnist", "validation", validation=700, classes=(7, 3))
     for seed in (0, 5):
-        assert same(data.training(Data(**CELL, validation=700, subset_seed="seed"), "validation", seed), whole)
+        assert same(
+            data.load_training_data(Data(**CELL, validation=700, subset_seed="seed"), "validation", seed), whole
+        )
 
 
 # ---------------------------------------------------------------- all published examples and their means
@@ -208,7 +210,7 @@ def test_validation_is_the_same_for_every_seed_and_has_no_limit():
 def test_published_are_all_training_examples_of_the_classes():
     images, labels = mnist.read("train")
     expected = np.flatnonzero(np.isin(labels, (3, 7)))
-    found = data.published(Data(**CELL, validation=700, subset_seed="seed"))
+    found = data.load_whole_training_set(Data(**CELL, validation=700, subset_seed="seed"))
     order = np.argsort(found.index)
     np.testing.assert_array_equal(found.index[order], expected)
     np.testing.assert_array_equal(found.images[order], images[expected])
@@ -227,7 +229,7 @@ def test_class_centroids_are_the_mean_pixels_in_the_order_of_the_classes():
 @pytest.mark.parametrize("width", [6, 9, 13])
 def test_resized_centroids_are_the_means_of_the_resized_images(own, width):
     options = Data(name=str(own), validation=7)
-    examples = data.published(options)
+    examples = data.load_whole_training_set(options)
     resized = pixel_array(examples.images, width).reshape(len(examples), -1).astype(np.float64)
     expected = [resized[examples.labels == label].mean(axis=0) for label in (0, 1)]
     assert np.bincount(examples.labels).tolist() == [40, 20]

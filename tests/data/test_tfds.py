@@ -14,8 +14,8 @@ import pytest
 
 from bn_vuln import data
 from bn_vuln.data import constants, splits, tfds
+from bn_vuln.data.tfds import builders, network, paths, preparation, prepared, reading
 from bn_vuln.data.tfds import downloads as sources
-from bn_vuln.data.tfds import network, paths, prepare, prepared
 from bn_vuln.errors import BnvulnError, UsageError
 
 FASHION = h.examples(20, 28, 1, seed=1), h.examples(10, 28, 1, seed=2)
@@ -101,7 +101,7 @@ def test_splits_are_disjoint_and_index_points_into_the_published_split(at_ready)
 
 def test_a_second_reading_gives_the_same_order(at_ready):
     first = whole("svhn_cropped", "test")
-    tfds._whole.cache_clear()
+    reading._read_published.cache_clear()
     np.testing.assert_array_equal(whole("svhn_cropped", "test")[0], first[0])
 
 
@@ -158,12 +158,12 @@ def test_other_facts_are_those_of_the_training_images_and_kept(at_ready):
     assert info.std == tuple(pixels.std((0, 1, 2)).round(4))
     assert (info.name, info.shape, info.classes) == ("svhn_cropped", (32, 32, 3), tuple("0123456789"))
     assert info.sizes == {"train": 30, "test": 12}
-    kept = json.loads((at_ready / "svhn_cropped/3.1.0" / tfds.MEASURED).read_text())
+    kept = json.loads((at_ready / "svhn_cropped/3.1.0" / reading.STATISTICS_FILE).read_text())
     assert tuple(kept["mean"]) == info.mean
 
 
 def test_measuring_again_where_what_is_kept_is_broken(at_ready):
-    path = at_ready / "svhn_cropped/3.1.0" / tfds.MEASURED
+    path = at_ready / "svhn_cropped/3.1.0" / reading.STATISTICS_FILE
     info, text = data.dataset_info("svhn_cropped"), path.read_text()
     path.write_text("{")
     assert data.dataset_info("svhn_cropped") == info
@@ -191,12 +191,12 @@ def test_statistics_are_exact():
     ],
 )
 def test_which_split_is_which(names, expected):
-    assert tfds.split_names("x", names) == expected
+    assert builders.split_names("x", names) == expected
 
 
 def test_no_split_to_use_is_said_so():
     with pytest.raises(UsageError, match="x: expected a train or a test split, received all, half"):
-        tfds.split_names("x", ["all", "half"])
+        builders.split_names("x", ["all", "half"])
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +262,7 @@ def test_images_of_several_shapes_are_refused_with_the_shapes(squares, monkeypat
     ],
 )
 def test_what_cannot_be_read_is_said_before_anything_is_prepared(name, fragments):
-    for ask in (data.info, data.load, data.prepare, data.describe):
+    for ask in (data.dataset_info, data.load, data.prepare, data.describe_dataset):
         with pytest.raises(UsageError) as error:
             ask(name)
         assert "\n" not in str(error.value)
@@ -290,7 +290,7 @@ def test_a_name_that_is_like_none_gets_no_suggestion():
     ],
 )
 def test_only_the_files_of_the_config_are_needed(name, names, host):
-    needed = sources.needs(tfds.find_builder(name))
+    needed = sources.required_files(tfds.find_builder(name))
     assert [file.name for file in needed.files] == names
     assert {file.host for file in needed.files} == {host}
     assert all(file.missing and file.size and len(file.sha256) == 64 for file in needed.files)
@@ -351,10 +351,11 @@ def test_files_to_be_had_by_hand_that_are_not_all_there_are_named_by_tfds(offlin
 
 def test_missing_data_are_noticed_without_tensorflow(tmp_path):
     code = (
-        "import sys\nfrom bn_vuln import data\nfrom bn_vuln.data import hosts\n"
-        "hosts.unreachable = lambda urls: [hosts.host(url) for url in urls]\n"
+        "import sys\nfrom bn_vuln import data\nfrom bn_vuln.errors import BnvulnError\n"
+        "from bn_vuln.data.tfds import network\n"
+        "network.unreachable = lambda urls: [network.host(url) for url in urls]\n"
         "for name in ('cifar10', 'stl10', 'imagenet2012'):\n"
-        "    try: data.load(name)\n    except data.tfds.BnvulnError as error: print(str(error)[:24])\n"
+        "    try: data.load(name)\n    except BnvulnError as error: print(str(error)[:24])\n"
         "assert 'tensorflow' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -387,7 +388,7 @@ def test_a_wrong_file_in_the_manual_folder_is_refused_with_both_hashes(offline, 
     folder = h.write_files(tmp_path / "mine", h.idx_files(*KMNIST))
     h.register(monkeypatch, "fashion_mnist", folder)
     wrong = folder / "t10k-labels-idx1-ubyte.gz"
-    registered = sources.needs(tfds.find_builder("fashion_mnist")).files[-1].sha256
+    registered = sources.required_files(tfds.find_builder("fashion_mnist")).files[-1].sha256
     wrong.write_bytes(h.idx_files(*FASHION)["train-labels-idx1-ubyte.gz"])
     monkeypatch.setenv(paths.MANUAL_DIR, str(folder))
     with pytest.raises(BnvulnError) as error:
@@ -490,15 +491,15 @@ def test_a_file_that_a_host_offers_is_downloaded(monkeypatch, tmp_path):
 def test_a_data_folder_that_cannot_be_written_is_one_line(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(paths.DATA_DIR, str(tmp_path / "file"))
-    monkeypatch.setattr(sources, "require", lambda *_: None)
+    monkeypatch.setattr(sources, "require_available", lambda *_: None)
     with pytest.raises(BnvulnError, match=r"cifar10 could not be prepared in .*Not a directory"):
         data.load("cifar10")
 
 
 def test_who_waits_for_another_preparation_finds_it_done(at_ready, monkeypatch):
-    monkeypatch.setattr(sources, "require", lambda *_: None)
-    monkeypatch.setattr(prepare, "_download_and_prepare", lambda _: pytest.fail("prepared twice"))
-    prepare.prepare("cifar10", tfds.find_builder("cifar10"))
+    monkeypatch.setattr(sources, "require_available", lambda *_: None)
+    monkeypatch.setattr(preparation, "_download_and_prepare", lambda _: pytest.fail("prepared twice"))
+    preparation.prepare("cifar10", tfds.find_builder("cifar10"))
 
 
 # ---------------------------------------------------------------- lists

@@ -41,7 +41,7 @@ def images(root, **parts):
 def refused(name, *fragments):
     """Nothing can be had of these data, for one reason, said in one line."""
     messages = set()
-    for ask in (data.info, data.load, data.describe):
+    for ask in (data.dataset_info, data.load, data.describe_dataset):
         with pytest.raises(UsageError) as error:
             ask(name)
         messages.add(str(error.value))
@@ -230,11 +230,11 @@ def bmp(image):
 def test_folder_gray_images_hidden_files_and_what_lies_beside_the_classes(tmp_path):
     gray = TRAIN[0][..., :1], TRAIN[1]
     name = images(tmp_path / "images", whole=gray)
-    before = data.canonical(name)
+    before = data.canonical_name(name)
     h.write_files(tmp_path / "images", {"readme.txt": b"", ".hidden": b""})
     h.write_files(tmp_path / "images" / "ant", {".DS_Store": b"x"})
     (tmp_path / "images" / ".cache").mkdir()
-    assert data.canonical(name) == before
+    assert data.canonical_name(name) == before
     assert data.dataset_info(name).shape == (8, 8, 1)
 
 
@@ -310,54 +310,54 @@ def two(request, tmp_path):
 
 def test_the_content_identifies_not_the_path(two, monkeypatch, tmp_path):
     first, second, change = two
-    kind, _, digest = data.canonical(first).partition(":")
+    kind, _, digest = data.canonical_name(first).partition(":")
     assert kind == ("folder" if first.startswith("folder:") else "npz")
     assert len(digest) == 12
     assert int(digest, 16) >= 0
-    assert data.canonical(second) == data.canonical(first) == data.dataset_info(second).name
+    assert data.canonical_name(second) == data.canonical_name(first) == data.dataset_info(second).name
     monkeypatch.chdir(tmp_path)
-    assert data.canonical(first.replace(f"{tmp_path}/", "")) == data.canonical(first)
+    assert data.canonical_name(first.replace(f"{tmp_path}/", "")) == data.canonical_name(first)
     change()
-    assert data.canonical(second) != data.canonical(first)
+    assert data.canonical_name(second) != data.canonical_name(first)
     assert data.dataset_info(second) != data.dataset_info(first)
 
 
 def test_the_names_of_files_count(tmp_path):
-    before = data.canonical(images(tmp_path / "a"))
+    before = data.canonical_name(images(tmp_path / "a"))
     (tmp_path / "a/train/ant/000.png").rename(tmp_path / "a/train/ant/zzz.png")
-    assert data.canonical(f"folder:{tmp_path / 'a'}") != before
+    assert data.canonical_name(f"folder:{tmp_path / 'a'}") != before
 
 
 def test_the_same_files_are_hashed_once(two):
     first, *_ = two
     fingerprint._digest.cache_clear()
     for _ in range(3):
-        data.canonical(first)
+        data.canonical_name(first)
     assert fingerprint._digest.cache_info().misses == 1
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar10_1/v6", "no_such_set"])
 def test_names_identify_themselves(name):
-    assert data.canonical(name) == name
+    assert data.canonical_name(name) == name
     options = config.Data(name=name)
-    assert data.pinned(options) is options
+    assert data.with_digest(options) is options
 
 
 def test_pinned_data_are_found_and_recognized_anywhere(two, monkeypatch, tmp_path):
     first, second, change = two
     monkeypatch.chdir(tmp_path)
-    pinned = data.pinned(config.Data(name=second.replace(f"{tmp_path}/", ""), validation=7))
+    pinned = data.with_digest(config.Data(name=second.replace(f"{tmp_path}/", ""), validation=7))
     assert (pinned.name, pinned.validation) == (second, 7)
-    assert pinned.canonical == data.canonical(first)
-    assert data.pinned(pinned) == pinned
+    assert pinned.canonical == data.canonical_name(first)
+    assert data.with_digest(pinned) == pinned
     change()
     with pytest.raises(UsageError, match=rf"changed since.*{pinned.digest}"):
-        data.pinned(pinned)
+        data.with_digest(pinned)
 
 
 def test_pinning_what_is_not_there(tmp_path):
     for name in (f"{tmp_path}/a.npz", f"folder:{tmp_path}/a"):
-        for ask in (data.canonical, lambda name: data.pinned(config.Data(name=name))):
+        for ask in (data.canonical_name, lambda name: data.with_digest(config.Data(name=name))):
             with pytest.raises(UsageError, match="no such"):
                 ask(name)
 
@@ -365,12 +365,12 @@ def test_pinning_what_is_not_there(tmp_path):
 def test_the_home_folder_is_understood(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     npz(tmp_path / "a.npz")
-    assert data.canonical("~/a.npz") == data.canonical(str(tmp_path / "a.npz"))
+    assert data.canonical_name("~/a.npz") == data.canonical_name(str(tmp_path / "a.npz"))
     images(tmp_path / "a")
-    assert data.canonical("folder:~/a") == data.canonical(f"folder:{tmp_path / 'a'}")
+    assert data.canonical_name("folder:~/a") == data.canonical_name(f"folder:{tmp_path / 'a'}")
 
 
 def test_one_s_own_data_are_prepared_by_being_read(two):
     assert data.prepare(two[0]) == data.dataset_info(two[0])
     described = data.describe_dataset(two[0])
-    assert (described["state"], described["files"]) == ("own", [])
+    assert (described["state"], described["files"]) == ("user data", [])

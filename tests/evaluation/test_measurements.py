@@ -59,7 +59,7 @@ def arrays(folder, record):
 
 def difference():
     """The difference of the toy's class means, as published: class 0 minus class 1."""
-    examples = data.published(validate(Cell, {"data": "toy"}, "test").data)
+    examples = data.load_whole_training_set(validate(Cell, {"data": "toy"}, "test").data)
     points = examples.images.reshape(-1, 2).astype(np.float64)
     return points[examples.labels == 0].mean(axis=0) - points[examples.labels == 1].mean(axis=0)
 
@@ -450,7 +450,7 @@ def test_the_statistics_of_the_record_are_those_that_were_measured():
 def test_a_path_is_not_part_of_the_id(linear_own):
     subject, _ = linear_own
     record = only(measure(subject, TILT, Evaluation(dataset=subject.dataset, limit=30)))
-    assert record.measurement["dataset"] == data.canonical(subject.dataset)
+    assert record.measurement["dataset"] == data.canonical_name(subject.dataset)
 
 
 def test_the_spectrum_counts_the_examples_it_is_from():

@@ -227,7 +227,7 @@ def test_drawn_classes_are_found_again():
     subject = from_model(models.build(cell, data.load("mnist", classes=(7, 3)).info),
                          data.load("mnist", classes=(7, 3)).info, identity_of(cell), dataset="mnist")  # fmt: skip
     examples, _ = trained_on(dataclasses.replace(subject, classes=(7, 3), subset_seed=3))
-    np.testing.assert_array_equal(examples.index, data.training(cell.data, "train", 3).index)
+    np.testing.assert_array_equal(examples.index, data.load_training_data(cell.data, "train", 3).index)
     assert np.bincount(examples.labels).tolist() == [20, 20]
 
 

@@ -315,7 +315,7 @@ def test_the_data_of_all_evaluations_are_prepared_before_anything_is_trained(
 
 def test_ones_own_data_elsewhere_are_refused() -> None:
     chosen = small(evaluations={"mine": {"dataset": "my.npz", "perturbations": ["clean"]}})
-    with pytest.raises(ConfigError, match=r"evaluations\.mine\.dataset: one's own data belong into base\.data"):
+    with pytest.raises(ConfigError, match=r"evaluations\.mine\.dataset: user data belong into base\.data"):
         runner.tasks(chosen)
 
 

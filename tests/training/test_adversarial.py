@@ -36,7 +36,7 @@ def one_step(adversarial, normalization="none"):
     """(the loop after its one step, kernel [784] and bias before it, images [50, 784] in pixels, labels 0 and 1)."""
     two = {"name": "mnist", "classes": [3, 7], "limit": 50, "validation": 50}
     cell = cell_of(adversarial, data=two, arch=LINEAR, normalization=normalization)
-    examples = data.training(cell.data, "train", 0)
+    examples = data.load_training_data(cell.data, "train", 0)
     loop = TrainingLoop(cell, models.build(cell, examples.info), examples, examples)
     kernel, bias = (np.array(v, np.float64) for v in loop.model.get_layer("logit").trainable_variables)
     loop.epoch(0, Quiet())

@@ -107,7 +107,7 @@ def loop_of(cell, examples, validation=None):
 
 
 def test_the_order_of_an_epoch_carries_the_draws():
-    examples = data.training(cell_of(None).data, "train", 0)
+    examples = data.load_training_data(cell_of(None).data, "train", 0)
     arms = [loop_of(cell_of({}, normalization=name), examples) for name in ("none", "batch")]
     np.testing.assert_array_equal(arms[0]._order(3), arms[1]._order(3))
     order = arms[0]._order(3)
@@ -130,7 +130,7 @@ def test_an_epoch_is_one_on_images_augmented_before(monkeypatch, xla, options):
     adversarial = {"adversarial": options.get("adversarial")}
     width = {"data": {**FEW, "width": options.get("width", 28)}}
     cell, plain = (cell_of(augment, train=adversarial, normalization="batch", **width) for augment in ({}, None))
-    examples = data.training(cell.data, "train", 0)
+    examples = data.load_training_data(cell.data, "train", 0)
     loop = loop_of(cell, examples)
     order = loop._order(0).reshape(-1, 4)
     images = examples.images.copy()

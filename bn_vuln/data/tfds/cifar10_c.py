@@ -1,30 +1,33 @@
-"""CIFAR-10-C, the published corruptions of CIFAR-10's test images: `cifar10_corrupted` of TFDS, where it is."""
+"""CIFAR-10-C, the published corruptions of CIFAR-10's test images: `cifar10_corrupted` of TFDS."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bn_vuln.data import tfds
-from bn_vuln.data.describe import listed
-from bn_vuln.data.tfds import downloads, paths, prepared
+from bn_vuln.data.describe import format_list
+from bn_vuln.data.tfds import builders, downloads, paths, prepared, reading
 from bn_vuln.errors import BnvulnError
+from bn_vuln.typing import StoredImages
 
-CLEAN = "cifar10"
+CLEAN = "cifar10"  # the data set that the corruptions are of
 
 
-def at_hand(corruption: str, severity: int) -> bool:
-    """Whether a corruption is prepared, or can be without network. Takes hundredths of a second."""
+def is_available(corruption: str, severity: int) -> bool:
+    """Return True if a corruption is prepared or can be without network; takes hundredths of a second."""
     name = _name(corruption, severity)
     return prepared.find(name) is not None or not any(file.missing for file in _files(name))
 
 
-def require(corruption: str, severity: int) -> None:
-    """Raise `BnvulnError`, which says which file belongs where, unless a corruption is `at_hand`."""
-    if at_hand(corruption, severity):
+def require_available(corruption: str, severity: int) -> None:
+    """Refuse a corruption that is not available without network.
+
+    Raises:
+        BnvulnError: It is not; the message says which file belongs where.
+    """
+    if is_available(corruption, severity):
         return
     name = _name(corruption, severity)
-    missing = listed(f"{file.name} ({file.url})" for file in _files(name) if file.missing)
+    missing = format_list(f"{file.name} ({file.url})" for file in _files(name) if file.missing)
     raise BnvulnError(
         f"{name} is not prepared in {paths.data_dir()}: put {missing} into "
         f"{paths.manual_advised('cifar10_corrupted')} (or into any folder, with --manual-dir), or download it with "
@@ -32,21 +35,29 @@ def require(corruption: str, severity: int) -> None:
     )
 
 
-def read(corruption: str, severity: int) -> NDArray[np.uint8]:
-    """The images, uint8 [n, 32, 32, 3], read-only: row i is test image i of cifar10 as `data.load` numbers them.
+def read(corruption: str, severity: int) -> StoredImages:
+    """Read the published images of a corruption.
 
-    TFDS shuffles both data sets by the places of the images in the published files, and so alike. Raises `BnvulnError`
-    where the labels show that it did not, or the data set cannot be prepared.
+    TFDS shuffles both data sets by the places of the images in the published files, and so alike.
+
+    Args:
+        corruption: Kind of corruption.
+        severity: 1 to 5.
+
+    Returns:
+        uint8 [n, 32, 32, 3], read-only; row i is test image i of cifar10 as `data.load` numbers them.
+
+    Raises:
+        BnvulnError: The labels show that the rows are not those of cifar10, or the data set cannot be prepared.
     """
     name = _name(corruption, severity)
-    found = tfds.read(name, "test")
-    if not np.array_equal(found.labels, tfds.read(CLEAN, "test").labels):
+    found = reading.read(name, "test")
+    if not np.array_equal(found.labels, reading.read(CLEAN, "test").labels):
         raise BnvulnError(
             f"{name}: its labels are not those of the test split of {CLEAN}, image by image; remove {name} and {CLEAN} "
             f"from {paths.data_dir()} to prepare both again, or use source made"
         )
-    images: NDArray[np.uint8] = found.images
-    return images
+    return found.images.astype(np.uint8, copy=False)
 
 
 def _name(corruption: str, severity: int) -> str:
@@ -54,4 +65,4 @@ def _name(corruption: str, severity: int) -> str:
 
 
 def _files(name: str) -> list[downloads.File]:
-    return downloads.needs(tfds.find_builder(name)).files
+    return downloads.required_files(builders.find_builder(name)).files

@@ -1,4 +1,4 @@
-"""The files a TFDS data set is made of: which, where they are, whether they are the right ones. No TensorFlow."""
+"""The files that a TFDS data set is made of: which, where they are, and a check of their content. No TensorFlow."""
 
 from __future__ import annotations
 
@@ -10,18 +10,27 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from bn_vuln.data.describe import listed
+from bn_vuln.data.describe import format_list
 from bn_vuln.data.tfds import network, paths
+from bn_vuln.data.tfds.types import Builder
 from bn_vuln.errors import BnvulnError
 
 
 @dataclass(frozen=True)
 class File:
-    """A file at `url`. `size` in bytes and `sha256` as TFDS registers them, None where it does not. `cached`: it is
-    among TFDS' downloads; `manual`: the file of its name in the manual folder, if there is one."""
+    """A file that a data set is made of.
+
+    Attributes:
+        name: File name.
+        url: Where it is published.
+        size: Size in bytes as TFDS registers it, None where it does not.
+        sha256: Hex digits as TFDS registers them, None where it does not.
+        cached: The file is among TFDS' downloads.
+        manual: The file of its name in the manual folder, if there is one.
+    """
 
     name: str
     url: str
@@ -32,60 +41,97 @@ class File:
 
     @property
     def host(self) -> str:
-        """Where it can be downloaded."""
+        """The host that publishes it."""
         return network.host(self.url)
 
     @property
     def missing(self) -> bool:
-        """Whether it would have to be downloaded."""
+        """True if it would have to be downloaded."""
         return not self.cached and self.manual is None
 
+    @property
+    def found(self) -> str | None:
+        """`downloaded`, its path in the manual folder, or None where it is missing."""
+        return "downloaded" if self.cached else str(self.manual) if self.manual else None
 
-class Needs(NamedTuple):
-    """The `files` a data set is made of; `by_hand`: it also needs files that TFDS cannot download."""
+
+class RequiredFiles(NamedTuple):
+    """The files a data set is made of; `by_hand`: it also needs files that TFDS cannot download."""
 
     files: list[File]
     by_hand: bool
 
 
-def needs(builder: Any) -> Needs:
-    """The files that a TFDS builder would ask for, in that order, each once."""
-    recorder = _Recorder()
+def required_files(builder: Builder) -> RequiredFiles:
+    """List the files that a TFDS builder would ask for, in that order, each once."""
+    recorder = _DownloadRecorder()
     with contextlib.suppress(Exception), _without_tensorflow():
+        beam = "pipeline" in inspect.signature(builder._split_generators).parameters
         # It ends where the builder looks into a file: the files are asked for before.
-        builder._split_generators(recorder, **_pipeline(builder))
-    return Needs([_file(builder, asked) for asked in recorder.asked.values()], recorder.by_hand)
+        builder._split_generators(recorder, **({"pipeline": None} if beam else {}))
+    return RequiredFiles([_file(builder, request) for request in recorder.requested.values()], recorder.by_hand)
 
 
-def registered(builder: Any) -> list[File]:
-    """All files that TFDS registers for a builder, whether this config of it needs them or not."""
+def registered_files(builder: Builder) -> list[File]:
+    """List all files that TFDS registers for a builder, including those that this config of it does not need."""
     return [_file(builder, url) for url in builder.url_infos or {}]
 
 
-def require(name: str, builder: Any) -> None:
-    """Raise `BnvulnError`, in one line and within a second, unless a data set can be prepared.
+def require_available(name: str, builder: Builder) -> None:
+    """Check, within a second, that a data set can be prepared.
 
     Every file must be among TFDS' downloads, or in the manual folder and the right one, or on a host that answers.
+
+    Args:
+        name: The data set, for the error message.
+        builder: Its builder.
+
+    Raises:
+        BnvulnError: A file is missing or wrong; in one line that says what to do.
     """
-    needed = needs(builder)
-    for file in registered(builder):
+    required = required_files(builder)
+    for file in registered_files(builder):
         if file.manual is not None and file.size is not None and file.sha256 is not None:
-            check(file.manual, file.size, file.sha256)
-    if needed.by_hand:
-        _require_by_hand(name, builder)
-    missing = [file for file in needed.files if file.missing]
-    away = network.unreachable(file.url for file in missing)
-    if away:
-        raise BnvulnError(_missing_text(name, builder, [f for f in missing if f.host in away], away))
+            check_content(file.manual, file.size, file.sha256)
+    folder, advised = paths.manual(builder.name), paths.manual_advised(builder.name)
+    if required.by_hand and not (folder.is_dir() and any(folder.iterdir())):
+        raise BnvulnError(
+            f"{name} is not prepared in {paths.data_dir()} and has to be downloaded by hand into {advised} (or any "
+            f"folder, with --manual-dir). TFDS says: {manual_instructions(builder)}"
+        )
+    missing = [file for file in required.files if file.missing]
+    unreachable = network.unreachable(file.url for file in missing)
+    if not unreachable:
+        return
+    missing = [file for file in missing if file.host in unreachable]
+    names = format_list(file.name for file in missing)
+    # TFDS finds files in the manual folder by the names that it registers.
+    if all(file.sha256 for file in missing):
+        remedy = f"put {names} into {advised} (or into any folder, with --manual-dir), or pass"
+    else:
+        remedy = f"{names} must be downloaded on a machine that has network; pass"
+    raise BnvulnError(
+        f"{name} is not prepared in {paths.data_dir()} and {format_list(unreachable)} cannot be reached: {remedy} "
+        "--data-dir of a folder where it is prepared"
+    )
 
 
-def instructions(builder: Any) -> str:
-    """What TFDS says about files that it cannot download, in one line."""
+def manual_instructions(builder: Builder) -> str:
+    """TFDS' instructions for files that it cannot download, in one line."""
     return " ".join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").split()).rstrip(". ")
 
 
-def check(path: Path, size: int, sha256: str) -> None:
-    """Raise `BnvulnError` unless a file has this size (bytes) and this sha256, in hex digits."""
+def check_content(path: Path, size: int, sha256: str) -> None:
+    """Check a file's size and hash.
+
+    Args:
+        path: The file.
+        size: Expected size in bytes.
+        sha256: Expected hex digits.
+
+    Raises:
+        BnvulnError: The file has another size or hash.
+    """
     with path.open("rb") as file:
         found = path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
     if found != (size, sha256):
@@ -95,98 +141,65 @@ def check(path: Path, size: int, sha256: str) -> None:
         )
 
 
-def _require_by_hand(name: str, builder: Any) -> None:
-    folder = paths.manual(builder.name)
-    if folder.is_dir() and any(folder.iterdir()):
-        return
-    raise BnvulnError(
-        f"{name} is not prepared in {paths.data_dir()} and has to be downloaded by hand into "
-        f"{paths.manual_advised(builder.name)} (or any folder, with --manual-dir). TFDS says: {instructions(builder)}"
-    )
-
-
-def _missing_text(name: str, builder: Any, missing: list[File], away: list[str]) -> str:
-    names = listed(file.name for file in missing)
-    # TFDS finds files in the manual folder by the names that it registers.
-    put = (
-        f"put {names} into {paths.manual_advised(builder.name)} (or into any folder, with --manual-dir), or pass"
-        if all(file.sha256 for file in missing)
-        else f"{names} must be downloaded on a machine that has network; pass"
-    )
-    where = f"{name} is not prepared in {paths.data_dir()} and {listed(away)} cannot be reached"
-    return f"{where}: {put} --data-dir of a folder where it is prepared"
-
-
-# ---------------------------------------------------------------- what a builder asks for
-
-
-class _Recorder:
-    """Stands in for TFDS' download manager: notes what is asked for, in `asked` by URL, and downloads nothing."""
+class _DownloadRecorder:
+    """Stand-in for TFDS' download manager: records the requests by URL, and downloads nothing."""
 
     def __init__(self) -> None:
-        self.asked: dict[str, Any] = {}
+        self.requested: dict[str, object] = {}
         self.by_hand = False
 
-    def download(self, wanted: Any) -> Any:
+    def download(self, request: object) -> object:
         """A path that does not exist for each URL, in the same structure of dicts and lists."""
-        if isinstance(wanted, dict):
-            return {key: self.download(value) for key, value in wanted.items()}
-        if isinstance(wanted, list | tuple):
-            return [self.download(value) for value in wanted]
-        self.asked[getattr(wanted, "url", wanted)] = wanted
-        return _nowhere()
+        if isinstance(request, dict):
+            return {key: self.download(value) for key, value in request.items()}
+        if isinstance(request, list | tuple):
+            return [self.download(value) for value in request]
+        self.requested[_url(request)] = request
+        return paths.downloads() / "nothing is here"
 
     download_and_extract = download
 
     @property
     def manual_dir(self) -> Path:
         self.by_hand = True
-        return _nowhere()
-
-
-def _nowhere() -> Path:
-    return paths.downloads() / "nothing is here"
-
-
-def _pipeline(builder: Any) -> dict[str, None]:
-    """The argument that builders with Beam take."""
-    return {"pipeline": None} if "pipeline" in inspect.signature(builder._split_generators).parameters else {}
+        return paths.downloads() / "nothing is here"
 
 
 @contextlib.contextmanager
 def _without_tensorflow() -> Iterator[None]:
-    """Let imports of TensorFlow fail, as long as it is not imported: it takes seconds, and whoever needs it has found
-    all files by then."""
+    """Let imports of TensorFlow fail silently, unless it is imported already.
+
+    The import takes seconds, and a builder that needs it has asked for all files by then.
+    """
     if "tensorflow" in sys.modules:
         yield
         return
     sys.modules["tensorflow"] = None  # type: ignore[assignment]
+    output = io.StringIO()  # TFDS then advises to install TensorFlow
     try:
-        with _silence():  # TFDS then advises to install TensorFlow
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             yield
     finally:
         sys.modules.pop("tensorflow", None)
 
 
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    nowhere = io.StringIO()
-    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        yield
+def _url(request: object) -> str:
+    """The URL of a request, which is the URL itself or TFDS' `Resource`."""
+    return str(getattr(request, "url", request))
 
 
-def _file(builder: Any, asked: Any) -> File:
+def _file(builder: Builder, request: object) -> File:
     from tensorflow_datasets.core.download import resource
 
-    url = getattr(asked, "url", asked)
+    url = _url(request)
     info = (builder.url_infos or {}).get(url)
-    name = (info.filename if info else None) or _basename(url)
+    name = (info.filename if info else None) or unquote(urlsplit(url).path).rpartition("/")[2] or url
     # In the manual folder TFDS finds only files whose name it registers, or that it cannot download.
     by_hand = bool(info and info.filename) or builder.MANUAL_DOWNLOAD_INSTRUCTIONS is not None
     manual = paths.manual(builder.name) / name if by_hand else None
-    inside = getattr(asked, "relative_download_dir", "")
+    subfolder = str(getattr(request, "relative_download_dir", ""))
     cached = resource.get_dl_fname(url, info.checksum if info else None)
-    folders = [paths.downloads() / builder.name / inside, paths.downloads() / inside]
+    folders = [paths.downloads() / builder.name / subfolder, paths.downloads() / subfolder]
     return File(
         name=name,
         url=url,
@@ -195,7 +208,3 @@ def _file(builder: Any, asked: Any) -> File:
         cached=any(resource.is_locally_cached(folder / cached) for folder in folders),
         manual=manual if manual is not None and manual.is_file() else None,
     )
-
-
-def _basename(url: str) -> str:
-    return unquote(urlsplit(url).path).rpartition("/")[2] or url

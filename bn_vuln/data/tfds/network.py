@@ -1,4 +1,4 @@
-"""Whether the hosts of files can be reached, answered well within a second."""
+"""Check of which hosts can be reached, done well within a second."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ PORTS = {"http": 80, "ftp": 21}
 
 
 def host(url: str) -> str:
-    """The host of a URL."""
+    """The host of a URL; that of Google's storage for gs://."""
     parts = urlsplit(url)
     return "storage.googleapis.com" if parts.scheme == "gs" else parts.hostname or url
 
 
 def unreachable(urls: Iterable[str], seconds: float = SECONDS) -> list[str]:
-    """Those hosts of these URLs that do not answer within `seconds`, in the order of the URLs.
+    """Find the hosts that do not answer. All are asked at once.
 
-    All are asked at once. The threads are daemons: looking up a name has no time limit of its own.
+    Args:
+        urls: URLs of files.
+        seconds: Time limit.
+
+    Returns:
+        Hosts without an answer, in the order of the URLs.
     """
     asked = {host(url): url for url in urls}
     answered: set[str] = set()
@@ -34,6 +39,7 @@ def unreachable(urls: Iterable[str], seconds: float = SECONDS) -> list[str]:
             _connect(url, seconds)
             answered.add(name)
 
+    # Daemons, because looking up a name has no time limit of its own.
     threads = [threading.Thread(target=ask, args=item, daemon=True) for item in asked.items()]
     end = time.monotonic() + seconds
     for thread in threads:
@@ -48,16 +54,12 @@ def _connect(url: str, seconds: float) -> None:
     parts = urlsplit(url)
     name = host(url)
     if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(name):
-        _ask_proxy(f"{parts.scheme}://{name}/", seconds)
+        request = urllib.request.Request(f"{parts.scheme}://{name}/", method="HEAD")
+        try:  # only a request shows whether a proxy lets it through
+            urllib.request.build_opener().open(request, timeout=seconds).close()
+        except urllib.error.HTTPError as error:
+            # Any other answer, such as 404, is the host's own.
+            if error.code in (407, 502, 503, 504):
+                raise
         return
     socket.create_connection((name, parts.port or PORTS.get(parts.scheme, 443)), timeout=seconds).close()
-
-
-def _ask_proxy(url: str, seconds: float) -> None:
-    """Only a request shows whether a proxy lets it through. Raises `OSError` where it does not."""
-    try:
-        urllib.request.build_opener().open(urllib.request.Request(url, method="HEAD"), timeout=seconds).close()
-    except urllib.error.HTTPError as error:
-        # Any other answer, such as 404, is the host's own.
-        if error.code in (407, 502, 503, 504):
-            raise

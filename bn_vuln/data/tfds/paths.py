@@ -1,4 +1,4 @@
-"""The folders of data on this machine, from the environment, which worker processes inherit."""
+"""Folders of data on this machine, from environment variables, which worker processes inherit."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ DATA_DIR, MANUAL_DIR = "TFDS_DATA_DIR", "BNVULN_MANUAL_DIR"
 
 
 def data_dir() -> Path:
-    """Where TFDS keeps prepared data sets: $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+    """The folder of prepared data sets: $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
     return Path(os.environ.get(DATA_DIR) or "~/tensorflow_datasets").expanduser().absolute()
 
 
 def manual_dir() -> Path | None:
-    """The folder of files downloaded by hand, $BNVULN_MANUAL_DIR, or None. Raises `UsageError` if it is no folder."""
+    """The folder of files downloaded by hand, $BNVULN_MANUAL_DIR, or None.
+
+    Raises:
+        UsageError: It is no folder.
+    """
     given = os.environ.get(MANUAL_DIR)
     if not given:
         return None
@@ -27,24 +31,29 @@ def manual_dir() -> Path | None:
 
 
 def downloads() -> Path:
-    """Where TFDS keeps downloaded files; those of a data set lie in a folder of its name."""
+    """The folder of TFDS' downloads; a data set's files lie in a folder of its name in it."""
     return data_dir() / "downloads"
 
 
 def extracted(name: str) -> Path:
-    """Where a data set's archives are unpacked: a folder of its own, because TFDS takes an archive for unpacked
-    where the folder has one of that file name, and MNIST's files and Fashion-MNIST's have the same names."""
+    """The folder in which a data set's archives are unpacked.
+
+    Each data set has its own: TFDS takes an archive for unpacked where the folder has one of that file name, and the
+    files of MNIST and Fashion-MNIST have the same names.
+    """
     return downloads() / "extracted" / name
 
 
 def manual(name: str) -> Path:
-    """Where files downloaded by hand for a data set are looked for: the manual folder (without one TFDS' default), or
-    the folder of the data set's name in it."""
+    """The folder in which files downloaded by hand for a data set are looked for.
+
+    It is the folder of the data set's name in the manual folder (without one TFDS' default), else that folder itself.
+    """
     folder = manual_dir() or downloads() / "manual"
-    own = folder / name
-    return own if own.is_dir() else folder
+    subfolder = folder / name
+    return subfolder if subfolder.is_dir() else folder
 
 
 def manual_advised(name: str) -> Path:
-    """Where to put files downloaded by hand: the manual folder that was given, else one that needs no option."""
+    """The folder to put files downloaded by hand into: the one that was given, else one that needs no option."""
     return manual_dir() or downloads() / "manual" / name

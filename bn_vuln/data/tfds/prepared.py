@@ -1,4 +1,4 @@
-"""What TFDS has prepared in the data folder, read from its JSON files: no import of TFDS, so that it is instant."""
+"""Prepared data sets in the data folder, read from TFDS' JSON files: instant, without an import of TFDS."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bn_vuln.data import constants
 from bn_vuln.data.tfds import paths
+from bn_vuln.typing import Plain
 
-INFO, FEATURES = "dataset_info.json", "features.json"
+INFO_FILE, FEATURES_FILE = "dataset_info.json", "features.json"
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A data set prepared in `folder`: `sizes` of its splits, `shape` of its images (0 where it varies) and number of
-    `classes`, both None where it is no set of labelled images."""
+    """A prepared data set.
+
+    Attributes:
+        name: TFDS' name, with the config.
+        folder: Folder of the version.
+        sizes: Number of examples in each of TFDS' splits.
+        shape: Shape of the images, 0 where a size varies; None where it is no set of labelled images.
+        classes: Number of classes, None where it is no set of labelled images.
+    """
 
     name: str
     folder: Path
@@ -28,14 +35,20 @@ class Prepared:
 
 
 def read(folder: Path) -> Prepared | None:
-    """The data set prepared in a version's folder, or None where there is none, or not all of it.
+    """Read the descriptions of the data set in a version's folder.
 
     TFDS takes any folder of that name for a prepared data set; here its descriptions must be there and all files of
     records (shards) that they name.
+
+    Args:
+        folder: NAME/[CONFIG/]VERSION in the data folder.
+
+    Returns:
+        The data set, or None where there is none, or not all of it.
     """
     try:
-        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-        features = json.loads((folder / FEATURES).read_text(encoding="utf-8"))
+        info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
+        features = json.loads((folder / FEATURES_FILE).read_text(encoding="utf-8"))
         splits = info["splits"]
         if not splits or any(_missing_shards(folder, info["name"], split) for split in splits):
             return None
@@ -43,43 +56,43 @@ def read(folder: Path) -> Prepared | None:
         name = f"{info['name']}/{info['configName']}" if info.get("configName") else info["name"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Prepared(name, folder, sizes, *_outline(info, features))
+    return Prepared(name, folder, sizes, *_shape_and_classes(info, features))
 
 
 def find(name: str) -> Prepared | None:
-    """The newest version of a named data set that is prepared."""
-    return next(_versions(paths.data_dir() / name), None) if constants.NAME.fullmatch(name) else None
+    """Find the newest prepared version of a data set by its name, or None."""
+    return next(_versions(paths.data_dir() / name), None) if constants.NAME_PATTERN.fullmatch(name) else None
 
 
 def all_prepared() -> list[Prepared]:
-    """The newest prepared version of each data set in the data folder."""
+    """List the newest prepared version of each data set in the data folder."""
     tops = [path for path in sorted(paths.data_dir().glob("*")) if path.is_dir() and path.name != "downloads"]
     folders = [folder for top in tops for folder in (top, *sorted(top.glob("*/")))]
     return [found for folder in folders if (found := next(_versions(folder), None)) is not None]
 
 
 def _versions(folder: Path) -> Iterator[Prepared]:
-    """What is prepared in a data set's folder, the newest version first."""
+    """Prepared versions in a data set's folder, the newest first."""
     folders = [path for path in folder.glob("*.*.*") if path.name.replace(".", "").isdigit()]
     for path in sorted(folders, key=lambda p: tuple(map(int, p.name.split("."))), reverse=True):
         if (found := read(path)) is not None:
             yield found
 
 
-def _missing_shards(folder: Path, name: str, split: dict[str, Any]) -> bool:
-    """Whether records of a split are missing (not known for names other than TFDS' usual ones)."""
+def _missing_shards(folder: Path, name: str, split: Plain) -> bool:
+    """Return True if files of a split are missing (names other than TFDS' usual ones are not checked)."""
     n = len(split.get("shardLengths", []))
     if split.get("filepathTemplate", TEMPLATE) != TEMPLATE:
         return False
     return len(list(folder.glob(f"{name}-{split['name']}.*-of-{n:05d}"))) < n
 
 
-def _outline(info: Any, features: Any) -> tuple[tuple[int, ...] | None, int | None]:
-    """(shape of the images, number of classes), None where the data set is no set of labelled images."""
+def _shape_and_classes(info: Plain, features: Plain) -> tuple[tuple[int, ...] | None, int | None]:
+    """(shape of the images, number of classes), both None where it is no set of labelled images."""
     try:
         image, label = (item["featureKey"] for item in info["supervisedKeys"]["tuple"]["items"])
-        described = features["featuresDict"]["features"]
-        shape = described[image]["image"]["shape"]["dimensions"]
-        return tuple(max(int(size), 0) for size in shape), int(described[label]["classLabel"]["numClasses"])
+        declared = features["featuresDict"]["features"]
+        shape = declared[image]["image"]["shape"]["dimensions"]
+        return tuple(max(int(size), 0) for size in shape), int(declared[label]["classLabel"]["numClasses"])
     except (KeyError, TypeError, ValueError):
         return None, None

@@ -1,4 +1,4 @@
-"""Preparing a TFDS data set, once, whatever the number of processes that want it."""
+"""Preparation of a TFDS data set, done once whatever the number of processes that want it."""
 
 from __future__ import annotations
 
@@ -9,32 +9,39 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from bn_vuln.data.describe import first_line
 from bn_vuln.data.tfds import downloads, paths, prepared
+from bn_vuln.data.tfds.types import Builder
 from bn_vuln.errors import BnvulnError
 from bn_vuln.runtime import backend
 
 
-def is_prepared(builder: Any) -> bool:
-    """Whether all of a builder's data set is there."""
+def is_prepared(builder: Builder) -> bool:
+    """Return True if all of a builder's data set is there."""
     return prepared.read(Path(builder.data_dir)) is not None
 
 
-def prepare(name: str, builder: Any) -> None:
+def prepare(name: str, builder: Builder) -> None:
     """Prepare a data set from its files, downloading those that are missing.
 
-    Raises `BnvulnError` in one line: at once where a file is missing and cannot be downloaded, or is not the one that
-    TFDS registers; later for whatever else goes wrong. What is left of an interrupted preparation is replaced.
+    Rests of an interrupted preparation are replaced.
+
+    Args:
+        name: The data set, for the error message.
+        builder: Its builder.
+
+    Raises:
+        BnvulnError: In one line: at once where a file is missing and cannot be downloaded, or is not the one that TFDS
+            registers; later for whatever else goes wrong.
     """
-    downloads.require(name, builder)
-    with _one_line(f"{name} could not be prepared in {paths.data_dir()}"), _alone(builder.name):
+    downloads.require_available(name, builder)
+    with _errors_in_one_line(f"{name} could not be prepared in {paths.data_dir()}"), _locked(builder.name):
         if not is_prepared(builder):
             _download_and_prepare(builder)
 
 
-def _download_and_prepare(builder: Any) -> None:
+def _download_and_prepare(builder: Builder) -> None:
     import tensorflow_datasets
 
     backend.tensorflow()
@@ -42,9 +49,9 @@ def _download_and_prepare(builder: Any) -> None:
     config = tensorflow_datasets.download.DownloadConfig(
         extract_dir=paths.extracted(builder.name),
         manual_dir=paths.manual(builder.name),
-        # A folder that is there and not whole would be taken for the data set.
+        # TFDS would take an incomplete folder for the data set.
         download_mode=modes.REUSE_CACHE_IF_EXISTS if Path(builder.data_dir).exists() else modes.REUSE_DATASET_IF_EXISTS,
-        # What it offers has no registered sha256.
+        # Google's prepared copies have no registered sha256.
         try_download_gcs=False,
     )
     with _quiet():
@@ -52,7 +59,7 @@ def _download_and_prepare(builder: Any) -> None:
 
 
 @contextlib.contextmanager
-def _alone(name: str) -> Iterator[None]:
+def _locked(name: str) -> Iterator[None]:
     """Hold the lock of a data set's preparation, waiting for another process that prepares it."""
     path = paths.downloads() / name / ".lock"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +71,7 @@ def _alone(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep TFDS off standard output, and its progress bars and warnings off what is no terminal."""
+    """Keep TFDS off standard output; show its progress bars on a terminal only, and its warnings never."""
     import tensorflow_datasets
 
     logger, terminal = logging.getLogger("absl"), sys.stderr.isatty()
@@ -82,11 +89,11 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _one_line(what: str) -> Iterator[None]:
-    """Whatever TFDS, TensorFlow or the file system raises, as a `BnvulnError` with the first line of it."""
+def _errors_in_one_line(label: str) -> Iterator[None]:
+    """Turn errors of TFDS, TensorFlow or the file system into a `BnvulnError` with their first line."""
     try:
         yield
     except BnvulnError:
         raise
     except Exception as error:
-        raise BnvulnError(f"{what}: {first_line(error)}") from error
+        raise BnvulnError(f"{label}: {first_line(error)}") from error

@@ -1,0 +1,117 @@
+"""The sources of data: which module reads a data set of a given name, and the name that identifies its content."""
+
+from __future__ import annotations
+
+import functools
+from typing import Protocol
+
+from bn_vuln import config
+from bn_vuln.data import image_folder, mnist, npz, tfds, toy
+from bn_vuln.data.info import DatasetInfo
+from bn_vuln.data.splits import Split
+from bn_vuln.errors import UsageError
+
+BUILT_IN = {"mnist": mnist.INFO, "toy": toy.INFO}
+
+
+class DataSource(Protocol):
+    """A module that reads data of one kind."""
+
+    def dataset_info(self, name: str) -> DatasetInfo: ...
+    def read(self, name: str, split: str) -> Split: ...
+
+
+class UserDataSource(DataSource, Protocol):
+    """A module that reads files of the user."""
+
+    def matches(self, name: str) -> bool: ...
+    def digest(self, name: str) -> str: ...
+    def absolute_name(self, name: str) -> str: ...
+
+
+USER_DATA_SOURCES: tuple[UserDataSource, ...] = (npz, image_folder)
+
+
+def user_data_source(name: str) -> UserDataSource | None:
+    """The module that reads user data of this name, None for any other data set."""
+    return next((source for source in USER_DATA_SOURCES if source.matches(name)), None)
+
+
+def is_user_data(name: str) -> bool:
+    """Return True for the path of an .npz file and for folder:PATH."""
+    return user_data_source(name) is not None
+
+
+def dataset_info(name: str) -> DatasetInfo:
+    """Info of a data set, without its data where constants are in use for it.
+
+    Raises:
+        UsageError: The name is not known, or the data are not of the expected format.
+        BnvulnError: The data are not there and cannot be downloaded.
+    """
+    return BUILT_IN[name] if name in BUILT_IN else (user_data_source(name) or tfds).dataset_info(name)
+
+
+def prepare(name: str) -> DatasetInfo:
+    """Make a data set ready to be read, downloading what is missing, and return its info.
+
+    Raises:
+        UsageError: The name is not known, or the data are not of the expected format.
+        BnvulnError: The data are not there and cannot be downloaded.
+    """
+    if name not in BUILT_IN and not is_user_data(name):
+        tfds.ensure_prepared(name)
+    return dataset_info(name)
+
+
+def read(name: str, split: str, subset_seed: int | None = None) -> Split:
+    """Read `train` (validation examples included) or `test` as published.
+
+    Args:
+        name: A data set.
+        split: `train` or `test`.
+        subset_seed: Seed of another training sample of `toy`; without effect on all other data.
+
+    Returns:
+        The examples in their published order, in read-only arrays.
+
+    Raises:
+        UsageError: The name is not known, or the data are not of the expected format.
+        BnvulnError: The data are not there and cannot be downloaded.
+    """
+    if name == "toy" and subset_seed is not None:
+        return Split.whole(*toy.read(split, subset_seed))
+    return _read_built_in(name, split) if name in BUILT_IN else (user_data_source(name) or tfds).read(name, split)
+
+
+@functools.lru_cache(maxsize=4)
+def _read_built_in(name: str, split: str) -> Split:
+    return Split.whole(*(mnist.read(split) if name == "mnist" else toy.read(split)))
+
+
+def canonical_name(name: str) -> str:
+    """The name that identifies the data: npz:DIGEST or folder:DIGEST for user data, else the name itself.
+
+    Raises:
+        UsageError: There is no such file or folder.
+    """
+    source = user_data_source(name)
+    return name if source is None else config.Data(name=name, digest=source.digest(name)).canonical
+
+
+def with_digest(options: config.Data) -> config.Data:
+    """The same options, user data by absolute path and digest, so that they can be found and recognized later.
+
+    Raises:
+        UsageError: There is no such file or folder, or its content is not that of a digest that was given.
+    """
+    source = user_data_source(options.name)
+    if source is None:
+        return options
+    digest = source.digest(options.name)
+    if options.digest not in (None, digest):
+        raise UsageError(
+            f"{options.name}: changed since its digest was {options.digest}, it is {digest} now; "
+            "leave the digest out to take the data as they are"
+        )
+    return options.model_copy(update={"name": source.absolute_name(options.name), "digest": digest})

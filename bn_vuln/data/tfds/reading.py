@@ -1,0 +1,157 @@
+"""Examples and info of TFDS' data sets: read into memory, statistics computed once and stored beside the data."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bn_vuln.data import constants
+from bn_vuln.data.describe import first_line
+from bn_vuln.data.info import DatasetInfo
+from bn_vuln.data.splits import Split, channel_statistics, train_test_split
+from bn_vuln.data.tfds import builders, prepared
+from bn_vuln.data.tfds.types import Builder
+from bn_vuln.errors import BnvulnError, UsageError
+from bn_vuln.runtime import backend
+from bn_vuln.runtime.files import atomic_write
+from bn_vuln.typing import AnyArray, StoredImages
+
+STATISTICS_FILE = "bnvuln_facts.json"  # the name that existing data folders have
+
+
+class ImageStatistics(NamedTuple):
+    """Shape of the training images, and mean and std of each channel, in pixels [0, 1]."""
+
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def dataset_info(name: str) -> DatasetInfo:
+    """Info of a data set: without its data where constants are in use; any other is prepared.
+
+    Args:
+        name: A name of TFDS.
+
+    Returns:
+        The info; its sizes are those of the prepared data, if there are any.
+
+    Raises:
+        UsageError: The name is not known, or the set is not one of labelled images.
+        BnvulnError: The data set cannot be prepared.
+    """
+    if name in constants.DATASET_INFO:
+        info, found = constants.DATASET_INFO[name], prepared.find(name)
+        return info if found is None else replace(info, sizes=builders.sizes(name, found.sizes))
+    builder = builders.ensure_prepared(name)
+    statistics = training_statistics(name, builder)
+    mean, std = constants.standardization(name) or (statistics.mean, statistics.std)
+    published = {split: int(info.num_examples) for split, info in builder.info.splits.items()}
+    return DatasetInfo(
+        name, statistics.shape, builders.classes(name, builder), mean, std, builders.sizes(name, published)
+    )
+
+
+def read(name: str, split: str) -> Split:
+    """Read a split of a data set, which is prepared if it was not.
+
+    Args:
+        name: A name of TFDS.
+        split: `train` or `test`. The test split is TFDS' `test`, else its `validation`, else a fifth of `train` by a
+            fixed permutation.
+
+    Returns:
+        The examples; `index` is the place in TFDS' split.
+
+    Raises:
+        UsageError: The name is not known, the set is not one of labelled images, or it has no training images.
+        BnvulnError: The data set cannot be prepared, or is damaged.
+    """
+    builder = builders.ensure_prepared(name)
+    names = builders.split_names(name, list(builder.info.splits))
+    if split not in names:
+        raise UsageError(f"{name} has only a {names['test']} split: models can be evaluated on it, not trained")
+    published = _read_published(name, names[split], str(builder.data_dir))
+    return train_test_split(published, name)[split] if names.get("train") == names["test"] else published
+
+
+@functools.lru_cache(maxsize=4)
+def _read_published(name: str, split: str, folder: str) -> Split:
+    """A split as TFDS published it; the `folder` where it is prepared belongs to the key of the cache."""
+    try:
+        images, labels = _read_arrays(name, builders.find_builder(name), split)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise BnvulnError(f"{name}: {first_line(error)}; remove {folder} to prepare it again") from error
+    if not len(labels) or labels.min() < 0:
+        raise UsageError(f"{name}: expected images with labels, the {split} split has others or none")
+    return Split.whole(images, labels.astype(np.int32))
+
+
+def _read_arrays(name: str, builder: Builder, split: str) -> tuple[StoredImages, AnyArray]:
+    """Images and labels of a prepared split, in an order that is always the same."""
+    import tensorflow_datasets
+
+    backend.tensorflow()
+    config = tensorflow_datasets.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    one_shape = None not in builders.image_shape(name, builder)
+    batch_size = -1 if one_shape else None
+    dataset = builder.as_dataset(split=split, as_supervised=True, batch_size=batch_size, read_config=config)
+    examples = tensorflow_datasets.as_numpy(dataset)
+    return examples if one_shape else _stack(name, examples)  # a pair of arrays, or an iterable of pairs
+
+
+def _stack(name: str, examples: Iterable[tuple[StoredImages, int]]) -> tuple[StoredImages, AnyArray]:
+    """Stack images whose shape TFDS does not declare; raise `UsageError` at the first of another shape."""
+    images: list[StoredImages] = []
+    labels: list[int] = []
+    for image, label in examples:
+        first = images[0].shape if images else image.shape
+        if image.shape != first or first[0] != first[1]:
+            raise UsageError(f"{name}: expected square images of one size, received {first} and {image.shape}")
+        images.append(image)
+        labels.append(label)
+    return np.stack(images), np.array(labels)
+
+
+def training_statistics(name: str, builder: Builder) -> ImageStatistics:
+    """Statistics of the training images (of the test images where there are no others), stored beside the data.
+
+    Args:
+        name: The data set.
+        builder: Its builder, prepared.
+
+    Returns:
+        The stored statistics, computed where there are none.
+
+    Raises:
+        UsageError: As `read`.
+        BnvulnError: As `read`.
+    """
+    folder = Path(builder.data_dir)
+    if stored := stored_statistics(folder):
+        return stored
+    has_train = "train" in builders.split_names(name, list(builder.info.splits))
+    images = read(name, "train" if has_train else "test").images
+    height, width, channels = images.shape[1:]
+    statistics = ImageStatistics((height, width, channels), *channel_statistics(images))
+    with contextlib.suppress(OSError):  # a folder that cannot be written
+        atomic_write(folder / STATISTICS_FILE, json.dumps(statistics._asdict()))
+    return statistics
+
+
+def stored_statistics(folder: Path) -> ImageStatistics | None:
+    """Statistics stored beside a data set prepared in this folder, or None."""
+    try:
+        stored = json.loads((folder / STATISTICS_FILE).read_text(encoding="utf-8"))
+        return ImageStatistics(tuple(stored["shape"]), tuple(stored["mean"]), tuple(stored["std"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
