@@ -1,18 +1,22 @@
-"""Architectures, and what of a training depends on them."""
+"""Architectures, and the defaults of a training that depend on them."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
 
-from bn_vuln.config.types import Count, Frozen, Index, expand_name
+from bn_vuln.config.types import Count, Frozen, Index, expand_name, reject_if
+from bn_vuln.typing import Plain
 
 
 class LinearArch(Frozen):
-    """[normalization of the input ->] one Dense. `one_logit`, for two classes: one output z = w x + b, of which the
-    logits are [0, z]; otherwise one output for each class."""
+    """A linear model: [normalization of the input ->] one Dense layer.
+
+    Attributes:
+        one_logit: For two classes: one output z = w x + b, which gives the logits [0, z]. Otherwise there is one output
+            for each class.
+    """
 
     omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("one_logit",)
 
@@ -21,15 +25,23 @@ class LinearArch(Frozen):
 
 
 class NearestCentroidArch(Frozen):
-    """The class of the nearest mean of the published training images (validation images too: nothing is chosen by
-    them). It is a linear model in closed form, with nothing random and nothing to train."""
+    """The class of the nearest mean of the published training images.
+
+    It is a linear model in closed form, with nothing random and nothing to train. Validation images count as training
+    images, since nothing is chosen by them.
+    """
 
     name: Literal["nearest_centroid"] = "nearest_centroid"
 
 
 class MLPArch(Frozen):
-    """ReLU layers of `hidden` units (null: two of half the input dimension each, as in the paper's Tables 6
-    and 7); `normalized` lists the hidden layers (from 0) that get the normalization, between Dense and ReLU."""
+    """A multilayer perceptron with ReLU.
+
+    Attributes:
+        hidden: Units of each hidden layer. Null: two layers of half the input dimension each (the paper's Tables 6
+            and 7).
+        normalized: Hidden layers, counted from 0, with the normalization between Dense and ReLU.
+    """
 
     name: Literal["mlp"] = "mlp"
     hidden: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
@@ -38,17 +50,14 @@ class MLPArch(Frozen):
     @model_validator(mode="after")
     def _normalized_layers_exist(self) -> MLPArch:
         layers = 2 if self.hidden is None else len(self.hidden)
-        if any(index >= layers for index in self.normalized):
-            raise PydanticCustomError(
-                "normalized",
-                "normalized: expected hidden layers from 0 to {last}, received {received}",
-                {"last": layers - 1, "received": str(list(self.normalized))},
-            )
+        message = "normalized: expected hidden layers from 0 to {last}, received {received}"
+        unknown = any(index >= layers for index in self.normalized)
+        reject_if((unknown, message), last=layers - 1, received=str(list(self.normalized)))
         return self
 
 
 class DeepArch(Frozen):
-    """`depth` ReLU layers of `units` each, all of them normalized, as in the paper's Figure 2 (width 384)."""
+    """A deep perceptron of the paper's Figure 2: `depth` ReLU layers of `units` each, all of them normalized."""
 
     name: Literal["deep"] = "deep"
     depth: Count = 10
@@ -56,8 +65,11 @@ class DeepArch(Frozen):
 
 
 class VGGArch(Frozen):
-    """VGG: 3x3 convolutions, each normalized, max-pooling, global average pooling and one Dense. 11 to 19 as published
-    (Simonyan and Zisserman 2015, A, B, D, E); vgg8 has one convolution for each of the five poolings."""
+    """VGG: 3x3 convolutions, each normalized, max-pooling, global average pooling and one Dense layer.
+
+    vgg11 to vgg19 are as published (Simonyan and Zisserman 2015, A, B, D, E). vgg8 has one convolution for each of the
+    five poolings.
+    """
 
     convolutional: ClassVar[bool] = True
 
@@ -65,8 +77,11 @@ class VGGArch(Frozen):
 
 
 class ResNetArch(Frozen):
-    """ResNets for small images (He et al. 2016, section 4.2): 3x3 convolutions in three stages of 16, 32 and 64
-    filters, two to a block, normalization before ReLU, shortcuts without parameters."""
+    """ResNets for small images (He et al. 2016, section 4.2).
+
+    3x3 convolutions in three stages of 16, 32 and 64 filters, two to a block, normalization before ReLU, shortcuts
+    without parameters.
+    """
 
     convolutional: ClassVar[bool] = True
     residual: ClassVar[bool] = True
@@ -75,9 +90,11 @@ class ResNetArch(Frozen):
 
 
 class WideResNetArch(Frozen):
-    """Wide ResNets (Zagoruyko and Komodakis 2016) WRN-`depth`-`widening`: three stages of 16, 32 and 64 times
-    `widening` filters, (depth - 4) / 6 blocks each of normalization, ReLU and 3x3 convolution, twice, without dropout;
-    a 1x1 convolution for the shortcut where the shape changes."""
+    """Wide ResNets WRN-`depth`-`widening` (Zagoruyko and Komodakis 2016), without dropout.
+
+    Three stages of 16, 32 and 64 times `widening` filters, each of (depth - 4) / 6 blocks. A block is twice
+    normalization, ReLU and 3x3 convolution; the shortcut is a 1x1 convolution where the shape changes.
+    """
 
     convolutional: ClassVar[bool] = True
     residual: ClassVar[bool] = True
@@ -88,10 +105,8 @@ class WideResNetArch(Frozen):
 
     @model_validator(mode="after")
     def _has_whole_blocks(self) -> WideResNetArch:
-        if self.depth < 10 or self.depth % 6 != 4:
-            raise PydanticCustomError(
-                "depth", "depth: expected 6 n + 4 (10, 16, 22, 28, 40), received {depth}", {"depth": self.depth}
-            )
+        message = "depth: expected 6 n + 4 (10, 16, 22, 28, 40), received {depth}"
+        reject_if((self.depth < 10 or self.depth % 6 != 4, message), depth=self.depth)
         return self
 
 
@@ -105,9 +120,9 @@ _CONVOLUTIONAL = [
     name for arch in (VGGArch, ResNetArch, WideResNetArch) for name in get_args(arch.model_fields["name"].annotation)
 ]
 
-# What a cell of these architectures has where it says nothing. PyTorch's initialization shrinks the signal by 6 in
-# each layer, which BN undoes and a net without BN cannot: there the pair would compare a net that learns with none.
-SETTINGS: dict[str, dict[str, Any]] = {
+# Defaults of a cell by architecture. PyTorch's initialization shrinks the signal to a sixth in each layer, which BN
+# undoes and a net without BN cannot: the pair would compare a net that learns with one that does not.
+DEFAULTS: dict[str, Plain] = {
     "deep": {"init": "he"},
     **{name: {"init": "he", "train": {"momentum": 0.9, "epochs": 5}} for name in _CONVOLUTIONAL},
 }

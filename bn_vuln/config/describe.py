@@ -1,4 +1,4 @@
-"""Config objects in a few words, for people."""
+"""Short descriptions of config objects, for tables and messages."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from bn_vuln.config.perturbation import (
     AWGN,
     PARAMETER_FREE,
     Attack,
+    Box,
     Clean,
     Corruption,
     Evaluation,
@@ -24,19 +25,19 @@ from bn_vuln.config.perturbation import (
 
 
 def describe_cell(cell: Cell) -> str:
-    """A cell in a few words: mlp mnist 28 batch c=1e-05 lr 0.01 batch size 128 seed 0."""
+    """Describe a cell: mlp mnist 28 batch c=1e-05 lr 0.01, batch size 128, 20 epochs, seed 0."""
     norm, train = cell.normalization, cell.train
-    words = [_arch_text(cell.arch), cell.data.name, str(cell.data.width or "")]
-    words += [norm.name + (f" c={norm.c:g}" if isinstance(norm, BatchNormalization) else "")]
-    words += [f"weight decay {cell.weight_decay:g}"] if cell.weight_decay else []
-    words += [_adversarial_text(train.adversarial)] if train.adversarial else []
-    words += [_augment_text(train.augment)] if train.augment else []
-    words += [f"lr {train.lr:g}, batch size {train.batch_size}, {train.epochs} epochs,"]
-    return " ".join([*filter(None, words), f"seed {cell.seed}"])
+    parts = [_arch_text(cell.arch), cell.data.name, str(cell.data.width or "")]
+    parts += [norm.name + (f" c={norm.c:g}" if isinstance(norm, BatchNormalization) else "")]
+    parts += [f"weight decay {cell.weight_decay:g}"] if cell.weight_decay else []
+    parts += [_adversarial_text(train.adversarial)] if train.adversarial else []
+    parts += [_augment_text(train.augment)] if train.augment else []
+    parts += [f"lr {train.lr:g}, batch size {train.batch_size}, {train.epochs} epochs,"]
+    return " ".join([*filter(None, parts), f"seed {cell.seed}"])
 
 
 def describe_perturbation(perturbation: Perturbation) -> str:
-    """A perturbation in a few words: bim inf eps 0.1 standardized, 100 steps of 0.001, box none."""
+    """Describe a perturbation: bim inf eps 0.1 standardized, 100 steps of 0.001, box none, keep last."""
     p = perturbation
     if isinstance(p, Clean):
         return "clean"
@@ -46,43 +47,43 @@ def describe_perturbation(perturbation: Perturbation) -> str:
         return f"{p.corruption} severity {p.severity}" + (f", {p.source}" if p.source != "auto" else "")
     if isinstance(p, MinimumNorm):
         return _minimal_text(p)
-    words = [f"{p.attack} {p.ord} eps {p.eps:.4g} {p.unit}", _steps_text(p), f"box {_box_text(p.box)}"]
-    words += [f"{p.restarts} restarts"] if p.restarts > 1 else []
-    words += [f"target {p.target}"] if p.target != "none" else []
-    words += [f"{p.keep} iterate"] if p.keep != "last" and p.attack not in PARAMETER_FREE else []
-    words += [f"of {len(p.eps_grid) + 1} eps"] if p.eps_grid else []
-    words += [f"bisected to {p.min_eps_tolerance:.4g}"] if p.min_eps_tolerance is not None else []
-    words += ["CleverHans"] if p.backend == "cleverhans" else []
-    return ", ".join(words)
+    parts = [f"{p.attack} {p.ord} eps {p.eps:.4g} {p.unit}", _steps_text(p), f"box {_box_text(p.box)}"]
+    parts += [f"{p.restarts} restarts"] if p.restarts > 1 else []
+    parts += [f"target {p.target}"] if p.target != "none" else []
+    parts += [f"keep {p.keep}"] if p.keep != "last" and p.attack not in PARAMETER_FREE else []
+    parts += [f"grid of {len(p.eps_grid) + 1} eps"] if p.eps_grid else []
+    parts += [f"min eps to within {p.min_eps_tolerance:.4g}"] if p.min_eps_tolerance is not None else []
+    parts += ["CleverHans"] if p.backend == "cleverhans" else []
+    return ", ".join(parts)
 
 
 def describe_fields(fields: Mapping[str, Any]) -> str:
-    """The same of a record's perturbation, with where it was measured: clean (test, 1000, batch BN statistics)."""
+    """Describe the perturbation of a record, with its evaluation: clean (test, 1000, batch BN statistics)."""
     evaluation = {key: fields[key] for key in Evaluation.model_fields}
     perturbation = {key: value for key, value in fields.items() if key not in evaluation}
     text = describe_perturbation(TypeAdapter(Perturbation).validate_python(perturbation))
-    where = [fields["split"], *([str(fields["limit"])] if fields["limit"] is not None else [])]
-    where += [f"{fields['bn_statistics']} BN statistics"] if fields["bn_statistics"] != "tracked" else []
-    return f"{text} ({', '.join(where)})"
+    evaluated = [fields["split"], *([str(fields["limit"])] if fields["limit"] is not None else [])]
+    evaluated += [f"{fields['bn_statistics']} BN statistics"] if fields["bn_statistics"] != "tracked" else []
+    return f"{text} ({', '.join(evaluated)})"
 
 
 def _arch_text(arch: Arch) -> str:
-    """mlp, wrn-28-10."""
+    """Describe an architecture: mlp, wrn-28-10."""
     return f"wrn-{arch.depth}-{arch.widening}" if isinstance(arch, WideResNetArch) else arch.name
 
 
 def _adversarial_text(a: Adversarial) -> str:
-    """The beginning of a list: adversarial inf eps 0.1 pixel, 10 steps,"""
+    """Describe adversarial training, as the beginning of a list: adversarial inf eps 0.1 pixel, 10 steps,."""
     return f"adversarial {a.ord} eps {a.eps:.4g} {a.unit}, {a.steps} step{'s' if a.steps > 1 else ''},"
 
 
 def _augment_text(a: Augment) -> str:
-    """The beginning of a list: crop pad 4 flip,"""
+    """Describe augmentation, as the beginning of a list: crop pad 4 flip,."""
     return " ".join([*([f"crop pad {a.pad}"] if a.pad else []), *(["flip"] if a.flip else [])]) + ","
 
 
 def _steps_text(p: Attack) -> str:
-    """20 steps of 0.01, 100 steps, 5000 queries."""
+    """Describe the steps of an attack: 20 steps of 0.01; 100 steps, 5000 queries."""
     if p.attack == "square":
         return f"{p.steps} queries"
     text = f"{p.steps} step{'s' if p.steps > 1 else ''}"
@@ -91,16 +92,16 @@ def _steps_text(p: Attack) -> str:
 
 
 def _minimal_text(p: MinimumNorm) -> str:
-    """carlini_wagner 2 pixel, 9 times 1000 steps of 0.01 from constant 0.001, box [0, 1]."""
+    """Describe: carlini_wagner 2 pixel, 9 times 1000 steps of 0.01 from constant 0.001, box [0, 1]."""
     search = f"{p.binary_search_steps} times {p.steps} steps of {p.step_size:.4g} from constant {p.initial_const:g}"
-    words = [f"{p.attack} {p.ord} {p.unit}", search, f"box {_box_text(p.box)}"]
-    words += [f"confidence {p.confidence:g}"] if p.confidence else []
-    words += [f"target {p.target}"] if p.target != "none" else []
-    words += ["CleverHans"] if p.backend == "cleverhans" else []
-    return ", ".join(words)
+    parts = [f"{p.attack} {p.ord} {p.unit}", search, f"box {_box_text(p.box)}"]
+    parts += [f"confidence {p.confidence:g}"] if p.confidence else []
+    parts += [f"target {p.target}"] if p.target != "none" else []
+    parts += ["CleverHans"] if p.backend == "cleverhans" else []
+    return ", ".join(parts)
 
 
-def _box_text(box: Any) -> str:
+def _box_text(box: Box) -> str:
     if box == "none":
         return "none"
     low, high = box.standardized if isinstance(box, StandardizedBox) else box

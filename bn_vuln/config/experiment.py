@@ -1,4 +1,4 @@
-"""An experiment: cells, what is measured of them, layout of the table, the paper's values."""
+"""Experiments: cells, their evaluation, the layout of the table, claims; and suites of perturbations."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from bn_vuln.config.measurement import ColumnUnit, Measurement
 from bn_vuln.config.perturbation import Attack, Evaluation, MinimumNorm, Perturbation, with_eps_grid
-from bn_vuln.config.types import Count, Float, Frozen, Index, NonNegative, nearest
+from bn_vuln.config.types import Count, Float, Frozen, Index, NonNegative, mistake, nearest, reject_if
+from bn_vuln.typing import Plain
 
 Scale = Literal["smoke", "quick", "cpu", "full"]
 SCALES: tuple[Scale, ...] = ("smoke", "quick", "cpu", "full")
-LOSS_SUFFIX = ".loss"  # a column NAME.loss is the mean cross-entropy under the perturbation NAME
-DISTANCE_SUFFIX = ".distance"  # and NAME.distance the mean distance of a minimum-norm attack
-EVALUATION_SEPARATOR = "@"  # a column NAME@EVALUATION is the column NAME, measured at that one of the `evaluations`
+LOSS_SUFFIX = ".loss"  # the column NAME.loss is the mean cross-entropy under the perturbation NAME
+DISTANCE_SUFFIX = ".distance"  # the column NAME.distance is the mean distance of a minimum-norm attack
+EVALUATION_SEPARATOR = "@"  # the column NAME@EVALUATION is the column NAME at one of the extra `evaluations`
 
 
 class Suite(Frozen):
-    """A named set of perturbations, and of measurements, for `bnvuln evaluate`."""
+    """A set of perturbations and measurements, by name, for `bnvuln evaluate`."""
 
     title: str
     evaluation: Evaluation = Evaluation()
@@ -31,7 +31,7 @@ class Suite(Frozen):
 
 
 class ExtraEvaluation(Evaluation):
-    """A further evaluation of an experiment, and which of its perturbations and measurements are made there as well."""
+    """A further evaluation of an experiment, with the names of the perturbations and measurements made there too."""
 
     perturbations: tuple[str, ...] = Field(min_length=1)
     measurements: tuple[str, ...] = ()
@@ -44,8 +44,10 @@ class ExtraEvaluation(Evaluation):
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """Perturbations and measurements, by name, and the evaluation where they are made. `name` is "" for the
-    experiment's own `evaluation`."""
+    """Perturbations and measurements, by name, and the evaluation at which they are made.
+
+    `name` is "" for the experiment's own `evaluation`.
+    """
 
     evaluation: Evaluation
     perturbations: Mapping[str, Perturbation]
@@ -53,29 +55,48 @@ class EvaluationPlan:
     name: str = ""
 
     def column(self, name: str) -> str:
-        """What the column NAME is called here: NAME, or NAME@EVALUATION."""
+        """Return the name of the column NAME at this evaluation: NAME, or NAME@EVALUATION."""
         return f"{name}{EVALUATION_SEPARATOR}{self.name}" if self.name else name
+
+    def column_units(self) -> dict[str, ColumnUnit]:
+        """Return the units of all columns that this evaluation can have.
+
+        Where names are equal, perturbations and measurements take precedence over what is derived from them.
+        """
+        perturbations = with_eps_grid(self.perturbations)
+        units: dict[str, ColumnUnit] = {name + LOSS_SUFFIX: "nats" for name in perturbations}
+        for name, options in perturbations.items():
+            if isinstance(options, MinimumNorm) or (isinstance(options, Attack) and options.min_eps_tolerance):
+                units[name + DISTANCE_SUFFIX] = "pixels" if options.unit == "pixel" else "standardized"
+        for name, measurement in self.measurements.items():
+            units |= {f"{name}.{detail}": unit for detail, unit in measurement.details.items()}
+        units |= {name: measurement.unit for name, measurement in self.measurements.items()}
+        units |= dict.fromkeys(perturbations, "%")
+        return {self.column(name): unit for name, unit in units.items()}
 
 
 class DerivedColumn(Frozen):
-    """A column computed from others, cell by cell: the `difference` of two, first - second, or the `mean` of several.
-    It has their unit, and a number where all of them have one."""
+    """A column computed from others, cell by cell, in their unit; empty where one of them is.
+
+    Attributes:
+        difference: Two columns, first - second.
+        mean: Two columns or more.
+    """
 
     difference: tuple[str, ...] = ()
     mean: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def _make_sense(self) -> DerivedColumn:
-        parts = self.source_columns
-        for wrong, message in (
+    def _is_one_of_both(self) -> DerivedColumn:
+        columns = self.source_columns
+        reject_if(
             (bool(self.difference) == bool(self.mean), "expected a difference or a mean"),
-            (bool(self.difference) and len(parts) != 2, "a difference is that of two columns, received {n}"),
-            (bool(self.mean) and len(parts) < 2, "a mean is that of at least two columns, received {n}"),
-            (len(set(parts)) < len(parts), "expected each column once, received {parts}"),
-        ):
-            if wrong:
-                fields = {"n": len(parts), "parts": ", ".join(parts)}
-                raise PydanticCustomError("derived", message, fields)
+            (self.difference and len(columns) != 2, "a difference is that of two columns, received {n}"),
+            (self.mean and len(columns) < 2, "a mean is that of at least two columns, received {n}"),
+            (len({*columns}) < len(columns), "expected each column once, received {columns}"),
+            n=len(columns),
+            columns=", ".join(columns),
+        )
         return self
 
     @property
@@ -88,41 +109,36 @@ class DerivedColumn(Frozen):
         return values[0] - values[1] if self.difference else sum(values) / len(values)
 
 
-def units_of(plan: EvaluationPlan) -> dict[str, ColumnUnit]:
-    """What a column of one evaluation can be; names of perturbations and measurements come before what is made of
-    them."""
-    every = with_eps_grid(plan.perturbations)
-    found: dict[str, ColumnUnit] = {name + LOSS_SUFFIX: "nats" for name in every}
-    for name, options in every.items():
-        if isinstance(options, MinimumNorm) or (isinstance(options, Attack) and options.min_eps_tolerance is not None):
-            found[name + DISTANCE_SUFFIX] = "pixels" if options.unit == "pixel" else "standardized"
-    for name, measurement in plan.measurements.items():
-        found |= {f"{name}.{detail}": unit for detail, unit in measurement.details.items()}
-    found |= {name: measurement.unit for name, measurement in plan.measurements.items()}
-    return {**found, **dict.fromkeys(every, "%")}
-
-
 class Baseline(Frozen):
-    """The cells of an arm in the table row `where`."""
+    """The cells that a claim compares an arm with: those of `arm` in the table row `where`."""
 
-    where: dict[str, Any] = Field(default={})
+    where: Plain = Field(default={})
     arm: str
 
 
 class Claim(Frozen):
-    """A claim about our `perturbations` (columns of the table), beside the paper's figure where it has one.
+    """A claim about our `perturbations` (columns of the table), with the paper's figure where it has one.
 
-    It is about one `arm` in the table row `where`, about its difference from (or `how: ratio`, its ratio to) the
-    cells `against`, paired by seed, about the `slope` of its logarithm against that of the row key `along` raised to
-    `power`, or, without an arm, about the difference treatment - reference.
+    Without an arm it is about the difference treatment - reference.
 
-    `value`: the published figure, in the column's unit but fractions for accuracies. With a `tolerance` the claim is
-    that ours equals it so far. Instead of a value, `sign` claims that a difference is above (1) or below (-1) zero.
-    `approximate`: rounded or derived, never judged. `exact`: nothing random enters, so one value is enough.
-    `text` says what the claim is about, `remark` what explains a difference between ours and the paper's.
+    Attributes:
+        where: The table row, as values of row keys. Empty: every row.
+        arm: The arm that it is about.
+        against: The cells that the arm is compared with, paired by seed.
+        how: The comparison: `difference`, arm - against; `ratio`, arm / against; `slope`, that of the arm's logarithm
+            against the logarithm of the row key `along`, raised to `power`.
+        value: The published figure, in the column's unit, but a fraction for accuracies.
+        sem: Its standard error of the mean.
+        tolerance: The claim is that ours equals the value to within this much.
+        sign: In place of a value: the difference is above (1) or below (-1) zero.
+        approximate: The value is rounded or derived, and never judged.
+        exact: Nothing random enters, so one seed is enough.
+        text: The subject of the claim, in words.
+        source: Its place in the paper.
+        remark: An explanation of a difference between ours and the paper's.
     """
 
-    where: dict[str, Any] = Field(default={})
+    where: Plain = Field(default={})
     perturbations: tuple[str, ...] = Field(min_length=1)
     arm: str | None = None
     against: Baseline | None = None
@@ -140,25 +156,24 @@ class Claim(Frozen):
     remark: str = ""
 
     @model_validator(mode="after")
-    def _make_sense(self) -> Claim:
-        for wrong, message in (
+    def _options_agree(self) -> Claim:
+        signed, ratio, slope = self.sign is not None, self.how == "ratio", self.how == "slope"
+        reject_if(
             ((self.value is None) == (self.sign is None), "expected a value or a sign"),
             (self.against is not None and self.arm is None, "against needs an arm to compare"),
-            (self.how == "ratio" and self.against is None, "a ratio needs an arm and what it is against"),
-            ((self.how == "slope") != (self.along is not None), "how: slope and along (a row key) belong together"),
-            (self.how == "slope" and (self.arm is None or self.against is not None), "a slope is that of one arm"),
-            (self.sign is not None and self.tolerance is not None, "a sign has no tolerance"),
+            (ratio and self.against is None, "a ratio needs an arm and what it is against"),
+            (slope != (self.along is not None), "how: slope and along (a row key) belong together"),
+            (slope and (self.arm is None or self.against is not None), "a slope is that of one arm"),
+            (signed and self.tolerance is not None, "a sign has no tolerance"),
             (
-                self.sign is not None and (self.how != "difference" or not self.is_contrast),
+                signed and (ratio or slope or not self.is_contrast),
                 "a sign is that of a difference: it needs against",
             ),
             (
-                self.how == "ratio" and self.tolerance is None and not self.approximate,
+                ratio and self.tolerance is None and not self.approximate,
                 "a ratio is judged by equality: it needs a tolerance",
             ),
-        ):
-            if wrong:
-                raise PydanticCustomError("claim", message)
+        )
         return self
 
     @property
@@ -168,27 +183,39 @@ class Claim(Frozen):
 
 
 class SelectionRule(Frozen):
-    """The row that is chosen: the highest mean of the arms in the column `by`, for each value of the row keys `per`.
-    `within`: only rows whose column `of` is at most `points` (a fraction) below that of the row `where`."""
+    """The rule by which a row is chosen, for each value of the row keys `per`.
+
+    Attributes:
+        by: The column whose mean over the arms is the highest in the chosen row.
+        of: Choose among the rows alone in which this column is at most `within` below that of the row `where`.
+        within: A fraction, in points / 100.
+    """
 
     by: str
     per: tuple[str, ...] = ()
     of: str | None = None
     within: NonNegative = 0.0
-    where: dict[str, Any] = Field(default={})
+    where: Plain = Field(default={})
 
 
 Figure = Literal["differences", "candidates", "curves", "boundaries", "spectra", "heatmaps", "examples", "eps_curves"]
 
 
 class Table(Frozen):
-    """Layout: one block of rows for each value of the `rows` keys; one column for each perturbation, measurement,
-    `PERTURBATION.loss`, `PERTURBATION.distance` or `MEASUREMENT.DETAIL`, any of these with `@EVALUATION`, or derived
-    column, headed by its entry in `columns`. The arms are the values of the `arm` key, or those named in `arms` with
-    the values that their cells have; differences are `treatment - reference`.
+    """The layout of the table and its figures.
 
-    `select_by` or `choice` marks the best row. `figures` are drawn; empty: what suits the layout. `x` is the row key
-    along which curves are drawn, `y` the second one of heat maps.
+    There is a block of rows for each value of the `rows` keys. Differences are `treatment` - `reference`.
+
+    Attributes:
+        arm: The key whose values are the arms.
+        arms: Instead of that, arms by name, with the values that their cells have.
+        columns: Heading of each column, by its name: a perturbation, measurement, `PERTURBATION.loss`,
+            `PERTURBATION.distance` or `MEASUREMENT.DETAIL`, any of these with `@EVALUATION`, or a derived column.
+        select_by: Mark the row with the highest mean of the arms in this column.
+        choice: Mark the row that this rule chooses.
+        figures: Kinds of figures. Empty: the one that suits the layout.
+        x: The row key along which curves are drawn.
+        y: The second row key of heat maps.
     """
 
     omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("arms", "choice", "figures", "x", "y")
@@ -196,7 +223,7 @@ class Table(Frozen):
 
     rows: tuple[str, ...] = ()
     arm: str = "normalization.name"
-    arms: dict[str, dict[str, Any]] = Field(default={})
+    arms: dict[str, Plain] = Field(default={})
     reference: str = "none"
     treatment: str = "batch"
     columns: dict[str, str] = Field(min_length=1)
@@ -208,17 +235,24 @@ class Table(Frozen):
 
     @property
     def selection_rule(self) -> SelectionRule | None:
-        """How a row is chosen, if one is."""
+        """The rule by which a row is chosen, if one is."""
         return self.choice or (SelectionRule(by=self.select_by) if self.select_by else None)
 
 
 class Experiment(Frozen):
     """An experiment: base + grid + seeds -> cells; perturbations and measurements -> records; layout and claims.
 
-    All perturbations and measurements are made at `evaluation`, some of them at `evaluations` too, by name; `derived`
-    columns are computed from others.
-
-    `scale` and `overrides` say how it was resolved (`load_experiment`); a file does not set them.
+    Attributes:
+        cost: Run time, as text, by scale.
+        base: Fields of every cell.
+        grid: Values by dotted key of the cell (see `config.grid`).
+        evaluation: The images on which all perturbations and measurements are made.
+        evaluations: Extra evaluations, by name, of some of them.
+        derived: Columns that are computed from others, by name.
+        scales: Overrides by scale, of dotted keys.
+        scale: The scale that it was resolved at (`load_experiment`); a file does not set it.
+        overrides: The assignments (--set) that it was resolved with; a file does not set them.
+        paper: The claims.
     """
 
     name: str
@@ -227,7 +261,7 @@ class Experiment(Frozen):
     source: str
     cost: dict[Scale, str] = Field(default={})
     notes: tuple[str, ...] = ()
-    base: dict[str, Any] = Field(default={})
+    base: Plain = Field(default={})
     grid: dict[str, tuple[Any, ...]] = Field(min_length=1)
     seeds: tuple[Index, ...] = Field(min_length=1)
     evaluation: Evaluation = Evaluation()
@@ -235,7 +269,7 @@ class Experiment(Frozen):
     measurements: dict[str, Measurement] = Field(default={})
     evaluations: dict[str, ExtraEvaluation] = Field(default={})
     derived: dict[str, DerivedColumn] = Field(default={})
-    scales: dict[Scale, dict[str, Any]] = Field(default={})
+    scales: dict[Scale, Plain] = Field(default={})
     scale: Scale = "full"
     overrides: tuple[str, ...] = ()
     table: Table
@@ -243,129 +277,117 @@ class Experiment(Frozen):
 
     @property
     def all_perturbations(self) -> dict[str, Perturbation]:
-        """The perturbations, and every smaller of those that have an eps grid."""
+        """The perturbations, and every smaller eps of those that have an eps grid."""
         return with_eps_grid(self.perturbations)
 
     @property
     def plans(self) -> tuple[EvaluationPlan, ...]:
-        """Where something is measured, and what: at `evaluation`, then at each of the `evaluations`."""
-        here = EvaluationPlan(self.evaluation, self.perturbations, self.measurements)
-        return here, *(self._plan(name, where) for name, where in self.evaluations.items())
-
-    def _plan(self, name: str, where: ExtraEvaluation) -> EvaluationPlan:
-        perturbations = {key: self.perturbations[key] for key in where.perturbations}
-        return EvaluationPlan(
-            where.evaluation, perturbations, {key: self.measurements[key] for key in where.measurements}, name
-        )
+        """The plans of `evaluation` and of each of the extra `evaluations`, in this order."""
+        extra_plans = [
+            EvaluationPlan(
+                extra.evaluation,
+                {key: self.perturbations[key] for key in extra.perturbations},
+                {key: self.measurements[key] for key in extra.measurements},
+                name,
+            )
+            for name, extra in self.evaluations.items()
+        ]
+        return EvaluationPlan(self.evaluation, self.perturbations, self.measurements), *extra_plans
 
     def source_columns(self, column: str) -> tuple[str, ...]:
-        """The columns that a derived one is computed from; any other column itself."""
+        """Return the columns that a derived one is computed from; any other column itself."""
         return self.derived[column].source_columns if column in self.derived else (column,)
 
-    @model_validator(mode="after")
-    def _names_agree(self) -> Experiment:
-        for key, values in self.grid.items():
-            if not values:
-                raise PydanticCustomError("grid", "grid.{key}: no values", {"key": key})
-        if len(set(self.seeds)) < len(self.seeds):
-            seeds = str(list(self.seeds))
-            raise PydanticCustomError("seeds", "seeds: expected each once, received {seeds}", {"seeds": seeds})
-        _refuse_unknown("measurements", self.all_perturbations.keys() & self.measurements.keys(), "new names", ())
-        self._check_evaluations()
-        self._check_derived()
-        table, known = self.table, {*self._quantities(), *self.derived}
-        _refuse_unknown("table.columns", table.columns, "perturbations", known)
-        used = [name for value in self.paper for name in value.perturbations]
-        _refuse_unknown("paper", used, "table.columns", table.columns)
-        chosen = table.selection_rule
-        _refuse_unknown(
-            "table.select_by", filter(None, [chosen.by, chosen.of]) if chosen else (), "table.columns", table.columns
-        )
-        _refuse_unknown("table and paper", self._row_keys(), "table.rows", table.rows)
-        if table.arms:
-            named = {value.arm for value in self.paper} | {v.against.arm for v in self.paper if v.against}
-            _refuse_unknown("paper", sorted(filter(None, named)), "table.arms", table.arms)
-            compared = [table.reference, table.treatment]
-            if any(name in table.arms for name in compared):  # a table may do without differences
-                _refuse_unknown("table", compared, "table.arms", table.arms)
-        return self
-
-    def _check_evaluations(self) -> None:
-        """Every column has one meaning: names without @ make sure of it."""
-        for field_, names in (("perturbations", self.perturbations), ("measurements", self.measurements)):
-            _refuse_at(field_, names)
-            for key, where in self.evaluations.items():
-                _refuse_unknown(f"evaluations.{key}.{field_}", getattr(where, field_), field_, names)
-        for key in self.evaluations:
-            if not re.fullmatch(r"[\w-]+", key):
-                message = "evaluations: expected a name of letters, digits, _ and -, received {key}"
-                raise PydanticCustomError("evaluations", message, {"key": repr(key)})
-
-    def _check_derived(self) -> None:
-        known = self._quantities()
-        _refuse_at("derived", self.derived)
-        _refuse_unknown("derived", [name for name in self.derived if name in known], "new names", ())
-        for name, derived in self.derived.items():
-            where = f"derived.{name}"
-            for part in derived.source_columns:
-                if part in self.derived:
-                    message = "{where}: {part} is derived itself; name what it is computed from"
-                    raise PydanticCustomError("derived", message, {"where": where, "part": repr(part)})
-            _refuse_unknown(where, derived.source_columns, "columns", known)
-            units = {known[part] for part in derived.source_columns}
-            if len(units) > 1:
-                parts = ", ".join(f"{part} ({known[part]})" for part in derived.source_columns)
-                message = "{where}: expected columns of one unit, received {parts}"
-                raise PydanticCustomError("derived", message, {"where": where, "parts": parts})
-
-    def _row_keys(self) -> list[str]:
-        """The keys of the table's rows that its figures, its choice and the claims name."""
-        table, chosen = self.table, self.table.selection_rule
-        keys = [key for key in (table.x, table.y) if key]
-        keys += [*chosen.per, *chosen.where] if chosen else []
-        for claim in self.paper:
-            keys += [
-                *claim.where,
-                *(claim.against.where if claim.against else ()),
-                *([claim.along] if claim.along else []),
-            ]
-        return keys
-
-    def _quantities(self) -> dict[str, ColumnUnit]:
-        """What a column can be that is not derived, with its unit."""
-        return {plan.column(name): unit for plan in self.plans for name, unit in units_of(plan).items()}
-
     def unit(self, column: str) -> ColumnUnit:
-        """The unit of a column: % of examples (kept as fractions), points between such, degrees, nats (losses), steps,
-        std and log ratio (distances of BN's statistics), or that of distances of images."""
-        unit = self._quantities().get(self.source_columns(column)[0], "%")
+        """Return the unit of a column: % of examples (stored as fractions), points between such, or another unit."""
+        unit = self._measured_columns().get(self.source_columns(column)[0], "%")
         return "points" if unit == "%" and column in self.derived and self.derived[column].difference else unit
 
     def is_accuracy(self, column: str) -> bool:
-        """Whether a column is the accuracy under a perturbation, wherever measured, or a mean of such."""
-        every = self.all_perturbations
-        return self.unit(column) != "points" and all(
-            part.partition(EVALUATION_SEPARATOR)[0] in every for part in self.source_columns(column)
-        )
+        """Whether a column is an accuracy under a perturbation, at any evaluation, or a mean of such."""
+        known = self.all_perturbations
+        names = [source.partition(EVALUATION_SEPARATOR)[0] for source in self.source_columns(column)]
+        return self.unit(column) != "points" and all(name in known for name in names)
 
     @property
     def as_published(self) -> bool:
         """Whether this is the config as shipped, at full scale: only then are verdicts more than previews."""
         return self.scale == "full" and not self.overrides
 
+    def _measured_columns(self) -> dict[str, ColumnUnit]:
+        """Return the units of all columns that are not derived."""
+        return {column: unit for plan in self.plans for column, unit in plan.column_units().items()}
 
-def _refuse_at(where: str, names: Iterable[str]) -> None:
-    """Raise for a name that would look like a column measured elsewhere."""
+    @model_validator(mode="after")
+    def _names_agree(self) -> Experiment:
+        for key, values in self.grid.items():
+            reject_if((not values, "grid.{key}: no values"), key=key)
+        repeated = len({*self.seeds}) < len(self.seeds)
+        reject_if((repeated, "seeds: expected each once, received {seeds}"), seeds=str(list(self.seeds)))
+        _reject_unknown("measurements", self.all_perturbations.keys() & self.measurements.keys(), "new names", ())
+        self._check_evaluations()
+        self._check_derived()
+        table, rule = self.table, self.table.selection_rule
+        _reject_unknown("table.columns", table.columns, "perturbations", {*self._measured_columns(), *self.derived})
+        _reject_unknown(
+            "paper", [p for claim in self.paper for p in claim.perturbations], "table.columns", table.columns
+        )
+        selecting = filter(None, [rule.by, rule.of]) if rule else ()
+        _reject_unknown("table.select_by", selecting, "table.columns", table.columns)
+        _reject_unknown("table and paper", self._row_keys(), "table.rows", table.rows)
+        if table.arms:
+            arms = {claim.arm for claim in self.paper} | {c.against.arm for c in self.paper if c.against}
+            _reject_unknown("paper", sorted(filter(None, arms)), "table.arms", table.arms)
+            compared = [table.reference, table.treatment]
+            if any(name in table.arms for name in compared):  # a table may do without differences
+                _reject_unknown("table", compared, "table.arms", table.arms)
+        return self
+
+    def _check_evaluations(self) -> None:
+        """Check the names of evaluations. Names without @ ensure that every column has one meaning."""
+        for kind, names in (("perturbations", self.perturbations), ("measurements", self.measurements)):
+            _reject_separator(kind, names)
+            for key, extra in self.evaluations.items():
+                _reject_unknown(f"evaluations.{key}.{kind}", getattr(extra, kind), kind, names)
+        message = "evaluations: expected a name of letters, digits, _ and -, received {key}"
+        for key in self.evaluations:
+            reject_if((not re.fullmatch(r"[\w-]+", key), message), key=repr(key))
+
+    def _check_derived(self) -> None:
+        measured = self._measured_columns()
+        _reject_separator("derived", self.derived)
+        _reject_unknown("derived", [name for name in self.derived if name in measured], "new names", ())
+        for name, derived in self.derived.items():
+            where, columns = f"derived.{name}", derived.source_columns
+            message = "{where}: {column} is derived itself; name what it is computed from"
+            for column in columns:
+                reject_if((column in self.derived, message), where=where, column=repr(column))
+            _reject_unknown(where, columns, "columns", measured)
+            received = ", ".join(f"{column} ({measured[column]})" for column in columns)
+            message = "{where}: expected columns of one unit, received {received}"
+            reject_if((len({measured[column] for column in columns}) > 1, message), where=where, received=received)
+
+    def _row_keys(self) -> list[str]:
+        """Return the row keys that the figures, the selection rule and the claims name."""
+        table, rule = self.table, self.table.selection_rule
+        keys = [key for key in (table.x, table.y) if key]
+        keys += [*rule.per, *rule.where] if rule else []
+        for claim in self.paper:
+            baseline = claim.against.where if claim.against else {}
+            keys += [*claim.where, *baseline, *([claim.along] if claim.along else [])]
+        return keys
+
+
+def _reject_separator(where: str, names: Iterable[str]) -> None:
+    """Raise for a name with @, which would look like a column of an extra evaluation."""
     for name in names:
-        if EVALUATION_SEPARATOR in name:
-            message = "{where}: expected a name without @, received {name}"
-            raise PydanticCustomError("perturbation", message, {"where": where, "name": repr(name)})
+        message = "{where}: expected a name without @, received {name}"
+        reject_if((EVALUATION_SEPARATOR in name, message), where=where, name=repr(name))
 
 
-def _refuse_unknown(where: str, names: Iterable[str], among: str, known: Iterable[str]) -> None:
+def _reject_unknown(where: str, names: Iterable[str], among: str, known: Iterable[str]) -> None:
     """Raise for the first of `names` that is not among the known ones."""
     for name in names:
         if name not in known:
-            fields = {"where": where, "name": repr(name), "among": among, "hint": nearest(name, known)}
             message = "{where}: {name} is not among {among}{hint}"
-            raise PydanticCustomError("perturbation", message, fields)
+            raise mistake(message, where=where, name=repr(name), among=among, hint=nearest(name, known))

@@ -1,28 +1,30 @@
-"""base + grid + seeds -> cells."""
+"""The grid of an experiment: base + grid + seeds -> cells, and the place of each cell in the table."""
 
 from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bn_vuln.config import Cell, Experiment, apply_override, describe_cell, nearest, to_plain, validate
 from bn_vuln.errors import ConfigError
+from bn_vuln.typing import Where
 
 
 def expand(experiment: Experiment) -> list[Cell]:
-    """The cells of an experiment: every combination of the grid's values, for every seed, each cell once.
+    """Return the cells of an experiment: every combination of the grid's values, for every seed, each cell once.
 
     A grid key is a dotted path into the cell (`data.width`). A key of several paths joined by commas
     (`data.width, weight_decay`) takes lists of values and moves its paths together.
-    Raises `ConfigError` naming the experiment and the key.
+
+    Raises:
+        ConfigError: A key or a value is wrong; the message names the experiment and the key.
     """
-    cells = dict.fromkeys(_expand(experiment))
-    return list(cells)
+    return list(dict.fromkeys(_combinations(experiment)))
 
 
-def _expand(experiment: Experiment) -> Iterator[Cell]:
+def _combinations(experiment: Experiment) -> Iterator[Cell]:
     axes = [[_assignments(experiment.name, key, value) for value in values] for key, values in experiment.grid.items()]
     for seed in experiment.seeds:
         for combination in itertools.product(*axes):
@@ -32,7 +34,7 @@ def _expand(experiment: Experiment) -> Iterator[Cell]:
             yield validate(Cell, data, f"{experiment.name}: a cell of the grid")
 
 
-def _assignments(name: str, key: str, value: Any) -> list[tuple[str, Any]]:
+def _assignments(name: str, key: str, value: object) -> list[tuple[str, object]]:
     paths = [part.strip() for part in key.split(",")]
     if len(paths) == 1:
         return [(paths[0], value)]
@@ -42,7 +44,7 @@ def _assignments(name: str, key: str, value: Any) -> list[tuple[str, Any]]:
 
 
 def lookup(cell: Cell, key: str) -> Any:
-    """The value at a dotted path of a cell, as plain data; `KeyError` where there is none."""
+    """Return the value at a dotted path of a cell, as plain data; `KeyError` where there is none."""
     value: Any = to_plain(cell)
     for part in key.split("."):
         if not isinstance(value, dict):
@@ -52,22 +54,26 @@ def lookup(cell: Cell, key: str) -> Any:
 
 
 def arm_of(experiment: Experiment, cell: Cell) -> str | None:
-    """The arm of the table that a cell is in: the first of the named ones whose values it has, or the value of the
-    arm key; None where there is none."""
+    """Return the arm of the table that a cell is in, None where it is in none.
+
+    It is the first of the named arms whose values the cell has, or the value of the arm key.
+    """
     table = experiment.table
     if not table.arms:
-        return str(_place(experiment, cell, table.arm))
+        return str(_lookup_table_key(experiment, cell, table.arm))
     return next((name for name, values in table.arms.items() if matches(cell, values)), None)
 
 
-def matches(cell: Cell, values: Mapping[str, Any]) -> bool:
-    """Whether a cell has all of these values (by dotted key)."""
+def matches(cell: Cell, values: Where) -> bool:
+    """Return whether a cell has all of these values, by dotted key."""
     return all(lookup_or_none(cell, key) == value for key, value in values.items())
 
 
 def lookup_or_none(cell: Cell, key: str) -> Any:
-    """The value at a dotted path of a cell, None where the cell has none there, as the arm without normalization has
-    no `normalization.c`."""
+    """Return the value at a dotted path of a cell, None where there is none.
+
+    So the arm without normalization has None as its `normalization.c`.
+    """
     try:
         return lookup(cell, key)
     except KeyError:
@@ -75,55 +81,59 @@ def lookup_or_none(cell: Cell, key: str) -> Any:
 
 
 def check_layout(experiment: Experiment, cells: Sequence[Cell]) -> None:
-    """Raise `ConfigError`, before anything is trained, where the table's layout does not fit the cells: a row or arm
-    key that none of them has, several cells of a seed in one row, a cell in no arm, an arm that is named and no cell is
-    in, an axis of a figure that is no number, or, of the whole experiment, a claim about a row that no cell is in."""
+    """Check, before anything is trained, that the layout of the table fits the cells.
+
+    Raises:
+        ConfigError: No cell has a row or arm key, several cells of a seed are in one row, a cell is in no arm, no cell
+            is in a named arm, the values along an axis of a figure are no numbers, or, at full scale, no cell is in the
+            row of a claim.
+    """
     table = experiment.table
     for key in table.rows:
         if all(lookup_or_none(cell, key) is None for cell in cells):
-            _place(experiment, cells[0], key)
-    places: set[str] = set()
+            _lookup_table_key(experiment, cells[0], key)
+    positions: set[str] = set()
     arms: set[str] = set()
     for cell in cells:
         arm = arm_of(experiment, cell)
         if arm is None:
             raise ConfigError(f"{experiment.name}: table.arms: {describe_cell(cell)} is in none of them")
-        place = f"{[lookup_or_none(cell, key) for key in table.rows]} {arm} {cell.seed}"
-        if place in places:
+        position = f"{[lookup_or_none(cell, key) for key in table.rows]} {arm} {cell.seed}"
+        if position in positions:
             raise ConfigError(
                 f"{experiment.name}: table.rows: several cells of a seed fall into one row; "
                 "add the grid key that tells them apart"
             )
-        places.add(place)
+        positions.add(position)
         arms.add(arm)
-    _refuse_absent_arms(experiment, arms)
+    _check_arms(experiment, arms)
     if experiment.as_published:
-        _refuse_absent_rows(experiment, cells)
+        _check_rows(experiment, cells)
     _check_axes(experiment, cells)
 
 
-def _refuse_absent_rows(experiment: Experiment, cells: Sequence[Cell]) -> None:
-    """A claim that is in no row would vanish from the report; smaller scales leave rows out on purpose."""
+def _check_rows(experiment: Experiment, cells: Sequence[Cell]) -> None:
+    """Raise for a claim in no row, which would vanish from the report. Smaller scales leave rows out on purpose."""
     for claim in experiment.paper:
         for where in (claim.where, claim.where | claim.against.where if claim.against else {}):
             if not any(matches(cell, where) for cell in cells):
                 raise ConfigError(f"{experiment.name}: paper: no cell has {where}, which a claim is about")
 
 
-def _refuse_absent_arms(experiment: Experiment, arms: set[str]) -> None:
+def _check_arms(experiment: Experiment, arms: set[str]) -> None:
     table = experiment.table
-    named = {value.arm for value in experiment.paper if value.arm}
-    named |= {value.against.arm for value in experiment.paper if value.against}
+    needed = {value.arm for value in experiment.paper if value.arm}
+    needed |= {value.against.arm for value in experiment.paper if value.against}
     if any(value.arm is None for value in experiment.paper) or (len(arms) > 1 and not table.arms):
-        named |= {table.reference, table.treatment}
-    absent = sorted(named - arms)
+        needed |= {table.reference, table.treatment}
+    absent = sorted(needed - arms)
     if absent and not experiment.overrides:  # an override may leave an arm out on purpose
         known = f"(known: {', '.join(sorted(arms))}){nearest(absent[0], arms)}"
         key = {table.reference: "table.reference: ", table.treatment: "table.treatment: "}.get(absent[0], "")
         raise ConfigError(f"{experiment.name}: {key}no cell is in the arm {absent[0]!r} {known}")
 
 
-def _place(experiment: Experiment, cell: Cell, key: str) -> Any:
+def _lookup_table_key(experiment: Experiment, cell: Cell, key: str) -> object:
     try:
         return lookup(cell, key)
     except KeyError:
@@ -131,18 +141,20 @@ def _place(experiment: Experiment, cell: Cell, key: str) -> Any:
 
 
 def _check_axes(experiment: Experiment, cells: Sequence[Cell]) -> None:
-    """Refuse curves and heat maps along what are no numbers. Curves show cells that have nothing there, as the arm
-    without normalization has no c, as levels."""
+    """Raise for curves and heat maps along values that are no numbers.
+
+    Curves show cells without a value, as the arm without normalization has no c, as horizontal lines.
+    """
     table = experiment.table
     if "curves" in table.figures and table.x:
-        _refuse_words(experiment, [cell for cell in cells if lookup_or_none(cell, table.x) is not None], "x", table.x)
+        _check_numbers(experiment, [cell for cell in cells if lookup_or_none(cell, table.x) is not None], "x", table.x)
     if "heatmaps" in table.figures and table.x and table.y:  # without both there is no heat map
-        _refuse_words(experiment, cells, "x", table.x)
-        _refuse_words(experiment, cells, "y", table.y)
-        _refuse_third_axis(experiment, cells)
+        _check_numbers(experiment, cells, "x", table.x)
+        _check_numbers(experiment, cells, "y", table.y)
+        _check_two_axes(experiment, cells)
 
 
-def _refuse_words(experiment: Experiment, cells: Sequence[Cell], axis: str, key: str) -> None:
+def _check_numbers(experiment: Experiment, cells: Sequence[Cell], axis: str, key: str) -> None:
     for cell in cells:
         value = lookup_or_none(cell, key)
         if not isinstance(value, int | float):
@@ -150,8 +162,8 @@ def _refuse_words(experiment: Experiment, cells: Sequence[Cell], axis: str, key:
             raise ConfigError(f"{experiment.name}: table.{axis}: {key}: expected numbers, received {received}")
 
 
-def _refuse_third_axis(experiment: Experiment, cells: Sequence[Cell]) -> None:
-    """Several values at one place of a heat map would hide each other."""
+def _check_two_axes(experiment: Experiment, cells: Sequence[Cell]) -> None:
+    """Raise for several values at one position of a heat map, which would hide each other."""
     table = experiment.table
     for key in (key for key in table.rows if key not in (table.x, table.y)):
         if len({str(lookup_or_none(cell, key)) for cell in cells}) > 1:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
 
 from pydantic import BaseModel
+
+from bn_vuln.typing import Plain
 
 ID_LENGTH = 12
 IDENTITY = {"purpose": "identity"}  # the serialization context of what an id hashes
@@ -26,7 +27,7 @@ def digest(data: object) -> str:
     return hashlib.sha256(canonical_json(data).encode()).hexdigest()[:ID_LENGTH]
 
 
-def identity_of(model: BaseModel) -> dict[str, Any]:
+def identity_of(model: BaseModel) -> Plain:
     """Return the plain dict whose hash is the id of a config object.
 
     It has every field, but for paths and for fields that were added after results had been published and stand at
@@ -35,7 +36,7 @@ def identity_of(model: BaseModel) -> dict[str, Any]:
     return model.model_dump(mode="json", context=IDENTITY)
 
 
-def perturbation_identity(evaluation: BaseModel, dataset: str, perturbation: BaseModel) -> dict[str, Any]:
+def perturbation_identity(evaluation: BaseModel, dataset: str, perturbation: BaseModel) -> Plain:
     """Return what identifies a perturbation or a measurement: {dataset, split, limit, bn_statistics, kind, ...}.
 
     Args:

@@ -1,4 +1,4 @@
-"""Reading YAML, overrides, and errors that say what was expected and what was received."""
+"""Reading of config files, overrides, and errors that say what was expected and what was received."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ from pydantic_core import ErrorDetails
 
 from bn_vuln.config.cell import Cell
 from bn_vuln.config.experiment import Experiment, Scale
-from bn_vuln.config.types import nearest
+from bn_vuln.config.types import EXPLAINED, nearest
 from bn_vuln.errors import ConfigError
+from bn_vuln.typing import Plain
 
 Model = TypeVar("Model", bound=BaseModel)
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where it was built, takes a tenth of the time
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises `ConfigError` naming the file (and the line) where it is none."""
+def read_yaml(path: Path) -> Plain:
+    """Return the mapping in a YAML file.
+
+    Raises:
+        ConfigError: The file holds none; the message names the file and the line.
+    """
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
     except OSError as error:
@@ -33,8 +38,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def validate(model: type[Model], data: Any, source: str) -> Model:
-    """`model` made of `data`; every mistake is listed in one `ConfigError` that begins with `source`."""
+def validate(model: type[Model], data: object, source: str) -> Model:
+    """Return a `model` made of `data`.
+
+    Raises:
+        ConfigError: One message lists every mistake, each in a line that begins with `source`.
+    """
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -45,8 +54,8 @@ def validate(model: type[Model], data: Any, source: str) -> Model:
     raise ConfigError("\n".join(f"{source}: {line}" for line in lines))
 
 
-def _explain(error: ErrorDetails, data: Any) -> str:
-    """One pydantic error as `key: what was expected, received what`."""
+def _explain(error: ErrorDetails, data: object) -> str:
+    """Return the text of a pydantic error: `key: expected ..., received ...`."""
     key = _key(error["loc"], data, missing=error["type"] == "missing")
     message = error["msg"].replace("Input should be", "expected").replace("Value error, ", "")
     if error["type"] == "missing":
@@ -67,32 +76,13 @@ def _explain(error: ErrorDetails, data: Any) -> str:
     if error["type"] in ("tuple_type", "list_type"):
         alone = isinstance(error["input"], int | float | str)
         message = "expected a list" + (f", e.g. [{error['input']}]" if alone else "")
-    if error["type"] not in _SELF_EXPLAINING:
+    if error["type"] != EXPLAINED:
         message += f", received {error['input']!r}"
     return f"{key}: {message}" if key else message
 
 
-_SELF_EXPLAINING = (
-    "unknown_key",
-    "attack",
-    "grid",
-    "perturbation",
-    "evaluations",
-    "derived",
-    "seeds",
-    "normalized",
-    "l2",
-    "train",
-    "data",
-    "claim",
-    "init",
-    "normalization",
-    "depth",
-)
-
-
 def _key(location: tuple[int | str, ...], data: Any, *, missing: bool) -> str:
-    """The dotted key the user wrote: pydantic's location without the union tags that it mixes in."""
+    """Return the dotted key that the user wrote: pydantic's location without the union tags that it mixes in."""
     parts: list[str] = []
     tag_passed = False
     for i, part in enumerate(location):
@@ -108,7 +98,7 @@ def _key(location: tuple[int | str, ...], data: Any, *, missing: bool) -> str:
     return ".".join(parts)
 
 
-def apply_override(data: dict[str, Any], key: str, value: Any) -> None:
+def apply_override(data: Plain, key: str, value: object) -> None:
     """Set the dotted `key` of a nested dict in place. `grid.data.width` sets the grid entry `data.width`."""
     parts = ["grid", key[5:]] if key.startswith("grid.") else key.split(".")
     for part in parts[:-1]:
@@ -121,8 +111,8 @@ def apply_override(data: dict[str, Any], key: str, value: Any) -> None:
     data[parts[-1]] = value
 
 
-def parse_assignment(text: str) -> tuple[str, Any]:
-    """`train.epochs=3` -> ("train.epochs", 3); the value is read as YAML."""
+def parse_assignment(text: str) -> tuple[str, object]:
+    """Parse `train.epochs=3` to ("train.epochs", 3); the value is read as YAML."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {text}: expected key=value, for example train.epochs=3")
@@ -132,8 +122,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {text}: {value!r} is not valid YAML") from None
 
 
-def _read_extended(path: Path, seen: frozenset[Path] = frozenset()) -> dict[str, Any]:
-    """A YAML file on top of the one it `extends` (a path relative to it); mappings are merged key by key."""
+def _read_extended(path: Path, seen: frozenset[Path] = frozenset()) -> Plain:
+    """Read a YAML file on top of the one it `extends` (a path relative to it); mappings are merged key by key."""
     data = read_yaml(path)
     parent = data.pop("extends", None)
     if parent is None:
@@ -146,8 +136,8 @@ def _read_extended(path: Path, seen: frozenset[Path] = frozenset()) -> dict[str,
     return _merge(_read_extended(path.parent / parent, seen), data)
 
 
-def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` on top of `below`; what is a mapping in both is merged, anything else replaced."""
+def _merge(below: Plain, above: Plain) -> Plain:
+    """Merge `above` into `below`: mappings key by key, anything else is replaced."""
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -156,11 +146,18 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_experiment(path: Path, scale: Scale = "full", overrides: Iterable[str] = ()) -> Experiment:
-    """The experiment in `path` at `scale`, with `key=value` overrides on top.
+    """Load the experiment in a YAML file at a scale, with overrides on top.
 
-    An override names a field of the experiment (`seeds`, `evaluation.limit`, `perturbations.bim.steps`,
-    `grid.data.width`) or of the cells' base (`train.epochs`). A file may build on another one: `extends:
-    ../base/table6.yaml`. Raises `ConfigError`.
+    A file may build on another one: `extends: ../base/table6.yaml`.
+
+    Args:
+        path: The YAML file.
+        scale: `full`, or one of the file's `scales`.
+        overrides: Assignments `key=value`. A key names a field of the experiment (`seeds`, `evaluation.limit`,
+            `perturbations.bim.steps`, `grid.data.width`) or of the base of all cells (`train.epochs`).
+
+    Raises:
+        ConfigError: The file, the scale or an override is wrong.
     """
     data = _read_extended(path)
     plain = validate(Experiment, data, path.name)
@@ -169,7 +166,7 @@ def load_experiment(path: Path, scale: Scale = "full", overrides: Iterable[str] 
     overrides = tuple(overrides)
     chosen = [(text, *parse_assignment(text)) for text in overrides]
     for text, key, _ in chosen:
-        _refuse_shadowed(text, key, plain)
+        _reject_ineffective(text, key, plain)
     for key, value in [*plain.scales.get(scale, {}).items(), *((key, value) for _, key, value in chosen)]:
         head = key.split(".")[0]
         if head not in Cell.model_fields and head not in Experiment.model_fields:
@@ -179,8 +176,8 @@ def load_experiment(path: Path, scale: Scale = "full", overrides: Iterable[str] 
     return validate(Experiment, {**data, "scale": scale, "overrides": overrides}, path.name)
 
 
-def _refuse_shadowed(text: str, key: str, experiment: Experiment) -> None:
-    """Raise for an override without effect: of what the grid sets, of an unknown perturbation, of the scale."""
+def _reject_ineffective(text: str, key: str, experiment: Experiment) -> None:
+    """Raise for an override without effect: of a value that the grid sets, an unknown perturbation, the scale."""
     head, _, rest = key.partition(".")
     if head in ("scale", "scales", "overrides"):
         raise ConfigError(f"--set {text}: choose the scale with --scale")
@@ -193,7 +190,7 @@ def _refuse_shadowed(text: str, key: str, experiment: Experiment) -> None:
                 raise ConfigError(f"--set {text}: the grid sets {path}; use --set 'grid.{axis}=[...]'")
 
 
-def to_plain(model: BaseModel) -> dict[str, Any]:
+def to_plain(model: BaseModel) -> Plain:
     """The JSON-ready dict of a config object, every default written out."""
     return model.model_dump(mode="json")
 

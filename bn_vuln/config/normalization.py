@@ -1,4 +1,4 @@
-"""Normalizations, and what stands in for one."""
+"""Normalizations, and what is compared in place of one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from bn_vuln.config.types import Count, Frozen, Positive, expand_name, parse_number
+from bn_vuln.config.types import BelowOne, Count, Frozen, Positive, expand_name
 
-Needs = Literal["convolutional", "residual"]  # of the architecture
+Needs = Literal["convolutional", "residual"]  # the property that an architecture must have
 
 
 class NoNormalization(Frozen):
@@ -18,23 +18,31 @@ class NoNormalization(Frozen):
 
 
 class BatchNormalization(Frozen):
-    """BN, h' = gamma (h - mu) / sqrt(sigma^2 + c) + beta. `momentum` is Keras' (the weight of the old
-    statistics); the defaults equal PyTorch's layer. `synchronized`: statistics over all replicas. `gamma` starts at
-    `ones`, or `uniform` in [0, 1] (PyTorch's before version 1.2) by the seed."""
+    """Batch normalization, h' = gamma (h - mu) / sqrt(sigma^2 + c) + beta. The defaults equal those of PyTorch's layer.
+
+    Attributes:
+        c: Constant under the square root.
+        momentum: Weight of the old statistics, as in Keras (PyTorch's momentum is 1 minus it).
+        affine: Whether there are gamma and beta.
+        synchronized: Statistics over all replicas.
+        gamma: Start of gamma: `ones`, or `uniform` in [0, 1] (PyTorch before version 1.2), by the seed.
+    """
 
     omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("gamma",)
 
     name: Literal["batch"] = "batch"
     c: Positive = 1e-5
-    momentum: Annotated[float, BeforeValidator(parse_number), Field(ge=0, lt=1)] = 0.9
+    momentum: BelowOne = 0.9
     affine: bool = True
     synchronized: bool = False
     gamma: Literal["ones", "uniform"] = "ones"
 
 
 class GroupNormalization(Frozen):
-    """The same over each example's groups of channels and all positions (Wu and He 2018), in training and at test. 8
-    groups, where the paper has 32: ResNets for small images have 16 channels."""
+    """Normalization over groups of channels and all positions of each example (Wu and He 2018), also at test time.
+
+    The default is 8 groups, where the paper has 32: ResNets for small images have 16 channels.
+    """
 
     name: Literal["group"] = "group"
     groups: Count = 8
@@ -42,15 +50,17 @@ class GroupNormalization(Frozen):
 
 
 class LayerNormalization(Frozen):
-    """One group: over all channels and positions of an example, gamma and beta for each channel (Ba et al. 2016, as Wu
-    and He 2018 have it for convolutions)."""
+    """Normalization over all channels and positions of an example (Ba et al. 2016).
+
+    Gamma and beta are those of each channel, as Wu and He 2018 have it for convolutions.
+    """
 
     name: Literal["layer"] = "layer"
     c: Positive = 1e-5
 
 
 class InstanceNormalization(Frozen):
-    """A group for each channel: over the positions of an example (Ulyanov et al. 2016)."""
+    """Normalization over the positions of an example, each channel by itself (Ulyanov et al. 2016)."""
 
     needs: ClassVar[Needs] = "convolutional"
 
@@ -59,8 +69,10 @@ class InstanceNormalization(Frozen):
 
 
 class WeightStandardizedGroupNormalization(Frozen):
-    """Group normalization behind convolutions with standardized weights (Qiao et al. 2019): each filter has mean 0 and
-    variance 1 whenever it is used, (w - mean) / sqrt(variance + 1e-5)."""
+    """Group normalization after convolutions with standardized weights (Qiao et al. 2019).
+
+    Each filter has mean 0 and variance 1 whenever it is used, (w - mean) / sqrt(variance + 1e-5).
+    """
 
     needs: ClassVar[Needs] = "convolutional"
 
@@ -70,8 +82,11 @@ class WeightStandardizedGroupNormalization(Frozen):
 
 
 class FilterResponseNormalization(Frozen):
-    """Each channel divided by its root mean square over the positions of an example, and max(., tau) with a learned
-    tau for each channel in place of ReLU (Singh and Krishnan 2020; their epsilon, 1e-6, is c, not learned)."""
+    """Filter response normalization (Singh and Krishnan 2020).
+
+    Each channel is divided by its root mean square over the positions of an example, and max(., tau), with a learned
+    tau of each channel, stands in place of ReLU. c is their epsilon, not learned.
+    """
 
     needs: ClassVar[Needs] = "convolutional"
 
@@ -80,10 +95,15 @@ class FilterResponseNormalization(Frozen):
 
 
 class Fixup(Frozen):
-    """No normalization, but an initialization that lets deep residual nets train without (Zhang et al. 2019): the first
-    convolution of each of the L branches is scaled by L^(-1/2), the last one and the classifier begin at zero; there is
-    a scalar bias before each convolution of a branch, activation and Dense, and a scalar multiplier at the end of each
-    branch. All but the kernels learn at `lr_factor` of the learning rate, with sgd only."""
+    """No normalization, but an initialization that lets deep residual nets train without (Zhang et al. 2019).
+
+    The first convolution of each of the L branches is scaled by L^(-1/2); the last one and the classifier begin at
+    zero. There is a scalar bias before each convolution of a branch, activation and Dense, and a scalar multiplier at
+    the end of each branch.
+
+    Attributes:
+        lr_factor: Share of the learning rate with which all but the kernels learn; with sgd only.
+    """
 
     needs: ClassVar[Needs] = "residual"
 

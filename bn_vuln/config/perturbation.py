@@ -1,4 +1,8 @@
-"""What a model is evaluated under: clean images, noise, corruptions, attacks; and the images it is evaluated on."""
+"""Perturbations that a model is evaluated under: none, noise, corruptions, attacks; and the images that are evaluated.
+
+The eps ball of an attack is ||(x' - x) / scale||_ord <= eps. The scale is 1 in pixel units, and the std of the training
+images, per channel, in standardized units. The box, a range of pixels, is applied last.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +23,20 @@ from bn_vuln.config.types import (
     Severity,
     parse_integer,
     parse_number,
+    reject_if,
 )
+
+Unit = Literal["pixel", "standardized"]
 
 
 class StandardizedBox(Frozen):
-    """A box given in standardized units, (x - mean) / std per channel."""
+    """A box in standardized units, (x - mean) / std per channel."""
 
     standardized: Interval
 
 
-def _parse_box(value: Any) -> Any:
-    """One clear message for the whole union, instead of pydantic's one for each member."""
+def _parse_box(value: Any) -> object:
+    """Give one message for the whole union of boxes, instead of pydantic's one for each member."""
     if value is None or value == "none" or isinstance(value, StandardizedBox):
         return "none" if value is None else value
     standardized = isinstance(value, Mapping) and set(value) == {"standardized"}
@@ -45,7 +52,6 @@ def _parse_box(value: Any) -> Any:
 
 
 Box = Annotated[Literal["none"] | Interval | StandardizedBox, BeforeValidator(_parse_box)]
-Unit = Literal["pixel", "standardized"]
 
 
 class Clean(Frozen):
@@ -55,8 +61,12 @@ class Clean(Frozen):
 
 
 class AWGN(Frozen):
-    """Additive white Gaussian noise of standard deviation `std`, added at the data's native width (before any
-    resizing); `clip` cuts the noisy image to a range, in pixel units unless it says standardized."""
+    """Additive white Gaussian noise, added at the native width of the data, before any resizing.
+
+    Attributes:
+        std: Standard deviation of the noise, in `unit`.
+        clip: Range that noisy images are cut to, in pixels, or standardized where it says so.
+    """
 
     kind: Literal["awgn"] = "awgn"
     std: NonNegative
@@ -66,17 +76,18 @@ class AWGN(Frozen):
 
 
 class Corruption(Frozen):
-    """A noise corruption of CIFAR-10-C (Hendrycks and Dietterich 2019) at one of its five severities, by the name it
-    has in TFDS' cifar10_corrupted; of the image at its native width, with a uint8 image as its result.
+    """A noise corruption of CIFAR-10-C (Hendrycks and Dietterich 2019), named as in TFDS' cifar10_corrupted.
 
-    With x in pixels [0, 1], for severities 1 to 5: `gaussian_noise` x + N(0, c), std c = .04 .06 .08 .09 .10;
-    `shot_noise` Poisson(c x) / c, c = 500 250 100 75 50; `impulse_noise` each channel of each pixel is replaced with
-    probability c = .01 .02 .03 .05 .07, by 0 or 1 alike often; `speckle_noise` x + x N(0, c), std
-    c = .06 .1 .12 .16 .2.
+    It is applied to the image at its native width and gives a uint8 image. With x in pixels [0, 1], for severities 1 to
+    5: `gaussian_noise` x + N(0, c), std c = .04 .06 .08 .09 .10; `shot_noise` Poisson(c x) / c, c = 500 250 100 75 50;
+    `impulse_noise`: each channel of each pixel becomes 0 or 1, equally often, with probability
+    c = .01 .02 .03 .05 .07; `speckle_noise` x + x N(0, c), std c = .06 .1 .12 .16 .2.
 
-    `source`: `made` from the clean images of any data set; `archive`, the images that were published, of the test split
-    of cifar10; `auto`, those where the archive is on this machine and is of the images that are measured, else made.
-    What was published is one draw, so `seed` is for `made` alone.
+    Attributes:
+        severity: 1 to 5.
+        source: `made` from the clean images of any data set; `archive`, the published images, of the test split of
+            cifar10; `auto`, the archive where it is on this machine and is of the images that are evaluated, else made.
+        seed: Of `made` alone: what was published is one draw.
     """
 
     kind: Literal["corruption"] = "corruption"
@@ -86,37 +97,38 @@ class Corruption(Frozen):
     seed: Index = 0
 
     @model_validator(mode="after")
-    def _make_sense(self) -> Corruption:
-        if self.seed and self.source != "made":
-            raise PydanticCustomError(
-                "corruption", "what was published is one draw: seed needs source made, received {source}",
-                {"source": self.source},
-            )  # fmt: skip
+    def _seed_needs_made(self) -> Corruption:
+        message = "what was published is one draw: seed needs source made, received {source}"
+        reject_if((self.seed and self.source != "made", message), source=self.source)
         return self
 
 
-# Steps that an attack takes where it is not said: those of AutoAttack's standard set, for the attacks that are in it.
+# Default steps of the attacks that do not have 20: those of AutoAttack's standard set, for the attacks that are in it.
 _STEPS = {"fgsm": 1, "apgd-ce": 100, "apgd-dlr": 100, "apgd-t": 100, "fmn": 100, "square": 5000, "strong": 100}
-# Attacks whose steps have no size to choose.
+# Attacks that choose the size of their steps themselves.
 PARAMETER_FREE = ("apgd-ce", "apgd-dlr", "apgd-t", "fmn", "square", "strong")
 
 
 class Attack(Frozen):
-    """An attack inside ||(x' - x) / scale||_ord <= eps, scale = 1 (pixel) or the std (standardized).
+    """An attack inside the eps ball.
 
-    `fgsm` is one step of eps; `bim` starts at x; `pgd` starts at a random point of the ball. `step_size` null:
-    2.5 eps / steps (Madry et al. 2018). `target: next` aims at class y + 1, `least_likely` at the class of the lowest
-    clean logit.
+    `fgsm` is one step of eps, `bim` starts at the image, `pgd` at a random point of the eps ball. These choose the size
+    of their steps themselves: `apgd-ce`, `apgd-dlr`, `apgd-t` (at each of `targets` classes), `fmn` (looks for the
+    nearest adversarial image), `square` (without gradients; its steps are queries), and `strong`, an ensemble of
+    apgd-ce, apgd-t, fmn and square, each on the images that are still classified correctly after the one before.
 
-    These choose the size of their steps themselves: `apgd-ce`, `apgd-dlr`, `apgd-t` (at each of `targets` classes),
-    `fmn` (looks for the nearest point), `square` (without gradients; its steps are queries), and `strong`, a cascade of
-    them, each on what the one before has left (`steps` of those with gradients, `queries` of Square).
-
-    `keep`: `any` counts every point that is looked at, the clean image first, and stops at the first that fools;
-    `last` keeps the last point, as the paper does; `best` takes all steps and keeps the point of the highest loss among
-    those that fool. `eps_grid`: other eps that are tried, from the largest down; what is fooled at one counts at every
-    larger one, and what withstands at one is not tried at smaller ones.
-    `min_eps_tolerance`: the smallest eps that fools is looked for, for each example by itself, to within this much.
+    Attributes:
+        eps: Radius of the eps ball, in `unit`.
+        step_size: In `unit`. Null: 2.5 eps / steps (Madry et al. 2018), or eps for one step.
+        target: `next` aims at class y + 1, `least_likely` at the class of the lowest clean logit.
+        targets: Classes that apgd-t, also in strong, aims at in turn.
+        queries: Queries of Square in strong.
+        keep: The iterate that is kept. `first_success`: every iterate counts, the clean image first, and the search
+            stops at the first adversarial one. `last`: the last iterate, as in the paper. `best_loss`: after all steps,
+            the adversarial iterate of the highest loss.
+        eps_grid: Smaller eps that are tried too, in one search, from `eps` down. An image that is adversarial at one
+            eps counts at every larger one. An image that is classified correctly at one eps is not tried below it.
+        min_eps_tolerance: Search the smallest eps at which each example is adversarial, to within this much.
     """
 
     omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("targets", "queries", "eps_grid", "min_eps_tolerance")
@@ -145,8 +157,10 @@ class Attack(Frozen):
 
     @property
     def at_smaller_eps(self) -> tuple[Attack, ...]:
-        """The attack at each smaller eps of its grid, as that is recorded: with all other eps for a grid, since the
-        larger ones had a say in what was found."""
+        """The attack at each smaller eps of its grid, as it is recorded.
+
+        Its `eps_grid` holds all other eps of the grid, since the search at larger ones influences what is found.
+        """
         found, every = [], sorted([*self.eps_grid, self.eps])
         for eps in (e for e in every if e < self.eps):
             others = tuple(e for e in every if e != eps)
@@ -156,10 +170,10 @@ class Attack(Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_in(cls, data: Any) -> Any:
+    def _fill_in_defaults(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        data = cls.with_present_names(data) | {"ord": str(data.get("ord", "inf"))}
+        data = cls.with_present_names(data) | {"ord": str(data.get("ord", "inf"))}  # YAML reads 2 as a number
         name = data.get("attack", "pgd")
         data.setdefault("random_start", name in ("pgd", "square", "strong") or str(name).startswith("apgd"))
         data.setdefault("steps", _STEPS.get(name, 20))
@@ -172,43 +186,40 @@ class Attack(Frozen):
         return data
 
     @model_validator(mode="after")
-    def _make_sense(self) -> Attack:
-        free, own = self.attack in PARAMETER_FREE, self.backend == "own"
-        for wrong, message in (
-            (self.attack == "fgsm" and (self.steps != 1 or self.step_size != self.eps),
+    def _options_fit_the_attack(self) -> Attack:
+        name, chooses_steps, own = self.attack, self.attack in PARAMETER_FREE, self.backend == "own"
+        tolerance, every_eps = self.min_eps_tolerance, [*self.eps_grid, self.eps]
+        stops_at_success = self.keep == "first_success"
+        reject_if(
+            (name == "fgsm" and (self.steps != 1 or self.step_size != self.eps),
              "fgsm is one step of size eps: leave steps and step_size out, or use bim"),
-            (free and (self.step_size is not None or self.keep != "first_success" or self.target != "none"),
-             "{attack} chooses its step sizes and targets itself and counts any keep: leave step_size, iterate and "
-             "target out"),
-            (not own and free, "{attack} is ours alone: use backend own"),
-            (self.attack in ("fgsm", "bim", "fmn") and self.random_start, "{attack} has no random start"),
-            (free and self.attack != "fmn" and not self.random_start, "{attack} always starts at random"),
+            (chooses_steps and (self.step_size is not None or not stops_at_success or self.target != "none"),
+             "{attack} chooses its step sizes and targets itself and keeps the first success: leave step_size, keep "
+             "and target out"),
+            (not own and chooses_steps, "CleverHans has no {attack}: use backend own"),
+            (name in ("fgsm", "bim", "fmn") and self.random_start, "{attack} has no random start"),
+            (chooses_steps and name != "fmn" and not self.random_start, "{attack} always starts at random"),
             (self.restarts > 1 and not self.random_start,
              "restarts need a random start: expected pgd, apgd-ce, apgd-dlr, apgd-t, square or strong"),
-            (self.targets != 9 and self.attack not in ("apgd-t", "strong"), "targets is for apgd-t and strong"),
-            (self.queries != 5000 and self.attack != "strong", "queries is for strong; those of square are its steps"),
+            (self.targets != 9 and name not in ("apgd-t", "strong"), "targets is for apgd-t and strong"),
+            (self.queries != 5000 and name != "strong", "queries is for strong; those of square are its steps"),
             (not own and (self.restarts > 1 or self.keep != "last"),
-             "CleverHans has neither restarts nor another point to keep than the last: use backend own"),
+             "CleverHans has no restarts and keeps the last iterate: use backend own"),
             (not own and self.step_size is not None and self.step_size > self.eps,
-             "CleverHans refuses a step_size above eps: use backend own, or smaller steps"),
-            (self.min_eps_tolerance is not None and (self.keep != "first_success" or bool(self.eps_grid) or
-                                                self.min_eps_tolerance >= self.eps),
+             "CleverHans needs a step_size of at most eps: use backend own, or smaller steps"),
+            (tolerance is not None and (not stops_at_success or self.eps_grid or tolerance >= self.eps),
              "min_eps_tolerance: expected less than eps={eps}, keep first_success, and no eps_grid beside it"),
-            (bool(self.eps_grid) and self.keep != "first_success",
-             "an eps grid counts any keep: expected iterate any, received {keep}"),
-            (sorted({*self.eps_grid, self.eps}) != sorted([*self.eps_grid, self.eps])
-             or sorted(self.eps_grid) != list(self.eps_grid),
+            (self.eps_grid and not stops_at_success,
+             "eps_grid needs keep first_success, received keep {keep}"),
+            (len({*every_eps}) < len(every_eps) or sorted(self.eps_grid) != list(self.eps_grid),
              "eps_grid: expected other eps than {eps}, ascending, each once"),
-        ):  # fmt: skip
-            if wrong:
-                raise PydanticCustomError(
-                    "attack", message, {"attack": self.attack, "eps": self.eps, "keep": self.keep}
-                )
+            attack=name, eps=self.eps, keep=self.keep,
+        )  # fmt: skip
         return self
 
 
 def _default_step_size(eps: Any, steps: Any) -> float:
-    """eps for one step, else 2.5 eps / steps; 0 where either is wrong, which is then reported for itself."""
+    """Return eps for one step, else 2.5 eps / steps; 0 where either is wrong, which is reported for itself."""
     try:
         radius, count = float(parse_number(eps)), int(parse_integer(steps))
         return max(0.0, radius if count == 1 else 2.5 * radius / count)
@@ -217,14 +228,21 @@ def _default_step_size(eps: Any, steps: Any) -> float:
 
 
 class MinimumNorm(Frozen):
-    """A minimum-norm attack: it has no eps, and minimizes ||(x' - x) / scale||_2, scale = 1 (pixel) or the std
-    (standardized). The accuracy under it is the share of images that nothing was found for; under one with a `target`,
-    of those that are still taken for what they are.
+    """A minimum-norm attack: without an eps, it minimizes ||(x' - x) / scale||_2.
 
-    `carlini_wagner` (2017): `steps` of Adam with learning rate `step_size` for each of `binary_search_steps` constants
-    c, the first one `initial_const`; defaults are those of its authors' code, with a tenth of its steps. With a box the
-    step size is that of arctanh of the place in the box, without one that of (standardized) pixels. `confidence`: by
-    how much the logit of another class, or of the target, must be ahead. `target` as in `Attack`.
+    The accuracy under it is the share of images for which no adversarial image was found; under one with a `target`,
+    the share that is still classified correctly.
+
+    Attributes:
+        attack: `carlini_wagner` (2017): Adam for each of several constants c that weigh the loss against the distance.
+            The defaults are those of its authors' code, with a tenth of its steps.
+        steps: Steps of Adam for each constant.
+        step_size: Learning rate of Adam. With a box it is that of arctanh of the position in the box, without one that
+            of (standardized) pixels.
+        binary_search_steps: Constants that are tried.
+        initial_const: The first constant.
+        confidence: Logits by which another class, or the target, must be ahead.
+        target: As in `Attack`.
     """
 
     kind: Literal["minimal"] = "minimal"
@@ -243,25 +261,28 @@ class MinimumNorm(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _ord_as_text(cls, data: Any) -> Any:
-        """YAML reads 2 as a number."""
+        """Read `ord: 2`, which is a number in YAML."""
         return {**data, "ord": str(data.get("ord", "2"))} if isinstance(data, Mapping) else data
 
     @model_validator(mode="after")
-    def _make_sense(self) -> MinimumNorm:
-        hans = self.backend == "cleverhans"
-        for wrong, message in (
-            (hans and self.box == "none", "CleverHans needs a box: use backend own"),
-            (hans and self.confidence > 0, "CleverHans judges success without the confidence: use backend own"),
-        ):  # fmt: skip
-            if wrong:
-                raise PydanticCustomError("attack", message)
+    def _options_fit_cleverhans(self) -> MinimumNorm:
+        cleverhans = self.backend == "cleverhans"
+        reject_if(
+            (cleverhans and self.box == "none", "CleverHans needs a box: use backend own"),
+            (cleverhans and self.confidence, "CleverHans judges success without the confidence: use backend own"),
+        )
         return self
 
 
-def with_eps_grid(perturbations: Mapping[str, Any]) -> dict[str, Any]:
-    """Perturbations by name, and before each attack with an eps grid that attack at each of its smaller eps, named
-    `NAME EPS`, where multiples of 1/255 are written as such."""
-    found: dict[str, Any] = {}
+Perturbation = Annotated[Clean | AWGN | Corruption | Attack | MinimumNorm, Field(discriminator="kind")]
+
+
+def with_eps_grid(perturbations: Mapping[str, Perturbation]) -> dict[str, Perturbation]:
+    """Return the perturbations, and before each attack with an eps grid the same attack at its smaller eps.
+
+    These are named `NAME EPS`, as `pgd 4/255`.
+    """
+    found: dict[str, Perturbation] = {}
     for name, perturbation in perturbations.items():
         for smaller in perturbation.at_smaller_eps if isinstance(perturbation, Attack) else ():
             found[f"{name} {format_eps(smaller.eps)}"] = smaller
@@ -270,19 +291,20 @@ def with_eps_grid(perturbations: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def format_eps(eps: float) -> str:
-    """An eps in text: k/255, or a decimal number."""
+    """Format an eps: `k/255` where it is a multiple of 1/255, else a decimal number."""
     whole = round(255 * eps)
     return f"{whole}/255" if whole and abs(255 * eps - whole) < 1e-9 else f"{eps:.4g}"
 
 
-Perturbation = Annotated[Clean | AWGN | Corruption | Attack | MinimumNorm, Field(discriminator="kind")]
-
-
 class Evaluation(Frozen):
-    """Where a model is evaluated. `dataset` null: the one it was trained on. `limit`: that many examples of a
-    fixed random order (smaller limits are subsets of larger ones). `bn_statistics`: those `tracked` in
-    training, `reestimated` as the mean over the batches of one pass through the training examples, or those of the
-    `batch` under evaluation, 500 examples."""
+    """The images that a model is evaluated on, and the BN statistics that it has then.
+
+    Attributes:
+        dataset: Null: the data set that the model was trained on.
+        limit: Number of examples of a fixed random order. Smaller limits are subsets of larger ones.
+        bn_statistics: Those `tracked` in training; `reestimated`, the mean over the batches of one pass through the
+            training examples; or those of the `batch` under evaluation, 500 examples.
+    """
 
     dataset: str | None = None
     split: Literal["test", "validation", "train"] = "test"

