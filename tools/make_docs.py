@@ -34,6 +34,7 @@ from bn_vuln.reporting.aggregate import Results, aggregate
 from bn_vuln.runtime.files import atomic_write
 
 ROOT = Path(__file__).parents[1]
+NBSP = "\N{NO-BREAK SPACE}"
 BEGIN, END = "<!-- experiments: made by tools/make_docs.py -->", "<!-- end -->"
 BENCHMARK = re.compile(r"^<!-- benchmark: (\S+) -->$", re.M)
 KINDS = {"paper": "The paper's experiments", "beyond": "Beyond the paper"}
@@ -55,7 +56,7 @@ def experiment_pages() -> dict[str, str | bytes]:
     """A page for each experiment that ships, measured or not, and its figures."""
     found: dict[str, str | bytes] = {}
     for kind in KINDS:
-        for name in catalog.names(kind):
+        for name in experiment_names(kind):
             results = measured().get(name)
             found |= _measured_page(name, results) if results else {f"results/{name}.md": _planned_page(name)}
     return found
@@ -79,7 +80,7 @@ def _measured_page(name: str, results: Results) -> dict[str, str | bytes]:
         found[path] = svg
         parts += [f"![{experiment.title}]({path.removeprefix('results/')})", f"*{caption}*"]
     for table in tables.tables(results):
-        parts += [f"## {table.title}", re.sub(r"\[(\d[\d, ]*)\]", r"\\[\1\\]", tables.markdown_table(table))]
+        parts += [f"## {table.title}", _table(tables.markdown_table(table))]
     remarks = {row.remark: None for row in tables.claims(results) if row.remark}
     if remarks:
         parts += ["## Reasons given in the config", *(f"- {remark}" for remark in remarks)]
@@ -88,6 +89,19 @@ def _measured_page(name: str, results: Results) -> dict[str, str | bytes]:
     parts.append("\n".join(["| | |", "|---|---|", *facts]))
     parts.append(_config_block(config.to_yaml(experiment), "The whole config, with every default"))
     return {f"results/{name}.md": "\n\n".join(parts) + "\n", **found}
+
+
+def _table(text: str) -> str:
+    """A Markdown table of a report: marks of notes are no links, and numbers stay on one line."""
+    text = re.sub(r"\[(\d[\d, ]*)\]", r"\\[\1\\]", text)
+    return re.sub(r" ± (\S+)( (?=\(\d+\)))?", lambda m: f"{NBSP}±{NBSP}{m[1]}{NBSP if m[2] else ''}", text)
+
+
+def experiment_names(kind: str) -> list[str]:
+    """The experiments of a kind, table2 before table13."""
+    return sorted(
+        catalog.names(kind), key=lambda name: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", name)]
+    )
 
 
 def _notes(name: str) -> str:
@@ -129,7 +143,7 @@ def overview() -> str:
         "The numbers behind each verdict are on the page of the experiment, and together in [all claims](claims.md).",
     ]
     for kind, title in KINDS.items():
-        rows = [_overview_row(name) for name in catalog.names(kind)]
+        rows = [_overview_row(name) for name in experiment_names(kind)]
         lines += [f"## {title}", "\n".join(["| experiment | claim | verdict |", "|---|---|---|", *rows])]
     return "\n\n".join(lines) + "\n"
 
@@ -150,7 +164,7 @@ def claims_page() -> str:
     ]
     for kind, title in KINDS.items():
         lines.append(f"## {title}")
-        for name in catalog.names(kind):
+        for name in experiment_names(kind):
             rows = (
                 [row for row in tables.claims(measured()[name]) if row.verdict != "context"]
                 if name in measured()
@@ -161,7 +175,7 @@ def claims_page() -> str:
                     f"| {_claim(row)} | {row.under} | {row.published} | {row.ours} | {row.verdict} |" for row in rows
                 ]
                 head = ["| what | under | claimed | measured ± SEM (n) | verdict |", "|---|---|---|---|---|"]
-                lines += [f"### [{measured()[name].experiment.title}]({name}.md)", "\n".join([*head, *table])]
+                lines += [f"### [{measured()[name].experiment.title}]({name}.md)", _table("\n".join([*head, *table]))]
     return "\n\n".join(lines) + "\n"
 
 
@@ -348,7 +362,7 @@ def _class(model: type[BaseModel]) -> str:
     rows = []
     described = any(field.description for field in model.model_fields.values())
     for name, field in model.model_fields.items():
-        row = [f"`{name}`", f"`{_inline(_type(annotations[name]))}`", _default(field)]
+        row = [f"`{name}`", f"`{_type(annotations[name])}`", _default(field)]
         rows.append([*row, _inline(field.description or "")] if described else row)
     head = ["field", "type", "default", *(["what it is"] if described else [])]
     lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
@@ -388,7 +402,7 @@ def _default(field: Any) -> str:
         return f"`{name}`" if name else "its defaults"
     if isinstance(value, tuple):
         value = list(value)
-    return f"`{_inline(json.dumps(value))}`"
+    return f"`{json.dumps(value)}`"
 
 
 # ---------------------------------------------------------------- all pages
@@ -407,8 +421,8 @@ def pages() -> dict[str, str | bytes]:
 
 def _inline(text: str, *, code: bool = False) -> str:
     """Text for a cell of a Markdown table."""
-    text = " ".join(text.split()).replace("|", "\\|")
-    return f"`{text}`" if code else text
+    text = " ".join(text.split())
+    return f"`{text}`" if code else text.replace("|", "\\|")
 
 
 def on_config(config: Any) -> Any:
@@ -416,7 +430,7 @@ def on_config(config: Any) -> Any:
     for section in config["nav"]:
         if "Results" in section:
             for kind, title in KINDS.items():
-                section["Results"].append({title: [f"results/{name}.md" for name in catalog.names(kind)]})
+                section["Results"].append({title: [f"results/{name}.md" for name in experiment_names(kind)]})
         if "Reference" in section:
             commands = [f"reference/cli/{name}.md" for name in COMMANDS]
             section["Reference"].insert(0, {"Command line": ["reference/cli/index.md", *commands]})
