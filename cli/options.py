@@ -224,9 +224,9 @@ checks_option = option("Checks")(
 
 def progress(quiet: bool) -> Any:
     """The progress that fits the terminal."""
-    from bn_vuln.runtime.progress import make
+    from bn_vuln.runtime.progress import make_progress
 
-    return make(quiet=quiet)
+    return make_progress(quiet=quiet)
 
 
 def set_up(verbose: bool) -> None:

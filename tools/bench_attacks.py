@@ -52,10 +52,12 @@ class Contenders:
         return self.model(x, training=False)
 
     def all(self) -> dict[str, Callable[[], Any]]:
-        ball, options = attacks.from_config(self.options, self.info), self.options
+        threat_model, options = attacks.from_config(self.options, self.info), self.options
 
         def hans(x: Any, y: Any, index: Any) -> Any:
-            return cleverhans.attack(self.predict, x, y, ball=ball, steps=options.steps, step_size=options.step_size)
+            return cleverhans.attack(
+                self.predict, x, y, threat_model=threat_model, steps=options.steps, step_size=options.step_size
+            )
 
         folded = bn_folding.fold(self.model)
         found = {

@@ -36,7 +36,7 @@ class Contenders:
 
     def __init__(self, model: Any, dataset: data.Dataset, options: MinimumNorm) -> None:
         self.model, self.dataset, self.options = model, dataset, options
-        self.space = minimum_norm.ball(options, dataset.info)
+        self.space = minimum_norm.threat_model(options, dataset.info)
         self.x = pixel_array(dataset.images, dataset.info.shape[1])
         self.found: dict[str, Any] = {}
 
@@ -54,7 +54,7 @@ class Contenders:
 
         def run() -> None:
             labels = self.dataset.labels
-            self.found[name] = attack(self.x, labels, batch_size=len(labels), xla=xla, advanced=lambda done: None)
+            self.found[name] = attack(self.x, labels, batch_size=len(labels), xla=xla, on_progress=lambda done: None)
 
         return run
 

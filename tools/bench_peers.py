@@ -116,40 +116,45 @@ def ours(subject: Subject, options: Attack) -> Callable[[slice], Any]:
 
 def active(subject: Subject, name: str, options: Attack) -> Callable[[], None]:
     """The active set, or a cascade, as `bnvuln attack` runs it."""
-    ball = attacks.from_config(options, subject.owner.info)
+    threat_model = attacks.from_config(options, subject.owner.info)
     plain = backend.compile(functools.partial(subject.owner.model, training=False))
 
     def logits(images: Images) -> Images:
         return np.concatenate([plain(images[i : i + subject.batch]) for i in range(0, len(images), subject.batch)])
 
-    def verify(points: Images, who: NDArray[np.int64], eps: NDArray[np.float64]) -> NDArray[np.bool_]:
-        projected = ball.with_eps(eps).project_array(points, subject.x[who])
+    def confirm(points: Images, who: NDArray[np.int64], eps: NDArray[np.float64]) -> NDArray[np.bool_]:
+        projected = threat_model.with_eps(eps).project_array(points, subject.x[who])
         return np.asarray(logits(projected).argmax(1) != subject.y[who])
 
     xla = backend.attack_prefers_xla(subject.folded)
     # Compiled before, as all contenders are: the first turn does not count.
     stages = [
-        dataclasses.replace(stage, search=active_set.Compiled(stage.search, xla=xla))
-        for stage in ensemble.stages(subject.predict, options, ball, subject.y, logits(subject.x))
+        dataclasses.replace(stage, attack=active_set.CompiledAttack(stage.attack, xla=xla))
+        for stage in ensemble.stages(subject.predict, options, threat_model, subject.y, logits(subject.x))
     ]
 
     def run() -> None:
         clean = logits(subject.x).argmax(1) == subject.y
         done = ensemble.run(
-            iter(stages), options, subject.x, subject.y, clean=clean, verify=verify, batch_size=subject.batch
+            iter(stages), options, subject.x, subject.y, clean=clean, confirm=confirm, batch_size=subject.batch
         )
-        subject.found[name] = done.found.points
-        subject.smallest = done.found.eps  # type: ignore[attr-defined]
+        subject.found[name] = done.result.points
+        subject.smallest = done.result.eps  # type: ignore[attr-defined]
 
     return run
 
 
 def hans(subject: Subject, options: Attack) -> Callable[[slice], Any]:
     """CleverHans as it is shipped, on the model as it is."""
-    ball, predict = attacks.from_config(options, subject.owner.info), subject.owner.predict
+    threat_model, predict = attacks.from_config(options, subject.owner.info), subject.owner.predict
     tf = backend.tensorflow()
     return lambda p: cleverhans.attack(
-        predict, tf.constant(subject.x[p]), subject.y[p], ball=ball, steps=options.steps, step_size=options.step_size
+        predict,
+        tf.constant(subject.x[p]),
+        subject.y[p],
+        threat_model=threat_model,
+        steps=options.steps,
+        step_size=options.step_size,
     )
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from bn_vuln.attacks import cleverhans, pgd
 from bn_vuln.attacks.losses import Predict
-from bn_vuln.attacks.threat_model import Ball, from_config
+from bn_vuln.attacks.threat_model import ThreatModel, from_config
 from bn_vuln.config import Attack
 from bn_vuln.data.info import DatasetInfo
 
-__all__ = ["Ball", "Predict", "bind", "from_config"]
+__all__ = ["Predict", "ThreatModel", "bind", "from_config"]
 
 
 def bind(predict: Predict, options: Attack, info: DatasetInfo, *, xla: bool = False) -> Any:
@@ -21,7 +21,7 @@ def bind(predict: Predict, options: Attack, info: DatasetInfo, *, xla: bool = Fa
     run = functools.partial(
         loop,
         predict,
-        ball=from_config(options, info),
+        threat_model=from_config(options, info),
         steps=options.steps,
         step_size=options.step_size or 0.0,
         random_start=options.random_start,

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln.attacks.base import Search
-from bn_vuln.attacks.eps_search import Plan
+from bn_vuln.attacks.base import IterativeAttack
+from bn_vuln.attacks.eps_search import EpsSearch
 from bn_vuln.runtime import backend
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
 
@@ -30,24 +30,24 @@ IDLE = 1 / 16  # share of the slots that may stand idle before it is worth readi
 
 # (points [m, ...], which examples int64 [m], eps float64 [m]) -> bool [m]: these points, in balls of these radii, fool
 # the classifier that counts
-Verify = Callable[[NDArray[Any], NDArray[np.int64], NDArray[np.float64]], NDArray[np.bool_]]
+Confirm = Callable[[NDArray[Any], NDArray[np.int64], NDArray[np.float64]], NDArray[np.bool_]]
 Slots = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """Of n examples: `points` [n, ...], each the one that fooled the classifier at the smallest eps, or else the one
     of the highest loss; `fooled` bool; `eps` float64, infinite where nothing fooled it; `loss` float64, of the
     point; `n_evaluations` int64, the number of points at which the classifier was evaluated."""
 
     points: NDArray[Any]
-    fooled: NDArray[np.bool_]
+    is_adversarial: NDArray[np.bool_]
     eps: NDArray[np.float64]
     loss: NDArray[np.float64]
     n_evaluations: NDArray[np.int64]
 
 
-class Compiled:
+class CompiledAttack:
     """A search compiled once, for runs on any examples and with any eps.
 
     Args:
@@ -60,7 +60,7 @@ class Compiled:
 
     def __init__(
         self,
-        search: Search,
+        search: IterativeAttack,
         *,
         xla: bool = False,
         steps_per_call: int | None = None,
@@ -69,26 +69,26 @@ class Compiled:
         self.search, self.xla, self.distribution = search, xla, distribution
         if steps_per_call is None:
             steps_per_call = max(2, min(8, search.steps // 20)) if xla else 1
-        self.advance = distribution.everywhere(_advance(search, steps_per_call), xla=xla)
-        self.enter = distribution.everywhere(_enter(search), xla=xla)
-        self.open, self.take = distribution.everywhere(_open(search)), distribution.everywhere(_take)
+        self.advance = distribution.compile(_advance(search, steps_per_call), xla=xla)
+        self.enter = distribution.compile(_enter(search), xla=xla)
+        self.open, self.take = distribution.compile(_open(search)), distribution.compile(_take)
 
 
 def run(
-    search: Search | Compiled,
+    search: IterativeAttack | CompiledAttack,
     x: NDArray[Any],
     y: NDArray[np.int32],
-    plan: Plan,
+    plan: EpsSearch,
     *,
     targets: NDArray[np.int32] | None = None,
     index: NDArray[np.int32] | None = None,
-    verify: Verify | None = None,
+    confirm: Confirm | None = None,
     batch_size: int = BATCH_SIZE,
     xla: bool = False,
     steps_per_call: int | None = None,
     distribution: Distribution = ONE_DEVICE,
-    advanced: Callable[[int], None] | None = None,
-) -> Found:
+    on_progress: Callable[[int], None] | None = None,
+) -> SearchResult:
     """Put every example through its plan.
 
     Args:
@@ -102,9 +102,9 @@ def run(
         batch_size: slots, over all replicas. xla, steps_per_call, distribution: see `Compiled`.
         advanced: told now and then how many of the examples that had a job are through.
     """
-    if not isinstance(search, Compiled):
-        search = Compiled(search, xla=xla, steps_per_call=steps_per_call, distribution=distribution)
-    queue = _Queue(x, np.asarray(y, np.int32), targets, index, plan, verify)
+    if not isinstance(search, CompiledAttack):
+        search = CompiledAttack(search, xla=xla, steps_per_call=steps_per_call, distribution=distribution)
+    queue = _Queue(x, np.asarray(y, np.int32), targets, index, plan, confirm)
     if not queue.waiting:
         return queue.found
     slots = _SlotSet(search, queue, batch_size)
@@ -114,8 +114,8 @@ def run(
             slots.read_out()
             slots.fill()
             slots.shrink()
-            if advanced is not None:
-                advanced(queue.through)
+            if on_progress is not None:
+                on_progress(queue.through)
     return queue.found
 
 
@@ -128,14 +128,16 @@ class _Queue:
         y: NDArray[np.int32],
         targets: NDArray[np.int32] | None,
         index: NDArray[np.int32] | None,
-        plan: Plan,
-        verify: Verify | None,
+        plan: EpsSearch,
+        confirm: Confirm | None,
     ) -> None:
         n = len(x)
-        self.x, self.y, self.plan, self.verify = x, y, plan, verify
+        self.x, self.y, self.plan, self.confirm = x, y, plan, confirm
         self.targets = y[:, None] if targets is None else np.asarray(targets, np.int32)
         self.index = np.arange(n, dtype=np.int32) if index is None else np.asarray(index, np.int32)
-        self.found = Found(x.copy(), np.zeros(n, bool), np.full(n, np.inf), np.full(n, -np.inf), np.zeros(n, np.int64))
+        self.found = SearchResult(
+            x.copy(), np.zeros(n, bool), np.full(n, np.inf), np.full(n, -np.inf), np.zeros(n, np.int64)
+        )
         first = plan.first(n)
         self.variant, self.eps = first.variant.copy(), first.eps.copy()
         self.waiting: deque[int] = deque(np.flatnonzero(first.again).tolist())
@@ -158,26 +160,32 @@ class _Queue:
             "eps": self.eps[who].astype(self.x.dtype),
         }
 
-    def verified(self, points: NDArray[Any], examples: NDArray[np.int64], fooled: NDArray[np.bool_]) -> NDArray[Any]:
+    def verified(
+        self, points: NDArray[Any], examples: NDArray[np.int64], is_adversarial: NDArray[np.bool_]
+    ) -> NDArray[Any]:
         """`fooled`, less those whose point does not fool the classifier that counts."""
-        if self.verify is None or not fooled.any():
-            return fooled
-        sure = fooled.copy()
-        sure[fooled] = self.verify(points[fooled], examples[fooled], self.eps[examples[fooled]])
+        if self.confirm is None or not is_adversarial.any():
+            return is_adversarial
+        sure = is_adversarial.copy()
+        sure[is_adversarial] = self.confirm(
+            points[is_adversarial], examples[is_adversarial], self.eps[examples[is_adversarial]]
+        )
         return sure
 
-    def note(self, examples: NDArray[np.int64], taken: dict[str, NDArray[Any]], fooled: NDArray[np.bool_]) -> None:
+    def note(
+        self, examples: NDArray[np.int64], taken: dict[str, NDArray[Any]], is_adversarial: NDArray[np.bool_]
+    ) -> None:
         """Keep what the jobs of these examples found, and let those wait that have another one."""
         found, eps = self.found, self.eps[examples]
-        nearer = fooled & (eps < found.eps[examples])
-        higher = ~fooled & ~found.fooled[examples] & (taken["loss"] > found.loss[examples])
+        nearer = is_adversarial & (eps < found.eps[examples])
+        higher = ~is_adversarial & ~found.is_adversarial[examples] & (taken["loss"] > found.loss[examples])
         for kept in (nearer, higher):
             found.points[examples[kept]] = taken["kept"][kept]
             found.loss[examples[kept]] = taken["loss"][kept]
         found.eps[examples[nearer]] = eps[nearer]
-        found.fooled[examples[fooled]] = True
+        found.is_adversarial[examples[is_adversarial]] = True
         found.n_evaluations[examples] += taken["i"]
-        jobs = self.plan.next(examples, fooled, self.variant[examples], eps)
+        jobs = self.plan.next(examples, is_adversarial, self.variant[examples], eps)
         self.variant[examples], self.eps[examples] = jobs.variant, jobs.eps
         self.waiting.extend(examples[jobs.again].tolist())
         self.through += int(np.sum(~jobs.again))
@@ -187,7 +195,7 @@ class _SlotSet:
     """The slots on the devices, and on the host who holds them: `holder` int64 [slots], -1 for nobody. With replicas
     each has an equal share of the slots, in order."""
 
-    def __init__(self, search: Compiled, queue: _Queue, batch_size: int) -> None:
+    def __init__(self, search: CompiledAttack, queue: _Queue, batch_size: int) -> None:
         self.compiled, self.queue, self.distribution = search, queue, search.distribution
         self._factor = 4 if search.xla else 2  # XLA compiles every size of batch anew
         replicas = self.distribution.replicas
@@ -207,7 +215,7 @@ class _SlotSet:
     def advance(self) -> None:
         """One step of every slot that is held."""
         held = self.holder >= 0
-        place, fetch = self.distribution.place, self.distribution.fetch
+        place, fetch = self.distribution.shard, self.distribution.gather
         self._slots = self.compiled.advance(self._slots, self._jobs, place(held), place(self._again))
         self._again = np.zeros(len(held), bool)
         self._done = fetch(self._slots["done"]) | ~held
@@ -225,13 +233,15 @@ class _SlotSet:
     def read_out(self) -> None:
         """Take the points of slots that are done, and free the slots of those whose job is over."""
         slots = np.flatnonzero(self._done & (self.holder >= 0))
-        taken = {key: self.distribution.fetch(self._slots[key])[slots] for key in ("kept", "loss", "fooled", "i")}
+        taken = {
+            key: self.distribution.gather(self._slots[key])[slots] for key in ("kept", "loss", "is_adversarial", "i")
+        }
         examples = self.holder[slots]
-        fooled = self.queue.verified(taken["kept"], examples, taken["fooled"])
-        goes_on = taken["fooled"] & ~fooled & (taken["i"] <= self.compiled.search.steps)
+        is_adversarial = self.queue.verified(taken["kept"], examples, taken["is_adversarial"])
+        goes_on = taken["is_adversarial"] & ~is_adversarial & (taken["i"] <= self.compiled.search.steps)
         self._again[slots[goes_on]], self._done[slots[goes_on]] = True, False
         over = ~goes_on
-        self.queue.note(examples[over], {key: value[over] for key, value in taken.items()}, fooled[over])
+        self.queue.note(examples[over], {key: value[over] for key, value in taken.items()}, is_adversarial[over])
         self.holder[slots[over]] = -1
 
     def fill(self) -> None:
@@ -241,7 +251,7 @@ class _SlotSet:
             return
         self._done[new] = False
         self._jobs = self._placed(self.queue.jobs(self.holder))
-        self._slots = self.compiled.enter(self._slots, self._jobs, self.distribution.place(new))
+        self._slots = self.compiled.enter(self._slots, self._jobs, self.distribution.shard(new))
 
     def shrink(self) -> None:
         """Go on in half as many slots (or a quarter, ...) where nobody waits and no more are needed."""
@@ -253,7 +263,7 @@ class _SlotSet:
         if self.queue.waiting or new == size or not held.any():
             return
         kept = np.argsort(~held, axis=1, kind="stable")[:, :new].astype(np.int32)
-        which = self.distribution.place(kept.ravel())
+        which = self.distribution.shard(kept.ravel())
         self._slots, self._jobs = self.compiled.take(self._slots, which), self.compiled.take(self._jobs, which)
         chosen = (kept + size * np.arange(replicas)[:, None]).ravel()
         self.holder, self._done, self._again = self.holder[chosen], self._done[chosen], self._again[chosen]
@@ -268,10 +278,10 @@ class _SlotSet:
         return new
 
     def _placed(self, jobs: dict[str, NDArray[Any]]) -> Slots:
-        return {key: self.distribution.place(value) for key, value in jobs.items()}
+        return {key: self.distribution.shard(value) for key, value in jobs.items()}
 
 
-def _open(search: Search) -> Callable[[Slots], Slots]:
+def _open(search: IterativeAttack) -> Callable[[Slots], Slots]:
     """Jobs -> the state of slots at the first point of each."""
     tf = backend.tensorflow()
 
@@ -279,12 +289,12 @@ def _open(search: Search) -> Callable[[Slots], Slots]:
         state, nothing = search.start(jobs), tf.zeros_like(jobs["y"])
         lowest = tf.fill(tf.shape(jobs["eps"]), tf.constant(-np.inf, jobs["x"].dtype))
         no = tf.cast(nothing, tf.bool)
-        return {**state, "kept": state["point"], "loss": lowest, "fooled": no, "done": no, "i": nothing}
+        return {**state, "kept": state["point"], "loss": lowest, "is_adversarial": no, "done": no, "i": nothing}
 
     return opened
 
 
-def _enter(search: Search) -> Callable[[Slots, Slots, Any], Slots]:
+def _enter(search: IterativeAttack) -> Callable[[Slots, Slots, Any], Slots]:
     """(state, jobs, new bool [slots]) -> state, the new slots at the first point of their job."""
     opened = _open(search)
 
@@ -300,7 +310,7 @@ def _take(slots: Slots, which: Any) -> Slots:
     return {key: backend.tensorflow().gather(value, which) for key, value in slots.items()}
 
 
-def _advance(search: Search, steps: int) -> Callable[[Slots, Slots, Any, Any], Slots]:
+def _advance(search: IterativeAttack, steps: int) -> Callable[[Slots, Slots, Any, Any], Slots]:
     """(state, jobs, held bool [slots], again bool [slots]) -> state, `steps` steps on. A slot that is done and is not
     to go on `again` keeps what it found."""
     tf = backend.tensorflow()
@@ -308,20 +318,20 @@ def _advance(search: Search, steps: int) -> Callable[[Slots, Slots, Any, Any], S
     def advance(state: Slots, jobs: Slots, held: Any) -> Slots:
         seen = search.advance({**jobs, **state})
         going = held & tf.logical_not(state["done"])
-        kept = going & (seen.fooled | (seen.loss > state["loss"]))
+        kept = going & (seen.is_adversarial | (seen.loss > state["loss"]))
         i = state["i"] + tf.cast(going, tf.int32)
         return {
             **seen.state,
             "kept": _where(kept, state["point"], state["kept"]),
             "loss": tf.where(kept, seen.loss, state["loss"]),
-            "fooled": state["fooled"] | (going & seen.fooled),
-            "done": state["done"] | (going & (seen.fooled | (i > search.steps))),
+            "is_adversarial": state["is_adversarial"] | (going & seen.is_adversarial),
+            "done": state["done"] | (going & (seen.is_adversarial | (i > search.steps))),
             "i": i,
         }
 
     def several(state: Slots, jobs: Slots, held: Any, again: Any) -> Slots:
         lowest = tf.fill(tf.shape(again), tf.constant(-np.inf, state["loss"].dtype))
-        known = {key: state[key] & tf.logical_not(again) for key in ("done", "fooled")}
+        known = {key: state[key] & tf.logical_not(again) for key in ("done", "is_adversarial")}
         state = {**state, **known, "loss": tf.where(again, lowest, state["loss"])}
         if steps == 1:
             return advance(state, jobs, held)

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln.attacks.base import Seen, Slots
-from bn_vuln.attacks.losses import Predict, dlr, fooled, gradient, log_odds, targeted_dlr
-from bn_vuln.attacks.threat_model import Ball, per_example
+from bn_vuln.attacks.base import Slots, StepResult
+from bn_vuln.attacks.losses import Predict, dlr, input_gradient, is_adversarial, log_odds, targeted_dlr
+from bn_vuln.attacks.threat_model import ThreatModel, per_example
 from bn_vuln.runtime import backend
 
 MOMENTUM = 0.75  # the share of the new move; the rest is the last one's
@@ -55,7 +55,7 @@ class APGD:
     """
 
     predict: Predict
-    ball: Ball
+    threat_model: ThreatModel
     steps: int = 100
     loss: str = "ce"
     rho: float = 0.75
@@ -77,7 +77,7 @@ class APGD:
         x, index = job["x"], job["index"]
         point = x
         if self.random_start:
-            point = self.ball.with_eps(job["eps"]).random_point(x, index, self.seed, job["variant"])
+            point = self.threat_model.with_eps(job["eps"]).random_point(x, index, self.seed, job["variant"])
         none, lowest = tf.zeros_like(index), tf.fill(tf.shape(job["eps"]), tf.constant(-np.inf, x.dtype))
         return {
             "point": point, "previous": point, "best": point, "best_gradient": tf.zeros_like(x), "best_loss": lowest,
@@ -85,12 +85,12 @@ class APGD:
             "checked": lowest, "halved": tf.ones_like(index, tf.bool),
         }  # fmt: skip
 
-    def advance(self, slots: Slots) -> Seen:
+    def advance(self, slots: Slots) -> StepResult:
         """One gradient."""
         tf = backend.tensorflow()
         point, y = slots["point"], slots["y"]
         climbed = LOSSES[self.loss]
-        logits, loss, slope = gradient(self.predict, point, lambda logits: climbed(logits, y, slots["target"]))
+        logits, loss, slope = input_gradient(self.predict, point, lambda logits: climbed(logits, y, slots["target"]))
         better = loss > slots["best_loss"]
         best = _where(better, point, slots["best"])
         best_gradient = _where(better, slope, slots["best_gradient"])
@@ -103,7 +103,7 @@ class APGD:
             "point": moved, "previous": point, "best": best, "best_gradient": best_gradient, "best_loss": best_loss,
             "last_loss": loss, "step_size": step_size, "move": slots["move"] + 1, **counters,
         }  # fmt: skip
-        return Seen(state, fooled(logits, y), loss)
+        return StepResult(state, is_adversarial(logits, y), loss)
 
     def _check(self, slots: Slots, loss: Any, best_loss: Any) -> tuple[Any, dict[str, Any]]:
         """(whose step is to be halved, bool [n]; what is counted, after this point)."""
@@ -124,11 +124,11 @@ class APGD:
     def _moved(self, slots: Slots, point: Any, gradient: Any, step_size: Any) -> Any:
         """The next point: a projected step, mixed with the last move, and projected again."""
         tf = backend.tensorflow()
-        ball, x = self.ball.with_eps(slots["eps"]), slots["x"]
-        stepped = ball.project(ball.step(point, gradient, per_example(step_size)), x)
+        threat_model, x = self.threat_model.with_eps(slots["eps"]), slots["x"]
+        stepped = threat_model.project(threat_model.step(point, gradient, per_example(step_size)), x)
         one = tf.ones_like(step_size)
         share = per_example(tf.where(tf.equal(slots["move"], 0), one, MOMENTUM * one))
-        return ball.project(point + share * (stepped - point) + (1.0 - share) * (point - slots["previous"]), x)
+        return threat_model.project(point + share * (stepped - point) + (1.0 - share) * (point - slots["previous"]), x)
 
 
 def windows(steps: int) -> NDArray[np.int32]:

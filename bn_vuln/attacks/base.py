@@ -19,23 +19,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from bn_vuln.attacks.losses import Predict, fooled, gradient, log_odds
-from bn_vuln.attacks.threat_model import Ball, per_example
+from bn_vuln.attacks.losses import Predict, input_gradient, is_adversarial, log_odds
+from bn_vuln.attacks.threat_model import ThreatModel, per_example
 
 Slots = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Seen:
+class StepResult:
     """What an advance saw at its points before it moved on: `fooled` bool [n], and `loss` [n], the higher the nearer
     to being fooled, by which points that do not fool are compared; `state` of the search at the next points."""
 
     state: dict[str, Any]
-    fooled: Any
+    is_adversarial: Any
     loss: Any
 
 
-class Search(Protocol):
+class IterativeAttack(Protocol):
     """An iterative attack."""
 
     @property
@@ -46,17 +46,17 @@ class Search(Protocol):
         """The state at the first point of a job, which is its entry `point`, in the ball and the box. It is called
         for all slots whenever some are filled, so it must not evaluate the classifier."""
 
-    def advance(self, slots: Slots) -> Seen:
+    def advance(self, slots: Slots) -> StepResult:
         """Look at `point` of every slot, and move. A slot may be advanced more often than it needs."""
 
 
 @dataclass(frozen=True)
-class Ascent:
+class PGD:
     """PGD as a search: steps of `step_size` * eps along the gradient, each projected (see `gradient.attack`, whose
     `keep="best_loss"` it equals). Variants are restarts."""
 
     predict: Predict
-    ball: Ball
+    threat_model: ThreatModel
     steps: int
     step_size: float
     random_start: bool = True
@@ -67,14 +67,14 @@ class Ascent:
         """At x, or at a random point of the ball."""
         if not self.random_start:
             return {"point": job["x"]}
-        ball = self.ball.with_eps(job["eps"])
-        return {"point": ball.random_point(job["x"], job["index"], self.seed, job["variant"])}
+        threat_model = self.threat_model.with_eps(job["eps"])
+        return {"point": threat_model.random_point(job["x"], job["index"], self.seed, job["variant"])}
 
-    def advance(self, slots: Slots) -> Seen:
+    def advance(self, slots: Slots) -> StepResult:
         """One gradient."""
         point, eps = slots["point"], slots["eps"]
         label, sign = slots["target" if self.targeted else "y"], -1.0 if self.targeted else 1.0
-        logits, loss, slope = gradient(self.predict, point, lambda logits: sign * log_odds(logits, label))
-        ball = self.ball.with_eps(eps)
-        moved = ball.project(ball.step(point, slope, per_example(self.step_size * eps)), slots["x"])
-        return Seen({"point": moved}, fooled(logits, label, self.targeted), loss)
+        logits, loss, slope = input_gradient(self.predict, point, lambda logits: sign * log_odds(logits, label))
+        threat_model = self.threat_model.with_eps(eps)
+        moved = threat_model.project(threat_model.step(point, slope, per_example(self.step_size * eps)), slots["x"])
+        return StepResult({"point": moved}, is_adversarial(logits, label, self.targeted), loss)

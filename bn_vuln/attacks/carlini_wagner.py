@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln.attacks.losses import ROUNDING, Predict, finite, fooled, gradient, logit_margin
+from bn_vuln.attacks.losses import ROUNDING, Predict, input_gradient, is_adversarial, logit_margin, replace_nonfinite
 from bn_vuln.attacks.threat_model import Channels, constant, per_example
 from bn_vuln.runtime import backend
 
@@ -57,7 +57,7 @@ def attack(
     abort_early: bool = True,
     batch_size: int = BATCH_SIZE,
     xla: bool = False,
-    advanced: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[Any, Any]:
     """The nearest points that fool a classifier.
 
@@ -88,7 +88,7 @@ def attack(
     if tf.inside_function():  # a graph has no host that could leave examples out
         x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
         return search.result(search.run(search.start(x, y), steps * binary_search_steps))
-    points, found = _Batches(search, np.asarray(x), np.asarray(y), batch_size, xla).run(advanced)
+    points, found = _Batches(search, np.asarray(x), np.asarray(y), batch_size, xla).run(on_progress)
     return tf.constant(points), tf.constant(found)
 
 
@@ -112,14 +112,14 @@ class _Batches:
         self._chunk = backend.compile(lambda state: search.run(state, CHUNK), signature=[spec], xla=xla)
         self._result = backend.compile(search.result, signature=[spec])
 
-    def run(self, advanced: Callable[[int], None]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def run(self, on_progress: Callable[[int], None]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """(points, found), as `attack`."""
         while len(self.holder):
             through = self._through()
             if self._worth_changing(through):
                 self._take_out(np.flatnonzero(through & (self.holder >= 0)))
                 self._change(through)
-                advanced(self.n - len(self.waiting) - int(np.sum(self.holder >= 0)))
+                on_progress(self.n - len(self.waiting) - int(np.sum(self.holder >= 0)))
             if len(self.holder):
                 self.state = self._chunk(self.state)
         return self.points, self.found
@@ -230,9 +230,9 @@ class _Goal:
     confidence: float
     targeted: bool
 
-    def fooled(self, x: Any, y: Any) -> Any:
+    def is_adversarial(self, x: Any, y: Any) -> Any:
         """bool [n]: the class is wrong, or the target."""
-        return fooled(self.predict(x), y, self.targeted)
+        return is_adversarial(self.predict(x), y, self.targeted)
 
     def missing(self, logits: Any, y: Any) -> Any:
         """What the logits lack of the margin that is asked for, [n]; 0 where their point succeeds."""
@@ -263,7 +263,7 @@ class _Search:
     def start(self, x: Any, y: Any) -> State:
         """The state before the first step; an example that is fooled already is through."""
         tf = backend.tensorflow()
-        fooled, origin = self.goal.fooled(x, y), self.space.origin(x)
+        is_adversarial, origin = self.goal.is_adversarial(x, y), self.space.origin(x)
         n, zeros = tf.shape(x)[0], tf.zeros_like(x)
 
         def each(value: float) -> Any:
@@ -271,9 +271,9 @@ class _Search:
 
         return {
             "x": x, "y": y, "origin": origin, "w": origin, "m": zeros, "v": zeros,
-            "step": tf.zeros([n], tf.int32), "tried": tf.where(fooled, self.binary_search_steps, 0),
+            "step": tf.zeros([n], tf.int32), "tried": tf.where(is_adversarial, self.binary_search_steps, 0),
             "c": each(self.initial_const), "lower": each(0.0), "upper": each(10 * UNBOUNDED),
-            "hit": tf.zeros([n], tf.bool), "best": x, "distance": tf.where(fooled, each(0.0), each(np.inf)),
+            "hit": tf.zeros([n], tf.bool), "best": x, "distance": tf.where(is_adversarial, each(0.0), each(np.inf)),
             "nearest": each(np.inf), "lowest": each(np.inf), "before": each(np.inf),
         }  # fmt: skip
 
@@ -309,10 +309,10 @@ class _Search:
         tf = backend.tensorflow()
         x, y, c, active = state["x"], state["y"], state["c"], state["tried"] < self.binary_search_steps
         point, derivative = self.space.point(x, state["w"])
-        _, weighted, pull = gradient(self.goal.predict, point, lambda logits: c * self.goal.missing(logits, y))
+        _, weighted, pull = input_gradient(self.goal.predict, point, lambda logits: c * self.goal.missing(logits, y))
         hit = tf.equal(weighted, 0.0)
         distance, back = self.space.distance(x, point)
-        slope = (finite(pull) + back) * derivative
+        slope = (replace_nonfinite(pull) + back) * derivative
         better = hit & (distance < state["distance"]) & active
         stepped = {
             **state,
@@ -320,7 +320,7 @@ class _Search:
             "hit": state["hit"] | hit,
             "best": tf.where(per_example(better), point, state["best"]),
             "distance": tf.where(better, distance, state["distance"]),
-            "lowest": tf.minimum(state["lowest"], finite(distance + weighted, np.inf)),
+            "lowest": tf.minimum(state["lowest"], replace_nonfinite(distance + weighted, np.inf)),
         }
         return self._next_constant(*self._stalled(stepped, active))
 

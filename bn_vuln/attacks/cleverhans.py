@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bn_vuln.attacks.losses import Predict
-from bn_vuln.attacks.threat_model import Ball
+from bn_vuln.attacks.threat_model import ThreatModel
 from bn_vuln.runtime import backend
 
 
@@ -16,7 +16,7 @@ def attack(
     x: Any,
     y: Any,
     *,
-    ball: Ball,
+    threat_model: ThreatModel,
     steps: int,
     step_size: float,
     random_start: bool = False,
@@ -33,18 +33,18 @@ def attack(
     from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
 
     tf = backend.tensorflow()
-    scale = tf.cast(ball.scale, x.dtype)
-    unbounded = np.isinf(ball.low).all() and np.isinf(ball.high).all()
+    scale = tf.cast(threat_model.scale, x.dtype)
+    unbounded = np.isinf(threat_model.low).all() and np.isinf(threat_model.high).all()
     point = projected_gradient_descent(
         lambda z: predict(z * scale),
         x / scale,
         # Its L2 clip divides a Python float by a tensor: both must have the images' dtype.
-        eps=ball.eps,
+        eps=threat_model.eps,
         eps_iter=step_size,
         nb_iter=steps,
-        norm=np.inf if ball.ord == "inf" else 2,
-        clip_min=None if unbounded else tf.cast(ball.low, x.dtype) / scale,
-        clip_max=None if unbounded else tf.cast(ball.high, x.dtype) / scale,
+        norm=np.inf if threat_model.ord == "inf" else 2,
+        clip_min=None if unbounded else tf.cast(threat_model.low, x.dtype) / scale,
+        clip_max=None if unbounded else tf.cast(threat_model.high, x.dtype) / scale,
         y=y,
         targeted=targeted,
         rand_init=1.0 if random_start else None,

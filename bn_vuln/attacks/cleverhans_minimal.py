@@ -32,7 +32,7 @@ def attack(
     initial_const: float,
     targeted: bool = False,
     batch_size: int = 500,
-    advanced: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda done: None,
     **_: Any,
 ) -> tuple[Any, Any]:
     """CleverHans' Carlini-Wagner, arguments and results as in `attacks.carlini_wagner.attack`.
@@ -70,7 +70,7 @@ def attack(
     for i in range(0, len(clean), size):
         search.y = labels[i : i + size] if targeted else None
         pieces.append(np.asarray(search._attack(start[i : i + size])))
-        advanced(min(len(clean), i + size))
+        on_progress(min(len(clean), i + size))
     points = np.clip(np.concatenate(pieces).reshape(clean.shape) * scale, low, high)
     before, after = (_hit(predict, z, labels, size) == targeted for z in (clean, points))
     kept = np.where((after & ~before)[:, None, None, None], points, clean)

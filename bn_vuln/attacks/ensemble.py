@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln.attacks import active_set, auto_pgd
-from bn_vuln.attacks.active_set import Found, Verify
-from bn_vuln.attacks.base import Ascent, Search
-from bn_vuln.attacks.eps_search import Bisection, EpsGrid, Plan
+from bn_vuln.attacks.active_set import Confirm, SearchResult
+from bn_vuln.attacks.base import PGD, IterativeAttack
+from bn_vuln.attacks.eps_search import Bisection, EpsGrid, EpsSearch
 from bn_vuln.attacks.fast_minimum_norm import FMN
 from bn_vuln.attacks.losses import Predict
 from bn_vuln.attacks.square import Square
-from bn_vuln.attacks.threat_model import Ball, per_example
+from bn_vuln.attacks.threat_model import ThreatModel, per_example
 from bn_vuln.config import Attack
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
 
@@ -37,16 +37,16 @@ class Stage:
     has, and the targets of these, int32 [n, variants], if any."""
 
     name: str
-    search: Search | active_set.Compiled
+    attack: IterativeAttack | active_set.CompiledAttack
     variants: int = 1
     targets: NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True)
-class Cascade:
+class EnsembleResult:
     """`found` by all stages together; `robust_after`: after each stage, how many examples no eps has fooled yet."""
 
-    found: Found
+    result: SearchResult
     robust_after: dict[str, int]
 
 
@@ -58,41 +58,41 @@ def run(
     *,
     clean: NDArray[np.bool_],
     index: NDArray[np.int32] | None = None,
-    verify: Verify | None = None,
+    confirm: Confirm | None = None,
     batch_size: int = active_set.BATCH_SIZE,
     xla: bool = False,
     distribution: Distribution = ONE_DEVICE,
-    under_way: UnderWay = lambda name, left: contextlib.nullcontext(),
-) -> Cascade:
+    on_stage: UnderWay = lambda name, left: contextlib.nullcontext(),
+) -> EnsembleResult:
     """The stages, one after another, through the plan of the options (see `plan`). `clean` bool [n]: which clean images
     are classified as they should be; the others are fooled at eps 0. The rest as `engine.run` takes it; `under_way`
     wraps each stage, of a name and so many examples."""
     n = len(x)
     eps = np.where(clean, np.inf, 0.0)
-    total = Found(x.copy(), ~clean, eps, np.full(n, -np.inf), np.zeros(n, np.int64))
+    total = SearchResult(x.copy(), ~clean, eps, np.full(n, -np.inf), np.zeros(n, np.int64))
     robust_after: dict[str, int] = {}
     for number, stage in enumerate(stages):
         way = plan(options, stage.variants, total.eps)
-        with under_way(stage.name, int(way.first(n).again.sum())) as advanced:
+        with on_stage(stage.name, int(way.first(n).again.sum())) as on_progress:
             found = active_set.run(
-                stage.search,
+                stage.attack,
                 x,
                 y,
                 way,
                 targets=stage.targets,
                 index=index,
-                verify=verify,
+                confirm=confirm,
                 batch_size=batch_size,
                 xla=xla,
                 distribution=distribution,
-                advanced=advanced,
+                on_progress=on_progress,
             )
         total = _merged(total, found, first=number == 0)
-        robust_after[stage.name] = int(np.sum(~total.fooled))
-    return Cascade(total, robust_after)
+        robust_after[stage.name] = int(np.sum(~total.is_adversarial))
+    return EnsembleResult(total, robust_after)
 
 
-def plan(options: Attack, variants: int, below: NDArray[np.float64]) -> Plan:
+def plan(options: Attack, variants: int, below: NDArray[np.float64]) -> EpsSearch:
     """What each example goes through, tried at no eps but those smaller than its `below`: the eps_grid, downwards, so
     that an attack is withstood once rather than at every smaller; or a bisection."""
     if options.min_eps_tolerance is not None:
@@ -101,26 +101,31 @@ def plan(options: Attack, variants: int, below: NDArray[np.float64]) -> Plan:
 
 
 def stages(
-    predict: Predict, options: Attack, ball: Ball, y: NDArray[np.int32], logits: NDArray[np.float32]
+    predict: Predict, options: Attack, threat_model: ThreatModel, y: NDArray[np.int32], logits: NDArray[np.float32]
 ) -> Iterator[Stage]:
     """The stages of an attack's config: the attack itself, or those of `strong`. `logits` of the clean images, float32
     [n, classes]; `y` int32 [n], the labels, or the targets of a targeted attack."""
     if options.attack != "strong":
-        yield _stage(options.attack, predict, options, ball, y, logits)
+        yield _stage(options.attack, predict, options, threat_model, y, logits)
         return
     for name in STRONG:
         steps = options.queries if name == "square" else options.steps
-        yield _stage(name, predict, options.model_copy(update={"steps": steps}), ball, y, logits)
+        yield _stage(name, predict, options.model_copy(update={"steps": steps}), threat_model, y, logits)
 
 
 def _stage(
-    name: str, predict: Predict, options: Attack, ball: Ball, y: NDArray[np.int32], logits: NDArray[np.float32]
+    name: str,
+    predict: Predict,
+    options: Attack,
+    threat_model: ThreatModel,
+    y: NDArray[np.int32],
+    logits: NDArray[np.float32],
 ) -> Stage:
-    common: dict[str, Any] = {"predict": predict, "ball": ball, "steps": options.steps}
+    common: dict[str, Any] = {"predict": predict, "threat_model": threat_model, "steps": options.steps}
     if name in ("fgsm", "bim", "pgd"):
         size = 0.0 if not options.eps or options.step_size is None else options.step_size / options.eps
         targeted = options.target != "none"
-        search: Search = Ascent(
+        search: IterativeAttack = PGD(
             **common, step_size=size, random_start=options.random_start, targeted=targeted, seed=options.seed
         )
         return Stage(name, search, options.restarts, y[:, None] if targeted else None)
@@ -135,14 +140,14 @@ def _stage(
     return Stage(name, auto_pgd.APGD(**common, loss=name.removeprefix("apgd-"), seed=options.seed), options.restarts)
 
 
-def _merged(total: Found, found: Found, *, first: bool) -> Found:
+def _merged(total: SearchResult, found: SearchResult, *, first: bool) -> SearchResult:
     """Of each example what fooled it at the smaller eps, or else the first stage's point."""
     better = found.eps < total.eps
-    taken = better | (first & ~total.fooled)
+    taken = better | (first & ~total.is_adversarial)
     return replace(
         total,
         points=np.where(per_example(taken), found.points, total.points),
-        fooled=total.fooled | found.fooled,
+        is_adversarial=total.is_adversarial | found.is_adversarial,
         eps=np.minimum(total.eps, found.eps),
         loss=np.where(taken, found.loss, total.loss),
         n_evaluations=total.n_evaluations + found.n_evaluations,

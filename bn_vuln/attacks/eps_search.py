@@ -28,13 +28,13 @@ class Jobs:
     eps: Numbers
 
 
-class Plan(Protocol):
+class EpsSearch(Protocol):
     """See the module."""
 
     def first(self, n: int) -> Jobs:
         """The first jobs of examples 0 to n - 1."""
 
-    def next(self, example: NDArray[np.int64], fooled: Flags, variant: Integers, eps: Numbers) -> Jobs:
+    def next(self, example: NDArray[np.int64], is_adversarial: Flags, variant: Integers, eps: Numbers) -> Jobs:
         """After a job of each of these examples."""
 
 
@@ -57,11 +57,13 @@ class EpsGrid:
         """The largest eps."""
         return self._under(np.full(n, np.inf) if self.below is None else self.below[:n])
 
-    def next(self, example: NDArray[np.int64], fooled: Flags, variant: Integers, eps: Numbers) -> Jobs:
+    def next(self, example: NDArray[np.int64], is_adversarial: Flags, variant: Integers, eps: Numbers) -> Jobs:
         """The next smaller eps where it was fooled, else the next variant at this one."""
         down = self._under(eps)
-        again = np.where(fooled, down.again, variant + 1 < self.count)
-        return Jobs(again, np.where(fooled, 0, variant + 1).astype(np.int32), np.where(fooled, down.eps, eps))
+        again = np.where(is_adversarial, down.again, variant + 1 < self.count)
+        return Jobs(
+            again, np.where(is_adversarial, 0, variant + 1).astype(np.int32), np.where(is_adversarial, down.eps, eps)
+        )
 
     def _under(self, eps: Numbers) -> Jobs:
         """The first variant at the largest smaller below these eps."""
@@ -93,17 +95,17 @@ class Bisection:
             eps = np.minimum(eps, self.below[:n] - self.tolerance)
         return Jobs(eps > 0, np.zeros(n, np.int32), np.maximum(eps, 0.0))
 
-    def next(self, example: NDArray[np.int64], fooled: Flags, variant: Integers, eps: Numbers) -> Jobs:
+    def next(self, example: NDArray[np.int64], is_adversarial: Flags, variant: Integers, eps: Numbers) -> Jobs:
         """The middle of what is left."""
-        jobs = [self._after(*of) for of in zip(example, fooled, variant, eps, strict=True)]
+        jobs = [self._after(*of) for of in zip(example, is_adversarial, variant, eps, strict=True)]
         again, variants, radii = zip(*jobs, strict=True) if jobs else ((), (), ())
         return Jobs(np.array(again, bool), np.array(variants, np.int32), np.array(radii, float))
 
-    def _after(self, example: int, fooled: bool, variant: int, eps: float) -> tuple[bool, int, float]:
-        if not fooled and variant + 1 < self.count:
+    def _after(self, example: int, is_adversarial: bool, variant: int, eps: float) -> tuple[bool, int, float]:
+        if not is_adversarial and variant + 1 < self.count:
             return True, variant + 1, eps
-        if not fooled and example not in self._high:  # the first eps
+        if not is_adversarial and example not in self._high:  # the first eps
             return False, 0, eps
-        (self._high if fooled else self._low)[example] = eps
+        (self._high if is_adversarial else self._low)[example] = eps
         low, high = self._low.get(example, 0.0), self._high[example]
         return high - low > self.tolerance, 0, (low + high) / 2

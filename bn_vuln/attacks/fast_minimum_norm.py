@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from bn_vuln.attacks.base import Seen, Slots
-from bn_vuln.attacks.losses import ROUNDING, Predict, fooled, gradient, logit_margin
-from bn_vuln.attacks.threat_model import Ball, per_example
+from bn_vuln.attacks.base import Slots, StepResult
+from bn_vuln.attacks.losses import ROUNDING, Predict, input_gradient, is_adversarial, logit_margin
+from bn_vuln.attacks.threat_model import ThreatModel, per_example
 from bn_vuln.runtime import backend
 
 ALPHA_DECAY, GAMMA_FINAL = 0.01, 0.001  # the last step is a hundredth of the first; what gamma decays to
@@ -49,7 +49,7 @@ class FMN:
     """
 
     predict: Predict
-    ball: Ball
+    threat_model: ThreatModel
     steps: int = 100
     alpha_init: float = 1.0
     gamma_init: float = 0.05
@@ -63,27 +63,27 @@ class FMN:
         state = {"point": x, "radius": infinite, "nearest": infinite}
         return {**state, "best": x} if self.minimal else state
 
-    def advance(self, slots: Slots) -> Seen:
+    def advance(self, slots: Slots) -> StepResult:
         """One gradient."""
         tf = backend.tensorflow()
         x, point = slots["x"], slots["point"]
-        logits, ahead, slope = gradient(self.predict, point, lambda logits: logit_margin(logits, slots["y"]))
-        norm = self.ball.norm(point - x)
+        logits, ahead, slope = input_gradient(self.predict, point, lambda logits: logit_margin(logits, slots["y"]))
+        norm = self.threat_model.norm(point - x)
         hit = ahead > ROUNDING * tf.reduce_max(tf.abs(logits), axis=1)
         nearer = hit & (norm < (1.0 - ROUNDING) * slots["nearest"])
         nearest = tf.where(nearer, norm, slots["nearest"])
         alpha, gamma = self._step_sizes(slots["i"], x)
-        distance = tf.math.divide_no_nan(tf.abs(ahead), self.ball.dual_norm(slope))
+        distance = tf.math.divide_no_nan(tf.abs(ahead), self.threat_model.dual_norm(slope))
         beyond = (1.0 + self.gamma_init) ** tf.cast(slots["i"] + 1, x.dtype)
         shrunk = tf.minimum(slots["radius"] * (1.0 - gamma), nearest)
         grown = tf.where(tf.math.is_finite(nearest), slots["radius"] * (1.0 + gamma), (norm + distance) * beyond)
-        radius = tf.minimum(tf.where(hit, shrunk, grown), self.ball.widest(x))
+        radius = tf.minimum(tf.where(hit, shrunk, grown), self.threat_model.max_distance(x))
         # The step has length alpha in L2 whatever the norm of the ball.
-        moved = replace(self.ball, ord="2").step(point, slope, per_example(alpha))
-        state = {"point": self.ball.with_eps(radius).project(moved, x), "radius": radius, "nearest": nearest}
+        moved = replace(self.threat_model, ord="2").step(point, slope, per_example(alpha))
+        state = {"point": self.threat_model.with_eps(radius).project(moved, x), "radius": radius, "nearest": nearest}
         if self.minimal:
             state = self._ending(slots, state, nearer)
-        return self._seen(slots, state, fooled(logits, slots["y"]), norm, ahead)
+        return self._seen(slots, state, is_adversarial(logits, slots["y"]), norm, ahead)
 
     def _ending(self, slots: Slots, state: dict[str, Any], nearer: Any) -> dict[str, Any]:
         """The state with the `best` point, to which the last move leads."""
@@ -92,7 +92,7 @@ class FMN:
         last = (slots["i"] >= self.steps - 1) & tf.math.is_finite(state["nearest"])
         return {**state, "best": best, "point": tf.where(per_example(last), best, state["point"])}
 
-    def _seen(self, slots: Slots, state: dict[str, Any], hit: Any, norm: Any, ahead: Any) -> Seen:
+    def _seen(self, slots: Slots, state: dict[str, Any], hit: Any, norm: Any, ahead: Any) -> StepResult:
         """Only within eps are points kept. The loss is the difference of logits, with `minimal` minus the norm of
         points that fool."""
         tf = backend.tensorflow()
@@ -101,7 +101,7 @@ class FMN:
         if self.minimal:
             ahead = tf.where(hit, -norm, ahead)
             over &= slots["i"] >= self.steps
-        return Seen(state, over, tf.where(within, ahead, tf.constant(-np.inf, ahead.dtype)))
+        return StepResult(state, over, tf.where(within, ahead, tf.constant(-np.inf, ahead.dtype)))
 
     def _step_sizes(self, i: Any, like: Any) -> tuple[Any, Any]:
         """(alpha, gamma) [n]: both decay by half a cosine."""

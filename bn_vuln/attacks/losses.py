@@ -11,7 +11,7 @@ Predict = Callable[[Any], Any]  # float pixels [n, height, width, channels] -> l
 ROUNDING = 1e-5  # of the largest logit: a smaller margin may be gone in another order of summation
 
 
-def gradient(predict: Predict, point: Any, loss: Callable[[Any], Any]) -> tuple[Any, Any, Any]:
+def input_gradient(predict: Predict, point: Any, loss: Callable[[Any], Any]) -> tuple[Any, Any, Any]:
     """(logits [n, classes] at `point`, their `loss` [n], its gradient by the point). Where a gradient is not connected
     or not a number it is 0: the other pixels may suffice, and one NaN would hold an example for ever."""
     tf = backend.tensorflow()
@@ -23,13 +23,13 @@ def gradient(predict: Predict, point: Any, loss: Callable[[Any], Any]) -> tuple[
     return logits, values, tf.where(tf.math.is_nan(slope), tf.zeros_like(slope), slope)
 
 
-def finite(values: Any, otherwise: float = 0.0) -> Any:
+def replace_nonfinite(values: Any, otherwise: float = 0.0) -> Any:
     """The values, and something else where they are NaN or infinite."""
     tf = backend.tensorflow()
     return tf.where(tf.math.is_finite(values), values, tf.cast(otherwise, values.dtype))
 
 
-def fooled(logits: Any, y: Any, targeted: bool = False) -> Any:
+def is_adversarial(logits: Any, y: Any, targeted: bool = False) -> Any:
     """bool [n]: the prediction is another class than y, or it is y, where y is a target. Logits that are not finite are
     no class."""
     tf = backend.tensorflow()

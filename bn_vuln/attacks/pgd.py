@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from bn_vuln.attacks.losses import Predict, finite, fooled, gradient, log_odds
-from bn_vuln.attacks.threat_model import Ball, per_example
+from bn_vuln.attacks.losses import Predict, input_gradient, is_adversarial, log_odds, replace_nonfinite
+from bn_vuln.attacks.threat_model import ThreatModel, per_example
 from bn_vuln.runtime import backend
 
 
@@ -19,7 +19,7 @@ def attack(
     x: Any,
     y: Any,
     *,
-    ball: Ball,
+    threat_model: ThreatModel,
     steps: int,
     step_size: float,
     random_start: bool = False,
@@ -55,7 +55,7 @@ def attack(
 
     def loop(x: Any, y: Any, start: Any) -> tuple[Any, Any]:
         options: dict[str, Any] = {
-            "ball": ball,
+            "threat_model": threat_model,
             "steps": steps,
             "step_size": step_size,
             "targeted": targeted,
@@ -65,10 +65,10 @@ def attack(
 
     ascend = backend.compile(loop, xla=True) if xla else loop
     if restarts == 1:
-        return ascend(x, y, ball.random_point(x, index, seed, 0) if random_start else x)[0]
+        return ascend(x, y, threat_model.random_point(x, index, seed, 0) if random_start else x)[0]
     best, best_score = x, tf.fill([tf.shape(x)[0]], tf.cast(-float("inf"), x.dtype))
     for restart in range(restarts):
-        point, score = ascend(x, y, ball.random_point(x, index, seed, restart))
+        point, score = ascend(x, y, threat_model.random_point(x, index, seed, restart))
         if score is None:
             score = _score_at(predict, point, y, targeted)
         best, best_score = _better(point, score, best, best_score)
@@ -81,7 +81,7 @@ def _ascend(
     y: Any,
     start: Any,
     *,
-    ball: Ball,
+    threat_model: ThreatModel,
     steps: int,
     step_size: float,
     targeted: bool,
@@ -91,15 +91,15 @@ def _ascend(
     tf = backend.tensorflow()
 
     def climbed(point: Any) -> tuple[Any, Any, Any]:
-        return gradient(predict, point, lambda logits: _loss(logits, y, targeted))
+        return input_gradient(predict, point, lambda logits: _loss(logits, y, targeted))
 
     def last_step(i: Any, point: Any) -> tuple[Any, Any]:
-        return i + 1, ball.project(ball.step(point, climbed(point)[2], step_size), x)
+        return i + 1, threat_model.project(threat_model.step(point, climbed(point)[2], step_size), x)
 
     def best_step(i: Any, point: Any, best: Any, best_score: Any) -> tuple[Any, ...]:
         logits, loss, slope = climbed(point)
-        best, best_score = _better(point, _score(loss, fooled(logits, y, targeted)), best, best_score)
-        return i + 1, ball.project(ball.step(point, slope, step_size), x), best, best_score
+        best, best_score = _better(point, _score(loss, is_adversarial(logits, y, targeted)), best, best_score)
+        return i + 1, threat_model.project(threat_model.step(point, slope, step_size), x), best, best_score
 
     if keep == "last":
         loop = tf.while_loop(lambda i, *_: i < steps, last_step, (0, start), maximum_iterations=steps)
@@ -119,14 +119,14 @@ def _loss(logits: Any, y: Any, targeted: bool) -> Any:
 
 def _score_at(predict: Predict, point: Any, y: Any, targeted: bool) -> Any:
     logits = predict(point)
-    return _score(_loss(logits, y, targeted), fooled(logits, y, targeted))
+    return _score(_loss(logits, y, targeted), is_adversarial(logits, y, targeted))
 
 
 def _score(loss: Any, hit: Any) -> Any:
     """What points are compared by, [n]: fooled before not fooled, then the loss."""
     tf = backend.tensorflow()
     # The arctangent maps every loss into (-pi/2, pi/2), so that no loss outweighs being fooled.
-    return finite(tf.atan(loss)) + 4.0 * tf.cast(hit, loss.dtype)
+    return replace_nonfinite(tf.atan(loss)) + 4.0 * tf.cast(hit, loss.dtype)
 
 
 def _better(point: Any, score: Any, best: Any, best_score: Any) -> tuple[Any, Any]:
@@ -136,9 +136,9 @@ def _better(point: Any, score: Any, best: Any, best_score: Any) -> tuple[Any, An
     return tf.where(per_example(better), point, best), tf.where(better, score, best_score)
 
 
-def fgsm(predict: Predict, x: Any, y: Any, *, ball: Ball, **options: Any) -> Any:
+def fgsm(predict: Predict, x: Any, y: Any, *, threat_model: ThreatModel, **options: Any) -> Any:
     """The fast gradient sign method (ord 2: fast gradient method): one step of size eps. See `attack`."""
-    return attack(predict, x, y, ball=ball, **{"steps": 1, "step_size": ball.eps, **options})
+    return attack(predict, x, y, threat_model=threat_model, **{"steps": 1, "step_size": threat_model.eps, **options})
 
 
 bim = functools.partial(attack, random_start=False)

@@ -29,9 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln.attacks import example_rng
-from bn_vuln.attacks.base import Seen, Slots
-from bn_vuln.attacks.losses import Predict, fooled, logit_margin
-from bn_vuln.attacks.threat_model import Ball, constant, per_example
+from bn_vuln.attacks.base import Slots, StepResult
+from bn_vuln.attacks.losses import Predict, is_adversarial, logit_margin
+from bn_vuln.attacks.threat_model import ThreatModel, constant, per_example
 from bn_vuln.runtime import backend
 
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries of 10,000, after each of which p is halved
@@ -52,7 +52,7 @@ class Square:
     """
 
     predict: Predict
-    ball: Ball
+    threat_model: ThreatModel
     steps: int = 5000
     p_init: float = 0.8
     seed: int = 0
@@ -60,35 +60,35 @@ class Square:
     def start(self, job: Slots) -> dict[str, Any]:
         """Stripes, or bumps; nothing is known of them yet."""
         tf = backend.tensorflow()
-        x, ball = job["x"], self.ball.with_eps(job["eps"])
-        if ball.ord == "inf":
-            point = ball.step(x, self._stripes(job), ball.eps)
+        x, threat_model = job["x"], self.threat_model.with_eps(job["eps"])
+        if threat_model.ord == "inf":
+            point = threat_model.step(x, self._stripes(job), threat_model.eps)
         else:
-            point = x + constant(ball.scale, x) * ball.eps * self._grid_of_bumps(job)
-        point = ball.project(point, x)
+            point = x + constant(threat_model.scale, x) * threat_model.eps * self._grid_of_bumps(job)
+        point = threat_model.project(point, x)
         lowest = tf.fill(tf.shape(job["eps"]), tf.constant(-np.inf, x.dtype))
         return {"point": point, "best": point, "best_loss": lowest}
 
-    def advance(self, slots: Slots) -> Seen:
+    def advance(self, slots: Slots) -> StepResult:
         """One forward pass, of the candidate that was made of the best point."""
         tf = backend.tensorflow()
         logits = self.predict(slots["point"])
         loss = logit_margin(logits, slots["y"])
         better = loss > slots["best_loss"]
         best = tf.where(per_example(better), slots["point"], slots["best"])
-        candidate = self._squared(best, slots) if self.ball.ord == "inf" else self._drawn_together(best, slots)
+        candidate = self._squared(best, slots) if self.threat_model.ord == "inf" else self._drawn_together(best, slots)
         state = {
-            "point": self.ball.with_eps(slots["eps"]).project(candidate, slots["x"]),
+            "point": self.threat_model.with_eps(slots["eps"]).project(candidate, slots["x"]),
             "best": best,
             "best_loss": tf.where(better, loss, slots["best_loss"]),
         }
-        return Seen(state, fooled(logits, slots["y"]), loss)
+        return StepResult(state, is_adversarial(logits, slots["y"]), loss)
 
     def sides(self, height: int, width: int) -> NDArray[np.int32]:
         """The sizes of squares in pixels, int32 [10]: at first, and each time that p was halved."""
         p = self.p_init / 2.0 ** np.arange(len(HALVED_AFTER) + 1)
         wanted, largest = np.round(np.sqrt(p * height * width)).astype(np.int32), min(height, width)
-        if self.ball.ord == "2":
+        if self.threat_model.ord == "2":
             wanted, largest = np.maximum(wanted, 3) // 2 * 2 + 1, (largest - 1) // 2 * 2 + 1
         sides: NDArray[np.int32] = np.clip(wanted, 1, largest)
         return sides
@@ -132,14 +132,14 @@ class Square:
         side = tf.gather(tf.constant(self.sides(height, width)), self.level(slots["i"]))
         square = _Window(drawn[:, :2], side, height, width)
         signs = _signs(drawn[:, None, None, 2:], best)
-        return tf.where(square.mask, self.ball.step(slots["x"], signs, per_example(slots["eps"])), best)
+        return tf.where(square.mask, self.threat_model.step(slots["x"], signs, per_example(slots["eps"])), best)
 
     def _drawn_together(self, best: Any, slots: Slots) -> Any:
         """2: what both squares hold of the norm goes to the first, with what is free, as its old content and a bump in
         equal parts."""
         tf = backend.tensorflow()
         height, width, channels = best.shape[1:]
-        scale, eps = constant(self.ball.scale, best), per_example(slots["eps"])
+        scale, eps = constant(self.threat_model.scale, best), per_example(slots["eps"])
         drawn, level, sides = self._drawn(5 + channels, slots), self.level(slots["i"]), self.sides(height, width)
         side = tf.gather(tf.constant(sides), level)
         square = _Window(drawn[:, :2], side, height, width)

@@ -25,7 +25,7 @@ RADIUS = 2**31  # added to the seed of directions: the stream of radii
 
 
 @dataclass(frozen=True)
-class Ball:
+class ThreatModel:
     """`ord` "inf" or "2"; `eps` in units of `scale`; `scale`, `low`, `high` per channel (or scalars), in pixels.
 
     With `with_eps` it has a radius for each example: a tensor [n] inside of a compiled search, an array [n] for
@@ -38,11 +38,11 @@ class Ball:
     low: Channels | float = -np.inf
     high: Channels | float = np.inf
 
-    def with_eps(self, eps: Any) -> Ball:
+    def with_eps(self, eps: Any) -> ThreatModel:
         """The same ball with another radius, or one for each example [n]."""
         return replace(self, eps=per_example(eps))
 
-    def of(self, which: NDArray[Any] | slice) -> Ball:
+    def subset(self, which: NDArray[Any] | slice) -> ThreatModel:
         """The balls of some of the examples, by a mask, their places or a slice."""
         return replace(self, eps=self.eps[which]) if isinstance(self.eps, np.ndarray) else self
 
@@ -111,13 +111,13 @@ class Ball:
         length = tf.sqrt(tf.reduce_sum(tf.math.divide_no_nan(slope, largest) ** 2, axis=(1, 2, 3)))
         return tf.reshape(largest, tf.shape(length)) * length
 
-    def widest(self, x: Any) -> Any:
+    def max_distance(self, x: Any) -> Any:
         """The norm [n] of the way to the farthest corner of the box."""
         tf = backend.tensorflow()
         low, high = constant(self.low, x), constant(self.high, x)
         return self.norm(tf.maximum(x - low, high - x))
 
-    def excess(self, point: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float64]:
+    def violation(self, point: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float64]:
         """How far each point lies outside, float64 [n]: the ball (units of scale) or box (pixels)."""
         delta = (point.astype(np.float64) - centre) / self.scale
         axes = tuple(range(1, delta.ndim))
@@ -136,10 +136,10 @@ class Ball:
         return np.clip(centre + delta * self.scale, self.low, self.high).astype(np.float32)
 
 
-def from_config(attack: Attack, info: DatasetInfo) -> Ball:
+def from_config(attack: Attack, info: DatasetInfo) -> ThreatModel:
     """The ball of an attack's config on a data set (its std gives the scale of standardized units)."""
     low, high = units.bounds(attack.box, info)
-    return Ball(attack.ord, attack.eps, units.channel_scale(attack.unit, info), low, high)
+    return ThreatModel(attack.ord, attack.eps, units.channel_scale(attack.unit, info), low, high)
 
 
 def per_example(value: Any) -> Any:

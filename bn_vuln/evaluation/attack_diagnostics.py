@@ -65,8 +65,10 @@ class Sample:
 
     def at_random(self, options: Attack, number: int) -> Correct:
         """Correct at a random point of each example's ball."""
-        ball, x = attacks.from_config(options, self.info), self.evaluator.pixels
-        return self.at(np.asarray(ball.random_point(backend.tensorflow().constant(x), self.index, STREAM, number)))
+        threat_model, x = attacks.from_config(options, self.info), self.evaluator.pixels
+        return self.at(
+            np.asarray(threat_model.random_point(backend.tensorflow().constant(x), self.index, STREAM, number))
+        )
 
     def rounded(self) -> Correct:
         """Correct of the adversarial examples, rounded to 1/255 of a pixel. They are not moved into the box: an attack

@@ -12,7 +12,7 @@ from bn_vuln import config, data, records
 from bn_vuln.config import digest
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.errors import BnvulnError, UsageError
-from bn_vuln.models import registered
+from bn_vuln.models import custom_layers
 from bn_vuln.runtime import backend
 
 InputScale = Literal["0-1", "0-255"]
@@ -159,7 +159,7 @@ def load_keras(path: Path) -> Any:
     backend.tensorflow()
     import keras
 
-    registered.register()
+    custom_layers.register()
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # Keras raises many kinds; all of them mean the same to the user

@@ -21,7 +21,9 @@ def with_statistics(classifier: Classifier, evaluation: Evaluation) -> Classifie
     if kind == "tracked" or not bn_statistics.has_batch_normalization(classifier.model):
         return classifier
     if kind == "batch":
-        return dataclasses.replace(classifier, model=bn_statistics.frozen(classifier.model), training=True)
+        return dataclasses.replace(
+            classifier, model=bn_statistics.use_batch_statistics(classifier.model), training=True
+        )
     examples, batch_size = trained_on(classifier)
     if data.is_user_data(classifier.dataset):  # published sets are mixed, user data may go class by class
         examples = data.subset(examples, len(examples), classifier.dataset)
@@ -29,7 +31,9 @@ def with_statistics(classifier: Classifier, evaluation: Evaluation) -> Classifie
     def call(model: Any, pixels: Any) -> Any:
         return dataclasses.replace(classifier, model=model, training=True).predict(pixels)
 
-    model = bn_statistics.reestimated(classifier.model, examples.images, batch_size, width=classifier.width, call=call)
+    model = bn_statistics.reestimate_statistics(
+        classifier.model, examples.images, batch_size, width=classifier.width, call=call
+    )
     return dataclasses.replace(classifier, model=model)
 
 

@@ -45,7 +45,7 @@ from bn_vuln.models import bn_folding
 from bn_vuln.runtime import backend
 from bn_vuln.runtime import batch_size as batching
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
-from bn_vuln.runtime.progress import Progress, Quiet, work
+from bn_vuln.runtime.progress import Progress, Quiet, progress_task
 
 XLA_PAYS = 300_000  # gradients of examples above which XLA saves more time than it takes to compile
 
@@ -108,7 +108,7 @@ class Evaluator:
             self._check_batches(batch_size)
         self.fold = fold and not self.classifier.training
         self.batch_size = batch_size or self._fitting()
-        self._predict = distribution.sharded(self.classifier.predict, signature=[self._images_spec()])
+        self._predict = distribution.compile_sharded(self.classifier.predict, signature=[self._images_spec()])
         self._compiled: dict[tuple[Any, ...], Any] = {}  # what searches and loops were compiled to
 
     def _check_batches(self, batch_size: int | None) -> None:
@@ -127,10 +127,12 @@ class Evaluator:
         """The batch size where none is given."""
         if self.classifier.training:
             return eval_set.STATISTICS
-        return self.distribution.replicas * batching.fitting(self.classifier.model, self._images_spec().shape[1:])
+        return self.distribution.replicas * batching.estimate_batch_size(
+            self.classifier.model, self._images_spec().shape[1:]
+        )
 
     @functools.cached_property
-    def folded(self) -> bn_folding.Folded:
+    def folded(self) -> bn_folding.FoldingResult:
         """The model that attacks climb, and what became of its BN layers."""
         with self.distribution.scope():
             return bn_folding.fold(self.classifier.model)
@@ -174,7 +176,7 @@ class Evaluator:
 
         if self.classifier.training:  # with another batch size it would be another classifier
             return run(self.batch_size)
-        return batching.halving(run, self.batch_size, progress.message)[0]
+        return batching.run_in_smaller_batches(run, self.batch_size, progress.message)[0]
 
     def _run(self, perturbation: Perturbation, progress: Progress) -> Result:
         if isinstance(perturbation, MinimumNorm):
@@ -235,18 +237,19 @@ class Evaluator:
         if options.keep == "first_success" and not self.classifier.training:
             return self._search(options, progress)
         self._refuse_searches(options)
-        ball = attacks.from_config(options, self.classifier.info)
+        threat_model = attacks.from_config(options, self.classifier.info)
         run = self._compiled_attack(options, progress)
         labels = self._attack_labels(options)
         points, n = np.empty_like(self.pixels), len(self.pixels)
-        with work(progress, describe_perturbation(options), n, "examples"):
+        with progress_task(progress, describe_perturbation(options), n, "examples"):
             for i in range(0, n, self.batch_size):
                 piece = slice(i, i + self.batch_size)
                 points[piece] = run(self.pixels[piece], labels[piece], self.dataset.index[piece].astype(np.int32))
                 progress.advance(min(n, i + self.batch_size))
-        kept, left = self._kept(points, ball)
+        kept, left = self._kept(points, threat_model)
         return _Perturbed(
-            kept, (left, sanity_checks.box_excludes_clean(self.pixels, ball), sanity_checks.reaches_border(options))
+            kept,
+            (left, sanity_checks.box_excludes_clean(self.pixels, threat_model), sanity_checks.reaches_border(options)),
         )
 
     def _search(self, options: Attack, progress: Progress) -> _Perturbed:
@@ -255,24 +258,24 @@ class Evaluator:
             raise UsageError(
                 f"eps_grid: {max(options.eps_grid):.4g} is above eps = {options.eps:.4g}; attack at the largest"
             )
-        ball = attacks.from_config(options, self.classifier.info)
+        threat_model = attacks.from_config(options, self.classifier.info)
         labels = self._attack_labels(options)
         attacked, clean = self._attacked(options, progress), self.clean_logits
         cascaded = ensemble.run(
-            self._stages(ensemble.stages(attacked.predict, options, ball, labels, clean), options, attacked),
+            self._stages(ensemble.stages(attacked.predict, options, threat_model, labels, clean), options, attacked),
             options,
             self.pixels,
             self.dataset.labels,
             clean=~self._fools(clean, labels, options),
             index=self.dataset.index.astype(np.int32),
-            verify=self._verification(options, ball, labels),
+            confirm=self._confirmation(options, threat_model, labels),
             batch_size=self.batch_size,
-            under_way=functools.partial(_under_way, progress),
+            on_stage=functools.partial(_on_stage, progress),
         )
-        found = cascaded.found
+        found = cascaded.result
         eps = np.minimum(found.eps, options.eps)
-        kept, left = self._kept(found.points, ball.with_eps(eps))
-        flags = left, sanity_checks.box_excludes_clean(self.pixels, ball), sanity_checks.reaches_border(options)
+        kept, left = self._kept(found.points, threat_model.with_eps(eps))
+        flags = left, sanity_checks.box_excludes_clean(self.pixels, threat_model), sanity_checks.reaches_border(options)
         fields = {"robust_after": cascaded.robust_after, "n_evaluations": float(found.n_evaluations.mean())}
         if options.min_eps_tolerance is None:
             return _Perturbed(kept, flags, fields, found.eps)
@@ -284,25 +287,25 @@ class Evaluator:
     ) -> Iterator[ensemble.Stage]:
         """The stages with their searches compiled: once for attacks that differ in eps, eps_grid and targets alone."""
         for stage in stages:
-            search = stage.search
-            assert not isinstance(search, active_set.Compiled)
+            search = stage.attack
+            assert not isinstance(search, active_set.CompiledAttack)
             xla = self._xla_pays(stage.variants * search.steps, attacked)
-            own = [item for item in vars(search).items() if item[0] not in ("predict", "ball")]
+            own = [item for item in vars(search).items() if item[0] not in ("predict", "threat_model")]
             key = (type(search), *own, options.ord, options.unit, options.box, xla)
             if key not in self._compiled:
-                self._compiled[key] = active_set.Compiled(search, xla=xla, distribution=self.distribution)
-            yield dataclasses.replace(stage, search=self._compiled[key])
+                self._compiled[key] = active_set.CompiledAttack(search, xla=xla, distribution=self.distribution)
+            yield dataclasses.replace(stage, attack=self._compiled[key])
 
     def _nearest(self, options: MinimumNorm, progress: Progress) -> Result:
         """A minimum-norm attack: the distances are those of what fools the classifier itself, in the box."""
         self._refuse_searches(options)
         begun, labels = time.monotonic(), self._attack_labels(options)
-        space = minimum_norm.ball(options, self.classifier.info)
+        space = minimum_norm.threat_model(options, self.classifier.info)
         attacked = self._attacked(options, progress)
         xla = self._xla_pays(options.steps * options.binary_search_steps, attacked)
         bound = minimum_norm.bind(attacked.predict, options, space, self.distribution)
-        with work(progress, describe_perturbation(options), len(self.pixels), "examples"):
-            points = bound(self.pixels, labels, batch_size=self.batch_size, xla=xla, advanced=progress.advance)
+        with progress_task(progress, describe_perturbation(options), len(self.pixels), "examples"):
+            points = bound(self.pixels, labels, batch_size=self.batch_size, xla=xla, on_progress=progress.advance)
         images = self._kept(points, space)[0]
         logits = self.logits(images)
         before, after = (self._fools(z, labels, options) for z in (self.clean_logits, logits))
@@ -337,25 +340,29 @@ class Evaluator:
                 "which searches change; use fgsm, bim or pgd at one eps"
             )
 
-    def _kept(self, points: NDArray[np.float32], ball: attacks.Ball) -> tuple[NDArray[np.float32], records.Flag | None]:
+    def _kept(
+        self, points: NDArray[np.float32], threat_model: attacks.ThreatModel
+    ) -> tuple[NDArray[np.float32], records.Flag | None]:
         """(the points projected again, the flag of those that lay outside), piece by piece, since that is done in
         float64."""
         kept, excesses = np.empty_like(self.pixels), []
         for i in range(0, len(kept), self.batch_size):
             piece = slice(i, i + self.batch_size)
-            x, own = self.pixels[piece], ball.of(piece)
+            x, own = self.pixels[piece], threat_model.subset(piece)
             excesses.append(sanity_checks.beyond(points[piece], x, own))
             kept[piece] = _projected(points[piece], x, own)
         return kept, sanity_checks.outside(np.concatenate(excesses))
 
-    def _verification(self, options: Attack, ball: attacks.Ball, labels: NDArray[np.int32]) -> active_set.Verify:
+    def _confirmation(
+        self, options: Attack, threat_model: attacks.ThreatModel, labels: NDArray[np.int32]
+    ) -> active_set.Confirm:
         """Whether points, once projected again, do what the attack is after to the classifier itself."""
 
-        def verify(points: NDArray[Any], who: NDArray[np.int64], eps: NDArray[np.float64]) -> NDArray[np.bool_]:
-            images = _projected(points, self.pixels[who], ball.with_eps(eps))
+        def confirm(points: NDArray[Any], who: NDArray[np.int64], eps: NDArray[np.float64]) -> NDArray[np.bool_]:
+            images = _projected(points, self.pixels[who], threat_model.with_eps(eps))
             return self._fools(self.logits(images), labels[who], options)
 
-        return verify
+        return confirm
 
     def _fools(
         self, logits: NDArray[np.float32], labels: NDArray[np.int32], options: Attack | MinimumNorm
@@ -375,7 +382,7 @@ class Evaluator:
         key = ("loop", options.model_dump_json(), xla)
         if key not in self._compiled:
             bound = attacks.bind(attacked.predict, options, self.classifier.info, xla=xla)
-            self._compiled[key] = self.distribution.sharded(bound, signature=self._attack_signature())
+            self._compiled[key] = self.distribution.compile_sharded(bound, signature=self._attack_signature())
         return self._compiled[key]  # type: ignore[no-any-return]
 
     def _attacked(self, options: Attack | MinimumNorm, progress: Progress | None = None) -> Classifier:
@@ -451,15 +458,15 @@ class Evaluator:
         return float(np.mean(self._fools(logits, self._attack_labels(perturbation), perturbation)))
 
 
-def _projected(points: NDArray[Any], x: NDArray[np.float32], ball: attacks.Ball) -> NDArray[np.float32]:
+def _projected(points: NDArray[Any], x: NDArray[np.float32], threat_model: attacks.ThreatModel) -> NDArray[np.float32]:
     """What cannot be shown to lie in the ball must not count: projected again, NaN as the clean image."""
-    return ball.project_array(np.where(np.isfinite(points), points, x), x)
+    return threat_model.project_array(np.where(np.isfinite(points), points, x), x)
 
 
 @contextlib.contextmanager
-def _under_way(progress: Progress, name: str, left: int) -> Iterator[Callable[[int], None]]:
+def _on_stage(progress: Progress, name: str, left: int) -> Iterator[Callable[[int], None]]:
     """Tells a user which attack of a cascade is at work, and how many of its examples are through."""
-    with work(progress, name, left, "examples"):
+    with progress_task(progress, name, left, "examples"):
         yield progress.advance
 
 

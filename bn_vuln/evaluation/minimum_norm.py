@@ -23,14 +23,14 @@ from bn_vuln.runtime.distribution import Distribution
 EXAMPLES, BYTES = 8, 26_000  # kept to be drawn: so many, or as many as fit
 
 
-def ball(options: MinimumNorm, info: DatasetInfo) -> attacks.Ball:
+def threat_model(options: MinimumNorm, info: DatasetInfo) -> attacks.ThreatModel:
     """The box, and the scale of distances, as a ball without an end."""
     low, high = units.bounds(options.box, info)
-    return attacks.Ball(options.ord, np.inf, units.channel_scale(options.unit, info), low, high)
+    return attacks.ThreatModel(options.ord, np.inf, units.channel_scale(options.unit, info), low, high)
 
 
 def bind(
-    predict: Predict, options: MinimumNorm, space: attacks.Ball, distribution: Distribution
+    predict: Predict, options: MinimumNorm, space: attacks.ThreatModel, distribution: Distribution
 ) -> Callable[..., NDArray[np.float32]]:
     """The attack of a config as a function of arrays: images x [n, height, width, channels], labels or targets y [n],
     and `batch_size`, `xla` and `advanced` as in `carlini_wagner.attack` -> the points found, as x."""
@@ -50,7 +50,7 @@ def bind(
     )
     if distribution.replicas == 1 or options.backend == "cleverhans":
         return lambda x, y, **how: np.asarray(run(x, y, **how)[0])
-    return functools.partial(_shared, distribution.sharded(lambda x, y: run(x, y)[0]))
+    return functools.partial(_shared, distribution.compile_sharded(lambda x, y: run(x, y)[0]))
 
 
 def _shared(
@@ -59,18 +59,18 @@ def _shared(
     y: NDArray[np.int32],
     *,
     batch_size: int,
-    advanced: Callable[[int], None],
+    on_progress: Callable[[int], None],
     **_: Any,
 ) -> NDArray[np.float32]:
     """Batch by batch, each of them shared among the replicas."""
     pieces = []
     for i in range(0, len(x), batch_size):
         pieces.append(run(x[i : i + batch_size], y[i : i + batch_size]))
-        advanced(min(len(x), i + batch_size))
+        on_progress(min(len(x), i + batch_size))
     return np.concatenate(pieces)
 
 
-def between(images: NDArray[np.float32], clean: NDArray[np.float32], space: attacks.Ball) -> NDArray[np.float64]:
+def between(images: NDArray[np.float32], clean: NDArray[np.float32], space: attacks.ThreatModel) -> NDArray[np.float64]:
     """L2 distances [n] in units of the scale."""
     offset = (images.astype(np.float64) - clean) / space.scale
     return np.sqrt((offset**2).sum(axis=tuple(range(1, offset.ndim))))  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln.attacks.losses import Predict, log_odds
-from bn_vuln.attacks.threat_model import Ball
+from bn_vuln.attacks.threat_model import ThreatModel
 from bn_vuln.config import Attack
 from bn_vuln.records import Flag
 from bn_vuln.runtime import backend
@@ -102,9 +102,9 @@ def logits_not_probabilities(outputs: NDArray[np.float32]) -> Flag | None:
     )  # fmt: skip
 
 
-def box_excludes_clean(x: NDArray[np.float32], ball: Ball) -> Flag | None:
+def box_excludes_clean(x: NDArray[np.float32], threat_model: ThreatModel) -> Flag | None:
     """Check 11, first part: the share of clean images that lie outside the box themselves."""
-    outside = _outside_box(x, ball)
+    outside = _outside_box(x, threat_model)
     share = float(np.mean(outside))
     if share == 0:
         return None
@@ -115,24 +115,26 @@ def box_excludes_clean(x: NDArray[np.float32], ball: Ball) -> Flag | None:
     )  # fmt: skip
 
 
-def inside(point: NDArray[np.float32], x: NDArray[np.float32], ball: Ball) -> Flag | None:
+def inside(point: NDArray[np.float32], x: NDArray[np.float32], threat_model: ThreatModel) -> Flag | None:
     """Check 11, second part: the kept points lie in ball and box, up to eps * 1e-5 and float32's resolution."""
-    return outside(beyond(point, x, ball))
+    return outside(beyond(point, x, threat_model))
 
 
-def beyond(point: NDArray[np.float32], x: NDArray[np.float32], ball: Ball) -> NDArray[np.float64]:
+def beyond(point: NDArray[np.float32], x: NDArray[np.float32], threat_model: ThreatModel) -> NDArray[np.float64]:
     """How far each point lies outside ball or box beyond the tolerance, float64 [n]: 0 inside, infinite for a point
     that is not finite. Examples whose clean image is outside the box are left out (`box_excludes_clean`)."""
-    held = ~_outside_box(x, ball)
-    point, x, ball = point[held], x[held], ball.of(held)
+    held = ~_outside_box(x, threat_model)
+    point, x, threat_model = point[held], x[held], threat_model.subset(held)
     finite_points = np.isfinite(point).all(axis=tuple(range(1, point.ndim)))
     point = np.where(np.isfinite(point), point, x)
     largest = np.abs(point).max(initial=1.0)
-    slack = TOLERANCE * np.max(ball.eps, initial=0.0) + FLOAT32_STEP / float(np.min(ball.scale)) * largest
-    if ball.ord == "2":  # roundings of all coordinates add up in quadrature
+    slack = (
+        TOLERANCE * np.max(threat_model.eps, initial=0.0) + FLOAT32_STEP / float(np.min(threat_model.scale)) * largest
+    )
+    if threat_model.ord == "2":  # roundings of all coordinates add up in quadrature
         slack *= float(np.sqrt(np.prod(x.shape[1:])))
-    excess = ball.excess(point, x)
-    return np.where(finite_points, np.where(excess > slack, excess, 0.0), np.inf)
+    violation = threat_model.violation(point, x)
+    return np.where(finite_points, np.where(violation > slack, violation, 0.0), np.inf)
 
 
 def outside(distances: NDArray[np.float64]) -> Flag | None:
@@ -147,8 +149,8 @@ def outside(distances: NDArray[np.float64]) -> Flag | None:
     )  # fmt: skip
 
 
-def _outside_box(x: NDArray[np.float32], ball: Ball) -> NDArray[np.bool_]:
-    out = (x < ball.low) | (x > ball.high)
+def _outside_box(x: NDArray[np.float32], threat_model: ThreatModel) -> NDArray[np.bool_]:
+    out = (x < threat_model.low) | (x > threat_model.high)
     return np.asarray(out.any(axis=tuple(range(1, x.ndim))))
 
 

@@ -10,7 +10,7 @@ from bn_vuln.config import Cell
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.models import deep, linear, mlp, resnet, vgg, wide_resnet
 from bn_vuln.models.layers import Initializer
-from bn_vuln.models.normalization import factory
+from bn_vuln.models.normalization import make_factory
 from bn_vuln.runtime import backend
 
 BUILDERS: dict[str, Callable[..., Any]] = {
@@ -34,4 +34,4 @@ def build(cell: Cell, info: DatasetInfo) -> Any:
     if not cell.standardize:
         info = replace(info, mean=(0.0,) * len(info.mean), std=(1.0,) * len(info.std))
     initializer = Initializer(cell.init, cell.seed)
-    return BUILDERS[cell.arch.name](cell.arch, info, width, factory(cell.normalization, cell.seed), initializer)
+    return BUILDERS[cell.arch.name](cell.arch, info, width, make_factory(cell.normalization, cell.seed), initializer)

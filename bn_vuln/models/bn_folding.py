@@ -30,7 +30,7 @@ UNKNOWN_SIZE = 32  # what the self-check puts where an input shape has None: poo
 
 
 @dataclass(frozen=True)
-class Folded:
+class FoldingResult:
     """A model for inference: a new one, or the model itself where nothing could be folded.
 
     `folded`: how many BN layers are gone (an Identity has their place and name). `kept`: one reason for each BN
@@ -42,7 +42,7 @@ class Folded:
     kept: tuple[str, ...]
 
 
-def fold(model: Any) -> Folded:
+def fold(model: Any) -> FoldingResult:
     """A copy of a Keras model with inference BN folded into the layers beside it; the argument is not changed.
 
     Never raises: whatever goes wrong, and a copy whose outputs differ, gives the model itself and says so.
@@ -53,14 +53,14 @@ def fold(model: Any) -> Folded:
         layers = _normalizations(model)
         planner = _Planner(_graphs(model), layers)
         if not planner.steps:
-            return Folded(model, 0, planner.kept())
+            return FoldingResult(model, 0, planner.kept())
         copy = _copy(model, planner.steps)
         problem = _difference(model, copy)
     except Exception as error:  # custom layers can raise anything, and Keras raises many kinds
         problem = f"folding was tried and failed: {' '.join(str(error).split())[:300] or type(error).__name__}"
     if problem:
-        return Folded(model, 0, tuple(f"{layer.name}: {problem}" for layer in layers))
-    return Folded(copy, len(planner.steps), planner.kept())
+        return FoldingResult(model, 0, tuple(f"{layer.name}: {problem}" for layer in layers))
+    return FoldingResult(copy, len(planner.steps), planner.kept())
 
 
 # ---------------------------------------------------------------- the graph

@@ -23,7 +23,7 @@ from bn_vuln.runtime import backend
 
 
 @dataclass(frozen=True)
-class Moments:
+class InputMoments:
     """What a BN layer was given: the `means` and `variances` of batches, float32 [batches, channels]."""
 
     layer: Any
@@ -31,7 +31,7 @@ class Moments:
     variances: NDArray[np.float32]
 
 
-def moments(model: Any, predict: Callable[[Any], Any], pieces: Iterable[NDArray[Any]]) -> list[Moments]:
+def input_moments(model: Any, predict: Callable[[Any], Any], pieces: Iterable[NDArray[Any]]) -> list[InputMoments]:
     """The moments of the inputs of each BN layer of `model` in the order that they are reached, when `predict` calls it
     with each of the arrays `pieces` [n, ...]."""
     tf = backend.tensorflow()
@@ -47,7 +47,7 @@ def moments(model: Any, predict: Callable[[Any], Any], pieces: Iterable[NDArray[
     found = [compiled(tf.constant(piece)) for piece in pieces]
     arrays = [[np.stack([np.asarray(v) for v in values]) for values in zip(*batches, strict=True)]
               for batches in zip(*found, strict=True)]  # fmt: skip
-    return [Moments(layer, *both) for layer, both in zip(reached, arrays, strict=True)]
+    return [InputMoments(layer, *both) for layer, both in zip(reached, arrays, strict=True)]
 
 
 def _moments(h: Any, axis: int) -> tuple[Any, Any]:
@@ -86,7 +86,7 @@ def has_batch_normalization(model: Any) -> bool:
     return bool(_layers(model))
 
 
-def frozen(model: Any) -> Any:
+def use_batch_statistics(model: Any) -> Any:
     """A copy that keeps its tracked statistics when it is called with training=True, as BN with the statistics of the
     batch (over all replicas) is; its dropout and noise are off. Raises as `reestimated`."""
     several = backend.tensorflow().distribute.get_strategy().num_replicas_in_sync > 1
@@ -94,7 +94,7 @@ def frozen(model: Any) -> Any:
     return _copy(model, momentum=1.0, synchronized=several)
 
 
-def reestimated(
+def reestimate_statistics(
     model: Any, images: NDArray[Any], batch_size: int, *, width: int, call: Callable[[Any, Any], Any]
 ) -> Any:
     """A copy whose tracked statistics are the mean over the whole batches of `images` [n, h, w, c], in their order.

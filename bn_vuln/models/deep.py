@@ -6,18 +6,20 @@ from typing import Any
 
 from bn_vuln.config import DeepArch
 from bn_vuln.data.info import DatasetInfo
-from bn_vuln.models.layers import Initializer, dense, pixels_in
-from bn_vuln.models.normalization import Factory
+from bn_vuln.models.layers import Initializer, dense, standardized_input
+from bn_vuln.models.normalization import NormalizationFactory
 
 
-def build(arch: DeepArch, info: DatasetInfo, width: int, normalize: Factory, initializer: Initializer) -> Any:
+def build(
+    arch: DeepArch, info: DatasetInfo, width: int, normalize: NormalizationFactory, initializer: Initializer
+) -> Any:
     """Pixels -> standardize -> flatten -> (Dense -> [normalization] -> ReLU) x depth -> Dense -> logits."""
     import keras
 
-    inputs, x = pixels_in(info, width)
+    inputs, x = standardized_input(info, width)
     x = keras.layers.Flatten(name="flatten")(x)
     for i in range(arch.depth):
-        x = dense(x, arch.units, initializer, f"dense_{i}", bias=normalize.keeps_bias)
+        x = dense(x, arch.units, initializer, f"dense_{i}", bias=normalize.use_bias)
         x = normalize(x, f"normalization_{i}")
         x = keras.layers.ReLU(name=f"relu_{i}")(x)
     return keras.Model(inputs, dense(x, len(info.classes), initializer, "logits"), name="deep")

@@ -7,11 +7,11 @@ import math
 from typing import Any
 
 from bn_vuln.data.info import DatasetInfo
-from bn_vuln.models.normalization import Factory
+from bn_vuln.models.normalization import NormalizationFactory
 from bn_vuln.runtime import backend
 
 
-def pixels_in(info: DatasetInfo, width: int, *, multiple: int = 1) -> tuple[Any, Any]:
+def standardized_input(info: DatasetInfo, width: int, *, multiple: int = 1) -> tuple[Any, Any]:
     """The input (pixels in [0, 1], float32 [width, width, channels]) and its standardization, (x - mean) / std,
     behind a black border that makes the width a multiple of `multiple`.
 
@@ -81,7 +81,7 @@ def conv(
     filters: int,
     initializer: Initializer,
     name: str,
-    normalize: Factory,
+    normalize: NormalizationFactory,
     *,
     size: int = 3,
     stride: int = 1,
@@ -102,7 +102,7 @@ def conv(
         size,
         strides=stride,
         padding="same" if stride == 1 else "valid",
-        use_bias=normalize.keeps_bias,
+        use_bias=normalize.use_bias,
         name=name,
         **initializer.next(size * size * x.shape[-1], gain),
     )

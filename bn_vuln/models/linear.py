@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 from bn_vuln.config import LinearArch, NearestCentroidArch
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.errors import UsageError
-from bn_vuln.models.layers import Initializer, dense, pixels_in
-from bn_vuln.models.normalization import Factory
+from bn_vuln.models.layers import Initializer, dense, standardized_input
+from bn_vuln.models.normalization import NormalizationFactory
 
 
-def build(arch: LinearArch, info: DatasetInfo, width: int, normalize: Factory, initializer: Initializer) -> Any:
+def build(
+    arch: LinearArch, info: DatasetInfo, width: int, normalize: NormalizationFactory, initializer: Initializer
+) -> Any:
     """Pixels -> standardize -> flatten -> [normalization] -> Dense -> logits [n, classes]."""
     import keras
 
-    inputs, x = pixels_in(info, width)
+    inputs, x = standardized_input(info, width)
     x = keras.layers.Flatten(name="flatten")(x)
     x = normalize(x, "normalization")
     if not arch.one_logit:
@@ -32,7 +34,7 @@ def build(arch: LinearArch, info: DatasetInfo, width: int, normalize: Factory, i
 
 
 def build_nearest_centroid(
-    arch: NearestCentroidArch, info: DatasetInfo, width: int, normalize: Factory, initializer: Initializer
+    arch: NearestCentroidArch, info: DatasetInfo, width: int, normalize: NormalizationFactory, initializer: Initializer
 ) -> Any:
     """Pixels -> flatten -> Dense -> logits [n, classes]; `set_centroids` gives it its weights."""
     import keras

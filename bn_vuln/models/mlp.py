@@ -6,22 +6,24 @@ from typing import Any
 
 from bn_vuln.config import MLPArch
 from bn_vuln.data.info import DatasetInfo
-from bn_vuln.models.layers import Initializer, dense, pixels_in
-from bn_vuln.models.normalization import Factory
+from bn_vuln.models.layers import Initializer, dense, standardized_input
+from bn_vuln.models.normalization import NormalizationFactory
 
 
-def build(arch: MLPArch, info: DatasetInfo, width: int, normalize: Factory, initializer: Initializer) -> Any:
+def build(
+    arch: MLPArch, info: DatasetInfo, width: int, normalize: NormalizationFactory, initializer: Initializer
+) -> Any:
     """Pixels -> standardize -> flatten -> (Dense -> [normalization] -> ReLU) per hidden layer -> Dense -> logits.
 
     Hidden units default to half the input dimension, twice (paper, Table 6).
     """
     import keras
 
-    inputs, x = pixels_in(info, width)
+    inputs, x = standardized_input(info, width)
     x = keras.layers.Flatten(name="flatten")(x)
     for i, units in enumerate(arch.hidden or (x.shape[-1] // 2,) * 2):
         normalized = i in arch.normalized
-        x = dense(x, units, initializer, f"dense_{i}", bias=not normalized or normalize.keeps_bias)
+        x = dense(x, units, initializer, f"dense_{i}", bias=not normalized or normalize.use_bias)
         if normalized:
             x = normalize(x, f"normalization_{i}")
         x = keras.layers.ReLU(name=f"relu_{i}")(x)

@@ -13,7 +13,7 @@ from typing import Any
 
 from bn_vuln import config
 from bn_vuln.errors import UsageError
-from bn_vuln.models import registered
+from bn_vuln.models import custom_layers
 from bn_vuln.runtime import backend
 
 Maker = Callable[[str], Any]  # name -> Keras layer
@@ -36,7 +36,7 @@ def _convolution() -> Any:
 
 
 @dataclass(frozen=True)
-class Factory:
+class NormalizationFactory:
     """What a normalization puts into a net, by Keras layers (None: nothing).
 
     `layer` is the normalization itself. `keeps_bias`: whether the Dense or convolution before it keeps its bias
@@ -46,11 +46,11 @@ class Factory:
     """
 
     layer: Callable[[str], Any | None]
-    keeps_bias: bool
+    use_bias: bool
     activation: Maker = _relu
     convolution: Callable[[], Any] = _convolution
-    shift: Callable[[str], Any | None] = _nothing
-    multiplier: Callable[[str], Any | None] = _nothing
+    scalar_bias: Callable[[str], Any | None] = _nothing
+    scalar_multiplier: Callable[[str], Any | None] = _nothing
     fixup: bool = False
 
     def __call__(self, x: Any, name: str) -> Any:
@@ -65,13 +65,13 @@ class Factory:
         """The activation of a Keras tensor."""
         return self.activation(name)(x)
 
-    def shifted(self, x: Any, name: str) -> Any:
+    def apply_scalar_bias(self, x: Any, name: str) -> Any:
         """What a convolution of a residual net takes."""
-        return _apply(self.shift(name), x)
+        return _apply(self.scalar_bias(name), x)
 
-    def multiplied(self, x: Any, name: str) -> Any:
+    def apply_scalar_multiplier(self, x: Any, name: str) -> Any:
         """What a branch of a residual net gives."""
-        return _apply(self.multiplier(name), x)
+        return _apply(self.scalar_multiplier(name), x)
 
     def gains(self, branches: int) -> tuple[float, float, float]:
         """What the initial kernels are multiplied by, in a net of so many residual branches of two convolutions: those
@@ -83,12 +83,12 @@ def _apply(layer: Any | None, x: Any) -> Any:
     return x if layer is None else layer(x)
 
 
-def none(_: config.NoNormalization, seed: int) -> Factory:
+def none(_: config.NoNormalization, seed: int) -> NormalizationFactory:
     """No layer: the tensor passes unchanged."""
-    return Factory(layer=_nothing, keeps_bias=True)
+    return NormalizationFactory(layer=_nothing, use_bias=True)
 
 
-def batch(options: config.BatchNormalization, seed: int) -> Factory:
+def batch(options: config.BatchNormalization, seed: int) -> NormalizationFactory:
     """BN; every option is written out, since Keras' defaults (c = 1e-3, momentum = .99) move the results."""
     import keras
 
@@ -116,25 +116,27 @@ def batch(options: config.BatchNormalization, seed: int) -> Factory:
             name=name,
         )
 
-    return Factory(layer=layer, keeps_bias=not options.affine)
+    return NormalizationFactory(layer=layer, use_bias=not options.affine)
 
 
-def group(options: config.GroupNormalization | config.WeightStandardizedGroupNormalization, seed: int) -> Factory:
+def group(
+    options: config.GroupNormalization | config.WeightStandardizedGroupNormalization, seed: int
+) -> NormalizationFactory:
     """Group normalization, with standardized weights where the options say so."""
     standardized = isinstance(options, config.WeightStandardizedGroupNormalization)
-    convolution = registered.standardized_conv if standardized else _convolution
-    return Factory(layer=_groups(options.groups, options.c), keeps_bias=False, convolution=convolution)
+    convolution = custom_layers.standardized_conv if standardized else _convolution
+    return NormalizationFactory(layer=_groups(options.groups, options.c), use_bias=False, convolution=convolution)
 
 
-def layer(options: config.LayerNormalization, seed: int) -> Factory:
+def layer(options: config.LayerNormalization, seed: int) -> NormalizationFactory:
     """One group of all channels."""
-    return Factory(layer=_groups(1, options.c), keeps_bias=False)
+    return NormalizationFactory(layer=_groups(1, options.c), use_bias=False)
 
 
-def instance(options: config.InstanceNormalization, seed: int) -> Factory:
+def instance(options: config.InstanceNormalization, seed: int) -> NormalizationFactory:
     """As many groups as there are channels. Where nothing but ReLU and pooling follows (`wrn`, `vgg`), every channel's
     mean and spread are taken out of what they pool, which differs little from image to image."""
-    return Factory(layer=_groups(-1, options.c), keeps_bias=False)
+    return NormalizationFactory(layer=_groups(-1, options.c), use_bias=False)
 
 
 def _groups(groups: int, c: float) -> Maker:
@@ -144,32 +146,32 @@ def _groups(groups: int, c: float) -> Maker:
     return lambda name: keras.layers.GroupNormalization(groups=groups, axis=-1, epsilon=c, name=name)
 
 
-def frn(options: config.FilterResponseNormalization, seed: int) -> Factory:
+def frn(options: config.FilterResponseNormalization, seed: int) -> NormalizationFactory:
     """Filter response normalization and its thresholds."""
-    return Factory(
-        layer=lambda name: registered.filter_response()(options.c, name=name),
-        keeps_bias=False,
-        activation=lambda name: registered.threshold()(name=name),
+    return NormalizationFactory(
+        layer=lambda name: custom_layers.filter_response()(options.c, name=name),
+        use_bias=False,
+        activation=lambda name: custom_layers.threshold()(name=name),
     )
 
 
-def fixup(_: config.Fixup, seed: int) -> Factory:
+def fixup(_: config.Fixup, seed: int) -> NormalizationFactory:
     """Scalar biases in place of a normalization and before convolutions, scalar multipliers at the end of branches."""
 
     def bias(name: str) -> Any:
-        return registered.bias()(name=name)
+        return custom_layers.bias()(name=name)
 
-    return Factory(
+    return NormalizationFactory(
         layer=bias,
-        keeps_bias=False,
-        shift=bias,
-        multiplier=lambda name: registered.multiplier()(name=name),
+        use_bias=False,
+        scalar_bias=bias,
+        scalar_multiplier=lambda name: custom_layers.multiplier()(name=name),
         fixup=True,
     )
 
 
 GAMMA_STREAM = 2  # with the 1 behind it, it keeps gamma's random stream apart from the kernels' and the order's
-FACTORIES: dict[str, Callable[[Any, int], Factory]] = {
+FACTORIES: dict[str, Callable[[Any, int], NormalizationFactory]] = {
     "none": none,
     "batch": batch,
     "group": group,
@@ -181,6 +183,6 @@ FACTORIES: dict[str, Callable[[Any, int], Factory]] = {
 }
 
 
-def factory(options: config.Normalization, seed: int = 0) -> Factory:
+def make_factory(options: config.Normalization, seed: int = 0) -> NormalizationFactory:
     """The factory for a normalization's config; `seed` is that of its random initial values, if it has any."""
     return FACTORIES[options.name](options, seed)

@@ -6,21 +6,23 @@ from typing import Any
 
 from bn_vuln.config import ResNetArch
 from bn_vuln.data.info import DatasetInfo
-from bn_vuln.models.layers import Initializer, conv, dense, pixels_in
-from bn_vuln.models.normalization import Factory
+from bn_vuln.models.layers import Initializer, conv, dense, standardized_input
+from bn_vuln.models.normalization import NormalizationFactory
 
 BLOCKS = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}  # of each stage
 FILTERS = (16, 32, 64)
 
 
-def build(arch: ResNetArch, info: DatasetInfo, width: int, normalize: Factory, initializer: Initializer) -> Any:
+def build(
+    arch: ResNetArch, info: DatasetInfo, width: int, normalize: NormalizationFactory, initializer: Initializer
+) -> Any:
     """Pixels -> standardize -> convolution -> [normalization] -> ReLU -> three stages of blocks -> global average
     pooling -> Dense -> logits. The second and third stage begin with a stride of 2."""
     import keras
 
     blocks = BLOCKS[arch.name]
     gains = normalize.gains(len(FILTERS) * blocks)
-    inputs, x = pixels_in(info, width)
+    inputs, x = standardized_input(info, width)
     x = conv(x, FILTERS[0], initializer, "conv", normalize)
     x = normalize.activate(normalize(x, "normalization"), "relu")
     for stage, filters in enumerate(FILTERS, 1):
@@ -28,22 +30,28 @@ def build(arch: ResNetArch, info: DatasetInfo, width: int, normalize: Factory, i
             stride = 2 if stage > 1 and number == 1 else 1
             x = _block(x, filters, stride, f"{stage}_{number}", normalize, initializer, gains)
     x = keras.layers.GlobalAveragePooling2D(name="average")(x)
-    x = normalize.shifted(x, "shift")
+    x = normalize.apply_scalar_bias(x, "shift")
     return keras.Model(inputs, dense(x, len(info.classes), initializer, "logits", gain=gains[2]), name=arch.name)
 
 
 def _block(
-    x: Any, filters: int, stride: int, name: str, normalize: Factory, initializer: Initializer, gains: tuple[float, ...]
+    x: Any,
+    filters: int,
+    stride: int,
+    name: str,
+    normalize: NormalizationFactory,
+    initializer: Initializer,
+    gains: tuple[float, ...],
 ) -> Any:
     """ReLU(shortcut + branch), the branch two convolutions, each normalized, with ReLU in between."""
     import keras
 
-    taken = normalize.shifted(x, f"shift_{name}_1")
+    taken = normalize.apply_scalar_bias(x, f"shift_{name}_1")
     y = conv(taken, filters, initializer, f"conv_{name}_1", normalize, stride=stride, gain=gains[0])
     y = normalize.activate(normalize(y, f"normalization_{name}_1"), f"relu_{name}_1")
-    y = normalize.shifted(y, f"shift_{name}_2")
+    y = normalize.apply_scalar_bias(y, f"shift_{name}_2")
     y = conv(y, filters, initializer, f"conv_{name}_2", normalize, gain=gains[1])
-    y = normalize(normalize.multiplied(y, f"multiplier_{name}"), f"normalization_{name}_2")
+    y = normalize(normalize.apply_scalar_multiplier(y, f"multiplier_{name}"), f"normalization_{name}_2")
     shortcut = x if stride == 1 else _smaller(taken, name)
     return normalize.activate(keras.layers.Add(name=f"add_{name}")([shortcut, y]), f"relu_{name}_2")
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from bn_vuln.config import VGGArch
 from bn_vuln.data.info import DatasetInfo
-from bn_vuln.models.layers import Initializer, conv, dense, pixels_in
-from bn_vuln.models.normalization import Factory
+from bn_vuln.models.layers import Initializer, conv, dense, standardized_input
+from bn_vuln.models.normalization import NormalizationFactory
 
 # Filters of each stage; a 2x2 max-pooling ends a stage. 11 to 19 are the published A, B, D and E.
 STAGES: dict[str, tuple[tuple[int, ...], ...]] = {
@@ -19,14 +19,16 @@ STAGES: dict[str, tuple[tuple[int, ...], ...]] = {
 }
 
 
-def build(arch: VGGArch, info: DatasetInfo, width: int, normalize: Factory, initializer: Initializer) -> Any:
+def build(
+    arch: VGGArch, info: DatasetInfo, width: int, normalize: NormalizationFactory, initializer: Initializer
+) -> Any:
     """Pixels -> black border to a multiple of 32 -> standardize -> stages -> global average pooling -> Dense -> logits.
 
     A stage is (3x3 convolution -> [normalization] -> ReLU) for each of its filters, then a max-pooling.
     """
     import keras
 
-    inputs, x = pixels_in(info, width, multiple=2 ** len(STAGES[arch.name]))
+    inputs, x = standardized_input(info, width, multiple=2 ** len(STAGES[arch.name]))
     for i, stage in enumerate(STAGES[arch.name], 1):
         for j, filters in enumerate(stage, 1):
             x = conv(x, filters, initializer, f"conv_{i}_{j}", normalize)

@@ -11,13 +11,13 @@ import numpy as np
 from bn_vuln.errors import BnvulnError
 from bn_vuln.runtime import backend
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 LARGEST = 500
 COPIES = 3  # of every activation: forward, backward, and what compilers keep of both
 SHARE = 0.25  # of the machine's memory
 
 
-def fitting(model: Any, input_shape: Sequence[int], memory: float | None = None) -> int:
+def estimate_batch_size(model: Any, input_shape: Sequence[int], memory: float | None = None) -> int:
     """The batch size, at most `LARGEST`, at which a gradient of this Keras model with respect to its inputs, of one
     example's shape, takes a quarter of `memory` in bytes at most (default: the machine's). An estimate; and none on
     a GPU, which says by itself when its memory is exhausted: see `halving`."""
@@ -34,7 +34,9 @@ def _outputs(layer: Any) -> float:
     return 0.0 if shape is None else float(np.prod([side or 1 for side in shape[1:]]))
 
 
-def halving(run: Callable[[int], Found], batch_size: int, told: Callable[[str], None]) -> tuple[Found, int]:
+def run_in_smaller_batches(
+    run: Callable[[int], Result], batch_size: int, told: Callable[[str], None]
+) -> tuple[Result, int]:
     """(`run(batch_size)`, the batch size that fitted): half as many examples each time that memory is exhausted, which
     `told` is told. Raises `BnvulnError` where not even one example fits."""
     exhausted = backend.tensorflow().errors.ResourceExhaustedError

@@ -36,7 +36,7 @@ class Distribution:
         """Models and optimizers made inside have their variables on every replica."""
         return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
 
-    def on_every_device(self, array: NDArray[Any]) -> Any:
+    def replicate(self, array: NDArray[Any]) -> Any:
         """A constant array, [...], that each replica reads from its own device."""
         tf = backend.tensorflow()
         if self.strategy is None:
@@ -44,7 +44,7 @@ class Distribution:
         with self.scope():
             return tf.Variable(array, trainable=False)
 
-    def sharded(self, function: Callable[..., Any], signature: Any = None) -> Callable[..., NDArray[Any]]:
+    def compile_sharded(self, function: Callable[..., Any], signature: Any = None) -> Callable[..., NDArray[Any]]:
         """`function` of tensors [n, ...] -> tensor [n, ...], compiled, as a function of arrays; each replica computes
         an equal share of the examples. `signature` as in `backend.compile`."""
         if self.strategy is None:
@@ -53,18 +53,18 @@ class Distribution:
         compiled = backend.compile(lambda *args: self.strategy.run(function, args=args))
         return lambda *arrays: self._run_shares(compiled, arrays)
 
-    def everywhere(self, function: Callable[..., Any], *, xla: bool = False) -> Callable[..., Any]:
+    def compile(self, function: Callable[..., Any], *, xla: bool = False) -> Callable[..., Any]:
         """`function` of tensors [n, ...] (and structures of them), compiled, as a function of placed values: what it
         returns stays on the devices. `xla` on one device only."""
         if self.strategy is None:
             return backend.compile(function, xla=xla)
         return backend.compile(lambda *args: self.strategy.run(function, args=args))
 
-    def place(self, array: NDArray[Any]) -> Any:
+    def shard(self, array: NDArray[Any]) -> Any:
         """An array on the devices: an equal share of its first axis on each replica, which must divide it."""
         return backend.tensorflow().constant(array) if self.strategy is None else self._shares(np.asarray(array))
 
-    def fetch(self, values: Any) -> NDArray[Any]:
+    def gather(self, values: Any) -> NDArray[Any]:
         """The array of placed values, shares in the order of the replicas."""
         if self.strategy is None:
             return np.asarray(values)
@@ -72,7 +72,7 @@ class Distribution:
 
     def _run_shares(self, compiled: Callable[..., Any], arrays: tuple[NDArray[Any], ...]) -> NDArray[Any]:
         n = len(arrays[0])
-        return self.fetch(compiled(*(self._shares(np.asarray(array)) for array in arrays)))[:n]
+        return self.gather(compiled(*(self._shares(np.asarray(array)) for array in arrays)))[:n]
 
     def _shares(self, array: NDArray[Any]) -> Any:
         """Equal shares of the examples, one on each replica; the last example fills the last share up."""

@@ -49,7 +49,7 @@ class Quiet:
     def stop(self) -> None: ...
 
 
-class Plain(Quiet):
+class PlainLines(Quiet):
     """Lines on standard error: every message, and while work goes on one line each 30 seconds at the most."""
 
     def __init__(self, every_seconds: float = 30.0) -> None:
@@ -72,7 +72,7 @@ class Plain(Quiet):
         print(text, file=sys.stderr, flush=True)
 
 
-class Live(Quiet):
+class LiveBar(Quiet):
     """A rich progress bar on standard error."""
 
     def __init__(self) -> None:
@@ -111,15 +111,15 @@ class Live(Quiet):
             self.bar = None
 
 
-def make(*, quiet: bool = False) -> Progress:
+def make_progress(*, quiet: bool = False) -> Progress:
     """Live on a terminal, Plain elsewhere, Quiet when asked."""
     if quiet:
         return Quiet()
-    return Live() if sys.stderr.isatty() else Plain()
+    return LiveBar() if sys.stderr.isatty() else PlainLines()
 
 
 @contextmanager
-def work(progress: Progress, title: str, total: int, unit: str, done: int = 0) -> Iterator[None]:
+def progress_task(progress: Progress, title: str, total: int, unit: str, done: int = 0) -> Iterator[None]:
     """A piece of work, stopped however it ends."""
     progress.start(title, total, unit, done)
     try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bn_vuln.attacks import Ball, pgd
+from bn_vuln.attacks import ThreatModel, pgd
 from bn_vuln.config import Adversarial, Cell
 from bn_vuln.data import units
 from bn_vuln.data.info import DatasetInfo
@@ -30,7 +30,7 @@ def search(cell: Cell, options: Adversarial, model: Any, optimizer: Any, info: D
     the global batch: the same in both arms of a pair, on any number of replicas, and in a training that was resumed.
     """
     tf = backend.tensorflow()
-    ball = _ball(options, info)
+    threat_model = _threat_model(options, info)
     seed = backend.derived_seed(cell.seed, START_STREAM, 0, 1)
 
     def found(x: Any, y: Any) -> Any:
@@ -42,7 +42,7 @@ def search(cell: Cell, options: Adversarial, model: Any, optimizer: Any, info: D
             lambda point: model(point, training=False),
             x,
             y,
-            ball=ball,
+            threat_model=threat_model,
             steps=options.steps,
             step_size=options.step_size,
             random_start=options.random_start,
@@ -53,6 +53,6 @@ def search(cell: Cell, options: Adversarial, model: Any, optimizer: Any, info: D
     return found
 
 
-def _ball(options: Adversarial, info: DatasetInfo) -> Ball:
+def _threat_model(options: Adversarial, info: DatasetInfo) -> ThreatModel:
     low, high = units.bounds(options.box, info)
-    return Ball(options.ord, options.eps, units.channel_scale(options.unit, info), low, high)
+    return ThreatModel(options.ord, options.eps, units.channel_scale(options.unit, info), low, high)

@@ -48,7 +48,7 @@ class TrainingLoop:
                 model = self._native.model
             self.optimizer = optimizers.make(cell, model)
         self.model = model
-        images, labels = (distribution.on_every_device(array) for array in (training.images, training.labels))
+        images, labels = (distribution.replicate(array) for array in (training.images, training.labels))
         self._steps = steps.make(cell, model, self.optimizer, training.info, images, labels, distribution)
         self._predict = predictor(model, distribution)
         self._clock = _Clock()
@@ -147,7 +147,7 @@ def predictor(model: Any, distribution: Distribution = ONE_DEVICE, batch_size: i
     def predict(images: Any) -> Any:
         return tf.argmax(model(to_pixels(images, width), training=False), axis=1, output_type=tf.int32)
 
-    sharded = distribution.sharded(predict)
+    sharded = distribution.compile_sharded(predict)
 
     def predict_all(images: NDArray[np.uint8]) -> NDArray[np.int32]:
         pieces = range(0, len(images), batch_size)

@@ -16,7 +16,7 @@ from bn_vuln.errors import UsageError
 from bn_vuln.runtime import backend
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution, Strategy, choose
 from bn_vuln.runtime.files import atomic_write
-from bn_vuln.runtime.progress import Epoch, Progress, Quiet, work
+from bn_vuln.runtime.progress import Epoch, Progress, Quiet, progress_task
 from bn_vuln.training import augmentation, checkpoint, closed_form, logs
 from bn_vuln.training.checkpoint import Kept, State
 from bn_vuln.training.loop import TrainingLoop
@@ -161,7 +161,7 @@ class _Run:
         """Train the epochs that are left; why training failed if it did."""
         log = logs.tensorboard(self.folder) if self.folder is not None and self.tensorboard else None
         epochs, steps, done = self.cell.train.epochs, self.loop.steps, len(self.state.history)
-        with work(progress, f"training {describe_cell(self.cell)}", epochs * steps, "steps", done * steps):
+        with progress_task(progress, f"training {describe_cell(self.cell)}", epochs * steps, "steps", done * steps):
             for number in range(done, epochs):
                 begun = time.monotonic()
                 epoch = self.loop.epoch(number, progress)

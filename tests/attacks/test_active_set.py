@@ -9,11 +9,11 @@ from scipy import stats
 
 from bn_vuln.attacks import active_set, example_rng, pgd
 from bn_vuln.attacks.auto_pgd import APGD
-from bn_vuln.attacks.base import Ascent
+from bn_vuln.attacks.base import PGD
 from bn_vuln.attacks.eps_search import Bisection, EpsGrid
 from bn_vuln.attacks.fast_minimum_norm import FMN
 from bn_vuln.attacks.square import Square
-from bn_vuln.attacks.threat_model import Ball
+from bn_vuln.attacks.threat_model import ThreatModel
 
 N = 60
 EPS = 0.006
@@ -38,8 +38,8 @@ def y(predict, x):
     return labels
 
 
-def ascent(predict, ball, steps=10, step_size=0.25, **options):
-    return Ascent(predict, ball, steps, step_size, **options)
+def ascent(predict, threat_model, steps=10, step_size=0.25, **options):
+    return PGD(predict, threat_model, steps, step_size, **options)
 
 
 def once(eps, count=1):
@@ -59,18 +59,18 @@ def is_fooled(predict, points, y, targeted=False):
 @pytest.mark.parametrize("random_start", [False, True])
 def test_it_fools_what_the_plain_loop_fools_at_any_iterate(predict, x, y, batch_size, ord, random_start):
     eps = {"inf": 0.008, "2": 0.03}[ord]
-    ball = Ball(ord, eps, SCALE, 0.0, 1.0)
-    search = ascent(predict, ball, random_start=random_start, seed=3)
+    threat_model = ThreatModel(ord, eps, SCALE, 0.0, 1.0)
+    search = ascent(predict, threat_model, random_start=random_start, seed=3)
     found = active_set.run(search, x, y, once(eps), batch_size=batch_size)
     plain = pgd.attack(
-        predict, tf.constant(x), tf.constant(y), ball=ball, steps=10, step_size=0.25 * eps,
+        predict, tf.constant(x), tf.constant(y), threat_model=threat_model, steps=10, step_size=0.25 * eps,
         random_start=random_start, keep="best_loss", seed=3,
     ).numpy()  # fmt: skip
     expected = is_fooled(predict, plain, y)
     assert 0.2 < expected.mean() < 0.9
-    np.testing.assert_array_equal(found.fooled, expected)
+    np.testing.assert_array_equal(found.is_adversarial, expected)
     np.testing.assert_array_equal(is_fooled(predict, found.points, y), expected)
-    assert ball.excess(found.points, x).max() < 1e-12
+    assert threat_model.violation(found.points, x).max() < 1e-12
     # Where nothing fools, the point of the highest loss is kept, as in the plain loop.
     np.testing.assert_allclose(found.points[~expected], plain[~expected], atol=1e-9)
     assert (found.eps[expected] == eps).all()
@@ -80,42 +80,51 @@ def test_it_fools_what_the_plain_loop_fools_at_any_iterate(predict, x, y, batch_
 @pytest.mark.parametrize("steps_per_call", [1, 3])
 @pytest.mark.parametrize("xla", [False, True])
 def test_calls_of_several_steps_and_xla_find_the_same(predict, x, y, steps_per_call, xla):
-    ball = Ball("inf", EPS)
-    plain = active_set.run(ascent(predict, ball), x, y, once(EPS), batch_size=16)
+    threat_model = ThreatModel("inf", EPS)
+    plain = active_set.run(ascent(predict, threat_model), x, y, once(EPS), batch_size=16)
     other = active_set.run(
-        ascent(predict, ball), x, y, once(EPS), batch_size=16, steps_per_call=steps_per_call, xla=xla
+        ascent(predict, threat_model), x, y, once(EPS), batch_size=16, steps_per_call=steps_per_call, xla=xla
     )
-    np.testing.assert_array_equal(other.fooled, plain.fooled)
+    np.testing.assert_array_equal(other.is_adversarial, plain.is_adversarial)
     np.testing.assert_array_equal(other.n_evaluations, plain.n_evaluations)
     np.testing.assert_allclose(other.points, plain.points, atol=1e-9)
 
 
 def test_restarts_equal_the_plain_loop(predict, x, y):
-    ball = Ball("inf", 0.008)
-    found = active_set.run(ascent(predict, ball), x, y, once(0.008, 4), batch_size=16)
+    threat_model = ThreatModel("inf", 0.008)
+    found = active_set.run(ascent(predict, threat_model), x, y, once(0.008, 4), batch_size=16)
     plain = pgd.pgd(
-        predict, tf.constant(x), tf.constant(y), ball=ball, steps=10, step_size=0.002, restarts=4, keep="best_loss"
+        predict,
+        tf.constant(x),
+        tf.constant(y),
+        threat_model=threat_model,
+        steps=10,
+        step_size=0.002,
+        restarts=4,
+        keep="best_loss",
     )
-    np.testing.assert_array_equal(found.fooled, is_fooled(predict, plain, y))
-    single = active_set.run(ascent(predict, ball), x, y, once(0.008), batch_size=16)
-    assert found.fooled.sum() > single.fooled.sum()
+    np.testing.assert_array_equal(found.is_adversarial, is_fooled(predict, plain, y))
+    single = active_set.run(ascent(predict, threat_model), x, y, once(0.008), batch_size=16)
+    assert found.is_adversarial.sum() > single.is_adversarial.sum()
 
 
 def test_a_targeted_search_aims_at_its_target(predict, x, y):
     targets = ((y + 1) % 3)[:, None]
-    ball = Ball("inf", 0.01)
-    found = active_set.run(ascent(predict, ball, targeted=True), x, y, once(0.01), targets=targets, batch_size=16)
-    assert 0.2 < found.fooled.mean() < 1
-    np.testing.assert_array_equal(found.fooled, is_fooled(predict, found.points, targets[:, 0], targeted=True))
+    threat_model = ThreatModel("inf", 0.01)
+    found = active_set.run(
+        ascent(predict, threat_model, targeted=True), x, y, once(0.01), targets=targets, batch_size=16
+    )
+    assert 0.2 < found.is_adversarial.mean() < 1
+    np.testing.assert_array_equal(found.is_adversarial, is_fooled(predict, found.points, targets[:, 0], targeted=True))
 
 
 def test_each_variant_has_its_own_target(predict, x, y):
     targets = np.stack([(y + 1) % 3, (y + 2) % 3], axis=1)
-    ball = Ball("inf", 0.01)
-    search = ascent(predict, ball, targeted=True, random_start=False)
+    threat_model = ThreatModel("inf", 0.01)
+    search = ascent(predict, threat_model, targeted=True, random_start=False)
     both = active_set.run(search, x, y, once(0.01, 2), targets=targets, batch_size=16)
-    each = [active_set.run(search, x, y, once(0.01), targets=targets[:, k : k + 1]).fooled for k in range(2)]
-    np.testing.assert_array_equal(both.fooled, each[0] | each[1])
+    each = [active_set.run(search, x, y, once(0.01), targets=targets[:, k : k + 1]).is_adversarial for k in range(2)]
+    np.testing.assert_array_equal(both.is_adversarial, each[0] | each[1])
 
 
 # ---------------------------------------------------------------- no more than is needed
@@ -126,21 +135,21 @@ def test_it_looks_at_no_point_after_the_one_that_fools(x):
     y = (model.predict(tf.constant(x)).numpy().argmax(axis=1)).astype(np.int32)
     margins, dual = model.margin(x, y), np.abs(model.w).sum()
     eps, steps = float(np.median(margins) / dual), 8
-    search = ascent(model.predict, Ball("inf", eps), steps=steps, step_size=1 / steps, random_start=False)
+    search = ascent(model.predict, ThreatModel("inf", eps), steps=steps, step_size=1 / steps, random_start=False)
     found = active_set.run(search, x, y, once(eps), batch_size=16)
     needed = np.floor(margins / (dual * eps / steps)).astype(int) + 2  # points, from x to the first that fools
     np.testing.assert_array_equal(found.n_evaluations, np.where(needed <= steps + 1, needed, steps + 1))
-    np.testing.assert_array_equal(found.fooled, margins < eps * dual)
+    np.testing.assert_array_equal(found.is_adversarial, margins < eps * dual)
 
 
 def test_slots_are_filled_again_and_shrink_at_the_end(x, y, predict):
-    sizes, ball = [], Ball("inf", EPS)
+    sizes, threat_model = [], ThreatModel("inf", EPS)
 
     def counted(points):
         sizes.append(len(points))
         return predict(points)
 
-    search = ascent(counted, ball)
+    search = ascent(counted, threat_model)
     tf.config.run_functions_eagerly(True)
     try:
         found = active_set.run(search, np.tile(x, (3, 1, 1, 1)), np.tile(y, 3), once(EPS), batch_size=64)
@@ -148,42 +157,42 @@ def test_slots_are_filled_again_and_shrink_at_the_end(x, y, predict):
         tf.config.run_functions_eagerly(False)
     assert set(sizes) == {64, 32, 16}
     assert sum(sizes) < 1.5 * found.n_evaluations.sum() + 64 * 11
-    assert sum(sizes) < len(found.fooled) * 11
+    assert sum(sizes) < len(found.is_adversarial) * 11
 
 
 def test_a_point_that_is_not_verified_is_searched_on_from(predict, x, y):
-    ball, refused = Ball("inf", 0.05), []
+    threat_model, refused = ThreatModel("inf", 0.05), []
 
-    def verify(points, examples, eps):
+    def confirm(points, examples, eps):
         assert (eps == 0.05).all()
         sure = np.array([refused.count(example) >= 2 for example in examples])
         refused.extend(examples[~sure].tolist())
         return sure
 
-    search = ascent(predict, ball, steps=20)
+    search = ascent(predict, threat_model, steps=20)
     free = active_set.run(search, x, y, once(0.05), batch_size=16)
-    found = active_set.run(search, x, y, once(0.05), batch_size=16, verify=verify)
-    assert found.fooled.any()
-    assert (found.n_evaluations[found.fooled] >= free.n_evaluations[found.fooled] + 2).all()
+    found = active_set.run(search, x, y, once(0.05), batch_size=16, confirm=confirm)
+    assert found.is_adversarial.any()
+    assert (found.n_evaluations[found.is_adversarial] >= free.n_evaluations[found.is_adversarial] + 2).all()
     never = active_set.run(
-        search, x, y, once(0.05), batch_size=16, verify=lambda points, *_: np.zeros(len(points), bool)
+        search, x, y, once(0.05), batch_size=16, confirm=lambda points, *_: np.zeros(len(points), bool)
     )
-    assert not never.fooled.any()
+    assert not never.is_adversarial.any()
     assert (never.n_evaluations == 21).all()
 
 
 def test_one_hears_how_many_are_through(predict, x, y):
     heard = []
-    active_set.run(ascent(predict, Ball("inf", EPS)), x, y, once(EPS), batch_size=16, advanced=heard.append)
+    active_set.run(ascent(predict, ThreatModel("inf", EPS)), x, y, once(EPS), batch_size=16, on_progress=heard.append)
     assert heard == sorted(heard)
     assert heard[-1] == N
 
 
 def test_what_is_found_does_not_depend_on_who_shares_the_batch(predict, x, y):
-    ball, order = Ball("2", 0.02), np.random.default_rng(0).permutation(N)
-    whole = active_set.run(ascent(predict, ball), x, y, once(0.02), batch_size=16)
-    mixed = active_set.run(ascent(predict, ball), x[order], y[order], once(0.02), index=order, batch_size=7)
-    np.testing.assert_array_equal(mixed.fooled, whole.fooled[order])
+    threat_model, order = ThreatModel("2", 0.02), np.random.default_rng(0).permutation(N)
+    whole = active_set.run(ascent(predict, threat_model), x, y, once(0.02), batch_size=16)
+    mixed = active_set.run(ascent(predict, threat_model), x[order], y[order], once(0.02), index=order, batch_size=7)
+    np.testing.assert_array_equal(mixed.is_adversarial, whole.is_adversarial[order])
     np.testing.assert_allclose(mixed.points, whole.points[order], atol=1e-9)
 
 
@@ -198,22 +207,28 @@ def test_a_ladder_is_given_from_below(at_smaller_eps):
 
 @pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_ladder_ends_at_the_first_rung_that_is_withstood(predict, x, y, count):
-    at_smaller_eps, ball = [0.002, 0.005, 0.01], Ball("inf", 1.0)
-    found = active_set.run(ascent(predict, ball), x, y, EpsGrid(at_smaller_eps, count), batch_size=16)
-    alone = [active_set.run(ascent(predict, ball), x, y, once(eps, count), batch_size=16) for eps in at_smaller_eps]
-    fooled = np.logical_and.accumulate([each.fooled for each in alone][::-1])[::-1]  # at this smaller and all above it
-    expected = np.min([np.where(fell, eps, np.inf) for fell, eps in zip(fooled, at_smaller_eps, strict=True)], axis=0)
+    at_smaller_eps, threat_model = [0.002, 0.005, 0.01], ThreatModel("inf", 1.0)
+    found = active_set.run(ascent(predict, threat_model), x, y, EpsGrid(at_smaller_eps, count), batch_size=16)
+    alone = [
+        active_set.run(ascent(predict, threat_model), x, y, once(eps, count), batch_size=16) for eps in at_smaller_eps
+    ]
+    is_adversarial = np.logical_and.accumulate([each.is_adversarial for each in alone][::-1])[
+        ::-1
+    ]  # at this smaller and all above it
+    expected = np.min(
+        [np.where(fell, eps, np.inf) for fell, eps in zip(is_adversarial, at_smaller_eps, strict=True)], axis=0
+    )
     np.testing.assert_array_equal(found.eps, expected)
     assert len(set(expected)) == 4
     for eps in at_smaller_eps:
-        assert Ball("inf", eps).excess(found.points[found.eps == eps], x[found.eps == eps]).max() < 1e-12
+        assert ThreatModel("inf", eps).violation(found.points[found.eps == eps], x[found.eps == eps]).max() < 1e-12
 
 
 def test_a_ladder_is_withstood_once(predict, x, y):
-    at_smaller_eps, ball = np.linspace(0.001, 0.008, 8), Ball("inf", 1.0)
-    eps_grid = active_set.run(ascent(predict, ball), x, y, EpsGrid(at_smaller_eps), batch_size=16)
+    at_smaller_eps, threat_model = np.linspace(0.001, 0.008, 8), ThreatModel("inf", 1.0)
+    eps_grid = active_set.run(ascent(predict, threat_model), x, y, EpsGrid(at_smaller_eps), batch_size=16)
     alone = [
-        active_set.run(ascent(predict, ball), x, y, once(eps), batch_size=16).n_evaluations.sum()
+        active_set.run(ascent(predict, threat_model), x, y, once(eps), batch_size=16).n_evaluations.sum()
         for eps in at_smaller_eps
     ]
     assert eps_grid.n_evaluations.sum() < 0.5 * sum(alone)
@@ -223,11 +238,15 @@ def test_a_ladder_is_withstood_once(predict, x, y):
     "plan", [EpsGrid, lambda at_smaller_eps, below: Bisection(at_smaller_eps[-1], 0.001, below=below)]
 )
 def test_what_is_known_is_not_looked_for_again(predict, x, y, plan):
-    at_smaller_eps, ball, below = [0.002, 0.005, 0.01], Ball("inf", 1.0), np.tile([0.0, 0.0005, 0.005, np.inf], N // 4)
-    found = active_set.run(ascent(predict, ball), x, y, plan(at_smaller_eps, below=below), batch_size=16)
+    at_smaller_eps, threat_model, below = (
+        [0.002, 0.005, 0.01],
+        ThreatModel("inf", 1.0),
+        np.tile([0.0, 0.0005, 0.005, np.inf], N // 4),
+    )
+    found = active_set.run(ascent(predict, threat_model), x, y, plan(at_smaller_eps, below=below), batch_size=16)
     assert (found.n_evaluations[below < 0.001] == 0).all()
-    assert (found.eps[found.fooled] < below[found.fooled]).all()
-    assert found.fooled[below == 0.005].any()
+    assert (found.eps[found.is_adversarial] < below[found.is_adversarial]).all()
+    assert found.is_adversarial[below == 0.005].any()
 
 
 @pytest.mark.parametrize(("ord", "dual"), [("inf", 1), ("2", 2)])
@@ -237,10 +256,10 @@ def test_bisection_finds_the_smallest_eps(x, ord, dual):
     exact = model.margin(x, y) / np.linalg.norm(model.w.ravel(), dual)
     high = float(np.quantile(exact, 0.8))
     step = 1.0 if ord == "inf" else 2.5 / 10
-    search = ascent(model.predict, Ball(ord, 1.0), steps=10, step_size=step, random_start=False)
+    search = ascent(model.predict, ThreatModel(ord, 1.0), steps=10, step_size=step, random_start=False)
     found = active_set.run(search, x, y, Bisection(high, 1e-3), batch_size=16)
     reached = exact < high
-    np.testing.assert_array_equal(found.fooled, reached)
+    np.testing.assert_array_equal(found.is_adversarial, reached)
     assert ((found.eps[reached] >= exact[reached]) & (found.eps[reached] <= exact[reached] + 1e-3)).all()
     assert np.isinf(found.eps[~reached]).all()
     below = np.where(reached, exact + 0.01, np.inf)
@@ -272,12 +291,12 @@ def test_draws_depend_on_the_example_and_the_seed_alone():
 
 # ---------------------------------------------------------------- models that are broken in places
 
-BALL = Ball("inf", 0.5, 1.0, 0.0, 1.0)
+BALL = ThreatModel("inf", 0.5, 1.0, 0.0, 1.0)
 SEARCHES = {
-    "pgd": lambda predict, ball: Ascent(predict, ball, 20, 0.1, random_start=False),
-    "apgd": lambda predict, ball: APGD(predict, ball, 20, random_start=False),
-    "fmn": lambda predict, ball: FMN(predict, ball, 20),
-    "square": lambda predict, ball: Square(predict, ball, 200),
+    "pgd": lambda predict, threat_model: PGD(predict, threat_model, 20, 0.1, random_start=False),
+    "apgd": lambda predict, threat_model: APGD(predict, threat_model, 20, random_start=False),
+    "fmn": lambda predict, threat_model: FMN(predict, threat_model, 20),
+    "square": lambda predict, threat_model: Square(predict, threat_model, 200),
 }
 
 
@@ -286,7 +305,7 @@ SEARCHES = {
 def test_gradients_that_are_no_numbers_do_not_hold_an_example(name, case, ord):
     predict, x = half_broken(case)
     search = SEARCHES[name](predict, dataclasses.replace(BALL, ord=ord))
-    assert active_set.run(search, x, np.zeros(1, np.int32), EpsGrid([0.5])).fooled.all()
+    assert active_set.run(search, x, np.zeros(1, np.int32), EpsGrid([0.5])).is_adversarial.all()
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -299,5 +318,5 @@ def test_logits_that_are_no_numbers_are_no_class(name, label):
     found = active_set.run(
         SEARCHES[name](lambda z: predict(z)[:, :: 1 - 2 * label], BALL), x, np.full(1, label, np.int32), EpsGrid([0.5])
     )
-    assert found.fooled.all()
+    assert found.is_adversarial.all()
     assert np.isnan(predict(tf.constant(found.points))).any(axis=1).all()

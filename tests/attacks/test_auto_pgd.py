@@ -12,10 +12,10 @@ from helpers_attacks import binary_linear, cross_entropy, images, keras, tf, wav
 from bn_vuln import data
 from bn_vuln.attacks import active_set, base
 from bn_vuln.attacks.auto_pgd import APGD, LOSSES, targets, windows
-from bn_vuln.attacks.base import Ascent
+from bn_vuln.attacks.base import PGD
 from bn_vuln.attacks.eps_search import Bisection, EpsGrid
 from bn_vuln.attacks.losses import dlr, logit_margin, targeted_dlr
-from bn_vuln.attacks.threat_model import Ball
+from bn_vuln.attacks.threat_model import ThreatModel
 from bn_vuln.evaluation.classifier import load_keras
 from bn_vuln.models import bn_folding
 
@@ -98,21 +98,21 @@ def evaluation(predict, loss):
     return evaluate
 
 
-def projected(ball, point, x):
-    delta = (point - x) / ball.scale
-    if ball.ord == "inf":
-        delta = np.clip(delta, -ball.eps, ball.eps)
-    elif (length := np.sqrt((delta**2).sum())) > ball.eps:
-        delta = delta * ball.eps / length
-    return np.clip(x + delta * ball.scale, ball.low, ball.high)
+def projected(threat_model, point, x):
+    delta = (point - x) / threat_model.scale
+    if threat_model.ord == "inf":
+        delta = np.clip(delta, -threat_model.eps, threat_model.eps)
+    elif (length := np.sqrt((delta**2).sum())) > threat_model.eps:
+        delta = delta * threat_model.eps / length
+    return np.clip(x + delta * threat_model.scale, threat_model.low, threat_model.high)
 
 
-def unit(ball, gradient):
-    scaled = ball.scale * gradient
-    return np.sign(scaled) if ball.ord == "inf" else scaled / np.sqrt((scaled**2).sum())
+def unit(threat_model, gradient):
+    scaled = threat_model.scale * gradient
+    return np.sign(scaled) if threat_model.ord == "inf" else scaled / np.sqrt((scaled**2).sum())
 
 
-def algorithm_1(evaluate, ball, steps, rho, start, x, y, t):
+def algorithm_1(evaluate, threat_model, steps, rho, start, x, y, t):
     """Croce and Hein 2020 as in the authors' code: (first point that fools or else the best, fooled, points looked at,
     how often the step was halved: for oscillation, and because the best point stayed)."""
     value, gradient, is_fooled = evaluate(start, y, t)
@@ -120,14 +120,14 @@ def algorithm_1(evaluate, ball, steps, rho, start, x, y, t):
         return start, True, 1, (0, 0)
     point = previous = best = start
     best_value, best_gradient, values = value, gradient, [value]
-    step, checked, reduced = 2 * ball.eps, value, True
+    step, checked, reduced = 2 * threat_model.eps, value, True
     window, shortest, shorter = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
     counter, halvings = 0, [0, 0]
     for i in range(steps):
         a = 0.75 if i > 0 else 1.0
         momentum, previous = point - previous, point
-        z = projected(ball, point + step * ball.scale * unit(ball, gradient), x)
-        point = projected(ball, point + a * (z - point) + (1 - a) * momentum, x)
+        z = projected(threat_model, point + step * threat_model.scale * unit(threat_model, gradient), x)
+        point = projected(threat_model, point + a * (z - point) + (1 - a) * momentum, x)
         value, gradient, is_fooled = evaluate(point, y, t)
         values.append(value)
         if is_fooled:
@@ -152,19 +152,19 @@ def algorithm_1(evaluate, ball, steps, rho, start, x, y, t):
 @pytest.mark.parametrize("ord", ["inf", "2"])
 def test_it_equals_algorithm_1(predict, x, y, ord, loss, random_start, rho):
     eps = EPS[ord]
-    ball = Ball(ord, eps, SCALE, LOW, HIGH)
+    threat_model = ThreatModel(ord, eps, SCALE, LOW, HIGH)
     aims = targets(predict(tf.constant(x)).numpy(), y, 1)
-    attack = APGD(predict, ball, STEPS, loss, rho, random_start, seed=5)
+    attack = APGD(predict, threat_model, STEPS, loss, rho, random_start, seed=5)
     found = active_set.run(attack, x, y, EpsGrid([eps]), targets=aims, batch_size=16)
-    starts = ball.random_point(tf.constant(x), tf.range(N), 5, 0).numpy() if random_start else x
+    starts = threat_model.random_point(tf.constant(x), tf.range(N), 5, 0).numpy() if random_start else x
     examples, evaluate = zip(starts, x, y, aims[:, 0], strict=True), evaluation(predict, loss)
-    each = [algorithm_1(evaluate, ball, STEPS, rho, *example) for example in examples]
+    each = [algorithm_1(evaluate, threat_model, STEPS, rho, *example) for example in examples]
     points, is_fooled, n_evaluations, halvings = zip(*each, strict=True)
-    np.testing.assert_array_equal(found.fooled, is_fooled)
+    np.testing.assert_array_equal(found.is_adversarial, is_fooled)
     np.testing.assert_array_equal(found.n_evaluations, n_evaluations)
     # On a sphere the loss has smooth maxima, whose place is known to the root of the rounding error only.
     np.testing.assert_allclose(found.points, np.stack(points), rtol=0, atol={"inf": 1e-9, "2": 1e-7}[ord])
-    assert 0.2 < found.fooled.mean() < 0.9
+    assert 0.2 < found.is_adversarial.mean() < 0.9
     oscillated, stuck = np.sum(halvings, axis=0)
     assert oscillated > 0
     assert stuck > 0 or rho > 0.5
@@ -172,20 +172,20 @@ def test_it_equals_algorithm_1(predict, x, y, ord, loss, random_start, rho):
 
 def test_variants_are_restarts_from_points_of_their_own(x):
     predict = rugged(20.0)
-    y, attack = labels(predict, x), APGD(predict, Ball("inf", 1.0, SCALE, LOW, HIGH), 5)
+    y, attack = labels(predict, x), APGD(predict, ThreatModel("inf", 1.0, SCALE, LOW, HIGH), 5)
     once, often = (active_set.run(attack, x, y, EpsGrid([0.02], count), batch_size=16) for count in (1, 5))
-    assert not (once.fooled & ~often.fooled).any()
-    assert often.fooled.sum() > once.fooled.sum()
+    assert not (once.is_adversarial & ~often.is_adversarial).any()
+    assert often.is_adversarial.sum() > once.is_adversarial.sum()
 
 
 @pytest.mark.parametrize("loss", ["ce", pytest.param("targeted_dlr", marks=pytest.mark.slow)])
 def test_xla_and_other_batches_find_the_same(predict, x, y, loss):
     aims = targets(predict(tf.constant(x)).numpy(), y, 2)
-    attack = APGD(predict, Ball("inf", 1.0, SCALE, LOW, HIGH), 20, loss)
+    attack = APGD(predict, ThreatModel("inf", 1.0, SCALE, LOW, HIGH), 20, loss)
     plain = active_set.run(attack, x, y, EpsGrid([0.02], 2), targets=aims, batch_size=16)
     for options in ({"xla": True}, {"batch_size": 7, "steps_per_call": 3}):
         other = active_set.run(attack, x, y, EpsGrid([0.02], 2), targets=aims, **{"batch_size": 16, **options})
-        np.testing.assert_array_equal(other.fooled, plain.fooled)
+        np.testing.assert_array_equal(other.is_adversarial, plain.is_adversarial)
         np.testing.assert_array_equal(other.n_evaluations, plain.n_evaluations)
         np.testing.assert_allclose(other.points, plain.points, atol=1e-9)
 
@@ -193,7 +193,7 @@ def test_xla_and_other_batches_find_the_same(predict, x, y, loss):
 @pytest.mark.parametrize("steps", [10, STEPS])
 def test_a_slot_that_stands_idle_passes_no_checkpoint_twice(predict, x, y, steps):
     """The engine's counter stands still there, at any number, and the search may be resumed."""
-    attack, numbers = APGD(predict, Ball("inf", 1.0, SCALE, LOW, HIGH), steps), tf.range(N)
+    attack, numbers = APGD(predict, ThreatModel("inf", 1.0, SCALE, LOW, HIGH), steps), tf.range(N)
     job = {"x": tf.constant(x), "y": tf.constant(y), "target": tf.constant(y), "index": numbers, "variant": numbers}
     checkpoints = np.flatnonzero(windows(steps))
     job |= {"eps": tf.fill([N], tf.constant(0.02, tf.float64)), "i": tf.fill([N], int(checkpoints[0]))}
@@ -214,9 +214,9 @@ def test_bisection_finds_the_distance_of_a_hyperplane(x, ord, dual, factor, loss
     y = model.predict(tf.constant(x)).numpy().argmax(axis=1).astype(np.int32)
     scale = SCALE if ord == "inf" else 1.0
     exact = model.margin(x, y) / np.linalg.norm((scale * model.w).ravel(), dual)
-    attack = APGD(model.predict, Ball(ord, 1.0, scale), 20, loss)
+    attack = APGD(model.predict, ThreatModel(ord, 1.0, scale), 20, loss)
     found = active_set.run(attack, x, y, Bisection(4 * float(exact.max()), 1e-3 * float(exact.min())), batch_size=16)
-    assert found.fooled.all()
+    assert found.is_adversarial.all()
     assert (found.eps >= exact * (1 - 1e-9)).all()
     assert (found.eps <= exact * factor).all()
 
@@ -226,13 +226,13 @@ def test_it_fools_more_than_pgd_of_as_many_steps():
     predict, x = rugged(20.0), images(80, low=LOW, high=HIGH)
     y = labels(predict, x)
 
-    def fooled(attack):
-        return active_set.run(attack, x, y, EpsGrid([0.02]), batch_size=64).fooled.sum()
+    def is_adversarial(attack):
+        return active_set.run(attack, x, y, EpsGrid([0.02]), batch_size=64).is_adversarial.sum()
 
-    ball = Ball("inf", 1.0, SCALE, LOW, HIGH)
-    pgd = [fooled(Ascent(predict, ball, STEPS, step_size)) for step_size in (0.1, 0.25)]
+    threat_model = ThreatModel("inf", 1.0, SCALE, LOW, HIGH)
+    pgd = [is_adversarial(PGD(predict, threat_model, STEPS, step_size)) for step_size in (0.1, 0.25)]
     for loss in ("ce", "dlr"):
-        assert fooled(APGD(predict, ball, STEPS, loss)) > max(pgd)
+        assert is_adversarial(APGD(predict, threat_model, STEPS, loss)) > max(pgd)
 
 
 def test_large_logits_mask_nothing(predict, x, y, monkeypatch):
@@ -240,14 +240,16 @@ def test_large_logits_mask_nothing(predict, x, y, monkeypatch):
         return 1e4 * predict(points)
 
     x = x.astype(np.float32)
-    plan, ball = EpsGrid([0.02]), Ball("inf", 1.0, SCALE.astype(np.float32), LOW, HIGH)
-    plain, masked = (active_set.run(APGD(f, ball, STEPS, "dlr"), x, y, plan, batch_size=16) for f in (predict, sharp))
-    np.testing.assert_array_equal(masked.fooled, plain.fooled)
+    plan, threat_model = EpsGrid([0.02]), ThreatModel("inf", 1.0, SCALE.astype(np.float32), LOW, HIGH)
+    plain, masked = (
+        active_set.run(APGD(f, threat_model, STEPS, "dlr"), x, y, plan, batch_size=16) for f in (predict, sharp)
+    )
+    np.testing.assert_array_equal(masked.is_adversarial, plain.is_adversarial)
     monkeypatch.setattr(base, "log_odds", lambda z, y: tf.nn.sparse_softmax_cross_entropy_with_logits(y, z))
-    pgd = active_set.run(Ascent(sharp, ball, STEPS, 0.25), x, y, plan, batch_size=16)
-    assert pgd.fooled.sum() < 0.7 * masked.fooled.sum()
-    climbed = active_set.run(APGD(sharp, ball, STEPS, "ce"), x, y, plan, batch_size=16)
-    assert climbed.fooled.sum() > pgd.fooled.sum()
+    pgd = active_set.run(PGD(sharp, threat_model, STEPS, 0.25), x, y, plan, batch_size=16)
+    assert pgd.is_adversarial.sum() < 0.7 * masked.is_adversarial.sum()
+    climbed = active_set.run(APGD(sharp, threat_model, STEPS, "ce"), x, y, plan, batch_size=16)
+    assert climbed.is_adversarial.sum() > pgd.is_adversarial.sum()
 
 
 # ---------------------------------------------------------------- checkpoints and targets
@@ -286,7 +288,7 @@ def test_targets_are_the_highest_other_classes_in_order():
 
 def test_an_unknown_loss_is_refused():
     with pytest.raises(ValueError, match="targeted_dlr"):
-        APGD(lambda x: x, Ball("inf", 0.1), loss="hinge")
+        APGD(lambda x: x, ThreatModel("inf", 0.1), loss="hinge")
 
 
 # ---------------------------------------------------------------- losses
@@ -420,7 +422,7 @@ def test_torchattacks_fools_the_same_images_of_a_trained_net(run, norm, eps, los
     points = torchattacks.APGD(theirs, norm, eps, 50, loss=loss)(channels_first, labels)
     is_robust = (theirs(points).argmax(1) == labels).numpy()
     start = their_start(torch, channels_first, logits.argmax(1) == labels, norm, eps)
-    ours = From(model, Ball({"Linf": "inf", "L2": "2"}[norm], eps, low=0.0, high=1.0), 50, loss, points=start)
+    ours = From(model, ThreatModel({"Linf": "inf", "L2": "2"}[norm], eps, low=0.0, high=1.0), 50, loss, points=start)
     found = active_set.run(ours, x, y, EpsGrid([eps]), batch_size=300)
     assert 0.2 < is_robust.mean() < 0.8
-    assert np.mean(found.fooled == is_robust) <= 0.005
+    assert np.mean(found.is_adversarial == is_robust) <= 0.005

@@ -164,8 +164,8 @@ def test_what_is_fooled_already_stays_as_it_is(targeted):
     hit = predicted(predict, x)
     other = ((hit + 1) % 3).astype(np.int32)
     half = np.arange(N) % 2 == 0
-    fooled = hit if targeted else other
-    y = np.where(half, fooled, other if targeted else hit).astype(np.int32)
+    is_adversarial = hit if targeted else other
+    y = np.where(half, is_adversarial, other if targeted else hit).astype(np.int32)
     # The box leaves some of them out: these are not moved into it either.
     points, found = attack(predict, x, y, targeted=targeted, low=LOW, high=HIGH, confidence=0.5, **FAST)
     np.testing.assert_array_equal(points[half], x[half])
@@ -201,7 +201,7 @@ def test_a_box_open_at_one_side_is_refused(x):
 def test_where_all_are_fooled_already_nothing_is_searched(x):
     predict, told = wavy(), []
     y = ((predicted(predict, x) + 1) % 3).astype(np.int32)
-    points, found = attack(predict, x, y, **FAST, batch_size=5, advanced=told.append)
+    points, found = attack(predict, x, y, **FAST, batch_size=5, on_progress=told.append)
     assert found.all()
     np.testing.assert_array_equal(points, x)
     assert told[-1] == N
@@ -313,7 +313,7 @@ def test_inside_of_a_graph_it_is_the_same(smooth, expected):
 
 def test_it_tells_how_many_are_through(smooth):
     told = []
-    attack(*smooth, **FAST, batch_size=16, advanced=told.append)
+    attack(*smooth, **FAST, batch_size=16, on_progress=told.append)
     assert told == sorted(told)
     assert told[-1] == 40
     assert len(told) > 2

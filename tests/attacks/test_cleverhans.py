@@ -104,13 +104,15 @@ all_arms = pytest.mark.parametrize("arm", ARMS)
 
 
 def ours(predict, x, y, case, **options):
-    ball, steps, step_size = CASES[case]
-    return pgd.attack(predict, x, y, ball=ball, steps=steps, step_size=step_size, **options).numpy()
+    threat_model, steps, step_size = CASES[case]
+    return pgd.attack(predict, x, y, threat_model=threat_model, steps=steps, step_size=step_size, **options).numpy()
 
 
 def through_the_backend(predict, x, y, case, **options):
-    ball, steps, step_size = CASES[case]
-    return cleverhans.attack(predict, x, y, ball=ball, steps=steps, step_size=step_size, **options).numpy()
+    threat_model, steps, step_size = CASES[case]
+    return cleverhans.attack(
+        predict, x, y, threat_model=threat_model, steps=steps, step_size=step_size, **options
+    ).numpy()
 
 
 def called_directly(predict, x, y, case):
@@ -118,11 +120,11 @@ def called_directly(predict, x, y, case):
     from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
     from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
 
-    ball, steps, step_size = CASES[case]
+    threat_model, steps, step_size = CASES[case]
     sigma = float(np.float32(0.3081)) if "standardized" in case else 1.0
-    clip = {"clip_min": float(ball.low[0]) / sigma, "clip_max": float(ball.high[0]) / sigma}
-    clip = clip if np.isfinite(ball.low).all() else {}
-    order = np.inf if ball.ord == "inf" else 2
+    clip = {"clip_min": float(threat_model.low[0]) / sigma, "clip_max": float(threat_model.high[0]) / sigma}
+    clip = clip if np.isfinite(threat_model.low).all() else {}
+    order = np.inf if threat_model.ord == "inf" else 2
 
     def scaled(z):
         return predict(z * sigma)
@@ -131,7 +133,7 @@ def called_directly(predict, x, y, case):
         return fast_gradient_method(scaled, x / sigma, step_size, order, y=y, **clip).numpy() * sigma
     return (
         projected_gradient_descent(
-            scaled, x / sigma, ball.eps, step_size, steps, order, y=y, rand_init=None, **clip
+            scaled, x / sigma, threat_model.eps, step_size, steps, order, y=y, rand_init=None, **clip
         ).numpy()
         * sigma
     )
@@ -139,15 +141,15 @@ def called_directly(predict, x, y, case):
 
 def smallest_gradient(predict, x, y, case):
     """The smallest L2 norm of the gradient, in units of the scale, at any example and point of our path."""
-    ball, steps, step_size = CASES[case]
+    threat_model, steps, step_size = CASES[case]
     smallest, point = np.inf, x
     for _ in range(steps):
         with tf.GradientTape() as tape:
             tape.watch(point)
             loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=predict(point))
         slope = tape.gradient(loss, point)
-        smallest = min(smallest, norm(slope.numpy() * ball.scale, "2").min())
-        point = ball.project(ball.step(point, slope, step_size), x)
+        smallest = min(smallest, norm(slope.numpy() * threat_model.scale, "2").min())
+        point = threat_model.project(threat_model.step(point, slope, step_size), x)
     return smallest
 
 
@@ -214,16 +216,16 @@ def test_whole_evaluations_agree_through_the_config(float32_models, arm):
 @pytest.mark.usefixtures("cleverhans_in_float64")
 def test_in_2_cleverhans_also_clips_to_the_box_before_it_projects(float64_models, examples):
     predict, (x, y) = predictor(float64_models["none"]), doubles(examples)
-    ball, steps, step_size = ball_of("2", 1.5), 10, 0.4
-    options = {"ball": ball, "steps": steps, "step_size": step_size}
+    threat_model, steps, step_size = ball_of("2", 1.5), 10, 0.4
+    options = {"threat_model": threat_model, "steps": steps, "step_size": step_size}
     theirs = cleverhans.attack(predict, x, y, **options).numpy()
     point = x
     for _ in range(steps):
         with tf.GradientTape() as tape:
             tape.watch(point)
             loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=predict(point))
-        stepped = tf.clip_by_value(ball.step(point, tape.gradient(loss, point), step_size), 0.0, 1.0)
-        point = ball.project(stepped, x)
+        stepped = tf.clip_by_value(threat_model.step(point, tape.gradient(loss, point), step_size), 0.0, 1.0)
+        point = threat_model.project(stepped, x)
     assert np.abs(point.numpy() - theirs).max() <= ROUNDING
     assert np.abs(pgd.attack(predict, x, y, **options).numpy() - theirs).max() > 1e-2
 
@@ -232,7 +234,7 @@ def test_in_2_cleverhans_also_clips_to_the_box_before_it_projects(float64_models
 def test_in_2_cleverhans_shortens_steps_where_the_gradient_norm_is_below_a_millionth(float64_models, examples):
     x, y = doubles(examples)
     model = float64_models["none"]
-    options = {"ball": ball_of("2", 2.0, box="none"), "steps": 1, "step_size": 2.0}
+    options = {"threat_model": ball_of("2", 2.0, box="none"), "steps": 1, "step_size": 2.0}
 
     def flat(images):
         return model(images, training=False) * 1e-9
@@ -245,9 +247,9 @@ def test_in_2_cleverhans_shortens_steps_where_the_gradient_norm_is_below_a_milli
 @pytest.mark.parametrize("order", ["inf", "2"])
 def test_random_starts_of_cleverhans_fill_the_ball(float32_models, examples, order):
     x, y = examples
-    ball = ball_of(order, 0.5, "standardized", "none")
+    threat_model = ball_of(order, 0.5, "standardized", "none")
     found = cleverhans.attack(predictor(float32_models["none"]), tf.constant(x), y,
-                              ball=ball, steps=1, step_size=0.0, random_start=True).numpy()  # fmt: skip
-    distance = norm((found - x) / ball.scale, order)
+                              threat_model=threat_model, steps=1, step_size=0.0, random_start=True).numpy()  # fmt: skip
+    distance = norm((found - x) / threat_model.scale, order)
     assert distance.max() <= 0.5 + 1e-5
     assert distance.min() > 0.4

@@ -9,8 +9,8 @@ from helpers_attacks import wave_classifier
 
 from bn_vuln import records
 from bn_vuln.attacks import auto_pgd, ensemble
-from bn_vuln.attacks.active_set import Found
-from bn_vuln.attacks.base import Ascent, Seen
+from bn_vuln.attacks.active_set import SearchResult
+from bn_vuln.attacks.base import PGD, StepResult
 from bn_vuln.config import Attack, Evaluation
 from bn_vuln.data.mnist import INFO as MNIST
 from bn_vuln.errors import UsageError
@@ -78,10 +78,10 @@ def test_any_iterate_fools_what_the_best_iterate_fools(evaluator):
 def test_a_search_that_cheats_is_not_believed(evaluator, monkeypatch, wrong):
     def cheat(self, slots):
         yes = slots["y"] >= 0
-        return Seen({"point": slots["point"]}, yes, slots["eps"])
+        return StepResult({"point": slots["point"]}, yes, slots["eps"])
 
-    monkeypatch.setattr(Ascent, "start", lambda self, job: {"point": job["x"] * 0.0 + wrong})
-    monkeypatch.setattr(Ascent, "advance", cheat)
+    monkeypatch.setattr(PGD, "start", lambda self, job: {"point": job["x"] * 0.0 + wrong})
+    monkeypatch.setattr(PGD, "advance", cheat)
     result = run(evaluator, attack="pgd", eps=1e-4, steps=2)
     assert "outside ball or box" in {flag.name for flag in result.record.flags}
     np.testing.assert_array_equal(
@@ -112,7 +112,7 @@ def test_the_standard_settings():
     options = Attack(attack="strong", eps=0.1)
     stages = list(ensemble.stages(None, options, None, LABELS, LOGITS))
     assert [stage.name for stage in stages] == ["apgd-ce", "apgd-t", "fmn", "square"]
-    assert [stage.search.steps for stage in stages] == [100, 100, 100, 5000]
+    assert [stage.attack.steps for stage in stages] == [100, 100, 100, 5000]
     assert [stage.variants for stage in stages] == [1, 9, 1, 1]
     assert stages[1].targets.shape == (2, 9)
     more = options.model_copy(update={"restarts": 2})
@@ -123,14 +123,16 @@ def test_the_standard_settings():
 def test_stages_merge_by_the_smaller_eps():
     def found(eps, points):
         eps = np.array(eps)
-        return Found(np.array(points, float).reshape(-1, 1, 1, 1), np.isfinite(eps), eps, np.zeros(4), np.ones(4, int))
+        return SearchResult(
+            np.array(points, float).reshape(-1, 1, 1, 1), np.isfinite(eps), eps, np.zeros(4), np.ones(4, int)
+        )
 
     before = found([0.0, 0.2, np.inf, np.inf], [1, 1, 1, 1])
     after = found([np.inf, 0.1, 0.3, np.inf], [2, 2, 2, 2])
     merged = ensemble._merged(before, after, first=False)
     np.testing.assert_array_equal(merged.eps, [0.0, 0.1, 0.3, np.inf])
     np.testing.assert_array_equal(merged.points.ravel(), [1, 2, 2, 1])
-    np.testing.assert_array_equal(merged.fooled, [True, True, True, False])
+    np.testing.assert_array_equal(merged.is_adversarial, [True, True, True, False])
     np.testing.assert_array_equal(merged.n_evaluations, [2, 2, 2, 2])
     np.testing.assert_array_equal(ensemble._merged(before, after, first=True).points.ravel(), [1, 2, 2, 2])
 

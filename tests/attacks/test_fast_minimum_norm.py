@@ -7,11 +7,11 @@ import pytest
 from helpers_attacks import binary_linear, images, norm, tf, wavy
 
 from bn_vuln.attacks import active_set
-from bn_vuln.attacks.base import Ascent
+from bn_vuln.attacks.base import PGD
 from bn_vuln.attacks.eps_search import Bisection, EpsGrid
 from bn_vuln.attacks.fast_minimum_norm import FMN
 from bn_vuln.attacks.losses import logit_margin
-from bn_vuln.attacks.threat_model import Ball
+from bn_vuln.attacks.threat_model import ThreatModel
 
 N, FAR = 40, 1e3  # a radius that is no bound
 DUAL = {"inf": 1, "2": 2}
@@ -40,12 +40,14 @@ def predicted(predict, points):
     return predict(tf.constant(points)).numpy().argmax(axis=1).astype(np.int32)
 
 
-def nearest(predict, ball, x, y, eps=FAR, **options):
-    return active_set.run(FMN(predict, ball, minimal=True), x, y, EpsGrid([eps]), **{"batch_size": 16, **options})
+def nearest(predict, threat_model, x, y, eps=FAR, **options):
+    return active_set.run(
+        FMN(predict, threat_model, minimal=True), x, y, EpsGrid([eps]), **{"batch_size": 16, **options}
+    )
 
 
-def distances(ball, x, points):
-    return norm((points - x) / ball.scale, ball.ord)
+def distances(threat_model, x, points):
+    return norm((points - x) / threat_model.scale, threat_model.ord)
 
 
 # ---------------------------------------------------------------- linear models
@@ -54,12 +56,12 @@ def distances(ball, x, points):
 @pytest.mark.parametrize("scale", [1.0, SCALE], ids=["pixel", "channels"])
 @pytest.mark.parametrize("ord", ["inf", "2"])
 def test_it_finds_the_distance_to_the_boundary_of_a_linear_model(x, ord, scale):
-    model, ball = binary_linear(), Ball(ord, 1.0, scale)
+    model, threat_model = binary_linear(), ThreatModel(ord, 1.0, scale)
     y = predicted(model.predict, x)
-    found = nearest(model.predict, ball, x, y)
+    found = nearest(model.predict, threat_model, x, y)
     exact = model.margin(x, y) / np.linalg.norm((scale * model.w).ravel(), DUAL[ord])
-    distance = distances(ball, x, found.points)
-    assert found.fooled.all()
+    distance = distances(threat_model, x, found.points)
+    assert found.is_adversarial.all()
     assert (found.n_evaluations == 101).all()
     assert (predicted(model.predict, found.points) != y).all()
     assert (distance >= exact).all()
@@ -70,16 +72,16 @@ def test_it_finds_the_distance_to_the_boundary_of_a_linear_model(x, ord, scale):
 def test_it_finds_the_distance_within_the_box(x):
     """In inf the nearest wrong point of a linear model moves every pixel by the same, as far as the box allows."""
     model = binary_linear()
-    y, ball = predicted(model.predict, x), Ball("inf", 1.0, 1.0, LOW, HIGH)
-    found = nearest(model.predict, ball, x, y)
+    y, threat_model = predicted(model.predict, x), ThreatModel("inf", 1.0, 1.0, LOW, HIGH)
+    found = nearest(model.predict, threat_model, x, y)
     low, high = np.zeros(N), np.ones(N)
     for _ in range(50):
         middle = (low + high) / 2
         worst = np.clip(model.worst_inf(x, y, middle.reshape(-1, 1, 1, 1)), LOW, HIGH)
         low, high = np.where([model.margin(worst, y) > 0, model.margin(worst, y) <= 0], middle, [low, high])
-    assert found.fooled.all()
-    assert (distances(ball, x, found.points) < 1.05 * high).all()
-    assert (distances(ball, x, found.points) >= low).all()
+    assert found.is_adversarial.all()
+    assert (distances(threat_model, x, found.points) < 1.05 * high).all()
+    assert (distances(threat_model, x, found.points) >= low).all()
     assert ((found.points >= LOW) & (found.points <= HIGH)).all()
     assert ((found.points == LOW) | (found.points == HIGH)).any()
 
@@ -91,22 +93,22 @@ class Published:
     """One example: `point` is to be looked at; `see` its logits, the difference of them, the highest of the others less
     that of the label, and its gradient, and there is another point."""
 
-    def __init__(self, ball, x, steps):
-        self.ball, self.x, self.steps, self.delta, self.eps = ball, x, steps, np.zeros_like(x), np.inf
+    def __init__(self, threat_model, x, steps):
+        self.threat_model, self.x, self.steps, self.delta, self.eps = threat_model, x, steps, np.zeros_like(x), np.inf
         self.best, self.best_norm, self.i = None, np.inf, 0
 
     @property
     def point(self):
-        return self.x + self.delta * self.ball.scale
+        return self.x + self.delta * self.threat_model.scale
 
     def norm(self, values, order):
         return np.linalg.norm(values.ravel(), {"inf": np.inf, "2": 2, "1": 1}[order])
 
-    def see(self, logits, loss, gradient):
-        gradient = gradient * self.ball.scale
+    def see(self, logits, loss, input_gradient):
+        input_gradient = input_gradient * self.threat_model.scale
         share = (1 + math.cos(math.pi * self.i / self.steps)) / 2
         alpha, gamma = 0.01 + 0.99 * share, 0.001 + 0.049 * share
-        length = self.norm(self.delta, self.ball.ord)
+        length = self.norm(self.delta, self.threat_model.ord)
         if loss > 1e-5 * np.abs(logits).max():  # ours: published is 0
             if length < (1 - 1e-5) * self.best_norm:  # ours, too
                 self.best, self.best_norm = self.point, length
@@ -114,21 +116,21 @@ class Published:
         elif self.best is not None:
             self.eps *= 1 + gamma
         else:
-            needed = length + abs(loss) / self.norm(gradient, {"inf": "1", "2": "2"}[self.ball.ord])
+            needed = length + abs(loss) / self.norm(input_gradient, {"inf": "1", "2": "2"}[self.threat_model.ord])
             self.eps = needed * 1.05 ** (self.i + 1)  # the factor is ours
-        self.delta = self.delta + alpha * gradient / self.norm(gradient, "2")
-        if self.ball.ord == "inf":
+        self.delta = self.delta + alpha * input_gradient / self.norm(input_gradient, "2")
+        if self.threat_model.ord == "inf":
             self.delta = np.clip(self.delta, -self.eps, self.eps)
         else:
             self.delta = self.delta * min(1, self.eps / self.norm(self.delta, "2"))
-        self.delta = (np.clip(self.point, LOW, HIGH) - self.x) / self.ball.scale
+        self.delta = (np.clip(self.point, LOW, HIGH) - self.x) / self.threat_model.scale
         self.i += 1
 
 
 @pytest.mark.parametrize("ord", ["inf", "2"])
 def test_it_finds_the_point_of_the_published_algorithm(predict, x, y, ord):
-    steps, ball = 60, Ball(ord, 1.0, SCALE, LOW, HIGH)
-    examples = [Published(ball, one, steps) for one in x]
+    steps, threat_model = 60, ThreatModel(ord, 1.0, SCALE, LOW, HIGH)
+    examples = [Published(threat_model, one, steps) for one in x]
     for _ in range(steps):
         with tf.GradientTape() as tape:
             points = tf.constant([one.point for one in examples])
@@ -138,8 +140,8 @@ def test_it_finds_the_point_of_the_published_algorithm(predict, x, y, ord):
         seen = (logits.numpy(), loss.numpy(), tape.gradient(loss, points).numpy())
         for one, *of in zip(examples, *seen, strict=True):
             one.see(*of)
-    found = active_set.run(FMN(predict, ball, steps, minimal=True), x, y, EpsGrid([FAR]), batch_size=16)
-    assert found.fooled.all()
+    found = active_set.run(FMN(predict, threat_model, steps, minimal=True), x, y, EpsGrid([FAR]), batch_size=16)
+    assert found.is_adversarial.all()
     np.testing.assert_allclose(found.points, [one.best for one in examples], rtol=0, atol=1e-9)
     assert (found.points[::10] == x[::10]).all()  # misclassified as they are
 
@@ -150,25 +152,25 @@ def test_it_finds_the_point_of_the_published_algorithm(predict, x, y, ord):
 @pytest.mark.parametrize("minimal", [False, True])
 @pytest.mark.parametrize("ord", ["inf", "2"])
 def test_with_a_budget_it_reports_what_lies_within(predict, x, y, ord, minimal):
-    ball = Ball(ord, 1.0, SCALE, LOW, HIGH)
-    distance = distances(ball, x, nearest(predict, ball, x, y).points)
+    threat_model = ThreatModel(ord, 1.0, SCALE, LOW, HIGH)
+    distance = distances(threat_model, x, nearest(predict, threat_model, x, y).points)
     eps = float(np.median(distance))
-    found = active_set.run(FMN(predict, ball, minimal=minimal), x, y, EpsGrid([eps]), batch_size=16)
-    np.testing.assert_array_equal(found.fooled, distance <= eps)
-    assert (predicted(predict, found.points) != y)[found.fooled].all()
+    found = active_set.run(FMN(predict, threat_model, minimal=minimal), x, y, EpsGrid([eps]), batch_size=16)
+    np.testing.assert_array_equal(found.is_adversarial, distance <= eps)
+    assert (predicted(predict, found.points) != y)[found.is_adversarial].all()
     # Points outside of the ball are not kept, even where no other is known.
-    assert ball.with_eps(np.full(N, eps)).excess(found.points, x).max() < 1e-12
+    assert threat_model.with_eps(np.full(N, eps)).violation(found.points, x).max() < 1e-12
     assert np.isfinite(found.loss).all()
     if not minimal:
-        assert found.n_evaluations[found.fooled].max() < 101
+        assert found.n_evaluations[found.is_adversarial].max() < 101
         assert (found.n_evaluations[::10] == 1).all()
 
 
 def test_it_needs_less_than_pgd_with_a_bisection(predict, x, y):
-    ball = Ball("2", 1.0, 1.0, LOW, HIGH)
-    distance = distances(ball, x, nearest(predict, ball, x, y).points)
-    pgd = active_set.run(Ascent(predict, ball, 40, 0.1, random_start=False), x, y, Bisection(0.1, 1e-3))
-    assert pgd.fooled.mean() > 0.8
+    threat_model = ThreatModel("2", 1.0, 1.0, LOW, HIGH)
+    distance = distances(threat_model, x, nearest(predict, threat_model, x, y).points)
+    pgd = active_set.run(PGD(predict, threat_model, 40, 0.1, random_start=False), x, y, Bisection(0.1, 1e-3))
+    assert pgd.is_adversarial.mean() > 0.8
     assert np.mean(distance <= pgd.eps) > 0.8
 
 
@@ -176,28 +178,28 @@ def test_a_corner_of_the_box_does_not_stop_it(predict):
     """Here the radius that a linear classifier would need led nowhere."""
     x = images(200)
     y = predicted(predict, x)
-    assert nearest(predict, Ball("2", 1.0, 1.0, 0.0, 1.0), x, y, batch_size=200).fooled.all()
+    assert nearest(predict, ThreatModel("2", 1.0, 1.0, 0.0, 1.0), x, y, batch_size=200).is_adversarial.all()
 
 
 def test_logits_that_are_all_the_same_have_no_direction(x):
     def constant(points):
         return tf.tile(0.0 * tf.reduce_sum(points, axis=[1, 2, 3])[:, None], [1, 3])
 
-    found = nearest(constant, Ball("2", 1.0), x, np.zeros(N, np.int32))
-    assert not found.fooled.any()
+    found = nearest(constant, ThreatModel("2", 1.0), x, np.zeros(N, np.int32))
+    assert not found.is_adversarial.any()
     np.testing.assert_array_equal(found.points, x)
 
 
 @pytest.mark.parametrize(("ord", "minimal"), [("inf", False), ("2", True)])
 def test_xla_and_who_shares_the_batch_change_nothing(predict, x, y, ord, minimal):
-    ball, order = Ball(ord, 1.0, SCALE, LOW, HIGH), np.random.default_rng(0).permutation(N)
-    search, plan = FMN(predict, ball, 50, minimal=minimal), EpsGrid([0.006 if ord == "inf" else 0.02])
+    threat_model, order = ThreatModel(ord, 1.0, SCALE, LOW, HIGH), np.random.default_rng(0).permutation(N)
+    search, plan = FMN(predict, threat_model, 50, minimal=minimal), EpsGrid([0.006 if ord == "inf" else 0.02])
     whole = active_set.run(search, x, y, plan, batch_size=16)
-    assert 0.1 < whole.fooled.mean() < 0.9
+    assert 0.1 < whole.is_adversarial.mean() < 0.9
     mixed = active_set.run(search, x[order], y[order], plan, index=order, batch_size=7)
     compiled = active_set.run(search, x[order], y[order], plan, batch_size=N, xla=True)
     for found in (mixed, compiled):
-        np.testing.assert_array_equal(found.fooled, whole.fooled[order])
+        np.testing.assert_array_equal(found.is_adversarial, whole.is_adversarial[order])
         np.testing.assert_array_equal(found.n_evaluations, whole.n_evaluations[order])
         np.testing.assert_allclose(found.points, whole.points[order], atol=1e-9)
 
@@ -207,7 +209,7 @@ def test_in_float32_it_finds_what_fools_another_order_of_summation(x):
     model = binary_linear()
     single = x.astype(np.float32)
     y = predicted(model.predict, single)
-    found = nearest(model.predict, Ball("2", 1.0, 1.0, LOW, HIGH), single, y)
+    found = nearest(model.predict, ThreatModel("2", 1.0, 1.0, LOW, HIGH), single, y)
     assert found.points.dtype == np.float32
-    assert found.fooled.all()
+    assert found.is_adversarial.all()
     assert (model.margin(found.points.astype(np.float64), y) < 0).all()

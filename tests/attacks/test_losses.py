@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers_attacks import binary_linear, cross_entropy, images, tf, wavy
 
-from bn_vuln.attacks import Ball, pgd
+from bn_vuln.attacks import ThreatModel, pgd
 from bn_vuln.attacks.losses import log_odds
 from bn_vuln.attacks.pgd import bim, fgsm
 
@@ -96,7 +96,9 @@ def test_its_slope_at_the_input_has_the_direction_of_that_of_the_cross_entropy(c
 def test_attacks_in_float64_find_what_the_cross_entropy_finds(classes, order, monkeypatch):
     predict, x = wavy(classes=classes, frequency=0.5), images(30)
     y = np.arange(30, dtype=np.int32) % classes
-    attack = functools.partial(bim, predict, tf.constant(x), y, ball=Ball(order, 0.2), steps=5, step_size=0.07)
+    attack = functools.partial(
+        bim, predict, tf.constant(x), y, threat_model=ThreatModel(order, 0.2), steps=5, step_size=0.07
+    )
     ours = attack().numpy()
     monkeypatch.setattr(pgd, "log_odds", entropy)
     np.testing.assert_allclose(ours, attack().numpy(), rtol=0, atol=1e-9)
@@ -156,7 +158,7 @@ def pair():
 @pytest.mark.parametrize("name", ATTACKS)
 def test_large_logits_of_two_classes_hide_nothing(pair, name):
     model, x, y, _ = pair
-    found = ATTACKS[name](large(model), tf.constant(x), y, ball=Ball("inf", 0.1))
+    found = ATTACKS[name](large(model), tf.constant(x), y, threat_model=ThreatModel("inf", 0.1))
     assert found.dtype == tf.float32
     np.testing.assert_allclose(found, model.worst_inf(x, y, 0.1), rtol=0, atol=1e-6)
 
@@ -164,18 +166,18 @@ def test_large_logits_of_two_classes_hide_nothing(pair, name):
 @pytest.mark.parametrize("name", ATTACKS)
 def test_the_cross_entropy_would_not_move_what_is_classified(pair, name, climb_entropy):
     model, x, y, right = pair
-    found = ATTACKS[name](large(model), tf.constant(x), y, ball=Ball("inf", 0.1)).numpy()
+    found = ATTACKS[name](large(model), tf.constant(x), y, threat_model=ThreatModel("inf", 0.1)).numpy()
     np.testing.assert_array_equal(found[right], x[right])
     np.testing.assert_allclose(found[~right], model.worst_inf(x, y, 0.1)[~right], rtol=0, atol=1e-6)
 
 
 def test_robustness_of_large_logits_is_overstated_by_the_cross_entropy_alone(pair, monkeypatch):
     model, x, y, right = pair
-    ball, exact = Ball("inf", 0.1), model.margin(model.worst_inf(x, y, 0.1), y) > 0
+    threat_model, exact = ThreatModel("inf", 0.1), model.margin(model.worst_inf(x, y, 0.1), y) > 0
     assert exact.sum() < right.sum()
 
     def robust():
-        found = fgsm(large(model), tf.constant(x), y, ball=ball)
+        found = fgsm(large(model), tf.constant(x), y, threat_model=threat_model)
         return large(model)(found).numpy().argmax(axis=1) == y
 
     np.testing.assert_array_equal(robust(), exact)
@@ -218,14 +220,14 @@ TEN = {"fgsm": fgsm, "bim": functools.partial(bim, steps=4, step_size=EPS / 2)}
 @pytest.mark.parametrize("name", TEN)
 def test_large_logits_of_ten_classes_hide_nothing(ten, name):
     kernel, x, y, _ = ten
-    found = TEN[name](predictor(kernel, SIZE), tf.constant(x), y, ball=Ball("inf", EPS))
+    found = TEN[name](predictor(kernel, SIZE), tf.constant(x), y, threat_model=ThreatModel("inf", EPS))
     np.testing.assert_allclose(found, worst(ten), rtol=0, atol=2e-7)
 
 
 @pytest.mark.parametrize("name", TEN)
 def test_the_cross_entropy_would_not_move_any_of_ten_classes(ten, name, climb_entropy):
     kernel, x, y, _ = ten
-    found = TEN[name](predictor(kernel, SIZE), tf.constant(x), y, ball=Ball("inf", EPS))
+    found = TEN[name](predictor(kernel, SIZE), tf.constant(x), y, threat_model=ThreatModel("inf", EPS))
     np.testing.assert_array_equal(found, x)
 
 
@@ -238,10 +240,10 @@ def test_the_cross_entropy_climbs_the_wrong_slope_before_it_vanishes(ten, monkey
     chosen = np.flatnonzero((gap > 0.2) & (gap < 0.8))
     size = 100.0  # margins of 20 to 80 nats
     x, y, rival = x[chosen], y[chosen], rival[chosen]
-    ours = fgsm(predictor(kernel, size), tf.constant(x), y, ball=Ball("inf", EPS)).numpy()
+    ours = fgsm(predictor(kernel, size), tf.constant(x), y, threat_model=ThreatModel("inf", EPS)).numpy()
     np.testing.assert_allclose(ours, worst((kernel, x, y, rival)), rtol=0, atol=2e-7)
     monkeypatch.setattr(pgd, "log_odds", entropy)
-    theirs = fgsm(predictor(kernel, size), tf.constant(x), y, ball=Ball("inf", EPS)).numpy()
+    theirs = fgsm(predictor(kernel, size), tf.constant(x), y, threat_model=ThreatModel("inf", EPS)).numpy()
     alone = x + EPS * np.sign(kernel[:, rival]).T.reshape(x.shape)
     np.testing.assert_allclose(theirs, alone, rtol=0, atol=2e-7)
     assert len(chosen) > 5
@@ -252,5 +254,7 @@ def test_the_cross_entropy_climbs_the_wrong_slope_before_it_vanishes(ten, monkey
 def test_a_target_far_away_is_approached(pair, target):
     model, x, _, _ = pair
     y = np.full(len(x), target, np.int32)
-    found = bim(large(model), tf.constant(x), y, ball=Ball("inf", 0.1), steps=3, step_size=0.1, targeted=True)
+    found = bim(
+        large(model), tf.constant(x), y, threat_model=ThreatModel("inf", 0.1), steps=3, step_size=0.1, targeted=True
+    )
     np.testing.assert_allclose(found, model.worst_inf(x, 1 - y, 0.1), rtol=0, atol=1e-6)

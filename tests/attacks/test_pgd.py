@@ -10,8 +10,8 @@ from helpers_attacks import binary_linear, cross_entropy, half_broken, images, n
 from scipy import stats
 
 from bn_vuln import attacks
-from bn_vuln.attacks import Ball
-from bn_vuln.attacks import pgd as gradient
+from bn_vuln.attacks import ThreatModel
+from bn_vuln.attacks import pgd as pgd_module
 from bn_vuln.attacks.pgd import bim, fgsm, pgd
 from bn_vuln.config import Attack, Evaluation
 from bn_vuln.data.info import DatasetInfo
@@ -49,28 +49,28 @@ def close(found, expected, tolerance=1e-6):
 @pytest.mark.parametrize("scale", [1.0, SCALE], ids=["pixel", "channels"])
 @pytest.mark.parametrize("name", ["fgsm", "bim", "pgd"])
 def test_inf_attacks_reach_the_closed_form(model, x, y, name, scale):
-    ball = Ball("inf", 0.1, scale)
+    threat_model = ThreatModel("inf", 0.1, scale)
     options = {} if name == "fgsm" else {"steps": 20, "step_size": 0.02}
-    found = getattr(attacks, name)(model.predict, tf.constant(x), y, ball=ball, **options)
+    found = getattr(pgd_module, name)(model.predict, tf.constant(x), y, threat_model=threat_model, **options)
     close(found, model.worst_inf(x, y, 0.1, scale))
 
 
 @pytest.mark.parametrize("name", ["fgsm", "pgd"])
 def test_inf_attacks_reach_the_clipped_closed_form_in_a_box(model, x, y, name):
-    ball = Ball("inf", 0.3, SCALE, low=0.0, high=1.0)
+    threat_model = ThreatModel("inf", 0.3, SCALE, low=0.0, high=1.0)
     options = {} if name == "fgsm" else {"steps": 20, "step_size": 0.05}
     unclipped = model.worst_inf(x, y, 0.3, SCALE)
     assert (unclipped < 0).any()
     assert (unclipped > 1).any()
-    found = getattr(attacks, name)(model.predict, tf.constant(x), y, ball=ball, **options)
+    found = getattr(pgd_module, name)(model.predict, tf.constant(x), y, threat_model=threat_model, **options)
     close(found, np.clip(unclipped, 0, 1))
 
 
 @pytest.mark.parametrize("scale", [1.0, SCALE], ids=["pixel", "channels"])
 @pytest.mark.parametrize(("name", "options"), [("fgsm", {}), ("bim", {"steps": 4, "step_size": 0.1}), ("pgd", SPHERE)])
 def test_2_attacks_reach_the_closed_form(model, x, y, name, options, scale):
-    ball = Ball("2", 0.3, scale, low=-9.0, high=9.0)
-    found = getattr(attacks, name)(model.predict, tf.constant(x), y, ball=ball, **options)
+    threat_model = ThreatModel("2", 0.3, scale, low=-9.0, high=9.0)
+    found = getattr(pgd_module, name)(model.predict, tf.constant(x), y, threat_model=threat_model, **options)
     close(found, model.worst_2(x, y, 0.3, scale))
 
 
@@ -80,7 +80,9 @@ def test_accuracy_is_the_share_of_margins_above_eps_times_the_dual_norm(model, x
     dual_norm = np.linalg.norm((scale * model.w).ravel(), dual)
     margins = model.margin(x, y)
     eps = float(np.median(margins[margins > 0]) / dual_norm)
-    found = np.asarray(pgd(model.predict, tf.constant(x), y, ball=Ball(order, eps, scale), steps=40, step_size=2 * eps))
+    found = np.asarray(
+        pgd(model.predict, tf.constant(x), y, threat_model=ThreatModel(order, eps, scale), steps=40, step_size=2 * eps)
+    )
     expected = margins > eps * dual_norm
     assert 0 < expected.sum() < (margins > 0).sum()
     np.testing.assert_array_equal(model.predict(tf.constant(found)).numpy().argmax(axis=1) == y, expected)
@@ -99,7 +101,7 @@ def test_one_step_on_a_linear_model_of_many_classes_follows_its_gradient(order):
     def predict(t):
         return tf.matmul(tf.reshape(t, (-1, 32)), tf.constant(kernel))
 
-    close(fgsm(predict, tf.constant(x), y, ball=Ball(order, 0.2, SCALE)), x + 0.2 * SCALE * direction)
+    close(fgsm(predict, tf.constant(x), y, threat_model=ThreatModel(order, 0.2, SCALE)), x + 0.2 * SCALE * direction)
 
 
 @pytest.mark.parametrize("order", ["inf", "2"])
@@ -126,7 +128,7 @@ def test_tiny_gradients_still_make_a_full_step(model, x, y, dtype, size):
         return model.predict(t) * tf.constant(size, t.dtype)
 
     start = tf.constant(x, dtype)
-    found = fgsm(predict, start, y, ball=Ball("2", 0.3))
+    found = fgsm(predict, start, y, threat_model=ThreatModel("2", 0.3))
     close(norm(found.numpy().astype(np.float64) - x, "2"), 0.3)
     close(found, model.worst_2(x, y, 0.3))
 
@@ -134,13 +136,21 @@ def test_tiny_gradients_still_make_a_full_step(model, x, y, dtype, size):
 @pytest.mark.parametrize("order", ["inf", "2"])
 def test_zero_gradients_do_not_move(x, y, order):
     found = bim(lambda t: tf.zeros((len(x), 2), t.dtype) * t[:, :1, 0, 0], tf.constant(x), y,
-                ball=Ball(order, 0.3), steps=3, step_size=0.1)  # fmt: skip
+                threat_model=ThreatModel(order, 0.3), steps=3, step_size=0.1)  # fmt: skip
     np.testing.assert_array_equal(found, x)
 
 
 def test_targeted_attack_moves_towards_its_target(model, x, y):
     target = (1 - y).astype(np.int32)
-    found = bim(model.predict, tf.constant(x), target, ball=Ball("inf", 0.1), steps=5, step_size=0.05, targeted=True)
+    found = bim(
+        model.predict,
+        tf.constant(x),
+        target,
+        threat_model=ThreatModel("inf", 0.1),
+        steps=5,
+        step_size=0.05,
+        targeted=True,
+    )
     close(found, model.worst_inf(x, y, 0.1))
 
 
@@ -148,7 +158,9 @@ def test_targeted_attack_on_many_classes_lowers_the_loss_of_its_target(x):
     predict = wavy(classes=5, frequency=0.3)
     clean = predict(tf.constant(x)).numpy()
     target = clean.argmin(axis=1).astype(np.int32)
-    found = bim(predict, tf.constant(x), target, ball=Ball("2", 1.0), steps=10, step_size=0.2, targeted=True)
+    found = bim(
+        predict, tf.constant(x), target, threat_model=ThreatModel("2", 1.0), steps=10, step_size=0.2, targeted=True
+    )
     logits = predict(found).numpy()
     assert (cross_entropy(logits, target) < cross_entropy(clean, target)).all()
     assert (logits.argmax(axis=1) == target).any()
@@ -158,10 +170,10 @@ def test_targeted_attack_on_many_classes_lowers_the_loss_of_its_target(x):
 
 
 BALLS = [
-    Ball("inf", 0.2),
-    Ball("inf", 0.2, SCALE, low=0.0, high=1.0),
-    Ball("2", 0.7),
-    Ball("2", 0.7, SCALE, low=np.array([0.1, -0.2]), high=np.array([0.9, 1.1])),
+    ThreatModel("inf", 0.2),
+    ThreatModel("inf", 0.2, SCALE, low=0.0, high=1.0),
+    ThreatModel("2", 0.7),
+    ThreatModel("2", 0.7, SCALE, low=np.array([0.1, -0.2]), high=np.array([0.9, 1.1])),
 ]
 BALL_NAMES = ["inf", "inf-scale-box", "2", "2-scale-box"]
 
@@ -171,20 +183,20 @@ def far(x):
     return x + np.random.default_rng(5).normal(scale=0.8, size=x.shape)
 
 
-@pytest.mark.parametrize("ball", BALLS, ids=BALL_NAMES)
-def test_projection_is_idempotent_and_inside(ball, x, far):
-    centre = np.clip(x, ball.low, ball.high)
-    once = ball.project(tf.constant(far), tf.constant(centre)).numpy()
-    close(ball.project(tf.constant(once), tf.constant(centre)), once, 1e-14)
-    assert (norm((once - centre) / ball.scale, ball.ord) <= ball.eps + 1e-14).all()
-    assert ((once >= ball.low) & (once <= ball.high)).all()
+@pytest.mark.parametrize("threat_model", BALLS, ids=BALL_NAMES)
+def test_projection_is_idempotent_and_inside(threat_model, x, far):
+    centre = np.clip(x, threat_model.low, threat_model.high)
+    once = threat_model.project(tf.constant(far), tf.constant(centre)).numpy()
+    close(threat_model.project(tf.constant(once), tf.constant(centre)), once, 1e-14)
+    assert (norm((once - centre) / threat_model.scale, threat_model.ord) <= threat_model.eps + 1e-14).all()
+    assert ((once >= threat_model.low) & (once <= threat_model.high)).all()
 
 
-@pytest.mark.parametrize("ball", BALLS, ids=BALL_NAMES)
-def test_projection_leaves_points_inside_alone(ball, x):
+@pytest.mark.parametrize("threat_model", BALLS, ids=BALL_NAMES)
+def test_projection_leaves_points_inside_alone(threat_model, x):
     centre = np.clip(x, 0.15, 0.85)
-    near = centre + 0.04 * np.random.default_rng(6).uniform(-1, 1, x.shape) * ball.scale
-    close(ball.project(tf.constant(near), tf.constant(centre)), near, 1e-15)
+    near = centre + 0.04 * np.random.default_rng(6).uniform(-1, 1, x.shape) * threat_model.scale
+    close(threat_model.project(tf.constant(near), tf.constant(centre)), near, 1e-15)
 
 
 def test_2_projection_shortens_the_perturbation_without_turning_it(x, far):
@@ -192,72 +204,80 @@ def test_2_projection_shortens_the_perturbation_without_turning_it(x, far):
     far, delta = x + 3 * (far - x), 3 * delta
     expected = x + SCALE * delta * 0.7 / norm(delta, "2").reshape(-1, 1, 1, 1)
     assert (norm(delta, "2") > 0.7).all()
-    close(Ball("2", 0.7, SCALE).project(tf.constant(far), tf.constant(x)), expected, 1e-12)
+    close(ThreatModel("2", 0.7, SCALE).project(tf.constant(far), tf.constant(x)), expected, 1e-12)
 
 
 @pytest.mark.parametrize("order", ["inf", "2"])
 def test_the_box_comes_after_the_ball(order, x):
     centre = x + 3.0
-    ball = Ball(order, 0.1, low=0.0, high=1.0)
-    np.testing.assert_array_equal(ball.project(tf.constant(centre), tf.constant(centre)), np.ones_like(x))
+    threat_model = ThreatModel(order, 0.1, low=0.0, high=1.0)
+    np.testing.assert_array_equal(threat_model.project(tf.constant(centre), tf.constant(centre)), np.ones_like(x))
 
 
-@pytest.mark.parametrize("ball", BALLS, ids=BALL_NAMES)
-def test_project_array_agrees_with_project(ball, x, far):
+@pytest.mark.parametrize("threat_model", BALLS, ids=BALL_NAMES)
+def test_project_array_agrees_with_project(threat_model, x, far):
     centre, point = x.astype(np.float32), far.astype(np.float32)
-    found = ball.project_array(point, centre)
+    found = threat_model.project_array(point, centre)
     assert found.dtype == np.float32
-    close(found, ball.project(tf.constant(point), tf.constant(centre)).numpy(), 1e-6)
+    close(found, threat_model.project(tf.constant(point), tf.constant(centre)).numpy(), 1e-6)
 
 
-@pytest.mark.parametrize("ball", BALLS, ids=BALL_NAMES)
-def test_excess_is_what_projection_removes(ball, x, far):
-    centre = np.clip(x, ball.low, ball.high)
-    outside = ball.excess(far, centre)
-    in_ball = norm((far - centre) / ball.scale, ball.ord) - ball.eps
-    out_of_box = np.maximum(far - ball.high, ball.low - far).max(axis=(1, 2, 3))
+@pytest.mark.parametrize("threat_model", BALLS, ids=BALL_NAMES)
+def test_excess_is_what_projection_removes(threat_model, x, far):
+    centre = np.clip(x, threat_model.low, threat_model.high)
+    outside = threat_model.violation(far, centre)
+    in_ball = norm((far - centre) / threat_model.scale, threat_model.ord) - threat_model.eps
+    out_of_box = np.maximum(far - threat_model.high, threat_model.low - far).max(axis=(1, 2, 3))
     close(outside, np.maximum(in_ball, out_of_box), 1e-12)
     assert (outside > 0).all()
-    assert (ball.excess(ball.project(tf.constant(far), tf.constant(centre)).numpy(), centre) <= 1e-12).all()
+    assert (
+        threat_model.violation(threat_model.project(tf.constant(far), tf.constant(centre)).numpy(), centre) <= 1e-12
+    ).all()
 
 
 def test_excess_sees_a_point_that_leaves_the_box_only():
     centre = np.full((1, 2, 2, 1), 0.95)
-    ball = Ball("inf", 0.2, low=0.0, high=1.0)
-    close(ball.excess(centre + 0.1, centre), [0.05], 1e-12)
+    threat_model = ThreatModel("inf", 0.2, low=0.0, high=1.0)
+    close(threat_model.violation(centre + 0.1, centre), [0.05], 1e-12)
 
 
 # ---------------------------------------------------------------- random starts
 
 
-@pytest.mark.parametrize("ball", BALLS, ids=BALL_NAMES)
-def test_random_points_lie_inside_and_fill_the_ball(ball, x):
-    centre = np.clip(x, ball.low, ball.high)
-    point = ball.random_point(tf.constant(centre), tf.range(len(x)), 0, 0).numpy()
-    assert (ball.excess(point, centre) <= 1e-12).all()
-    assert (norm((point - centre) / ball.scale, ball.ord) > 0.5 * ball.eps).all()
+@pytest.mark.parametrize("threat_model", BALLS, ids=BALL_NAMES)
+def test_random_points_lie_inside_and_fill_the_ball(threat_model, x):
+    centre = np.clip(x, threat_model.low, threat_model.high)
+    point = threat_model.random_point(tf.constant(centre), tf.range(len(x)), 0, 0).numpy()
+    assert (threat_model.violation(point, centre) <= 1e-12).all()
+    assert (norm((point - centre) / threat_model.scale, threat_model.ord) > 0.5 * threat_model.eps).all()
 
 
 @pytest.mark.parametrize("order", ["inf", "2"])
 def test_a_random_point_does_not_depend_on_the_batch(order, x):
-    ball = Ball(order, 0.3)
-    whole = ball.random_point(tf.constant(x), tf.range(len(x)), 7, 1).numpy()
+    threat_model = ThreatModel(order, 0.3)
+    whole = threat_model.random_point(tf.constant(x), tf.range(len(x)), 7, 1).numpy()
     positions = np.array([11, 3, 17])
-    alone = ball.random_point(tf.constant(x[positions]), tf.constant(positions, tf.int32), 7, 1).numpy()
+    alone = threat_model.random_point(tf.constant(x[positions]), tf.constant(positions, tf.int32), 7, 1).numpy()
     np.testing.assert_array_equal(alone, whole[positions])
 
 
 @pytest.mark.parametrize("order", ["inf", "2"])
 def test_random_points_stretch_with_the_scale(order, x):
-    plain, scaled = (Ball(order, 0.3, s).random_point(tf.constant(x), tf.range(24), 0, 0).numpy() for s in (1.0, SCALE))
+    plain, scaled = (
+        ThreatModel(order, 0.3, s).random_point(tf.constant(x), tf.range(24), 0, 0).numpy() for s in (1.0, SCALE)
+    )
     close(scaled - x, SCALE * (plain - x), 1e-12)
 
 
 @pytest.mark.parametrize("order", ["inf", "2"])
 def test_random_points_of_all_seeds_restarts_and_examples_differ(order):
-    ball, centre = Ball(order, 0.3), tf.zeros((4, 2, 2, 1), tf.float64)
+    threat_model, centre = ThreatModel(order, 0.3), tf.zeros((4, 2, 2, 1), tf.float64)
     points = np.concatenate(
-        [ball.random_point(centre, tf.range(4), seed, restart).numpy() for seed in (0, 1, 2) for restart in (0, 1, 2)]
+        [
+            threat_model.random_point(centre, tf.range(4), seed, restart).numpy()
+            for seed in (0, 1, 2)
+            for restart in (0, 1, 2)
+        ]
     ).reshape(36, -1)
     distance = np.abs(points[:, None] - points[None]).max(axis=2) + np.eye(36)
     assert distance.min() > 1e-3
@@ -269,8 +289,8 @@ def many():
     centre = tf.zeros((1500, 2, 2, 1), tf.float32)
 
     def draw(order):
-        ball = Ball(order, 1.0)
-        return backend.compile(lambda c, i: ball.random_point(c, i, 3, 0))(centre, tf.range(1500)).numpy()
+        threat_model = ThreatModel(order, 1.0)
+        return backend.compile(lambda c, i: threat_model.random_point(c, i, 3, 0))(centre, tf.range(1500)).numpy()
 
     return {order: draw(order).reshape(1500, 4).astype(np.float64) for order in ("inf", "2")}
 
@@ -308,22 +328,24 @@ def predicted(predict, x):
 
 
 def test_restarts_keep_the_worst_of_their_starts(x):
-    predict, ball = wavy(frequency=1.0), Ball("inf", 0.2)
+    predict, threat_model = wavy(frequency=1.0), ThreatModel("inf", 0.2)
     y = predicted(predict, x)
-    found = pgd(predict, tf.constant(x), y, ball=ball, steps=1, step_size=0.0, restarts=4, seed=2).numpy()
-    starts = np.stack([ball.random_point(tf.constant(x), tf.range(len(x)), 2, r).numpy() for r in range(4)])
-    fooled, loss = (np.stack(part) for part in zip(*(rank(predict, start, y) for start in starts), strict=True))
-    assert len(set(map(tuple, fooled.T))) > 2
-    choice = np.array([max(range(4), key=lambda r, i=i: (fooled[r, i], loss[r, i])) for i in range(len(x))])
+    found = pgd(
+        predict, tf.constant(x), y, threat_model=threat_model, steps=1, step_size=0.0, restarts=4, seed=2
+    ).numpy()
+    starts = np.stack([threat_model.random_point(tf.constant(x), tf.range(len(x)), 2, r).numpy() for r in range(4)])
+    is_adversarial, loss = (np.stack(part) for part in zip(*(rank(predict, start, y) for start in starts), strict=True))
+    assert len(set(map(tuple, is_adversarial.T))) > 2
+    choice = np.array([max(range(4), key=lambda r, i=i: (is_adversarial[r, i], loss[r, i])) for i in range(len(x))])
     assert len(set(choice)) == 4
     close(found, starts[choice, np.arange(len(x))], 1e-12)
 
 
 @pytest.mark.parametrize("keep", ["last", "best_loss"])
 def test_more_restarts_are_never_worse_for_any_example(x, keep):
-    predict, ball = wavy(frequency=2.0), Ball("2", 0.2)
+    predict, threat_model = wavy(frequency=2.0), ThreatModel("2", 0.2)
     y = predicted(predict, x)
-    options = {"ball": ball, "steps": 3, "step_size": 0.07, "seed": 4, "keep": keep}
+    options = {"threat_model": threat_model, "steps": 3, "step_size": 0.07, "seed": 4, "keep": keep}
     ranks = [rank(predict, pgd(predict, tf.constant(x), y, restarts=k, **options).numpy(), y) for k in (1, 2, 5)]
     for (fewer_fooled, fewer_loss), (more_fooled, more_loss) in itertools.pairwise(ranks):
         assert (more_fooled >= fewer_fooled).all()
@@ -344,7 +366,7 @@ def hole(width):
 
 def along_the_line(predict, steps, keep, start=0.0):
     x = tf.fill((1, 1, 1, 1), tf.constant(start, tf.float64))
-    options = {"ball": Ball("inf", 1.0), "steps": steps, "step_size": 0.3, "keep": keep}
+    options = {"threat_model": ThreatModel("inf", 1.0), "steps": steps, "step_size": 0.3, "keep": keep}
     return float(bim(predict, x, np.array([1], np.int32), **options)[0, 0, 0, 0])
 
 
@@ -382,7 +404,10 @@ def test_best_iterate_prefers_being_fooled_to_a_much_higher_loss():
         return tf.gather(tf.constant(table), tf.cast(tf.round(tf.stop_gradient(place)), tf.int32)) + uphill
 
     x, y = tf.zeros((1, 1, 1, 1), tf.float64), np.array([0], np.int32)
-    ends = {i: bim(predict, x, y, ball=Ball("inf", 2.0), steps=2, step_size=1.0, keep=i) for i in ("last", "best_loss")}
+    ends = {
+        i: bim(predict, x, y, threat_model=ThreatModel("inf", 2.0), steps=2, step_size=1.0, keep=i)
+        for i in ("last", "best_loss")
+    }
     assert {name: float(end[0, 0, 0, 0]) for name, end in ends.items()} == {"last": 2.0, "best": 1.0}
 
 
@@ -392,7 +417,7 @@ def test_best_iterate_of_a_targeted_attack_keeps_the_point_on_target():
         return tf.stack([0.05 - distance, tf.zeros_like(distance)], axis=1)
 
     x, target = tf.zeros((1, 1, 1, 1), tf.float64), np.array([0], np.int32)
-    options = {"ball": Ball("inf", 1.0), "steps": 2, "step_size": 0.3, "targeted": True}
+    options = {"threat_model": ThreatModel("inf", 1.0), "steps": 2, "step_size": 0.3, "targeted": True}
     assert float(bim(predict, x, target, keep="last", **options)[0, 0, 0, 0]) == pytest.approx(0.6)
     assert float(bim(predict, x, target, keep="best_loss", **options)[0, 0, 0, 0]) == pytest.approx(0.3)
 
@@ -400,7 +425,7 @@ def test_best_iterate_of_a_targeted_attack_keeps_the_point_on_target():
 def test_best_iterate_with_a_big_step_fools_more_examples_than_the_last(x):
     predict = wavy(frequency=2.0)
     y = predicted(predict, x)
-    options = {"ball": Ball("inf", 0.3), "steps": 10, "step_size": 0.25}
+    options = {"threat_model": ThreatModel("inf", 0.3), "steps": 10, "step_size": 0.25}
     last, best = (rank(predict, bim(predict, tf.constant(x), y, keep=i, **options).numpy(), y)[0]
                   for i in ("last", "best_loss"))  # fmt: skip
     assert (best >= last).all()
@@ -411,15 +436,16 @@ def test_best_iterate_with_a_big_step_fools_more_examples_than_the_last(x):
 
 
 LOOP = {
-    "ball": Ball("inf", 0.2, 0.9, low=0.0, high=1.0), "steps": 4, "step_size": 0.15, "random_start": True,
-    "restarts": 2, "targeted": False, "keep": "last", "seed": 0, "index": np.arange(24, dtype=np.int32),
+    "threat_model": ThreatModel("inf", 0.2, 0.9, low=0.0, high=1.0), "steps": 4, "step_size": 0.15,
+    "random_start": True, "restarts": 2, "targeted": False, "keep": "last",
+    "seed": 0, "index": np.arange(24, dtype=np.int32),
 }  # fmt: skip
 LOOP_CHANGES = [
-    {"ball": Ball("2", 0.2, 0.9, low=0.0, high=1.0)},
-    {"ball": Ball("inf", 0.21, 0.9, low=0.0, high=1.0)},
-    {"ball": Ball("inf", 0.2, 1.0, low=0.0, high=1.0)},
-    {"ball": Ball("inf", 0.2, 0.9, low=0.1, high=1.0)},
-    {"ball": Ball("inf", 0.2, 0.9, low=0.0, high=0.9)},
+    {"threat_model": ThreatModel("2", 0.2, 0.9, low=0.0, high=1.0)},
+    {"threat_model": ThreatModel("inf", 0.21, 0.9, low=0.0, high=1.0)},
+    {"threat_model": ThreatModel("inf", 0.2, 1.0, low=0.0, high=1.0)},
+    {"threat_model": ThreatModel("inf", 0.2, 0.9, low=0.1, high=1.0)},
+    {"threat_model": ThreatModel("inf", 0.2, 0.9, low=0.0, high=0.9)},
     {"steps": 5},
     {"step_size": 0.14},
     {"random_start": False, "restarts": 1},
@@ -432,7 +458,7 @@ LOOP_CHANGES = [
 
 
 def test_the_table_of_loop_settings_is_complete():
-    known = {p.name for p in inspect.signature(gradient.attack).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    known = {p.name for p in inspect.signature(pgd_module.attack).parameters.values() if p.kind is p.KEYWORD_ONLY}
     known -= {"xla"}  # it must change nothing
     assert set(LOOP) == known == {key for change in LOOP_CHANGES for key in change}
 
@@ -447,7 +473,7 @@ def test_the_table_of_loop_settings_is_complete():
 )
 def test_xla_inside_changes_nothing_but_roundings(x, y, options):
     plain, inside = (
-        backend.compile(functools.partial(gradient.attack, wavy(), **{**LOOP, **options}, xla=xla))
+        backend.compile(functools.partial(pgd_module.attack, wavy(), **{**LOOP, **options}, xla=xla))
         for xla in (False, True)
     )
     np.testing.assert_allclose(plain(tf.constant(x), y), inside(tf.constant(x), y), atol=1e-5)
@@ -455,17 +481,17 @@ def test_xla_inside_changes_nothing_but_roundings(x, y, options):
 
 @pytest.fixture(scope="module")
 def plain_run(x, y):
-    return gradient.attack(wavy(), tf.constant(x), y, **LOOP).numpy()
+    return pgd_module.attack(wavy(), tf.constant(x), y, **LOOP).numpy()
 
 
 @pytest.mark.parametrize("change", LOOP_CHANGES, ids=str)
 def test_every_loop_setting_changes_the_points(plain_run, x, y, change):
-    changed = gradient.attack(wavy(), tf.constant(x), y, **{**LOOP, **change}).numpy()
+    changed = pgd_module.attack(wavy(), tf.constant(x), y, **{**LOOP, **change}).numpy()
     assert np.abs(changed - plain_run).max() > 1e-3
 
 
 def test_the_same_settings_give_the_same_points(plain_run, x, y):
-    np.testing.assert_array_equal(gradient.attack(wavy(), tf.constant(x), y, **LOOP), plain_run)
+    np.testing.assert_array_equal(pgd_module.attack(wavy(), tf.constant(x), y, **LOOP), plain_run)
 
 
 CONFIG = {
@@ -534,7 +560,12 @@ def test_targets_are_the_next_class_and_the_lowest_clean_logit(evaluator):
 
 
 def differentiable_settings(order, random_start):
-    return {"ball": Ball(order, 0.3, SCALE, 0.0, 1.0), "steps": 6, "step_size": 0.1, "random_start": random_start}
+    return {
+        "threat_model": ThreatModel(order, 0.3, SCALE, 0.0, 1.0),
+        "steps": 6,
+        "step_size": 0.1,
+        "random_start": random_start,
+    }
 
 
 @pytest.mark.parametrize("keep", ["last", "best_loss"])
@@ -544,7 +575,7 @@ def test_compiled_equals_eager(x, y, dtype, order, keep):
     predict, options = wavy(frequency=0.5), {**differentiable_settings(order, True), "keep": keep, "restarts": 2}
 
     def run(images, labels):
-        return gradient.attack(predict, images, labels, **options)
+        return pgd_module.attack(predict, images, labels, **options)
 
     images_, labels = tf.constant(x, dtype), tf.constant(y)
     close(backend.compile(run)(images_, labels), run(images_, labels).numpy(), 1e-5 if dtype == "float32" else 1e-9)
@@ -556,7 +587,7 @@ def test_compiled_with_xla_equals_eager(x, y, dtype, order):
     predict, options = wavy(frequency=0.5), differentiable_settings(order, False)
 
     def run(images, labels):
-        return gradient.attack(predict, images, labels, **options)
+        return pgd_module.attack(predict, images, labels, **options)
 
     images_, labels = tf.constant(x, dtype), tf.constant(y)
     close(
@@ -570,7 +601,9 @@ def test_compiled_with_xla_equals_eager(x, y, dtype, order):
 @pytest.mark.parametrize("case", ["nan gradient", "infinite gradient", "nan logits"])
 def test_the_loop_passes_what_is_no_number(case, keep):
     predict, x = half_broken(case)
-    ball = Ball("inf", 0.5, 1.0, 0.0, 1.0)
-    point = bim(predict, tf.constant(x), np.zeros(1, np.int32), ball=ball, steps=20, step_size=0.05, keep=keep)
+    threat_model = ThreatModel("inf", 0.5, 1.0, 0.0, 1.0)
+    point = bim(
+        predict, tf.constant(x), np.zeros(1, np.int32), threat_model=threat_model, steps=20, step_size=0.05, keep=keep
+    )
     logits = predict(point).numpy()
     assert logits.argmax() == 1 or np.isnan(logits).any()

@@ -7,11 +7,11 @@ import pytest
 from helpers_attacks import BinaryLinear, binary_linear, images, tf, wavy
 
 from bn_vuln.attacks import active_set, example_rng, square
-from bn_vuln.attacks.base import Ascent
+from bn_vuln.attacks.base import PGD
 from bn_vuln.attacks.eps_search import EpsGrid
 from bn_vuln.attacks.losses import logit_margin
 from bn_vuln.attacks.square import Square
-from bn_vuln.attacks.threat_model import Ball
+from bn_vuln.attacks.threat_model import ThreatModel
 
 N, SHAPE = 6, (12, 11, 2)
 SCALE, LOW, HIGH = np.array([0.25, 1.5]), 0.1, 0.9
@@ -33,8 +33,8 @@ def y(predict, x):
     return predict(tf.constant(x)).numpy().argmax(axis=1).astype(np.int32)
 
 
-def ball(ord):
-    return Ball(ord, EPS[ord], SCALE, LOW, HIGH)
+def threat_model(ord):
+    return ThreatModel(ord, EPS[ord], SCALE, LOW, HIGH)
 
 
 def job(x, y, eps, index=None, variant=0):
@@ -191,7 +191,7 @@ class Published:
 @pytest.mark.parametrize("ord", ["inf", "2"])
 def test_it_looks_at_the_points_of_the_published_algorithm(predict, x, y, ord):
     steps, variant, index = 250, 1, np.array([3, 0, 8, 100, 5, 7])
-    found, losses = walk(Square(predict, ball(ord), steps), job(x, y, EPS[ord], index, variant), steps)
+    found, losses = walk(Square(predict, threat_model(ord), steps), job(x, y, EPS[ord], index, variant), steps)
     published = [Published(ord, one, EPS[ord], steps, variant, number) for one, number in zip(x, index, strict=True)]
     n_evaluations = []
     for _ in range(steps):
@@ -208,7 +208,7 @@ def test_sides_follow_the_published_schedule():
     i = np.arange(5000)
     for ord in ("inf", "2"):
         for height, width in ((32, 32), (28, 28), (64, 60)):
-            search = Square(None, Ball(ord, 1.0))
+            search = Square(None, ThreatModel(ord, 1.0))
             sides = search.sides(height, width)[search.level(tf.constant(i)).numpy()]
             wanted = [published_side(ord, published_p(0.8, k, 5000), height, width) for k in i]
             np.testing.assert_array_equal(sides, wanted)
@@ -217,7 +217,7 @@ def test_sides_follow_the_published_schedule():
 @pytest.mark.parametrize("steps", [1, 7, 100, 2000, 30_000])
 def test_the_schedule_is_rescaled_to_the_number_of_steps(steps):
     i = np.arange(steps)
-    level = Square(None, Ball("inf", 1.0), steps).level(tf.constant(i)).numpy()
+    level = Square(None, ThreatModel("inf", 1.0), steps).level(tf.constant(i)).numpy()
     np.testing.assert_array_equal(0.8 / 2.0**level, [published_p(0.8, k, steps) for k in i])
 
 
@@ -232,11 +232,11 @@ def test_bumps_are_those_of_the_paper(side):
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 5, 3), (4, 4, 2)])
 def test_squares_fit_into_small_images(ord, shape):
     x = images(4, shape, low=0.4, high=0.6)
-    limit = Ball(ord, 0.1)
+    limit = ThreatModel(ord, 0.1)
     points, _ = walk(Square(wavy(shape), limit, 60), job(x, np.zeros(4, np.int32), 0.1), 60)
     assert np.isfinite(points).all()
     for point in points:
-        assert limit.excess(point, x).max() < 1e-12
+        assert limit.violation(point, x).max() < 1e-12
     assert (abs(points - x).max(axis=0) > 0).all()  # every pixel is reached
 
 
@@ -246,8 +246,8 @@ def test_squares_fit_into_small_images(ord, shape):
 @pytest.mark.parametrize("ord", ["inf", "2"])
 def test_it_stays_in_ball_and_box_and_its_best_loss_never_falls(predict, x, y, ord):
     slots, highest = job(x, y, EPS[ord]), []
-    for k, (state, _) in enumerate(states(Square(predict, ball(ord), 150), slots, 150)):
-        assert ball(ord).excess(state["point"], x).max() < 1e-12
+    for k, (state, _) in enumerate(states(Square(predict, threat_model(ord), 150), slots, 150)):
+        assert threat_model(ord).violation(state["point"], x).max() < 1e-12
         highest.append(state["best_loss"])
         if k:
             np.testing.assert_allclose(logit_margin(predict(state["best"]), y).numpy(), highest[-1], atol=1e-9)
@@ -256,7 +256,7 @@ def test_it_stays_in_ball_and_box_and_its_best_loss_never_falls(predict, x, y, o
 
 
 def test_in_2_all_of_the_norm_is_used_where_there_is_no_box(predict, x, y):
-    points, _ = walk(Square(predict, Ball("2", EPS["2"], SCALE), 30), job(x, y, EPS["2"]), 30)
+    points, _ = walk(Square(predict, ThreatModel("2", EPS["2"], SCALE), 30), job(x, y, EPS["2"]), 30)
     np.testing.assert_allclose(np.sqrt((((points - x) / SCALE) ** 2).sum(axis=(2, 3, 4))), EPS["2"], rtol=1e-9)
 
 
@@ -265,27 +265,27 @@ def test_what_is_found_does_not_depend_on_who_shares_the_batch(ord):
     x, predict, order = images(40), wavy(), np.random.default_rng(0).permutation(40)
     y = predict(tf.constant(x)).numpy().argmax(axis=1).astype(np.int32)
     eps = {"inf": 0.01, "2": 0.06}[ord]
-    search, plan = Square(predict, Ball(ord, eps, SCALE, 0.0, 1.0), 40), EpsGrid([eps], 2)
+    search, plan = Square(predict, ThreatModel(ord, eps, SCALE, 0.0, 1.0), 40), EpsGrid([eps], 2)
     whole = active_set.run(search, x, y, plan, batch_size=16)
     mixed = active_set.run(search, x[order], y[order], plan, index=order, batch_size=7)
-    assert 0.1 < whole.fooled.mean() < 0.9
-    np.testing.assert_array_equal(mixed.fooled, whole.fooled[order])
+    assert 0.1 < whole.is_adversarial.mean() < 0.9
+    np.testing.assert_array_equal(mixed.is_adversarial, whole.is_adversarial[order])
     np.testing.assert_array_equal(mixed.n_evaluations, whole.n_evaluations[order])
     np.testing.assert_allclose(mixed.points, whole.points[order], atol=1e-9)
 
 
 @pytest.mark.parametrize("ord", ["inf", "2"])
 def test_xla_looks_at_the_same_points(predict, x, y, ord):
-    search, slots = Square(predict, ball(ord), 100), job(x, y, EPS[ord])
+    search, slots = Square(predict, threat_model(ord), 100), job(x, y, EPS[ord])
     np.testing.assert_allclose(walk(search, slots, 100, xla=True)[0], walk(search, slots, 100)[0], atol=1e-9)
 
 
 def test_xla_finds_the_same_with_the_engine():
     x, predict = images(40), wavy()
     y = predict(tf.constant(x)).numpy().argmax(axis=1).astype(np.int32)
-    search = Square(predict, Ball("2", 0.06, SCALE, 0.0, 1.0), 40)
+    search = Square(predict, ThreatModel("2", 0.06, SCALE, 0.0, 1.0), 40)
     plain, compiled = (active_set.run(search, x, y, EpsGrid([0.06]), batch_size=40, xla=xla) for xla in (False, True))
-    np.testing.assert_array_equal(compiled.fooled, plain.fooled)
+    np.testing.assert_array_equal(compiled.is_adversarial, plain.is_adversarial)
     np.testing.assert_array_equal(compiled.n_evaluations, plain.n_evaluations)
     np.testing.assert_allclose(compiled.points, plain.points, atol=1e-9)
 
@@ -294,8 +294,8 @@ def test_it_finds_the_worst_corner_of_a_linear_model():
     x, model = images(), binary_linear()
     y = model.predict(tf.constant(x)).numpy().argmax(axis=1).astype(np.int32)
     eps = 0.9 * float(model.margin(x, y).min() / np.abs(model.w).sum())  # nothing is fooled: all steps are made
-    found = active_set.run(Square(model.predict, Ball("inf", eps), 700), x, y, EpsGrid([eps]), batch_size=len(x))
-    assert not found.fooled.any()
+    found = active_set.run(Square(model.predict, ThreatModel("inf", eps), 700), x, y, EpsGrid([eps]), batch_size=len(x))
+    assert not found.is_adversarial.any()
     worst = abs(found.points - model.worst_inf(x, y, eps)).max(axis=(1, 2, 3)) < 1e-9
     assert worst.mean() >= 0.9
 
@@ -306,7 +306,7 @@ def test_in_2_it_comes_near_to_the_worst_case_of_a_linear_model():
     y = np.ones(len(x), np.int32)
     length = float(np.linalg.norm(model.w))
     eps = 0.9 * float(model.margin(x, y).min()) / length
-    found = active_set.run(Square(model.predict, Ball("2", eps), 500), x, y, EpsGrid([eps]), batch_size=len(x))
+    found = active_set.run(Square(model.predict, ThreatModel("2", eps), 500), x, y, EpsGrid([eps]), batch_size=len(x))
     lowered = (model.margin(x, y) - model.margin(found.points, y)) / (eps * length)
     assert (lowered > 0.6).all()
 
@@ -319,14 +319,14 @@ def test_it_fools_a_model_that_hides_its_gradients(ord, eps):
         return smooth(0.0 * points + tf.stop_gradient(tf.round(8.0 * points) / 8.0))
 
     y = quantized(tf.constant(x)).numpy().argmax(axis=1).astype(np.int32)
-    limit, options = Ball(ord, eps, 1.0, 0.0, 1.0), {"batch_size": 16}
-    pgd = active_set.run(Ascent(quantized, limit, 20, 0.25, random_start=False), x, y, EpsGrid([eps]), **options)
-    assert not pgd.fooled.any()
+    limit, options = ThreatModel(ord, eps, 1.0, 0.0, 1.0), {"batch_size": 16}
+    pgd = active_set.run(PGD(quantized, limit, 20, 0.25, random_start=False), x, y, EpsGrid([eps]), **options)
+    assert not pgd.is_adversarial.any()
     found = active_set.run(Square(quantized, limit, 300), x, y, EpsGrid([eps]), **options)
-    assert found.fooled.mean() > 0.9
-    assert (quantized(tf.constant(found.points)).numpy().argmax(axis=1) != y)[found.fooled].all()
+    assert found.is_adversarial.mean() > 0.9
+    assert (quantized(tf.constant(found.points)).numpy().argmax(axis=1) != y)[found.is_adversarial].all()
 
 
 def test_the_first_point_is_made_without_the_classifier(x, y):
     for ord in ("inf", "2"):
-        Square(functools.partial(pytest.fail, "called"), ball(ord)).start(job(x, y, EPS[ord]))
+        Square(functools.partial(pytest.fail, "called"), threat_model(ord)).start(job(x, y, EPS[ord]))

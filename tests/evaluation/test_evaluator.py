@@ -259,7 +259,7 @@ def test_only_attacks_climb_the_folded_copy(evaluator, runs):
 def test_a_wrong_copy_cannot_raise_success(evaluator, runs, monkeypatch):
     """Success is measured on the classifier itself: a copy that computes something else only weakens the attack."""
     honest = evaluator.run(PGD).record.accuracy
-    other = bn_folding.Folded(classifier.from_run(runs["none"]).model, 1, ())
+    other = bn_folding.FoldingResult(classifier.from_run(runs["none"]).model, 1, ())
     cheated = Evaluator(classifier.from_run(runs["batch"]), LIMIT)
     monkeypatch.setattr(bn_folding, "fold", lambda model: other)
     result = cheated.run(PGD)

@@ -5,11 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
+from bn_vuln.analysis.input_moments import log_scale, shift
 from helpers_attacks import keras
 from helpers_runs import SMALL, MessageLog
 
 from bn_vuln import data, records
-from bn_vuln.analysis.moments import log_scale, shift
 from bn_vuln.config import BatchStatistics, Evaluation, Experiment, validate
 from bn_vuln.data import noise
 from bn_vuln.data.transforms import pixel_array

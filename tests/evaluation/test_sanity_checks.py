@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers_attacks import images, keras, tf
 
-from bn_vuln.attacks import Ball, from_config
+from bn_vuln.attacks import ThreatModel, from_config
 from bn_vuln.config import Attack, Clean, Evaluation
 from bn_vuln.data.mnist import INFO
 from bn_vuln.evaluation import sanity_checks
@@ -12,7 +12,7 @@ from bn_vuln.evaluation.classifier import from_model
 from bn_vuln.evaluation.evaluator import Evaluator
 
 SHAPE = (3, 3, 1)
-SCALED = Ball("2", 0.5, 0.5, low=0.0, high=1.0)
+SCALED = ThreatModel("2", 0.5, 0.5, low=0.0, high=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -187,31 +187,33 @@ def test_a_few_rows_that_look_like_probabilities_pass():
 # ---------------------------------------------------------------- 11: ball and box
 
 
-@pytest.mark.parametrize("ball", [Ball("inf", 0.1), Ball("inf", 0.1, 0.3, 0.0, 1.0), SCALED], ids=str)
-def test_points_on_the_border_pass(x, ball):
+@pytest.mark.parametrize(
+    "threat_model", [ThreatModel("inf", 0.1), ThreatModel("inf", 0.1, 0.3, 0.0, 1.0), SCALED], ids=str
+)
+def test_points_on_the_border_pass(x, threat_model):
     far = x + np.random.default_rng(0).normal(size=x.shape).astype(np.float32) * 5
-    point = ball.project_array(far, x)
-    assert ball.excess(point, x).max() > -1e-3
-    assert sanity_checks.inside(point, x, ball) is None
-    assert sanity_checks.inside(ball.project(tf.constant(far), tf.constant(x)).numpy(), x, ball) is None
+    point = threat_model.project_array(far, x)
+    assert threat_model.violation(point, x).max() > -1e-3
+    assert sanity_checks.inside(point, x, threat_model) is None
+    assert sanity_checks.inside(threat_model.project(tf.constant(far), tf.constant(x)).numpy(), x, threat_model) is None
 
 
 @pytest.mark.parametrize(
-    ("ball", "move"),
+    ("threat_model", "move"),
     [
-        (Ball("inf", 0.1), 0.1 * 1.001),
-        (Ball("inf", 0.1, 0.3), 0.03 * 1.001),
-        (Ball("2", 0.3), 0.1 * 1.001),
-        (Ball("2", 0.3, 0.5), 0.05 * 1.001),
-        (Ball("inf", 0.6, low=-1.0, high=1.0), 0.55),
+        (ThreatModel("inf", 0.1), 0.1 * 1.001),
+        (ThreatModel("inf", 0.1, 0.3), 0.03 * 1.001),
+        (ThreatModel("2", 0.3), 0.1 * 1.001),
+        (ThreatModel("2", 0.3, 0.5), 0.05 * 1.001),
+        (ThreatModel("inf", 0.6, low=-1.0, high=1.0), 0.55),
     ],
     ids=["inf", "inf-scaled", "2", "2-scaled", "box"],
 )
-def test_points_outside_are_flagged_with_their_share(ball, move):
+def test_points_outside_are_flagged_with_their_share(threat_model, move):
     x = np.full((8, *SHAPE), 0.5, np.float32)
     point = x.copy()
     point[:2] += move
-    flag = sanity_checks.inside(point, x, ball)
+    flag = sanity_checks.inside(point, x, threat_model)
     assert (flag.check, flag.name) == (11, "outside ball or box")
     assert flag.value == pytest.approx(0.25)
 
@@ -221,36 +223,36 @@ def test_points_that_are_not_finite_are_outside_and_hide_no_others(value):
     x = np.full((8, *SHAPE), 0.5, np.float32)
     point = x.copy()
     point[0, 0, 0, 0] = value
-    assert sanity_checks.inside(point, x, Ball("inf", 0.1)).value == pytest.approx(1 / 8)
+    assert sanity_checks.inside(point, x, ThreatModel("inf", 0.1)).value == pytest.approx(1 / 8)
     point[1] += 0.2
-    assert sanity_checks.inside(point, x, Ball("inf", 0.1)).value == pytest.approx(2 / 8)
+    assert sanity_checks.inside(point, x, ThreatModel("inf", 0.1)).value == pytest.approx(2 / 8)
 
 
 def test_the_flag_says_how_far_outside_the_worst_point_lies():
     x = np.full((4, *SHAPE), 0.5, np.float32)
     point = x.copy()
     point[0] += 0.25
-    assert "by up to 0.15;" in sanity_checks.inside(point, x, Ball("inf", 0.1)).message
+    assert "by up to 0.15;" in sanity_checks.inside(point, x, ThreatModel("inf", 0.1)).message
 
 
 def test_only_images_that_lie_in_the_box_themselves_are_judged():
     x = np.full((4, *SHAPE), 0.5, np.float32)
     x[0] = 2.0
-    ball = Ball("inf", 0.1, low=0.0, high=1.0)
-    point = ball.project_array(x, x)
+    threat_model = ThreatModel("inf", 0.1, low=0.0, high=1.0)
+    point = threat_model.project_array(x, x)
     assert np.abs(point - x).max() == 1.0
-    assert sanity_checks.inside(point, x, ball) is None
+    assert sanity_checks.inside(point, x, threat_model) is None
 
 
 def test_a_box_that_excludes_clean_images_is_flagged_with_their_share():
     x = np.zeros((8, *SHAPE), np.float32)
     x[:6] = 0.3
-    ball = from_config(Attack(eps=0.1, unit="standardized", box={"standardized": (0.0, 2.0)}), INFO)
-    flag = sanity_checks.box_excludes_clean(x, ball)
+    threat_model = from_config(Attack(eps=0.1, unit="standardized", box={"standardized": (0.0, 2.0)}), INFO)
+    flag = sanity_checks.box_excludes_clean(x, threat_model)
     assert (flag.check, flag.name) == (11, "box excludes clean images")
     assert flag.value == pytest.approx(0.25)
     x[0, 1, 1, 0] = 0.99
-    assert sanity_checks.box_excludes_clean(x, ball).value == pytest.approx(0.375)
+    assert sanity_checks.box_excludes_clean(x, threat_model).value == pytest.approx(0.375)
 
 
 @pytest.mark.parametrize("box", ["none", (0.0, 1.0), {"standardized": (-0.5, 3.0)}], ids=str)

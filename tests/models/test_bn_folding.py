@@ -495,7 +495,7 @@ def test_bn_inside_a_layer_stays_beside_one_that_folds():
 
 def test_a_model_without_bn_is_returned():
     model = sequential(L.Dense(4))
-    assert fold(model) == bn_folding.Folded(model, 0, ())
+    assert fold(model) == bn_folding.FoldingResult(model, 0, ())
 
 
 # ---------------------------------------------------------------- copies

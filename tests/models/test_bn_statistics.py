@@ -88,7 +88,7 @@ def passed(model, x, statistics=None):
 
 def again(model, images, size, width=28):
     """The copy with statistics of one pass in batches of `size`."""
-    return bn_statistics.reestimated(model, images, size, width=width, call=lambda m, x: m(x, training=True))
+    return bn_statistics.reestimate_statistics(model, images, size, width=width, call=lambda m, x: m(x, training=True))
 
 
 def close(found, expected):
@@ -101,7 +101,7 @@ def close(found, expected):
 @pytest.mark.parametrize("arch", ["linear", DEEP], ids=["linear", "deep"])
 def test_frozen_normalizes_by_the_batch(arch):
     model = randomized(build(arch))
-    copy = bn_statistics.frozen(model)
+    copy = bn_statistics.use_batch_statistics(model)
     for n in (8, 50):
         x = pixels(n, seed=n)
         close(copy(x, training=True), passed(model, x)[0])
@@ -113,7 +113,7 @@ def test_frozen_normalizes_by_the_batch(arch):
 def test_frozen_changes_no_variable_of_the_copy_or_the_original(arch):
     model = randomized(build(arch))
     before = values(model)
-    copy = bn_statistics.frozen(model)
+    copy = bn_statistics.use_batch_statistics(model)
     assert len(layers(copy)) == len(layers(model)) > 0
     for seed in range(3):
         copy(pixels(10, seed), training=True)
@@ -291,7 +291,7 @@ def test_constant_pixels_cost_no_digits():
     layer, last = layers(model)[0], model.layers[-1]
     h = layer.gamma.numpy() * (h - h.mean(axis=0)) / np.sqrt(h.var(axis=0) + 1e-5) + layer.beta.numpy()
     expected = h @ last.kernel.numpy() + last.bias.numpy()
-    found = bn_statistics.frozen(model)(x, training=True).numpy()
+    found = bn_statistics.use_batch_statistics(model)(x, training=True).numpy()
     assert np.abs(found - expected).max() < 1e-3
 
 
@@ -355,7 +355,7 @@ def test_attacks_climb_the_gradient_through_the_batch(runs):
 
 def test_check_9_is_not_run_where_the_batch_was_asked_for(runs, monkeypatch):
     subject = classifier.from_run(runs["batch"])
-    stuck = dataclasses.replace(subject, model=bn_statistics.frozen(subject.model), training=True)
+    stuck = dataclasses.replace(subject, model=bn_statistics.use_batch_statistics(subject.model), training=True)
     x = evaluator(runs["batch"], "tracked").pixels
     flag = sanity_checks.inference_mode(stuck.predict, stuck.model, x)
     assert flag.check == 9
@@ -431,7 +431,7 @@ def nested():
 
 
 def test_frozen_changes_no_variable_of_a_model_in_a_model():
-    copy = bn_statistics.frozen(nested())
+    copy = bn_statistics.use_batch_statistics(nested())
     before = values(copy)
     copy(pixels(10), training=True)
     assert unchanged(before, copy)
@@ -450,7 +450,9 @@ def test_a_copy_keeps_what_a_layer_has_adapted_to():
     inputs = keras.Input((28, 28, 1))
     model = keras.Model(inputs, foreign()(adapted(inputs)))
     x = pixels(5)
-    np.testing.assert_allclose(bn_statistics.frozen(model)(x, training=False), model(x, training=False), atol=1e-4)
+    np.testing.assert_allclose(
+        bn_statistics.use_batch_statistics(model)(x, training=False), model(x, training=False), atol=1e-4
+    )
 
 
 def test_a_batch_is_the_global_one_on_several_devices(runs):

@@ -10,7 +10,7 @@ from bn_vuln.data import Dataset
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.errors import ConfigError, UsageError
 from bn_vuln.evaluation import classifier
-from bn_vuln.models import bn_folding, registered
+from bn_vuln.models import bn_folding, custom_layers
 from bn_vuln.runtime.progress import Quiet
 from bn_vuln.training import TrainingLoop
 from bn_vuln.training.optimizers import rate_factors
@@ -273,7 +273,7 @@ def test_a_saved_model_opens_and_gives_its_logits(normalization, tmp_path):
             randomize(layer)
     model.save(tmp_path / "model.keras")
     expected = model(images(), training=False).numpy()
-    registered.bias.cache_clear()
+    custom_layers.bias.cache_clear()
     np.testing.assert_allclose(classifier.load_keras(tmp_path / "model.keras")(images()), expected, atol=1e-5)
 
 

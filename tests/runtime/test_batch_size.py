@@ -22,9 +22,9 @@ def test_what_fits_is_by_the_activations():
     numbers = 784 + 784 + 7840 + 7840 + 10  # the images, the input layer, the two of 10 channels, the logits
     each = 4 * batching.COPIES * numbers
     for wanted in (1, 7, 400):
-        assert batching.fitting(net(), (28, 28, 1), wanted * each / batching.SHARE * 1.001) == wanted
-    assert batching.fitting(net(), (28, 28, 1), 1.0) == 1
-    assert batching.fitting(net(), (28, 28, 1), 1e15) == batching.LARGEST
+        assert batching.estimate_batch_size(net(), (28, 28, 1), wanted * each / batching.SHARE * 1.001) == wanted
+    assert batching.estimate_batch_size(net(), (28, 28, 1), 1.0) == 1
+    assert batching.estimate_batch_size(net(), (28, 28, 1), 1e15) == batching.LARGEST
 
 
 def exhausted_above(limit, tried):
@@ -39,14 +39,14 @@ def exhausted_above(limit, tried):
 
 def test_the_batch_is_halved_until_it_fits():
     tried, told = [], []
-    assert batching.halving(exhausted_above(70, tried), 500, told.append) == ("found", 62)
+    assert batching.run_in_smaller_batches(exhausted_above(70, tried), 500, told.append) == ("found", 62)
     assert tried == [500, 250, 125, 62]
     assert told[-1] == "memory is exhausted: going on with 62 examples at a time"
 
 
 def test_a_single_example_that_does_not_fit_is_an_error():
     with pytest.raises(BnvulnError, match="a single example"):
-        batching.halving(exhausted_above(0, []), 4, print)
+        batching.run_in_smaller_batches(exhausted_above(0, []), 4, print)
 
 
 @pytest.mark.parametrize("keep", ["first_success", "last"])

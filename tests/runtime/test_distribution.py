@@ -142,13 +142,13 @@ def test_a_training_on_replicas_goes_on_from_its_checkpoint(two, tmp_path, monke
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_shares_come_back_in_order(two, n):
-    doubled = two.sharded(lambda x: 2 * x)
+    doubled = two.compile_sharded(lambda x: 2 * x)
     np.testing.assert_array_equal(doubled(np.arange(n, dtype=np.float32)), 2 * np.arange(n))
 
 
 def test_a_constant_lies_on_every_device(two):
-    held = two.on_every_device(np.arange(6, dtype=np.uint8))
-    seen = two.sharded(lambda index: tf.gather(held, index))(np.array([5, 0, 3, 1]))
+    held = two.replicate(np.arange(6, dtype=np.uint8))
+    seen = two.compile_sharded(lambda index: tf.gather(held, index))(np.array([5, 0, 3, 1]))
     assert seen.tolist() == [5, 0, 3, 1]
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from bn_vuln.runtime import progress
-from bn_vuln.runtime.progress import Live, Plain, Progress, Quiet, duration, make, work
+from bn_vuln.runtime.progress import LiveBar, PlainLines, Progress, Quiet, duration, make_progress, progress_task
 
 
 class Terminal(io.StringIO):
@@ -45,7 +45,7 @@ def test_durations_in_words(seconds: float, text: str) -> None:
 
 
 def test_plain_lines_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    report_to(Plain(every_seconds=0))
+    report_to(PlainLines(every_seconds=0))
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert out == ""
@@ -61,21 +61,21 @@ def test_what_was_done_before_takes_no_time_now(
     """A training that goes on at epoch 100 of 150: 50 epochs at a minute each are left, not half of one."""
     times = iter([0.0, 0.0, 60.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
-    target = Plain(every_seconds=30)
-    with work(target, "training", 150, "epochs", done=100):
+    target = PlainLines(every_seconds=30)
+    with progress_task(target, "training", 150, "epochs", done=100):
         target.advance(101)
     assert capsys.readouterr().err == "training: 101/150 epochs  49 min 00 s left\n"
 
 
 def test_plain_lines_are_rare(capsys: pytest.CaptureFixture[str]) -> None:
-    report_to(Plain(every_seconds=1e9))
+    report_to(PlainLines(every_seconds=1e9))
     assert capsys.readouterr().err.splitlines() == ["begin <b>[bold] 100%"]
 
 
 def test_plain_says_what_is_left(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    plain = Plain(every_seconds=30)
+    plain = PlainLines(every_seconds=30)
     plain.start("training", 10, "epochs")
     for done in (1, 2, 3, 4):
         now[0] += 20
@@ -91,7 +91,7 @@ def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_live_works_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    report_to(Live())
+    report_to(LiveBar())
     out, err = capsys.readouterr()
     assert out == ""
     assert "begin <b>[bold] 100%" in err
@@ -100,19 +100,19 @@ def test_live_works_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> No
 def test_live_on_a_terminal_keeps_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    report_to(Live())
+    report_to(LiveBar())
     assert "begin <b>[bold] 100%" in terminal.getvalue()
     assert "training" in terminal.getvalue()
 
 
 def test_live_keeps_a_long_message_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     text = "word " * 100
-    Live().message(text)
+    LiveBar().message(text)
     assert capsys.readouterr().err.strip() == text.strip()
 
 
 def test_live_may_be_stopped_twice_and_started_again() -> None:
-    live = Live()
+    live = LiveBar()
     live.advance(1)
     live.stop()
     live.start("one", 2, "units")
@@ -125,11 +125,11 @@ def test_live_may_be_stopped_twice_and_started_again() -> None:
     assert live.bar is None
 
 
-@pytest.mark.parametrize(("stream", "kind"), [(Terminal(), Live), (io.StringIO(), Plain)])
+@pytest.mark.parametrize(("stream", "kind"), [(Terminal(), LiveBar), (io.StringIO(), PlainLines)])
 def test_make_looks_at_standard_error(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, kind: type) -> None:
     monkeypatch.setattr(sys, "stderr", stream)
-    assert type(make()) is kind
-    assert type(make(quiet=True)) is Quiet
+    assert type(make_progress()) is kind
+    assert type(make_progress(quiet=True)) is Quiet
 
 
 class Noted(Quiet):
@@ -144,13 +144,13 @@ class Noted(Quiet):
 
 
 def break_off(target: Progress, error: BaseException) -> None:
-    with work(target, "training", 3, "epochs"):
+    with progress_task(target, "training", 3, "epochs"):
         raise error
 
 
 def test_work_starts_and_stops() -> None:
     noted = Noted()
-    with work(noted, "training", 3, "epochs"):
+    with progress_task(noted, "training", 3, "epochs"):
         assert noted.calls == ["start training 3 epochs"]
     assert noted.calls == ["start training 3 epochs", "stop"]
 
@@ -164,7 +164,7 @@ def test_work_stops_on_an_exception(error: BaseException) -> None:
 
 
 def test_the_bar_is_gone_after_an_exception() -> None:
-    live = Live()
+    live = LiveBar()
     with pytest.raises(RuntimeError):
         break_off(live, RuntimeError("broke"))
     assert live.bar is None

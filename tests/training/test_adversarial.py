@@ -9,7 +9,7 @@ from helpers_attacks import norm, tf
 from helpers_runs import check_resume, small_cell
 
 from bn_vuln import data, models
-from bn_vuln.attacks import Ball
+from bn_vuln.attacks import ThreatModel
 from bn_vuln.attacks.pgd import pgd
 from bn_vuln.config import Adversarial, Cell, Train, describe_cell, identity_of, validate
 from bn_vuln.data.transforms import pixel_array
@@ -115,11 +115,18 @@ def test_a_ball_without_extent_is_plain_training(eagerly):
 def test_it_makes_nets_robust(normalization):
     """In 3 epochs, against PGD at eps .1: about .2 and .1 (plain) against .5."""
     held = data.load("mnist", "test", limit=300)
-    x, ball, accuracies = pixel_array(held.images, 28), Ball("inf", 0.1, 1.0, 0.0, 1.0), []
+    x, threat_model, accuracies = pixel_array(held.images, 28), ThreatModel("inf", 0.1, 1.0, 0.0, 1.0), []
     for options in (None, {"eps": 0.1, "steps": 5}):
         trained = train(cell_of(options, arch=DENSE, normalization=normalization, train={"epochs": 3}))
         assert trained.record.state == "trained"
-        found = pgd(trained.model, tf.constant(x), tf.constant(held.labels), ball=ball, steps=10, step_size=0.025)
+        found = pgd(
+            trained.model,
+            tf.constant(x),
+            tf.constant(held.labels),
+            threat_model=threat_model,
+            steps=10,
+            step_size=0.025,
+        )
         accuracies.append(np.mean(np.argmax(trained.model(found), axis=1) == held.labels))
     assert accuracies[1] > accuracies[0] + 0.15
     assert trained.history[-1].train_accuracy < trained.history[-1].validation_accuracy  # that is on clean images

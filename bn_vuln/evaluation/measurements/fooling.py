@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln import attacks
-from bn_vuln.attacks.losses import Predict, finite, gradient, log_odds
+from bn_vuln.attacks.losses import Predict, input_gradient, log_odds, replace_nonfinite
 from bn_vuln.attacks.threat_model import per_example
 from bn_vuln.config import Fooling
 from bn_vuln.data.info import DatasetInfo
@@ -69,15 +69,17 @@ def ascend(
 def _climb(predict: Predict, x: Any, y: Any, options: Fooling, low: Any, high: Any) -> tuple[Any, ...]:
     """The fields of `Fooled`. All points go on until all have arrived; what an image was when it did is kept."""
     tf = backend.tensorflow()
-    ball = attacks.Ball("2", np.inf)
+    threat_model = attacks.ThreatModel("2", np.inf)
 
     def going(i: Any, point: Any, images: Any, steps: Any, reached: Any, *_: Any) -> Any:
         return (i <= options.steps) & ((i <= options.after) | ~tf.reduce_all(reached))
 
     def step(i: Any, point: Any, images: Any, steps: Any, reached: Any, last: Any, after: Any) -> tuple[Any, ...]:
-        _, odds, slope = gradient(predict, point, lambda logits: -log_odds(logits, y))  # log(p / (1 - p)) of the class
-        p = finite(tf.sigmoid(odds))
-        moved = tf.clip_by_value(ball.step(point, slope, options.step_size), low, high)
+        _, odds, slope = input_gradient(
+            predict, point, lambda logits: -log_odds(logits, y)
+        )  # log(p / (1 - p)) of the class
+        p = replace_nonfinite(tf.sigmoid(odds))
+        moved = tf.clip_by_value(threat_model.step(point, slope, options.step_size), low, high)
         return (
             i + 1,
             moved,

@@ -309,7 +309,7 @@ def _batch_statistics(subject: _Subject, options: BatchStatistics) -> Measured:
     return Measured(float(np.mean(shifts)), options.unit, n, details, arrays)
 
 
-def _moments(subject: _Subject, options: BatchStatistics) -> list[bn_statistics.Moments]:
+def _moments(subject: _Subject, options: BatchStatistics) -> list[bn_statistics.InputMoments]:
     """Those of whole batches, or of all examples where they are fewer than a batch."""
     classifier, examples, size = subject.classifier, subject.in_random_order, options.batch_size
 
@@ -321,4 +321,4 @@ def _moments(subject: _Subject, options: BatchStatistics) -> list[bn_statistics.
         return pixel_array(images, classifier.width)
 
     begins = range(0, max(1, len(examples) // size) * size, size)
-    return bn_statistics.moments(classifier.model, classifier.predict, map(piece, begins))
+    return bn_statistics.input_moments(classifier.model, classifier.predict, map(piece, begins))
