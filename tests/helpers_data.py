@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import socket
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,18 @@ def seed_downloads(name: str, files: dict[str, bytes]) -> None:
             resource.write_info_file(
                 url=url, path=target, dataset_name=builder.name, original_fname=info.filename, url_info=info
             )
+
+
+def go_offline(monkeypatch: pytest.MonkeyPatch, folder: Path, refuse: Callable[..., Any]) -> Path:
+    """`folder` as an empty data folder; `refuse` is called where the network is asked, and TFDS must not download."""
+    from tensorflow_datasets.core.download import downloader
+
+    monkeypatch.setenv(paths.DATA_DIR, str(folder))
+    monkeypatch.delenv(paths.MANUAL_DIR, raising=False)
+    for name in ("create_connection", "getaddrinfo"):
+        monkeypatch.setattr(socket, name, refuse)
+    monkeypatch.setattr(downloader._Downloader, "_sync_download", lambda *_, **__: pytest.fail("TFDS downloads"))
+    return folder
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import io
 import shutil
-import socket
 import tarfile
 
 import helpers_data as h
@@ -71,7 +70,11 @@ def law(grey, kind, severity):
     return np.diff(stats.norm(x, std).cdf(LEVELS[1:] / 255), prepend=0, append=1)
 
 
-@pytest.mark.parametrize(("kind", "severity"), EVERY)
+def test_amounts_are_those_published():
+    assert {name: list(kind.amounts) for name, kind in corruptions.KINDS.items()} == AMOUNTS
+
+
+@pytest.mark.parametrize(("kind", "severity"), [(kind, severity) for kind in AMOUNTS for severity in (1, 5)])
 def test_levels_have_the_law_of_the_formula(kind, severity):
     for grey in (0, 5, 128, 250, 255):
         found, p = of_grey(grey, kind, severity).ravel(), law(grey, kind, severity)
@@ -89,9 +92,8 @@ def test_levels_have_the_law_of_the_formula(kind, severity):
         assert stats.chisquare(seen, p[often] / p[often].sum() * seen.sum()).pvalue > 1e-5 or often.sum() == 1
 
 
-@pytest.mark.parametrize("severity", range(1, 6))
-def test_impulses_replace_each_channel_by_itself_half_by_white_half_by_black(severity):
-    share, found = AMOUNTS["impulse_noise"][severity - 1], of_grey(128, "impulse_noise", severity, n=400)
+def test_impulses_replace_each_channel_by_itself_half_by_white_half_by_black():
+    share, found = AMOUNTS["impulse_noise"][4], of_grey(128, "impulse_noise", 5, n=400)
     n = found.size
     white, black = np.sum(found == 255), np.sum(found == 0)
     assert white + black + np.sum(found == 128) == n
@@ -104,14 +106,12 @@ def test_impulses_replace_each_channel_by_itself_half_by_white_half_by_black(sev
     assert abs(pixels[2] - expected[2]) < 5 * np.sqrt(expected[2]) + 1
 
 
-@pytest.mark.parametrize("severity", range(1, 6))
-def test_shot_noise_counts_photons(severity):
+def test_shot_noise_counts_photons():
     """Levels are 255 k / c, truncated; rounded they would be others."""
-    c = AMOUNTS["shot_noise"][severity - 1]
-    found = set(of_grey(128, "shot_noise", severity).ravel().tolist())
-    assert found <= {255 * k // c for k in range(c + 1)}
-    if c < 255:
-        assert not found <= {round(255 * k / c) for k in range(c + 1)}
+    for severity, c in enumerate(AMOUNTS["shot_noise"], 1):
+        found = set(of_grey(128, "shot_noise", severity).ravel().tolist())
+        assert found <= {255 * k // c for k in range(c + 1)}
+        assert c >= 255 or not found <= {round(255 * k / c) for k in range(c + 1)}
 
 
 def test_levels_are_truncated_not_rounded():
@@ -126,19 +126,6 @@ def test_pixels_that_are_not_replaced_keep_their_level():
     kept = found == ramp
     assert kept.any(axis=0).all()
     assert np.isin(found[~kept], [0, 255]).all()
-
-
-@pytest.mark.parametrize("kind", AMOUNTS)
-def test_a_higher_severity_is_more_noise(kind, images):
-    change = [
-        np.mean((corrupt(images, np.arange(60), options(kind, s)) - images.astype(float)) ** 2) for s in range(1, 6)
-    ]
-    assert np.all(np.diff(change) > 0)
-
-
-def test_black_has_no_photons_and_no_speckle():
-    assert not of_grey(0, "shot_noise", 5).any()
-    assert not of_grey(0, "speckle_noise", 5).any()
 
 
 # ---------------------------------------------------------------- the published code
@@ -160,42 +147,44 @@ def published(x, kind, severity, random):
     return np.uint8(np.clip(x, 0, 1) * 255)
 
 
-def assert_same_law(ours, theirs, clean):
+def assert_same_law(noisy, reference, clean):
     """Two samples of changes of the same images."""
-    one, other = (np.ravel(noisy.astype(np.int64) - clean) for noisy in (ours, theirs))
+    one, other = (np.ravel(images.astype(np.int64) - clean) for images in (noisy, reference))
     assert stats.ks_2samp(one, other).pvalue > 1e-4
     for power in (1, 2):
         a, b = one.astype(np.float64) ** power, other.astype(np.float64) ** power
         assert abs(a.mean() - b.mean()) < 5 * np.sqrt((a.var() + b.var()) / a.size)
 
 
-@pytest.mark.parametrize(("kind", "severity"), [(kind, severity) for kind, severity in EVERY if severity in (1, 5)])
+@pytest.mark.parametrize(("kind", "severity"), zip(AMOUNTS, (1, 5, 5, 1), strict=True))
 def test_changes_are_those_of_the_published_code(kind, severity):
     clean = np.random.default_rng(1).integers(0, 256, (60, 32, 32, 3), np.uint8)
     random = np.random.RandomState(0)
-    theirs = np.stack([published(image, kind, severity, random) for image in clean])
-    assert_same_law(corrupt(clean, np.arange(60), options(kind, severity)), theirs, clean)
+    reference = np.stack([published(image, kind, severity, random) for image in clean])
+    assert_same_law(corrupt(clean, np.arange(60), options(kind, severity)), reference, clean)
 
 
-@pytest.mark.parametrize("severity", [1, 5])
-def test_impulses_are_those_of_skimage(severity):
+def test_impulses_are_those_of_skimage():
+    severity = 5
     util = pytest.importorskip("skimage.util")
     clean = np.random.default_rng(1).integers(0, 256, (60, 32, 32, 3), np.uint8)
     share = AMOUNTS["impulse_noise"][severity - 1]
     noisy = [util.random_noise(image / 255.0, mode="s&p", amount=share) for image in clean]
-    theirs = np.uint8(np.clip(noisy, 0, 1) * 255)
-    assert_same_law(corrupt(clean, np.arange(60), options("impulse_noise", severity)), theirs, clean)
+    reference = np.uint8(np.clip(noisy, 0, 1) * 255)
+    assert_same_law(corrupt(clean, np.arange(60), options("impulse_noise", severity)), reference, clean)
 
 
 # ---------------------------------------------------------------- which noise an example gets
 
 
-@pytest.mark.parametrize("kind", AMOUNTS)
-def test_an_example_gets_the_same_noise_in_any_subset_and_order(kind, images):
-    index = np.arange(900, 960)
-    whole = corrupt(images, index, options(kind, 3))
+def test_an_example_gets_the_same_noise_in_any_subset_and_order(images):
+    index, before = np.arange(900, 960), images.copy()
     chosen = np.random.default_rng(1).permutation(60)[:17]
-    np.testing.assert_array_equal(corrupt(images[chosen], index[chosen], options(kind, 3)), whole[chosen])
+    for kind in AMOUNTS:
+        whole = corrupt(images, index, options(kind, 3))
+        assert (whole.dtype, whole.shape) == (np.uint8, images.shape)
+        np.testing.assert_array_equal(corrupt(images[chosen], index[chosen], options(kind, 3)), whole[chosen])
+        np.testing.assert_array_equal(images, before)  # the input is left as it is
 
 
 def test_noise_follows_the_index_and_not_the_place():
@@ -205,15 +194,8 @@ def test_noise_follows_the_index_and_not_the_place():
     assert np.any(first != third)
 
 
-def test_noise_does_not_touch_its_input(images):
-    before = images.copy()
-    made = corrupt(images, np.arange(60), options("impulse_noise", 5))
-    assert (made.dtype, made.shape) == (np.uint8, images.shape)
-    np.testing.assert_array_equal(images, before)
-
-
 def test_no_two_corruptions_seeds_or_examples_share_noise():
-    """Nor do they share it with AWGN of the same seed."""
+    """No corruption shares its noise with AWGN of the same seed either."""
     every = [of_grey(128, kind, severity, n=4) for kind, severity in EVERY]
     every += [of_grey(128, kind, 3, n=4, seed=seed) for kind in AMOUNTS for seed in (1, 2)]
     grey = np.full((4, 8, 8, 3), 128, np.uint8)
@@ -232,12 +214,10 @@ def test_points_are_refused():
 # ---------------------------------------------------------------- configs
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"severity": 0}, "severity: expected greater than or equal to 1, received 0"),
+def test_configs_that_make_no_sense_are_refused():
+    given = {"kind": "corruption", "corruption": "shot_noise", "severity": 1}
+    for fields, message in (
         ({"severity": 6}, "severity: expected less than or equal to 5, received 6"),
-        ({"severity": 2.5}, "severity: expected a whole number, received 2.5"),
         (
             {"corruption": "gaussian"},
             "corruption: expected 'gaussian_noise', 'shot_noise', 'impulse_noise' or 'speckle_noise', "
@@ -245,28 +225,18 @@ def test_points_are_refused():
         ),
         ({"source": "tfds"}, "source: expected 'auto', 'made' or 'archive', received 'tfds'"),
         ({"seed": 1}, "what was published is one draw: seed needs source made, received auto"),
-    ],
-    ids=["severity 0", "severity 6", "severity 2.5", "kind", "source", "seed"],
-)
-def test_what_makes_no_sense_is_refused(fields, message):
-    given = {"kind": "corruption", "corruption": "shot_noise", "severity": 1, **fields}
-    with pytest.raises(ConfigError) as error:
-        validate(Suite, {"title": "t", "perturbations": {"p": given}}, "s.yaml")
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_the_kind_is_missing_and_said_so():
+    ):
+        with pytest.raises(ConfigError) as error:
+            validate(Suite, {"title": "t", "perturbations": {"p": {**given, **fields}}}, "s.yaml")
+        assert message in str(error.value)
+        assert "\n" not in str(error.value)
     with pytest.raises(ConfigError, match="severity: missing"):
         validate(Corruption, {"corruption": "shot_noise"}, "s.yaml")
 
 
-def test_a_corruption_in_words():
+def test_descriptions_and_identity():
     assert describe_perturbation(Corruption(corruption="shot_noise", severity=4)) == "shot_noise severity 4"
     assert describe_perturbation(options("shot_noise", 4)) == "shot_noise severity 4, made"
-
-
-def test_every_field_is_in_the_identity():
     assert set(identity_of(options("shot_noise", 4))) == set(Corruption.model_fields)
 
 
@@ -357,16 +327,9 @@ def refuse(*_, **__):
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """An empty data folder, no network, and TFDS never asked to download."""
-    from tensorflow_datasets.core.download import downloader
-
-    monkeypatch.setenv(paths.DATA_DIR, str(tmp_path / "data"))
-    monkeypatch.delenv(paths.MANUAL_DIR, raising=False)
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    """An empty data folder, and a failure where the network is used."""
     monkeypatch.setattr(network, "unreachable", lambda urls: [refuse() for _ in urls])
-    monkeypatch.setattr(downloader._Downloader, "_sync_download", refuse)
-    return tmp_path / "data"
+    return h.go_offline(monkeypatch, tmp_path / "data", refuse)
 
 
 @pytest.fixture(scope="module")
@@ -405,7 +368,7 @@ def test_published_images_are_those_of_the_clean_ones_row_by_row(with_archive):
     assert prepared.find("cifar10_corrupted/shot_noise_5") is not None
 
 
-def test_a_limit_and_classes_take_the_published_images_of_theirs(with_archive):
+def test_a_limit_and_classes_take_the_published_images_of_its_examples(with_archive):
     some = Corruption(corruption="gaussian_noise", severity=4)
     for dataset in (data.load("cifar10", limit=7), data.load("cifar10", classes=(3, 8))):
         found, source = corruptions.corrupted_images(dataset, "test", some)
@@ -471,7 +434,7 @@ def test_an_archive_that_is_not_there_is_asked_for_in_one_line(cifar10, monkeypa
         evaluator().run(asked)
 
 
-@pytest.mark.parametrize(("name", "split"), [("cifar10", "validation"), ("cifar10", "train"), ("mnist", "test")])
+@pytest.mark.parametrize(("name", "split"), [("cifar10", "validation"), ("mnist", "test")])
 def test_an_archive_of_other_images_cannot_be_asked_for(with_archive, name, split):
     dataset = data.load(name, split, validation=5, limit=3)
     asked = Corruption(corruption="gaussian_noise", severity=1, source="archive")
@@ -479,8 +442,9 @@ def test_an_archive_of_other_images_cannot_be_asked_for(with_archive, name, spli
         corruptions.corrupted_images(dataset, split, asked)
 
 
-@pytest.mark.parametrize("source", ["auto", "archive"])
-@pytest.mark.parametrize("labels", [np.roll(LABELS, 1), LABELS[:-1]], ids=["other", "fewer"])
+@pytest.mark.parametrize(
+    ("labels", "source"), [(np.roll(LABELS, 1), "archive"), (LABELS[:-1], "auto")], ids=["other", "fewer"]
+)
 def test_images_of_other_labels_are_refused(cifar10, labels, source):
     h.seed_downloads("cifar10_corrupted/gaussian_noise_1", archive(labels))
     asked = Corruption(corruption="gaussian_noise", severity=1, source=source)

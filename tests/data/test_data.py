@@ -20,7 +20,7 @@ def test_mnist_is_the_real_one():
     assert np.bincount(test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
-def test_facts_are_those_of_the_training_images():
+def test_info_is_that_of_the_training_images():
     images, _ = mnist.read("train")
     info = data.dataset_info("mnist")
     assert info.shape == images.shape[1:]
@@ -33,10 +33,7 @@ def test_validation_and_train_split_the_published_training_set():
     train, validation = data.load("mnist", "train"), data.load("mnist", "validation")
     assert len(validation) == 5000
     assert sorted([*train.index, *validation.index]) == list(range(60000))
-
-
-def test_the_split_is_fixed():
-    assert data.load("mnist", "validation").index[:4].tolist() == [23, 34, 61, 73]
+    assert validation.index[:4].tolist() == [23, 34, 61, 73]  # fixed: published models depend on it
 
 
 def test_index_points_into_the_published_split():
@@ -60,23 +57,21 @@ def test_permutation_depends_on_every_seed():
     assert len({tuple(order) for order in orders}) == 5
 
 
-@pytest.mark.parametrize(
-    ("arguments", "fragments"),
-    [
+def test_bad_requests_say_what_was_expected():
+    for arguments, fragments in (
         ({"name": "mnits"}, ["'mnits'", "mnist", "did you mean"]),
         ({"name": "mnist", "split": "tset"}, ["train, validation or test", "'tset'"]),
         ({"name": "mnist", "limit": 20000}, ["10000", "20000"]),
         ({"name": "mnist", "split": "train", "validation": 60000}, ["1 to 59999", "60000"]),
-    ],
-)
-def test_bad_requests_say_what_was_expected(arguments, fragments):
-    with pytest.raises(UsageError) as error:
-        data.load(**arguments)
-    for fragment in fragments:
-        assert fragment in str(error.value)
+    ):
+        with pytest.raises(UsageError) as error:
+            data.load(**arguments)
+        assert all(fragment in str(error.value) for fragment in fragments)
 
 
-def test_a_corrupt_file_is_named_with_both_hashes(tmp_path):
+def test_a_missing_file_is_named_and_a_corrupt_one_with_both_hashes(tmp_path):
+    with pytest.raises(BnvulnError, match=r"train-images-idx3-ubyte\.gz"):
+        mnist.read("train", tmp_path)
     folder = shutil.copytree(mnist.FOLDER, tmp_path / "mnist")
     path = folder / "t10k-labels-idx1-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
@@ -86,11 +81,6 @@ def test_a_corrupt_file_is_named_with_both_hashes(tmp_path):
     assert mnist.SHA256[path.name] in str(error.value)
     assert str(error.value).count("sha256") == 1
     assert len([word for word in str(error.value).replace(",", "").replace(";", "").split() if len(word) == 64]) == 2
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(BnvulnError, match=r"train-images-idx3-ubyte\.gz"):
-        mnist.read("train", tmp_path)
 
 
 def test_pixels_are_the_bytes_over_255():
@@ -105,16 +95,7 @@ def test_resizing_is_bilinear_with_half_pixel_centres():
     np.testing.assert_allclose(pixel_array(image, 4)[0, 0, :, 0], [0, 0.25, 0.75, 1], atol=1e-6)
 
 
-def test_resizing_keeps_the_mean_and_the_range():
-    images = data.load("mnist", "test", limit=50).images
-    wide = pixel_array(images, 84)
-    assert wide.shape == (50, 84, 84, 1)
-    assert wide.min() >= 0
-    assert wide.max() <= 1
-    assert wide.mean() == pytest.approx(images.mean() / 255, abs=1e-3)
-
-
-@pytest.mark.parametrize(("shape", "width"), [((3, 28, 28, 1), 84), ((2, 5, 5, 3), 12), ((2, 4, 4, 2), 7)])
+@pytest.mark.parametrize(("shape", "width"), [((3, 28, 28, 1), 84), ((2, 5, 5, 3), 12)])
 def test_resizing_is_that_of_tensorflow(shape, width):
     tf = backend.tensorflow()
     images = np.random.default_rng(0).random(shape, np.float32)

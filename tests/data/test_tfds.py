@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +13,7 @@ import pytest
 
 from bn_vuln import data
 from bn_vuln.data import constants, splits, tfds
-from bn_vuln.data.tfds import builders, network, paths, preparation, prepared, reading
-from bn_vuln.data.tfds import downloads as sources
+from bn_vuln.data.tfds import builders, downloads, network, paths, preparation, prepared, reading
 from bn_vuln.errors import BnvulnError, UsageError
 
 FASHION = h.examples(20, 28, 1, seed=1), h.examples(10, 28, 1, seed=2)
@@ -31,17 +29,8 @@ def refuse(*_, **__):
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch, tmp_path):
-    """An empty data folder, no network, and TFDS never asked to download."""
-    monkeypatch.setenv(paths.DATA_DIR, str(tmp_path / "data"))
-    monkeypatch.delenv(paths.MANUAL_DIR, raising=False)
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    from tensorflow_datasets.core.download import downloader
-
-    downloads = []
-    monkeypatch.setattr(downloader._Downloader, "_sync_download", lambda _, url, *__, **___: downloads.append(url))
-    yield tmp_path / "data"
-    assert not downloads
+    """An empty data folder, and no network."""
+    return h.go_offline(monkeypatch, tmp_path / "data", refuse)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +120,7 @@ def test_a_set_of_test_images_can_be_evaluated_not_trained(at_ready):
 # ---------------------------------------------------------------- info
 
 
-def test_facts_with_constants_in_use_need_no_data_and_no_tfds(tmp_path):
+def test_info_with_constants_in_use_needs_no_data_and_no_tfds():
     code = (
         "import sys\nfrom bn_vuln import data\n"
         "print(data.dataset_info('cifar10').std, data.dataset_info('fashion_mnist').sizes)\n"
@@ -145,24 +134,24 @@ def test_facts_with_constants_in_use_need_no_data_and_no_tfds(tmp_path):
     )
 
 
-def test_facts_of_what_is_prepared_have_its_sizes(at_ready):
+def test_info_of_a_prepared_set_has_its_sizes(at_ready):
     expected = dataclasses.replace(constants.CIFAR10, sizes={"train": 25, "test": 10})
     assert data.dataset_info("cifar10") == expected
     assert data.load("cifar10", "test").info == expected
 
 
-def test_other_facts_are_those_of_the_training_images_and_kept(at_ready):
+def test_other_info_is_that_of_the_training_images_and_stored(at_ready):
     pixels = SVHN[0][0].astype(np.float64) / 255
     info = data.dataset_info("svhn_cropped")
     assert info.mean == tuple(pixels.mean((0, 1, 2)).round(4))
     assert info.std == tuple(pixels.std((0, 1, 2)).round(4))
     assert (info.name, info.shape, info.classes) == ("svhn_cropped", (32, 32, 3), tuple("0123456789"))
     assert info.sizes == {"train": 30, "test": 12}
-    kept = json.loads((at_ready / "svhn_cropped/3.1.0" / reading.STATISTICS_FILE).read_text())
-    assert tuple(kept["mean"]) == info.mean
+    stored = json.loads((at_ready / "svhn_cropped/3.1.0" / reading.STATISTICS_FILE).read_text())
+    assert tuple(stored["mean"]) == info.mean
 
 
-def test_measuring_again_where_what_is_kept_is_broken(at_ready):
+def test_stored_statistics_that_are_broken_are_computed_again(at_ready):
     path = at_ready / "svhn_cropped/3.1.0" / reading.STATISTICS_FILE
     info, text = data.dataset_info("svhn_cropped"), path.read_text()
     path.write_text("{")
@@ -180,28 +169,21 @@ def test_statistics_are_exact():
 # ---------------------------------------------------------------- other kinds of data sets
 
 
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
+def test_train_and_test_are_taken_from_the_published_splits():
+    for names, expected in (
         (["train", "test", "extra"], {"train": "train", "test": "test"}),
         (["train", "validation"], {"train": "train", "test": "validation"}),
-        (["train", "validation", "test"], {"train": "train", "test": "test"}),
         (["train"], {"train": "train", "test": "train"}),
         (["test"], {"test": "test"}),
-    ],
-)
-def test_which_split_is_which(names, expected):
-    assert builders.split_names("x", names) == expected
-
-
-def test_no_split_to_use_is_said_so():
+    ):
+        assert builders.split_names("x", names) == expected
     with pytest.raises(UsageError, match="x: expected a train or a test split, received all, half"):
         builders.split_names("x", ["all", "half"])
 
 
 @pytest.fixture(scope="module")
 def squares():
-    """A TFDS data set of our own with one split and no declared shape; `shapes` says which images it holds."""
+    """A made-up TFDS data set with one split and no declared shape; `shapes` says which images it holds."""
     import tensorflow_datasets
 
     class TinySquares(tensorflow_datasets.core.GeneratorBasedBuilder):
@@ -253,15 +235,12 @@ def test_images_of_several_shapes_are_refused_with_the_shapes(squares, monkeypat
         ("cifar10_1/v7", ["no config 'v7'", "v4 and v6", "did you mean 'v6'"]),
         ("cifar10/small", ["no config 'small'", "it has none"]),
         ("cifar10_corrupted/fog", ["fog", "87 more", "did you mean 'fog_"]),
-        ("imagnet2012", ["not known", "did you mean 'imagenet2012'"]),
         ("svhn_croped", ["'svhn_croped'", "did you mean 'svhn_cropped'"]),
         ("cifar10/3.0.2", ["not known", "did you mean 'cifar10'"]),
-        ("cifar10:3.0.2", ["not known", "did you mean 'cifar10'"]),
-        ("Cifar10", ["not known", "did you mean 'cifar10'"]),
         ("npz:0123456789ab", ["not known", "a path ending in .npz"]),
     ],
 )
-def test_what_cannot_be_read_is_said_before_anything_is_prepared(name, fragments):
+def test_names_that_cannot_be_read_are_refused_before_anything_is_prepared(name, fragments):
     for ask in (data.dataset_info, data.load, data.prepare, data.describe_dataset):
         with pytest.raises(UsageError) as error:
             ask(name)
@@ -280,21 +259,17 @@ def test_a_name_that_is_like_none_gets_no_suggestion():
 # ---------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize(
-    ("name", "names", "host"),
-    [
+def test_only_the_files_of_the_config_are_required():
+    for name, names, host in (
         ("cifar10", [h.CIFAR10], "www.cs.toronto.edu"),
         ("cifar10_1/v6", ["cifar10.1_v6_data.npy", "cifar10.1_v6_labels.npy"], "github.com"),
         ("svhn_cropped", ["train_32x32.mat", "test_32x32.mat", "extra_32x32.mat"], "ufldl.stanford.edu"),
-        ("stl10", ["stl10_binary.tar.gz"], "ai.stanford.edu"),
-    ],
-)
-def test_only_the_files_of_the_config_are_needed(name, names, host):
-    needed = sources.required_files(tfds.find_builder(name))
-    assert [file.name for file in needed.files] == names
-    assert {file.host for file in needed.files} == {host}
-    assert all(file.missing and file.size and len(file.sha256) == 64 for file in needed.files)
-    assert not needed.by_hand
+    ):
+        required = downloads.required_files(tfds.find_builder(name))
+        assert [file.name for file in required.files] == names
+        assert {file.host for file in required.files} == {host}
+        assert all(file.missing and file.size and len(file.sha256) == 64 for file in required.files)
+        assert not required.by_hand
 
 
 def test_missing_files_are_one_line_that_names_files_host_and_folder(offline):
@@ -323,7 +298,7 @@ def test_a_given_manual_folder_is_where_to_put_them(monkeypatch, tmp_path):
         data.load("cifar10")
 
 
-def test_of_very_many_files_the_first_are_named():
+def test_the_first_of_very_many_files_are_named():
     with pytest.raises(BnvulnError, match=r"airplane\.npy, .* and 337 more into"):
         data.prepare("quickdraw_bitmap")
 
@@ -333,8 +308,8 @@ def test_files_that_tfds_does_not_register_are_not_to_be_put_anywhere():
         data.prepare("i_naturalist2018")
 
 
-@pytest.mark.parametrize("name", ["imagenet2012", "resisc45"])
-def test_files_to_be_had_by_hand_are_those_of_tfds_instructions(name, offline):
+def test_files_to_download_by_hand_are_those_of_tfds_instructions(offline):
+    name = "imagenet2012"
     with pytest.raises(BnvulnError) as error:
         data.load(name)
     instructions = tfds.find_builder(name).MANUAL_DOWNLOAD_INSTRUCTIONS.split()
@@ -343,13 +318,13 @@ def test_files_to_be_had_by_hand_are_those_of_tfds_instructions(name, offline):
     assert "\n" not in str(error.value)
 
 
-def test_files_to_be_had_by_hand_that_are_not_all_there_are_named_by_tfds(offline):
+def test_missing_files_of_those_to_download_by_hand_are_named_by_tfds(offline):
     h.write_files(offline / "downloads/manual/imagenet2012", {"readme": b""})
     with pytest.raises(BnvulnError, match=r"imagenet2012 could not be prepared in .*ILSVRC2012_img_\w+\.tar"):
         data.prepare("imagenet2012")
 
 
-def test_missing_data_are_noticed_without_tensorflow(tmp_path):
+def test_missing_data_are_noticed_without_tensorflow():
     code = (
         "import sys\nfrom bn_vuln import data\nfrom bn_vuln.errors import BnvulnError\n"
         "from bn_vuln.data.tfds import network\n"
@@ -378,17 +353,17 @@ def test_files_of_one_name_do_not_mix(offline, monkeypatch):
 
 
 def test_a_manual_folder_anywhere_is_used(tmp_path, monkeypatch):
-    folder = h.write_files(tmp_path / "mine", h.cifar10_1_files(*CIFAR_1))
+    folder = h.write_files(tmp_path / "by_hand", h.cifar10_1_files(*CIFAR_1))
     h.register(monkeypatch, "cifar10_1/v6", folder)
     monkeypatch.setenv(paths.MANUAL_DIR, str(folder))
     assert h.sorted_pairs(*whole("cifar10_1/v6", "test")) == h.sorted_pairs(*CIFAR_1)
 
 
 def test_a_wrong_file_in_the_manual_folder_is_refused_with_both_hashes(offline, tmp_path, monkeypatch):
-    folder = h.write_files(tmp_path / "mine", h.idx_files(*KMNIST))
+    folder = h.write_files(tmp_path / "by_hand", h.idx_files(*KMNIST))
     h.register(monkeypatch, "fashion_mnist", folder)
     wrong = folder / "t10k-labels-idx1-ubyte.gz"
-    registered = sources.required_files(tfds.find_builder("fashion_mnist")).files[-1].sha256
+    registered = downloads.required_files(tfds.find_builder("fashion_mnist")).files[-1].sha256
     wrong.write_bytes(h.idx_files(*FASHION)["train-labels-idx1-ubyte.gz"])
     monkeypatch.setenv(paths.MANUAL_DIR, str(folder))
     with pytest.raises(BnvulnError) as error:
@@ -441,11 +416,10 @@ def test_an_interrupted_preparation_is_begun_again(offline, monkeypatch):
     assert h.sorted_pairs(*whole("cifar10_1/v6", "test")) == h.sorted_pairs(*CIFAR_1)
 
 
-@pytest.mark.parametrize("lost", ["dataset_info.json", "cifar10_1-test.tfrecord-00000-of-00001"])
-def test_a_folder_with_half_of_it_is_no_data_set(ready, offline, lost):
+def test_an_incomplete_folder_is_prepared_again(ready, offline):
     """TFDS takes any folder of that name for a prepared data set."""
     shutil.copytree(ready / "cifar10_1", offline / "cifar10_1")
-    (offline / "cifar10_1/v6/1.1.0" / lost).unlink()
+    (offline / "cifar10_1/v6/1.1.0/cifar10_1-test.tfrecord-00000-of-00001").unlink()
     with pytest.raises(BnvulnError, match="cifar10_1/v6 is not prepared"):
         data.load("cifar10_1/v6")
     h.seed_downloads("cifar10_1/v6", h.cifar10_1_files(*CIFAR_1))
@@ -491,13 +465,13 @@ def test_a_file_that_a_host_offers_is_downloaded(monkeypatch, tmp_path):
 def test_a_data_folder_that_cannot_be_written_is_one_line(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(paths.DATA_DIR, str(tmp_path / "file"))
-    monkeypatch.setattr(sources, "require_available", lambda *_: None)
+    monkeypatch.setattr(downloads, "require_available", lambda *_: None)
     with pytest.raises(BnvulnError, match=r"cifar10 could not be prepared in .*Not a directory"):
         data.load("cifar10")
 
 
-def test_who_waits_for_another_preparation_finds_it_done(at_ready, monkeypatch):
-    monkeypatch.setattr(sources, "require_available", lambda *_: None)
+def test_a_process_that_waited_for_another_does_not_prepare_again(at_ready, monkeypatch):
+    monkeypatch.setattr(downloads, "require_available", lambda *_: None)
     monkeypatch.setattr(preparation, "_download_and_prepare", lambda _: pytest.fail("prepared twice"))
     preparation.prepare("cifar10", tfds.find_builder("cifar10"))
 
