@@ -1,15 +1,16 @@
-"""Data of one's own: .npz files and folders of images, and every way in which they can be wrong."""
+"""User data: .npz files and folders of images, every way in which they can be wrong, and runs on them."""
 
+import json
 import shutil
 
 import helpers_data as h
 import numpy as np
 import pytest
 
-from bn_vuln import config, data
-from bn_vuln.data import fingerprint, image_folder, splits
-from bn_vuln.data import npz as arrays
+from bn_vuln import api, config, data
+from bn_vuln.data import fingerprint, image_folder, npz, splits
 from bn_vuln.errors import UsageError
+from bn_vuln.records import read_cell
 from bn_vuln.runtime import backend
 
 TRAIN, TEST = h.examples(30, 8, 3, seed=1, classes=3), h.examples(9, 8, 3, seed=2, classes=3)
@@ -25,21 +26,21 @@ def keras_names(train=TRAIN, test=TEST, **others):
     return {"x_train": train[0], "y_train": train[1], "x_test": test[0], "y_test": test[1], **others}
 
 
-def npz(path, **found):
+def npz_file(path, **arrays):
     """The name of an .npz file of these arrays, four good ones where none are given."""
-    np.savez(path, **(found or keras_names()))
+    np.savez(path, **(arrays or keras_names()))
     return str(path)
 
 
-def images(root, **parts):
-    """folder:ROOT, with folders of classes in ROOT or in a folder for each part."""
-    for part, (pixels, labels) in (parts or {"train": TRAIN, "test": TEST}).items():
-        h.image_folder(root / part.replace("whole", ""), pixels, labels, CLASSES)
+def folder_of_images(root, **splits):
+    """folder:ROOT, with folders of classes in ROOT or in a folder for each split."""
+    for split, (pixels, labels) in (splits or {"train": TRAIN, "test": TEST}).items():
+        h.image_folder(root / split.replace("whole", ""), pixels, labels, CLASSES)
     return f"folder:{root}"
 
 
 def refused(name, *fragments):
-    """Nothing can be had of these data, for one reason, said in one line."""
+    """These data cannot be used, for one reason, given in one line."""
     messages = set()
     for ask in (data.dataset_info, data.load, data.describe_dataset):
         with pytest.raises(UsageError) as error:
@@ -55,7 +56,7 @@ def refused(name, *fragments):
 
 
 def test_npz_arrays_are_those_of_the_file(tmp_path):
-    name = npz(tmp_path / "a.npz")
+    name = npz_file(tmp_path / "a.npz")
     train, validation, test = (data.load(name, split, validation=4) for split in ("train", "validation", "test"))
     np.testing.assert_array_equal(test.images, TEST[0])
     assert (test.images.dtype, test.labels.dtype) == (np.uint8, np.int32)
@@ -66,26 +67,25 @@ def test_npz_arrays_are_those_of_the_file(tmp_path):
     np.testing.assert_array_equal(validation.labels, TRAIN[1][validation.index])
 
 
-def test_npz_facts_are_those_of_the_training_images(tmp_path):
-    info = data.dataset_info(npz(tmp_path / "a.npz", **keras_names(classes=np.array(CLASSES))))
+def test_npz_info_is_that_of_the_training_images(tmp_path):
+    info = data.dataset_info(npz_file(tmp_path / "a.npz", **keras_names(classes=np.array(CLASSES))))
     assert (info.shape, info.classes, info.sizes) == ((8, 8, 3), tuple(CLASSES), {"train": 30, "test": 9})
     pixels = TRAIN[0] / 255
     assert info.mean == tuple(pixels.mean((0, 1, 2)).round(4))
     assert info.std == tuple(pixels.std((0, 1, 2)).round(4))
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.uint16])
-def test_npz_gray_images_and_labels_in_a_column(tmp_path, dtype):
-    pixels, labels = TRAIN[0][..., 0], TRAIN[1].astype(dtype)[:, None]
-    test = data.load(npz(tmp_path / "a.npz", **keras_names((pixels, labels), (pixels, labels))), "test")
+def test_npz_gray_images_and_labels_in_a_column(tmp_path):
+    pixels, labels = TRAIN[0][..., 0], TRAIN[1].astype(np.int64)[:, None]
+    test = data.load(npz_file(tmp_path / "a.npz", **keras_names((pixels, labels), (pixels, labels))), "test")
     assert test.images.shape == (30, 8, 8, 1)
     np.testing.assert_array_equal(test.images[..., 0], pixels)
     assert test.labels.tolist() == TRAIN[1].tolist()
 
 
 def test_npz_without_a_test_split_gives_a_fixed_fifth_to_it(tmp_path):
-    name = npz(tmp_path / "a.npz", x=TRAIN[0], y=TRAIN[1])
-    train, test = arrays.read(name, "train"), arrays.read(name, "test")
+    name = npz_file(tmp_path / "a.npz", x=TRAIN[0], y=TRAIN[1])
+    train, test = npz.read(name, "train"), npz.read(name, "test")
     assert (len(train.labels), len(test.labels)) == (24, 6)
     assert sorted([*train.index, *test.index]) == list(range(30))
     np.testing.assert_array_equal(test.images, TRAIN[0][test.index])
@@ -95,34 +95,23 @@ def test_npz_without_a_test_split_gives_a_fixed_fifth_to_it(tmp_path):
     assert test.index.tolist() == np.sort(data.permutation(30, splits.SPLIT_SEED + 2)[:6]).tolist()
 
 
-def test_npz_arrays_cannot_be_written(tmp_path):
-    with pytest.raises(ValueError, match="read-only"):
-        data.load(npz(tmp_path / "a.npz"), "test").images[0] = 0
-
-
 FLOATS = (TRAIN[0] / 255, TRAIN[1])
 WIDE = h.examples(9, 9, 3, classes=3)
 
 
 @pytest.mark.parametrize(
-    ("found", "fragments"),
+    ("arrays", "fragments"),
     [
         ({"x_train": TRAIN[0], "y_train": TRAIN[1]}, ["y_test, or x and y", "received x_train, y_train"]),
         (keras_names(FLOATS), ["x_train", "uint8", "received float64", "np.uint8(np.round(255 * x))"]),
-        (keras_names((TRAIN[0].astype(np.int32), TRAIN[1])), ["expected uint8", "received int32"]),
         (keras_names((TRAIN[0].transpose(0, 3, 1, 2), TRAIN[1])), ["[30, 3, 8, 8]", "transpose(0, 2, 3, 1)"]),
         (keras_names((TRAIN[0][:, :6], TRAIN[1])), ["square", "[30, 6, 8, 3]"]),
-        (keras_names((TRAIN[0][..., :2], TRAIN[1])), ["[30, 8, 8, 2]"]),
-        (keras_names((TRAIN[0].reshape(30, -1), TRAIN[1])), ["[30, 192]"]),
         (keras_names((TRAIN[0][:0], TRAIN[1][:0])), ["[0, 8, 8, 3]"]),
         (keras_names((TRAIN[0], TRAIN[1][:29])), ["x_train has 30 images and y_train 29 labels"]),
         (keras_names((TRAIN[0], TRAIN[1] * 0.5)), ["y_train", "whole numbers", "float64"]),
-        (keras_names((TRAIN[0], TRAIN[1] > 0)), ["y_train", "whole numbers", "bool"]),
         (keras_names((TRAIN[0], np.eye(3, dtype=int)[TRAIN[1]])), ["[30, 3]", "y.argmax(1)"]),
-        (keras_names((TRAIN[0], TRAIN[1].astype(int) - 1)), ["labels of 0 to K-1", "received -1 to 1"]),
         (keras_names((TRAIN[0], TRAIN[1] * 2)), ["every class 0 to 4", "none is 1"]),
         (keras_names((TRAIN[0], TRAIN[1] * 0), (TEST[0], TEST[1] * 0)), ["every class 0 to 1", "none is 1"]),
-        (keras_names((TRAIN[0], TRAIN[1] * np.int64(2**29))), ["every class 0 to 1073741824", "none is 1"]),
         (keras_names((TRAIN[0], np.full(30, 2**31))), ["labels of 0 to K-1", "2147483648"]),
         (keras_names(test=(TEST[0], TEST[1] + 1)), ["training labels are 0 to 2", "a label 3"]),
         (keras_names(test=WIDE), ["one shape", "(8, 8, 3) to train, (9, 9, 3) to test"]),
@@ -133,8 +122,8 @@ WIDE = h.examples(9, 9, 3, classes=3)
         (keras_names((TRAIN[0], TRAIN[1].astype(object))), ["Python objects", "can run code"]),
     ],
 )  # fmt: skip
-def test_npz_that_is_wrong_is_refused(tmp_path, found, fragments):
-    refused(npz(tmp_path / "a.npz", **found), str(tmp_path / "a.npz"), *fragments)
+def test_npz_that_is_wrong_is_refused(tmp_path, arrays, fragments):
+    refused(npz_file(tmp_path / "a.npz", **arrays), str(tmp_path / "a.npz"), *fragments)
 
 
 def test_files_that_are_no_npz_are_refused(tmp_path):
@@ -143,12 +132,8 @@ def test_files_that_are_no_npz_are_refused(tmp_path):
     path.mkdir()
     refused(str(path), "a.npz: no such file")
     path.rmdir()
-    for content_, fragment in (
-        (b"", "cannot be read"),
-        (b"some text", "is no .npz file"),
-        (b"PK\x03\x04", "cannot be read"),
-    ):
-        path.write_bytes(content_)
+    for content, fragment in ((b"", "cannot be read"), (b"some text", "is no .npz file")):
+        path.write_bytes(content)
         refused(str(path), fragment, "as np.savez writes it")
     with path.open("wb") as file:
         np.save(file, TRAIN[0])
@@ -158,25 +143,24 @@ def test_files_that_are_no_npz_are_refused(tmp_path):
 def test_a_damaged_npz_is_refused(tmp_path):
     path = tmp_path / "a.npz"
     np.savez_compressed(path, **keras_names())
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    refused(str(path), "cannot be read")
-    path.write_bytes(whole[:300] + bytes(200) + whole[500:])
-    refused(str(path), "cannot be read")
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], content[:300] + bytes(200) + content[500:]):
+        path.write_bytes(damaged)
+        refused(str(path), "cannot be read")
 
 
 # ---------------------------------------------------------------- folders
 
 
-@pytest.mark.parametrize("parts", [{"train": TRAIN, "test": TEST}, {"whole": TRAIN}])
-def test_folder_images_are_those_of_the_files(tmp_path, parts):
-    name = images(tmp_path / "images", **parts)
-    by_class = [sorted(range(30), key=lambda i: (TRAIN[1][i], i))]
-    pixels, labels = TRAIN[0][by_class[0]], TRAIN[1][by_class[0]]
+@pytest.mark.parametrize("splits_", [{"train": TRAIN, "test": TEST}, {"whole": TRAIN}], ids=["two", "one"])
+def test_folder_images_are_those_of_the_files(tmp_path, splits_):
+    name = folder_of_images(tmp_path / "images", **splits_)
+    by_class = np.argsort(TRAIN[1], kind="stable")
+    pixels, labels = TRAIN[0][by_class], TRAIN[1][by_class]
     train, test = image_folder.read(name, "train"), image_folder.read(name, "test")
     np.testing.assert_array_equal(train.images, pixels[train.index])
     assert train.labels.tolist() == labels[train.index].tolist()
-    if "whole" in parts:
+    if "whole" in splits_:
         assert sorted([*train.index, *test.index]) == list(range(30))
         np.testing.assert_array_equal(test.images, pixels[test.index])
     else:
@@ -190,22 +174,17 @@ def test_folder_images_are_those_of_the_files(tmp_path, parts):
 def test_folder_formats(tmp_path):
     """Exact where the format is; every one is decoded to the same shape."""
     io, pixels = backend.tensorflow().io, TRAIN[0]
-    name = images(tmp_path / "images", whole=TRAIN)
+    name = folder_of_images(tmp_path / "images", whole=TRAIN)
     first = tmp_path / "images" / "ant"
     (first / "000.png").write_bytes(io.encode_jpeg(np.full((8, 8, 3), 100, np.uint8), quality=100).numpy())
     (first / "003.png").write_bytes(bmp(pixels[3]))
     (first / "006.png").write_bytes(gif(np.arange(64), np.zeros(64)))
-    whole = {
-        i: image for split in ("train", "test") for i, image in zip(*_at(image_folder.read(name, split)), strict=True)
-    }
+    read = [image_folder.read(name, split) for split in ("train", "test")]
+    whole = np.concatenate([part.images for part in read])[np.argsort(np.concatenate([part.index for part in read]))]
     assert abs(whole[0].astype(int) - 100).max() <= 1
     np.testing.assert_array_equal(whole[1], pixels[3])
     np.testing.assert_array_equal(whole[2], np.arange(64).reshape(8, 8, 1).repeat(3, -1))
     np.testing.assert_array_equal(whole[3], pixels[9])
-
-
-def _at(part):
-    return part.index.tolist(), part.images
 
 
 def gif(*frames):
@@ -229,7 +208,7 @@ def bmp(image):
 
 def test_folder_gray_images_hidden_files_and_what_lies_beside_the_classes(tmp_path):
     gray = TRAIN[0][..., :1], TRAIN[1]
-    name = images(tmp_path / "images", whole=gray)
+    name = folder_of_images(tmp_path / "images", whole=gray)
     before = data.canonical_name(name)
     h.write_files(tmp_path / "images", {"readme.txt": b"", ".hidden": b""})
     h.write_files(tmp_path / "images" / "ant", {".DS_Store": b"x"})
@@ -252,14 +231,14 @@ def test_folders_that_are_wrong_are_refused(tmp_path):
     refused(f"folder:{root}", "received 1")
     (root / "bee").mkdir()
     refused(f"folder:{root}", f"{root / 'ant'}: the class has no images")
-    images(root, whole=(TRAIN[0][:3], TRAIN[1][:3]))
+    folder_of_images(root, whole=(TRAIN[0][:3], TRAIN[1][:3]))
     refused(f"folder:{root}", "5 images at least")
     (root / "ant" / "inner").mkdir()
     refused(f"folder:{root}", "inner: expected an image file, received a folder")
 
 
-def test_parts_must_have_the_same_classes(tmp_path):
-    name = images(tmp_path / "images")
+def test_splits_must_have_the_same_classes(tmp_path):
+    name = folder_of_images(tmp_path / "images")
     shutil.rmtree(tmp_path / "images" / "test" / "bee")
     refused(name, "same classes in train and test, bee is only in one")
     shutil.rmtree(tmp_path / "images" / "test")
@@ -269,7 +248,6 @@ def test_parts_must_have_the_same_classes(tmp_path):
 @pytest.mark.parametrize(
     ("make", "fragments"),
     [
-        (lambda: b"no image", ["no PNG, JPEG, BMP or GIF image"]),
         (lambda: b"", ["no PNG, JPEG, BMP or GIF image"]),
         (lambda: h.png(TRAIN[0][0])[:60], ["no PNG, JPEG, BMP or GIF image"]),
         (lambda: h.png(WIDE[0][0]), ["expected 8x8x3 as in", "received 9x9x3", "one size"]),
@@ -278,31 +256,31 @@ def test_parts_must_have_the_same_classes(tmp_path):
     ],
 )
 def test_the_first_file_that_is_wrong_is_named(tmp_path, make, fragments):
-    name = images(tmp_path / "images")
-    for part in ("train", "test"):
-        (tmp_path / "images" / part / "bee" / "001.png").write_bytes(make())
+    name = folder_of_images(tmp_path / "images")
+    for split in ("train", "test"):
+        (tmp_path / "images" / split / "bee" / "001.png").write_bytes(make())
     refused(name, str(tmp_path / "images/train/bee/001.png"), *fragments)
 
 
 @pytest.mark.parametrize(("image", "received"), [(np.zeros((8, 9, 3)), "8x9x3"), (np.zeros((8, 8, 4)), "8x8x4")])
 def test_images_that_are_not_square_or_have_an_alpha_channel_are_refused(tmp_path, image, received):
-    name = images(tmp_path / "images", whole=(np.stack([image.astype(np.uint8)] * 6), np.arange(6) % 3))
+    name = folder_of_images(tmp_path / "images", whole=(np.stack([image.astype(np.uint8)] * 6), np.arange(6) % 3))
     refused(name, "ant/000.png", "square image, gray or RGB", f"received {received}")
 
 
-# ---------------------------------------------------------------- what identifies them
+# ---------------------------------------------------------------- digests
 
 
 @pytest.fixture(params=["npz", "folder"])
 def two(request, tmp_path):
     """The same data at two places: (name, name, change the second)."""
-    first = npz(tmp_path / "a.npz") if request.param == "npz" else images(tmp_path / "a")
+    first = npz_file(tmp_path / "a.npz") if request.param == "npz" else folder_of_images(tmp_path / "a")
     if request.param == "npz":
         second = str(shutil.copy(tmp_path / "a.npz", tmp_path / "B.NPZ"))
         return (
             first,
             second,
-            lambda: npz(tmp_path / "b", **keras_names(TEST)) and shutil.move(tmp_path / "b.npz", second),
+            lambda: npz_file(tmp_path / "b", **keras_names(TEST)) and shutil.move(tmp_path / "b.npz", second),
         )
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     return first, f"folder:{tmp_path / 'b'}", (tmp_path / "b/train/ant/000.png").unlink
@@ -323,7 +301,7 @@ def test_the_content_identifies_not_the_path(two, monkeypatch, tmp_path):
 
 
 def test_the_names_of_files_count(tmp_path):
-    before = data.canonical_name(images(tmp_path / "a"))
+    before = data.canonical_name(folder_of_images(tmp_path / "a"))
     (tmp_path / "a/train/ant/000.png").rename(tmp_path / "a/train/ant/zzz.png")
     assert data.canonical_name(f"folder:{tmp_path / 'a'}") != before
 
@@ -336,26 +314,27 @@ def test_the_same_files_are_hashed_once(two):
     assert fingerprint._digest.cache_info().misses == 1
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar10_1/v6", "no_such_set"])
-def test_names_identify_themselves(name):
-    assert data.canonical_name(name) == name
-    options = config.Data(name=name)
-    assert data.with_digest(options) is options
+def test_names_of_other_data_identify_themselves():
+    for name in ("mnist", "cifar10_1/v6", "no_such_set"):
+        options = config.Data(name=name)
+        assert data.canonical_name(name) == name
+        assert data.with_digest(options) is options
+        assert not data.is_user_data(name)
 
 
-def test_pinned_data_are_found_and_recognized_anywhere(two, monkeypatch, tmp_path):
+def test_data_with_digest_are_found_and_recognized_anywhere(two, monkeypatch, tmp_path):
     first, second, change = two
     monkeypatch.chdir(tmp_path)
-    pinned = data.with_digest(config.Data(name=second.replace(f"{tmp_path}/", ""), validation=7))
-    assert (pinned.name, pinned.validation) == (second, 7)
-    assert pinned.canonical == data.canonical_name(first)
-    assert data.with_digest(pinned) == pinned
+    found = data.with_digest(config.Data(name=second.replace(f"{tmp_path}/", ""), validation=7))
+    assert (found.name, found.validation) == (second, 7)
+    assert found.canonical == data.canonical_name(first)
+    assert data.with_digest(found) == found
     change()
-    with pytest.raises(UsageError, match=rf"changed since.*{pinned.digest}"):
-        data.with_digest(pinned)
+    with pytest.raises(UsageError, match=rf"changed since.*{found.digest}"):
+        data.with_digest(found)
 
 
-def test_pinning_what_is_not_there(tmp_path):
+def test_missing_data_have_no_digest(tmp_path):
     for name in (f"{tmp_path}/a.npz", f"folder:{tmp_path}/a"):
         for ask in (data.canonical_name, lambda name: data.with_digest(config.Data(name=name))):
             with pytest.raises(UsageError, match="no such"):
@@ -364,13 +343,94 @@ def test_pinning_what_is_not_there(tmp_path):
 
 def test_the_home_folder_is_understood(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    npz(tmp_path / "a.npz")
+    npz_file(tmp_path / "a.npz")
     assert data.canonical_name("~/a.npz") == data.canonical_name(str(tmp_path / "a.npz"))
-    images(tmp_path / "a")
+    folder_of_images(tmp_path / "a")
     assert data.canonical_name("folder:~/a") == data.canonical_name(f"folder:{tmp_path / 'a'}")
 
 
-def test_one_s_own_data_are_prepared_by_being_read(two):
+def test_user_data_are_prepared_by_being_read(two):
     assert data.prepare(two[0]) == data.dataset_info(two[0])
     described = data.describe_dataset(two[0])
     assert (described["state"], described["files"]) == ("user data", [])
+
+
+# ---------------------------------------------------------------- runs
+
+OPTIONS = ["--arch", "linear", "--epochs", "4", "--batch-size", "20", "--lr", "0.1", "--validation", "30"]
+
+
+def write_two_classes(path, seed=0, *, size=12, channels=1):
+    """200 + 60 images in two classes, that differ in the brightness of the upper half."""
+    generator = np.random.default_rng(seed)
+    x, y = generator.integers(0, 100, (260, size, size, channels), np.uint8), np.arange(260) % 2
+    x[y == 1, : size // 2] += 100
+    np.savez(path, x_train=x[:200], y_train=y[:200], x_test=x[200:], y_test=y[200:])
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The data and the run of a linear model. Tests leave both as they are."""
+    folder = tmp_path_factory.mktemp("trained")
+    path = write_two_classes(folder / "mine.npz")
+    train = {"epochs": 4, "batch_size": 20, "lr": 0.1}
+    cell = {"data": {"name": str(path), "validation": 30, "width": 12}, "arch": {"name": "linear"}, "train": train}
+    assert api.train(cell, folder / "run").record.validation_accuracy > 0.9
+    return path, folder / "run"
+
+
+def test_a_run_is_measured_on_moved_data_that_are_named(bnvuln, trained, tmp_path):
+    path, run = trained
+    attack = ["attack", run, "--eps", "0.2", "--json"]
+    before = json.loads(bnvuln(*attack)[1])["records"]
+    moved = shutil.move(path, tmp_path / "moved.npz")
+    try:
+        code, _, err = bnvuln(*attack)
+        assert (code, "no such file" in err, "--data" in err) == (2, True, True)
+        after = json.loads(bnvuln(*attack, "--data", moved)[1])["records"]
+    finally:
+        shutil.move(moved, path)
+    for key in ("perturbation_id", "correct"):
+        assert [record[key] for record in after] == [record[key] for record in before]
+    assert all("mine" not in json.dumps(r) and "/" not in json.dumps(r["perturbation"]) for r in after)
+
+
+def test_a_copy_of_the_data_makes_the_same_run(bnvuln, trained, tmp_path):
+    path, run = trained
+    copy = shutil.copy(path, tmp_path / "copy.npz")
+    code, _, err = bnvuln("train", "--data", copy, *OPTIONS, "--out", run)
+    assert (code, "is finished already" in err) == (0, True)
+    assert read_cell(run).data.name == str(path)
+
+
+def test_changed_data_are_refused_unless_named(bnvuln, trained):
+    path, run = trained
+    content = path.read_bytes()
+    try:
+        write_two_classes(path, seed=1)
+        code, _, err = bnvuln("attack", run)
+        assert (code, "has changed since this was trained on it" in err) == (2, True)
+        assert bnvuln("attack", run, "--data", path)[0] == 0
+    finally:
+        path.write_bytes(content)
+
+
+def test_the_limit_of_a_suite_is_no_demand(bnvuln, trained):
+    code, out, err = bnvuln("evaluate", trained[1], "--suite", "quick", "--json")
+    assert code == 0, err
+    found = json.loads(out)["records"]
+    assert {r["n"] for r in found} == {60}
+    assert {r["perturbation"]["limit"] for r in found} == {None}
+    code, _, err = bnvuln("evaluate", trained[1], "--suite", "quick", "--limit", "1000")
+    assert (code, "60 examples" in err) == (2, True)
+
+
+def test_data_that_the_model_cannot_take_are_refused(bnvuln, trained, tmp_path):
+    for options, message in (
+        ({"channels": 3}, "1 channels, received 3"),
+        ({"size": 20}, "can be enlarged, not reduced: expected >= 20"),
+    ):
+        other = write_two_classes(tmp_path / "other.npz", **options)
+        code, _, err = bnvuln("attack", trained[1], "--data", other)
+        assert (code, message in err) == (2, True), err
