@@ -121,26 +121,3 @@ def test_comparisons_keep_the_versions_that_they_were_made_with(tools, tmp_path)
         "c": {"device": "an old device", "versions": {"torch": "1"}},
     }
     assert (kept["device"], kept["repetitions"], kept["settings"]["examples"]) == ("a device", 1, 20)
-
-
-def summarize(*options):
-    command = [sys.executable, TOOLS / "summarize_results.py", *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=TOOLS.parent)
-
-
-def test_the_table_of_the_results_is_what_the_records_say():
-    done = summarize("--check")
-    assert (done.returncode, done.stderr) == (0, ""), "run tools/summarize_results.py"
-
-
-def test_a_table_that_is_out_of_date_is_noticed_and_mended(tmp_path):
-    folder = tmp_path / "results"
-    folder.mkdir()
-    (folder / "README.md").write_text("before\n<!-- made by tools/summarize_results.py -->\nold\n<!-- end -->\nafter\n")
-    assert summarize("--folder", folder, "--check").returncode == 1
-    assert summarize("--folder", folder).returncode == 0
-    text = (folder / "README.md").read_text()
-    assert text.startswith("before\n")
-    assert text.endswith("<!-- end -->\nafter\n")
-    assert "old" not in text
-    assert summarize("--folder", folder, "--check").returncode == 0

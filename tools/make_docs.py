@@ -28,7 +28,7 @@ from pydantic_core import PydanticUndefined
 
 from bn_vuln import config
 from bn_vuln.experiments import catalog
-from bn_vuln.reporting import pages as reports
+from bn_vuln.records import open_store
 from bn_vuln.reporting import summary, tables
 from bn_vuln.reporting.aggregate import Results, aggregate
 from bn_vuln.runtime.files import atomic_write
@@ -47,9 +47,9 @@ VERDICT_ORDER = "holds", "holds in sign", "fails", "undecided", "not run"
 @cache
 def measured() -> dict[str, Results]:
     """The published experiments by name, with their numbers."""
-    parts = [ROOT / "results" / kind for kind in KINDS]
-    every = [(experiment, part) for part in parts for experiment in reports.experiments_in(part)]
-    return {experiment.name: aggregate(experiment, part) for experiment, part in every}
+    stores = [open_store(ROOT / "results" / kind) for kind in KINDS]
+    every = [(experiment, store) for store in stores for experiment in store.experiments()]
+    return {experiment.name: aggregate(experiment, store) for experiment, store in every}
 
 
 def experiment_pages() -> dict[str, str | bytes]:

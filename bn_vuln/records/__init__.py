@@ -1,15 +1,7 @@
 """Records: the measured numbers, their files, and the locks of the folders that they are written to."""
 
-from bn_vuln.records.lock import LOCK, is_stale_lock, locked
-from bn_vuln.records.schema import (
-    SCHEMA,
-    Flag,
-    MeasurementRecord,
-    Record,
-    TrainingRecord,
-    TransferRecord,
-)
-from bn_vuln.records.store import (
+from bn_vuln.records.folder import (
+    FolderStore,
     clear_measured,
     clear_run,
     correct_path,
@@ -30,11 +22,32 @@ from bn_vuln.records.store import (
     write_record,
     write_transfer,
 )
+from bn_vuln.records.lock import LOCK, is_stale_lock, locked
+from bn_vuln.records.packed import PackedStore, is_packed
+from bn_vuln.records.packing import Published, pack, unpack
+from bn_vuln.records.schema import (
+    SCHEMA,
+    Flag,
+    MeasurementRecord,
+    Record,
+    TrainingRecord,
+    TransferRecord,
+)
+from bn_vuln.records.store import Store, open_run, open_store
 
 __all__ = [
     "LOCK",
     "SCHEMA",
     "Flag",
+    "FolderStore",
+    "PackedStore",
+    "Published",
+    "Store",
+    "is_packed",
+    "open_run",
+    "open_store",
+    "pack",
+    "unpack",
     "MeasurementRecord",
     "Record",
     "TrainingRecord",

@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bn_vuln import config, records
 from bn_vuln.analysis.statistics import paired, unpaired
 from bn_vuln.config import (
     Cell,
-    EvaluationPlan,
     Experiment,
     SelectionRule,
     canonical_json,
@@ -22,6 +20,7 @@ from bn_vuln.config import (
     perturbation_identity,
 )
 from bn_vuln.config.grid import arm_of, check_layout, expand, lookup_or_none
+from bn_vuln.records import Store
 from bn_vuln.reporting.claims import Comparison, compare
 from bn_vuln.reporting.results import Block, Difference, Run, Value, has, mean_over_arms
 
@@ -41,12 +40,22 @@ class Results:
     versions: tuple[str, ...]
 
 
-def aggregate(experiment: Experiment, root: Path) -> Results:
-    """The table of an experiment from the records in a results folder. Raises `ConfigError` where the layout
-    names what the cells do not have, `BnvulnError` for a damaged record."""
+def aggregate(experiment: Experiment, results: Path | Store) -> Results:
+    """Make the table of an experiment from records.
+
+    Args:
+        experiment: Its cells, evaluations, layout and claims.
+        results: A results folder, packed or not, or a store that is open already.
+
+    Raises:
+        ConfigError: The layout names what the cells do not have.
+        BnvulnError: A record is damaged.
+    """
+    store = records.open_store(results) if isinstance(results, Path) else results
     cells = expand(experiment)
     check_layout(experiment, cells)
-    runs = [_read(cell, experiment, root) for cell in cells]
+    columns = {name: _columns(experiment, name) for name in {cell.data.canonical for cell in cells}}
+    runs = [_read(cell, experiment, store, columns[cell.data.canonical]) for cell in cells]
     blocks = _select(experiment, [_block(experiment, group) for group in _group(experiment, runs)])
     everything = [record for run in runs for record in _distinct_records(experiment, run)]
     return Results(
@@ -74,26 +83,38 @@ def _distinct_records(experiment: Experiment, run: Run) -> Iterable[records.Reco
     return *found.values(), *{record.measurement_id: record for record in run.measured.values()}.values()
 
 
-def _read(cell: Cell, experiment: Experiment, root: Path) -> Run:
-    folder = root / digest(config.identity_of(cell))
+@dataclass(frozen=True)
+class _Columns:
+    """The ids of what columns of an experiment are read from, for the cells that are trained on one data set."""
 
-    def identifier(plan: EvaluationPlan, what: Any) -> str:
-        return digest(perturbation_identity(plan.evaluation, cell.data.canonical, what))
+    perturbations: dict[str, str]
+    measurements: dict[str, str]
 
-    paths: dict[str, Path] = {}
-    others: dict[str, Path] = {}
+
+def _columns(experiment: Experiment, dataset: str) -> _Columns:
+    columns = _Columns({}, {})
     for plan in experiment.plans:
         for name, perturbation in config.with_eps_grid(plan.perturbations).items():
-            paths[plan.column(name)] = records.record_path(folder, identifier(plan, perturbation))
+            identity = perturbation_identity(plan.evaluation, dataset, perturbation)
+            columns.perturbations[plan.column(name)] = digest(identity)
         for name, measurement in plan.measurements.items():
-            others[plan.column(name)] = records.measurement_path(folder, identifier(plan, measurement))
+            identity = perturbation_identity(plan.evaluation, dataset, measurement)
+            columns.measurements[plan.column(name)] = digest(identity)
+    return columns
+
+
+def _read(cell: Cell, experiment: Experiment, store: Store, columns: _Columns) -> Run:
+    cell_id = digest(config.identity_of(cell))
+    found = {name: store.record(cell_id, own) for name, own in columns.perturbations.items()}
+    measured = {name: store.measurement(cell_id, own) for name, own in columns.measurements.items()}
     return Run(
         cell,
         arm_of(experiment, cell) or "",
-        folder,
-        records.read_training(folder),
-        {name: records.read_record(path) for name, path in paths.items() if path.exists()},
-        {name: records.read_measurement(path) for name, path in others.items() if path.exists()},
+        store,
+        cell_id,
+        store.training(cell_id),
+        {name: record for name, record in found.items() if record},
+        {name: record for name, record in measured.items() if record},
     )
 
 

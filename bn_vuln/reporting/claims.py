@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import records
 from bn_vuln.analysis import statistics
 from bn_vuln.analysis.statistics import Estimate
 from bn_vuln.config import EVALUATION_SEPARATOR, Claim, Experiment
@@ -197,6 +196,4 @@ def _outcomes(runs: Sequence[Run], column: str) -> NDArray[np.bool_] | None:
     own = [run for run in runs if column in run.found]
     if len(own) != 1:
         return None
-    record = own[0].found[column]
-    path = records.correct_path(own[0].folder, record.perturbation_id)
-    return records.read_correct(own[0].folder, record.perturbation_id) if path.exists() else None
+    return own[0].store.correct(own[0].cell_id, own[0].found[column].perturbation_id)

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
 from bn_vuln import config
 from bn_vuln.config import Experiment
-from bn_vuln.errors import UsageError
 from bn_vuln.experiments import catalog
+from bn_vuln.records import open_store
 from bn_vuln.reporting import latex, summary, tables
 from bn_vuln.reporting.aggregate import Results, aggregate
 from bn_vuln.runtime.files import atomic_write
 
 Format = Literal["html", "md", "csv", "tex"]
-
-
-def experiments_in(folder: Path) -> list[Experiment]:
-    """The experiments a results folder holds. Raises `UsageError` where there is none."""
-    paths = sorted((folder / "experiments").glob("*.yaml"))
-    if not paths:
-        raise UsageError(f"{folder}: no experiment here (expected {folder}/experiments/NAME-SCALE.yaml); "
-                         "`bnvuln reproduce NAME` makes one")  # fmt: skip
-    return [config.validate(Experiment, config.read_yaml(path), str(path)) for path in paths]
 
 
 def render(results: Results, form: Format) -> str:
@@ -42,8 +33,9 @@ def write(folder: Path, form: Format = "html", only: Experiment | None = None) -
     html: one page for all; md (with its figures as SVG and PNG), csv and tex: one file for each experiment. Returns
     the files written.
     """
-    chosen = [only] if only else experiments_in(folder)
-    results = [aggregate(experiment, folder) for experiment in chosen]
+    store = open_store(folder)
+    chosen = [only] if only else store.experiments()
+    results = [aggregate(experiment, store) for experiment in chosen]
     target = folder / "report"
     if form == "html":
         name = catalog.file_stem(chosen[0]) if only else "index"
@@ -129,3 +121,31 @@ def _pictures(results: Results) -> list[dict[str, str]]:
 def _data_uri(svg: bytes) -> str:
     """An SVG as an address inside the page; a picture of its own is isolated from the page's styles."""
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+
+
+def claims_table(folders: Iterable[Path], link: str = "{folder}/report/{stem}.md") -> str:
+    """Make one Markdown table of every claim of every experiment beside ours, with its verdict.
+
+    Args:
+        folders: Results folders, packed or not.
+        link: The address of an experiment's page; `{folder}`, `{stem}` (NAME-SCALE) and `{name}` are filled in.
+
+    Returns:
+        For each experiment a row with what it claims and its verdicts counted, then one row for each judged claim.
+    """
+    heads = ["experiment", "claim", "under", "paper", "ours ± SEM (n)", "verdict", "reason of a difference"]
+    rows = []
+    for folder in folders:
+        store = open_store(folder)
+        for results in (aggregate(experiment, store) for experiment in store.experiments()):
+            name, stem = results.experiment.name, catalog.file_stem(results.experiment)
+            page = link.format(folder=folder.name, stem=stem, name=name)
+            rows.append([f"[{name}]({page})", results.experiment.claim, "", "", "", summary.verdicts(results), ""])
+            for claim in tables.claims(results):
+                if claim.verdict != "context":
+                    place = ", ".join(tables.words(claim.where, named=True))
+                    about = f"{place}: {claim.quantity}" if place else claim.quantity
+                    rows.append(["", about, claim.under, claim.published, claim.ours, claim.verdict, claim.remark])
+    lines = [" | ".join(text.replace("|", "\\|") for text in row) for row in (heads, *rows)]
+    lines.insert(1, "|".join("---" for _ in heads))
+    return "\n".join(f"| {line} |" for line in lines)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from bn_vuln import records
 from bn_vuln.analysis.statistics import Estimate, estimate
 from bn_vuln.config import DISTANCE_SUFFIX, EVALUATION_SEPARATOR, LOSS_SUFFIX, Cell
+from bn_vuln.records import Store
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a results folder holds of one cell: how its training ended, records by perturbation, measurements by
-    name; what was measured elsewhere under NAME@EVALUATION."""
+    """One cell with what a store holds of it.
+
+    Records are named by their perturbation, measurements by their own name, and both by NAME@EVALUATION where they
+    belong to an extra evaluation. Their arrays and outcomes are read from the store when they are asked for.
+    """
 
     cell: Cell
     arm: str
-    folder: Path
+    store: Store
+    cell_id: str
     training: records.TrainingRecord | None
     found: dict[str, records.Record]
     measured: dict[str, records.MeasurementRecord]

@@ -453,7 +453,7 @@ def test_records_alone_are_enough(tmp_path: Path) -> None:
 
 
 def test_no_tensorflow_on_this_side_of_the_records() -> None:
-    modules = "aggregate report report.figures report.tables catalog experiment api config grid records progress"
+    modules = "api reporting.aggregate reporting.pages reporting.figures reporting.tables experiments.catalog records"
     imports = "; ".join(f"import bn_vuln.{module}" for module in modules.split())
     code = f"import sys; {imports}; print([m for m in ('tensorflow', 'keras', 'torch', 'jax') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from bn_vuln.reporting import figures
 from bn_vuln.reporting.aggregate import Results, aggregate
 from bn_vuln.reporting.figures import boundaries, curves, differences, eps_curves, examples, heatmaps, spectra
 from bn_vuln.reporting.figures.style import ARM_STYLES, STYLE, pyplot, save
-from bn_vuln.reporting.pages import html, write
+from bn_vuln.reporting.pages import claims_table, html, write
 from bn_vuln.reporting.tables import words
 
 MINUS = "\N{MINUS SIGN}"
@@ -357,17 +356,13 @@ def test_rows_in_words() -> None:
     assert words(where, named=True) == ["model mlp", "width native", "weight decay 0.01", "arch.one x"]
 
 
-def test_the_summary_of_results_links_the_page_of_an_experiment_with_overrides(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "tools"))
-    summary = importlib.import_module("summarize_results")
+def test_the_table_of_claims_links_the_page_of_an_experiment_with_overrides(tmp_path: Path) -> None:
     experiment = small(overrides=["seeds=[0]"], seeds=[0])
     folder = fill(tmp_path / "paper", experiment, number)
     write(folder, "md")
-    (page,) = re.findall(r"\[small\]\((.+?)\)", summary.table(tmp_path))
+    (page,) = re.findall(r"\[small\]\((.+?)\)", claims_table([folder]))
     assert (tmp_path / page).exists()
-    assert "width 28: batch" in summary.table(tmp_path)
+    assert "width 28: batch" in claims_table([folder])
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from bn_vuln.analysis.statistics import Estimate
 from bn_vuln.config import Cell, Experiment
 from bn_vuln.errors import ConfigError, UsageError
 from bn_vuln.experiments.runner import experiment_path
-from bn_vuln.records import Flag, read_records, run_folders
+from bn_vuln.records import Flag, open_store, read_records, run_folders
 from bn_vuln.reporting import figures, pages, summary, tables
 from bn_vuln.reporting.aggregate import Results, aggregate
 from bn_vuln.reporting.figures import differences
@@ -686,12 +686,12 @@ def test_markdown_without_data_has_no_figure(tmp_path: Path) -> None:
 
 
 def test_experiments_in_a_folder_are_those_that_ran(folder: Path) -> None:
-    assert pages.experiments_in(folder) == [
+    assert open_store(folder).experiments() == [
         small(name="other", title="Another", scale="quick", seeds=[0]), small(),
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("use", [pages.experiments_in, pages.write])
+@pytest.mark.parametrize("use", [lambda folder: open_store(folder).experiments(), pages.write])
 def test_a_folder_without_experiments_is_named(tmp_path: Path, use: Any) -> None:
     with pytest.raises(UsageError) as caught:
         use(tmp_path)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import records
 from bn_vuln.analysis import closed_form
 from bn_vuln.config import EVALUATION_SEPARATOR
 from bn_vuln.reporting.aggregate import Results
@@ -61,7 +60,7 @@ def _of(run: Run) -> Arrays:
     record = next((record for name, record in run.measured.items() if EVALUATION_SEPARATOR not in name), None)
     if record is None:
         return {}
-    return records.read_arrays(records.measurement_path(run.folder, record.measurement_id))
+    return run.store.measurement_arrays(run.cell_id, record.measurement_id)
 
 
 def _plane(axes: Any, plain: Arrays, normalized: Arrays) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import records
 from bn_vuln.config import Fooling, MinimumNorm
 from bn_vuln.reporting.aggregate import Results
 from bn_vuln.reporting.figures.style import STYLE, WIDTH, Drawn, pyplot, save
@@ -117,8 +116,8 @@ def _nearest_of(results: Results, run: Run) -> Arrays:
     """The arrays of its first minimum-norm attack."""
     for name, options in results.experiment.perturbations.items():
         record = run.found.get(name) if options.kind == "minimal" else None
-        if record and (path := records.correct_path(run.folder, record.perturbation_id)).exists():
-            arrays = records.read_arrays(path)
+        if record:
+            arrays = run.store.arrays(run.cell_id, record.perturbation_id)
             return arrays if "adversarial" in arrays else {}
     return {}
 
@@ -126,7 +125,7 @@ def _nearest_of(results: Results, run: Run) -> Arrays:
 def _fooling_of(results: Results, run: Run) -> Arrays:
     for name, options in results.experiment.measurements.items():
         if options.kind == "fooling" and (record := run.measured.get(name)):
-            return records.read_arrays(records.measurement_path(run.folder, record.measurement_id))
+            return run.store.measurement_arrays(run.cell_id, record.measurement_id)
     return {}
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import records
 from bn_vuln.reporting.aggregate import Results
 from bn_vuln.reporting.figures.style import GREY, HEIGHT, STYLE, WIDTH, Drawn, hide_spines, pyplot, save
+from bn_vuln.reporting.results import Run
 from bn_vuln.reporting.tables import words
 
 WINDOW = 9  # components averaged for a point of a curve
@@ -43,10 +43,10 @@ def _caption(results: Results) -> str:
     )
 
 
-def _spectrum(results: Results, run: Any) -> Spectrum:
+def _spectrum(results: Results, run: Run) -> Spectrum:
     for name, options in results.experiment.measurements.items():
         if options.kind == "spectrum" and (record := run.measured.get(name)):
-            return records.read_arrays(records.measurement_path(run.folder, record.measurement_id))
+            return run.store.measurement_arrays(run.cell_id, record.measurement_id)
     return {}
 
 

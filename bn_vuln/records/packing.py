@@ -1,0 +1,343 @@
+"""Packing and unpacking: working folder -> packed store (bn_vuln/records/packed.py) -> working folder."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import zipfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel
+
+from bn_vuln import config
+from bn_vuln.config import Cell, describe_cell, identity_of, to_plain, to_yaml, validate
+from bn_vuln.errors import BnvulnError, UsageError
+from bn_vuln.records.folder import (
+    FolderStore,
+    record_path,
+    to_json,
+    transfer_path,
+    write_measurement,
+    write_record,
+    write_transfer,
+)
+from bn_vuln.records.packed import (
+    ARRAYS,
+    CELLS,
+    HISTORY,
+    MEASUREMENTS,
+    OUTCOMES,
+    PERTURBATIONS,
+    RECORDS,
+    TRANSFERS,
+    PackedStore,
+    is_packed,
+)
+from bn_vuln.records.schema import MeasurementRecord, Record, TrainingRecord, TransferRecord
+from bn_vuln.records.store import Store
+from bn_vuln.runtime.files import atomic_path, atomic_write
+from bn_vuln.typing import Arrays, Plain
+
+Members = Mapping[tuple[str, str], Sequence[str]]  # (cell, id of a record or "") -> the experiments that ask for it
+# Fields that say how a number was made, and not what it is: these may differ where it was made twice.
+MADE = {"versions", "device", "seconds", "images_per_second", "replicas", "resumed", "dataset_info"}
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the date of everything in an archive
+
+
+@dataclass(frozen=True)
+class Published:
+    """A cell to be published: the ids of its records and measurements, and whether its model goes with them."""
+
+    ids: Collection[str]
+    model: bool = False
+
+
+@dataclass
+class _Content:
+    """All that a packed store holds, by cell and id."""
+
+    cells: dict[str, Cell] = field(default_factory=dict)
+    trainings: dict[str, TrainingRecord] = field(default_factory=dict)
+    histories: dict[str, str] = field(default_factory=dict)
+    models: dict[str, Path] = field(default_factory=dict)
+    records: dict[tuple[str, str], Record] = field(default_factory=dict)
+    measurements: dict[tuple[str, str], MeasurementRecord] = field(default_factory=dict)
+    transfers: dict[tuple[str, str], TransferRecord] = field(default_factory=dict)
+    outcomes: Arrays = field(default_factory=dict)
+    arrays: Arrays = field(default_factory=dict)
+
+    def add(self, store: Store, cell_id: str, published: Published | None = None) -> None:
+        """Take a cell from a store: all that is there of it, or what is to be published. What is held already stays.
+
+        Raises `BnvulnError` where numbers of the same id differ.
+        """
+        self.cells.setdefault(cell_id, store.cell(cell_id))
+        if training := store.training(cell_id):
+            known_training = self.trainings.setdefault(cell_id, training)
+            _check_same(store, f"the training of {cell_id}", known_training, training)
+        if (history := store.history(cell_id)) is not None:
+            self.histories.setdefault(cell_id, history)
+        if (published is None or published.model) and (model := store.model(cell_id)):
+            self.models.setdefault(cell_id, model)
+        for record in store.records(cell_id):
+            if published is None or record.perturbation_id in published.ids:
+                self._add_record(store, cell_id, record)
+        for measurement in store.measurements(cell_id):
+            own = measurement.measurement_id
+            if published is None or own in published.ids:
+                known = self.measurements.setdefault((cell_id, own), measurement)
+                _check_same(store, f"measurement {own} of {cell_id}", known, measurement)
+                self._add_arrays(f"{cell_id}/{own}", store.measurement_arrays(cell_id, own))
+        for transfer, outcomes in store.transfers(cell_id):
+            own = transfer.transfer_id
+            known_transfer = self.transfers.setdefault((cell_id, own), transfer)
+            _check_same(store, f"transfer {own} to {cell_id}", known_transfer, transfer)
+            for name, bits in outcomes.items():
+                self.outcomes.setdefault(f"{cell_id}/{own}/{name}", np.packbits(bits))
+
+    def _add_record(self, store: Store, cell_id: str, record: Record) -> None:
+        own = record.perturbation_id
+        known = self.records.setdefault((cell_id, own), record)
+        _check_same(store, f"record {own} of {cell_id}", known, record)
+        correct = store.correct(cell_id, own)
+        if correct is not None:
+            if len(correct) != record.n:
+                raise BnvulnError(f"{store.root}: record {own} of {cell_id}: {len(correct)} outcomes of {record.n}")
+            bits = self.outcomes.setdefault(f"{cell_id}/{own}", np.packbits(correct))
+            if not np.array_equal(bits, np.packbits(correct)):
+                raise _conflict(store, f"record {own} of {cell_id}", "which examples are correct")
+        self._add_arrays(f"{cell_id}/{own}", store.arrays(cell_id, own))
+
+    def _add_arrays(self, prefix: str, arrays: Arrays) -> None:
+        for name, array in arrays.items():
+            self.arrays.setdefault(f"{prefix}/{name}", array)
+
+
+def _check_same(store: Store, what: str, known: BaseModel, new: BaseModel) -> None:
+    """Raise `BnvulnError` where two files of one id have other numbers."""
+    if known is new:
+        return
+    before, after = (model.model_dump(mode="json", exclude=MADE) for model in (known, new))
+    other = [f"{name} {before[name]!r} and {after[name]!r}" for name in before if before[name] != after[name]]
+    if other:
+        raise _conflict(store, what, "; ".join(other[:3]))
+
+
+def _conflict(store: Store, what: str, other: str) -> BnvulnError:
+    return BnvulnError(
+        f"{what}: the numbers in {store.root} differ from those that are there already ({other}); "
+        "numbers of two models must not be mixed: use an empty folder"
+    )
+
+
+# ---------------------------------------------------------------- packing
+
+
+def pack(
+    source: Store,
+    target: Path,
+    published: Mapping[str, Published],
+    experiments: Mapping[str, str],
+    members: Members,
+) -> None:
+    """Add cells to a packed store, which is made where there is none. Each file is replaced as a whole.
+
+    Args:
+        source: The results to take cells from.
+        target: The folder of the packed store.
+        published: By cell id, what is taken of each.
+        experiments: The YAML of the experiments that are added, by the stem of their file.
+        members: Which experiments ask for a cell or a record, for the lines of `target`.
+
+    Raises:
+        BnvulnError: Numbers of the same id differ, or a file is damaged.
+    """
+    content = _Content()
+    if is_packed(target):
+        known = PackedStore(target)
+        for cell_id in known.cells():
+            content.add(known, cell_id)
+    for cell_id, wanted in published.items():
+        content.add(source, cell_id, wanted)
+    for stem, text in experiments.items():
+        atomic_write(target / "experiments" / f"{stem}.yaml", text)
+    _write(content, target, members)
+
+
+def _write(content: _Content, target: Path, members: Members) -> None:
+    """Write all files; arrays first, so that no line is there before what it is about."""
+    names = {cell_id: f"models/{_file_name(cell_id, content.cells[cell_id])}" for cell_id in content.models}
+    for cell_id, path in content.models.items():
+        if path.resolve() != (target / names[cell_id]).resolve():
+            atomic_write(target / names[cell_id], path.read_bytes())
+    atomic_write(target / OUTCOMES, _archive(content.outcomes))
+    atomic_write(target / ARRAYS, _archive(content.arrays))
+    atomic_write(target / HISTORY, gzip.compress(_joined(content.histories).encode(), mtime=0))
+    perturbations = {record.perturbation_id: record.perturbation for record in content.records.values()}
+    perturbations |= {config.digest(record.perturbation): record.perturbation for record in content.transfers.values()}
+    perturbations |= {record.measurement_id: record.measurement for record in content.measurements.values()}
+    lines = [f"{json.dumps(key)}: {_json(perturbations[key])}" for key in sorted(perturbations)]
+    atomic_write(target / PERTURBATIONS, "{\n" + ",\n".join(lines) + "\n}\n")
+    identities = {cell_id: identity_of(cell) for cell_id, cell in content.cells.items()}
+
+    def asked(cell_id: str, own: str = "") -> Plain:
+        return {"experiments": sorted(members.get((cell_id, own), ()))}
+
+    cells = [
+        _cell_line(cell_id, cell, content.trainings.get(cell_id), names.get(cell_id), asked(cell_id))
+        for cell_id, cell in sorted(content.cells.items())
+    ]
+    records = [
+        _line(record, ("cell_id", "perturbation_id", "n", "correct", "accuracy", "flags"), asked(*key),
+              {"perturbation": record.perturbation, "cell": identities[key[0]]})
+        for key, record in sorted(content.records.items())
+    ]  # fmt: skip
+    measurements = [
+        _line(record, ("cell_id", "measurement_id", "n", "value", "unit"), asked(*key),
+              {"measurement": record.measurement, "cell": identities[key[0]]})
+        for key, record in sorted(content.measurements.items())
+    ]  # fmt: skip
+    transfers = [
+        {**_line(record, ("transfer_id", "source_id", "n", "transfer_rate", "flags"), {},
+                 {"target_id": key[0], "target": identities[key[0]]}),
+         "cell_id": key[0], "perturbation": config.digest(record.perturbation)}
+        for key, record in sorted(content.transfers.items())
+    ]  # fmt: skip
+    for name, rows in ((RECORDS, records), (MEASUREMENTS, measurements), (TRANSFERS, transfers), (CELLS, cells)):
+        if rows or name != TRANSFERS:
+            atomic_write(target / name, "".join(_json(row) + "\n" for row in rows))
+
+
+def _cell_line(cell_id: str, cell: Cell, training: TrainingRecord | None, model: str | None, asked: Plain) -> Plain:
+    """A line of cells.jsonl. The config stands in it where the identity does not say all of it, as a path of data."""
+    identity = identity_of(cell)
+    row: Plain = {"cell_id": cell_id, "label": describe_cell(cell), **asked}
+    if model is not None:
+        row["model"] = model
+    if training is not None:
+        row["training"] = _line(training, ("state",), {}, {"cell_id": cell_id})
+    row["identity"] = identity
+    if to_plain(validate(Cell, identity, cell_id)) != to_plain(cell):
+        row["config"] = to_plain(cell)
+    return row
+
+
+def _line(model: BaseModel, first: Sequence[str], asked: Plain, elsewhere: Plain) -> Plain:
+    """The fields of a record: these first, then those that are not at their default, without what stands elsewhere."""
+    fields = model.model_dump(mode="json")
+    told = model.model_dump(mode="json", exclude_defaults=True)
+    row = {name: fields[name] for name in first} | asked
+    known = {*row, *(name for name in elsewhere if elsewhere[name] == fields[name])}
+    row |= {name: value for name, value in told.items() if name not in known}
+    return row | {"schema_version": fields["schema_version"]}
+
+
+def _file_name(cell_id: str, cell: Cell) -> str:
+    """The name of a model's file: its label, and the id that tells it from all others."""
+    label = re.sub(r"[^\w.=+-]+", "-", describe_cell(cell)).strip("-")
+    return f"{label}-{cell_id}.keras"
+
+
+def _json(data: object) -> str:
+    return json.dumps(data, ensure_ascii=False, allow_nan=False)
+
+
+def _archive(arrays: Arrays) -> bytes:
+    """An .npz file whose bytes depend on the arrays alone."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in sorted(arrays):
+            member, entry = io.BytesIO(), zipfile.ZipInfo(f"{name}.npy", EPOCH)
+            entry.compress_type, entry.create_system = zipfile.ZIP_DEFLATED, 3
+            np.lib.format.write_array(member, np.asarray(arrays[name]), allow_pickle=False)
+            archive.writestr(entry, member.getvalue())
+    return buffer.getvalue()
+
+
+def _joined(histories: Mapping[str, str]) -> str:
+    """All histories as one CSV; its head stands again where a history has other columns."""
+    lines, head = [], ""
+    for cell_id, text in sorted(histories.items()):
+        first, *rows = text.splitlines(keepends=True)
+        if first != head:
+            lines.append(f"cell_id,{first}")
+        head = first
+        lines += [f"{cell_id},{row}" for row in rows]
+    return "".join(lines)
+
+
+# ---------------------------------------------------------------- unpacking
+
+
+def unpack(source: Path, target: Path, cells: Collection[str] | None = None) -> list[Path]:
+    """Write a packed store as a working folder, from which runs, measurements and reports go on.
+
+    What is in `target` already stays.
+
+    Args:
+        source: The folder of the packed store.
+        target: The working folder.
+        cells: The ids of the cells that are wanted; all of them by default.
+
+    Returns:
+        The run folders, in the order of the store.
+
+    Raises:
+        UsageError: `source` is no packed store, or `target` is one.
+        BnvulnError: A file is damaged, or `target` has other numbers for the same id.
+    """
+    if not is_packed(source):
+        raise UsageError(f"{source}: no packed store here (expected {source / CELLS}); `bnvuln publish` makes one")
+    if is_packed(target):
+        raise UsageError(f"{target}: a packed store, which nothing can be unpacked into; name a working folder")
+    packed, store = PackedStore(source), FolderStore(target)
+    for path in sorted((source / "experiments").glob("*.yaml")):
+        if not (copy := target / "experiments" / path.name).exists():
+            atomic_write(copy, path.read_bytes())
+    chosen = packed.cells() if cells is None else [cell_id for cell_id in packed.cells() if cell_id in cells]
+    for cell_id in chosen:
+        _unpack_cell(packed, store, cell_id)
+    return [target / cell_id for cell_id in chosen]
+
+
+def _unpack_cell(packed: PackedStore, store: FolderStore, cell_id: str) -> None:
+    folder = store.root / cell_id
+    if not (folder / "config.yaml").exists():
+        atomic_write(folder / "config.yaml", to_yaml(packed.cell(cell_id)))
+    if not (folder / "history.csv").exists() and (history := packed.history(cell_id)) is not None:
+        atomic_write(folder / "history.csv", history)
+    training, own = packed.training(cell_id), store.training(cell_id)
+    if training and own:
+        _check_same(packed, f"the training of {cell_id}", own, training)
+    if not (folder / "model.keras").exists() and (model := packed.model(cell_id)):
+        with atomic_path(folder / "model.keras") as temporary:
+            temporary.write_bytes(model.read_bytes())
+    _unpack_measured(packed, store, cell_id)
+    if training and not own:  # last: a run that has it counts as trained
+        atomic_write(folder / "training.json", to_json(training))
+
+
+def _unpack_measured(packed: PackedStore, store: FolderStore, cell_id: str) -> None:
+    folder = store.root / cell_id
+    for record in packed.records(cell_id):
+        key = record.perturbation_id
+        if known := store.record(cell_id, key):
+            _check_same(packed, f"record {key} of {cell_id}", known, record)
+        elif (correct := packed.correct(cell_id, key)) is not None:
+            write_record(folder, record, correct, packed.arrays(cell_id, key))
+        else:
+            atomic_write(record_path(folder, key), to_json(record))
+    for measurement in packed.measurements(cell_id):
+        key = measurement.measurement_id
+        if known_measurement := store.measurement(cell_id, key):
+            _check_same(packed, f"measurement {key} of {cell_id}", known_measurement, measurement)
+        else:
+            write_measurement(folder, measurement, packed.measurement_arrays(cell_id, key))
+    for transfer, outcomes in packed.transfers(cell_id):
+        if not transfer_path(folder, transfer.transfer_id).exists():
+            write_transfer(folder, transfer, outcomes)
