@@ -357,8 +357,6 @@ def test_user_data_are_prepared_by_being_read(two):
 
 # ---------------------------------------------------------------- runs
 
-OPTIONS = ["--arch", "linear", "--epochs", "4", "--batch-size", "20", "--lr", "0.1", "--validation", "30"]
-
 
 def write_two_classes(path, seed=0, *, size=12, channels=1):
     """200 + 60 images in two classes, that differ in the brightness of the upper half."""
@@ -375,8 +373,8 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     path = write_two_classes(folder / "mine.npz")
     train = {"epochs": 4, "batch_size": 20, "lr": 0.1}
-    cell = {"data": {"name": str(path), "validation": 30, "width": 12}, "arch": {"name": "linear"}, "train": train}
-    assert api.train(cell, folder / "run").record.validation_accuracy > 0.9
+    cell = {"data": {"name": str(path), "validation": 30, "width": 12}, "arch": "linear", "normalization": "batch"}
+    assert api.train({**cell, "train": train}, folder / "run").record.validation_accuracy > 0.9
     return path, folder / "run"
 
 
@@ -399,8 +397,9 @@ def test_a_run_is_measured_on_moved_data_that_are_named(bnvuln, trained, tmp_pat
 def test_a_copy_of_the_data_makes_the_same_run(bnvuln, trained, tmp_path):
     path, run = trained
     copy = shutil.copy(path, tmp_path / "copy.npz")
-    code, _, err = bnvuln("train", "--data", copy, *OPTIONS, "--out", run)
-    assert (code, "is finished already" in err) == (0, True)
+    options = ["--arch", "linear", "--epochs", "4", "--batch-size", "20", "--lr", "0.1", "--validation", "30"]
+    code, _, err = bnvuln("train", "--data", copy, *options, "--out", run)
+    assert (code, "is finished already" in err) == (0, True), err
     assert read_cell(run).data.name == str(path)
 
 
