@@ -1,5 +1,5 @@
 # Everything sets itself up: Python 3.11 or newer and a package index are all it takes.
-.PHONY: demo test test-all format environment clean
+.PHONY: demo test test-all docs format environment clean
 
 demo: ## Table 6 of the paper on real MNIST, in minutes; ends by naming the report
 	bash tools/environment.sh
@@ -13,6 +13,10 @@ test-all: ## the same with the slow tests
 	.venv/bin/ruff check . && .venv/bin/ruff format --check --quiet . && .venv/bin/mypy bn_vuln cli
 	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-fail-under=90
 
+docs: ## the documentation, into site/
+	bash tools/environment.sh docs
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+
 environment: ## .venv with everything a developer needs
 	bash tools/environment.sh dev
 
@@ -20,4 +24,4 @@ format:
 	.venv/bin/ruff check --fix . && .venv/bin/ruff format .
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage*
+	rm -rf .venv build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage*

@@ -23,7 +23,7 @@ from typing import Any
 import click
 import yaml
 from bn_vuln.cli.main import COMMANDS, bnvuln
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
 from bn_vuln import config
@@ -326,10 +326,20 @@ TYPES = {
     "Positive": "a number above 0; fractions such as `8/255` may be written",
     "NonNegative": "a number from 0 on; fractions may be written",
     "Float": "any finite number; fractions may be written",
-    "Decay": "a number from 0 to below 1",
+    "BelowOne": "a number from 0 to below 1",
+    "Share": "a number between 0 and 1, neither included",
     "Box": "`none`, `[low, high]` in pixels, or `{standardized: [low, high]}`",
     "Unit": "`pixel` or `standardized`",
     "Interval": "two numbers, the lower one first",
+    "Scale": "`smoke`, `quick`, `cpu` or `full`",
+    "Figure": "the name of a figure ([which there are](../guide/experiments.md#figures))",
+    "Arch": "one of the architectures",
+    "Normalization": "one of the normalizations",
+    "Schedule": "one of the schedules",
+    "Perturbation": "one of the perturbations",
+    "Measurement": "one of the measurements",
+    "Plain": "any value that YAML has",
+    "Any": "any value that YAML has",
 }
 
 
@@ -356,19 +366,39 @@ def config_classes(module: str) -> list[type[config.Frozen]]:
 
 
 def _class(model: type[BaseModel]) -> str:
+    """A config class: what it is, and a table of its fields."""
     annotations: dict[str, Any] = {}
-    for parent in reversed(model.__mro__):
+    attributes: dict[str, str] = {}
+    for parent in reversed([parent for parent in model.__mro__ if issubclass(parent, config.Frozen)]):
         annotations |= inspect.get_annotations(parent)
+        attributes |= _attributes(inspect.cleandoc(parent.__doc__ or ""))
+    described = any(attributes.get(name) for name in model.model_fields)
+    required = _required(model)
     rows = []
-    described = any(field.description for field in model.model_fields.values())
     for name, field in model.model_fields.items():
-        row = [f"`{name}`", f"`{_type(annotations[name])}`", _default(field)]
-        rows.append([*row, _inline(field.description or "")] if described else row)
+        default = "by other fields" if field.is_required() and name not in required else _default(field)
+        row = [f"`{name}`", f"`{_type(annotations[name])}`", default]
+        rows.append([*row, _inline(attributes.get(name, ""))] if described else row)
     head = ["field", "type", "default", *(["what it is"] if described else [])]
     lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
-    return f"### {model.__name__}\n\n{_paragraphs(inspect.getdoc(model) or '')}\n\n" + (
-        "\n".join(lines) if rows else ""
-    )
+    text = _paragraphs(inspect.getdoc(model) or "").partition("Attributes:")[0].strip()
+    return f"### {model.__name__}\n\n{text}\n\n" + ("\n".join(lines) if rows else "")
+
+
+def _required(model: type[BaseModel]) -> set[str]:
+    """The fields that must be given: others without a default are filled in from other fields."""
+    try:
+        model.model_validate({})
+    except ValidationError as error:
+        return {str(found["loc"][0]) for found in error.errors() if found["type"] == "missing"}
+    return set()
+
+
+def _attributes(docstring: str) -> dict[str, str]:
+    """The section Attributes of a docstring: name -> text."""
+    section = docstring.partition("Attributes:\n")[2].partition("\n\n")[0]
+    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.M)
+    return {name: " ".join(text.split()) for name, text in entries}
 
 
 def _paragraphs(text: str) -> str:

@@ -1,0 +1,108 @@
+"""README, guide and glossary say what is there: commands and options exist, tables are up to date, terms are unique."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from bn_vuln.cli.main import bnvuln
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+WORDS = 900
+
+sys.path.insert(0, str(ROOT / "tools"))
+import make_docs  # noqa: E402
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words of each `bnvuln ...` line of a page's code, without what a shell does with the output."""
+    blocks = re.findall(r"^ *```(?:sh|bash|console)?\n(.*?)^ *```", text, re.M | re.S)
+    lines = [line.strip().removeprefix("$ ") for block in blocks for line in block.splitlines()]
+    spans = re.findall(r"(?<!`)`(bnvuln [^`\n]+)`", text)
+    for line in [*lines, *spans]:
+        if line.startswith(("bnvuln ", "BNVULN_LOGICAL_CPUS")):
+            words = shlex.split(line[line.index("bnvuln ") :], comments=True)
+            yield words[1 : words.index(">")] if ">" in words else words[1:]
+
+
+def check(words: list[str]) -> None:
+    """Fail unless the command and all of its options exist."""
+    command, context, rest = bnvuln, click.Context(bnvuln), words
+    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
+        found = command.get_command(context, rest[0])
+        assert found is not None, f"no command {rest[0]}: bnvuln {' '.join(words)}"
+        command, rest = found, rest[1:]
+    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    for word in rest:
+        if word.startswith("-") and not re.fullmatch(r"-[\d.].*", word):
+            assert word.partition("=")[0] in {*known, "--help", "--version"}, f"{word} of bnvuln {' '.join(words)}"
+
+
+def test_every_command_exists() -> None:
+    found = [words for path in WRITTEN for words in commands(path.read_text(encoding="utf-8"))]
+    assert len(found) > 60
+    for words in found:
+        check(words)
+
+
+def test_a_command_that_does_not_exist_is_found() -> None:
+    for line in ("trian --arch mlp", "train --no-such-option", "data prepair mnist"):
+        with pytest.raises(AssertionError):
+            check(line.split())
+    assert list(commands("```sh\nbnvuln attack runs/ID --eps 8/255   # a comment\n```")) == [
+        ["attack", "runs/ID", "--eps", "8/255"]
+    ]
+
+
+def test_the_readme_is_short_and_its_table_up_to_date() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= WORDS
+    assert make_docs.with_table(text) == text, "run python tools/make_docs.py"
+    assert "bash .ci/run" in text
+
+
+def test_files_that_the_readme_links_to_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8")):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+def test_terms_of_the_glossary_are_unique() -> None:
+    terms = re.findall(r"^### (.+)$", (DOCS / "glossary.md").read_text(encoding="utf-8"), re.M)
+    assert len(terms) == len({term.lower() for term in terms}) >= 30
+
+
+def test_notes_belong_to_experiments() -> None:
+    names = {name for kind in make_docs.KINDS for name in make_docs.experiment_names(kind)}
+    assert {path.stem for path in (DOCS / "results" / "notes").glob("*.md")} <= names
+
+
+def test_benchmarks_that_are_named_are_there_and_become_tables() -> None:
+    names = make_docs.BENCHMARK.findall((DOCS / "benchmarks.md").read_text(encoding="utf-8"))
+    assert {path.name for path in (ROOT / "results").glob("bench_*.json")} == set(names)
+    for name in names:
+        assert "| ours |" in make_docs.benchmark(name) or name == "bench_checks.json"
+
+
+def test_every_type_of_a_config_is_explained() -> None:
+    names: set[str] = set()
+    models = [model for module in make_docs.CONFIGS for model in make_docs.config_classes(module)]
+    for model in models:
+        for parent in model.__mro__:
+            for annotation in inspect.get_annotations(parent).values():
+                if isinstance(annotation, str) and "ClassVar" not in annotation:
+                    names |= set(re.findall(r"\b[A-Z]\w+", make_docs._type(annotation)))
+    assert names - {"None"} <= {*make_docs.TYPES, *(model.__name__ for model in models)}
+
+
+def test_every_command_has_a_page_with_its_options() -> None:
+    pages = make_docs.cli_pages()
+    assert "`--eps NUMBER`" in pages["reference/cli/attack.md"]
+    assert "## bnvuln data prepare" in pages["reference/cli/data.md"]
