@@ -126,7 +126,7 @@ class _Batches:
 
     def _enter(self, examples: NDArray[np.int64]) -> State:
         tf = backend.tensorflow()
-        return self._start(tf.constant(self.x[examples]), tf.constant(self.y[examples]))  # type: ignore[no-any-return]
+        return self._start(tf.constant(self.x[examples]), tf.constant(self.y[examples]))
 
     def _through(self) -> NDArray[np.bool_]:
         return np.asarray(self.state["tried"]) >= self.search.binary_search_steps
@@ -285,7 +285,7 @@ class _Search:
             return (i < count) & tf.reduce_any(state["tried"] < self.binary_search_steps)
 
         loop = tf.while_loop(going, lambda i, state: (i + 1, self._advance(state)), (0, dict(state)))
-        return loop[1]  # type: ignore[no-any-return]
+        return loop[1]
 
     def result(self, state: State) -> tuple[Any, Any]:
         """(points, found): the best ones, drawn towards x as far as they still succeed."""

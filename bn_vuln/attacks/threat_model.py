@@ -123,7 +123,7 @@ class ThreatModel:
         axes = tuple(range(1, delta.ndim))
         norm = np.abs(delta).max(axes) if self.ord == "inf" else np.sqrt((delta**2).sum(axes))
         box = np.maximum(self.low - point.astype(np.float64), point - self.high).max(axes)
-        return np.maximum(norm - np.reshape(self.eps, -1), box)  # type: ignore[no-any-return]
+        return np.maximum(norm - np.reshape(self.eps, -1), box)
 
     def project_array(self, point: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float32]:
         """`project` for arrays, in NumPy and float64, rounded to float32 at the end."""

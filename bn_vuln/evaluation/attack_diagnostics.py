@@ -1,7 +1,7 @@
 """Further attacks on a sample, to see whether an attack was as strong as it looks: checks 1 to 3, 5, 7, 8, 12 and 13.
 
-docs/method/checks.md lists them. `basic` looks at a quarter of the examples (at most 1,000) with one gradient, a few random
-points and the rounded images; `full` at 1,000 with attacks of several times the cost.
+docs/method/checks.md lists them. `basic` looks at a quarter of the examples (at most 1,000) with one gradient, a few
+random points and the rounded images; `full` at 1,000 with attacks of several times the cost.
 """
 
 from __future__ import annotations

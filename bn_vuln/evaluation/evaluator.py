@@ -383,7 +383,7 @@ class Evaluator:
         if key not in self._compiled:
             bound = attacks.bind(attacked.predict, options, self.classifier.info, xla=xla)
             self._compiled[key] = self.distribution.compile_sharded(bound, signature=self._attack_signature())
-        return self._compiled[key]  # type: ignore[no-any-return]
+        return self._compiled[key]
 
     def _attacked(self, options: Attack | MinimumNorm, progress: Progress | None = None) -> Classifier:
         """The classifier that an attack climbs; CleverHans gets the original, as its users would give it."""

@@ -53,7 +53,7 @@ def input_moments(model: Any, predict: Callable[[Any], Any], pieces: Iterable[ND
 def _moments(h: Any, axis: int) -> tuple[Any, Any]:
     """Mean and variance [channels] of `h`, in which the channels are `axis`."""
     others = [i for i in range(len(h.shape)) if i != axis % len(h.shape)]
-    return backend.tensorflow().nn.moments(h, others)  # type: ignore[no-any-return]
+    return backend.tensorflow().nn.moments(h, others)
 
 
 @contextlib.contextmanager

@@ -108,7 +108,7 @@ def compile(function: Callable[..., Any], *, xla: bool = False, signature: Any =
     """`function` as one compiled graph; `xla` as `prefers_xla` says. With a `signature` (TensorSpecs) batches of
     every size share one graph."""
     tf = tensorflow()
-    return tf.function(function, jit_compile=xla, autograph=False, input_signature=signature)  # type: ignore[no-any-return]
+    return tf.function(function, jit_compile=xla, autograph=False, input_signature=signature)
 
 
 def prefers_xla(model: Any) -> bool:
