@@ -373,13 +373,13 @@ def rates(limit: int, repetitions: int) -> dict[str, Any]:
     subjects = {f"mlp_{arm}": (mnist(run, limit), options) for arm, run in PAIR.items()}
     subjects |= {f"vgg8_{arm}": (photographs(arm, limit), photos) for arm in PAIR}
     tf = backend.tensorflow()
-    matrix = tf.ones((cost_estimate.SIZE, cost_estimate.SIZE)) / cost_estimate.SIZE
+    matrix = tf.ones((cost_estimate.MATRIX_SIZE, cost_estimate.MATRIX_SIZE)) / cost_estimate.MATRIX_SIZE
     product = backend.compile(lambda a: tf.matmul(a, a))
     work = {name: s.keep("ours", ours(s, o)) for name, (s, o) in subjects.items()}
     seconds = interleave({"matrix_product": lambda: [product(matrix).numpy() for _ in range(10)], **work}, repetitions)
     flops = {
         name: 2 * cost_estimate.forward_flops(s.folded) * len(s.x) * o.steps for name, (s, o) in subjects.items()
-    } | {"matrix_product": 10 * 2 * cost_estimate.SIZE**3}  # fmt: skip
+    } | {"matrix_product": 10 * 2 * cost_estimate.MATRIX_SIZE**3}  # fmt: skip
     found = {name: flops[name] / statistics.median(of) / 1e9 for name, of in seconds.items()}
     peak = found["matrix_product"]
     made_with = {name: s.made_with(repetitions, o) for name, (s, o) in subjects.items()}

@@ -1,1 +1,1 @@
-"""Experiments: the configs that ship, running what is missing of them, and what that will cost."""
+"""Experiments: the shipped configs, runs of what is missing, and estimates of their cost."""

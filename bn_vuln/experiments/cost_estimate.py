@@ -1,6 +1,6 @@
-"""How long an experiment will take: its floating-point operations, and the rate at which this machine does them.
+"""Estimate of an experiment's run time: its floating-point operations, divided by the rate of this machine.
 
-An estimate to plan by, good to a factor of about two; steps that are bound by memory take longer.
+It is good to a factor of about two. Steps that are bound by memory take longer.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ import math
 import os
 import time
 from collections.abc import Iterable
-from typing import Any
 
 from bn_vuln import data, models
 from bn_vuln.config import (
-    Arch,
     Attack,
     Cell,
     DeepArch,
@@ -29,21 +27,24 @@ from bn_vuln.errors import BnvulnError
 from bn_vuln.experiments.runner import Task
 from bn_vuln.runtime import backend
 from bn_vuln.training import native_width as native
+from bn_vuln.typing import KerasLayer, KerasModel
 
-SHARE = 0.6  # of the rate of a large matrix product that training and attacks reach
-STARTING = 12.0  # seconds to start TensorFlow and to compile, a cell
-USED = 1 / 3  # of the steps that a minimum-norm attack may take, most examples being through long before
-SIZE = 2048  # of the matrices that are multiplied to find the rate
+ATTAINABLE_SHARE = 0.6  # of the rate of a large matrix product, which training and attacks reach
+STARTUP_SECONDS = 12.0  # to start TensorFlow and to compile, a cell
+MINIMUM_NORM_SHARE = 1 / 3  # of the steps of a minimum-norm attack, since most examples end long before
+MATRIX_SIZE = 2048  # of the matrices that are multiplied to measure the rate
 
 
-def forward_flops(model: Any) -> int:
-    """Operations of one example's forward pass through a Keras model: two for each multiply-add of its Dense and
-    convolutional layers, the rest being small beside them."""
+def forward_flops(model: KerasModel) -> int:
+    """Return the operations of one example's forward pass through a Keras model.
+
+    They are two for each multiply-add of its Dense and convolutional layers; the rest is small beside them.
+    """
     return sum(2 * _multiply_adds(layer) for layer in backend.leaf_layers(model))
 
 
-def _multiply_adds(layer: Any) -> int:
-    """Each number of a kernel is used once for each position of the output."""
+def _multiply_adds(layer: KerasLayer) -> int:
+    """Count each number of a kernel once for each position of the output."""
     kernel = getattr(layer, "kernel", None)
     if kernel is None:
         return 0
@@ -52,7 +53,7 @@ def _multiply_adds(layer: Any) -> int:
 
 
 def task_flops(task: Task) -> float:
-    """Operations of training a cell and measuring its perturbations, wherever they are measured."""
+    """Return the operations of training a cell and of all its perturbations at all evaluations."""
     return _training_flops(task.cell) + sum(
         _evaluation_flops(task.cell, plan.evaluation, perturbation)
         for plan in task.plans
@@ -61,7 +62,7 @@ def task_flops(task: Task) -> float:
 
 
 def _training_flops(cell: Cell) -> float:
-    """Of every epoch: its steps on the training examples, and one forward pass of the validation examples."""
+    """Count, in every epoch, the steps on training examples and a forward pass of the validation examples."""
     options = cell.data
     examples = options.limit or data.dataset_info(options.name).sizes["train"] - options.validation
     first = native.can(cell, data.dataset_info(options.name))
@@ -73,12 +74,12 @@ def _training_flops(cell: Cell) -> float:
 
 
 def _evaluation_flops(cell: Cell, evaluation: Evaluation, perturbation: Perturbation) -> float:
-    """A gradient with respect to the input is two forward passes."""
+    """Count an input gradient as two forward passes."""
     steps = 0
     if isinstance(perturbation, Attack):
         steps = perturbation.steps * perturbation.restarts
     elif isinstance(perturbation, MinimumNorm):
-        steps = round(USED * perturbation.steps * perturbation.binary_search_steps)
+        steps = round(MINIMUM_NORM_SHARE * perturbation.steps * perturbation.binary_search_steps)
     return _forward(cell) * _examples(cell, evaluation) * (2 * steps + 1)
 
 
@@ -93,8 +94,10 @@ def _examples(cell: Cell, evaluation: Evaluation) -> int:
 
 
 def _forward(cell: Cell, *, native_width: bool = False) -> int:
-    """Without making the weights of dense nets, which grow with the fourth power of the width; of the first kernel at
-    native width where it is trained so."""
+    """Return the operations of a forward pass, without making the weights of dense nets.
+
+    These grow with the fourth power of the width. `native_width`: the first kernel is trained at native width.
+    """
     info, hidden = data.dataset_info(cell.data.name), _units(cell)
     if hidden is None:
         return forward_flops(models.build(cell, info))
@@ -103,12 +106,9 @@ def _forward(cell: Cell, *, native_width: bool = False) -> int:
 
 
 def _units(cell: Cell) -> list[int] | None:
-    """Inputs and hidden units of a dense net; None for a convolutional one."""
-    info = data.dataset_info(cell.data.name)
-    return _dense(cell.arch, info.shape[2] * (cell.data.width or info.shape[1]) ** 2)
-
-
-def _dense(arch: Arch, inputs: int) -> list[int] | None:
+    """Return the inputs and hidden units of a dense net; None for a convolutional one."""
+    info, arch = data.dataset_info(cell.data.name), cell.arch
+    inputs = info.shape[2] * (cell.data.width or info.shape[1]) ** 2
     if isinstance(arch, LinearArch):
         return [inputs]
     if isinstance(arch, MLPArch):
@@ -117,7 +117,7 @@ def _dense(arch: Arch, inputs: int) -> list[int] | None:
 
 
 def check_memory(tasks: Iterable[Task]) -> None:
-    """Raise `BnvulnError` where a net's weights, their gradients and the best epoch's copy do not fit into memory."""
+    """Raise `BnvulnError` if a net's weights, their gradients and a copy of the best epoch do not fit into memory."""
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for cell in {task.cell for task in tasks}:
         if _units(cell) is None:
@@ -131,9 +131,9 @@ def check_memory(tasks: Iterable[Task]) -> None:
 
 
 def flops_per_second(seconds: float = 0.5) -> float:
-    """The rate of a product of large float32 matrices on the default device, the best of those in `seconds`."""
+    """Return the rate of a product of large float32 matrices on the default device, the best within `seconds`."""
     tf = backend.tensorflow()
-    matrix = tf.ones((SIZE, SIZE)) / SIZE
+    matrix = tf.ones((MATRIX_SIZE, MATRIX_SIZE)) / MATRIX_SIZE
     multiply = backend.compile(lambda a: tf.matmul(a, a))
     multiply(matrix)
     best, begun = math.inf, time.monotonic()
@@ -141,10 +141,12 @@ def flops_per_second(seconds: float = 0.5) -> float:
         called = time.monotonic()
         multiply(matrix).numpy()
         best = min(best, time.monotonic() - called)
-    return 2 * SIZE**3 / best
+    return 2 * MATRIX_SIZE**3 / best
 
 
 def seconds_of(tasks: Iterable[Task]) -> float:
-    """How long these tasks will take on this machine, one after the other."""
+    """Return the estimated seconds of these tasks on this machine, one after the other."""
     tasks = list(tasks)
-    return sum(map(task_flops, tasks)) / (SHARE * flops_per_second()) + STARTING * len(tasks) if tasks else 0.0
+    if not tasks:
+        return 0.0
+    return sum(map(task_flops, tasks)) / (ATTAINABLE_SHARE * flops_per_second()) + STARTUP_SECONDS * len(tasks)

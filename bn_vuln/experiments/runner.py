@@ -1,12 +1,13 @@
-"""Running an experiment: for each cell train if there is no finished training, evaluate if there is no record.
+"""Runs of experiments: each cell is trained unless it is trained already, each record made unless it is there.
 
-Everything is a file of its own, so a run that is interrupted continues where it was, several processes may
-work in one results folder (a cell is claimed while it is worked on), and experiments share trained cells.
+Every record is a file of its own. So an interrupted run continues where it was, several processes may work in one
+results folder (a cell is locked while one works on it), and experiments share trained cells.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -40,16 +41,15 @@ from bn_vuln.runtime.distribution import Strategy, choose
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet
 
-ROUNDS = 3  # that finish nothing, as where a worker is killed each time, before a run gives up
+MAX_IDLE_ROUNDS = 3  # rounds that finish nothing, as where a worker is killed each time, before a run gives up
 POLL_SECONDS = 2.0
-What = TypeVar("What", bound=BaseModel)  # a perturbation or a measurement
-CHECKPOINTS = 100  # of a training at most: 1,000 epochs of milliseconds would be spent writing them
+MAX_CHECKPOINTS = 100  # of a training: 1,000 epochs of milliseconds would be spent writing them
+Measured = TypeVar("Measured", bound=BaseModel)  # a perturbation or a measurement
 
 
 @dataclass(frozen=True)
 class Task:
-    """A cell with the perturbations it is to be evaluated under, what else is to be measured of it, and what of this
-    `extra_plans` too."""
+    """A cell, and what is to be measured of it: at its `evaluation`, and by the `extra_plans` elsewhere."""
 
     cell: Cell
     evaluation: Evaluation
@@ -59,69 +59,75 @@ class Task:
 
     @property
     def plans(self) -> tuple[EvaluationPlan, ...]:
-        """Where something is to be measured, and what."""
+        """The plans of all evaluations."""
         return EvaluationPlan(self.evaluation, self.perturbations, self.measurements), *self.extra_plans
 
     def folder(self, root: Path) -> Path:
-        """The cell's run folder in a results folder."""
+        """Return the cell's run folder in a results folder."""
         return root / digest(identity_of(self.cell))
 
     def ids(self) -> set[str]:
-        """The ids of the perturbations and measurements."""
+        """Return the ids of all perturbations and measurements."""
         return {
-            self._id(plan, what)
+            self._id(plan, measured)
             for plan in self.plans
-            for what in (*with_eps_grid(plan.perturbations).values(), *plan.measurements.values())
+            for measured in (*with_eps_grid(plan.perturbations).values(), *plan.measurements.values())
         }
 
     def missing(self, root: Path) -> list[EvaluationPlan]:
-        """The perturbations and measurements without a record, also perturbations where that of a smaller eps of their
-        grid is missing; none for a cell that failed to train."""
+        """Return plans of the perturbations and measurements without a record.
+
+        An attack is missing where the record of any eps of its grid is. Nothing is missing of a cell that failed to
+        train.
+        """
         training = records.read_training(self.folder(root))
         if training is not None and training.state == "failed":
             return []
-        left = [self._left(plan, root) for plan in self.plans]
-        return [plan for plan in left if plan.perturbations or plan.measurements]
+        plans = [self._missing_of(plan, root) for plan in self.plans]
+        return [plan for plan in plans if plan.perturbations or plan.measurements]
 
     def finished(self, root: Path) -> bool:
-        """Trained (or recorded as failed), and every record there."""
+        """Return whether the cell is trained (or recorded as failed) and every record is there."""
         return records.read_training(self.folder(root)) is not None and not self.missing(root)
 
-    def _left(self, plan: EvaluationPlan, root: Path) -> EvaluationPlan:
-        """What has no record there."""
-        lacking = self._lacking(root, plan, with_eps_grid(plan.perturbations), records.record_path)
-        wanted = {n: p for n, p in plan.perturbations.items() if lacking.keys() & with_eps_grid({n: p}).keys()}
-        unmeasured = self._lacking(root, plan, plan.measurements, records.measurement_path)
-        return replace(plan, perturbations=wanted, measurements=unmeasured)
+    def _missing_of(self, plan: EvaluationPlan, root: Path) -> EvaluationPlan:
+        absent = self._absent(root, plan, with_eps_grid(plan.perturbations), records.record_path)
+        perturbations = {n: p for n, p in plan.perturbations.items() if absent.keys() & with_eps_grid({n: p}).keys()}
+        measurements = self._absent(root, plan, plan.measurements, records.measurement_path)
+        return replace(plan, perturbations=perturbations, measurements=measurements)
 
-    def _lacking(
-        self, root: Path, plan: EvaluationPlan, wanted: Mapping[str, What], path: Callable[[Path, str], Path]
-    ) -> dict[str, What]:
-        """Those that have no file."""
+    def _absent(
+        self, root: Path, plan: EvaluationPlan, wanted: Mapping[str, Measured], path: Callable[[Path, str], Path]
+    ) -> dict[str, Measured]:
+        """Return those of the wanted ones that have no file."""
         folder = self.folder(root)
-        return {name: what for name, what in wanted.items() if not path(folder, self._id(plan, what)).exists()}
+        return {name: item for name, item in wanted.items() if not path(folder, self._id(plan, item)).exists()}
 
-    def _id(self, plan: EvaluationPlan, what: BaseModel) -> str:
-        return digest(perturbation_identity(plan.evaluation, self.cell.data.canonical, what))
+    def _id(self, plan: EvaluationPlan, measured: BaseModel) -> str:
+        return digest(perturbation_identity(plan.evaluation, self.cell.data.canonical, measured))
 
 
 def tasks(experiment: Experiment) -> list[Task]:
-    """The tasks of an experiment at its scale. Raises `ConfigError` for a grid or a layout that makes no sense."""
+    """Return the tasks of an experiment at its scale, one for each cell.
+
+    Raises:
+        ConfigError: The grid, the layout or the data sets of the experiment are wrong.
+    """
     cells = expand(experiment)
     check_layout(experiment, cells)
     for name in {cell.data.name for cell in cells if cell.data.digest is None}:
         if data.is_user_data(name):
             raise ConfigError(f"{experiment.name}: {name}: user data belong into base.data, not into the grid")
-    here, *extra_plans = experiment.plans
     for plan in experiment.plans:
-        where, key = plan.evaluation.dataset, f"evaluations.{plan.name}" if plan.name else "evaluation"
-        if where is not None and data.is_user_data(where):
-            raise ConfigError(f"{experiment.name}: {key}.dataset: user data belong into base.data, received {where}")
-    return [Task(cell, here.evaluation, here.perturbations, here.measurements, tuple(extra_plans)) for cell in cells]
+        dataset, key = plan.evaluation.dataset, f"evaluations.{plan.name}" if plan.name else "evaluation"
+        if dataset is not None and data.is_user_data(dataset):
+            raise ConfigError(f"{experiment.name}: {key}.dataset: user data belong into base.data, received {dataset}")
+    main, *extra_plans = experiment.plans
+    return [Task(cell, main.evaluation, main.perturbations, main.measurements, tuple(extra_plans)) for cell in cells]
 
 
 def experiment_path(root: Path, experiment: Experiment) -> Path:
-    """Where a results folder keeps the resolved config of an experiment."""
+    """Return the path at which a results folder keeps the resolved config of an experiment."""
     return root / "experiments" / f"{catalog.file_stem(experiment)}.yaml"
 
 
@@ -133,36 +139,45 @@ def run(
     strategy: Strategy = "auto",
     progress: Progress | None = None,
 ) -> None:
-    """Run what is missing of an experiment into the results folder `root`, in `jobs` processes of one device each.
+    """Run what is missing of an experiment.
 
-    Raises `UsageError` for several jobs over several devices, `BnvulnError` if a cell could not be finished (workers
-    were killed in `ROUNDS` rounds that finished nothing).
+    Args:
+        experiment: The experiment.
+        root: The results folder.
+        jobs: Number of processes, of one device each.
+        strategy: Distribution of each cell over devices.
+        progress: Receiver of progress. None: no progress.
+
+    Raises:
+        UsageError: There are several jobs over several devices.
+        BnvulnError: A cell could not be finished: workers were killed in `MAX_IDLE_ROUNDS` rounds that finished
+            nothing.
     """
     progress = progress or Quiet()
     if jobs > 1 and strategy == "mirrored":
         raise UsageError("--jobs divides the cells, --strategy mirrored each cell: use one of them")
-    todo = tasks(experiment)  # before anything is written: it refuses what makes no sense
+    todo = tasks(experiment)  # before anything is written, since it raises for a wrong experiment
     check_data(task for task in todo if not task.finished(root))
     atomic_write(experiment_path(root, experiment), to_yaml(experiment))
-    left, in_vain = _unfinished(todo, root), 0
-    while left and in_vain < ROUNDS:
-        progress.message(f"{experiment.name}: {len(todo) - len(left)} of {len(todo)} cells are finished")
-        _run_round(left, root, min(jobs, len(left)), strategy, progress)
-        before, left = len(left), _unfinished(todo, root)
-        in_vain = in_vain + 1 if len(left) == before else 0
-    if left:
+    unfinished, idle_rounds = [task for task in todo if not task.finished(root)], 0
+    while unfinished and idle_rounds < MAX_IDLE_ROUNDS:
+        progress.message(f"{experiment.name}: {len(todo) - len(unfinished)} of {len(todo)} cells are finished")
+        _run_round(unfinished, root, min(jobs, len(unfinished)), strategy, progress)
+        before, unfinished = len(unfinished), [task for task in unfinished if not task.finished(root)]
+        idle_rounds = idle_rounds + 1 if len(unfinished) == before else 0
+    if unfinished:
         raise BnvulnError(
-            f"{experiment.name}: {len(left)} of {len(todo)} cells could not be finished; run the command again"
+            f"{experiment.name}: {len(unfinished)} of {len(todo)} cells could not be finished; run the command again"
         )
 
 
-def _unfinished(todo: Iterable[Task], root: Path) -> list[Task]:
-    return [task for task in todo if not task.finished(root)]
-
-
 def check_data(todo: Iterable[Task]) -> None:
-    """Prepare the data, those of evaluations too, before anything is trained; raise `UsageError` for a width below
-    theirs, `BnvulnError` where they cannot be had."""
+    """Prepare all data sets of the tasks, before anything is trained.
+
+    Raises:
+        UsageError: A width is below the native one.
+        BnvulnError: A data set cannot be downloaded.
+    """
     needed = {
         (name, task.cell.data.width)
         for task in todo
@@ -174,36 +189,33 @@ def check_data(todo: Iterable[Task]) -> None:
         check_width(width or native, native, name)
 
 
-def _run_round(left: list[Task], root: Path, jobs: int, strategy: Strategy, progress: Progress) -> None:
+def _run_round(unfinished: list[Task], root: Path, jobs: int, strategy: Strategy, progress: Progress) -> None:
+    """Run each task once, then wait for those that other processes work on."""
     if jobs == 1:
-        for number, task in enumerate(left, 1):
-            progress.message(f"cell {number}/{len(left)}: {describe_cell(task.cell)}")
+        for number, task in enumerate(unfinished, 1):
+            progress.message(f"cell {number}/{len(unfinished)}: {describe_cell(task.cell)}")
             run_task(task, root, strategy=strategy, progress=progress)
     else:
-        processes.run(functools.partial(_work, root=root), left, jobs, progress)
-    # What another process has claimed is waited for, not done twice.
-    said: set[Path] = set()
-    while held := [task for task in left if _claimed_elsewhere(task, root)]:
-        for task in held:
-            path = task.folder(root) / "lock.json"
-            if path not in said:
-                said.add(path)
+        processes.run(functools.partial(_run_in_worker, root=root), unfinished, jobs, progress)
+    announced: set[Path] = set()
+    while locked := [task for task in unfinished if _is_locked_elsewhere(task, root)]:
+        for task in locked:
+            path = task.folder(root) / records.LOCK
+            if path not in announced:
+                announced.add(path)
                 progress.message(
                     f"waiting for another process at {describe_cell(task.cell)}; if it is gone, remove {path}"
                 )
         time.sleep(POLL_SECONDS)
 
 
-def _claimed_elsewhere(task: Task, root: Path) -> bool:
-    return (
-        (task.folder(root) / "lock.json").exists()
-        and not task.finished(root)
-        and not records.is_stale_lock(task.folder(root))
-    )
+def _is_locked_elsewhere(task: Task, root: Path) -> bool:
+    folder = task.folder(root)
+    return (folder / records.LOCK).exists() and not task.finished(root) and not records.is_stale_lock(folder)
 
 
-def _work(task: Task, root: Path) -> str:
-    """What a worker process does: one cell, then a line to show."""
+def _run_in_worker(task: Task, root: Path) -> str:
+    """Run one task in a worker process; return a line to show."""
     begun = time.monotonic()
     run_task(task, root)
     if not task.finished(root):
@@ -212,50 +224,56 @@ def _work(task: Task, root: Path) -> str:
 
 
 def run_task(task: Task, root: Path, *, strategy: Strategy = "none", progress: Progress | None = None) -> None:
-    """Train and evaluate one cell as far as it is missing; nothing if another process has claimed it."""
-    folder = task.folder(root)
-    with records.locked(folder) as mine:
-        if mine and not task.finished(root):
-            _finish(task, folder, root, strategy, progress or Quiet())
+    """Train one cell and make its records, as far as they are missing; nothing if another process has locked it."""
+    progress = progress or Quiet()
+    with records.locked(task.folder(root)) as acquired:
+        if not acquired or task.finished(root):
+            return
+        training = _train_if_missing(task, root, strategy, progress)
+        missing = task.missing(root)
+        if training.state == "failed":
+            progress.message(f"{task.folder(root)}: failed to train: {training.reason}")
+        elif missing:
+            _measure(task.folder(root), missing, strategy, progress)
 
 
-def _outcome(training: records.TrainingRecord) -> tuple[object, ...]:
-    """What two trainings to the same weights have in common."""
+def _train_if_missing(task: Task, root: Path, strategy: Strategy, progress: Progress) -> records.TrainingRecord:
+    """Return the record of the training, made now if there is none, or if records are missing and the model is too."""
+    from bn_vuln import training
+
+    folder, cell = task.folder(root), task.cell
+    before = records.read_training(folder)
+    if before is not None and (before.state == "failed" or (folder / "model.keras").exists()):
+        return before
+    distribution = training.fitting_distribution(cell, strategy, progress)
+    every = math.ceil(cell.train.epochs / MAX_CHECKPOINTS)
+    trained = training.train(cell, folder, checkpoint_every=every, distribution=distribution, progress=progress).record
+    if before is not None and _result_of(trained) != _result_of(before):
+        # Other rounding, other weights: records of two models must not stand, or be subtracted, beside each other.
+        progress.message(f"{folder}: trained again with another outcome; all of it is measured again")
+        records.clear_measured(folder)
+    return trained
+
+
+def _result_of(training: records.TrainingRecord) -> tuple[object, ...]:
+    """Return the numbers in which two trainings to the same weights agree."""
     return training.best_epoch, training.loss, training.train_accuracy, training.validation_accuracy
 
 
-def _finish(task: Task, folder: Path, root: Path, strategy: Strategy, progress: Progress) -> None:
-    from bn_vuln import training as train
+def _measure(folder: Path, plans: Iterable[EvaluationPlan], strategy: Strategy, progress: Progress) -> None:
+    """Evaluate the model of a run folder by the plans, into its records."""
     from bn_vuln.evaluation import classifier, evaluator
     from bn_vuln.evaluation.measurements import mechanism
 
-    training = before = records.read_training(folder)
-    if training is None or (training.state == "trained" and not (folder / "model.keras").exists()):
-        # A cell whose records travel without its model is trained again when a record is missing.
-        distribution = train.fitting_distribution(task.cell, strategy, progress)
-        every = math.ceil(task.cell.train.epochs / CHECKPOINTS)
-        training = train.train(
-            task.cell, folder, checkpoint_every=every, distribution=distribution, progress=progress
-        ).record
-        if before is not None and _outcome(training) != _outcome(before):
-            # Other rounding, other weights: numbers of two models must not stand, or be subtracted, beside each other.
-            progress.message(f"{folder}: trained again with another outcome; all of it is measured again")
-            records.clear_measured(folder)
-    missing = task.missing(root)
-    if training.state == "failed":
-        progress.message(f"{folder}: failed to train: {training.reason}")
-    elif missing:
-        distribution = choose(strategy)
-        with distribution.scope():
-            subject = classifier.from_run(folder)
-        for plan in missing:
-            if plan.name:
-                progress.message(f"evaluations.{plan.name}:")
-            found = evaluator.measure(
-                subject, plan.perturbations, plan.evaluation, folder=folder, distribution=distribution,
-                progress=progress,
-            )  # fmt: skip
-            for _ in found:
-                pass  # the records are what is wanted; the images of one perturbation at a time are enough in memory
-            for _ in mechanism.measure(subject, plan.measurements, plan.evaluation, folder=folder, progress=progress):
-                pass
+    distribution = choose(strategy)
+    with distribution.scope():
+        model = classifier.from_run(folder)
+    for plan in plans:
+        if plan.name:
+            progress.message(f"evaluations.{plan.name}:")
+        results = evaluator.measure(
+            model, plan.perturbations, plan.evaluation, folder=folder, distribution=distribution, progress=progress
+        )
+        measured = mechanism.measure(model, plan.measurements, plan.evaluation, folder=folder, progress=progress)
+        for _ in itertools.chain(results, measured):
+            pass  # only the records are wanted; so the images of one perturbation at a time are in memory

@@ -74,7 +74,7 @@ def test_a_step_of_an_attack_is_two_forward_passes(limit):
 def test_seconds_follow_from_the_rate(monkeypatch):
     monkeypatch.setattr(cost_estimate, "flops_per_second", lambda: 1e9)
     one = task({})
-    expected = cost_estimate.task_flops(one) / (cost_estimate.SHARE * 1e9) + cost_estimate.STARTING
+    expected = cost_estimate.task_flops(one) / (cost_estimate.ATTAINABLE_SHARE * 1e9) + cost_estimate.STARTUP_SECONDS
     assert cost_estimate.seconds_of([one, one]) == pytest.approx(2 * expected)
     assert cost_estimate.seconds_of([]) == 0
 

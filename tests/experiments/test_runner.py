@@ -190,7 +190,7 @@ def test_a_cell_claimed_by_another_host_is_waited_for(done, tmp_path, monkeypatc
 
     monkeypatch.setattr(runner.time, "sleep", finish_elsewhere)
     monkeypatch.setattr("bn_vuln.evaluation.evaluator.measure", no_training)
-    assert runner._work(task, root).endswith("another process is at it")
+    assert runner._run_in_worker(task, root).endswith("another process is at it")
     said = MessageLog()
     api.reproduce(str(path), root=root, progress=said)
     assert waited == [True]
