@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import io
 import json
 import zipfile
 import zlib
@@ -231,7 +232,8 @@ class PackedStore:
 
     def _archive(self, name: str) -> np.lib.npyio.NpzFile:
         try:
-            archive: np.lib.npyio.NpzFile = np.load(self.root / name)
+            # From memory: a file's position would be shared with forked processes.
+            archive: np.lib.npyio.NpzFile = np.load(io.BytesIO(self._bytes(name)))
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise BnvulnError(f"{self.root / name}: not readable ({first_line(error)})") from None
         return archive

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -41,27 +41,29 @@ def write(folder: Path, form: Format = "html", only: Experiment | None = None) -
         name = catalog.file_stem(chosen[0]) if only else "index"
         return [_write(target / f"{name}.html", html(results))]
     written = []
-    for one in results:
-        drawn = _write_figures(target, one) if form == "md" else []
+    every = _write_figures(target, results) if form == "md" else [[]] * len(results)
+    for one, drawn in zip(results, every, strict=True):
         pictures = {path.name: caption for path, caption in drawn if path.suffix == ".png"}
         text = markdown(one, pictures) if form == "md" else render(one, form)
         written += [*(path for path, _ in drawn), _write(target / f"{catalog.file_stem(one.experiment)}.{form}", text)]
     return written
 
 
-def _write_figures(target: Path, results: Results) -> list[tuple[Path, str]]:
-    """Every figure of an experiment as SVG and as PNG, with its caption."""
-    from bn_vuln.reporting import figures
+def _write_figures(target: Path, every: Sequence[Results]) -> list[list[tuple[Path, str]]]:
+    """Write the figures of each experiment as SVG and PNG. Return, for each, their files and captions."""
+    from bn_vuln.reporting.figures import figures_of_all
 
-    stem = catalog.file_stem(results.experiment)
-    drawn = {form: figures.figures(results, form) for form in ("svg", "png")}
-    pairs = zip(drawn["svg"], drawn["png"], strict=True)
-    both = [(f"{stem}-{name}" if name else stem, text, svg, png) for (name, text, svg), (_, _, png) in pairs]
-    return [
-        (_write(target / f"{name}.{form}", picture), text)
-        for name, text, svg, png in both
-        for form, picture in (("svg", svg), ("png", png))
-    ]
+    written = []
+    for results, svgs, pngs in zip(every, figures_of_all(every), figures_of_all(every, "png"), strict=True):
+        stem = catalog.file_stem(results.experiment)
+        written.append(
+            [
+                (_write(target / (f"{stem}-{name}.{form}" if name else f"{stem}.{form}"), picture), text)
+                for pair in zip(svgs, pngs, strict=True)
+                for form, (name, text, picture) in zip(("svg", "png"), pair, strict=True)
+            ]
+        )
+    return written
 
 
 def _write(path: Path, content: bytes | str) -> Path:
@@ -85,6 +87,8 @@ def html(results: list[Results]) -> str:
     """One self-contained page: no scripts, no network, light and dark, readable on a phone, printable."""
     import jinja2
 
+    from bn_vuln.reporting.figures import figures_of_all
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("bn_vuln.reporting", "."),
         autoescape=True,
@@ -97,30 +101,20 @@ def html(results: list[Results]) -> str:
             "experiment": one.experiment,
             "verdict": summary.verdicts(one),
             "tables": tables.tables(one),
-            "figures": _pictures(one),
+            "figures": [_picture(one, *drawn) for drawn in figures],
             "summary": summary.summary_rows(one),
             "config": config.to_yaml(one.experiment),
         }
-        for one in results
+        for one, figures in zip(results, figures_of_all(results), strict=True)
     ]
     return environment.get_template("report.html.jinja").render(sections=sections)
 
 
-def _pictures(results: Results) -> list[dict[str, str]]:
-    """The figures of an experiment for a page."""
-    from bn_vuln.reporting import figures
-
+def _picture(results: Results, name: str, caption: str, svg: bytes) -> dict[str, str]:
+    """A figure for a page, as an address inside it: a picture of its own is isolated from the page's styles."""
     title = results.experiment.title
-    drawn = figures.figures(results)
-    return [
-        {"uri": _data_uri(svg), "caption": caption, "alt": f"{title}: {name}" if name else title}
-        for name, caption, svg in drawn
-    ]
-
-
-def _data_uri(svg: bytes) -> str:
-    """An SVG as an address inside the page; a picture of its own is isolated from the page's styles."""
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+    uri = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+    return {"uri": uri, "caption": caption, "alt": f"{title}: {name}" if name else title}
 
 
 def claims_table(folders: Iterable[Path], link: str = "{folder}/report/{stem}.md") -> str:
