@@ -45,7 +45,7 @@ def coloured(n: int, size: int, seed: int = 0) -> Arrays:
 
 
 def sorted_pairs(images: Any, labels: Any) -> list[tuple[bytes, int]]:
-    """Images and labels in an order that does not depend on theirs."""
+    """(image, label) pairs in an order that depends on their content alone."""
     return sorted((image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True))
 
 

@@ -17,16 +17,29 @@ BUILT_IN = {"mnist": mnist.INFO, "toy": toy.INFO}
 class DataSource(Protocol):
     """A module that reads data of one kind."""
 
-    def dataset_info(self, name: str) -> DatasetInfo: ...
-    def read(self, name: str, split: str) -> Split: ...
+    def dataset_info(self, name: str) -> DatasetInfo:
+        """Info of a data set."""
+        ...
+
+    def read(self, name: str, split: str) -> Split:
+        """Read `train` or `test`."""
+        ...
 
 
 class UserDataSource(DataSource, Protocol):
     """A module that reads files of the user."""
 
-    def matches(self, name: str) -> bool: ...
-    def digest(self, name: str) -> str: ...
-    def absolute_name(self, name: str) -> str: ...
+    def matches(self, name: str) -> bool:
+        """Return True for names of this kind."""
+        ...
+
+    def digest(self, name: str) -> str:
+        """Digest of the content."""
+        ...
+
+    def absolute_name(self, name: str) -> str:
+        """The name with its path made absolute."""
+        ...
 
 
 USER_DATA_SOURCES: tuple[UserDataSource, ...] = (npz, image_folder)

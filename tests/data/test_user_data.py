@@ -380,7 +380,7 @@ def trained(tmp_path_factory):
 
 def test_a_run_is_measured_on_moved_data_that_are_named(bnvuln, trained, tmp_path):
     path, run = trained
-    attack = ["attack", run, "--eps", "0.2", "--json"]
+    attack = ["attack", run, "--eps", "0.2", "--steps", "2", "--json"]
     before = json.loads(bnvuln(*attack)[1])["records"]
     moved = shutil.move(path, tmp_path / "moved.npz")
     try:
@@ -410,7 +410,7 @@ def test_changed_data_are_refused_unless_named(bnvuln, trained):
         write_two_classes(path, seed=1)
         code, _, err = bnvuln("attack", run)
         assert (code, "has changed since this was trained on it" in err) == (2, True)
-        assert bnvuln("attack", run, "--data", path)[0] == 0
+        assert bnvuln("attack", run, "--steps", "2", "--data", path)[0] == 0
     finally:
         path.write_bytes(content)
 

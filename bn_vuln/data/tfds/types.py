@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 
@@ -18,7 +18,6 @@ class Features(Protocol):
     """The features of a data set by name."""
 
     def __getitem__(self, key: str, /) -> Feature: ...
-    def items(self) -> Iterator[tuple[str, Feature]]: ...
 
 
 class SplitInfo(Protocol):
@@ -52,6 +51,12 @@ class Builder(Protocol):
     url_infos: Mapping[str, UrlInfo] | None
     MANUAL_DOWNLOAD_INSTRUCTIONS: str | None
 
-    def as_dataset(self, **options: object) -> object: ...
-    def download_and_prepare(self, **options: object) -> None: ...
+    def as_dataset(self, **options: object) -> object:
+        """A split as a tf.data.Dataset."""
+        ...
+
+    def download_and_prepare(self, **options: object) -> None:
+        """Download the files and write the data set."""
+        ...
+
     def _split_generators(self, *arguments: object, **options: object) -> object: ...
