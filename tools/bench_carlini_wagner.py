@@ -8,7 +8,7 @@ share of the images that were fooled, of those that were correct when clean, and
 found, over the `compared` images that all contenders found something for. Both are of the last repetition, and of the
 model itself: what is found is projected into the box and predicted again. `ours` climbs a copy with BN folded away, as
 `bnvuln attack` does, with XLA; `ours_plain` the model itself, without. `cleverhans` is CleverHans 4 with the repairs of
-`attacks.cleverhans_minimal`: as it is shipped it does not run with Keras 3. All stop early, each by its own rule;
+`attacks.cleverhans`: as it is shipped it does not run with Keras 3. All stop early, each by its own rule;
 compiling is part of every time.
 """
 

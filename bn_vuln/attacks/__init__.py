@@ -1,22 +1,34 @@
-"""Attacks that can be trusted: pure functions of (predict, x, y, ...), blind to data sets and architectures."""
+"""Attacks: pure functions of (predict, x, y, threat model, settings), blind to data sets and architectures."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
 
 from bn_vuln.attacks import cleverhans, pgd
-from bn_vuln.attacks.losses import Predict
 from bn_vuln.attacks.threat_model import ThreatModel, from_config
 from bn_vuln.config import Attack
 from bn_vuln.data.info import DatasetInfo
+from bn_vuln.typing import Predict, Tensor
 
 __all__ = ["Predict", "ThreatModel", "bind", "from_config"]
 
 
-def bind(predict: Predict, options: Attack, info: DatasetInfo, *, xla: bool = False) -> Any:
-    """The attack of a config as a function (x, y, index) -> x_adv of tensors, ready to be compiled; `xla` compiles
-    its inner loop with XLA."""
+def bind(
+    predict: Predict, options: Attack, info: DatasetInfo, *, xla: bool = False
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Return the attack of a config (`fgsm`, `bim` or `pgd`) as a function of tensors, ready to be compiled.
+
+    Args:
+        predict: pixels [n, height, width, channels] -> logits [n, classes], differentiable.
+        options: config of the attack.
+        info: the data set, whose std is the scale of standardized units.
+        xla: compile the loop with XLA.
+
+    Returns:
+        (x [n, height, width, channels] in pixels, y int32 [n], index int32 [n]) -> adversarial images like x. y are the
+        true labels, or the targets of a targeted attack.
+    """
     loop = cleverhans.attack if options.backend == "cleverhans" else pgd.attack
     run = functools.partial(
         loop,
@@ -27,7 +39,7 @@ def bind(predict: Predict, options: Attack, info: DatasetInfo, *, xla: bool = Fa
         random_start=options.random_start,
         restarts=options.restarts,
         targeted=options.target != "none",
-        keep="last" if options.keep == "last" else "best",
+        keep="last" if options.keep == "last" else "best_loss",
         seed=options.seed,
         xla=xla,
     )

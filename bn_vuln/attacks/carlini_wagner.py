@@ -1,49 +1,47 @@
-"""The L2 attack of Carlini and Wagner (2017): the nearest image that is classified wrongly, or as a target.
+"""The L2 attack of Carlini and Wagner (2017): the nearest image that is misclassified, or classified as a target.
 
 It minimizes ||(x' - x) / scale||_2^2 + c max(z_y - max_{k != y} z_k + confidence, 0) by Adam, and searches for the
 smallest c with which it succeeds. Every example has a c, a step counter and an end of its own: one whose loss no longer
-falls goes on with its next c at once, and one that is through leaves the batch, which is filled up again.
+falls goes on with its next c at once, and one that is done leaves the batch, which is filled up again.
 
 Where it departs from what was published, distances become shorter or the search does:
 - A constant counts as too large if the search succeeds with it after it has settled, in its last tenth or when it
-  stops; as published, the first step that goes too far is enough, and c then sinks to where the search finds nothing.
+  stops. As published, the first step that goes too far is enough, and c then sinks to where the search fails.
 - Whether the loss still falls is judged by the lowest one of every tenth of the steps, from the second one on.
-- An example is through when a constant that succeeds no longer brings its point nearer.
+- An example is done when a constant that succeeds no longer brings its point nearer.
 - Success asks for a margin above rounding, so that the classifier itself is fooled too where `predict` is a copy of it.
-- Where logits or gradients are not finite they pull nowhere, and the distance alone leads back towards x.
-- In the end the point is drawn towards x as far as it still succeeds.
+- Logits or gradients that are not finite have no effect, and the distance alone leads back towards x.
+- In the end the point is moved towards x as far as it still succeeds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bn_vuln.attacks.losses import ROUNDING, Predict, input_gradient, is_adversarial, logit_margin, replace_nonfinite
+from bn_vuln.attacks.base import State
+from bn_vuln.attacks.losses import ROUNDING, input_gradient, is_adversarial, logit_margin, replace_nonfinite
 from bn_vuln.attacks.threat_model import Channels, constant, per_example
 from bn_vuln.runtime import backend
-
-State = Mapping[str, Any]
+from bn_vuln.typing import AnyArray, Index, Labels, Mask, Predict, Tensor
 
 BATCH_SIZE = 500
-CHUNK = 50  # steps between two looks at who is through
-SMALLEST = 16  # slots; a smaller batch is hardly faster
+CHUNK = 50  # steps between two looks at who is done
+MIN_SLOTS = 16  # a smaller batch is hardly faster
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's
 SHRINK = 0.9999  # of tanh's range, where pixels at the border of the box begin (published: .999999, for more steps)
 WINDOWS, PROGRESS = 10, 0.999  # a c is given up if in a tenth of its steps the loss does not fall by a thousandth
-GAIN = 0.999  # an example is through if with a c that succeeds the distance does not fall by a thousandth
+GAIN = 0.999  # an example is done if with a c that succeeds the distance does not fall by a thousandth
 UNBOUNDED = 1e9  # above it there is no upper bound of c yet: c grows tenfold
 HALVINGS = 10  # of the way back to x
 
 
 def attack(
     predict: Predict,
-    x: Any,
-    y: Any,
+    x: Tensor | AnyArray,
+    y: Tensor | Labels,
     *,
     scale: Channels | float = 1.0,
     low: Channels | float = -np.inf,
@@ -58,118 +56,122 @@ def attack(
     batch_size: int = BATCH_SIZE,
     xla: bool = False,
     on_progress: Callable[[int], None] = lambda done: None,
-) -> tuple[Any, Any]:
-    """The nearest points that fool a classifier.
+) -> tuple[Tensor, Tensor]:
+    """Search for the nearest adversarial image in L2.
 
     Args:
-        predict: float pixels [n, height, width, channels] -> logits [n, classes], differentiable.
-        x: the images, float. y: int labels [n]: the true ones, or the targets of a targeted attack.
-        scale: per channel (or one number), in pixels: 1 for distances in pixels, the std for standardized units.
-        low, high: the box, per channel (or numbers), in pixels; all infinite for none. With a box the variable is w
-            with x' = (low + high) / 2 + (high - low) / 2 tanh(w), without one it is (x' - x) / scale.
-        confidence: what the logit of the other class (or the target) must be ahead by, at points that are found.
-        steps: of Adam, for each constant, at most; `step_size`: its learning rate, in units of the variable.
-        binary_search_steps: how many constants are tried, the first one `initial_const`.
-        abort_early: give a constant up where the loss no longer falls, and an example where constants no longer help.
-        batch_size: examples that are searched for at the same time. xla: compile the steps with XLA.
-        advanced: told from time to time how many examples are through.
+        predict: pixels [n, height, width, channels] -> logits [n, classes], differentiable.
+        x: clean images, float [n, height, width, channels], in pixels.
+        y: int [n], the true labels, or the targets of a targeted attack.
+        scale: a number or [channels]: 1 for distances in pixels, the std for standardized units.
+        low: lower bound of the box in pixels, a number or [channels]; -inf for none. With a box the variable is w with
+            x' = (low + high) / 2 + (high - low) / 2 tanh(w), without one it is (x' - x) / scale.
+        high: upper bound of the box, likewise; inf for none.
+        confidence: the margin in nats by which the logit of the other class (or the target) must be ahead.
+        steps: steps of Adam for each constant, at most.
+        step_size: learning rate of Adam, in units of the variable.
+        binary_search_steps: number of constants.
+        initial_const: the first constant.
+        targeted: y are targets.
+        abort_early: give a constant up when the loss no longer falls, and an example when constants no longer help.
+        batch_size: examples at a time.
+        xla: compile the steps with XLA.
+        on_progress: called now and then with the number of examples that are done.
 
     Returns:
-        (x_adv of the shape and dtype of x, found bool [n]). Images that are fooled already, by whatever margin or with
-        logits that are not finite, are returned as they are, found; those for which nothing was found are returned as
-        they are, not found.
+        (adversarial images of the shape and dtype of x, success bool [n]). Images that are adversarial already, by
+        whatever margin or with logits that are not finite, are returned as they are, with success; those without
+        success are returned as they are.
 
-    Raises `ValueError` for a box that is open at one side.
+    Raises:
+        ValueError: for a box that is open at one side.
     """
     tf = backend.tensorflow()
-    space = _Space(scale, low, high)
+    variable = _Variable(scale, low, high)
     goal = _Goal(predict, confidence, targeted)
-    search = _Search(space, goal, steps, step_size, binary_search_steps, initial_const, abort_early)
+    search = _Search(variable, goal, steps, step_size, binary_search_steps, initial_const, abort_early)
     if tf.inside_function():  # a graph has no host that could leave examples out
-        x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
-        return search.result(search.run(search.start(x, y), steps * binary_search_steps))
-    points, found = _Batches(search, np.asarray(x), np.asarray(y), batch_size, xla).run(on_progress)
-    return tf.constant(points), tf.constant(found)
+        state = search.start(tf.convert_to_tensor(x), tf.convert_to_tensor(y))
+        return search.result(search.run(state, steps * binary_search_steps))
+    points, success = _BatchedSearch(search, np.asarray(x), np.asarray(y), batch_size, xla).run(on_progress)
+    return tf.constant(points), tf.constant(success)
 
 
-class _Batches:
-    """Examples take turns in the slots of a batch: after each chunk of steps the host reads who is through. All images
-    are on the host, those that hold a slot on the device.
+class _BatchedSearch:
+    """Examples take turns in the slots of a batch: after each chunk of steps the host reads who is done.
 
-    `holder` int64 [slots]: whose slot it is, -1 for nobody's.
+    All images are on the host, those in a slot on the device. `example_of` int64 [slots] is -1 for an empty slot.
     """
 
-    def __init__(self, search: _Search, x: NDArray[Any], y: NDArray[Any], batch_size: int, xla: bool) -> None:
+    def __init__(self, search: _Search, x: AnyArray, y: Labels, batch_size: int, xla: bool) -> None:
         tf = backend.tensorflow()
         self.search, self.x, self.y, self.n = search, x, y, len(x)
-        self.points, self.found = x.copy(), np.zeros(self.n, bool)
+        self.points, self.success = x.copy(), np.zeros(self.n, bool)
         images = [tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in (x, y)]
-        self._start = backend.compile(search.start, signature=images)
-        self.holder = np.arange(min(batch_size, self.n))
-        self.waiting = np.arange(len(self.holder), self.n)
-        self.state = self._enter(self.holder)
+        self._compiled_start = backend.compile(search.start, signature=images)
+        self.example_of: Index = np.arange(min(batch_size, self.n))
+        self.waiting: Index = np.arange(len(self.example_of), self.n)
+        self.state = self._start(self.example_of)
         spec = {name: tf.TensorSpec((None, *part.shape[1:]), part.dtype) for name, part in self.state.items()}
         self._chunk = backend.compile(lambda state: search.run(state, CHUNK), signature=[spec], xla=xla)
         self._result = backend.compile(search.result, signature=[spec])
 
-    def run(self, on_progress: Callable[[int], None]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """(points, found), as `attack`."""
-        while len(self.holder):
-            through = self._through()
-            if self._worth_changing(through):
-                self._take_out(np.flatnonzero(through & (self.holder >= 0)))
-                self._change(through)
-                on_progress(self.n - len(self.waiting) - int(np.sum(self.holder >= 0)))
-            if len(self.holder):
+    def run(self, on_progress: Callable[[int], None]) -> tuple[AnyArray, Mask]:
+        """(points, success), as `attack`."""
+        while len(self.example_of):
+            done = np.asarray(self.state["tried"]) >= self.search.binary_search_steps
+            if self._worth_changing(done):
+                self._read_out(np.flatnonzero(done & (self.example_of >= 0)))
+                self._refill(done)
+                on_progress(self.n - len(self.waiting) - int(np.sum(self.example_of >= 0)))
+            if len(self.example_of):
                 self.state = self._chunk(self.state)
-        return self.points, self.found
+        return self.points, self.success
 
-    def _enter(self, examples: NDArray[np.int64]) -> State:
+    def _start(self, examples: Index) -> State:
         tf = backend.tensorflow()
-        return self._start(tf.constant(self.x[examples]), tf.constant(self.y[examples]))
+        return self._compiled_start(tf.constant(self.x[examples]), tf.constant(self.y[examples]))
 
-    def _through(self) -> NDArray[np.bool_]:
-        return np.asarray(self.state["tried"]) >= self.search.binary_search_steps
-
-    def _worth_changing(self, through: NDArray[np.bool_]) -> bool:
-        """Whether enough slots stand idle to be filled, or so many that half of the batch will do."""
-        idle, size = int(through.sum()), len(through)
+    def _worth_changing(self, done: Mask) -> bool:
+        """Enough slots stand idle to be filled, or so many that half of the batch will do."""
+        idle, size = int(done.sum()), len(done)
         if len(self.waiting):
             return idle >= max(1, size // 16)
-        return idle == size or _fitting(size, size - idle) < size
+        return idle == size or _halved_size(size, size - idle) < size
 
-    def _take_out(self, slots: NDArray[np.int64]) -> None:
-        """Keep what was found for the examples in these slots."""
+    def _read_out(self, slots: Index) -> None:
+        """Keep the results of the examples in these slots."""
         tf = backend.tensorflow()
-        points, found = self._result({name: tf.gather(part, slots) for name, part in self.state.items()})
-        self.points[self.holder[slots]], self.found[self.holder[slots]] = np.asarray(points), np.asarray(found)
+        points, success = self._result({name: tf.gather(part, slots) for name, part in self.state.items()})
+        examples = self.example_of[slots]
+        self.points[examples], self.success[examples] = np.asarray(points), np.asarray(success)
 
-    def _change(self, through: NDArray[np.bool_]) -> None:
-        """Those that go on, then those that waited, then idle slots where the batch is not full."""
+    def _refill(self, done: Mask) -> None:
+        """Slots for those that go on, then for those that waited, then idle ones where the batch is not full."""
         tf = backend.tensorflow()
-        stay, idle = np.flatnonzero(~through), np.flatnonzero(through)
+        stay, idle = np.flatnonzero(~done), np.flatnonzero(done)
         new, self.waiting = self.waiting[: len(idle)], self.waiting[len(idle) :]
         needed = len(stay) + len(new)
-        padding = idle[: _fitting(len(through), needed) - needed] if needed else idle[:0]
-        slots = np.concatenate([stay, len(through) + np.arange(len(new)), padding])
+        padding = idle[: _halved_size(len(done), needed) - needed] if needed else idle[:0]
+        slots = np.concatenate([stay, len(done) + np.arange(len(new)), padding])
         pool = self.state
         if len(new):
-            entering = self._enter(new)
-            pool = {name: tf.concat([part, entering[name]], axis=0) for name, part in pool.items()}
+            fresh = self._start(new)
+            pool = {name: tf.concat([part, fresh[name]], axis=0) for name, part in pool.items()}
         self.state = {name: tf.gather(part, slots) for name, part in pool.items()}
-        self.holder = np.concatenate([self.holder[stay], new, np.full(len(padding), -1)])
+        self.example_of = np.concatenate([self.example_of[stay], new, np.full(len(padding), -1)])
 
 
-def _fitting(size: int, needed: int) -> int:
-    """The size of a batch of so many slots, halved as long as what is needed fits: few sizes, for XLA compiles each."""
-    while size > SMALLEST and size // 2 >= needed:
+def _halved_size(size: int, needed: int) -> int:
+    """A number of slots, halved as long as what is needed fits: few sizes, for XLA compiles each."""
+    while size > MIN_SLOTS and size // 2 >= needed:
         size //= 2
     return size
 
 
 @dataclass(frozen=True)
-class _Space:
-    """Where points are searched for: x' = x + scale w, or with a box x' = middle + half tanh(w)."""
+class _Variable:
+    """The change of variables: x' = x + scale w, or with a box x' = middle + half tanh(w)."""
 
     scale: Channels | float
     low: Channels | float
@@ -185,7 +187,7 @@ class _Space:
     def bounded(self) -> bool:
         return bool(np.isfinite(self.low).all() and np.isfinite(self.high).all())
 
-    def origin(self, x: Any) -> Any:
+    def origin(self, x: Tensor) -> Tensor:
         """The variable at x, or just inside of the box, where tanh has a slope."""
         tf = backend.tensorflow()
         if not self.bounded:
@@ -193,7 +195,7 @@ class _Space:
         middle, half = self._box(x)
         return tf.atanh(SHRINK * tf.clip_by_value((x - middle) / half, -1.0, 1.0))
 
-    def point(self, x: Any, w: Any) -> tuple[Any, Any]:
+    def point(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         """(the point at w, its derivative with respect to w)."""
         tf = backend.tensorflow()
         if not self.bounded:
@@ -201,58 +203,55 @@ class _Space:
             return x + scale * w, scale
         middle, half = self._box(x)
         squashed = tf.tanh(w)
-        return self.inside(middle + half * squashed), half * (1.0 - squashed**2)
+        return self.clip(middle + half * squashed), half * (1.0 - squashed**2)
 
-    def inside(self, point: Any) -> Any:
+    def clip(self, point: Tensor) -> Tensor:
         """The point in the box: rounding may have brought it out."""
         if not self.bounded:
             return point
         low, high = constant(self.low, point), constant(self.high, point)
         return backend.tensorflow().clip_by_value(point, low, high)
 
-    def distance(self, x: Any, point: Any) -> tuple[Any, Any]:
+    def distance(self, x: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
         """(squared L2 distance [n] in units of scale, its gradient with respect to the point)."""
         tf = backend.tensorflow()
         scale = constant(self.scale, x)
         offset = (point - x) / scale
         return tf.reduce_sum(offset**2, axis=list(range(1, len(x.shape)))), 2.0 * offset / scale
 
-    def _box(self, like: Any) -> tuple[Any, Any]:
+    def _box(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(middle, half width)."""
         low, high = (np.asarray(bound, np.float64) for bound in (self.low, self.high))
         return constant((low + high) / 2, like), constant((high - low) / 2, like)
 
 
 @dataclass(frozen=True)
 class _Goal:
-    """What makes a point adversarial."""
+    """The condition that makes a point adversarial."""
 
     predict: Predict
     confidence: float
     targeted: bool
 
-    def is_adversarial(self, x: Any, y: Any) -> Any:
-        """bool [n]: the class is wrong, or the target."""
-        return is_adversarial(self.predict(x), y, self.targeted)
-
-    def missing(self, logits: Any, y: Any) -> Any:
-        """What the logits lack of the margin that is asked for, [n]; 0 where their point succeeds."""
+    def shortfall(self, logits: Tensor, y: Tensor) -> Tensor:
+        """The margin that the logits lack, [n]; 0 where their point succeeds."""
         tf = backend.tensorflow()
-        ahead = logit_margin(logits, y)
+        margin = logit_margin(logits, y)
         above = ROUNDING * tf.stop_gradient(tf.reduce_max(tf.abs(logits), axis=1))
         wanted = tf.maximum(tf.cast(self.confidence, logits.dtype), above)
-        return tf.nn.relu(wanted + (ahead if self.targeted else -ahead))
+        return tf.nn.relu(wanted + (margin if self.targeted else -margin))
 
 
 @dataclass(frozen=True)
 class _Search:
     """The search of every slot.
 
-    `w`, Adam's `m` and `v`, the `step` with this constant `c`, how many were `tried`, the interval (`lower`, `upper`)
-    of c; whether this one `hit` in this window of steps, the `lowest` loss of it and of the one `before`; the `best`
-    point, its squared `distance`, and what that was when a constant last hit (`nearest`).
+    The state has `w`, Adam's `m` and `v`, the `step` with this constant `c`, how many were `tried`, the interval
+    (`lower`, `upper`) of c; `succeeded` with this one in this window of steps, the `lowest` loss of this window and of
+    the one `before`; the `best` point, its squared `distance`, and that when a constant last succeeded (`nearest`).
     """
 
-    space: _Space
+    variable: _Variable
     goal: _Goal
     steps: int
     step_size: float
@@ -260,82 +259,88 @@ class _Search:
     initial_const: float
     abort_early: bool
 
-    def start(self, x: Any, y: Any) -> State:
-        """The state before the first step; an example that is fooled already is through."""
+    def start(self, x: Tensor, y: Tensor) -> State:
+        """The state before the first step; an example that is adversarial already is done."""
         tf = backend.tensorflow()
-        is_adversarial, origin = self.goal.is_adversarial(x, y), self.space.origin(x)
-        n, zeros = tf.shape(x)[0], tf.zeros_like(x)
+        adversarial = is_adversarial(self.goal.predict(x), y, self.goal.targeted)
+        origin, n, zeros = self.variable.origin(x), tf.shape(x)[0], tf.zeros_like(x)
 
-        def each(value: float) -> Any:
+        def each(value: float) -> Tensor:
             return tf.fill([n], tf.constant(value, x.dtype))
 
         return {
             "x": x, "y": y, "origin": origin, "w": origin, "m": zeros, "v": zeros,
-            "step": tf.zeros([n], tf.int32), "tried": tf.where(is_adversarial, self.binary_search_steps, 0),
+            "step": tf.zeros([n], tf.int32), "tried": tf.where(adversarial, self.binary_search_steps, 0),
             "c": each(self.initial_const), "lower": each(0.0), "upper": each(10 * UNBOUNDED),
-            "hit": tf.zeros([n], tf.bool), "best": x, "distance": tf.where(is_adversarial, each(0.0), each(np.inf)),
+            "succeeded": tf.zeros([n], tf.bool), "best": x,
+            "distance": tf.where(adversarial, each(0.0), each(np.inf)),
             "nearest": each(np.inf), "lowest": each(np.inf), "before": each(np.inf),
         }  # fmt: skip
 
     def run(self, state: State, count: int) -> State:
-        """So many steps, or until all are through."""
+        """So many steps, or until all are done."""
         tf = backend.tensorflow()
 
-        def going(i: Any, state: State) -> Any:
+        def running(i: Tensor, state: State) -> Tensor:
             return (i < count) & tf.reduce_any(state["tried"] < self.binary_search_steps)
 
-        loop = tf.while_loop(going, lambda i, state: (i + 1, self._advance(state)), (0, dict(state)))
+        loop = tf.while_loop(running, lambda i, state: (i + 1, self._advance(state)), (0, dict(state)))
         return loop[1]
 
-    def result(self, state: State) -> tuple[Any, Any]:
-        """(points, found): the best ones, drawn towards x as far as they still succeed."""
+    def result(self, state: State) -> tuple[Tensor, Tensor]:
+        """(points, success): the best points, moved towards x as far as they still succeed."""
         tf = backend.tensorflow()
-        x, y, way = state["x"], state["y"], state["best"] - state["x"]
+        x, y, offset = state["x"], state["y"], state["best"] - state["x"]
 
-        def halve(i: Any, near: Any, far: Any) -> tuple[Any, Any, Any]:
+        def bisect(i: Tensor, near: Tensor, far: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             middle = (near + far) / 2
-            logits = self.goal.predict(self.space.inside(x + per_example(middle) * way))
-            succeeds = tf.equal(self.goal.missing(logits, y), 0.0)
+            logits = self.goal.predict(self.variable.clip(x + per_example(middle) * offset))
+            succeeds = tf.equal(self.goal.shortfall(logits, y), 0.0)
             return i + 1, tf.where(succeeds, near, middle), tf.where(succeeds, middle, far)
 
-        begun = 0, tf.zeros_like(state["distance"]), tf.ones_like(state["distance"])
-        _, _, far = tf.while_loop(lambda i, *_: i < HALVINGS, halve, begun)
+        initial = 0, tf.zeros_like(state["distance"]), tf.ones_like(state["distance"])
+        _, _, far = tf.while_loop(lambda i, *_: i < HALVINGS, bisect, initial)
         moved = (state["distance"] > 0) & tf.math.is_finite(state["distance"])
-        drawn = tf.where(per_example(far < 1.0), self.space.inside(x + per_example(far) * way), state["best"])
-        return tf.where(per_example(moved), drawn, x), tf.math.is_finite(state["distance"])
+        nearer = self.variable.clip(x + per_example(far) * offset)
+        points = tf.where(per_example(far < 1.0), nearer, state["best"])
+        return tf.where(per_example(moved), points, x), tf.math.is_finite(state["distance"])
 
     def _advance(self, state: State) -> State:
         """One step of Adam in every slot."""
         tf = backend.tensorflow()
         x, y, c, active = state["x"], state["y"], state["c"], state["tried"] < self.binary_search_steps
-        point, derivative = self.space.point(x, state["w"])
-        _, weighted, pull = input_gradient(self.goal.predict, point, lambda logits: c * self.goal.missing(logits, y))
-        hit = tf.equal(weighted, 0.0)
-        distance, back = self.space.distance(x, point)
-        slope = (replace_nonfinite(pull) + back) * derivative
-        better = hit & (distance < state["distance"]) & active
+        point, derivative = self.variable.point(x, state["w"])
+        _, penalty, gradient = input_gradient(
+            self.goal.predict, point, lambda logits: c * self.goal.shortfall(logits, y)
+        )
+        succeeds = tf.equal(penalty, 0.0)
+        distance, distance_gradient = self.variable.distance(x, point)
+        gradient = (replace_nonfinite(gradient) + distance_gradient) * derivative
+        better = succeeds & (distance < state["distance"]) & active
         stepped = {
             **state,
-            **self._adam(state, slope),
-            "hit": state["hit"] | hit,
+            **self._adam(state, gradient),
+            "succeeded": state["succeeded"] | succeeds,
             "best": tf.where(per_example(better), point, state["best"]),
             "distance": tf.where(better, distance, state["distance"]),
-            "lowest": tf.minimum(state["lowest"], replace_nonfinite(distance + weighted, np.inf)),
+            "lowest": tf.minimum(state["lowest"], replace_nonfinite(distance + penalty, np.inf)),
         }
-        return self._next_constant(*self._stalled(stepped, active))
+        return self._next_constant(*self._check_progress(stepped, active))
 
-    def _adam(self, state: State, slope: Any) -> dict[str, Any]:
+    def _adam(self, state: State, gradient: Tensor) -> State:
         tf = backend.tensorflow()
         step = state["step"] + 1
-        m = BETAS[0] * state["m"] + (1 - BETAS[0]) * slope
-        v = BETAS[1] * state["v"] + (1 - BETAS[1]) * slope**2
-        t = tf.cast(step, slope.dtype)
+        m = BETAS[0] * state["m"] + (1 - BETAS[0]) * gradient
+        v = BETAS[1] * state["v"] + (1 - BETAS[1]) * gradient**2
+        t = tf.cast(step, gradient.dtype)
         rate = self.step_size * tf.sqrt(1 - tf.cast(BETAS[1], t.dtype) ** t) / (1 - tf.cast(BETAS[0], t.dtype) ** t)
         return {"w": state["w"] - per_example(rate) * m / (tf.sqrt(v) + EPSILON), "m": m, "v": v, "step": step}
 
-    def _stalled(self, state: State, active: Any) -> tuple[State, Any]:
-        """(state, bool [n] who is through with this constant). The lowest loss of the first window is forgotten: it may
-        be from before a first step that went too far."""
+    def _check_progress(self, state: State, active: Tensor) -> tuple[State, Tensor]:
+        """(state, bool [n], whose constant is given up).
+
+        The lowest loss of the first window is forgotten: it may be from before a first step that went too far.
+        """
         tf = backend.tensorflow()
         window, step = max(1, self.steps // WINDOWS), state["step"]
         look, infinite = tf.equal(step % window, 0), tf.fill(tf.shape(step), tf.cast(np.inf, state["lowest"].dtype))
@@ -346,30 +351,30 @@ class _Search:
         opened = {
             "before": tf.where(look, judged, state["before"]),
             "lowest": tf.where(look, infinite, state["lowest"]),
-            "hit": state["hit"] & (over | ~look),
+            "succeeded": state["succeeded"] & (over | ~look),
         }
         return {**state, **opened}, over & active
 
-    def _next_constant(self, state: State, over: Any) -> State:
-        """Where it is over: bisection of c (tenfold as long as nothing hit), and back to the origin."""
+    def _next_constant(self, state: State, over: Tensor) -> State:
+        """Where a constant is over: bisection of c (tenfold as long as none succeeded), and back to the origin."""
         tf = backend.tensorflow()
-        c, hit = state["c"], state["hit"]
-        upper = tf.where(hit, tf.minimum(state["upper"], c), state["upper"])
-        lower = tf.where(hit, state["lower"], tf.maximum(state["lower"], c))
+        c, succeeded = state["c"], state["succeeded"]
+        upper = tf.where(succeeded, tf.minimum(state["upper"], c), state["upper"])
+        lower = tf.where(succeeded, state["lower"], tf.maximum(state["lower"], c))
         infinite = tf.fill(tf.shape(c), tf.cast(np.inf, c.dtype))
         tried = state["tried"] + 1
         if self.abort_early:
-            useless = hit & (state["distance"] > GAIN**2 * state["nearest"])
+            useless = succeeded & (state["distance"] > GAIN**2 * state["nearest"])
             tried = tf.where(useless, self.binary_search_steps, tried)
         fresh = {
             "c": tf.where(upper < UNBOUNDED, (lower + upper) / 2, 10 * c), "lower": lower, "upper": upper,
-            "tried": tried, "nearest": tf.where(hit, state["distance"], state["nearest"]),
-            "lowest": infinite, "before": infinite, "hit": tf.zeros_like(hit), "step": tf.zeros_like(state["step"]),
+            "tried": tried, "nearest": tf.where(succeeded, state["distance"], state["nearest"]),
+            "lowest": infinite, "before": infinite, "succeeded": tf.zeros_like(succeeded),
+            "step": tf.zeros_like(state["step"]),
             "w": state["origin"], "m": tf.zeros_like(state["m"]), "v": tf.zeros_like(state["v"]),
         }  # fmt: skip
-        chosen = {name: tf.where(_like(over, part), part, state[name]) for name, part in fresh.items()}
-        return {**state, **chosen}
 
+        def reset(name: str, part: Tensor) -> Tensor:
+            return tf.where(per_example(over) if len(part.shape) > 1 else over, part, state[name])
 
-def _like(mask: Any, part: Any) -> Any:
-    return per_example(mask) if len(part.shape) > 1 else mask
+        return {**state, **{name: reset(name, part) for name, part in fresh.items()}}

@@ -1,8 +1,8 @@
-"""Attacks that count any iterate, and `strong`, their cascade: each on what the ones before have left standing.
+"""Attacks that keep the first success, and `strong`, their ensemble: each stage attacks what resisted all before.
 
-The cascade is AutoAttack's standard set (Croce and Hein 2020: APGD on the cross-entropy, targeted APGD on the DLR loss,
-FAB-T, Square), in its order and with its settings, but for FAB-T, whose place FMN takes (Pintor et al. 2021), another
-minimum-norm attack. So it is not called AutoAttack.
+The ensemble is AutoAttack's standard set, in its order and with its settings (Croce and Hein 2020: APGD on the
+cross-entropy, targeted APGD on the DLR loss, FAB-T, Square). Only FAB-T is replaced, by FMN (Pintor et al. 2021),
+another minimum-norm attack. So it is not called AutoAttack.
 """
 
 from __future__ import annotations
@@ -10,41 +10,47 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bn_vuln.attacks import active_set, auto_pgd
 from bn_vuln.attacks.active_set import Confirm, SearchResult
-from bn_vuln.attacks.base import PGD, IterativeAttack
+from bn_vuln.attacks.base import IterativeAttack
 from bn_vuln.attacks.eps_search import Bisection, EpsGrid, EpsSearch
 from bn_vuln.attacks.fast_minimum_norm import FMN
-from bn_vuln.attacks.losses import Predict
+from bn_vuln.attacks.pgd import PGD
 from bn_vuln.attacks.square import Square
 from bn_vuln.attacks.threat_model import ThreatModel, per_example
 from bn_vuln.config import Attack
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
+from bn_vuln.typing import Floats, Images, Labels, Logits, Mask, Predict
 
-# (name of a stage, examples it has) -> a context in which it runs, whose value is told how many are through
-UnderWay = Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None] | None]]
+# (name of a stage, number of its examples) -> a context around the stage, whose value is its `on_progress`
+OnStage: TypeAlias = Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None] | None]]
 STRONG = ("apgd-ce", "apgd-t", "fmn", "square")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One attack of a cascade: its name, its search, how many variants (restarts, or restarts of every target) it
-    has, and the targets of these, int32 [n, variants], if any."""
+    """One attack of the ensemble.
+
+    Attributes:
+        name: "apgd-ce", "pgd", ...
+        attack: the attack, compiled or not.
+        variants: number of restarts, or of restarts times targets.
+        targets: int32 [n, variants], the class that each variant aims at, if any.
+    """
 
     name: str
     attack: IterativeAttack | active_set.CompiledAttack
     variants: int = 1
-    targets: NDArray[np.int32] | None = None
+    targets: Labels | None = None
 
 
 @dataclass(frozen=True)
 class EnsembleResult:
-    """`found` by all stages together; `robust_after`: after each stage, how many examples no eps has fooled yet."""
+    """The `result` of all stages together, and how many examples resist every eps after each stage."""
 
     result: SearchResult
     robust_after: dict[str, int]
@@ -53,32 +59,47 @@ class EnsembleResult:
 def run(
     stages: Iterator[Stage],
     options: Attack,
-    x: NDArray[np.float32],
-    y: NDArray[np.int32],
+    x: Images,
+    y: Labels,
     *,
-    clean: NDArray[np.bool_],
-    index: NDArray[np.int32] | None = None,
+    clean: Mask,
+    index: Labels | None = None,
     confirm: Confirm | None = None,
     batch_size: int = active_set.BATCH_SIZE,
     xla: bool = False,
     distribution: Distribution = ONE_DEVICE,
-    on_stage: UnderWay = lambda name, left: contextlib.nullcontext(),
+    on_stage: OnStage = lambda name, n: contextlib.nullcontext(),
 ) -> EnsembleResult:
-    """The stages, one after another, through the plan of the options (see `plan`). `clean` bool [n]: which clean images
-    are classified as they should be; the others are fooled at eps 0. The rest as `engine.run` takes it; `under_way`
-    wraps each stage, of a name and so many examples."""
+    """Run the stages, one after another, each over the eps of the options (see `eps_search`).
+
+    Args:
+        stages: the attacks, see `stages`.
+        options: config of the attack.
+        x: clean images, float32 [n, height, width, channels], in pixels.
+        y: int32 [n], true labels.
+        clean: bool [n], False where the clean image is adversarial already: its eps is 0.
+        index: as in `active_set.run`.
+        confirm: as in `active_set.run`.
+        batch_size: as in `active_set.run`.
+        xla: as in `active_set.run`.
+        distribution: as in `active_set.run`.
+        on_stage: called with the name and the number of examples of each stage; the stage runs in the context that it
+            returns.
+
+    Returns:
+        For each example the success at the smallest eps, or else the point of the first stage.
+    """
     n = len(x)
-    eps = np.where(clean, np.inf, 0.0)
-    total = SearchResult(x.copy(), ~clean, eps, np.full(n, -np.inf), np.zeros(n, np.int64))
+    total = SearchResult(x.copy(), ~clean, np.where(clean, np.inf, 0.0), np.full(n, -np.inf), np.zeros(n, np.int64))
     robust_after: dict[str, int] = {}
     for number, stage in enumerate(stages):
-        way = plan(options, stage.variants, total.eps)
-        with on_stage(stage.name, int(way.first(n).again.sum())) as on_progress:
-            found = active_set.run(
+        search = eps_search(options, stage.variants, total.eps)
+        with on_stage(stage.name, int(search.first(n).pending.sum())) as on_progress:
+            result = active_set.run(
                 stage.attack,
                 x,
                 y,
-                way,
+                search,
                 targets=stage.targets,
                 index=index,
                 confirm=confirm,
@@ -87,24 +108,34 @@ def run(
                 distribution=distribution,
                 on_progress=on_progress,
             )
-        total = _merged(total, found, first=number == 0)
+        total = _merged(total, result, first=number == 0)
         robust_after[stage.name] = int(np.sum(~total.is_adversarial))
     return EnsembleResult(total, robust_after)
 
 
-def plan(options: Attack, variants: int, below: NDArray[np.float64]) -> EpsSearch:
-    """What each example goes through, tried at no eps but those smaller than its `below`: the eps_grid, downwards, so
-    that an attack is withstood once rather than at every smaller; or a bisection."""
+def eps_search(options: Attack, variants: int, below: Floats) -> EpsSearch:
+    """Return the search over eps of an attack's config: a bisection, or the eps grid from the largest down.
+
+    Args:
+        options: its `eps`, `eps_grid` and `min_eps_tolerance` are used.
+        variants: number of variants at each eps.
+        below: float64 [n]; an example is attacked at smaller eps only.
+    """
     if options.min_eps_tolerance is not None:
         return Bisection(options.eps, options.min_eps_tolerance, variants, below)
     return EpsGrid(sorted((*options.eps_grid, options.eps)), variants, below)
 
 
-def stages(
-    predict: Predict, options: Attack, threat_model: ThreatModel, y: NDArray[np.int32], logits: NDArray[np.float32]
-) -> Iterator[Stage]:
-    """The stages of an attack's config: the attack itself, or those of `strong`. `logits` of the clean images, float32
-    [n, classes]; `y` int32 [n], the labels, or the targets of a targeted attack."""
+def stages(predict: Predict, options: Attack, threat_model: ThreatModel, y: Labels, logits: Logits) -> Iterator[Stage]:
+    """Yield the stages of an attack's config: the attack itself, or the attacks of `strong`.
+
+    Args:
+        predict: pixels [n, height, width, channels] -> logits [n, classes], differentiable.
+        options: config of the attack.
+        threat_model: norm, scale and box.
+        y: int32 [n], the labels, or the targets of a targeted attack.
+        logits: float32 [n, classes], of the clean images.
+    """
     if options.attack != "strong":
         yield _stage(options.attack, predict, options, threat_model, y, logits)
         return
@@ -113,42 +144,32 @@ def stages(
         yield _stage(name, predict, options.model_copy(update={"steps": steps}), threat_model, y, logits)
 
 
-def _stage(
-    name: str,
-    predict: Predict,
-    options: Attack,
-    threat_model: ThreatModel,
-    y: NDArray[np.int32],
-    logits: NDArray[np.float32],
-) -> Stage:
-    common: dict[str, Any] = {"predict": predict, "threat_model": threat_model, "steps": options.steps}
+def _stage(name: str, predict: Predict, options: Attack, threat_model: ThreatModel, y: Labels, logits: Logits) -> Stage:
+    steps, seed, restarts = options.steps, options.seed, options.restarts
     if name in ("fgsm", "bim", "pgd"):
         size = 0.0 if not options.eps or options.step_size is None else options.step_size / options.eps
         targeted = options.target != "none"
-        search: IterativeAttack = PGD(
-            **common, step_size=size, random_start=options.random_start, targeted=targeted, seed=options.seed
-        )
-        return Stage(name, search, options.restarts, y[:, None] if targeted else None)
+        attack = PGD(predict, threat_model, steps, size, options.random_start, targeted, seed)
+        return Stage(name, attack, restarts, y[:, None] if targeted else None)
     if name == "fmn":
-        return Stage(name, FMN(**common))
+        return Stage(name, FMN(predict, threat_model, steps))
     if name == "square":
-        return Stage(name, Square(**common, seed=options.seed), options.restarts)
+        return Stage(name, Square(predict, threat_model, steps, seed=seed), restarts)
     if name == "apgd-t":
-        targets = auto_pgd.targets(logits, y, options.targets)
-        search = auto_pgd.APGD(**common, loss="targeted_dlr", seed=options.seed)
-        return Stage(name, search, options.restarts * targets.shape[1], np.tile(targets, options.restarts))
-    return Stage(name, auto_pgd.APGD(**common, loss=name.removeprefix("apgd-"), seed=options.seed), options.restarts)
+        targets = auto_pgd.target_classes(logits, y, options.targets)
+        apgd = auto_pgd.APGD(predict, threat_model, steps, "targeted_dlr", seed=seed)
+        return Stage(name, apgd, restarts * targets.shape[1], np.tile(targets, restarts))
+    return Stage(name, auto_pgd.APGD(predict, threat_model, steps, name.removeprefix("apgd-"), seed=seed), restarts)
 
 
-def _merged(total: SearchResult, found: SearchResult, *, first: bool) -> SearchResult:
-    """Of each example what fooled it at the smaller eps, or else the first stage's point."""
-    better = found.eps < total.eps
-    taken = better | (first & ~total.is_adversarial)
+def _merged(total: SearchResult, result: SearchResult, *, first: bool) -> SearchResult:
+    """For each example the success at the smaller eps, or else the first stage's point."""
+    better = (result.eps < total.eps) | (first & ~total.is_adversarial)
     return replace(
         total,
-        points=np.where(per_example(taken), found.points, total.points),
-        is_adversarial=total.is_adversarial | found.is_adversarial,
-        eps=np.minimum(total.eps, found.eps),
-        loss=np.where(taken, found.loss, total.loss),
-        n_evaluations=total.n_evaluations + found.n_evaluations,
+        points=np.where(per_example(better), result.points, total.points),
+        is_adversarial=total.is_adversarial | result.is_adversarial,
+        eps=np.minimum(total.eps, result.eps),
+        loss=np.where(better, result.loss, total.loss),
+        n_evaluations=total.n_evaluations + result.n_evaluations,
     )

@@ -1,51 +1,54 @@
-"""FMN, the fast minimum-norm attack (Pintor et al. 2021, algorithm 1), as a search of the active set.
+"""FMN, the fast minimum-norm attack (Pintor et al. 2021, algorithm 1), for the active set.
 
-Every example has a radius of its own: it shrinks while the example is fooled, grows while it is not, and is at first
-what a linear classifier would need. The point takes a step up the difference of logits, and is projected into the ball
-of that radius around x. Step sizes decay by half a cosine.
+Every example has a radius of its own: it shrinks while the point is adversarial, grows while it is not, and is at first
+what a linear classifier would need. The point takes a step up the logit margin, and is projected onto the ball of that
+radius around x. Step sizes decay by half a cosine.
 
-Two things are ours:
+Two things are not in the paper:
 
-- Until an example is fooled its radius grows from step to step beyond what a linear classifier needs. With just that,
-  the logits of a linear one are equal, so that nothing is fooled; and in a corner of the box, which does not let the
-  point go as far as its radius, that estimate would stay the same for ever.
-- What fools has a margin above rounding, so that the classifier itself is fooled too where `predict` is a copy of it,
-  and what is nearer is so by more than rounding: points that are equally near are common, for a radius often is that of
-  the nearest one.
+- Until an example has an adversarial point its radius grows from step to step beyond what a linear classifier needs.
+  With just that, the logits of a linear one are equal, so that no point is adversarial. And in a corner of the box,
+  which does not let the point go as far as its radius, that estimate would stay the same for ever.
+- An adversarial point has a margin above rounding, so that the classifier itself is fooled too where `predict` is a
+  copy of it, and a nearer one is nearer by more than rounding: points that are equally near are common, for a radius
+  often is that of the nearest one.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from bn_vuln.attacks.base import Slots, StepResult
-from bn_vuln.attacks.losses import ROUNDING, Predict, input_gradient, is_adversarial, logit_margin
+from bn_vuln.attacks.base import State, StepResult
+from bn_vuln.attacks.losses import ROUNDING, input_gradient, is_adversarial, logit_margin
 from bn_vuln.attacks.threat_model import ThreatModel, per_example
 from bn_vuln.runtime import backend
+from bn_vuln.typing import Predict, Tensor
 
-ALPHA_DECAY, GAMMA_FINAL = 0.01, 0.001  # the last step is a hundredth of the first; what gamma decays to
+ALPHA_DECAY, GAMMA_FINAL = 0.01, 0.001  # the last step is a hundredth of the first; the last gamma
 
 
 @dataclass(frozen=True)
 class FMN:
-    """`steps` steps from x. It is not random: variants are all the same.
+    """FMN for the active set. It is not random: variants are all the same.
 
-    With a budget, the job's eps, it is over at the first point within it that fools; points outside of it, where FMN
-    may come from, are never kept. With `minimal` it makes all of its steps, and the last point of each example is the
-    nearest one that fooled it, which is then reported if it lies within eps: any radius that is large enough, but
-    finite, for the engine takes an infinite one for none.
+    With a budget, the job's eps, it is over at the first adversarial point within eps. Points outside of it, where FMN
+    may come from, are never kept.
 
-    Args:
-        predict: float pixels [n, height, width, channels] -> logits [n, classes], differentiable.
-        ball: norm, scale and box; the radius is the job's.
-        alpha_init: length of the first step, the L2 norm in units of the ball's scale (for inf too, as published).
+    With `minimum_norm` it takes all of its steps, and the last point of each example is its nearest adversarial one,
+    which is then reported if it lies within eps. Eps may be any radius that is large enough, but must be finite: the
+    active set takes an infinite one for no success.
+
+    Attributes:
+        predict: pixels [n, height, width, channels] -> logits [n, classes], differentiable.
+        threat_model: norm, scale and box; eps is the job's.
+        steps: gradient steps.
+        alpha_init: length of the first step, the L2 norm in units of the scale (for inf too, as published).
         gamma_init: share by which the radius changes, at first.
-        minimal: search for the smallest norm, as published, rather than for a point within eps. Tests hold the other
-            to it.
+        minimum_norm: search for the smallest norm, as published, rather than for a point within eps. Tests hold the
+            other to it.
     """
 
     predict: Predict
@@ -53,57 +56,52 @@ class FMN:
     steps: int = 100
     alpha_init: float = 1.0
     gamma_init: float = 0.05
-    minimal: bool = False
+    minimum_norm: bool = False
 
-    def start(self, job: Slots) -> dict[str, Any]:
-        """At x, in a ball without an end. `nearest` is the smallest norm of a point that fooled."""
+    def start(self, job: State) -> State:
+        """Start at x, with an infinite radius; `nearest` is the smallest norm of an adversarial point."""
         tf = backend.tensorflow()
         x = job["x"]
         infinite = tf.fill(tf.shape(job["eps"]), tf.constant(np.inf, x.dtype))
         state = {"point": x, "radius": infinite, "nearest": infinite}
-        return {**state, "best": x} if self.minimal else state
+        return {**state, "best": x} if self.minimum_norm else state
 
-    def advance(self, slots: Slots) -> StepResult:
-        """One gradient."""
+    def advance(self, state: State) -> StepResult:
+        """Evaluate one gradient, adapt the radius, step, and project."""
         tf = backend.tensorflow()
-        x, point = slots["x"], slots["point"]
-        logits, ahead, slope = input_gradient(self.predict, point, lambda logits: logit_margin(logits, slots["y"]))
+        x, point = state["x"], state["point"]
+        logits, margin, gradient = input_gradient(self.predict, point, lambda logits: logit_margin(logits, state["y"]))
         norm = self.threat_model.norm(point - x)
-        hit = ahead > ROUNDING * tf.reduce_max(tf.abs(logits), axis=1)
-        nearer = hit & (norm < (1.0 - ROUNDING) * slots["nearest"])
-        nearest = tf.where(nearer, norm, slots["nearest"])
-        alpha, gamma = self._step_sizes(slots["i"], x)
-        distance = tf.math.divide_no_nan(tf.abs(ahead), self.threat_model.dual_norm(slope))
-        beyond = (1.0 + self.gamma_init) ** tf.cast(slots["i"] + 1, x.dtype)
-        shrunk = tf.minimum(slots["radius"] * (1.0 - gamma), nearest)
-        grown = tf.where(tf.math.is_finite(nearest), slots["radius"] * (1.0 + gamma), (norm + distance) * beyond)
-        radius = tf.minimum(tf.where(hit, shrunk, grown), self.threat_model.max_distance(x))
+        succeeds = margin > ROUNDING * tf.reduce_max(tf.abs(logits), axis=1)
+        nearer = succeeds & (norm < (1.0 - ROUNDING) * state["nearest"])
+        nearest = tf.where(nearer, norm, state["nearest"])
+        alpha, gamma = self._step_sizes(state["i"], x)
+        distance = tf.math.divide_no_nan(tf.abs(margin), self.threat_model.dual_norm(gradient))
+        beyond = (1.0 + self.gamma_init) ** tf.cast(state["i"] + 1, x.dtype)
+        shrunk = tf.minimum(state["radius"] * (1.0 - gamma), nearest)
+        grown = tf.where(tf.math.is_finite(nearest), state["radius"] * (1.0 + gamma), (norm + distance) * beyond)
+        radius = tf.minimum(tf.where(succeeds, shrunk, grown), self.threat_model.max_distance(x))
         # The step has length alpha in L2 whatever the norm of the ball.
-        moved = replace(self.threat_model, ord="2").step(point, slope, per_example(alpha))
-        state = {"point": self.threat_model.with_eps(radius).project(moved, x), "radius": radius, "nearest": nearest}
-        if self.minimal:
-            state = self._ending(slots, state, nearer)
-        return self._seen(slots, state, is_adversarial(logits, slots["y"]), norm, ahead)
+        moved = replace(self.threat_model, ord="2").step(point, gradient, per_example(alpha))
+        moved = self.threat_model.with_eps(radius).project(moved, x)
+        next_state = {"point": moved, "radius": radius, "nearest": nearest}
+        if self.minimum_norm:
+            best = tf.where(per_example(nearer), point, state["best"])
+            last = (state["i"] >= self.steps - 1) & tf.math.is_finite(nearest)
+            next_state |= {"best": best, "point": tf.where(per_example(last), best, moved)}
+        return self._result(state, next_state, is_adversarial(logits, state["y"]), norm, margin)
 
-    def _ending(self, slots: Slots, state: dict[str, Any], nearer: Any) -> dict[str, Any]:
-        """The state with the `best` point, to which the last move leads."""
+    def _result(self, state: State, next_state: State, adversarial: Tensor, norm: Tensor, margin: Tensor) -> StepResult:
+        """Points count within eps only; the loss is the margin, with `minimum_norm` minus the norm of a success."""
         tf = backend.tensorflow()
-        best = tf.where(per_example(nearer), slots["point"], slots["best"])
-        last = (slots["i"] >= self.steps - 1) & tf.math.is_finite(state["nearest"])
-        return {**state, "best": best, "point": tf.where(per_example(last), best, state["point"])}
+        within = norm <= state["eps"]
+        done = adversarial & within
+        if self.minimum_norm:
+            margin = tf.where(adversarial, -norm, margin)
+            done &= state["i"] >= self.steps
+        return StepResult(next_state, done, tf.where(within, margin, tf.constant(-np.inf, margin.dtype)))
 
-    def _seen(self, slots: Slots, state: dict[str, Any], hit: Any, norm: Any, ahead: Any) -> StepResult:
-        """Only within eps are points kept. The loss is the difference of logits, with `minimal` minus the norm of
-        points that fool."""
-        tf = backend.tensorflow()
-        within = norm <= slots["eps"]
-        over = hit & within
-        if self.minimal:
-            ahead = tf.where(hit, -norm, ahead)
-            over &= slots["i"] >= self.steps
-        return StepResult(state, over, tf.where(within, ahead, tf.constant(-np.inf, ahead.dtype)))
-
-    def _step_sizes(self, i: Any, like: Any) -> tuple[Any, Any]:
+    def _step_sizes(self, i: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha, gamma) [n]: both decay by half a cosine."""
         tf = backend.tensorflow()
         share = (1.0 + tf.cos(math.pi * tf.cast(i, like.dtype) / max(1, self.steps))) / 2.0

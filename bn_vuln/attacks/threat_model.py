@@ -1,15 +1,18 @@
-"""The ball of a threat model: ||(x' - x) / scale||_ord <= eps and low <= x' <= high, in pixels.
+"""The threat model: the eps ball ||(x' - x) / scale||_ord <= eps, cut to the box low <= x' <= high, in pixels.
 
-`scale` is 1 per channel for eps in pixel units, the channel's std for standardized units. Steps and
-projections work in units of `scale`; the box is applied last. TensorFlow ops on tensors [n, height, width,
-channels] of any float dtype, for use inside a compiled attack; `excess` and `project_array` do the same in
-NumPy, apart from the attack, to check and mend what an attack returns.
+`scale` is 1 for eps in pixel units, and the std of each channel for standardized units. Steps and projections work in
+units of `scale`. The box is applied last.
+
+`step`, `project` and `random_point` are made of TensorFlow ops on tensors [n, height, width, channels] of any float
+dtype, for use inside a compiled attack. `violation` and `project_array` do the same in NumPy and float64, independently
+of the attack, to check and correct what an attack returns.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,35 +22,58 @@ from bn_vuln.config import Attack
 from bn_vuln.data import units
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.runtime import backend
+from bn_vuln.typing import Floats, Images, Index, Mask, Tensor
 
-Channels = NDArray[np.float32]
-RADIUS = 2**31  # added to the seed of directions: the stream of radii
+Channels: TypeAlias = NDArray[np.float32]  # [channels], one number for each
+Eps: TypeAlias = float | Tensor | Floats
+Value = TypeVar("Value")
+
+RADIUS_STREAM = 2**31  # added to the seed of directions: the random stream of radii
 
 
 @dataclass(frozen=True)
 class ThreatModel:
-    """`ord` "inf" or "2"; `eps` in units of `scale`; `scale`, `low`, `high` per channel (or scalars), in pixels.
+    """A norm, a radius, and a box.
 
-    With `with_eps` it has a radius for each example: a tensor [n] inside of a compiled search, an array [n] for
-    `excess` and `project_array`.
+    Attributes:
+        ord: the norm, "inf" or "2".
+        eps: the radius of the ball, in units of `scale`: a number, or one for each example (see `with_eps`).
+        scale: pixels to a unit of eps, a number or float32 [channels].
+        low: lower bound of the box in pixels, a number or float32 [channels]; -inf for none.
+        high: upper bound of the box, likewise.
     """
 
     ord: str
-    eps: Any
+    eps: Eps
     scale: Channels | float = 1.0
     low: Channels | float = -np.inf
     high: Channels | float = np.inf
 
-    def with_eps(self, eps: Any) -> ThreatModel:
-        """The same ball with another radius, or one for each example [n]."""
+    def with_eps(self, eps: Eps) -> ThreatModel:
+        """Return the same threat model with another radius.
+
+        Args:
+            eps: a number, or one for each example: a tensor [n] inside of a compiled attack, an array [n] for
+                `violation` and `project_array`.
+        """
         return replace(self, eps=per_example(eps))
 
-    def subset(self, which: NDArray[Any] | slice) -> ThreatModel:
-        """The balls of some of the examples, by a mask, their places or a slice."""
+    def subset(self, which: Mask | Index | slice) -> ThreatModel:
+        """Return the threat model of some of the examples, where each has an eps of its own."""
         return replace(self, eps=self.eps[which]) if isinstance(self.eps, np.ndarray) else self
 
-    def step(self, x: Any, gradient: Any, step_size: Any) -> Any:
-        """One ascent step: step_size * scale * sign(g) for inf, step_size * scale * (scale g) / ||scale g|| for 2."""
+    def step(self, x: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
+        """Take one step of steepest ascent, without projection.
+
+        Args:
+            x: points [n, height, width, channels], in pixels.
+            gradient: of the loss that is maximized by the pixels, of the shape of x.
+            step_size: length of the step in units of the scale, a number or [n, 1, 1, 1].
+
+        Returns:
+            x + step_size * scale * sign(g) for "inf", x + step_size * scale * (scale g) / ||scale g||_2 for "2". Where
+            the gradient is 0 the point stays.
+        """
         tf = backend.tensorflow()
         scale = constant(self.scale, x)
         if self.ord == "inf":
@@ -58,50 +84,65 @@ class ThreatModel:
         norm = tf.sqrt(_reduce(tf.reduce_sum, scaled**2))
         return x + step_size * scale * tf.math.divide_no_nan(scaled, norm)
 
-    def project(self, point: Any, centre: Any) -> Any:
-        """The point moved into the ball around `centre`, then into the box."""
+    def project(self, point: Tensor, x: Tensor) -> Tensor:
+        """Project points into the eps ball around x, then into the box.
+
+        Args:
+            point: points [n, height, width, channels], in pixels.
+            x: the clean images, the centres of the balls, of the same shape.
+
+        Returns:
+            Points of the same shape. For "2" the box may bring a point nearer to x, never farther away, if x lies in
+            the box.
+        """
         tf = backend.tensorflow()
-        scale = constant(self.scale, point)
+        scale, radius = constant(self.scale, point), cast("float | Tensor", self.eps)
         if self.ord == "inf":
-            point = tf.clip_by_value(point, centre - self.eps * scale, centre + self.eps * scale)
+            point = tf.clip_by_value(point, x - radius * scale, x + radius * scale)
         else:
-            delta = (point - centre) / scale
+            delta = (point - x) / scale
             norm = tf.sqrt(_reduce(tf.reduce_sum, delta**2))
             eps = self.eps if tf.is_tensor(self.eps) else constant(self.eps, norm)
             shrink = tf.math.divide_no_nan(tf.broadcast_to(eps, tf.shape(norm)), norm)
-            point = centre + scale * delta * tf.where(norm > eps, shrink, tf.ones_like(norm))
+            point = x + scale * delta * tf.where(norm > eps, shrink, tf.ones_like(norm))
         if np.isinf(self.low).all() and np.isinf(self.high).all():
             return point
         return tf.clip_by_value(point, constant(self.low, point), constant(self.high, point))
 
-    def random_point(self, x: Any, index: Any, seed: int, restart: Any) -> Any:
-        """A uniformly random point of the ball around each x, then into the box.
+    def random_point(self, x: Tensor, index: Tensor, seed: int, restart: int | Tensor) -> Tensor:
+        """Draw a uniformly random point of the eps ball around each image, then project it into the box.
 
-        It depends on (seed, `restart`, a number or int32 [n], the example's `index`, int32 [n]) only, so not on the
-        batch.
+        Args:
+            x: clean images [n, height, width, channels], in pixels.
+            index: int32 [n], the number of each example in its data set.
+            seed: the seed of the attack.
+            restart: the number of the restart, or int32 [n].
+
+        Returns:
+            Points of the shape of x. Each depends on (seed, number, index) only, not on the rest of the batch.
         """
         tf = backend.tensorflow()
         dimension = int(np.prod(x.shape[1:]))
-        restart = tf.broadcast_to(tf.cast(restart, index.dtype), tf.shape(index))
+        number: Tensor = tf.broadcast_to(tf.cast(restart, index.dtype), tf.shape(index))
         if self.ord == "inf":
-            delta = 2.0 * tf.cast(example_rng.uniform(dimension, seed, restart, index), x.dtype) - 1.0
+            delta = 2.0 * tf.cast(example_rng.uniform(dimension, seed, number, index), x.dtype) - 1.0
         else:
-            values = tf.cast(example_rng.normal(dimension, seed, restart, index), x.dtype)
-            radius = tf.cast(example_rng.uniform(1, seed + RADIUS, restart, index), x.dtype)
+            values = tf.cast(example_rng.normal(dimension, seed, number, index), x.dtype)
+            radius = tf.cast(example_rng.uniform(1, seed + RADIUS_STREAM, number, index), x.dtype)
             delta = values / tf.norm(values, axis=1, keepdims=True) * radius ** (1 / dimension)
         delta = tf.reshape(delta, tf.shape(x)) * self.eps * constant(self.scale, x)
         return self.project(x + delta, x)
 
-    def norm(self, delta: Any) -> Any:
-        """Of perturbations in pixels, [n], in units of the scale."""
+    def norm(self, delta: Tensor) -> Tensor:
+        """Return the norms [n] of perturbations [n, height, width, channels] in pixels, in units of the scale."""
         tf = backend.tensorflow()
         delta = tf.abs(delta) / constant(self.scale, delta)
         if self.ord == "inf":
             return tf.reduce_max(delta, axis=(1, 2, 3))
         return tf.sqrt(tf.reduce_sum(delta**2, axis=(1, 2, 3)))
 
-    def dual_norm(self, gradient: Any) -> Any:
-        """Of gradients by pixels, [n], per unit of the scale: how fast the loss rises at most."""
+    def dual_norm(self, gradient: Tensor) -> Tensor:
+        """Return the dual norms [n] of gradients by pixels: the largest rise of the loss per unit of eps."""
         tf = backend.tensorflow()
         slope = tf.abs(gradient) * constant(self.scale, gradient)
         if self.ord == "inf":
@@ -111,50 +152,64 @@ class ThreatModel:
         length = tf.sqrt(tf.reduce_sum(tf.math.divide_no_nan(slope, largest) ** 2, axis=(1, 2, 3)))
         return tf.reshape(largest, tf.shape(length)) * length
 
-    def max_distance(self, x: Any) -> Any:
-        """The norm [n] of the way to the farthest corner of the box."""
+    def max_distance(self, x: Tensor) -> Tensor:
+        """Return the distance [n] from each image to the farthest corner of the box, in units of the scale."""
         tf = backend.tensorflow()
         low, high = constant(self.low, x), constant(self.high, x)
         return self.norm(tf.maximum(x - low, high - x))
 
-    def violation(self, point: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float64]:
-        """How far each point lies outside, float64 [n]: the ball (units of scale) or box (pixels)."""
-        delta = (point.astype(np.float64) - centre) / self.scale
+    def violation(self, point: Images, x: Images) -> Floats:
+        """Return by how much each point violates the threat model.
+
+        Args:
+            point: points [n, height, width, channels], in pixels.
+            x: the clean images, of the same shape.
+
+        Returns:
+            float64 [n]: the larger one of norm - eps (units of scale) and the distance to the box (pixels); at most 0
+            for points inside of both.
+        """
+        delta = (point.astype(np.float64) - x) / self.scale
         axes = tuple(range(1, delta.ndim))
         norm = np.abs(delta).max(axes) if self.ord == "inf" else np.sqrt((delta**2).sum(axes))
         box = np.maximum(self.low - point.astype(np.float64), point - self.high).max(axes)
-        return np.maximum(norm - np.reshape(self.eps, -1), box)
+        return np.maximum(norm - np.reshape(np.asarray(self.eps), -1), box)
 
-    def project_array(self, point: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float32]:
-        """`project` for arrays, in NumPy and float64, rounded to float32 at the end."""
-        delta = (point.astype(np.float64) - centre) / self.scale
+    def project_array(self, point: Images, x: Images) -> Images:
+        """Project as `project` does, but in NumPy and float64, rounded to float32 at the end."""
+        delta, eps = (point.astype(np.float64) - x) / self.scale, np.asarray(self.eps)
         if self.ord == "inf":
-            delta = np.clip(delta, -self.eps, self.eps)
+            delta = np.clip(delta, -eps, eps)
         else:
             norm = np.sqrt((delta**2).sum(tuple(range(1, delta.ndim)), keepdims=True))
-            delta *= np.minimum(1.0, self.eps / np.maximum(norm, np.finfo(np.float64).tiny))
-        return np.clip(centre + delta * self.scale, self.low, self.high).astype(np.float32)
+            delta *= np.minimum(1.0, eps / np.maximum(norm, np.finfo(np.float64).tiny))
+        return np.clip(x + delta * self.scale, self.low, self.high).astype(np.float32)
 
 
 def from_config(attack: Attack, info: DatasetInfo) -> ThreatModel:
-    """The ball of an attack's config on a data set (its std gives the scale of standardized units)."""
+    """Return the threat model of an attack's config.
+
+    Args:
+        attack: its `ord`, `eps`, `unit` and `box` are used.
+        info: the data set, whose std is the scale of standardized units.
+    """
     low, high = units.bounds(attack.box, info)
     return ThreatModel(attack.ord, attack.eps, units.channel_scale(attack.unit, info), low, high)
 
 
-def per_example(value: Any) -> Any:
-    """A number as it is; an array or tensor [n] as [n, 1, 1, 1], to be combined with images."""
+def per_example(value: Value) -> Value:
+    """Reshape an array or tensor [n] to [n, 1, 1, 1], to be combined with images; a number stays as it is."""
     if isinstance(value, np.ndarray):
-        return value.reshape(-1, 1, 1, 1)
+        return cast("Value", value.reshape(-1, 1, 1, 1))
     tf = backend.tensorflow()
-    return tf.reshape(value, (-1, 1, 1, 1)) if tf.is_tensor(value) and len(value.shape) == 1 else value
+    return tf.reshape(value, (-1, 1, 1, 1)) if tf.is_tensor(value) and len(getattr(value, "shape", ())) == 1 else value
 
 
-def constant(value: NDArray[Any] | float, like: Any) -> Any:
-    """A tensor of the dtype of `like`, without the detour over float32 that tf.cast takes with Python floats."""
+def constant(value: Eps | Channels, like: Tensor) -> Tensor:
+    """Return a tensor of the dtype of `like`, without the detour over float32 of tf.cast with Python floats."""
     return backend.tensorflow().constant(np.asarray(value, like.dtype.as_numpy_dtype))
 
 
-def _reduce(reduction: Any, x: Any) -> Any:
+def _reduce(reduction: Callable[..., Tensor], x: Tensor) -> Tensor:
     """Reduce over all axes but the first, keeping them."""
     return reduction(x, axis=list(range(1, len(x.shape))), keepdims=True)

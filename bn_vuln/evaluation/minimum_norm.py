@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln import attacks
-from bn_vuln.attacks import Predict, carlini_wagner, cleverhans_minimal
+from bn_vuln.attacks import Predict, carlini_wagner, cleverhans
 from bn_vuln.config import MinimumNorm
 from bn_vuln.data import units
 from bn_vuln.data.info import DatasetInfo
@@ -34,7 +34,7 @@ def bind(
 ) -> Callable[..., NDArray[np.float32]]:
     """The attack of a config as a function of arrays: images x [n, height, width, channels], labels or targets y [n],
     and `batch_size`, `xla` and `advanced` as in `carlini_wagner.attack` -> the points found, as x."""
-    loop = cleverhans_minimal.attack if options.backend == "cleverhans" else carlini_wagner.attack
+    loop = cleverhans.carlini_wagner if options.backend == "cleverhans" else carlini_wagner.attack
     run = functools.partial(
         loop,
         predict,

@@ -6,17 +6,18 @@ value that tripped it and says what to do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln.attacks.losses import Predict, log_odds
+from bn_vuln.attacks.losses import log_odds
 from bn_vuln.attacks.threat_model import ThreatModel
 from bn_vuln.config import Attack
 from bn_vuln.records import Flag
 from bn_vuln.runtime import backend
+from bn_vuln.typing import AnyArray, Images, Predict
 
 SAMPLE = 1000  # examples looked at by a check that costs more than a look
 TOLERANCE = 1e-5  # of eps, for a point on the border of its ball
@@ -61,7 +62,7 @@ def finite(logits: NDArray[np.float32]) -> Flag | None:
     )  # fmt: skip
 
 
-def inference_mode(predict: Predict, model: Any, x: NDArray[np.float32]) -> Flag | None:
+def inference_mode(predict: Callable[[Images], AnyArray], model: Any, x: NDArray[np.float32]) -> Flag | None:
     """Check 9: five passes agree, an example alone gets the logits it gets in a batch, and predicting leaves
     every variable of the model bit-identical."""
     before = [np.array(variable) for variable in model.variables]

@@ -9,9 +9,9 @@ from scipy import stats
 
 from bn_vuln.attacks import active_set, example_rng, pgd
 from bn_vuln.attacks.auto_pgd import APGD
-from bn_vuln.attacks.base import PGD
 from bn_vuln.attacks.eps_search import Bisection, EpsGrid
 from bn_vuln.attacks.fast_minimum_norm import FMN
+from bn_vuln.attacks.pgd import PGD
 from bn_vuln.attacks.square import Square
 from bn_vuln.attacks.threat_model import ThreatModel
 

@@ -10,11 +10,12 @@ import pytest
 from helpers_attacks import binary_linear, cross_entropy, images, keras, tf, wavy
 
 from bn_vuln import data
-from bn_vuln.attacks import active_set, base
-from bn_vuln.attacks.auto_pgd import APGD, LOSSES, targets, windows
-from bn_vuln.attacks.base import PGD
+from bn_vuln.attacks import active_set
+from bn_vuln.attacks import pgd as pgd_module
+from bn_vuln.attacks.auto_pgd import APGD, LOSSES, checkpoint_windows, target_classes
 from bn_vuln.attacks.eps_search import Bisection, EpsGrid
 from bn_vuln.attacks.losses import dlr, logit_margin, targeted_dlr
+from bn_vuln.attacks.pgd import PGD
 from bn_vuln.attacks.threat_model import ThreatModel
 from bn_vuln.evaluation.classifier import load_keras
 from bn_vuln.models import bn_folding
@@ -153,7 +154,7 @@ def algorithm_1(evaluate, threat_model, steps, rho, start, x, y, t):
 def test_it_equals_algorithm_1(predict, x, y, ord, loss, random_start, rho):
     eps = EPS[ord]
     threat_model = ThreatModel(ord, eps, SCALE, LOW, HIGH)
-    aims = targets(predict(tf.constant(x)).numpy(), y, 1)
+    aims = target_classes(predict(tf.constant(x)).numpy(), y, 1)
     attack = APGD(predict, threat_model, STEPS, loss, rho, random_start, seed=5)
     found = active_set.run(attack, x, y, EpsGrid([eps]), targets=aims, batch_size=16)
     starts = threat_model.random_point(tf.constant(x), tf.range(N), 5, 0).numpy() if random_start else x
@@ -180,7 +181,7 @@ def test_variants_are_restarts_from_points_of_their_own(x):
 
 @pytest.mark.parametrize("loss", ["ce", pytest.param("targeted_dlr", marks=pytest.mark.slow)])
 def test_xla_and_other_batches_find_the_same(predict, x, y, loss):
-    aims = targets(predict(tf.constant(x)).numpy(), y, 2)
+    aims = target_classes(predict(tf.constant(x)).numpy(), y, 2)
     attack = APGD(predict, ThreatModel("inf", 1.0, SCALE, LOW, HIGH), 20, loss)
     plain = active_set.run(attack, x, y, EpsGrid([0.02], 2), targets=aims, batch_size=16)
     for options in ({"xla": True}, {"batch_size": 7, "steps_per_call": 3}):
@@ -195,7 +196,7 @@ def test_a_slot_that_stands_idle_passes_no_checkpoint_twice(predict, x, y, steps
     """The engine's counter stands still there, at any number, and the search may be resumed."""
     attack, numbers = APGD(predict, ThreatModel("inf", 1.0, SCALE, LOW, HIGH), steps), tf.range(N)
     job = {"x": tf.constant(x), "y": tf.constant(y), "target": tf.constant(y), "index": numbers, "variant": numbers}
-    checkpoints = np.flatnonzero(windows(steps))
+    checkpoints = np.flatnonzero(checkpoint_windows(steps))
     job |= {"eps": tf.fill([N], tf.constant(0.02, tf.float64)), "i": tf.fill([N], int(checkpoints[0]))}
     state = attack.start(job)
     for _ in range(steps + 10):
@@ -245,7 +246,7 @@ def test_large_logits_mask_nothing(predict, x, y, monkeypatch):
         active_set.run(APGD(f, threat_model, STEPS, "dlr"), x, y, plan, batch_size=16) for f in (predict, sharp)
     )
     np.testing.assert_array_equal(masked.is_adversarial, plain.is_adversarial)
-    monkeypatch.setattr(base, "log_odds", lambda z, y: tf.nn.sparse_softmax_cross_entropy_with_logits(y, z))
+    monkeypatch.setattr(pgd_module, "log_odds", lambda z, y: tf.nn.sparse_softmax_cross_entropy_with_logits(y, z))
     pgd = active_set.run(PGD(sharp, threat_model, STEPS, 0.25), x, y, plan, batch_size=16)
     assert pgd.is_adversarial.sum() < 0.7 * masked.is_adversarial.sum()
     climbed = active_set.run(APGD(sharp, threat_model, STEPS, "ce"), x, y, plan, batch_size=16)
@@ -261,8 +262,8 @@ def test_the_checkpoints_of_100_steps_are_the_published_ones():
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
     published = [math.ceil(round(100 * share, 9)) for share in shares[1:] if share <= 1]
     assert published == [22, 41, 57, 70, 80, 87, 93, 99]
-    assert np.flatnonzero(windows(100)).tolist() == published
-    assert windows(100)[published].tolist() == np.diff([0, *published]).tolist()
+    assert np.flatnonzero(checkpoint_windows(100)).tolist() == published
+    assert checkpoint_windows(100)[published].tolist() == np.diff([0, *published]).tolist()
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 10, 33, 50, 100, 1000])
@@ -274,16 +275,16 @@ def test_the_checkpoints_are_those_of_the_published_counter(steps):
         if counter == window:
             expected[i + 1] = window
             counter, window = 0, max(window - shorter, shortest)
-    np.testing.assert_array_equal(windows(steps), expected)
+    np.testing.assert_array_equal(checkpoint_windows(steps), expected)
 
 
 def test_targets_are_the_highest_other_classes_in_order():
     logits = np.array([[0.0, 3.0, 1.0, 2.0], [5.0, 3.0, 1.0, 2.0], [1.0, 1.0, 1.0, 0.0]])
     y = np.array([1, 3, 1], np.int32)
-    found = targets(logits, y)
+    found = target_classes(logits, y)
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found, [[3, 2, 0], [0, 1, 2], [0, 2, 3]])
-    np.testing.assert_array_equal(targets(logits, y, 2), found[:, :2])
+    np.testing.assert_array_equal(target_classes(logits, y, 2), found[:, :2])
 
 
 def test_an_unknown_loss_is_refused():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers_attacks import binary_linear, images, norm, tf, wavy
 
-from bn_vuln.attacks import carlini_wagner, cleverhans_minimal
+from bn_vuln.attacks import carlini_wagner, cleverhans
 from bn_vuln.runtime import backend
 
 N = 12
@@ -320,10 +320,10 @@ def test_it_tells_how_many_are_through(smooth):
 
 
 def test_the_batch_shrinks_with_what_is_left():
-    assert carlini_wagner._fitting(400, 201) == 400
-    assert carlini_wagner._fitting(400, 200) == 200
-    assert carlini_wagner._fitting(400, 1) == 12
-    assert carlini_wagner._fitting(12, 1) == 12
+    assert carlini_wagner._halved_size(400, 201) == 400
+    assert carlini_wagner._halved_size(400, 200) == 200
+    assert carlini_wagner._halved_size(400, 1) == 12
+    assert carlini_wagner._halved_size(12, 1) == 12
 
 
 # ---------------------------------------------------------------- CleverHans
@@ -334,7 +334,7 @@ SETTINGS = {"scale": 1.0, "low": 0.0, "high": 1.0, "steps": 60, "step_size": 0.0
 
 
 def through_cleverhans(predict, x, y, **options):
-    points, found = cleverhans_minimal.attack(predict, tf.constant(x), tf.constant(y), **{**SETTINGS, **options})
+    points, found = cleverhans.carlini_wagner(predict, tf.constant(x), tf.constant(y), **{**SETTINGS, **options})
     return points.numpy(), found.numpy()
 
 
@@ -365,7 +365,7 @@ def test_cleverhans_takes_images_in_colours_and_batches_of_its_own(monkeypatch):
     predict, x = wavy((4, 4, 3), frequency=0.5), images(10, (4, 4, 3)).astype(np.float32)
     y = predicted(predict, x)
     y[3] = (y[3] + 1) % 3
-    monkeypatch.setattr(cleverhans_minimal, "MEMORY", 48 * 25)  # five at a time
+    monkeypatch.setattr(cleverhans, "MEMORY", 48 * 25)  # five at a time
     points, found = through_cleverhans(predict, x, y, steps=40)
     assert found.all()
     assert (predicted(predict, points) != y).all()

@@ -10,7 +10,8 @@ from helpers_attacks import wave_classifier
 from bn_vuln import records
 from bn_vuln.attacks import auto_pgd, ensemble
 from bn_vuln.attacks.active_set import SearchResult
-from bn_vuln.attacks.base import PGD, StepResult
+from bn_vuln.attacks.base import StepResult
+from bn_vuln.attacks.pgd import PGD
 from bn_vuln.config import Attack, Evaluation
 from bn_vuln.data.mnist import INFO as MNIST
 from bn_vuln.errors import UsageError
@@ -172,4 +173,4 @@ def test_rungs_are_measured_and_written(classifier, tmp_path: Path):
 
 
 def test_targets_of_few_classes():
-    assert auto_pgd.targets(np.array([[1.0, 2.0]]), np.array([0]), 9).tolist() == [[1]]
+    assert auto_pgd.target_classes(np.array([[1.0, 2.0]]), np.array([0]), 9).tolist() == [[1]]

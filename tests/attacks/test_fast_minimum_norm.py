@@ -7,10 +7,10 @@ import pytest
 from helpers_attacks import binary_linear, images, norm, tf, wavy
 
 from bn_vuln.attacks import active_set
-from bn_vuln.attacks.base import PGD
 from bn_vuln.attacks.eps_search import Bisection, EpsGrid
 from bn_vuln.attacks.fast_minimum_norm import FMN
 from bn_vuln.attacks.losses import logit_margin
+from bn_vuln.attacks.pgd import PGD
 from bn_vuln.attacks.threat_model import ThreatModel
 
 N, FAR = 40, 1e3  # a radius that is no bound
@@ -42,7 +42,7 @@ def predicted(predict, points):
 
 def nearest(predict, threat_model, x, y, eps=FAR, **options):
     return active_set.run(
-        FMN(predict, threat_model, minimal=True), x, y, EpsGrid([eps]), **{"batch_size": 16, **options}
+        FMN(predict, threat_model, minimum_norm=True), x, y, EpsGrid([eps]), **{"batch_size": 16, **options}
     )
 
 
@@ -140,7 +140,7 @@ def test_it_finds_the_point_of_the_published_algorithm(predict, x, y, ord):
         seen = (logits.numpy(), loss.numpy(), tape.gradient(loss, points).numpy())
         for one, *of in zip(examples, *seen, strict=True):
             one.see(*of)
-    found = active_set.run(FMN(predict, threat_model, steps, minimal=True), x, y, EpsGrid([FAR]), batch_size=16)
+    found = active_set.run(FMN(predict, threat_model, steps, minimum_norm=True), x, y, EpsGrid([FAR]), batch_size=16)
     assert found.is_adversarial.all()
     np.testing.assert_allclose(found.points, [one.best for one in examples], rtol=0, atol=1e-9)
     assert (found.points[::10] == x[::10]).all()  # misclassified as they are
@@ -155,7 +155,7 @@ def test_with_a_budget_it_reports_what_lies_within(predict, x, y, ord, minimal):
     threat_model = ThreatModel(ord, 1.0, SCALE, LOW, HIGH)
     distance = distances(threat_model, x, nearest(predict, threat_model, x, y).points)
     eps = float(np.median(distance))
-    found = active_set.run(FMN(predict, threat_model, minimal=minimal), x, y, EpsGrid([eps]), batch_size=16)
+    found = active_set.run(FMN(predict, threat_model, minimum_norm=minimum_norm), x, y, EpsGrid([eps]), batch_size=16)
     np.testing.assert_array_equal(found.is_adversarial, distance <= eps)
     assert (predicted(predict, found.points) != y)[found.is_adversarial].all()
     # Points outside of the ball are not kept, even where no other is known.
@@ -193,7 +193,7 @@ def test_logits_that_are_all_the_same_have_no_direction(x):
 @pytest.mark.parametrize(("ord", "minimal"), [("inf", False), ("2", True)])
 def test_xla_and_who_shares_the_batch_change_nothing(predict, x, y, ord, minimal):
     threat_model, order = ThreatModel(ord, 1.0, SCALE, LOW, HIGH), np.random.default_rng(0).permutation(N)
-    search, plan = FMN(predict, threat_model, 50, minimal=minimal), EpsGrid([0.006 if ord == "inf" else 0.02])
+    search, plan = FMN(predict, threat_model, 50, minimum_norm=minimum_norm), EpsGrid([0.006 if ord == "inf" else 0.02])
     whole = active_set.run(search, x, y, plan, batch_size=16)
     assert 0.1 < whole.is_adversarial.mean() < 0.9
     mixed = active_set.run(search, x[order], y[order], plan, index=order, batch_size=7)

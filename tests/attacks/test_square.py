@@ -7,9 +7,9 @@ import pytest
 from helpers_attacks import BinaryLinear, binary_linear, images, tf, wavy
 
 from bn_vuln.attacks import active_set, example_rng, square
-from bn_vuln.attacks.base import PGD
 from bn_vuln.attacks.eps_search import EpsGrid
 from bn_vuln.attacks.losses import logit_margin
+from bn_vuln.attacks.pgd import PGD
 from bn_vuln.attacks.square import Square
 from bn_vuln.attacks.threat_model import ThreatModel
 
@@ -209,7 +209,7 @@ def test_sides_follow_the_published_schedule():
     for ord in ("inf", "2"):
         for height, width in ((32, 32), (28, 28), (64, 60)):
             search = Square(None, ThreatModel(ord, 1.0))
-            sides = search.sides(height, width)[search.level(tf.constant(i)).numpy()]
+            sides = search.sides(height, width)[search.n_halvings(tf.constant(i)).numpy()]
             wanted = [published_side(ord, published_p(0.8, k, 5000), height, width) for k in i]
             np.testing.assert_array_equal(sides, wanted)
 
@@ -217,7 +217,7 @@ def test_sides_follow_the_published_schedule():
 @pytest.mark.parametrize("steps", [1, 7, 100, 2000, 30_000])
 def test_the_schedule_is_rescaled_to_the_number_of_steps(steps):
     i = np.arange(steps)
-    level = Square(None, ThreatModel("inf", 1.0), steps).level(tf.constant(i)).numpy()
+    level = Square(None, ThreatModel("inf", 1.0), steps).n_halvings(tf.constant(i)).numpy()
     np.testing.assert_array_equal(0.8 / 2.0**level, [published_p(0.8, k, steps) for k in i])
 
 

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln import attacks
-from bn_vuln.attacks.losses import Predict, input_gradient, log_odds, replace_nonfinite
+from bn_vuln.attacks.losses import input_gradient, log_odds, replace_nonfinite
 from bn_vuln.attacks.threat_model import per_example
 from bn_vuln.config import Fooling
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.units import bounds
 from bn_vuln.runtime import backend
+from bn_vuln.typing import Predict
 
 BATCH_SIZE = 500
 
