@@ -155,7 +155,7 @@ def test_with_a_budget_it_reports_what_lies_within(predict, x, y, ord, minimal):
     threat_model = ThreatModel(ord, 1.0, SCALE, LOW, HIGH)
     distance = distances(threat_model, x, nearest(predict, threat_model, x, y).points)
     eps = float(np.median(distance))
-    found = active_set.run(FMN(predict, threat_model, minimum_norm=minimum_norm), x, y, EpsGrid([eps]), batch_size=16)
+    found = active_set.run(FMN(predict, threat_model, minimum_norm=minimal), x, y, EpsGrid([eps]), batch_size=16)
     np.testing.assert_array_equal(found.is_adversarial, distance <= eps)
     assert (predicted(predict, found.points) != y)[found.is_adversarial].all()
     # Points outside of the ball are not kept, even where no other is known.
@@ -193,7 +193,7 @@ def test_logits_that_are_all_the_same_have_no_direction(x):
 @pytest.mark.parametrize(("ord", "minimal"), [("inf", False), ("2", True)])
 def test_xla_and_who_shares_the_batch_change_nothing(predict, x, y, ord, minimal):
     threat_model, order = ThreatModel(ord, 1.0, SCALE, LOW, HIGH), np.random.default_rng(0).permutation(N)
-    search, plan = FMN(predict, threat_model, 50, minimum_norm=minimum_norm), EpsGrid([0.006 if ord == "inf" else 0.02])
+    search, plan = FMN(predict, threat_model, 50, minimum_norm=minimal), EpsGrid([0.006 if ord == "inf" else 0.02])
     whole = active_set.run(search, x, y, plan, batch_size=16)
     assert 0.1 < whole.is_adversarial.mean() < 0.9
     mixed = active_set.run(search, x[order], y[order], plan, index=order, batch_size=7)
