@@ -107,3 +107,13 @@ def test_every_command_has_a_page_with_its_options() -> None:
     pages = make_docs.cli_pages()
     assert "`--eps NUMBER`" in pages["reference/cli/attack.md"]
     assert "## bnvuln data prepare" in pages["reference/cli/data.md"]
+
+
+def test_files_that_the_pages_name_exist() -> None:
+    """Paths from the root; in the pages on development those inside of the package, too."""
+    for path in WRITTEN:
+        inside = path.parent.name == "development"
+        for name in re.findall(r"`([\w./]+/(?:[\w.]+\.(?:py|yaml|json))?)`", path.read_text(encoding="utf-8")):
+            roots = (ROOT, ROOT / "bn_vuln", ROOT / "results") if inside else (ROOT, ROOT / "results")
+            made = name.startswith(("runs/", "site/")) or name.endswith("report/") or "ID" in name
+            assert made or any((root / name).exists() for root in roots), f"{path.name}: {name}"
