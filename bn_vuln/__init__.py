@@ -1,13 +1,50 @@
-"""bnvuln: what does batch normalization cost a classifier in robustness, and what to do instead?
+"""bnvuln: the robustness of classifiers, and what normalization has to do with it.
 
-The public API is the functions below; `import bn_vuln` is quick, TensorFlow is imported by the first call that
-needs it. See README.md for the commands.
+    import bn_vuln as bnv
+
+    run = bnv.train({"arch": "mlp", "normalization": "batch"}, "runs/bn")
+    result = bnv.attack("runs/bn", {"attack": "pgd", "eps": "8/255", "steps": 20}, limit=1000)
+    result.record.accuracy, result.record.flags
+
+The functions are those of `bn_vuln.api`. `import bn_vuln` is quick; TensorFlow is imported by the first call that needs
+it.
 """
 
+from typing import TYPE_CHECKING
+
 from bn_vuln.errors import BnvulnError, ConfigError, UsageError
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend as _backend
 from bn_vuln.version import __version__
 
-backend.prepare_environment()
+_backend.prepare_environment()
 
-__all__ = ["BnvulnError", "ConfigError", "UsageError", "__version__"]
+__all__ = [
+    "BnvulnError",
+    "ConfigError",
+    "UsageError",
+    "__version__",
+    "attack",
+    "compare",
+    "evaluate",
+    "measure",
+    "open_classifier",
+    "report",
+    "reproduce",
+    "train",
+    "transfer",
+]
+
+if TYPE_CHECKING:
+    from bn_vuln.api import attack, compare, evaluate, measure, open_classifier, report, reproduce, train, transfer
+else:
+
+    def __getattr__(name: str) -> object:
+        """Import a public function when it is first asked for."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from bn_vuln import api
+
+        return getattr(api, name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -1,15 +1,15 @@
-"""The Python API: the same as the commands, as a few functions.
+"""The Python API: the functions behind the commands, also offered by `import bn_vuln`.
 
-    from bn_vuln import api
+    import bn_vuln as bnv
 
-    run = api.train({"arch": "mlp", "normalization": "batch"}, "runs/bn")
-    result = api.attack("runs/bn", {"attack": "pgd", "eps": "8/255", "steps": 20}, limit=1000)
+    run = bnv.train({"arch": "mlp", "normalization": "batch"}, "runs/bn")
+    result = bnv.attack("runs/bn", {"attack": "pgd", "eps": "8/255", "steps": 20}, limit=1000)
     result.record.accuracy, result.record.flags
-    api.evaluate("runs/bn", "mechanism")["awgn"].accuracy
-    api.measure("runs/bn", "mechanism")["tilt"].value
+    bnv.evaluate("runs/bn", "mechanism")["awgn"].accuracy
+    bnv.measure("runs/bn", "mechanism")["tilt"].value
 
-Configs may be objects of `bn_vuln.config` or plain dicts of the same fields; mistakes in them raise
-`ConfigError`, other mistakes `UsageError`, work that fails `BnvulnError`.
+Configs may be objects of `bn_vuln.config` or plain dicts of the same fields. Mistakes in them raise `ConfigError`,
+other mistakes `UsageError`, work that fails `BnvulnError`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -37,44 +37,81 @@ from bn_vuln.config import (
 )
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.experiments import catalog, runner
-from bn_vuln.reporting import aggregate
-from bn_vuln.reporting import pages as _report
+from bn_vuln.reporting import aggregate, pages
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution, Strategy, choose
 from bn_vuln.runtime.progress import Progress
 
 if TYPE_CHECKING:
-    from bn_vuln.evaluation.attack_diagnostics import Level
-    from bn_vuln.evaluation.classifier import Classifier
-    from bn_vuln.evaluation.evaluator import Result
-    from bn_vuln.evaluation.transfer import Model, Transfers
-    from bn_vuln.training import Trained
+    from bn_vuln.evaluation.attack_diagnostics import Checks
+    from bn_vuln.evaluation.classifier import Classifier, InputScale
+    from bn_vuln.evaluation.result import Result
+    from bn_vuln.evaluation.transfer import Model, TransferResult
+    from bn_vuln.training import TrainingResult
 
 RUNS = Path("runs")
 
+Target: TypeAlias = "str | Path | Classifier"  # a run folder, a .keras file, or a classifier that is open
+Fields: TypeAlias = Mapping[str, object]  # of a config, as YAML has them
+
 
 def train(
-    cell: Cell | Mapping[str, Any],
+    cell: Cell | Fields,
     folder: str | Path | None = None,
     *,
+    resume: bool = True,
+    checkpoint_every: int = 1,
+    tensorboard: bool = False,
     strategy: Strategy = "auto",
     progress: Progress | None = None,
-    **options: Any,
-) -> Trained:
-    """Train a model; with `folder`, keep it there as a run, or go on with the one that was interrupted there. `options`
-    are `resume`, `checkpoint_every` and `tensorboard` of `bn_vuln.training.train`."""
-    from bn_vuln.training import fitting_distribution
+) -> TrainingResult:
+    """Train a model.
+
+    Args:
+        cell: data, architecture, normalization, training and seed.
+        folder: run folder that the model is kept in; a training that was interrupted there goes on.
+        resume: go on from the checkpoint in `folder`, if there is one.
+        checkpoint_every: epochs between two checkpoints.
+        tensorboard: write TensorBoard event files into `folder`.
+        strategy: `auto` uses all GPUs, `mirrored` all devices, `none` one.
+        progress: where messages and the number of steps that are done go.
+
+    Returns:
+        The model, its history and its training record. A net that does not learn is no error: its record says `failed`.
+
+    Raises:
+        ConfigError: for a cell that is not valid.
+        UsageError: where the cell makes no sense with its data, the number of replicas, or what the folder holds.
+        BnvulnError: where the data cannot be had.
+    """
+    from bn_vuln.training import choose_distribution
     from bn_vuln.training import train as run
 
     checked = _cell(cell)
-    data.prepare(checked.data.name)  # before TensorFlow is started: data that cannot be had are said within a second
-    distribution = fitting_distribution(checked, strategy, progress)
-    return run(checked, Path(folder) if folder else None, distribution=distribution, progress=progress, **options)
+    data.prepare(checked.data.name)  # before TensorFlow is started: data that cannot be had are named within a second
+    return run(
+        checked,
+        Path(folder) if folder else None,
+        resume=resume,
+        checkpoint_every=checkpoint_every,
+        tensorboard=tensorboard,
+        distribution=choose_distribution(checked, strategy, progress),
+        progress=progress,
+    )
 
 
-def check(cell: Cell | Mapping[str, Any]) -> bool:
-    """Whether the data of a cell are on this machine; nothing is downloaded. Where they are, what `train` raises for a
-    cell that makes no sense with its data is raised: a width below theirs, classes that they have not, more examples
-    than there are."""
+def check_data(cell: Cell | Fields) -> bool:
+    """Check a cell against its data, where they are on this machine; nothing is downloaded.
+
+    Args:
+        cell: data, architecture, normalization, training and seed.
+
+    Returns:
+        False where the data are not prepared here.
+
+    Raises:
+        UsageError: as `train` does: a width below that of the data, classes that they have not, more examples than
+            there are.
+    """
     from bn_vuln.training import load_examples
 
     checked = _cell(cell)
@@ -88,10 +125,29 @@ def check(cell: Cell | Mapping[str, Any]) -> bool:
 
 
 def open_classifier(
-    target: str | Path, *, dataset: str | None = None, distribution: Distribution = ONE_DEVICE, **options: Any
+    target: str | Path,
+    *,
+    dataset: str | None = None,
+    input_scale: InputScale = "0-1",
+    from_probabilities: bool = False,
+    distribution: Distribution = ONE_DEVICE,
 ) -> Classifier:
-    """A run folder, or any `.keras` classifier (then `dataset` is needed, and `input_scale` "0-1" or "0-255" and
-    `from_probabilities` say how it is called), with its variables on the devices of the distribution."""
+    """Open a run folder, or any `.keras` classifier.
+
+    Args:
+        target: the folder or the file.
+        dataset: data set of an external model, by name or path; None: mnist.
+        input_scale: pixel values that an external model expects.
+        from_probabilities: True where an external model ends in a softmax.
+        distribution: devices that get the variables.
+
+    Returns:
+        The classifier.
+
+    Raises:
+        UsageError: where the target is neither, or does not fit its data set.
+        BnvulnError: where the training of the run failed or never finished, or Keras cannot load the file.
+    """
     from bn_vuln.evaluation import classifier
 
     path = Path(target)
@@ -103,102 +159,176 @@ def open_classifier(
             f"{path}: expected a run folder or a .keras file" + ("" if path.exists() else "; no such file or folder")
         )
     with distribution.scope():
-        return classifier.from_keras(path, dataset or "mnist", **options)
+        return classifier.from_keras(
+            path, dataset or "mnist", input_scale=input_scale, from_probabilities=from_probabilities
+        )
 
 
 def attack(
-    target: str | Path | Classifier,
-    options: Attack | MinimumNorm | Mapping[str, Any],
+    target: Target,
+    options: Attack | MinimumNorm | Fields,
     *,
     dataset: str | None = None,
     split: str = "test",
     limit: int | None = None,
-    checks: Level = "basic",
+    checks: Checks = "basic",
     batch_size: int | None = None,
     strategy: Strategy = "auto",
     progress: Progress | None = None,
 ) -> Result:
-    """Attack a classifier on a data set; the result holds the record, the outcomes and the attacked images; of a
-    minimum-norm attack (`kind: minimal`) also the distances, as `smallest`. `checks` says how much is done to doubt an
-    attack: none, basic or full; `batch_size`, examples at a time, is what memory holds where it is not given."""
+    """Attack a classifier.
+
+    Args:
+        target: run folder, `.keras` file or open classifier.
+        options: the attack; fields with `kind: minimal` are those of a minimum-norm attack.
+        dataset: data set by name or path; None: the one trained on.
+        split: `test`, `validation` or `train`.
+        limit: number of examples, taken in a fixed random order; None: all.
+        checks: attack diagnostics, `none`, `basic` or `full`.
+        batch_size: examples at a time; None: as many as memory holds.
+        strategy: `auto` uses all GPUs, `mirrored` all devices, `none` one.
+        progress: where messages and the number of examples that are done go.
+
+    Returns:
+        The record with accuracy and flags, correct for each example, the attacked images, and of attacks with several
+        eps and minimum-norm attacks `min_eps`.
+
+    Raises:
+        ConfigError: for an attack that is not valid.
+        UsageError: where the examples do not fit the classifier, or the attack does not fit the evaluation.
+    """
     from bn_vuln.evaluation.evaluator import Evaluator
 
     evaluation = config.validate(Evaluation, {"dataset": dataset, "split": split, "limit": limit}, "evaluation")
     distribution = choose(strategy)
-    subject = _classifier(target, dataset, distribution)
-    evaluator = Evaluator(subject, evaluation, batch_size=batch_size, level=checks, distribution=distribution)
+    classifier = _classifier(target, dataset, distribution)
+    evaluator = Evaluator(classifier, evaluation, batch_size=batch_size, checks=checks, distribution=distribution)
     return evaluator.run(_attack(options), progress=progress)
 
 
 def transfer(
-    models: Sequence[str | Path | Classifier],
-    options: Attack | Mapping[str, Any],
+    models: Sequence[Target],
+    options: Attack | Fields,
     *,
     matrix: bool = False,
-    evaluation: Evaluation | Mapping[str, Any] | None = None,
+    evaluation: Evaluation | Fields | None = None,
     root: str | Path = RUNS,
     fold: bool = True,
+    input_scale: InputScale = "0-1",
+    from_probabilities: bool = False,
     batch_size: int | None = None,
     strategy: Strategy = "auto",
     progress: Progress | None = None,
-    **foreign: Any,
-) -> Transfers:
-    """Attack the first model and evaluate what was found on it and all others; with `matrix`, attack each of them.
+) -> TransferResult:
+    """Attack the first model, and measure all models on its adversarial examples.
 
-    `evaluation` has `dataset`, `split` and `limit`. Records go into the targets' run folders, those of foreign models
-    and of classifiers into `root`/ID; what is recorded is not done again. `foreign` are the options of
-    `open_classifier` for all foreign models.
+    Args:
+        models: run folders, `.keras` files or open classifiers, two different ones at least.
+        options: the attack.
+        matrix: attack each of them.
+        evaluation: data set, split and limit.
+        root: folder of the runs of external models and open classifiers: their records go into `root`/ID, those of run
+            folders into the folders. What is recorded is not done again.
+        fold: attack a copy with BN folded away, which is the same function and faster.
+        input_scale: pixel values that external models expect.
+        from_probabilities: True where external models end in a softmax.
+        batch_size: examples at a time; None: as many as memory holds.
+        strategy: `auto` uses all GPUs, `mirrored` all devices, `none` one.
+        progress: where messages and the number of examples that are done go.
+
+    Returns:
+        Every pair of a source and a target.
+
+    Raises:
+        ConfigError: for an attack that is not valid.
+        UsageError: where the models do not take the same images, and for an attack at several eps.
     """
-    from bn_vuln.evaluation.transfer import defaults, run
+    from bn_vuln.evaluation.transfer import default_fields, run
 
-    where = config.validate(Evaluation, evaluation or {}, "evaluation")
+    checked_evaluation = config.validate(Evaluation, evaluation or {}, "evaluation")
     if not isinstance(options, Attack):
-        options = {**defaults(options.get("attack", "pgd")), **options}
+        options = {**default_fields(str(options.get("attack", "pgd"))), **options}
     checked = config.validate(Attack, options, "attack")
     distribution = choose(strategy)
-    opened = [_model(model, Path(root), where.dataset, distribution, **foreign) for model in models]
+    opened = [
+        _model(model, Path(root), checked_evaluation.dataset, input_scale, from_probabilities, distribution)
+        for model in models
+    ]
     if len({model.id for model in opened}) < 2:
         raise UsageError(
             "transfer needs two different models at least: the first one's examples are given to the others"
         )
-    sources = opened if matrix else opened[:1]
-    how: dict[str, Any] = {"fold": fold, "batch_size": batch_size, "distribution": distribution}
-    return run(sources, opened, checked, where, progress=progress, **how)
+    return run(
+        opened if matrix else opened[:1],
+        opened,
+        checked,
+        checked_evaluation,
+        fold=fold,
+        batch_size=batch_size,
+        distribution=distribution,
+        progress=progress,
+    )
 
 
 def evaluate(
-    target: str | Path | Classifier,
-    suite: str | Mapping[str, Perturbation | Mapping[str, Any]] = "quick",
+    target: Target,
+    suite: str | Mapping[str, Perturbation | Fields] = "quick",
     *,
     dataset: str | None = None,
     split: str | None = None,
     limit: int | None = None,
     bn_statistics: str | None = None,
     folder: str | Path | None = None,
-    checks: Level = "basic",
+    checks: Checks = "basic",
     batch_size: int | None = None,
     strategy: Strategy = "auto",
     progress: Progress | None = None,
 ) -> dict[str, records.Record]:
-    """Measure accuracies: the perturbations of a suite (by name, or a mapping of them) on a classifier; `measure` is
-    for its measurements. What is given of `dataset`, `split`, `limit` and `bn_statistics` stands in for the suite's.
-    With `folder` each record is written into that run folder as soon as it is there. `checks` and `batch_size` as
-    `attack` takes them."""
+    """Measure accuracies of a classifier under the perturbations of a suite.
+
+    Args:
+        target: run folder, `.keras` file or open classifier.
+        suite: perturbations by name, or a suite by name or path; its measurements are left to `measure`.
+        dataset: data set by name or path; None: the suite's, or the one trained on.
+        split: `test`, `validation` or `train`; None: the suite's.
+        limit: number of examples, taken in a fixed random order; None: the suite's, where the data have as many.
+        bn_statistics: `tracked`, `reestimated` or `batch`; None: the suite's.
+        folder: run folder that each record is written into as soon as it is there.
+        checks: attack diagnostics, `none`, `basic` or `full`.
+        batch_size: examples at a time; None: as many as memory holds.
+        strategy: `auto` uses all GPUs, `mirrored` all devices, `none` one.
+        progress: where messages and the number of examples that are done go.
+
+    Returns:
+        Records by the name of the perturbation; an attack with an eps grid has one for each eps.
+
+    Raises:
+        ConfigError: for a suite or a perturbation that is not valid.
+        UsageError: where the examples do not fit the classifier.
+    """
     from bn_vuln.evaluation.evaluator import measure as run
 
     evaluation, perturbations = resolve_suite(
         suite, dataset=dataset, split=split, limit=limit, bn_statistics=bn_statistics
     )
     distribution = choose(strategy)
-    subject, evaluation = _subject(target, dataset, limit, evaluation, distribution)
-    how: dict[str, Any] = {"level": checks, "batch_size": batch_size, "distribution": distribution}
-    how |= {"folder": _path(folder), "progress": progress}
-    return {name: result.record for name, result in run(subject, perturbations, evaluation, **how)}
+    classifier, evaluation = _eval_set(target, dataset, limit, evaluation, distribution)
+    results = run(
+        classifier,
+        perturbations,
+        evaluation,
+        folder=_path(folder),
+        batch_size=batch_size,
+        checks=checks,
+        distribution=distribution,
+        progress=progress,
+    )
+    return {name: result.record for name, result in results}
 
 
 def measure(
-    target: str | Path | Classifier,
-    suite: str | Mapping[str, Measurement | Mapping[str, Any]] = "mechanism",
+    target: Target,
+    suite: str | Mapping[str, Measurement | Fields] = "mechanism",
     *,
     dataset: str | None = None,
     split: str | None = None,
@@ -208,54 +338,108 @@ def measure(
     strategy: Strategy = "auto",
     progress: Progress | None = None,
 ) -> dict[str, records.MeasurementRecord]:
-    """Measure what is no accuracy (angle, spectrum, fooling images, distance of batch statistics): the measurements of
-    a suite (by name, or a mapping of them) on a classifier; a suite may have none. The rest is as in `evaluate`."""
-    from bn_vuln.evaluation.measurements import mechanism
+    """Measure other numbers than accuracies: tilting angle, spectrum, fooling images, shift of BN statistics.
+
+    Args:
+        target: run folder, `.keras` file or open classifier.
+        suite: measurements by name, or a suite by name or path.
+        dataset: data set by name or path; None: the suite's, or the one trained on.
+        split: `test`, `validation` or `train`; None: the suite's.
+        limit: number of examples, taken in a fixed random order; None: the suite's, where the data have as many.
+        bn_statistics: `tracked`, `reestimated` or `batch`; None: the suite's.
+        folder: run folder that each record is written into as soon as it is there.
+        strategy: `auto` uses all GPUs, `mirrored` all devices, `none` one.
+        progress: where messages go.
+
+    Returns:
+        Records by the name of the measurement; empty for a suite that has none.
+
+    Raises:
+        ConfigError: for a suite or a measurement that is not valid.
+        UsageError: where the examples do not fit the classifier, or a measurement not the BN statistics.
+        BnvulnError: for a classifier without gradients, or whose activations are not finite.
+    """
+    from bn_vuln.evaluation.measurements.run import measure as run
 
     chosen = _suite(suite, "measurements")
-    evaluation = _changed(chosen.evaluation, dataset=dataset, split=split, limit=limit, bn_statistics=bn_statistics)
+    evaluation = _changed(chosen.evaluation, dataset, split, limit, bn_statistics)
     if not chosen.measurements:
         return {}
-    subject, evaluation = _subject(target, dataset, limit, evaluation, choose(strategy))
-    return dict(mechanism.measure(subject, chosen.measurements, evaluation, folder=_path(folder), progress=progress))
+    classifier, evaluation = _eval_set(target, dataset, limit, evaluation, choose(strategy))
+    return dict(run(classifier, chosen.measurements, evaluation, folder=_path(folder), progress=progress))
 
 
 def resolve_suite(
-    suite: str | Mapping[str, Perturbation | Mapping[str, Any]], **changes: Any
+    suite: str | Mapping[str, Perturbation | Fields],
+    *,
+    dataset: str | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    bn_statistics: str | None = None,
 ) -> tuple[Evaluation, Mapping[str, Perturbation]]:
-    """(where to evaluate, under what) of a suite, with those fields of its evaluation changed (`dataset`, `split`,
-    `limit`, `bn_statistics`) that are not None."""
+    """Return the evaluation and the perturbations of a suite.
+
+    Args:
+        suite: perturbations by name, or a suite by name or path.
+        dataset: data set by name or path; None: the suite's.
+        split: `test`, `validation` or `train`; None: the suite's.
+        limit: number of examples; None: the suite's.
+        bn_statistics: `tracked`, `reestimated` or `batch`; None: the suite's.
+
+    Returns:
+        (evaluation, perturbations by name).
+
+    Raises:
+        ConfigError: for a suite or a perturbation that is not valid.
+    """
     chosen = _suite(suite, "perturbations")
-    return _changed(chosen.evaluation, **changes), chosen.perturbations
+    return _changed(chosen.evaluation, dataset, split, limit, bn_statistics), chosen.perturbations
 
 
-def _suite(suite: str | Mapping[str, Any], kind: str) -> Suite:
+def _suite(suite: str | Mapping[str, object], kind: str) -> Suite:
     """A suite by name, or one of these perturbations or measurements; a suite always has a perturbation."""
     if isinstance(suite, str):
         return catalog.suite(suite)
     return config.validate(Suite, {"title": kind, "perturbations": {"clean": Clean()}, kind: suite}, "suite")
 
 
-def _changed(evaluation: Evaluation, **changes: Any) -> Evaluation:
+def _changed(
+    evaluation: Evaluation, dataset: str | None, split: str | None, limit: int | None, bn_statistics: str | None
+) -> Evaluation:
+    changes = {"dataset": dataset, "split": split, "limit": limit, "bn_statistics": bn_statistics}
     given = {key: value for key, value in changes.items() if value is not None}
     return config.validate(Evaluation, {**config.to_plain(evaluation), **given}, "evaluation")
 
 
 @dataclass(frozen=True)
-class Pair:
-    """One perturbation measured on two runs: accuracies, and second - first over the same examples, with the
-    standard error over examples (not over seeds: two runs are one pair of seeds)."""
+class Comparison:
+    """One perturbation measured on two runs.
+
+    Attributes:
+        first: record of the first run.
+        second: record of the second run.
+        difference: accuracy of the second - that of the first over the same examples, with the standard error over
+            examples (not over seeds: two runs are one pair of seeds).
+    """
 
     first: records.Record
     second: records.Record
     difference: Estimate
 
 
-def compare(first: str | Path, second: str | Path) -> list[Pair]:
-    """Paired differences, second - first, for every perturbation that both run folders have a record of.
+def compare(first: str | Path, second: str | Path) -> list[Comparison]:
+    """Compare two runs under every perturbation that both have a record of.
 
-    Raises `UsageError` where a folder is no run, `BnvulnError` where they share no perturbation or were measured on
-    different examples.
+    Args:
+        first: run folder.
+        second: run folder.
+
+    Returns:
+        Paired differences, second - first.
+
+    Raises:
+        UsageError: where a folder is no run.
+        BnvulnError: where the runs share no perturbation, or were measured on different examples.
     """
     folders = [Path(first), Path(second)]
     for folder in folders:
@@ -263,21 +447,21 @@ def compare(first: str | Path, second: str | Path) -> list[Pair]:
             raise UsageError(f"{folder}: no such folder")
         if not (folder / "records").is_dir():
             raise UsageError(f"{folder}: no records here; measure it first: bnvuln evaluate {folder} --suite quick")
-    ours, theirs = ({r.perturbation_id: r for r in records.read_records(folder)} for folder in folders)
-    common = [key for key in ours if key in theirs]
+    before, after = ({r.perturbation_id: r for r in records.read_records(folder)} for folder in folders)
+    common = [key for key in before if key in after]
     if not common:
         raise BnvulnError(f"{first} and {second} share no perturbation; run the same `bnvuln evaluate` on both")
-    return [_pair(folders, ours[key], theirs[key]) for key in common]
+    return [_compare(folders, before[key], after[key]) for key in common]
 
 
-def _pair(folders: Sequence[Path], first: records.Record, second: records.Record) -> Pair:
+def _compare(folders: Sequence[Path], first: records.Record, second: records.Record) -> Comparison:
     if first.n != second.n:
         raise BnvulnError(
             f"{folders[0]} and {folders[1]} were measured on different examples under {first.kind} ({first.n} and "
             f"{second.n}): nothing can be paired; measure both with the same --limit"
         )
     before, after = (records.read_correct(folder, first.perturbation_id).astype(np.float64) for folder in folders)
-    return Pair(first, second, estimate(after - before))  # type: ignore[arg-type]
+    return Comparison(first, second, estimate(after - before))  # type: ignore[arg-type]
 
 
 def reproduce(
@@ -290,66 +474,110 @@ def reproduce(
     overrides: Iterable[str] = (),
     progress: Progress | None = None,
 ) -> aggregate.Results:
-    """Run what is missing of an experiment (by name or path of its YAML) and aggregate it."""
+    """Run what is missing of an experiment, and aggregate it.
+
+    Args:
+        name: the experiment, by name or path of its YAML file.
+        scale: `smoke`, `quick`, `cpu` or `full`.
+        root: folder of the runs.
+        jobs: processes that train and measure at the same time.
+        strategy: `auto` uses all GPUs, `mirrored` all devices, `none` one.
+        overrides: changes of the experiment, such as `seeds=[0]` or `train.epochs=2`.
+        progress: where messages go.
+
+    Returns:
+        The results: table, differences and verdicts.
+
+    Raises:
+        ConfigError: for an experiment or an override that is not valid.
+        BnvulnError: where a training or an evaluation fails.
+    """
     chosen = catalog.experiment(name, scale, overrides)
     runner.run(chosen, Path(root), jobs=jobs, strategy=strategy, progress=progress)
     return aggregate.aggregate(chosen, Path(root))
 
 
-def report(folder: str | Path = RUNS, *, form: _report.Format = "html") -> list[Path]:
-    """Write the report of a results folder from its records alone; the files written."""
-    return _report.write(Path(folder), form)
+def report(folder: str | Path = RUNS, *, form: pages.Format = "html") -> list[Path]:
+    """Write the report of a results folder, from its records alone.
+
+    Args:
+        folder: folder of the runs.
+        form: the format.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        UsageError: where the folder has no results.
+    """
+    return pages.write(Path(folder), form)
 
 
 def newest_run(root: str | Path = RUNS) -> Path:
-    """The run folder in `root` whose training finished last. Raises `UsageError` where there is none."""
+    """Return the run folder whose training finished last.
+
+    Args:
+        root: folder of the runs.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UsageError: where there is none.
+    """
     finished = [p.parent for p in Path(root).glob("*/training.json") if (p.parent / "model.keras").exists()]
     if not finished:
         raise UsageError(f"no finished run in {root}/: train one (bnvuln train), or name a run or a .keras file")
     return max(finished, key=lambda folder: (folder / "training.json").stat().st_mtime)
 
 
-def _attack(options: Attack | MinimumNorm | Mapping[str, Any]) -> Attack | MinimumNorm:
-    """The config of an attack in a ball, or of a minimum-norm one (`kind: minimal`)."""
+def _attack(options: Attack | MinimumNorm | Fields) -> Attack | MinimumNorm:
     minimal = isinstance(options, MinimumNorm) or (isinstance(options, Mapping) and options.get("kind") == "minimal")
     return config.validate(MinimumNorm, options, "attack") if minimal else config.validate(Attack, options, "attack")
 
 
-def _cell(cell: Cell | Mapping[str, Any]) -> Cell:
+def _cell(cell: Cell | Fields) -> Cell:
     return cell if isinstance(cell, Cell) else config.validate(Cell, cell, "cell")
 
 
 def _model(
-    target: str | Path | Classifier, root: Path, dataset: str | None, distribution: Distribution, **foreign: Any
+    target: Target,
+    root: Path,
+    dataset: str | None,
+    input_scale: InputScale,
+    from_probabilities: bool,
+    distribution: Distribution,
 ) -> Model:
     """A classifier with the folder that its transfer records go to."""
     from bn_vuln.evaluation.transfer import Model
 
     if not isinstance(target, str | Path):
         return Model(target, root / target.id, target.id)
-    opened = open_classifier(target, dataset=dataset, distribution=distribution, **foreign)
+    opened = open_classifier(
+        target,
+        dataset=dataset,
+        input_scale=input_scale,
+        from_probabilities=from_probabilities,
+        distribution=distribution,
+    )
     return Model(opened, Path(target) if Path(target).is_dir() else root / opened.id, str(target))
 
 
-def _subject(
-    target: str | Path | Classifier,
-    dataset: str | None,
-    limit: int | None,
-    evaluation: Evaluation,
-    distribution: Distribution,
+def _eval_set(
+    target: Target, dataset: str | None, limit: int | None, evaluation: Evaluation, distribution: Distribution
 ) -> tuple[Classifier, Evaluation]:
-    """(the classifier, where it is evaluated: without a suite's limit that its data are too few for)."""
-    from bn_vuln.evaluation.eval_set import within
+    """(the classifier, the evaluation without a suite's limit that its data are too few for)."""
+    from bn_vuln.evaluation.eval_set import without_large_limit
 
-    subject = _classifier(target, dataset, distribution)
-    return subject, evaluation if limit is not None else within(evaluation, subject)
+    classifier = _classifier(target, dataset, distribution)
+    return classifier, evaluation if limit is not None else without_large_limit(evaluation, classifier)
 
 
 def _path(folder: str | Path | None) -> Path | None:
     return None if folder is None else Path(folder)
 
 
-def _classifier(target: str | Path | Classifier, dataset: str | None, distribution: Distribution) -> Classifier:
+def _classifier(target: Target, dataset: str | None, distribution: Distribution) -> Classifier:
     if not isinstance(target, str | Path):
         return target
     return open_classifier(target, dataset=dataset, distribution=distribution)

@@ -72,9 +72,9 @@ def command(
     where = {key: given[key] for key in ("dataset", "split", "limit", "bn_statistics")}
     evaluation, _ = api.resolve_suite(suite, **where)  # before TensorFlow is started, so that a mistake is said at once
     target, classifier = o.open_target(target, runs, given)
-    from bn_vuln.evaluation.measurements import mechanism  # TensorFlow
+    from bn_vuln.evaluation.measurements import run  # TensorFlow
 
-    mechanism.check(classifier, catalog.suite(suite).measurements, evaluation)
+    run.check(classifier, catalog.suite(suite).measurements, evaluation)
     folder = target if target.is_dir() else runs / classifier.id
     how: dict[str, Any] = {**where, "folder": folder, "strategy": given["strategy"], "progress": o.progress(quiet)}
     found = api.evaluate(classifier, suite, checks=given["checks"], batch_size=given["batch_size"], **how)

@@ -297,7 +297,7 @@ def measure(
     from bn_vuln.runtime.distribution import choose
 
     how: dict[str, Any] = {"distribution": choose(given["strategy"]), "fold": not given.get("no_fold")}
-    how |= {"level": given["checks"], "batch_size": given["batch_size"]}
+    how |= {"checks": given["checks"], "batch_size": given["batch_size"]}
     found = evaluator.measure(classifier, perturbations, evaluation, folder=folder, progress=progress(quiet), **how)
     return dict(found)
 

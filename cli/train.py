@@ -208,7 +208,7 @@ def _check(cell: Any) -> None:
     """Refuse in a dry run what the training would refuse, where the data are here."""
     from bn_vuln import api
 
-    if not api.check(cell):
+    if not api.check_data(cell):
         o.say(f"{cell.data.name} is not prepared here, so the config could not be checked against it")
 
 

@@ -59,9 +59,9 @@ def command(
     """
     o.set_up(verbose)
     if click.get_current_context().get_parameter_source("keep") is ParameterSource.DEFAULT:
-        from bn_vuln.evaluation.transfer import defaults
+        from bn_vuln.evaluation.transfer import default_fields
 
-        given |= defaults(given["name"])
+        given |= default_fields(given["name"])
     attack, evaluation = resolve(given)
     found = _run(models, attack, evaluation, runs, quiet, {"matrix": matrix, **given})
     from bn_vuln.reporting import transfer as report

@@ -93,7 +93,7 @@ def run(code, **environment):
 
 def test_tensorflow_starts_quietly_and_with_onednn():
     done = run(
-        "import bn_vuln, os\nfrom bn_vuln import backend\ntf = backend.tensorflow()\n"
+        "import bn_vuln, os\nfrom bn_vuln.runtime import backend\ntf = backend.tensorflow()\n"
         "assert os.environ['TF_ENABLE_ONEDNN_OPTS'] == '1'\nprint(tf.reduce_sum(tf.ones(3)).numpy())"
     )
     assert (done.stdout, done.stderr) == ("3.0\n", "")
@@ -101,19 +101,19 @@ def test_tensorflow_starts_quietly_and_with_onednn():
 
 @pytest.mark.slow
 def test_verbose_brings_the_start_up_messages_back():
-    done = run("from bn_vuln import backend\nbackend.set_verbose(True)\nbackend.tensorflow()")
+    done = run("from bn_vuln.runtime import backend\nbackend.set_verbose(True)\nbackend.tensorflow()")
     assert "oneDNN" in done.stderr
 
 
 @pytest.mark.parametrize("devices", ["x", *(pytest.param(n, marks=pytest.mark.slow) for n in ("0", "-1"))])
 def test_a_number_of_devices_that_is_none_is_refused(devices):
-    done = run("from bn_vuln import backend\nbackend.tensorflow()", BNVULN_LOGICAL_CPUS=devices)
+    done = run("from bn_vuln.runtime import backend\nbackend.tensorflow()", BNVULN_LOGICAL_CPUS=devices)
     assert f"UsageError: BNVULN_LOGICAL_CPUS: expected a number of devices, received '{devices}'" in done.stderr
 
 
 @pytest.mark.slow
 def test_determinism_starts_tensorflow_as_quietly():
-    done = run("from bn_vuln import backend\nbackend.make_deterministic()\nprint(backend.is_deterministic())")
+    done = run("from bn_vuln.runtime import backend\nbackend.make_deterministic()\nprint(backend.is_deterministic())")
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 

@@ -32,7 +32,7 @@ def contenders(options: Attack, evaluation: Evaluation, flags: dict[str, Any]) -
     subject = classifier.from_run(PAIR["batch"])
 
     def at(level: Any) -> Callable[[], None]:
-        evaluator = Evaluator(subject, evaluation, level=level)
+        evaluator = Evaluator(subject, evaluation, checks=level)
 
         def run() -> None:
             record = evaluator.run(options).record

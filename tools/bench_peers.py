@@ -139,7 +139,7 @@ def active(subject: Subject, name: str, options: Attack) -> Callable[[], None]:
             iter(stages), options, subject.x, subject.y, clean=clean, confirm=confirm, batch_size=subject.batch
         )
         subject.found[name] = done.result.points
-        subject.smallest = done.result.eps  # type: ignore[attr-defined]
+        subject.min_eps = done.result.eps  # type: ignore[attr-defined]
 
     return run
 
@@ -257,7 +257,7 @@ def eps_grid(subject: Subject, repetitions: int) -> dict[str, Any]:
         {"ours": active(subject, "ours", options), "eight_plain_loops": lambda: [run() for run in plain]}, repetitions
     )
     apart = {name: of["accuracy"] for name, of in subject.accuracies().items() if name != "ours"}
-    smallest = subject.smallest  # type: ignore[attr-defined]
+    smallest = subject.min_eps  # type: ignore[attr-defined]
     curve = {f"{eps:.4f}": float(np.mean(smallest > eps)) for eps in EPS_GRID}
     found = summarize(seconds, "ours", ours={"accuracies": curve}, eight_plain_loops={"accuracies": apart})
     return {**subject.made_with(repetitions, options), **found}

@@ -81,7 +81,7 @@ def other_xla(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
 
 def enlarged(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
     """Our loop on images that are enlarged."""
-    with mock.patch.object(native_width, "can", return_value=False):
+    with mock.patch.object(native_width, "applies_to", return_value=False):
         return ours(cell, training)
 
 
@@ -94,15 +94,15 @@ def keras_batch_norm(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
 
 
 def augmentation_alone(training: data.Dataset) -> Callable[[], Any]:
-    """The crops and flips of one epoch, without a model, drawn and made as our loop does."""
+    """The crops and flips of one epoch, without a model, made as in our loop."""
     tf, n = backend.tensorflow(), len(training) // BATCH_SIZE * BATCH_SIZE
     batches = [tf.constant(training.images[i : i + BATCH_SIZE]) for i in range(0, n, BATCH_SIZE)]
-    crop = backend.compile(lambda images, drawn: augmentation.crop(images, drawn, Augment().pad))
+    crop = backend.compile(lambda images, crops: augmentation.crop(images, crops, Augment().pad))
 
     def epoch() -> None:
-        drawn = augmentation.draws(Augment(), n, 0, 0).reshape(len(batches), BATCH_SIZE, -1)
-        for images, some in zip(batches, drawn, strict=True):
-            crop(images, some)
+        crops = augmentation.random_crops(Augment(), n, 0, 0).reshape(len(batches), BATCH_SIZE, -1)
+        for images, batch in zip(batches, crops, strict=True):
+            crop(images, batch)
 
     return epoch
 

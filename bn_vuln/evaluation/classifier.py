@@ -1,4 +1,4 @@
-"""A classifier under evaluation: a run of ours, or any Keras model that a user brings."""
+"""A classifier under evaluation: a run of this package, or an external Keras model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from bn_vuln import config, data, records
 from bn_vuln.config import digest
@@ -14,6 +14,7 @@ from bn_vuln.data.info import DatasetInfo
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.models import custom_layers
 from bn_vuln.runtime import backend
+from bn_vuln.typing import KerasModel, Plain, Tensor
 
 InputScale = Literal["0-1", "0-255"]
 
@@ -22,15 +23,25 @@ InputScale = Literal["0-1", "0-255"]
 class Classifier:
     """A Keras model with what is needed to attack it.
 
-    `identity` is the cell that trained it, or {"weights": sha256, ...} for a foreign model; `id` its hash. `dataset` is
-    the name, or the path, under which its data set is loaded; `classes` and `subset_seed` as `data.load` takes them.
-    `training`: the model is called in training mode.
-    `width` is the width of its (square) input; `shape` the full input shape without the batch.
+    Attributes:
+        model: the Keras model.
+        info: the data set that it was trained on.
+        identity: the cell that trained it, or {"weights": sha256, ...} of an external model.
+        id: hash of the identity.
+        validation: number of validation examples that were held out of the training set.
+        width: height and width of its input, in pixels.
+        shape: full shape of its input, without the batch.
+        input_scale: the pixel values that it expects, 0 to 1 or 0 to 255.
+        from_probabilities: True where it ends in a softmax.
+        dataset: name or path that its data set is loaded by.
+        classes: as `data.load` takes them.
+        subset_seed: as `data.load` takes it.
+        training: True where it is called in training mode, so that BN uses the statistics of the batch.
     """
 
-    model: Any
+    model: KerasModel
     info: DatasetInfo
-    identity: dict[str, Any]
+    identity: Plain
     id: str
     validation: int
     width: int
@@ -42,23 +53,22 @@ class Classifier:
     subset_seed: int | None = None
     training: bool = False
 
-    def predict(self, pixels: Any) -> Any:
-        """Float pixels in [0, 1], [n, width, width, channels] -> logits [n, classes], in inference mode (unless
-        `training`, with BN's statistics of the batch)."""
+    def predict(self, pixels: Tensor) -> Tensor:
+        """Return the logits [n, classes] of pixels in [0, 1], float [n, width, width, channels]."""
         tf = backend.tensorflow()
         x = pixels * 255.0 if self.input_scale == "0-255" else pixels
         if self.shape != tuple(x.shape[1:]):
             x = tf.reshape(x, (-1, *self.shape))
         outputs = self.model(x, training=self.training)
         if self.from_probabilities:
-            return tf.math.log(tf.maximum(outputs, tf.constant(1e-30, outputs.dtype)))
+            outputs = tf.math.log(tf.maximum(outputs, tf.constant(1e-30, outputs.dtype)))
         return outputs
 
 
 def from_model(
-    model: Any,
+    model: KerasModel,
     info: DatasetInfo,
-    identity: dict[str, Any],
+    identity: Plain,
     *,
     dataset: str | None = None,
     validation: int = 5000,
@@ -66,8 +76,25 @@ def from_model(
     from_probabilities: bool = False,
     source: str = "model",
 ) -> Classifier:
-    """Wrap a Keras model; `dataset` defaults to the info' name. Raises `UsageError` where its
-    input or output cannot fit the data set."""
+    """Wrap a Keras model.
+
+    Args:
+        model: its input is an image, an image without channel axis, or a flat vector; it returns logits [n, classes],
+            or probabilities.
+        info: the data set that it was trained on.
+        identity: what identifies it; its hash is the id.
+        dataset: name or path that the data set is loaded by; None: the name in `info`.
+        validation: number of validation examples that were held out of the training set.
+        input_scale: the pixel values that the model expects.
+        from_probabilities: True where the model ends in a softmax.
+        source: its name in error messages.
+
+    Returns:
+        The classifier.
+
+    Raises:
+        UsageError: where input or outputs do not fit the data set.
+    """
     shape, width = _fit_input(model, info, source)
     outputs = getattr(model, "output_shape", None)
     if not isinstance(outputs, tuple) or len(outputs) != 2 or outputs[1] != len(info.classes):
@@ -88,8 +115,8 @@ def from_model(
     )
 
 
-def _fit_input(model: Any, info: DatasetInfo, source: str) -> tuple[tuple[int, ...], int]:
-    """(input shape without batch, width in pixels): images, images without channel axis, or flat vectors."""
+def _fit_input(model: KerasModel, info: DatasetInfo, source: str) -> tuple[tuple[int, ...], int]:
+    """(input shape without batch, width in pixels) of images, images without channel axis, or flat vectors."""
     received = getattr(model, "input_shape", None)
     shape = tuple(received[1:]) if isinstance(received, tuple) else ()
     native, channels = info.shape[1], info.shape[2]
@@ -108,7 +135,18 @@ def _fit_input(model: Any, info: DatasetInfo, source: str) -> tuple[tuple[int, .
 
 
 def from_run(folder: Path) -> Classifier:
-    """The classifier of a run folder. Raises `BnvulnError` where training failed or never finished."""
+    """Open the classifier of a run folder.
+
+    Args:
+        folder: run folder with config.yaml, training.json and model.keras.
+
+    Returns:
+        The classifier, with the info of its data set as it was recorded, so that it opens wherever the data are now.
+
+    Raises:
+        UsageError: where the folder is no run folder.
+        BnvulnError: where its training failed or never finished.
+    """
     cell = records.read_cell(folder)
     training = records.read_training(folder)
     path = folder / "model.keras"
@@ -116,28 +154,37 @@ def from_run(folder: Path) -> Classifier:
         raise BnvulnError(f"{folder}: no finished training here (no {'model.keras' if training else 'training.json'})")
     if training.state == "failed":
         raise BnvulnError(f"{folder}: failed to train ({training.reason}); there is nothing to evaluate")
-    found = from_model(
+    recorded = training.dataset_info
+    classifier = from_model(
         load_keras(path),
-        _trained_on(cell, training),
+        data.dataset_info(cell.data.name) if recorded is None else DatasetInfo.from_plain(recorded),
         config.identity_of(cell),
         dataset=cell.data.name,
         validation=cell.data.validation,
         source=str(path),
     )
-    return replace(found, classes=cell.data.classes, subset_seed=cell.seed if cell.data.subset_seed == "seed" else None)
-
-
-def _trained_on(cell: config.Cell, training: records.TrainingRecord) -> DatasetInfo:
-    """The info that a run has recorded, so that it can be opened wherever its data are by now."""
-    if training.dataset_info is None:
-        return data.dataset_info(cell.data.name)
-    return DatasetInfo.from_plain(training.dataset_info)
+    subset_seed = cell.seed if cell.data.subset_seed == "seed" else None
+    return replace(classifier, classes=cell.data.classes, subset_seed=subset_seed)
 
 
 def from_keras(
     path: Path, dataset: str, *, input_scale: InputScale = "0-1", from_probabilities: bool = False
 ) -> Classifier:
-    """Any `.keras` classifier on a data set. Its identity is the sha256 of its weights and how it is called."""
+    """Open a `.keras` classifier.
+
+    Args:
+        path: the file.
+        dataset: name or path of the data set that it was trained on.
+        input_scale: the pixel values that it expects.
+        from_probabilities: True where it ends in a softmax.
+
+    Returns:
+        The classifier; its identity is the sha256 of its weights and how it is called.
+
+    Raises:
+        UsageError: where there is no such file, or where input or outputs do not fit the data set.
+        BnvulnError: where Keras cannot load it.
+    """
     identity = {
         "weights": weights_sha256(path),
         "input_scale": input_scale,
@@ -154,20 +201,41 @@ def from_keras(
     )
 
 
-def load_keras(path: Path) -> Any:
-    """A Keras model from a file, uncompiled. Raises `BnvulnError` in one line where it cannot be read."""
+def load_keras(path: Path) -> KerasModel:
+    """Load a Keras model, uncompiled.
+
+    Args:
+        path: the `.keras` file.
+
+    Returns:
+        The model.
+
+    Raises:
+        BnvulnError: in one line, where it cannot be loaded.
+    """
     backend.tensorflow()
     import keras
 
     custom_layers.register()
     try:
-        return keras.saving.load_model(path, compile=False)
+        model: KerasModel = keras.saving.load_model(path, compile=False)
     except Exception as error:  # Keras raises many kinds; all of them mean the same to the user
         raise BnvulnError(f"{path}: Keras cannot load it: {' '.join(str(error).split())[:300]}") from None
+    return model
 
 
 def weights_sha256(path: Path) -> str:
-    """The sha256 of the weights inside a `.keras` file (the file itself holds a date)."""
+    """Return the sha256 of the weights inside a `.keras` file; the file itself holds a date.
+
+    Args:
+        path: the `.keras` file.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        UsageError: where there is no such file, or none of Keras.
+    """
     if not path.exists():
         raise UsageError(f"{path}: no such file")
     try:

@@ -1,22 +1,143 @@
-"""What is measured, and on what: the classifier with the BN statistics that are asked for, and its examples."""
+"""The examples that a classifier is evaluated on, and the classifier with the BN statistics that are asked for."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from typing import Any
+import functools
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bn_vuln import data
 from bn_vuln.config import Evaluation
-from bn_vuln.data.transforms import check_width
+from bn_vuln.data.transforms import check_width, pixel_array
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.models import bn_statistics
+from bn_vuln.runtime import backend
+from bn_vuln.runtime import batch_size as batching
+from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
+from bn_vuln.typing import Images, Index, KerasModel, Labels, Logits, Tensor
 
 STATISTICS = 500  # examples whose statistics BN has with bn_statistics: batch; another number, another classifier
 
 
+class EvalSet:
+    """A classifier with its examples: pixels, labels, and logits batch by batch.
+
+    Attributes:
+        classifier: the classifier with the BN statistics of the evaluation.
+        dataset: the examples, as they are stored.
+        batch_size: examples at a time, over all replicas.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        evaluation: Evaluation,
+        *,
+        batch_size: int | None = None,
+        distribution: Distribution = ONE_DEVICE,
+    ) -> None:
+        """Load the examples.
+
+        Args:
+            classifier: opened in the scope of the distribution.
+            evaluation: data set, split, limit and BN statistics.
+            batch_size: examples at a time, over all replicas; None: as many as memory holds.
+            distribution: the devices.
+
+        Raises:
+            UsageError: as `load`; and, with the statistics of the batch, for a batch size, or a number of replicas that
+                does not divide the batches.
+        """
+        self.distribution = distribution
+        self.dataset = load(classifier, evaluation)
+        backend.tensorflow()
+        with distribution.scope():
+            self.classifier = with_statistics(classifier, evaluation)
+        if self.classifier.training:
+            _check_batches(len(self.dataset), batch_size, distribution.replicas)
+        self.batch_size = batch_size or self._default_batch_size()
+        self.predict_batch = distribution.compile_sharded(self.classifier.predict, signature=[self.signature[0]])
+
+    @functools.cached_property
+    def pixels(self) -> Images:
+        """Clean images, float32 [n, width, width, channels], at the width of the classifier's input."""
+        return pixel_array(self.dataset.images, self.classifier.width)
+
+    @functools.cached_property
+    def clean_logits(self) -> Logits:
+        """Logits of the clean images, float32 [n, classes]."""
+        return self.logits(self.pixels)
+
+    @property
+    def labels(self) -> Labels:
+        """True classes, int32 [n]."""
+        return self.dataset.labels
+
+    @property
+    def index(self) -> NDArray[np.int32]:
+        """Number of each example in its published split, int32 [n]: the seed of its random draws."""
+        return self.dataset.index.astype(np.int32)
+
+    @property
+    def signature(self) -> list[object]:
+        """Specifications of the tensors (pixels, labels, index), for any number of examples."""
+        tf = backend.tensorflow()
+        width, channels = self.classifier.width, self.dataset.info.shape[2]
+        vector = tf.TensorSpec((None,), tf.int32)
+        return [tf.TensorSpec((None, width, width, channels), tf.float32), vector, vector]
+
+    def batches(self) -> list[slice]:
+        """Slices of the examples, of `batch_size` each."""
+        return [slice(i, i + self.batch_size) for i in range(0, len(self.dataset), self.batch_size)]
+
+    def logits(self, images: Images) -> Logits:
+        """Logits, float32 [m, classes], of float32 pixels [m, width, width, channels]."""
+        starts = range(0, len(images), self.batch_size)
+        return np.concatenate([self.predict_batch(images[i : i + self.batch_size]) for i in starts])
+
+    def subset(self, positions: Index) -> EvalSet:
+        """The same classifier with the examples at these positions."""
+        other = copy.copy(self)
+        other.dataset, other.pixels = self.dataset.take(positions), self.pixels[positions]
+        other.clean_logits = self.clean_logits[positions]
+        return other
+
+    def _default_batch_size(self) -> int:
+        if self.classifier.training:
+            return STATISTICS
+        shape = (self.classifier.width, self.classifier.width, self.dataset.info.shape[2])
+        return self.distribution.replicas * batching.estimate_batch_size(self.classifier.model, shape)
+
+
+def _check_batches(n: int, batch_size: int | None, replicas: int) -> None:
+    """Raise `UsageError` where BN's statistics would be of other examples than a batch's."""
+    if batch_size is not None:
+        raise UsageError(f"batch size: BN takes its statistics from batches of {STATISTICS} here, and none else")
+    size = min(STATISTICS, n)
+    if size % replicas:
+        raise UsageError(
+            f"strategy: BN takes its statistics from batches of {size} here, which {replicas} replicas do not "
+            "divide; use --strategy none"
+        )
+
+
 def with_statistics(classifier: Classifier, evaluation: Evaluation) -> Classifier:
-    """The classifier with the BN statistics that the evaluation asks for; one without BN as it is."""
+    """Return the classifier with the BN statistics of the evaluation.
+
+    Args:
+        classifier: one without BN is returned as it is.
+        evaluation: `bn_statistics` is `tracked`, `batch` or `reestimated`.
+
+    Returns:
+        A classifier with a copy of the model, or the same one for `tracked`.
+
+    Raises:
+        UsageError: where the model cannot be copied layer by layer, or has random layers.
+    """
     kind = evaluation.bn_statistics
     if kind == "tracked" or not bn_statistics.has_batch_normalization(classifier.model):
         return classifier
@@ -24,11 +145,11 @@ def with_statistics(classifier: Classifier, evaluation: Evaluation) -> Classifie
         return dataclasses.replace(
             classifier, model=bn_statistics.use_batch_statistics(classifier.model), training=True
         )
-    examples, batch_size = trained_on(classifier)
+    examples, batch_size = training_examples(classifier)
     if data.is_user_data(classifier.dataset):  # published sets are mixed, user data may go class by class
         examples = data.subset(examples, len(examples), classifier.dataset)
 
-    def call(model: Any, pixels: Any) -> Any:
+    def call(model: KerasModel, pixels: Tensor) -> Tensor:
         return dataclasses.replace(classifier, model=model, training=True).predict(pixels)
 
     model = bn_statistics.reestimate_statistics(
@@ -37,9 +158,16 @@ def with_statistics(classifier: Classifier, evaluation: Evaluation) -> Classifie
     return dataclasses.replace(classifier, model=model)
 
 
-def trained_on(classifier: Classifier, dataset: str | None = None) -> tuple[data.Dataset, int]:
-    """The training examples of a classifier and the batch size it was trained with; for a foreign one all of its data
-    set's, and 100. `dataset` says where its data are now."""
+def training_examples(classifier: Classifier, dataset: str | None = None) -> tuple[data.Dataset, int]:
+    """Return the examples that a classifier was trained on, and the batch size of its training.
+
+    Args:
+        classifier: of an external model all training examples of its data set are taken, and a batch size of 100.
+        dataset: name or path of its data, where they were moved.
+
+    Returns:
+        (examples, batch size).
+    """
     cell = classifier.identity
     limited = {key: cell["data"][key] for key in ("limit", "balanced") if key in cell.get("data", {})}
     examples = data.load(
@@ -54,15 +182,28 @@ def trained_on(classifier: Classifier, dataset: str | None = None) -> tuple[data
 
 
 def load(classifier: Classifier, evaluation: Evaluation) -> data.Dataset:
-    """What is measured on, checked against what the classifier takes. Of its training split only the examples that it
-    was trained on. For BN with the statistics of the batch in a fixed random order even without a limit, since a
-    published order may go class by class, and of a larger set whole batches alone: a smaller one would be measured on
-    another classifier."""
-    name, ours = evaluation.dataset or classifier.dataset, classifier.info
+    """Load the examples of an evaluation, checked against what the classifier takes.
+
+    Of the training split only the examples that the classifier was trained on are taken. For BN with the statistics of
+    the batch they are in a fixed random order even without a limit, since a published order may go class by class; and
+    of a larger set there are whole batches alone, since a smaller batch would make another classifier.
+
+    Args:
+        classifier: the classifier; its data set stands in where the evaluation names none.
+        evaluation: data set, split, limit and BN statistics.
+
+    Returns:
+        The examples.
+
+    Raises:
+        UsageError: for an unknown data set, one that has changed since the training, a limit above the size of the
+            split or that does not make whole batches, and for other classes, channels or widths than the classifier's.
+    """
+    name, trained = evaluation.dataset or classifier.dataset, classifier.info
 
     def read(limit: int | None) -> data.Dataset:
-        if _on_trained(classifier, evaluation):
-            return data.subset(trained_on(classifier, name)[0], limit, f"{name}: limit: what was trained on")
+        if _is_training_set(classifier, evaluation):
+            return data.subset(training_examples(classifier, name)[0], limit, f"{name}: limit: what was trained on")
         return data.load(
             name,
             evaluation.split,
@@ -75,31 +216,30 @@ def load(classifier: Classifier, evaluation: Evaluation) -> data.Dataset:
     try:
         dataset = read(evaluation.limit)
         if evaluation.bn_statistics == "batch":
-            whole = _in_batches(len(dataset), evaluation.limit)
+            whole = _whole_batches(len(dataset), evaluation.limit)
             dataset = dataset if whole == evaluation.limit else read(whole)
     except UsageError as error:
-        moved = evaluation.dataset is None and ":" in ours.name  # user data, by their digest
+        moved = evaluation.dataset is None and ":" in trained.name  # user data, by their digest
         raise UsageError(f"{error}" + ("; if the data were moved, name them with --data" if moved else "")) from None
     info = dataset.info
-    if evaluation.dataset is None and info.name != ours.name:
+    if evaluation.dataset is None and info.name != trained.name:
         raise UsageError(f"{name} has changed since this was trained on it; name the data to measure on with --data")
-    if info.classes != ours.classes:
+    if info.classes != trained.classes:
         raise UsageError(f"{name}: its classes are not those of {classifier.dataset}")
-    if info.shape[2] != ours.shape[2]:
-        raise UsageError(f"{name}: expected images of {ours.shape[2]} channels, received {info.shape[2]}")
+    if info.shape[2] != trained.shape[2]:
+        raise UsageError(f"{name}: expected images of {trained.shape[2]} channels, received {info.shape[2]}")
     check_width(classifier.width, info.shape[1], name)
     return dataset
 
 
-def _on_trained(classifier: Classifier, evaluation: Evaluation) -> bool:
-    """Whether the examples are those that the classifier was trained on: the training split of its own data, be they
-    named or not."""
+def _is_training_set(classifier: Classifier, evaluation: Evaluation) -> bool:
+    """True for the training split of the data that the classifier was trained on, whether they are named or not."""
     own = evaluation.dataset is None or data.dataset_info(evaluation.dataset).name == classifier.info.name
     return own and evaluation.split == "train"
 
 
-def _in_batches(n: int, limit: int | None) -> int:
-    """How many of n examples make whole batches. Raises `UsageError` where a limit asks for others."""
+def _whole_batches(n: int, limit: int | None) -> int:
+    """The number of n examples that make whole batches. Raises `UsageError` where a limit asks for others."""
     whole = n - n % STATISTICS if n > STATISTICS else n
     if limit not in (None, whole):
         raise UsageError(
@@ -109,11 +249,19 @@ def _in_batches(n: int, limit: int | None) -> int:
     return whole
 
 
-def within(evaluation: Evaluation, classifier: Classifier) -> Evaluation:
-    """The same without a limit that the data set is too small for, as a suite's may be."""
+def without_large_limit(evaluation: Evaluation, classifier: Classifier) -> Evaluation:
+    """Return the evaluation without a limit that the split is too small for, as a suite's may be.
+
+    Args:
+        evaluation: data set, split and limit.
+        classifier: the classifier; its data set stands in where the evaluation names none.
+
+    Returns:
+        The same evaluation, or one without a limit.
+    """
     info = data.dataset_info(evaluation.dataset) if evaluation.dataset else classifier.info
     size = {**info.sizes, "validation": classifier.validation}.get(evaluation.split, 0)
-    if _on_trained(classifier, evaluation):
-        size = len(trained_on(classifier, evaluation.dataset)[0])
+    if _is_training_set(classifier, evaluation):
+        size = len(training_examples(classifier, evaluation.dataset)[0])
     large = evaluation.limit is not None and 0 < size < evaluation.limit
     return evaluation.model_copy(update={"limit": None}) if large else evaluation

@@ -1,46 +1,71 @@
-"""Minimum-norm attacks: how far away the nearest image is that a classifier gets wrong.
+"""Minimum-norm attacks: the distance of each image to the nearest adversarial example that was found.
 
-Like every attack they are not believed: what they return is projected into the box and predicted again by the
-classifier itself, and the distance is that of the image which is kept.
+What an attack returns is projected into the box and predicted again by the classifier itself, and the distance is that
+of the image which is kept (`AttackRunner`).
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bn_vuln import attacks
-from bn_vuln.attacks import Predict, carlini_wagner, cleverhans
+from bn_vuln.attacks import carlini_wagner, cleverhans
 from bn_vuln.config import MinimumNorm
 from bn_vuln.data import units
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.runtime.distribution import Distribution
+from bn_vuln.typing import Arrays, Floats, Images, Labels, Logits, Predict
 
-EXAMPLES, BYTES = 8, 26_000  # kept to be drawn: so many, or as many as fit
+EXAMPLES, BYTES = 8, 26_000  # of the images that are kept for figures: this many, or as many as fit
+
+
+class BoundAttack(Protocol):
+    """A minimum-norm attack of arrays: images [n, height, width, channels] and labels or targets [n] -> images."""
+
+    def __call__(
+        self, x: Images, y: Labels, *, batch_size: int, xla: bool, on_progress: Callable[[int], None]
+    ) -> Images: ...
 
 
 def threat_model(options: MinimumNorm, info: DatasetInfo) -> attacks.ThreatModel:
-    """The box, and the scale of distances, as a ball without an end."""
+    """Return the box and the scale of distances as a threat model whose eps is infinite.
+
+    Args:
+        options: `ord`, `unit` and `box` of the attack.
+        info: the data set, whose std is the scale of standardized units.
+
+    Returns:
+        The threat model, in pixels.
+    """
     low, high = units.bounds(options.box, info)
     return attacks.ThreatModel(options.ord, np.inf, units.channel_scale(options.unit, info), low, high)
 
 
 def bind(
-    predict: Predict, options: MinimumNorm, space: attacks.ThreatModel, distribution: Distribution
-) -> Callable[..., NDArray[np.float32]]:
-    """The attack of a config as a function of arrays: images x [n, height, width, channels], labels or targets y [n],
-    and `batch_size`, `xla` and `advanced` as in `carlini_wagner.attack` -> the points found, as x."""
+    predict: Predict, options: MinimumNorm, threat_model: attacks.ThreatModel, distribution: Distribution
+) -> BoundAttack:
+    """Return the attack of a config as a function of arrays.
+
+    Args:
+        predict: pixels [n, height, width, channels] -> logits [n, classes], differentiable.
+        options: the attack.
+        threat_model: box and scale, see `threat_model`.
+        distribution: the devices; the batches are shared among the replicas.
+
+    Returns:
+        The attack; its `batch_size`, `xla` and `on_progress` are those of `carlini_wagner.attack`.
+    """
     loop = cleverhans.carlini_wagner if options.backend == "cleverhans" else carlini_wagner.attack
     run = functools.partial(
         loop,
         predict,
-        scale=space.scale,
-        low=space.low,
-        high=space.high,
+        scale=threat_model.scale,
+        low=threat_model.low,
+        high=threat_model.high,
         confidence=options.confidence,
         steps=options.steps,
         step_size=options.step_size,
@@ -48,52 +73,68 @@ def bind(
         initial_const=options.initial_const,
         targeted=options.target != "none",
     )
+
+    def on_one_device(
+        x: Images, y: Labels, *, batch_size: int, xla: bool, on_progress: Callable[[int], None]
+    ) -> Images:
+        return np.asarray(run(x, y, batch_size=batch_size, xla=xla, on_progress=on_progress)[0])
+
     if distribution.replicas == 1 or options.backend == "cleverhans":
-        return lambda x, y, **how: np.asarray(run(x, y, **how)[0])
-    return functools.partial(_shared, distribution.compile_sharded(lambda x, y: run(x, y)[0]))
+        return on_one_device
+    sharded = distribution.compile_sharded(lambda x, y: run(x, y)[0])
+
+    def on_replicas(x: Images, y: Labels, *, batch_size: int, xla: bool, on_progress: Callable[[int], None]) -> Images:
+        parts = []
+        for i in range(0, len(x), batch_size):
+            parts.append(sharded(x[i : i + batch_size], y[i : i + batch_size]))
+            on_progress(min(len(x), i + batch_size))
+        return np.concatenate(parts)
+
+    return on_replicas
 
 
-def _shared(
-    run: Callable[..., NDArray[np.float32]],
-    x: NDArray[np.float32],
-    y: NDArray[np.int32],
-    *,
-    batch_size: int,
-    on_progress: Callable[[int], None],
-    **_: Any,
-) -> NDArray[np.float32]:
-    """Batch by batch, each of them shared among the replicas."""
-    pieces = []
-    for i in range(0, len(x), batch_size):
-        pieces.append(run(x[i : i + batch_size], y[i : i + batch_size]))
-        on_progress(min(len(x), i + batch_size))
-    return np.concatenate(pieces)
+def distances(images: Images, clean: Images, threat_model: attacks.ThreatModel) -> Floats:
+    """Return the L2 distances of images to the clean ones.
 
+    Args:
+        images: pixels [n, height, width, channels].
+        clean: pixels, likewise.
+        threat_model: its scale is the unit of the distances.
 
-def between(images: NDArray[np.float32], clean: NDArray[np.float32], space: attacks.ThreatModel) -> NDArray[np.float64]:
-    """L2 distances [n] in units of the scale."""
-    offset = (images.astype(np.float64) - clean) / space.scale
+    Returns:
+        float64 [n].
+    """
+    offset = (images.astype(np.float64) - clean) / threat_model.scale
     return np.sqrt((offset**2).sum(axis=tuple(range(1, offset.ndim))))
 
 
-def summary(distance: NDArray[np.float64]) -> dict[str, float]:
-    """The record's fields, of distances [n] that are 0 where the clean image fools the classifier (or, of a targeted
-    attack, is taken for the target) and infinite where nothing does: over those in between; none where there are none.
+def summary(distance: Floats) -> dict[str, float]:
+    """Return the distance fields of a record.
+
+    Args:
+        distance: float64 [n], 0 where the clean image is adversarial already, infinite where nothing was found.
+
+    Returns:
+        `mean_distance` and `median_distance` over the examples in between; empty where there are none.
     """
     found = distance[(distance > 0) & np.isfinite(distance)]
     return {"mean_distance": float(found.mean()), "median_distance": float(np.median(found))} if len(found) else {}
 
 
-def arrays(
-    distance: NDArray[np.float64],
-    images: NDArray[np.float32],
-    clean: NDArray[np.float32],
-    labels: NDArray[np.int32],
-    logits: NDArray[np.float32],
-) -> dict[str, NDArray[Any]]:
-    """What lies beside the record: `distance` float32 [n]; and of the first k examples, to be drawn, `clean` and
-    `adversarial` float16 [k, height, width, channels] in pixels, `labels` and the classes that the latter are
-    `taken_for`, int32 [k]."""
+def arrays(distance: Floats, images: Images, clean: Images, labels: Labels, logits: Logits) -> Arrays:
+    """Return the arrays that lie beside a record.
+
+    Args:
+        distance: float64 [n].
+        images: the kept images, pixels [n, height, width, channels].
+        clean: the clean images, likewise.
+        labels: true classes [n].
+        logits: logits of the kept images [n, classes].
+
+    Returns:
+        `distance` float32 [n]; and of the first k examples, for figures, `clean` and `adversarial` float16 [k, height,
+        width, channels] in pixels, `labels` and the predicted classes `taken_for`, int32 [k].
+    """
     k = max(1, min(EXAMPLES, BYTES // (2 * 2 * clean[0].size)))
     return {
         "distance": distance.astype(np.float32),

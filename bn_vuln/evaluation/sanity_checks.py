@@ -1,44 +1,53 @@
-"""When a robustness number lies: cheap checks, each a function that returns a flag or None.
+"""Sanity checks of robustness numbers, each a function that returns a flag or None.
 
-docs/method/checks.md lists them by number; `evaluate` runs them and puts the flags into the record. A flag carries the
-value that tripped it and says what to do.
+docs/method/checks.md lists them by number; the evaluator runs them and puts the flags into the record. A flag carries
+the value that tripped it and says what to do. Shapes: n examples; `correct` is bool [n], True where the image is
+classified correctly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bn_vuln.attacks.losses import log_odds
 from bn_vuln.attacks.threat_model import ThreatModel
 from bn_vuln.config import Attack
 from bn_vuln.records import Flag
 from bn_vuln.runtime import backend
-from bn_vuln.typing import AnyArray, Images, Predict
+from bn_vuln.typing import Floats, Images, KerasModel, Labels, Logits, Mask, Predict, Tensor
 
-SAMPLE = 1000  # examples looked at by a check that costs more than a look
-TOLERANCE = 1e-5  # of eps, for a point on the border of its ball
+SAMPLE = 1000  # examples of a check that costs more than comparing arrays
+TOLERANCE = 1e-5  # of eps, for a point on the border of its eps ball
 FLOAT32_STEP = float(np.finfo(np.float32).eps)
 
 
-def gradients(predict: Predict, x: NDArray[np.float32], y: NDArray[np.int32], batch_size: int = SAMPLE) -> Flag | None:
-    """Check 4: examples whose input gradient of the loss that attacks climb is all zero, or not finite."""
+def gradients(predict: Predict, x: Images, y: Labels, batch_size: int = SAMPLE) -> Flag | None:
+    """Check 4: the share of examples whose input gradient is all zero, or not finite.
+
+    Args:
+        predict: pixels -> logits, differentiable.
+        x: clean images, pixels [n, height, width, channels]; the first `SAMPLE` are taken.
+        y: true classes [n].
+        batch_size: examples at a time.
+
+    Returns:
+        A flag where there are any; the gradient is that of the loss that attacks maximize.
+    """
     tf = backend.tensorflow()
 
-    def norms(images: Any, labels: Any) -> Any:  # `loss.gradient` would take what is no number for 0
+    def largest_slope(images: Tensor, labels: Tensor) -> object:  # `losses.gradient` would take NaN for 0
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(images)
             loss = log_odds(predict(images), labels)
         gradient = tape.gradient(loss, images, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return tf.reduce_max(tf.abs(gradient), axis=list(range(1, len(images.shape))))
 
-    compiled, x, y = backend.compile(norms), x[:SAMPLE], y[:SAMPLE]
-    pieces = [slice(i, i + batch_size) for i in range(0, len(x), batch_size)]
-    largest = np.concatenate([compiled(tf.constant(x[piece]), tf.constant(y[piece])).numpy() for piece in pieces])
-    # The maximum of |g| is NaN-safe only where NumPy looks at it: XLA and TensorFlow may drop a NaN.
+    compiled, x, y = backend.compile(largest_slope), x[:SAMPLE], y[:SAMPLE]
+    batches = [slice(i, i + batch_size) for i in range(0, len(x), batch_size)]
+    largest = np.concatenate([compiled(tf.constant(x[batch]), tf.constant(y[batch])).numpy() for batch in batches])
+    # The maximum of |g| is NaN-safe only in NumPy: XLA and TensorFlow may drop a NaN.
     useless = float(np.mean(~np.isfinite(largest) | (largest == 0)))
     if useless == 0:
         return None
@@ -51,8 +60,11 @@ def gradients(predict: Predict, x: NDArray[np.float32], y: NDArray[np.int32], ba
     )
 
 
-def finite(logits: NDArray[np.float32]) -> Flag | None:
-    """Check 4, on the outputs: examples with logits that are not finite (they count as misclassified)."""
+def finite(logits: Logits) -> Flag | None:
+    """Check 4, on the outputs: the share of examples with logits [n, classes] that are not finite.
+
+    They count as misclassified.
+    """
     broken = float(np.mean(~np.isfinite(logits).all(axis=1)))
     if broken == 0:
         return None
@@ -62,36 +74,47 @@ def finite(logits: NDArray[np.float32]) -> Flag | None:
     )  # fmt: skip
 
 
-def inference_mode(predict: Callable[[Images], AnyArray], model: Any, x: NDArray[np.float32]) -> Flag | None:
-    """Check 9: five passes agree, an example alone gets the logits it gets in a batch, and predicting leaves
-    every variable of the model bit-identical."""
+def inference_mode(predict: Callable[[Images], Logits], model: KerasModel, x: Images) -> Flag | None:
+    """Check 9: the model is in inference mode.
+
+    Five passes agree, an example alone gets the logits that it gets in a batch, and predicting leaves every variable
+    of the model bit-identical.
+
+    Args:
+        predict: pixels -> logits, of arrays.
+        model: the model whose variables are compared.
+        x: images, pixels [n, height, width, channels]; at most 32 are taken.
+
+    Returns:
+        A flag with the largest difference where one of these fails.
+    """
     before = [np.array(variable) for variable in model.variables]
     batch = x[: min(32, len(x))]
     passes = [np.asarray(predict(batch)) for _ in range(5)]
     alone = np.concatenate([np.asarray(predict(batch[i : i + 1])) for i in range(min(4, len(batch)))])
     spread = max(float(np.abs(p - passes[0]).max()) for p in passes)
-    # Batches of other sizes may be summed in another order: differences of rounding are no finding.
+    # Batches of other sizes may be summed in another order: rounding errors are allowed.
     scale = float(np.abs(passes[0]).max()) + FLOAT32_STEP
     split = float(np.abs(alone - passes[0][: len(alone)]).max())
     changed = any(
         not np.array_equal(b, np.array(v), equal_nan=True) for b, v in zip(before, model.variables, strict=True)
     )
-    for wrong, value, what in (
+    for failed, value, description in (
         (changed, 1.0, "predicting changed the model's variables"),
         (spread > 1e-6 * scale, spread, "five passes over the same batch disagree"),
         (split > 1e-3 * scale, split, "an example's logits depend on the batch it is in"),
     ):
-        if wrong:
+        if failed:
             return Flag(
                 check=9, name="not in inference mode", value=value,
-                message=f"{what}: the model seems to run in training mode (dropout, or BN with batch statistics); "
-                "the accuracies are those of a random or batch-dependent classifier.",
+                message=f"{description}: the model seems to run in training mode (dropout, or BN with batch "
+                "statistics); the accuracies are those of a random or batch-dependent classifier.",
             )  # fmt: skip
     return None
 
 
-def logits_not_probabilities(outputs: NDArray[np.float32]) -> Flag | None:
-    """Check 10: rows in [0, 1] that sum to 1 are probabilities, where attacks need logits."""
+def logits_not_probabilities(outputs: Logits) -> Flag | None:
+    """Check 10: outputs [n, classes] that are probabilities, rows in [0, 1] that sum to 1, and no logits."""
     rows = np.all((outputs >= 0) & (outputs <= 1), axis=1) & (np.abs(outputs.sum(axis=1) - 1) < 1e-3)
     share = float(np.mean(rows))
     if share < 0.99:
@@ -103,10 +126,9 @@ def logits_not_probabilities(outputs: NDArray[np.float32]) -> Flag | None:
     )  # fmt: skip
 
 
-def box_excludes_clean(x: NDArray[np.float32], threat_model: ThreatModel) -> Flag | None:
-    """Check 11, first part: the share of clean images that lie outside the box themselves."""
-    outside = _outside_box(x, threat_model)
-    share = float(np.mean(outside))
+def box_excludes_clean(x: Images, threat_model: ThreatModel) -> Flag | None:
+    """Check 11, first part: the share of clean images, pixels [n, ...], that lie outside the box themselves."""
+    share = float(np.mean(_outside_box(x, threat_model)))
     if share == 0:
         return None
     return Flag(
@@ -116,14 +138,18 @@ def box_excludes_clean(x: NDArray[np.float32], threat_model: ThreatModel) -> Fla
     )  # fmt: skip
 
 
-def inside(point: NDArray[np.float32], x: NDArray[np.float32], threat_model: ThreatModel) -> Flag | None:
-    """Check 11, second part: the kept points lie in ball and box, up to eps * 1e-5 and float32's resolution."""
-    return outside(beyond(point, x, threat_model))
+def beyond(point: Images, x: Images, threat_model: ThreatModel) -> Floats:
+    """Return how far each point lies outside the eps ball or the box.
 
+    Args:
+        point: points found by an attack, pixels [n, height, width, channels].
+        x: the clean images, likewise. Those outside the box are left out (`box_excludes_clean`).
+        threat_model: eps ball and box.
 
-def beyond(point: NDArray[np.float32], x: NDArray[np.float32], threat_model: ThreatModel) -> NDArray[np.float64]:
-    """How far each point lies outside ball or box beyond the tolerance, float64 [n]: 0 inside, infinite for a point
-    that is not finite. Examples whose clean image is outside the box are left out (`box_excludes_clean`)."""
+    Returns:
+        float64 [m], in the unit of eps: 0 inside, up to a tolerance of eps * 1e-5 and float32's resolution; infinite
+        for a point that is not finite.
+    """
     held = ~_outside_box(x, threat_model)
     point, x, threat_model = point[held], x[held], threat_model.subset(held)
     finite_points = np.isfinite(point).all(axis=tuple(range(1, point.ndim)))
@@ -138,8 +164,8 @@ def beyond(point: NDArray[np.float32], x: NDArray[np.float32], threat_model: Thr
     return np.where(finite_points, np.where(violation > slack, violation, 0.0), np.inf)
 
 
-def outside(distances: NDArray[np.float64]) -> Flag | None:
-    """The flag of check 11 for the distances that `beyond` found."""
+def outside(distances: Floats) -> Flag | None:
+    """Check 11, second part: the share of points that lay outside, of the distances [n] of `beyond`."""
     share = float(np.mean(distances > 0)) if len(distances) else 0.0
     if share == 0:
         return None
@@ -150,13 +176,13 @@ def outside(distances: NDArray[np.float64]) -> Flag | None:
     )  # fmt: skip
 
 
-def _outside_box(x: NDArray[np.float32], threat_model: ThreatModel) -> NDArray[np.bool_]:
+def _outside_box(x: Images, threat_model: ThreatModel) -> Mask:
     out = (x < threat_model.low) | (x > threat_model.high)
     return np.asarray(out.any(axis=tuple(range(1, x.ndim))))
 
 
 def reaches_border(attack: Attack) -> Flag | None:
-    """Check 18: steps x step_size < eps cannot reach the border of the ball."""
+    """Check 18: steps x step_size < eps cannot reach the border of the eps ball."""
     if attack.step_size is None or attack.random_start:
         return None
     reach = attack.steps * attack.step_size
@@ -168,51 +194,67 @@ def reaches_border(attack: Attack) -> Flag | None:
     )  # fmt: skip
 
 
-def transfer_beats_white_box(
-    clean: NDArray[np.bool_], white_box: NDArray[np.bool_], transfer: NDArray[np.bool_]
-) -> Flag | None:
-    """Check 6: examples of another model fool this one more often than its own attack, which sees its gradients.
+def transfer_beats_white_box(clean: Mask, white_box: Mask, transfer: Mask) -> Flag | None:
+    """Check 6: adversarial examples of another model succeed more often than the model's own white-box attack.
 
-    Whether each example is classified correctly, bool [n]: clean, under the model's own attack, and as the other
-    model's adversarial example; the same examples, of which those count that are correct when clean.
+    Args:
+        clean: correct [n] on the clean images; the others do not count.
+        white_box: correct [n] under the model's own attack.
+        transfer: correct [n] on the other model's adversarial examples.
+
+    Returns:
+        A flag with the difference of the two success rates.
     """
-    own, others = clean & ~white_box, clean & ~transfer
-    more = int(others.sum()) - int(own.sum())
+    own, other = clean & ~white_box, clean & ~transfer
+    more = int(other.sum()) - int(own.sum())
     if more <= 0:
         return None
-    n, only_others, only_own = (int(found.sum()) for found in (clean, others & ~own, own & ~others))
+    n, only_other, only_own = (int(mask.sum()) for mask in (clean, other & ~own, own & ~other))
     return Flag(
         check=6, name="transfer beats white box", value=more / n,
-        message=f"another model's adversarial examples fool {int(others.sum())} of {n} examples, the white-box attack "
-        f"{int(own.sum())} ({only_others} by transfer alone, {only_own} by the white box alone): the attack is too "
-        "weak or the model masks its gradients, so the accuracy under the attack is an upper bound. Take more steps or "
-        "restarts, the best iterate or another step size, and look for flags of check 4.",
+        message=f"another model's adversarial examples succeed on {int(other.sum())} of {n} examples, the white-box "
+        f"attack on {int(own.sum())} ({only_other} by transfer alone, {only_own} by the white box alone): the attack "
+        "is too weak or the model masks its gradients, so the accuracy under the attack is an upper bound. Take more "
+        "steps or restarts, keep best_loss or another step size, and look for flags of check 4.",
     )  # fmt: skip
 
 
-# ---------------------------------------------------------------- was the attack as strong as it looks?
-# Correct are bool [n] of the same examples, True where classified correctly.
-
-Correct = NDArray[np.bool_]
+# ---------------------------------------------------------------- attacks against one another, on the same examples
 
 
-def weaker_than_one_step(correct: Correct, one_step: Correct) -> Flag | None:
-    """Check 1: many steps leave more examples standing than FGSM does, by over two standard errors of the paired
-    difference."""
-    difference, error = _paired(correct, one_step)
+def weaker_than_one_step(correct: Mask, one_step: Mask) -> Flag | None:
+    """Check 1: an attack of many steps leaves more examples correct than FGSM does.
+
+    Args:
+        correct: correct [n] under the attack.
+        one_step: correct [n] under FGSM.
+
+    Returns:
+        A flag where the paired difference is above two standard errors.
+    """
+    paired = correct.astype(float) - one_step
+    difference, error = float(paired.mean()), float(paired.std() / np.sqrt(max(1, len(paired))))
     if difference <= 2 * error or difference <= 0:
         return None
     return Flag(
         check=1, name="weaker than one step", value=difference,
-        message=f"FGSM leaves {difference:.1%} fewer of {len(correct)} examples standing: the steps overshoot or the "
+        message=f"FGSM leaves {difference:.1%} fewer of {len(correct)} examples correct: the steps overshoot or the "
         "gradients mislead. Try smaller steps, more restarts, or an attack without gradients (square).",
     )  # fmt: skip
 
 
-def not_converged(correct: Correct, longer: Correct) -> Flag | None:
-    """Check 2: twice the steps change accuracy by more than half a point."""
+def not_converged(correct: Mask, longer: Mask) -> Flag | None:
+    """Check 2: twice the steps change accuracy by more than half a point.
+
+    Args:
+        correct: correct [n] under the attack.
+        longer: correct [n] with twice the steps.
+
+    Returns:
+        A flag with the change.
+    """
     change = float(np.mean(correct) - np.mean(longer))
-    if not _tells(change, 0.005, len(correct)):
+    if not _is_notable(change, 0.005, len(correct)):
         return None
     return Flag(
         check=2, name="not converged", value=change,
@@ -222,8 +264,16 @@ def not_converged(correct: Correct, longer: Correct) -> Flag | None:
 
 
 def loss_still_moves(start: float, late: float, end: float) -> Flag | None:
-    """Check 2, of the mean losses of the clean images, after nine tenths of the steps and at the end: the last tenth
-    makes more than 5% of the way."""
+    """Check 2, of mean losses: the last tenth of the steps makes more than 5% of the way.
+
+    Args:
+        start: loss of the clean images, in nats.
+        late: loss after nine tenths of the steps.
+        end: loss after all steps.
+
+    Returns:
+        A flag with the share of the way.
+    """
     way = abs(end - start)
     share = abs(end - late) / way if way > 0 else 0.0
     if share <= 0.05:
@@ -235,8 +285,17 @@ def loss_still_moves(start: float, late: float, end: float) -> Flag | None:
 
 
 def budget_does_not_bite(eps: Sequence[float], accuracies: Sequence[float], whole: float, chance: float) -> Flag | None:
-    """Check 3: accuracy rises by over half a point from one eps to a larger one, or more than `chance`, 1 / classes, is
-    left (accuracy `whole`) with all images for a ball."""
+    """Check 3: a larger eps does not lower the accuracy as it must.
+
+    Args:
+        eps: ascending.
+        accuracies: at each eps.
+        whole: the accuracy with all images for an eps ball.
+        chance: 1 / classes.
+
+    Returns:
+        A flag where accuracy rises by over half a point from one eps to the next, or `whole` is above `chance`.
+    """
     rises = [(b - a, e) for a, b, e in zip(accuracies[:-1], accuracies[1:], eps[1:], strict=True)]
     worst, at = max(rises, default=(0.0, 0.0))
     if worst > 0.005:
@@ -254,47 +313,78 @@ def budget_does_not_bite(eps: Sequence[float], accuracies: Sequence[float], whol
     )  # fmt: skip
 
 
-def masked_gradients(correct: Correct, square: Correct) -> Flag | None:
-    """Check 5: an attack without gradients fools more than .2 points of what an attack with gradients left."""
+def masked_gradients(correct: Mask, square: Mask) -> Flag | None:
+    """Check 5: an attack without gradients succeeds on over .2 points of what is left by one with gradients.
+
+    Args:
+        correct: correct [n] under the attack.
+        square: correct [n] under Square.
+
+    Returns:
+        A flag with the share of examples that Square alone finds.
+    """
     lost = float(np.mean(correct & ~square))
-    if not _tells(lost, 0.002, len(correct)):
+    if not _is_notable(lost, 0.002, len(correct)):
         return None
     return Flag(
         check=5, name="masked gradients", value=lost,
-        message=f"Square, which sees no gradients, fools a further {100 * lost:.1f} points of {len(correct)} "
+        message=f"Square, which sees no gradients, succeeds on a further {100 * lost:.1f} points of {len(correct)} "
         "examples: the gradients hide adversarial examples. Report the attack strong.",
     )  # fmt: skip
 
 
-def fooled_on_the_way(correct: Correct, any_iterate: Correct) -> Flag | None:
-    """Check 7: the share of examples that are fooled at some point of the path, but not at the last."""
-    lost = float(np.mean(correct & ~any_iterate))
-    if not _tells(lost, 0.005, len(correct)):
+def adversarial_before_the_last(correct: Mask, first_success: Mask) -> Flag | None:
+    """Check 7: examples that are misclassified at an earlier iterate, but not at the last.
+
+    Args:
+        correct: correct [n] at the last iterate.
+        first_success: correct [n] where the first success is kept.
+
+    Returns:
+        A flag with their share where it is over half a point.
+    """
+    lost = float(np.mean(correct & ~first_success))
+    if not _is_notable(lost, 0.005, len(correct)):
         return None
     return Flag(
         check=7, name="the last iterate, not the best", value=lost,
-        message=f"{lost:.1%} of {len(correct)} examples are fooled on the way but not at the last point: with iterate "
-        "any they count.",
+        message=f"{lost:.1%} of {len(correct)} examples are misclassified at an earlier iterate, not at the last: with "
+        "keep first_success they count.",
     )  # fmt: skip
 
 
-def noise_as_strong(correct: Correct, noisy: Correct) -> Flag | None:
-    """Check 8: the best of some random points in the same ball leaves no more standing than the attack does, where that
-    leaves some, and the ball does harm at all."""
+def noise_as_strong(correct: Mask, noisy: Mask) -> Flag | None:
+    """Check 8: random points of the eps ball leave no more examples correct than the attack does.
+
+    Args:
+        correct: correct [n] under the attack.
+        noisy: correct [n] at each of some random points.
+
+    Returns:
+        A flag with the accuracy at random points, where the attack leaves some examples and the points harm some.
+    """
     attack, random = float(np.mean(correct)), float(np.mean(noisy))
     if random > attack or random == 1.0 or attack == 0.0:
         return None
     return Flag(
         check=8, name="noise as strong as the attack", value=random,
-        message=f"random points of the ball leave {random:.1%} of {len(correct)} examples standing, the attack "
+        message=f"random points of the eps ball leave {random:.1%} of {len(correct)} examples correct, the attack "
         f"{attack:.1%}: it does not find its way. Try more steps or an attack without gradients (square).",
     )  # fmt: skip
 
 
-def lost_by_rounding(correct: Correct, rounded: Correct) -> Flag | None:
-    """Check 12: images rounded to 8 bits a pixel give another accuracy, by more than half a point."""
+def lost_by_rounding(correct: Mask, rounded: Mask) -> Flag | None:
+    """Check 12: images rounded to 8 bits a pixel give another accuracy, by more than half a point.
+
+    Args:
+        correct: correct [n] on the adversarial examples.
+        rounded: correct [n] on the rounded ones.
+
+    Returns:
+        A flag with the change.
+    """
     change = float(np.mean(rounded) - np.mean(correct))
-    if not _tells(change, 0.005, len(correct)):
+    if not _is_notable(change, 0.005, len(correct)):
         return None
     return Flag(
         check=12, name="the image is not the stored image", value=change,
@@ -303,24 +393,26 @@ def lost_by_rounding(correct: Correct, rounded: Correct) -> Flag | None:
     )  # fmt: skip
 
 
-def too_few_restarts(correct: Correct, restarted: Correct) -> Flag | None:
-    """Check 13: one more random start fools more than half a point of what is left."""
+def too_few_restarts(correct: Mask, restarted: Mask) -> Flag | None:
+    """Check 13: one more random start succeeds on more than half a point of what is left.
+
+    Args:
+        correct: correct [n] under the attack.
+        restarted: correct [n] with another random start.
+
+    Returns:
+        A flag with the share of examples that the other start finds.
+    """
     lost = float(np.mean(correct & ~restarted))
-    if not _tells(lost, 0.005, len(correct)):
+    if not _is_notable(lost, 0.005, len(correct)):
         return None
     return Flag(
         check=13, name="too few restarts", value=lost,
-        message=f"another random start fools a further {100 * lost:.1f} points of {len(correct)} examples: take more "
-        "restarts.",
+        message=f"another random start succeeds on a further {100 * lost:.1f} points of {len(correct)} examples: take "
+        "more restarts.",
     )  # fmt: skip
 
 
-def _tells(change: float, threshold: float, n: int) -> bool:
-    """Whether a change of accuracy is above its threshold, and of more than one example."""
+def _is_notable(change: float, threshold: float, n: int) -> bool:
+    """True for a change of accuracy above its threshold, and of more than one example."""
     return abs(change) > max(threshold, 1.001 / n)
-
-
-def _paired(first: Correct, second: Correct) -> tuple[float, float]:
-    """(mean difference of two correct of the same examples, its standard error)."""
-    difference = first.astype(float) - second
-    return float(difference.mean()), float(difference.std() / np.sqrt(max(1, len(difference))))

@@ -1,13 +1,13 @@
-"""Black-box transfer: adversarial examples that were found on one model, the source, given to another, the target.
+"""Transfer: adversarial examples of one model, the source, given to another, the target.
 
-The source is attacked once; what counts is the array that is kept (`evaluate.Result.images`). A target's accuracy on it
-is what the paper's Appendix E.2 has. The transfer rate is the share of examples that fool the target among those that
-both models classify correctly when clean and that fool the source, so that it depends neither on clean accuracy nor on
-how often the attack succeeds on the source. An example fools a model that classifies it as another class than its own,
-whatever the target of a targeted attack.
+The source is attacked once; what counts are the images that are kept (`result.Result.images`). A target's accuracy on
+them is what the paper's Appendix E.2 has. The transfer rate is the share of examples that are adversarial for the
+target, of those that both models classify correctly when clean and that are adversarial for the source; so it depends
+neither on clean accuracy nor on how often the attack succeeds on the source. An example is adversarial for a model that
+misclassifies it, whatever the target of a targeted attack.
 
-An attack that stops at the first point that fools the source leaves its examples at the source's boundary, where they
-transfer less, so here the iterative attacks go on to their last point unless another iterate is named.
+An attack that stops at the first success leaves its examples at the source's boundary, where they transfer less, so
+here the iterative attacks keep the last iterate unless another one is named.
 """
 
 from __future__ import annotations
@@ -18,27 +18,34 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bn_vuln import records
 from bn_vuln.analysis import metrics
 from bn_vuln.analysis.statistics import Proportion
 from bn_vuln.config import Attack, Evaluation, digest, perturbation_identity
 from bn_vuln.errors import UsageError
-from bn_vuln.evaluation import sanity_checks
+from bn_vuln.evaluation import attack_diagnostics, sanity_checks
 from bn_vuln.evaluation.classifier import Classifier
-from bn_vuln.evaluation.evaluator import Evaluator, Result
+from bn_vuln.evaluation.evaluator import Evaluator
+from bn_vuln.evaluation.result import Result
+from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
 from bn_vuln.runtime.progress import Progress, Quiet
+from bn_vuln.typing import Images, Mask, Plain
 
 Ids = tuple[str, str]  # of a source and a target
 
 
 @dataclass(frozen=True)
 class Model:
-    """A classifier, the run folder that its records go to, and the name or path that its user knows it by."""
+    """A model of a transfer.
+
+    Attributes:
+        classifier: the classifier.
+        folder: run folder that its records go to.
+        label: the name or path that its user knows it by.
+    """
 
     classifier: Classifier
     folder: Path
@@ -46,36 +53,41 @@ class Model:
 
     @property
     def id(self) -> str:
+        """The classifier's id."""
         return self.classifier.id
 
 
 @dataclass(frozen=True)
-class Outcomes:
-    """Whether source and target classify each example correctly, bool [n]: clean, and as the source's adversarial
-    example."""
+class PairCorrect:
+    """Correct, bool [n], of source and target: on clean images, and on the source's adversarial examples."""
 
-    source_clean: NDArray[np.bool_]
-    source: NDArray[np.bool_]
-    target_clean: NDArray[np.bool_]
-    target: NDArray[np.bool_]
+    source_clean: Mask
+    source: Mask
+    target_clean: Mask
+    target: Mask
 
     @property
-    def eligible(self) -> NDArray[np.bool_]:
-        """Those that could transfer: both models are right when clean, and the source is fooled."""
+    def eligible(self) -> Mask:
+        """The examples that could transfer: correct on both models when clean, and adversarial for the source."""
         return self.source_clean & self.target_clean & ~self.source
 
     @property
-    def fooled(self) -> NDArray[np.bool_]:
-        """Those that fool the target."""
+    def is_adversarial(self) -> Mask:
+        """The examples that are correct on the target when clean, and adversarial for it."""
         return self.target_clean & ~self.target
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A source and a target: the record and the outcomes behind it. Each number is a share of so many examples."""
+class TransferPair:
+    """A source and a target.
+
+    Attributes:
+        record: their record.
+        correct: correct of each example.
+    """
 
     record: records.TransferRecord
-    outcomes: Outcomes
+    correct: PairCorrect
 
     @property
     def clean(self) -> Proportion:
@@ -93,22 +105,29 @@ class Pair:
         return Proportion(self.record.transferred, self.record.eligible)
 
     @property
-    def fooled(self) -> Proportion:
-        """The share that fools the target among what it classifies correctly when clean, whatever the source does."""
+    def success(self) -> Proportion:
+        """The success rate on the target, of all examples that are correct on it when clean."""
         return Proportion(self.record.fooled, self.record.clean_correct)
 
 
 @dataclass(frozen=True)
-class Transfers:
-    """Every pair of `sources` and `targets` (ids), in this order; `names` are short ones of the models, by id."""
+class TransferResult:
+    """Every pair of a source and a target.
+
+    Attributes:
+        names: short names of the models, by id.
+        sources: ids, in the order of the rows.
+        targets: ids, in the order of the columns.
+        pairs: by the ids of source and target.
+    """
 
     names: dict[str, str]
     sources: tuple[str, ...]
     targets: tuple[str, ...]
-    pairs: dict[Ids, Pair]
+    pairs: dict[Ids, TransferPair]
 
     @property
-    def perturbation(self) -> dict[str, Any]:
+    def perturbation(self) -> Plain:
         """The attack on the sources, and where: the same for all pairs."""
         return self.pairs[self.sources[0], self.targets[0]].record.perturbation
 
@@ -118,11 +137,11 @@ class Transfers:
         return self.pairs[self.sources[0], self.targets[0]].record.n
 
     def flags(self) -> dict[Ids, records.Flag]:
-        """Check 6: the pairs whose transfer beats the target's own white-box attack, where that is among the pairs."""
-        white = {target: self.pairs[target, target].outcomes for target in self.targets if target in self.sources}
+        """Check 6: pairs whose transfer beats the target's own white-box attack, where that is among the pairs."""
+        white = {target: self.pairs[target, target].correct for target in self.targets if target in self.sources}
         found = {
             (source, target): sanity_checks.transfer_beats_white_box(
-                pair.outcomes.target_clean, white[target].target, pair.outcomes.target
+                pair.correct.target_clean, white[target].target, pair.correct.target
             )
             for (source, target), pair in self.pairs.items()
             if target in white and source != target
@@ -136,15 +155,33 @@ def run(
     attack: Attack,
     evaluation: Evaluation | None = None,
     *,
+    batch_size: int | None = None,
+    fold: bool = True,
+    checks: attack_diagnostics.Checks = "basic",
+    distribution: Distribution = ONE_DEVICE,
     progress: Progress | None = None,
-    **how: Any,
-) -> Transfers:
-    """Attack each source, and measure every target on what was found; a model that is named twice counts once.
+) -> TransferResult:
+    """Attack each source, and measure every target on its adversarial examples.
 
     A pair's record is written into the target's folder as soon as it is there. One that is there already is read, and a
-    source with all its records is not attacked. `how` is what `Evaluator` takes.
+    source with all its records is not attacked.
 
-    Raises `UsageError` where the models do not fit together (see `check_fit`), and for an attack at several eps.
+    Args:
+        sources: the models that are attacked; one that is named twice counts once.
+        targets: the models that are measured, likewise.
+        attack: the attack, at one eps.
+        evaluation: data set, split and limit; None: all test examples.
+        batch_size: see `Evaluator`.
+        fold: see `Evaluator`.
+        checks: see `Evaluator`.
+        distribution: see `Evaluator`.
+        progress: where messages and the number of examples that are done go.
+
+    Returns:
+        The pairs.
+
+    Raises:
+        UsageError: where the models do not fit together (see `check_fit`), and for an attack at several eps.
     """
     progress = progress or Quiet()
     models = {model.id: model for model in (*sources, *targets)}
@@ -153,26 +190,42 @@ def run(
     if attack.eps_grid or attack.min_eps_tolerance is not None:
         raise UsageError("transfer is of the points found at one eps: leave eps_grid and min_eps_tolerance out")
     check_fit(list(models.values()), evaluation)
-    subjects = _subjects(models, evaluation, **how)
-    rows, columns = (tuple(dict.fromkeys(model.id for model in some)) for some in (sources, targets))
-    pairs: dict[Ids, Pair] = {}
+    evaluators = {
+        key: Evaluator(
+            model.classifier, evaluation, batch_size=batch_size, fold=fold, checks=checks, distribution=distribution
+        )
+        for key, model in models.items()
+    }
+    evaluated = {key: _EvaluatedModel(model, evaluators[key]) for key, model in models.items()}
+    _share_clean_images(list(evaluated.values()), evaluation)
+    rows, columns = (tuple(dict.fromkeys(model.id for model in group)) for group in (sources, targets))
+    pairs: dict[Ids, TransferPair] = {}
     for source in rows:
-        for target, pair in _of_source(subjects[source], [subjects[column] for column in columns], attack, progress):
+        for target, pair in _measure_source(
+            evaluated[source], [evaluated[column] for column in columns], attack, progress
+        ):
             pairs[source, target] = pair
-            progress.message(f"{names[source]} -> {names[target]}: {_said(pair)}")
+            progress.message(f"{names[source]} -> {names[target]}: {_summary(pair)}")
     in_order = {(source, target): pairs[source, target] for source in rows for target in columns}
-    return Transfers(names, rows, columns, in_order)
+    return TransferResult(names, rows, columns, in_order)
 
 
-def _said(pair: Pair) -> str:
+def _summary(pair: TransferPair) -> str:
     accuracy = f"accuracy {pair.record.accuracy:.4f}"
     if pair.record.transfer_rate is None:
         return accuracy
     return f"{accuracy}, transfer rate {pair.record.transfer_rate:.4f} of {pair.record.eligible}"
 
 
-def defaults(name: str) -> dict[str, Any]:
-    """The fields of an attack of this name that stand here where they are not given."""
+def default_fields(name: str) -> dict[str, str]:
+    """Return the fields of an attack that have another default in a transfer.
+
+    Args:
+        name: the attack.
+
+    Returns:
+        Values by field.
+    """
     return {"keep": "last"} if name in ("bim", "pgd") else {}
 
 
@@ -180,18 +233,26 @@ def defaults(name: str) -> dict[str, Any]:
 
 
 def check_fit(models: Sequence[Model], evaluation: Evaluation) -> None:
-    """Raise `UsageError` unless all models take the same images: one data set, its classes and channels, and one width
-    of the input (resizing an adversarial example would make another perturbation of it)."""
+    """Check that all models take the same images.
+
+    Args:
+        models: the models.
+        evaluation: where they are evaluated.
+
+    Raises:
+        UsageError: unless they have one data set, its classes and channels, and one width of the input (resizing an
+            adversarial example would make another perturbation of it).
+    """
     first, *others = models
     for other in others:
-        for what, ours, theirs in (
+        for name, expected, received in (
             ("data set", _dataset(first, evaluation), _dataset(other, evaluation)),
             ("classes", first.classifier.info.classes, other.classifier.info.classes),
             ("channels", first.classifier.info.shape[2], other.classifier.info.shape[2]),
             ("width of the input", first.classifier.width, other.classifier.width),
         ):
-            if ours != theirs:
-                raise _unfit(other, first, f"{what} {_text(theirs)} against {_text(ours)}")
+            if expected != received:
+                raise _unfit(other, first, f"{name} {_text(received)} against {_text(expected)}")
 
 
 def _dataset(model: Model, evaluation: Evaluation) -> str:
@@ -199,21 +260,27 @@ def _dataset(model: Model, evaluation: Evaluation) -> str:
     return evaluation.dataset or model.classifier.info.name
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _unfit(other: Model, first: Model, difference: str) -> UsageError:
     return UsageError(
         f"{other.label} does not take the images of {first.label}: {difference}; expected models of one data set (a "
-        "foreign model's is named with --data), with the same examples, classes, channels and width of the input"
+        "external model's is named with --data), with the same examples, classes, channels and width of the input"
     )
 
 
 def short_names(models: Sequence[Model]) -> dict[str, str]:
-    """What models are called in tables and figures, by id: `mlp batch seed 0`, with whatever else of their cells
-    differs among them (`mlp batch c=0.1 seed 0`, `mlp none adversarial seed 0`); foreign ones as their files are. Each
-    name is another one."""
+    """Return the names of models in tables and figures.
+
+    Args:
+        models: the models.
+
+    Returns:
+        By id: `mlp batch seed 0`, with whatever else of their cells differs among them (`mlp batch c=0.1 seed 0`,
+        `mlp none adversarial seed 0`); external models by the names of their files. Each name is another one.
+    """
     cells = {model.id: _flat(model.classifier.identity) for model in models}
     cells = {key: cell for key, cell in cells.items() if "arch.name" in cell}
     names = {
@@ -223,33 +290,35 @@ def short_names(models: Sequence[Model]) -> dict[str, str]:
     return {key: f"{name} {key[:6]}" if count[name] > 1 else name for key, name in names.items()}
 
 
-def _short_name(cells: Mapping[str, dict[str, Any]], key: str) -> str:
+def _short_name(cells: Mapping[str, Plain], key: str) -> str:
     cell, always = cells[key], ("arch.name", "normalization.name", "seed")
     words = [cell["arch.name"], cell["normalization.name"]]
     for field, value in cell.items():
-        words += _told(field, value, list(cells.values())) if field not in always else []
+        words += _field_words(field, value, list(cells.values())) if field not in always else []
     return " ".join([*dict.fromkeys(words), f"seed {cell['seed']}"])
 
 
-def _told(field: str, value: Any, cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a field adds to a name: nothing where the cells are alike in it; its value; the name of its block where
-    others lack that (`adversarial`), and of a field of it the value if those that have it differ."""
+def _field_words(field: str, value: object, cells: Sequence[Plain]) -> list[str]:
+    """The words of a field in a name: none where the cells are alike in it, else its value.
+
+    Where other cells lack its block (`adversarial`), the name of the block, and the value if those that have it differ.
+    """
     block, _, name = field.rpartition(".")
     having = [cell for cell in cells if field in cell]
     alike = len({str(cell[field]) for cell in having}) == 1
     if alike and (len(having) == len(cells) or block in ("arch", "normalization")):  # these are named anyway
         return []
-    said = f"{name}={str(value).replace(' ', '')}"
+    text = f"{name}={str(value).replace(' ', '')}"
     if block and not all(any(other.startswith(f"{block}.") for other in cell) for cell in cells):
-        return [block.rpartition(".")[2], *([] if alike else [said])]
-    return [said]
+        return [block.rpartition(".")[2], *([] if alike else [text])]
+    return [text]
 
 
-def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(fields: Plain, prefix: str = "") -> Plain:
     """Nested fields as one dict with dotted keys."""
-    flat: dict[str, Any] = {}
+    flat: Plain = {}
     for key, value in fields.items():
-        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
         flat.update(inner)
     return flat
 
@@ -257,98 +326,95 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 # ---------------------------------------------------------------- measuring
 
 
-class _Subject:
+class _EvaluatedModel:
     """A model with its evaluator, and what its pairs share."""
 
     def __init__(self, model: Model, evaluator: Evaluator) -> None:
-        self.model, self.evaluator = model, evaluator
+        self.model, self.evaluator, self.eval_set = model, evaluator, evaluator.eval_set
 
     @functools.cached_property
-    def clean(self) -> NDArray[np.bool_]:
-        """Which clean examples it classifies correctly, bool [n]."""
-        return self.correct(self.evaluator.pixels)[0]
+    def clean(self) -> Mask:
+        """Correct, bool [n], on the clean images."""
+        return self.correct(self.eval_set.pixels)[0]
 
-    def correct(self, images: NDArray[np.float32]) -> tuple[NDArray[np.bool_], tuple[records.Flag, ...]]:
-        """Which of these images (float32 pixels [n, width, width, channels], in the order of the examples) it
-        classifies correctly, bool [n], and the flags of its outputs."""
-        logits = self.evaluator.logits(images)
-        right, broken = metrics.predicted(logits, self.evaluator.dataset.labels), sanity_checks.finite(logits)
-        return right, () if broken is None else (broken,)
+    def correct(self, images: Images) -> tuple[Mask, tuple[records.Flag, ...]]:
+        """(correct bool [n] on images [n, width, width, channels], the flags of the outputs)."""
+        logits = self.eval_set.logits(images)
+        flag = sanity_checks.finite(logits)
+        return metrics.predicted(logits, self.eval_set.labels), () if flag is None else (flag,)
 
 
-def _subjects(models: Mapping[str, Model], evaluation: Evaluation, **how: Any) -> dict[str, _Subject]:
-    """The models with their evaluators, which share the clean images. Raises `UsageError` where these differ."""
-    subjects = {key: _Subject(model, Evaluator(model.classifier, evaluation, **how)) for key, model in models.items()}
-    first, *others = subjects.values()
+def _share_clean_images(models: Sequence[_EvaluatedModel], evaluation: Evaluation) -> None:
+    """Keep the clean images in memory once. Raises `UsageError` where models have other examples than the first."""
+    first, *others = models
     for other in others:
-        ours, theirs = first.evaluator.dataset, other.evaluator.dataset
-        # The validation examples that left the training set, or a draw by the seed, may be others.
-        if not all(np.array_equal(getattr(ours, f), getattr(theirs, f)) for f in ("index", "labels", "images")):
+        expected, received = first.eval_set.dataset, other.eval_set.dataset
+        # The validation examples that left the training set, or a subset by the seed, may be others.
+        if not all(np.array_equal(getattr(expected, f), getattr(received, f)) for f in ("index", "labels", "images")):
             raise _unfit(other.model, first.model, f"other examples of the {evaluation.split} split")
-    pixels = first.evaluator.pixels
+    pixels = first.eval_set.pixels
     for other in others:
-        other.evaluator.pixels = pixels  # in memory once, however many models there are
-    return subjects
+        other.eval_set.pixels = pixels
 
 
-def _of_source(
-    source: _Subject, targets: Sequence[_Subject], attack: Attack, progress: Progress
-) -> Iterator[tuple[str, Pair]]:
-    """(id of the target, pair) of every target: first those that have a record, then the others."""
+def _measure_source(
+    source: _EvaluatedModel, targets: Sequence[_EvaluatedModel], attack: Attack, progress: Progress
+) -> Iterator[tuple[str, TransferPair]]:
+    """Yield (id of the target, pair) of every target: first those that have a record, then the others."""
     missing = []
     for target in targets:
-        kept = _kept(source, target, attack)
-        if kept is None:
+        recorded = _recorded(source, target, attack)
+        if recorded is None:
             missing.append(target)
         else:
-            yield target.model.id, kept
+            yield target.model.id, recorded
     if missing:
         result = source.evaluator.run(attack, progress=progress)
         for target in missing:
             yield target.model.id, _measure(source, target, result)
 
 
-def _identity(source: _Subject, target: _Subject, perturbation: Mapping[str, Any]) -> str:
+def _identity(source: _EvaluatedModel, target: _EvaluatedModel, perturbation: Plain) -> str:
     """The id of a pair under an attack."""
     return digest({"source": source.model.id, "target": target.model.id, "perturbation": perturbation})
 
 
-def _kept(source: _Subject, target: _Subject, attack: Attack) -> Pair | None:
-    """The pair that was recorded; None where its record or its outcomes are not there."""
-    evaluation, name = source.evaluator.evaluation, source.evaluator.dataset.info.name
+def _recorded(source: _EvaluatedModel, target: _EvaluatedModel, attack: Attack) -> TransferPair | None:
+    """The pair that was recorded; None where its record or its arrays are not there."""
+    evaluation, name = source.evaluator.evaluation, source.eval_set.dataset.info.name
     fields = perturbation_identity(evaluation.model_copy(update={"dataset": name}), name, attack)
     path = records.transfer_path(target.model.folder, _identity(source, target, fields))
     if not (path.exists() and path.with_suffix(".npz").exists()):
         return None
-    record, outcomes = records.read_transfer(path)
-    return Pair(record, Outcomes(**outcomes))
+    record, correct = records.read_transfer(path)
+    return TransferPair(record, PairCorrect(**correct))
 
 
-def _measure(source: _Subject, target: _Subject, result: Result) -> Pair:
-    """A target on what was found on the source, written into the target's folder."""
+def _measure(source: _EvaluatedModel, target: _EvaluatedModel, result: Result) -> TransferPair:
+    """Measure a target on the source's adversarial examples, and write the record into the target's folder."""
     begun = time.monotonic()
-    right, flags = result.correct, result.record.flags
+    target_correct, flags = result.correct, result.record.flags
     if source is not target:
-        right, broken = target.correct(result.images)
+        target_correct, broken = target.correct(result.images)
         flags = (*target.evaluator.model_flags, *broken)
-    outcomes = Outcomes(source.clean, result.correct, target.clean, right)
+    correct = PairCorrect(source.clean, result.correct, target.clean, target_correct)
     seconds = result.record.seconds + time.monotonic() - begun
-    record = _record(source, target, result.record, outcomes, flags, seconds)
-    records.write_transfer(target.model.folder, record, asdict(outcomes))
-    return Pair(record, outcomes)
+    record = _record(source, target, result.record, correct, flags, seconds)
+    records.write_transfer(target.model.folder, record, asdict(correct))
+    return TransferPair(record, correct)
 
 
 def _record(
-    source: _Subject,
-    target: _Subject,
+    source: _EvaluatedModel,
+    target: _EvaluatedModel,
     attacked: records.Record,
-    outcomes: Outcomes,
+    pair: PairCorrect,
     target_flags: tuple[records.Flag, ...],
     seconds: float,
 ) -> records.TransferRecord:
-    n, eligible = attacked.n, int(outcomes.eligible.sum())
-    clean_correct, correct = int(outcomes.target_clean.sum()), int(outcomes.target.sum())
-    transferred = int((outcomes.eligible & outcomes.fooled).sum())
+    n, eligible = attacked.n, int(pair.eligible.sum())
+    clean_correct, correct = int(pair.target_clean.sum()), int(pair.target.sum())
+    transferred = int((pair.eligible & pair.is_adversarial).sum())
     return records.TransferRecord(
         transfer_id=_identity(source, target, attacked.perturbation),
         source_id=source.model.id,
@@ -361,7 +427,7 @@ def _record(
         clean_accuracy=clean_correct / n,
         correct=correct,
         accuracy=correct / n,
-        fooled=int(outcomes.fooled.sum()),
+        fooled=int(pair.is_adversarial.sum()),
         eligible=eligible,
         transferred=transferred,
         transfer_rate=transferred / eligible if eligible else None,

@@ -65,7 +65,7 @@ def _training_flops(cell: Cell) -> float:
     """Count, in every epoch, the steps on training examples and a forward pass of the validation examples."""
     options = cell.data
     examples = options.limit or data.dataset_info(options.name).sizes["train"] - options.validation
-    first = native.can(cell, data.dataset_info(options.name))
+    first = native.applies_to(cell, data.dataset_info(options.name))
     return (
         _forward(cell, native_width=first)
         * cell.train.epochs

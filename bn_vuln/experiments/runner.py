@@ -245,7 +245,7 @@ def _train_if_missing(task: Task, root: Path, strategy: Strategy, progress: Prog
     before = records.read_training(folder)
     if before is not None and (before.state == "failed" or (folder / "model.keras").exists()):
         return before
-    distribution = training.fitting_distribution(cell, strategy, progress)
+    distribution = training.choose_distribution(cell, strategy, progress)
     every = math.ceil(cell.train.epochs / MAX_CHECKPOINTS)
     trained = training.train(cell, folder, checkpoint_every=every, distribution=distribution, progress=progress).record
     if before is not None and _result_of(trained) != _result_of(before):
@@ -263,7 +263,7 @@ def _result_of(training: records.TrainingRecord) -> tuple[object, ...]:
 def _measure(folder: Path, plans: Iterable[EvaluationPlan], strategy: Strategy, progress: Progress) -> None:
     """Evaluate the model of a run folder by the plans, into its records."""
     from bn_vuln.evaluation import classifier, evaluator
-    from bn_vuln.evaluation.measurements import mechanism
+    from bn_vuln.evaluation.measurements import run as measurements
 
     distribution = choose(strategy)
     with distribution.scope():
@@ -274,6 +274,6 @@ def _measure(folder: Path, plans: Iterable[EvaluationPlan], strategy: Strategy, 
         results = evaluator.measure(
             model, plan.perturbations, plan.evaluation, folder=folder, distribution=distribution, progress=progress
         )
-        measured = mechanism.measure(model, plan.measurements, plan.evaluation, folder=folder, progress=progress)
+        measured = measurements.measure(model, plan.measurements, plan.evaluation, folder=folder, progress=progress)
         for _ in itertools.chain(results, measured):
             pass  # only the records are wanted; so the images of one perturbation at a time are in memory

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bn_vuln.analysis.statistics import Proportion
 from bn_vuln.config import Cell, describe_cell, describe_fields, digest, validate
-from bn_vuln.evaluation.transfer import Pair, Transfers
+from bn_vuln.evaluation.transfer import TransferPair, TransferResult
 from bn_vuln.records import Flag
 from bn_vuln.reporting.figures.style import STYLE, Drawn, pyplot, save
 from bn_vuln.reporting.tables import MISSING, TextTable, markdown_table
@@ -29,7 +29,7 @@ class Quantity:
     name: str
     title: str
     words: str
-    of: Callable[[Pair], Proportion]
+    of: Callable[[TransferPair], Proportion]
 
 
 QUANTITIES = (
@@ -49,12 +49,12 @@ QUANTITIES = (
 )
 
 
-def stem(found: Transfers) -> str:
+def stem(found: TransferResult) -> str:
     """What the files of a matrix are called: the same models under the same attack give the same name."""
     return f"transfer-{digest([found.sources, found.targets, found.perturbation])}"
 
 
-def where(found: Transfers) -> str:
+def where(found: TransferResult) -> str:
     """The attack and the examples in words."""
     data = found.perturbation["dataset"]
     return f"n = {found.n:,} examples of {data}; {describe_fields(found.perturbation)}"
@@ -63,7 +63,7 @@ def where(found: Transfers) -> str:
 # ---------------------------------------------------------------- tables
 
 
-def labels(found: Transfers) -> tuple[list[str], list[str]]:
+def labels(found: TransferResult) -> tuple[list[str], list[str]]:
     """What rows and columns of a matrix are called. Where each target is a source too, names and all are in the rows,
     numbered, and the numbers in the columns, which would otherwise be as wide as the names."""
     sources, targets = [found.names[s] for s in found.sources], [found.names[t] for t in found.targets]
@@ -73,7 +73,7 @@ def labels(found: Transfers) -> tuple[list[str], list[str]]:
     return rows, [str(1 + sources.index(target)) for target in targets]
 
 
-def matrix_table(found: Transfers, quantity: Quantity) -> TextTable:
+def matrix_table(found: TransferResult, quantity: Quantity) -> TextTable:
     """One row a source, one column a target: percent with the count behind it."""
     left, heads = labels(found)
     rows = [
@@ -88,13 +88,13 @@ def _cell(value: Proportion) -> str:
     return MISSING if value.rate is None else f"{100 * value.rate:.1f} ({value.count}/{value.n})"
 
 
-def pairs_table(found: Transfers) -> TextTable:
+def pairs_table(found: TransferResult) -> TextTable:
     """One row a pair, with 95% Wilson intervals over the examples."""
     heads = ["source", "target", "n", "target clean, %", "target on the source's examples, %", "transfer rate, %",
              "fooled of the target's correct ones, %"]  # fmt: skip
     rows = [
         [found.names[source], found.names[target], str(pair.record.n),
-         *(_with_interval(value) for value in (pair.clean, pair.accuracy, pair.rate, pair.fooled))]
+         *(_with_interval(value) for value in (pair.clean, pair.accuracy, pair.rate, pair.success))]
         for (source, target), pair in found.pairs.items()
     ]  # fmt: skip
     return TextTable("Every pair, with 95% Wilson intervals over examples", heads, rows)
@@ -108,7 +108,7 @@ def _with_interval(value: Proportion) -> str:
     return f"{100 * value.rate:.1f} [{low}, {high}] ({value.count}/{value.n})"
 
 
-def models_table(found: Transfers) -> TextTable:
+def models_table(found: TransferResult) -> TextTable:
     """What the short names stand for."""
     identities = {i: pair.record.source for (i, _), pair in found.pairs.items()}
     identities |= {i: pair.record.target for (_, i), pair in found.pairs.items()}
@@ -122,7 +122,7 @@ def _what(identity: Mapping[str, Any]) -> str:
     return describe_cell(validate(Cell, dict(identity), "record")) if "arch" in identity else "a model of the user's"
 
 
-def remarks(found: Transfers) -> list[str]:
+def remarks(found: TransferResult) -> list[str]:
     """The flags of models and pairs in words, each once."""
     said = [
         _remark(found.names[source], flag) for (source, _), pair in found.pairs.items() for flag in pair.record.flags
@@ -159,24 +159,24 @@ def terminal_table(table: TextTable) -> Any:
 # ---------------------------------------------------------------- figures
 
 
-def figures(found: Transfers, form: str = "svg") -> list[Drawn]:
+def figures(found: TransferResult, form: str = "svg") -> list[Drawn]:
     """A heat map of each quantity: (name, caption, bytes as `svg` or `png`)."""
     return [(q.name, caption(found, q), _heat_map(found, q, form)) for q in QUANTITIES]
 
 
-def caption(found: Transfers, quantity: Quantity) -> str:
+def caption(found: TransferResult, quantity: Quantity) -> str:
     """What a heat map shows, with n and the attack."""
     small = "; below it, of how many examples" if quantity.name == "rate" else ""
     return f"{quantity.title.capitalize()}, %: {quantity.words}{small}. {where(found)}."
 
 
-def values(found: Transfers, quantity: Quantity) -> NDArray[np.float64]:
+def values(found: TransferResult, quantity: Quantity) -> NDArray[np.float64]:
     """A quantity in percent, [sources, targets]; NaN where there is none."""
     rates = [[quantity.of(found.pairs[s, t]).rate for t in found.targets] for s in found.sources]
     return 100 * np.array(rates, np.float64)
 
 
-def _heat_map(found: Transfers, quantity: Quantity, form: str) -> bytes:
+def _heat_map(found: TransferResult, quantity: Quantity, form: str) -> bytes:
     grid = values(found, quantity)
     rows, columns = grid.shape
     left, below = labels(found)
@@ -214,7 +214,7 @@ def _write_number(axes: Any, place: tuple[int, int], value: float, n: int | None
 # ---------------------------------------------------------------- page and data
 
 
-def write(found: Transfers, folder: Path) -> list[Path]:
+def write(found: TransferResult, folder: Path) -> list[Path]:
     """Write the page (Markdown) with its heat maps (SVG and PNG) into a folder; the files written, the page last."""
     name, pictures, written = stem(found), {}, []
     for form in ("svg", "png"):
@@ -228,7 +228,7 @@ def write(found: Transfers, folder: Path) -> list[Path]:
     return [*written, page]
 
 
-def markdown(found: Transfers, pictures: Mapping[str, str]) -> str:
+def markdown(found: TransferResult, pictures: Mapping[str, str]) -> str:
     """The page; `pictures` are the files of its figures, with their captions."""
     tables = [*(matrix_table(found, quantity) for quantity in QUANTITIES), pairs_table(found), models_table(found)]
     parts = ["# Transfer of adversarial examples between models", f"{where(found)}."]
@@ -238,7 +238,7 @@ def markdown(found: Transfers, pictures: Mapping[str, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def to_json(found: Transfers) -> dict[str, Any]:
+def to_json(found: TransferResult) -> dict[str, Any]:
     """All pairs as plain data, fractions throughout."""
     return {
         "perturbation": found.perturbation,
@@ -252,9 +252,9 @@ def to_json(found: Transfers) -> dict[str, Any]:
     }
 
 
-def _plain(pair: Pair) -> dict[str, Any]:
+def _plain(pair: TransferPair) -> dict[str, Any]:
     record = pair.record
-    numbers = {"clean": pair.clean, "accuracy": pair.accuracy, "transfer": pair.rate, "fooled": pair.fooled}
+    numbers = {"clean": pair.clean, "accuracy": pair.accuracy, "transfer": pair.rate, "fooled": pair.success}
     return {
         "id": record.transfer_id,
         "source": record.source_id,

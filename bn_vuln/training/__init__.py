@@ -6,16 +6,16 @@ smaller batch of an epoch is dropped (BN's statistics of a handful of examples w
 
 from bn_vuln.training.loop import TrainingLoop
 from bn_vuln.training.optimizers import decay_terms
-from bn_vuln.training.result import Trained, cell_id, save_model
-from bn_vuln.training.run import check_folder, fitting_distribution, load_examples, train
+from bn_vuln.training.result import TrainingResult, cell_id, save_model
+from bn_vuln.training.run import check_folder, choose_distribution, load_examples, train
 
 __all__ = [
-    "Trained",
     "TrainingLoop",
+    "TrainingResult",
     "cell_id",
     "check_folder",
+    "choose_distribution",
     "decay_terms",
-    "fitting_distribution",
     "load_examples",
     "save_model",
     "train",

@@ -1,6 +1,6 @@
-"""Adversarial examples to train on, of the model as it is at each step (Madry et al. 2018).
+"""Adversarial training: adversarial examples of the model as it is at each step (Madry et al. 2018).
 
-The search sees the model in inference mode, batch norm with its moving statistics, as whoever attacks it later does;
+The attack uses the model in inference mode, batch norm with its moving statistics, as later attacks do;
 only the update that follows normalizes by the batch. Pang et al. 2021 ("Bag of tricks for adversarial training")
 compare both modes and find this one about as robust and more accurate on clean images. In the first steps the moving
 statistics are still those of initialization and the examples weaker; with a momentum of .9 these weigh 1% after 44
@@ -10,35 +10,38 @@ steps.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from bn_vuln.attacks import ThreatModel, pgd
 from bn_vuln.config import Adversarial, Cell
 from bn_vuln.data import units
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.runtime import backend
+from bn_vuln.typing import KerasModel, Optimizer, Tensor
 
 START_STREAM = 3  # with the 1 behind it, it keeps the random starts apart from kernels, gamma and order
 
-Search = Callable[[Any, Any], Any]  # (pixels [n, h, w, c], labels int32 [n]) -> as many pixels
+InnerAttack = Callable[[Tensor, Tensor], Tensor]  # (pixels [n, h, w, c], labels int32 [n]) -> adversarial pixels
 
 
-def search(cell: Cell, options: Adversarial, model: Any, optimizer: Any, info: DatasetInfo, replicas: int) -> Search:
-    """A function that finds adversarial examples of this replica's share of the step's batch.
+def inner_attack(
+    cell: Cell, options: Adversarial, model: KerasModel, optimizer: Optimizer, info: DatasetInfo, replicas: int
+) -> InnerAttack:
+    """Return a function that attacks this replica's share of the step's batch.
 
     Random starts depend on the cell's seed, the number of updates so far (which a checkpoint restores) and the place in
     the global batch: the same in both arms of a pair, on any number of replicas, and in a training that was resumed.
     """
     tf = backend.tensorflow()
-    threat_model = _threat_model(options, info)
+    low, high = units.bounds(options.box, info)
+    threat_model = ThreatModel(options.ord, options.eps, units.channel_scale(options.unit, info), low, high)
     seed = backend.derived_seed(cell.seed, START_STREAM, 0, 1)
 
-    def found(x: Any, y: Any) -> Any:
+    def run(x: Tensor, y: Tensor) -> Tensor:
         share = cell.train.batch_size // replicas
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         updates = tf.cast(optimizer.iterations, tf.int32)
         index = updates * cell.train.batch_size + replica * share + tf.range(share)
-        return pgd.attack(
+        adversarial: Tensor = pgd.attack(
             lambda point: model(point, training=False),
             x,
             y,
@@ -49,10 +52,6 @@ def search(cell: Cell, options: Adversarial, model: Any, optimizer: Any, info: D
             seed=seed,
             index=index,
         )
+        return adversarial
 
-    return found
-
-
-def _threat_model(options: Adversarial, info: DatasetInfo) -> ThreatModel:
-    low, high = units.bounds(options.box, info)
-    return ThreatModel(options.ord, options.eps, units.channel_scale(options.unit, info), low, high)
+    return run

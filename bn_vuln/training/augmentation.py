@@ -1,12 +1,10 @@
-"""Random crops and flips of training images, each image its own (config/augment.py).
+"""Random crops and flips of training images, another one for each image.
 
-What is drawn depends on the seed, the epoch and the place in the epoch's order, and is drawn on the host: the same in
-both arms of a pair, on any number of replicas, and in a training that was resumed.
+The random numbers depend on the seed, the epoch and the place in the epoch's order, and are made on the host: the same
+in both arms of a pair, on any number of replicas, and in a training that was resumed.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +12,16 @@ from numpy.typing import NDArray
 from bn_vuln.config import Augment
 from bn_vuln.errors import UsageError
 from bn_vuln.runtime import backend
+from bn_vuln.typing import Tensor
 
-STREAM = 4  # with the 1 behind the epoch, it keeps these draws apart from kernels, order, gamma and random starts
+STREAM = 4  # with the 1 behind the epoch, it keeps these numbers apart from kernels, order, gamma and random starts
 
 
-def draws(options: Augment, n: int, seed: int, epoch: int) -> NDArray[np.int32]:
-    """(dy, dx, flip) for each of `n` places in the order of `epoch`, int32 [n, 3]: the first row and column of the crop
-    in the padded image, uniform on 0..2 pad, and 1 where it is flipped."""
+def random_crops(options: Augment, n: int, seed: int, epoch: int) -> NDArray[np.int32]:
+    """Return (dy, dx, flip) for each place in the order of an epoch, int32 [n, 3].
+
+    The first row and column of the crop in the padded image are uniform on 0..2 pad; flip is 1 where it is flipped.
+    """
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, STREAM, epoch, 1])))
     # Flips first, and whether or not they are used: crops and flips are then the same with one another and alone.
     flips = generator.integers(0, 1, n, np.int32, endpoint=True)
@@ -38,17 +39,17 @@ def check_pad(pad: int, shape: tuple[int, int, int], name: str) -> None:
         )
 
 
-def crop(images: Any, drawn: Any, pad: int) -> Any:
-    """Images [n, h, w, c], padded with zeros and cut out where `drawn` (int32 [n, 3], see `draws`) says: [n, h, w, c]
-    of the same dtype (TensorFlow ops).
+def crop(images: Tensor, crops: Tensor, pad: int) -> Tensor:
+    """Return images [n, h, w, c], padded with zeros and cropped as `random_crops` (int32 [n, 3]) says.
 
     Two gathers, of rows and of columns, the latter in reverse for a flip: pixels are copied, never computed.
     """
     tf = backend.tensorflow()
     _, height, width, _ = images.shape
-    dy, dx, flips = (column[:, None] for column in tf.unstack(drawn, axis=1))
+    dy, dx, flips = (column[:, None] for column in tf.unstack(crops, axis=1))
     across = tf.range(width)[None]
     columns = dx + tf.where(flips > 0, width - 1 - across, across)
     padded = tf.pad(images, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
     rows = tf.gather(padded, dy + tf.range(height)[None], batch_dims=1)
-    return tf.gather(rows, columns, axis=2, batch_dims=1)
+    cropped: Tensor = tf.gather(rows, columns, axis=2, batch_dims=1)
+    return cropped

@@ -13,12 +13,22 @@ from bn_vuln.data.transforms import check_width
 from bn_vuln.runtime import backend
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.training.loop import predictor
-from bn_vuln.training.result import Trained, cell_id, save_model
+from bn_vuln.training.result import TrainingResult, cell_id, save_model
 
 
-def nearest_centroid(cell: Cell, folder: Path | None = None) -> Trained:
-    """The nearest-centroid classifier of all published training images; files in `folder` as a training writes. Raises
-    `UsageError` for a width below theirs."""
+def nearest_centroid(cell: Cell, folder: Path | None = None) -> TrainingResult:
+    """Make the nearest-centroid classifier of all published training images.
+
+    Args:
+        cell: its data and architecture matter.
+        folder: run folder that gets the files of a training.
+
+    Returns:
+        The model and its record.
+
+    Raises:
+        UsageError: for a width below that of the images.
+    """
     begun = time.monotonic()
     examples, validation = (
         data.load_whole_training_set(cell.data),
@@ -47,4 +57,4 @@ def nearest_centroid(cell: Cell, folder: Path | None = None) -> Trained:
         atomic_write(folder / "config.yaml", to_yaml(cell))
         save_model(model, folder / "model.keras")
         atomic_write(folder / "training.json", records.to_json(record))
-    return Trained(model, [], record)
+    return TrainingResult(model, [], record)

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from bn_vuln.runtime import backend
+from bn_vuln.typing import BatchNormLayer, KerasModel, Tensor
 
 
 @contextlib.contextmanager
-def batch_norm(model: Any) -> Iterator[None]:
-    """Inside, the BN layers of a Keras model that can be are called as one operation, if `backend.fuses_batch_norm`; in
-    training only, so what is traced inside must be."""
+def use_fused_op(model: KerasModel) -> Iterator[None]:
+    """Call the BN layers of a model as one operation inside, where they can be and `backend.fuses_batch_norm`.
+
+    It is for training only, so what is traced inside must be training.
+    """
     import keras
 
-    layers = [one for one in backend.leaf_layers(model) if type(one) is keras.layers.BatchNormalization]
-    chosen = [one for one in layers if _can_be(one)] if backend.fuses_batch_norm() else []
+    layers = [layer for layer in backend.leaf_layers(model) if type(layer) is keras.layers.BatchNormalization]
+    chosen = [layer for layer in layers if _is_fusable(layer)] if backend.fuses_batch_norm() else []
     for layer in chosen:
-        layer.call = _fused(layer)
+        layer.call = _fused_call(layer)
     try:
         yield
     finally:
@@ -29,18 +31,18 @@ def batch_norm(model: Any) -> Iterator[None]:
             del layer.call  # the class' own is behind it
 
 
-def _can_be(layer: Any) -> bool:
-    """Of images with the channels last, in float32, normalized by the statistics of one device."""
+def _is_fusable(layer: BatchNormLayer) -> bool:
+    """True for a layer of images with the channels last, in float32, with the statistics of one device."""
     specification = layer.input_spec
     images = specification is not None and specification.ndim == 4
     return images and layer.axis in (-1, 3) and not layer.synchronized and layer.compute_dtype == "float32"
 
 
-def _fused(layer: Any) -> Callable[..., Any]:
-    """What stands in for a layer's `call`."""
+def _fused_call(layer: BatchNormLayer) -> Callable[..., Tensor]:
+    """The replacement of a layer's `call`."""
     tf = backend.tensorflow()
 
-    def call(inputs: Any, training: Any = None, mask: Any = None) -> Any:
+    def call(inputs: Tensor, training: object = None, mask: object = None) -> Tensor:
         channels = inputs.shape[-1]
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
@@ -55,6 +57,7 @@ def _fused(layer: Any) -> Callable[..., Any]:
         variance *= (n - 1) / n  # it gives the unbiased one, Keras tracks the biased
         for moving, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
             moving.assign(moving * layer.momentum + value * (1.0 - layer.momentum))
-        return outputs
+        result: Tensor = outputs
+        return result
 
     return call

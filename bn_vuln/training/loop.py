@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,35 +16,37 @@ from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
 from bn_vuln.runtime.progress import Epoch, Progress, duration
 from bn_vuln.training import augmentation, native_width, optimizers, steps
 from bn_vuln.training.schedules import learning_rates
+from bn_vuln.typing import DatasetImages, KerasModel, Labels, Tensor
 
 ORDER_STREAM = 1  # of the order of examples; initializers draw from generators of Keras' own
 SECONDS_PER_CALL = 1.0
 SECONDS_TIMED = 2.0  # of steps, before an estimate is made of them
-WORTH_SAYING = 10.0  # seconds left
+MINIMUM_LEFT = 10.0  # seconds left, below which no estimate is reported
 
 
 class TrainingLoop:
-    """One model's compiled steps over its data set, which lies on the device as uint8.
+    """The compiled steps of one model over its data set, which lies on the device as uint8.
 
-    `model` is what is trained: the one given, or what stands for it on images that are not enlarged (train/native.py).
+    `model` is trained: the one given, or a smaller one on images that are not enlarged (`native_width`).
     """
 
     def __init__(
         self,
         cell: Cell,
-        model: Any,
+        model: KerasModel,
         training: data.Dataset,
         validation: data.Dataset,
         distribution: Distribution = ONE_DEVICE,
     ) -> None:
-        """`model` made in the distribution's scope."""
+        """Compile the steps of a `model` that was made in the distribution's scope."""
         self.cell, self.training, self.validation = cell, training, validation
         self.batch_size = cell.train.batch_size
         self.steps = len(training) // self.batch_size
-        self._given, self._native = model, None
+        self._given = model
+        self._native: native_width.NativeWidthModel | None = None
         with distribution.scope():
-            if native_width.can(cell, training.info):
-                self._native = native_width.Native(model, training.info)
+            if native_width.applies_to(cell, training.info):
+                self._native = native_width.NativeWidthModel(model, training.info)
                 model = self._native.model
             self.optimizer = optimizers.make(cell, model)
         self.model = model
@@ -53,15 +55,15 @@ class TrainingLoop:
         self._predict = predictor(model, distribution)
         self._clock = _Clock()
 
-    def finished(self) -> Any:
-        """The model that was given, with the weights of `model`."""
+    def finished(self) -> KerasModel:
+        """Return the model that was given, with the weights of `model`."""
         if self._native is not None:
             self._native.widen()
             self._native = None
         return self._given
 
     def epoch(self, number: int, progress: Progress) -> Epoch:
-        """Train one epoch (from 0), then measure the validation accuracy."""
+        """Train one epoch (numbered from 0), then measure the validation accuracy."""
         order, rates = self._order(number), learning_rates(self.cell.train, number, self.steps)
         begun, done, totals = time.monotonic(), 0, steps.no_totals()
         while done < self.steps:
@@ -70,7 +72,7 @@ class TrainingLoop:
                 totals = self._steps(order, rates, np.int32(done), np.int32(end), totals)
                 (loss, correct), done = map(float, totals), end
             progress.advance(number * self.steps + done, f"loss {loss / done:.4f}")
-            self._say_how_long(number, done, progress)
+            self._report_time_left(number, done, progress)
         seconds = time.monotonic() - begun
         images = self.steps * self.batch_size
         return Epoch(
@@ -84,17 +86,17 @@ class TrainingLoop:
             seconds=seconds,
         )
 
-    def _say_how_long(self, number: int, done: int, progress: Progress) -> None:
-        """One estimate of the time left, as soon as steps have been timed."""
-        if self._clock.said or self._clock.timed < SECONDS_TIMED:
+    def _report_time_left(self, number: int, done: int, progress: Progress) -> None:
+        """Report one estimate of the time left, as soon as steps have been timed."""
+        if self._clock.reported or self._clock.timed < SECONDS_TIMED:
             return
-        self._clock.said = True
+        self._clock.reported = True
         epochs = self.cell.train.epochs
         # An epoch ends with forward passes over the validation images, each a share of a step's work.
         validating = len(self.validation) / self.cell.train.forward_passes / self.batch_size
         left = (epochs - number) * (self.steps + validating) - done
         seconds = left * self._clock.seconds_per_step
-        if seconds >= WORTH_SAYING:
+        if seconds >= MINIMUM_LEFT:
             rate = self.batch_size / self._clock.seconds_per_step
             progress.message(f"about {duration(seconds)} for {epochs - number} epochs at {rate:,.0f} images/s")
 
@@ -103,20 +105,20 @@ class TrainingLoop:
         return float(np.mean(predicted == self.validation.labels))
 
     def _order(self, number: int) -> NDArray[np.int32]:
-        """The examples of each step, int32 [steps, batch]; [steps, batch, 4] with what is drawn to augment them."""
+        """The examples of each step, int32 [steps, batch]; with augmentation [steps, batch, 4], each with a crop."""
         n, augment = self.steps * self.batch_size, self.cell.train.augment
         order = data.permutation(len(self.training), self.cell.seed, ORDER_STREAM, number)[:n].astype(np.int32)
         if augment is not None:
-            order = np.column_stack([order, augmentation.draws(augment, n, self.cell.seed, number)])
+            order = np.column_stack([order, augmentation.random_crops(augment, n, self.cell.seed, number)])
         return order.reshape(self.steps, self.batch_size, *order.shape[1:])
 
 
 class _Clock:
-    """How long steps take, and how many make a call of about a second; the first call, which compiles, is not timed."""
+    """Times steps, and chooses how many make a call of a second; the first call, which compiles, is not timed."""
 
     def __init__(self) -> None:
         self.steps, self.timed, self.counted = 1, 0.0, 0
-        self.compiled = self.said = False
+        self.compiled = self.reported = False
         self._begun, self._count = 0.0, 0
 
     @property
@@ -124,7 +126,7 @@ class _Clock:
         return self.timed / max(1, self.counted)
 
     def timing(self, count: int) -> _Clock:
-        """A context that times `count` steps."""
+        """Return a context that times `count` steps."""
         self._count = count
         return self
 
@@ -139,18 +141,20 @@ class _Clock:
         self.compiled = True
 
 
-def predictor(model: Any, distribution: Distribution = ONE_DEVICE, batch_size: int = 1000) -> Any:
-    """A function of uint8 images [n, h, w, c] -> predicted classes int32 [n], in inference mode."""
+def predictor(
+    model: KerasModel, distribution: Distribution = ONE_DEVICE, batch_size: int = 1000
+) -> Callable[[DatasetImages], Labels]:
+    """Return a function of uint8 images [n, h, w, c] -> predicted classes int32 [n], in inference mode."""
     tf = backend.tensorflow()
     width = model.input_shape[1]
 
-    def predict(images: Any) -> Any:
+    def predict(images: Tensor) -> object:
         return tf.argmax(model(to_pixels(images, width), training=False), axis=1, output_type=tf.int32)
 
     sharded = distribution.compile_sharded(predict)
 
-    def predict_all(images: NDArray[np.uint8]) -> NDArray[np.int32]:
-        pieces = range(0, len(images), batch_size)
-        return np.concatenate([sharded(images[i : i + batch_size]) for i in pieces])
+    def predict_all(images: DatasetImages) -> Labels:
+        starts = range(0, len(images), batch_size)
+        return np.concatenate([sharded(images[i : i + batch_size]) for i in starts])
 
     return predict_all

@@ -1,4 +1,4 @@
-"""Training on images of native width, exactly, where a net sees them enlarged and its first layer is a dense one.
+"""Exact training on images of native width, for a net of enlarged images whose first layer is a dense one.
 
 Enlarging is linear and keeps constants, so that standardized images are x = E u. The gradient of the first kernel is
 then E (u^T delta): with weight decay or without, by SGD with or without momentum, the kernel stays in
@@ -12,8 +12,9 @@ one matrix along the rows and one along the columns, and the products with it ar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +23,33 @@ from bn_vuln.config import Cell, DeepArch, LinearArch, MLPArch, NoNormalization
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.transforms import bilinear_weights
 from bn_vuln.runtime import backend
+from bn_vuln.typing import KerasLayer, KerasModel, Tensor, Variable
+
+Matrix = NDArray[np.float32]
 
 
-def can(cell: Cell, info: DatasetInfo) -> bool:
-    """Whether a cell can be trained so: enlarged, dense from the first layer, by an optimizer that is linear in the
-    gradients, not on images that were attacked when they were enlarged."""
+class _Dense(KerasLayer, Protocol):
+    """A dense layer of Keras."""
+
+    units: int
+    kernel: Variable
+    bias: Variable | None
+
+
+class _NativeDense(_Dense, Protocol):
+    """The dense layer on images of native width, see `_native_dense`."""
+
+    share: Variable
+
+    def squared_norm(self) -> Tensor: ...
+
+
+def applies_to(cell: Cell, info: DatasetInfo) -> bool:
+    """Return True for a cell that can be trained at native width.
+
+    Its images are enlarged and not attacked after that, it is dense from the first layer, and its optimizer is linear
+    in the gradients.
+    """
     enlarged = cell.data.width is not None and cell.data.width > max(info.shape[:2])
     dense = isinstance(cell.arch, MLPArch | DeepArch)
     dense |= isinstance(cell.arch, LinearArch) and isinstance(cell.normalization, NoNormalization)
@@ -34,98 +57,101 @@ def can(cell: Cell, info: DatasetInfo) -> bool:
 
 
 @dataclass(frozen=True)
-class _Enlarging:
-    """E, as one matrix [width, native] along the rows and one along the columns, on kernels of flat images (pixels by
-    units), of native or of enlarged width."""
+class _Enlargement:
+    """E, as one matrix [width, native] along the rows and one along the columns.
 
-    rows: NDArray[np.float32]
-    columns: NDArray[np.float32]
+    It acts on kernels of flat images (pixels by units), of native or of enlarged width.
+    """
 
-    def enlarge(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-        """E M."""
-        return self._both(matrix, self.rows, self.columns)
+    rows: Matrix
+    columns: Matrix
 
-    def reduce(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-        """E^T W."""
-        return self._both(matrix, self.rows.T, self.columns.T)
+    def enlarge(self, kernel: Matrix) -> Matrix:
+        """Return E M."""
+        return self._apply(kernel, self.rows, self.columns)
 
-    def gram(self, matrix: Any) -> Any:
-        """(E^T E) M, on tensors."""
+    def reduce(self, kernel: Matrix) -> Matrix:
+        """Return E^T W."""
+        return self._apply(kernel, self.rows.T, self.columns.T)
+
+    def gram(self, matrix: Tensor) -> Tensor:
+        """Return (E^T E) M, on tensors."""
         tf = backend.tensorflow()
         height, width, units = self.rows.shape[1], self.columns.shape[1], matrix.shape[1]
         one = tf.matmul(self.rows.T @ self.rows, tf.reshape(matrix, (height, -1)))
         both = tf.matmul(self.columns.T @ self.columns, tf.reshape(one, (height, width, -1)))
-        return tf.reshape(both, (-1, units))
+        product: Tensor = tf.reshape(both, (-1, units))
+        return product
 
     @staticmethod
-    def _both(
-        matrix: NDArray[np.float32], rows: NDArray[np.float32], columns: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        grid: NDArray[np.float32] = matrix.reshape(rows.shape[1], columns.shape[1], -1)
+    def _apply(matrix: Matrix, rows: Matrix, columns: Matrix) -> Matrix:
+        grid: Matrix = matrix.reshape(rows.shape[1], columns.shape[1], -1)
         grid = np.einsum("rh,hwk->rwk", rows, grid, optimize=True)
         grid = np.einsum("cw,rwk->rck", columns, grid, optimize=True)
         return grid.reshape(-1, matrix.shape[1])
 
 
-class Native:
-    """A Keras model of the images that were not enlarged, which shares all but the first kernel with the wide one."""
+class NativeWidthModel:
+    """A Keras model of images that are not enlarged, which shares all but the first kernel with the wide one."""
 
-    def __init__(self, wide: Any, info: DatasetInfo) -> None:
-        """`wide`: standardization, Flatten, a Dense layer, whatever follows."""
+    def __init__(self, wide: KerasModel, info: DatasetInfo) -> None:
+        """Build the model for `wide`: standardization, Flatten, a Dense layer, and what follows."""
         import keras
 
-        standardize, flatten = (type(one).from_config(one.get_config()) for one in wide.layers[1:3])
-        self._dense = dense = wide.layers[3]
-        self._enlarging = _Enlarging(*(bilinear_weights(n, wide.input_shape[1]) for n in info.shape[:2]))
-        self._first = _layer(dense, self._enlarging)
+        standardize, flatten = (type(layer).from_config(layer.get_config()) for layer in wide.layers[1:3])  # type: ignore[attr-defined]
+        self._dense = dense = cast("_Dense", wide.layers[3])
+        self._enlargement = _Enlargement(*(bilinear_weights(n, wide.input_shape[1]) for n in info.shape[:2]))
+        self._first = _native_dense(dense, self._enlargement)
         inputs = keras.Input(info.shape, name="pixels")
         outputs = self._first(flatten(standardize(inputs)))
         if dense is not wide.layers[-1]:
             outputs = keras.Model(dense.output, wide.output, name="after")(outputs)
-        self.model = keras.Model(inputs, outputs, name=wide.name)
+        self.model: KerasModel = keras.Model(inputs, outputs, name=wide.name)
 
     def widen(self) -> None:
         """Give the wide model the kernel that was trained, once."""
         share, within = (np.asarray(variable) for variable in (self._first.share, self._first.kernel))
-        self._dense.kernel.assign(share * np.asarray(self._dense.kernel) + self._enlarging.enlarge(within))
+        self._dense.kernel.assign(share * np.asarray(self._dense.kernel) + self._enlargement.enlarge(within))
 
 
-def squared_norms(model: Any) -> dict[int, Any]:
-    """By the id of a trainable variable that is no kernel by itself, what stands for its squares in a penalty."""
-    found: dict[int, Any] = {}
+def squared_norms(model: KerasModel) -> dict[int, Callable[[], Tensor | float]]:
+    """Return, by id, functions of the squared norms of variables that are no kernels themselves."""
+    found: dict[int, Callable[[], Tensor | float]] = {}
     for layer in backend.leaf_layers(model):
         if hasattr(layer, "squared_norm"):
             found |= {id(layer.kernel): layer.squared_norm, id(layer.share): lambda: 0.0}
     return found
 
 
-def _layer(dense: Any, enlarging: _Enlarging) -> Any:
-    """The layer u -> u^T V + bias, on flat standardized images of native width."""
+def _native_dense(dense: _Dense, enlargement: _Enlargement) -> _NativeDense:
+    """Return the layer u -> u^T V + bias, on flat standardized images of native width."""
     import keras
 
     tf = backend.tensorflow()
     units, first = dense.units, np.asarray(dense.kernel)
-    begun = tf.constant(enlarging.reduce(first))
+    start = tf.constant(enlargement.reduce(first))
     square = float(np.sum(np.square(first, dtype=np.float64)))
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def effective(share: Any, within: Any) -> Any:
-        return share * begun + enlarging.gram(within), lambda gradient: (tf.zeros_like(share), gradient)
+    def effective(share: Tensor, within: Tensor) -> object:
+        return share * start + enlargement.gram(within), lambda gradient: (tf.zeros_like(share), gradient)
 
     class Enlarged(keras.layers.Layer):  # type: ignore[misc]
-        def build(self, shape: Any) -> None:
-            # Both are called as what they make up is, which by its name has weight decay.
+        def build(self, shape: tuple[int, ...]) -> None:
+            # Both have the name of the kernel that they make up: by it they have weight decay.
             self.kernel = self.add_weight(shape=(shape[-1], units), initializer="zeros", name="kernel")
             self.share = self.add_weight(shape=(), initializer="ones", name="kernel")
             self.bias = dense.bias
 
-        def call(self, flat: Any) -> Any:
-            product = tf.matmul(flat, effective(tf.convert_to_tensor(self.share), tf.convert_to_tensor(self.kernel)))
+        def call(self, flat: Tensor) -> Tensor:
+            product: Tensor = tf.matmul(
+                flat, effective(tf.convert_to_tensor(self.share), tf.convert_to_tensor(self.kernel))
+            )
             return product if self.bias is None else product + self.bias
 
-        def squared_norm(self) -> Any:
-            """||s W0 + E M||^2."""
+        def squared_norm(self) -> object:
+            """Return ||s W0 + E M||^2."""
             within, share = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.share)
-            return share**2 * square + tf.reduce_sum(within * (2.0 * share * begun + enlarging.gram(within)))
+            return share**2 * square + tf.reduce_sum(within * (2.0 * share * start + enlargement.gram(within)))
 
-    return Enlarged(name=dense.name)
+    return cast("_NativeDense", Enlarged(name=dense.name))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from bn_vuln.config import Cell, Fixup
+from bn_vuln.typing import KerasModel, Optimizer, Variable
 
 ADAM_EPSILON = 1e-8  # PyTorch's, and the papers'; Keras' default is 1e-7
 
 
-def make(cell: Cell, model: Any) -> Any:
-    """The built Keras optimizer of a cell; its learning rate is set step by step."""
+def make(cell: Cell, model: KerasModel) -> Optimizer:
+    """Return the built Keras optimizer of a cell; its learning rate is set step by step."""
     import keras
 
     train, variables = cell.train, model.trainable_variables
@@ -24,23 +23,30 @@ def make(cell: Cell, model: Any) -> Any:
         if decoupled:
             optimizer.exclude_from_weight_decay(var_list=[v for v in variables if not _decays(cell, v)])
     optimizer.build(variables)
-    return optimizer
+    built: Optimizer = optimizer
+    return built
 
 
-def decay_terms(cell: Cell, model: Any) -> list[float]:
-    """The lambda of each trainable variable whose lambda w is added to its gradient, a penalty of lambda/2 ||w||^2; all
-    zero for adamw, which decays by itself."""
+def decay_terms(cell: Cell, model: KerasModel) -> list[float]:
+    """Return the weight decay of each trainable variable.
+
+    It is the lambda whose lambda w is added to the gradient, a penalty of lambda/2 ||w||^2; zero for adamw, which
+    decays by itself.
+    """
     weight_decay = 0.0 if cell.train.optimizer == "adamw" else cell.weight_decay
     return [weight_decay if _decays(cell, variable) else 0.0 for variable in model.trainable_variables]
 
 
-def rate_factors(cell: Cell, model: Any) -> list[float]:
-    """What each trainable variable's gradient is multiplied by. With sgd and momentum that is its share of the learning
-    rate: Fixup's biases and multipliers learn at a tenth of it (Zhang et al. 2019, section 4)."""
+def rate_factors(cell: Cell, model: KerasModel) -> list[float]:
+    """Return the factor of each trainable variable's gradient.
+
+    With sgd and momentum that is its share of the learning rate: Fixup's biases and multipliers learn at a tenth of it
+    (Zhang et al. 2019, section 4).
+    """
     factor = cell.normalization.lr_factor if isinstance(cell.normalization, Fixup) else 1.0
     return [1.0 if variable.name == "kernel" else factor for variable in model.trainable_variables]
 
 
-def _decays(cell: Cell, variable: Any) -> bool:
-    """`kernels`: matrices and filters only; `all`: biases, gamma and beta too."""
+def _decays(cell: Cell, variable: Variable) -> bool:
+    """True for variables with weight decay: matrices and filters, with `all` biases, gamma and beta too."""
     return cell.decay_on == "all" or variable.name == "kernel"

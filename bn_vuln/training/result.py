@@ -1,32 +1,38 @@
-"""What a training ends with, and the files of a finished one."""
+"""The result of a training, and the files of a finished one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bn_vuln import records
 from bn_vuln.config import Cell, digest, identity_of
 from bn_vuln.runtime.files import atomic_path
 from bn_vuln.runtime.progress import Epoch
+from bn_vuln.typing import KerasModel
 
 
 @dataclass
-class Trained:
-    """A finished training: the model with the kept epoch's weights, the history, and how it ended."""
+class TrainingResult:
+    """A finished training.
 
-    model: Any
+    Attributes:
+        model: the model with the weights of the kept epoch.
+        history: its epochs.
+        record: how it ended.
+    """
+
+    model: KerasModel
     history: list[Epoch]
     record: records.TrainingRecord
 
 
 def cell_id(cell: Cell) -> str:
-    """The id of a cell: a hash of all that trains it."""
+    """Return the id of a cell, a hash of all that trains it."""
     return digest(identity_of(cell))
 
 
-def save_model(model: Any, path: Path) -> None:
-    """Write a `.keras` file aside and rename it."""
+def save_model(model: KerasModel, path: Path) -> None:
+    """Write a `.keras` file, aside first, so that a reader sees all of it or none."""
     with atomic_path(path) as aside:
         model.save(aside)

@@ -1,4 +1,4 @@
-"""Training a cell from its data to its run folder: build or resume, epochs, what is kept, how it ended."""
+"""Training of a cell, from its data to its run folder: build or resume, epochs, selection, record."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from bn_vuln.runtime import backend
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution, Strategy, choose
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Epoch, Progress, Quiet, progress_task
-from bn_vuln.training import augmentation, checkpoint, closed_form, logs
-from bn_vuln.training.checkpoint import Kept, State
+from bn_vuln.training import augmentation, checkpoint, closed_form, history
+from bn_vuln.training.checkpoint import SelectedEpoch, TrainingState
 from bn_vuln.training.loop import TrainingLoop
-from bn_vuln.training.result import Trained, cell_id, save_model
+from bn_vuln.training.result import TrainingResult, cell_id, save_model
 
 
 def train(
@@ -32,14 +32,26 @@ def train(
     tensorboard: bool = False,
     distribution: Distribution = ONE_DEVICE,
     progress: Progress | None = None,
-) -> Trained:
-    """Train a cell; with `folder`, write config.yaml, model.keras, history.csv and training.json into it.
+) -> TrainingResult:
+    """Train a cell.
 
-    A folder also gets a checkpoint after every `checkpoint_every` epochs and after the last one, which goes when the
-    run is finished; `resume` goes on from the one it has. `tensorboard` adds event files.
-    A net that does not learn (a loss that is not finite, or accuracy at chance) is no error: its record says
-    `failed`. Raises `UsageError` where the cell makes no sense with its data (width, batch size, limit), with the
-    number of replicas, or with what the folder holds.
+    Args:
+        cell: data, architecture, normalization, training and seed.
+        folder: run folder that gets config.yaml, model.keras, history.csv and training.json, and a checkpoint until the
+            run is finished.
+        resume: go on from the checkpoint in the folder, if there is one.
+        checkpoint_every: epochs between two checkpoints; there is one after the last epoch, too.
+        tensorboard: write TensorBoard event files into the folder.
+        distribution: the devices.
+        progress: where messages and the number of steps that are done go.
+
+    Returns:
+        The model, its history and its record. A net that does not learn (a loss that is not finite, or accuracy at
+        chance) is no error: its record says `failed`.
+
+    Raises:
+        UsageError: where the cell makes no sense with its data (width, batch size, limit), with the number of replicas,
+            or with what the folder holds.
     """
     progress = progress or Quiet()
     _check_replicas(cell, distribution)
@@ -49,27 +61,37 @@ def train(
     if isinstance(cell.arch, NearestCentroidArch):
         return closed_form.nearest_centroid(cell, folder)
     examples = load_examples(cell)
-    loop = _loop(cell, examples, distribution)  # which refuses what does not fit the data
+    backend.tensorflow()
+    with distribution.scope():
+        model = models.build(cell, examples[0].info)
+    loop = TrainingLoop(cell, model, *examples, distribution)  # which refuses what does not fit the data
     if folder is not None:
         atomic_write(folder / "config.yaml", to_yaml(cell))
     state = _resumed(cell, loop, folder if resume else None, progress)
     run = _Run(cell, loop, state, folder, checkpoint_every, tensorboard)
     reason = run.epochs(progress)
-    if state.kept is not None:
-        loop.model.set_weights(state.kept.weights)
+    if state.selected is not None:
+        loop.model.set_weights(state.selected.weights)
     model = loop.finished()
-    record = _record(cell, loop, state, reason or _chance_level(state.kept, examples[1]), distribution)
+    record = _record(cell, loop, state, reason or _failure(state.selected, examples[1]), distribution)
     if folder is not None:
-        logs.write_history(folder, state.history)
+        history.write_history(folder, state.history)
         save_model(model, folder / "model.keras")
         atomic_write(folder / "training.json", records.to_json(record))
         checkpoint.remove(folder)
-    return Trained(model, state.history, record)
+    return TrainingResult(model, state.history, record)
 
 
 def check_folder(cell: Cell, folder: Path) -> None:
-    """Raise `UsageError` where a run folder holds another cell's run: its records would be taken for this one's. Where
-    user data lie does not matter."""
+    """Refuse a run folder that holds another cell's run: its records would be taken for this one's.
+
+    Args:
+        cell: the cell; the path of user data does not matter.
+        folder: run folder, or one that will be.
+
+    Raises:
+        UsageError: where its config is another one.
+    """
     path = folder / "config.yaml"
     if path.exists() and identity_of(records.read_cell(folder)) != identity_of(cell):
         raise UsageError(f"{folder} holds a run of another config; choose another --out, or --force to replace it")
@@ -90,8 +112,17 @@ def _check_replicas(cell: Cell, distribution: Distribution) -> None:
         )
 
 
-def fitting_distribution(cell: Cell, strategy: Strategy, progress: Progress | None = None) -> Distribution:
-    """The distribution of that name; where `auto` chose several replicas that do not fit the cell, one device."""
+def choose_distribution(cell: Cell, strategy: Strategy, progress: Progress | None = None) -> Distribution:
+    """Choose the devices of a training.
+
+    Args:
+        cell: its batch size and normalization matter.
+        strategy: `auto`, `none` or `mirrored`.
+        progress: where it is reported why one device is used.
+
+    Returns:
+        The distribution; one device where `auto` has several replicas that do not fit the cell.
+    """
     distribution = choose(strategy)
     if strategy != "auto" or distribution.replicas == 1:
         return distribution
@@ -104,7 +135,17 @@ def fitting_distribution(cell: Cell, strategy: Strategy, progress: Progress | No
 
 
 def load_examples(cell: Cell) -> tuple[data.Dataset, data.Dataset]:
-    """(training examples, validation examples). Raises `UsageError` where they and the cell do not fit."""
+    """Load the examples of a cell.
+
+    Args:
+        cell: its data, seed, width, augmentation and batch size matter.
+
+    Returns:
+        (training examples, validation examples).
+
+    Raises:
+        UsageError: where they and the cell do not fit.
+    """
     options = cell.data
     training = data.load_training_data(options, "train", cell.seed)
     if options.width is not None:
@@ -124,48 +165,41 @@ def load_examples(cell: Cell) -> tuple[data.Dataset, data.Dataset]:
     return training, validation
 
 
-def _loop(cell: Cell, examples: tuple[data.Dataset, data.Dataset], distribution: Distribution) -> TrainingLoop:
-    backend.tensorflow()
-    with distribution.scope():
-        model = models.build(cell, examples[0].info)
-    return TrainingLoop(cell, model, *examples, distribution)
-
-
 # ---------------------------------------------------------------- epochs
 
 
-def _resumed(cell: Cell, loop: TrainingLoop, folder: Path | None, progress: Progress) -> State:
-    """Where the training begins: at the checkpoint of its folder, or at the beginning."""
+def _resumed(cell: Cell, loop: TrainingLoop, folder: Path | None, progress: Progress) -> TrainingState:
+    """The state that the training begins with: that of the checkpoint in its folder, or an empty one."""
     if folder is None or not checkpoint.exists(folder):
-        return State([], deterministic=backend.is_deterministic())
+        return TrainingState([], deterministic=backend.is_deterministic())
     state = checkpoint.restore(folder, cell_id(cell), loop.model, loop.optimizer)
     if isinstance(state, str):
         progress.message(f"{folder / checkpoint.NAME} is not used: {state}; the training starts over")
-        return State([], deterministic=backend.is_deterministic())
+        return TrainingState([], deterministic=backend.is_deterministic())
     progress.message(f"going on after epoch {len(state.history)} of {cell.train.epochs} (from {folder})")
     return state
 
 
 @dataclass
 class _Run:
-    """A training under way: what `train` was given, and its state."""
+    """A running training: the arguments of `train`, and its state."""
 
     cell: Cell
     loop: TrainingLoop
-    state: State
+    state: TrainingState
     folder: Path | None
     checkpoint_every: int
     tensorboard: bool
 
     def epochs(self, progress: Progress) -> str | None:
-        """Train the epochs that are left; why training failed if it did."""
-        log = logs.tensorboard(self.folder) if self.folder is not None and self.tensorboard else None
+        """Train the epochs that are left; the reason if the training failed."""
+        log = history.tensorboard_writer(self.folder) if self.folder is not None and self.tensorboard else None
         epochs, steps, done = self.cell.train.epochs, self.loop.steps, len(self.state.history)
         with progress_task(progress, f"training {describe_cell(self.cell)}", epochs * steps, "steps", done * steps):
             for number in range(done, epochs):
                 begun = time.monotonic()
                 epoch = self.loop.epoch(number, progress)
-                progress.message(_line(epoch))
+                progress.message(_summary(epoch))
                 if log is not None:
                     log(epoch)
                 self._add(epoch)
@@ -180,37 +214,37 @@ class _Run:
         state.history.append(epoch)
         if not math.isfinite(epoch.loss):
             return
-        last = self.cell.train.select == "last"
-        if state.kept is None or last or epoch.validation_accuracy > state.kept.epoch.validation_accuracy:
-            state.kept = Kept(epoch, self.loop.model.get_weights())
+        last, selected = self.cell.train.select == "last", state.selected
+        if selected is None or last or epoch.validation_accuracy > selected.epoch.validation_accuracy:
+            state.selected = SelectedEpoch(epoch, self.loop.model.get_weights())
 
     def _save(self, epoch: Epoch) -> None:
         due = epoch.number % self.checkpoint_every == 0 or epoch.number == epoch.epochs
         if self.folder is not None and due:
-            logs.write_history(self.folder, self.state.history)
+            history.write_history(self.folder, self.state.history)
             checkpoint.save(self.folder, cell_id(self.cell), self.loop.model, self.loop.optimizer, self.state)
 
 
 # ---------------------------------------------------------------- how it ended
 
 
-def _chance_level(kept: Kept | None, validation: data.Dataset) -> str | None:
-    """Why a net whose accuracy is that of always naming the commonest class has failed; None if it has not."""
-    if kept is None:
+def _failure(selected: SelectedEpoch | None, validation: data.Dataset) -> str | None:
+    """The reason why a training failed: no finite loss, or the accuracy of always naming the most frequent class."""
+    if selected is None:
         return "no epoch had a finite loss"
     n = len(validation)
     chance = float(np.bincount(validation.labels).max() / n)
     bound = chance + 3 * math.sqrt(chance * (1 - chance) / n)
-    accuracy = kept.epoch.validation_accuracy
+    accuracy = selected.epoch.validation_accuracy
     if accuracy > bound:
         return None
     return f"validation accuracy {accuracy:.4f} is at chance ({chance:.4f}, the commonest class)"
 
 
 def _record(
-    cell: Cell, loop: TrainingLoop, state: State, reason: str | None, distribution: Distribution
+    cell: Cell, loop: TrainingLoop, state: TrainingState, reason: str | None, distribution: Distribution
 ) -> records.TrainingRecord:
-    epoch = state.kept.epoch if state.kept else None
+    epoch = state.selected.epoch if state.selected else None
     rates = sorted(e.images_per_second for e in state.history)
     return records.TrainingRecord(
         cell_id=cell_id(cell),
@@ -235,7 +269,7 @@ def _record(
     )
 
 
-def _line(epoch: Epoch) -> str:
+def _summary(epoch: Epoch) -> str:
     return (
         f"epoch {epoch.number}/{epoch.epochs}  loss {epoch.loss:.4f}  train {epoch.train_accuracy:.4f}  "
         f"validation {epoch.validation_accuracy:.4f}  {epoch.images_per_second:,.0f} images/s"

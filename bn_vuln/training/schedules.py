@@ -11,12 +11,12 @@ from bn_vuln.config import CosineSchedule, StepSchedule, Train
 
 
 def learning_rates(train: Train, epoch: int, steps: int) -> NDArray[np.float32]:
-    """The learning rate of each of the `steps` of `epoch` (from 0), float32 [steps]."""
+    """Return the learning rate of each step of an epoch (from 0), float32 [steps]."""
     return np.asarray([_rate(train, epoch, i / steps, (i + 1) / steps) for i in range(steps)], np.float32)
 
 
 def _rate(train: Train, epoch: int, begun: float, done: float) -> float:
-    """The rate of a step that goes from the share `begun` of the epoch to `done`."""
+    """The rate of a step from the share `begun` of the epoch to the share `done`."""
     if epoch + begun < train.warmup:
         return train.lr * min(1.0, (epoch + done) / train.warmup)
     if isinstance(train.schedule, StepSchedule):

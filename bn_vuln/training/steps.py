@@ -1,5 +1,4 @@
-"""The compiled steps: augmented images and adversarial examples where they are trained on, gradients of the
-cross-entropy, weight decay, one update.
+"""The compiled training steps: augmentation, adversarial examples, gradients, weight decay, update.
 
 On one device many steps are one compiled call; over replicas each step is one.
 """
@@ -7,9 +6,10 @@ On one device many steps are one compiled call; over replicas each step is one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bn_vuln.config import Augment, Cell
 from bn_vuln.data.info import DatasetInfo
@@ -18,23 +18,31 @@ from bn_vuln.runtime import backend
 from bn_vuln.runtime.distribution import Distribution
 from bn_vuln.training import adversarial, augmentation, fused_batch_norm, native_width
 from bn_vuln.training.optimizers import decay_terms, rate_factors
+from bn_vuln.typing import KerasModel, Optimizer, Tensor, Variable
 
+Number: TypeAlias = Tensor | np.number
+Totals: TypeAlias = tuple[Number, Number]  # (sum of the losses float64, number of correct predictions int32)
 # (examples int32 [steps, batch], augmented [steps, batch, 4] as `_batch` takes them, learning rates float32 [steps],
-# first step, step after the last, totals so far) -> totals (sum of the losses float64, number of correct predictions
-# int32), the same however many calls they take
-Totals = tuple[Any, Any]
-Steps = Callable[[Any, Any, Any, Any, Totals], Totals]
+# first step, step after the last, totals so far) -> totals, the same however many calls they take
+Steps: TypeAlias = Callable[[NDArray[np.int32], NDArray[np.float32], np.int32, np.int32, Totals], Totals]
+Step: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]  # examples -> (its part of the loss, correct predictions)
 
 
 def no_totals() -> Totals:
-    """The totals before the first step."""
+    """Return the totals before the first step."""
     return np.float64(0), np.int32(0)
 
 
 def make(
-    cell: Cell, model: Any, optimizer: Any, info: DatasetInfo, images: Any, labels: Any, distribution: Distribution
+    cell: Cell,
+    model: KerasModel,
+    optimizer: Optimizer,
+    info: DatasetInfo,
+    images: Tensor,
+    labels: Tensor,
+    distribution: Distribution,
 ) -> Steps:
-    """Steps over `images` (uint8 [n, h, w, c]) and `labels` (int32 [n]), which lie on every device."""
+    """Return steps over `images` (uint8 [n, h, w, c]) and `labels` (int32 [n]), which lie on every device."""
     step = _step(cell, model, optimizer, info, images, labels, distribution.replicas)
     if distribution.strategy is None:
         return backend.compile(_looped(step, optimizer), xla=backend.prefers_xla(model))
@@ -42,27 +50,34 @@ def make(
 
 
 def _step(
-    cell: Cell, model: Any, optimizer: Any, info: DatasetInfo, images: Any, labels: Any, replicas: int
-) -> Callable[[Any], tuple[Any, Any]]:
-    """One update by the examples of `index` (this replica's share): (its part of the loss, correct predictions)."""
+    cell: Cell,
+    model: KerasModel,
+    optimizer: Optimizer,
+    info: DatasetInfo,
+    images: Tensor,
+    labels: Tensor,
+    replicas: int,
+) -> Step:
+    """One update by the examples of `index`, this replica's share."""
     tf = backend.tensorflow()
     variables, width = model.trainable_variables, model.input_shape[1]
     decay = [k / replicas for k in decay_terms(cell, model)]  # the optimizer sums gradients over the replicas
     factors, norms = rate_factors(cell, model), native_width.squared_norms(model)
     cross_entropy, options = _cross_entropy(cell.train.label_smoothing), cell.train.adversarial
-    search = adversarial.search(cell, options, model, optimizer, info, replicas) if options else None
+    attack = adversarial.inner_attack(cell, options, model, optimizer, info, replicas) if options else None
     augment = cell.train.augment
 
-    def squared_norm(variable: Any) -> Any:
-        known = norms.get(id(variable))
-        return known() if known else tf.reduce_sum(variable**2)
+    def squared_norm(variable: Variable) -> Tensor | float:
+        function = norms.get(id(variable))
+        norm: Tensor | float = function() if function else tf.reduce_sum(variable**2)
+        return norm
 
-    def step(index: Any) -> tuple[Any, Any]:
+    def step(index: Tensor) -> tuple[Tensor, Tensor]:
         x, y = _batch(index, images, labels, augment)
         x = to_pixels(x, width)
-        x = x if search is None else search(x, y)
+        x = x if attack is None else attack(x, y)
         with tf.GradientTape() as tape:
-            with fused_batch_norm.batch_norm(model):
+            with fused_batch_norm.use_fused_op(model):
                 logits = model(x, training=True)
             loss = tf.reduce_mean(cross_entropy(y, logits))
             loss = loss / replicas if replicas > 1 else loss
@@ -71,69 +86,74 @@ def _step(
         penalty = sum((0.5 * k * squared_norm(v) for k, v in zip(decay, variables, strict=True) if k), 0.0)
         gradients = [g if factor == 1 else factor * g for g, factor in zip(gradients, factors, strict=True)]
         optimizer.apply(gradients, variables)
-        hits = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), y)
-        return loss + penalty, tf.reduce_sum(tf.cast(hits, tf.int32))
+        correct = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), y)
+        return loss + penalty, tf.reduce_sum(tf.cast(correct, tf.int32))
 
     return step
 
 
-def _batch(index: Any, images: Any, labels: Any, augment: Augment | None) -> tuple[Any, Any]:
-    """The images, cropped and flipped where they are augmented, and labels of `index`: examples int32 [n], or with
-    augmentation int32 [n, 4], each an example and what is drawn for it."""
+def _batch(index: Tensor, images: Tensor, labels: Tensor, augment: Augment | None) -> tuple[Tensor, Tensor]:
+    """(images, cropped and flipped where they are augmented; labels) of the examples `index`.
+
+    They are int32 [n], or with augmentation int32 [n, 4], each an example and its random crop.
+    """
     tf = backend.tensorflow()
     if augment is None:
         return tf.gather(images, index), tf.gather(labels, index)
-    examples, drawn = index[:, 0], index[:, 1:]
-    return augmentation.crop(tf.gather(images, examples), drawn, augment.pad), tf.gather(labels, examples)
+    examples, crops = index[:, 0], index[:, 1:]
+    return augmentation.crop(tf.gather(images, examples), crops, augment.pad), tf.gather(labels, examples)
 
 
-def _cross_entropy(smoothing: float) -> Callable[[Any, Any], Any]:
-    """A function (labels [n], logits [n, classes]) -> cross-entropies [n]; smoothed targets as Szegedy et al. 2016."""
+def _cross_entropy(smoothing: float) -> Callable[[Tensor, Tensor], object]:
+    """(labels [n], logits [n, classes]) -> cross-entropies [n]; targets are smoothed as in Szegedy et al. 2016."""
     tf = backend.tensorflow()
 
-    def smoothed(y: Any, logits: Any) -> Any:
+    def smoothed(y: Tensor, logits: Tensor) -> object:
         classes = logits.shape[1]
         targets = tf.one_hot(y, classes, on_value=1 - smoothing + smoothing / classes, off_value=smoothing / classes)
         return tf.nn.softmax_cross_entropy_with_logits(labels=targets, logits=logits)
 
-    def plain(y: Any, logits: Any) -> Any:
+    def plain(y: Tensor, logits: Tensor) -> object:
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits)
 
     return smoothed if smoothing else plain
 
 
-def _looped(step: Callable[[Any], tuple[Any, Any]], optimizer: Any) -> Steps:
+def _looped(step: Step, optimizer: Optimizer) -> Callable[..., Totals]:
     """Steps `begin` to `end` as one loop of the graph."""
     tf = backend.tensorflow()
 
-    def steps(order: Any, rates: Any, begin: Any, end: Any, totals: Totals) -> Any:
-        def body(i: Any, loss: Any, correct: Any) -> tuple[Any, ...]:
+    def steps(order: Tensor, rates: Tensor, begin: Tensor, end: Tensor, totals: Totals) -> Totals:
+        def body(i: Tensor, loss: Tensor, correct: Tensor) -> tuple[Tensor, ...]:
             optimizer.learning_rate.assign(rates[i])
             step_loss, step_correct = step(order[i])
             return i + 1, loss + tf.cast(step_loss, tf.float64), correct + step_correct
 
-        return tf.while_loop(lambda i, *_: i < end, body, (begin, *totals))[1:]
+        _, loss, correct = tf.while_loop(lambda i, *_: i < end, body, (begin, *totals))
+        return loss, correct
 
     return steps
 
 
-def _replicated(step: Callable[[Any], tuple[Any, Any]], optimizer: Any, distribution: Distribution) -> Steps:
-    """The same, each step run on every replica with its share of the examples."""
+def _replicated(step: Step, optimizer: Optimizer, distribution: Distribution) -> Steps:
+    """Steps that each run on every replica, with its share of the examples."""
     tf = backend.tensorflow()
     strategy, replicas = distribution.strategy, distribution.replicas
 
-    def share(index: Any) -> tuple[Any, Any]:
+    def share(index: Tensor) -> tuple[Tensor, Tensor]:
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         return step(tf.reshape(index, (replicas, -1, *index.shape[1:]))[replica])
 
-    def everywhere(index: Any, rate: Any) -> tuple[Any, ...]:
+    def everywhere(index: Tensor, rate: Tensor) -> tuple[Tensor, ...]:
         optimizer.learning_rate.assign(rate)
         results = strategy.run(share, args=(index,))
         return tuple(strategy.reduce(tf.distribute.ReduceOp.SUM, result, axis=None) for result in results)
 
     compiled = backend.compile(everywhere)
 
-    def steps(order: Any, rates: Any, begin: Any, end: Any, totals: Totals) -> Totals:
+    def steps(
+        order: NDArray[np.int32], rates: NDArray[np.float32], begin: np.int32, end: np.int32, totals: Totals
+    ) -> Totals:
         for i in range(int(begin), int(end)):
             step_totals = compiled(order[i], rates[i])
             totals = totals[0] + np.float64(step_totals[0]), totals[1] + np.int32(step_totals[1])

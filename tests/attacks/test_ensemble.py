@@ -57,11 +57,11 @@ def test_every_attack_counts_what_fools_inside_ball_and_box(evaluator, name, ord
     assert 0 < record.accuracy < 0.85
     assert not {flag.name for flag in record.flags} & {"outside ball or box"}
     np.testing.assert_array_equal(
-        result.correct, evaluator.logits(result.images).argmax(axis=1) == evaluator.dataset.labels
+        result.correct, evaluator.eval_set.logits(result.images).argmax(axis=1) == evaluator.eval_set.dataset.labels
     )
-    np.testing.assert_array_equal(result.smallest <= 1, ~result.correct)
-    assert (result.smallest[::8] == 0).all()
-    np.testing.assert_array_equal(result.images[::8], evaluator.pixels[::8])
+    np.testing.assert_array_equal(result.min_eps <= 1, ~result.correct)
+    assert (result.min_eps[::8] == 0).all()
+    np.testing.assert_array_equal(result.images[::8], evaluator.eval_set.pixels[::8])
     assert record.robust_after[name if name != "strong" else "square"] == record.correct
     assert record.n_evaluations > 0
 
@@ -70,7 +70,7 @@ def test_any_iterate_fools_what_the_best_iterate_fools(evaluator):
     common = {"attack": "pgd", "steps": 10, "restarts": 2}
     best, found = run(evaluator, **common, keep="best_loss"), run(evaluator, **common)
     # The clean image counts too, where the best iterate of PGD begins elsewhere.
-    clean = evaluator.logits(evaluator.pixels).argmax(axis=1) != evaluator.dataset.labels
+    clean = evaluator.eval_set.logits(evaluator.eval_set.pixels).argmax(axis=1) != evaluator.eval_set.dataset.labels
     np.testing.assert_array_equal(~found.correct, ~best.correct | clean)
     assert found.record.n_evaluations < 22
 
@@ -86,9 +86,10 @@ def test_a_search_that_cheats_is_not_believed(evaluator, monkeypatch, wrong):
     result = run(evaluator, attack="pgd", eps=1e-4, steps=2)
     assert "outside ball or box" in {flag.name for flag in result.record.flags}
     np.testing.assert_array_equal(
-        result.correct, evaluator.logits(evaluator.pixels).argmax(axis=1) == evaluator.dataset.labels
+        result.correct,
+        evaluator.eval_set.logits(evaluator.eval_set.pixels).argmax(axis=1) == evaluator.eval_set.dataset.labels,
     )
-    assert np.abs(result.images - evaluator.pixels).max() < 1.1e-4
+    assert np.abs(result.images - evaluator.eval_set.pixels).max() < 1.1e-4
 
 
 def test_a_targeted_search_ends_at_its_target(evaluator):
@@ -157,9 +158,9 @@ def test_a_ladder_has_a_record_for_each_eps(classifier, evaluator, tmp_path: Pat
     for options, result in found:
         alone = run(evaluator, attack="pgd", eps=options.eps, steps=10)
         np.testing.assert_array_equal(result.correct, alone.correct)
-        assert np.abs(result.images - evaluator.pixels).max() <= options.eps + 1e-6
+        assert np.abs(result.images - evaluator.eval_set.pixels).max() <= options.eps + 1e-6
         assert options.step_size == pytest.approx(2.5 * options.eps / 10)
-        np.testing.assert_array_equal(result.correct, result.smallest > options.eps)
+        np.testing.assert_array_equal(result.correct, result.min_eps > options.eps)
     assert len({result.record.perturbation_id for _, result in found}) == 4
 
 

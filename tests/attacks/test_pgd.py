@@ -546,11 +546,11 @@ def test_every_config_field_changes_the_images(evaluator, plain_result, change):
 
 
 def test_targets_are_the_next_class_and_the_lowest_clean_logit(evaluator):
-    clean = evaluator.logits(evaluator.pixels)
-    targets = {"next": (evaluator.dataset.labels + 1) % 10, "least_likely": clean.argmin(axis=1)}
+    clean = evaluator.eval_set.logits(evaluator.eval_set.pixels)
+    targets = {"next": (evaluator.eval_set.dataset.labels + 1) % 10, "least_likely": clean.argmin(axis=1)}
     for name, target in targets.items():
         result = evaluator.run(Attack(attack="bim", ord="2", eps=1.0, steps=5, step_size=0.2, target=name))
-        logits = evaluator.logits(result.images)
+        logits = evaluator.eval_set.logits(result.images)
         assert cross_entropy(logits, target).mean() < cross_entropy(clean, target).mean() - 1
         assert result.record.target_rate == pytest.approx(np.mean(logits.argmax(axis=1) == target))
         assert result.record.target_rate > 0

@@ -30,7 +30,7 @@ def share(fraction):
         (sanity_checks.not_converged, (share(0.5), share(0.51)), (share(0.5), share(0.5))),
         (sanity_checks.loss_still_moves, (0.1, 1.0, 1.1), (0.1, 1.0, 1.04)),
         (sanity_checks.masked_gradients, (share(0.5), share(0.49)), (share(0.5), share(0.499))),
-        (sanity_checks.fooled_on_the_way, (share(0.5), share(0.49)), (share(0.5), share(0.497))),
+        (sanity_checks.adversarial_before_the_last, (share(0.5), share(0.49)), (share(0.5), share(0.497))),
         (sanity_checks.noise_as_strong, (share(0.5), share(0.5)), (share(0.5), share(0.51))),
         (sanity_checks.noise_as_strong, (share(0.5), share(0.4)), (T, T)),
         (sanity_checks.noise_as_strong, (share(0.9), share(0.8)), (F, F)),
@@ -80,7 +80,7 @@ def linear(seed=0, scale=1.0, before=()):
 
 def evaluator(model, level="full", n=N):
     """Labels are the model's predictions."""
-    found = Evaluator(from_model(model, MNIST, {"weights": "made up"}), Evaluation(limit=n), level=level)
+    found = Evaluator(from_model(model, MNIST, {"weights": "made up"}), Evaluation(limit=n), checks=level)
     found.dataset.labels[:] = found.logits(found.pixels).argmax(axis=1)
     return found
 

@@ -56,7 +56,7 @@ def test_an_attack_that_cheats_is_projected_back_and_flagged(evaluator, monkeypa
     monkeypatch.setattr(attacks, "bind", lambda *_, **__: lambda x, y, index: x * 0.0)
     monkeypatch.setattr(evaluator, "_compiled", {})
     cheat = evaluator.run(options)
-    assert np.abs(cheat.images - evaluator.pixels).max() <= 0.01 + 1e-6
+    assert np.abs(cheat.images - evaluator.eval_set.pixels).max() <= 0.01 + 1e-6
     assert "outside ball or box" in {flag.name for flag in cheat.record.flags}
     assert cheat.record.accuracy >= honest.accuracy - 0.02
 
@@ -112,7 +112,7 @@ def test_a_record_identifies_what_was_measured(evaluator):
 
 def test_a_sound_model_gets_no_flag(evaluator):
     suite = {"clean": Clean(), "noise": AWGN(std=0.1), "pgd": Attack(eps="8/255", steps=5)}
-    results = dict(measure(evaluator.classifier, suite, LIMIT))
+    results = dict(measure(evaluator.eval_set.classifier, suite, LIMIT))
     assert [result.record.flags for result in results.values()] == [(), (), ()]
 
 

@@ -14,10 +14,12 @@ from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import BnvulnError
 from bn_vuln.evaluation import classifier
 from bn_vuln.evaluation.classifier import from_model
-from bn_vuln.evaluation.eval_set import trained_on
+from bn_vuln.evaluation.eval_set import training_examples
 from bn_vuln.evaluation.evaluator import Evaluator
-from bn_vuln.evaluation.measurements import mechanism
-from bn_vuln.evaluation.measurements.mechanism import measure
+from bn_vuln.evaluation.measurements import base
+from bn_vuln.evaluation.measurements import run as measurements
+from bn_vuln.evaluation.measurements import spectrum as spectrum_measurement
+from bn_vuln.evaluation.measurements.run import measure
 from bn_vuln.experiments import runner
 from bn_vuln.experiments.runner import Task
 from bn_vuln.runtime.files import atomic_write
@@ -174,12 +176,12 @@ def test_constant_logits_have_no_direction(options, number):
 @pytest.mark.parametrize("size", [7, 250])
 def test_the_gradient_of_the_margin_is_against_the_strongest_other_class(linear_own, size, monkeypatch):
     subject, kernel = linear_own
-    monkeypatch.setattr(mechanism, "BATCH_SIZE", size)
+    monkeypatch.setattr(base, "BATCH_SIZE", size)
     test = data.load(subject.dataset, "test", validation=10)
     x = pixel_array(test.images, 6)
     logits = x.reshape(40, -1) @ kernel
     logits[np.arange(40), test.labels] = -np.inf
-    found, rivals = mechanism.margin_gradients(subject, x, test.labels)
+    found, rivals = base.margin_gradients(subject, x, test.labels)
     np.testing.assert_array_equal(rivals, logits.argmax(axis=1))
     assert len(set(rivals.tolist())) > 1
     np.testing.assert_allclose(found, (kernel[:, test.labels] - kernel[:, rivals]).T, rtol=0, atol=1e-5)
@@ -188,9 +190,9 @@ def test_the_gradient_of_the_margin_is_against_the_strongest_other_class(linear_
 @pytest.mark.parametrize("size", [7, 250])
 def test_jacobians_of_a_linear_model_are_its_centred_weights(linear_own, size, monkeypatch):
     subject, kernel = linear_own
-    monkeypatch.setattr(mechanism, "BATCH_SIZE", size)
+    monkeypatch.setattr(spectrum_measurement, "BATCH_SIZE", size)
     x = np.random.default_rng(0).uniform(size=(15, 6, 6, 1)).astype(np.float32)
-    found = mechanism.jacobians(subject, x)
+    found = spectrum_measurement.jacobians(subject, x)
     expected = (kernel - kernel.mean(axis=1, keepdims=True)).T
     assert found.shape == (15, 3, 36)
     np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), rtol=0, atol=1e-5)
@@ -200,13 +202,13 @@ def test_jacobians_of_a_net_are_centred_and_in_inference_mode(runs):
     subject = classifier.from_run(runs["batch"])
     before = [v.numpy() for v in subject.model.variables]
     x = pixel_array(data.load("mnist", "test", limit=20).images, 28)
-    found = mechanism.jacobians(subject, x)
+    found = spectrum_measurement.jacobians(subject, x)
     np.testing.assert_allclose(found.sum(axis=1), 0, rtol=0, atol=1e-5 * np.abs(found).max())
-    alone = mechanism.jacobians(subject, x[:1])
+    alone = spectrum_measurement.jacobians(subject, x[:1])
     np.testing.assert_allclose(found[:1], alone, rtol=0, atol=1e-5 * np.abs(found).max())
     # The differences of two rows are the gradients of margins.
     labels = np.arange(20, dtype=np.int32) % 10
-    gradients, rivals = mechanism.margin_gradients(subject, x, labels)
+    gradients, rivals = base.margin_gradients(subject, x, labels)
     rows = np.arange(20)
     np.testing.assert_allclose(
         found[rows, labels] - found[rows, rivals], gradients, rtol=0, atol=1e-5 * np.abs(found).max()
@@ -224,7 +226,7 @@ def test_the_spectrum_of_a_linear_model_is_that_of_its_weights(linear_own, tmp_p
     trained = data.load(subject.dataset, "train", validation=10, limit=50)
     variance, directions = spectrum.principal_components(trained.images)
     test = data.load(subject.dataset, "test", validation=10, limit=30)
-    _, rivals = mechanism.margin_gradients(subject, pixel_array(test.images, 6), test.labels)
+    _, rivals = base.margin_gradients(subject, pixel_array(test.images, 6), test.labels)
     w = (kernel[:, test.labels] - kernel[:, rivals]).T
     energy = spectrum.energy(w, directions)
     gain = np.linalg.norm((kernel - kernel.mean(axis=1, keepdims=True)).T @ directions, axis=0)
@@ -246,7 +248,7 @@ def test_the_spectrum_of_a_wide_model_is_in_its_own_pixels(own, tmp_path):
     model = keras.Model(inputs, L.Dense(3)(L.Flatten()(inputs)))
     subject = from_model(model, info, {"weights": "test"}, dataset=own, validation=10)
     record = only(measure(subject, SPECTRUM, LIMIT_OWN, folder=tmp_path))
-    images, _ = trained_on(subject)
+    images, _ = training_examples(subject)
     variance, _ = spectrum.principal_components(pixel_array(images.images, 9))
     np.testing.assert_allclose(arrays(tmp_path, record)["variance"], variance, rtol=1e-9, atol=1e-15)
     assert record.details["components"] == 81
@@ -308,7 +310,7 @@ def test_nothing_is_written_without_a_folder_and_nothing_done_without_measuremen
     found = only(measure(linear(np.eye(2)), {"name": Tilt()}, LIMIT, progress=said))
     assert said.lines == [f"name: {found.value:.4g} deg"]
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(mechanism, "load", None)
+    monkeypatch.setattr(measurements, "load", None)
     assert list(measure(linear(np.eye(2)), {})) == []
 
 
@@ -411,7 +413,7 @@ def test_a_lost_measurement_is_made_again_alone(finished, monkeypatch):
     assert [(list(s.perturbations), list(s.measurements)) for s in task().missing(finished)] == [([], ["tilt"])]
     assert not task().finished(finished)
     monkeypatch.setattr("bn_vuln.training.train", no_work)
-    monkeypatch.setattr(mechanism, "_spectrum", no_work)
+    monkeypatch.setattr(spectrum_measurement, "measure", no_work)
     runner.run_task(task(), finished)
     assert records.read_measurement(lost).value == value
 

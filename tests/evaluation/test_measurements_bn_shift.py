@@ -5,18 +5,18 @@ import shutil
 
 import numpy as np
 import pytest
-from bn_vuln.analysis.input_moments import log_scale, shift
 from helpers_attacks import keras
 from helpers_runs import SMALL, MessageLog
 
 from bn_vuln import data, records
+from bn_vuln.analysis.moments import log_scale, shift
 from bn_vuln.config import BatchStatistics, Evaluation, Experiment, validate
 from bn_vuln.data import noise
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import BnvulnError, ConfigError
 from bn_vuln.evaluation import classifier
 from bn_vuln.evaluation.classifier import from_model
-from bn_vuln.evaluation.measurements.mechanism import measure
+from bn_vuln.evaluation.measurements.run import measure
 from bn_vuln.experiments import runner
 from bn_vuln.reporting import aggregate, tables
 

@@ -53,20 +53,22 @@ def result(evaluator):
 
 
 def logits_of(evaluator, images):
-    return np.asarray(evaluator.classifier.predict(images))
+    return np.asarray(evaluator.eval_set.classifier.predict(images))
 
 
 # ---------------------------------------------------------------- evaluation
 
 
 def test_distances_are_those_of_the_images_that_are_kept(evaluator, result):
-    clean, fooled = (logits_of(evaluator, z).argmax(1) != result.labels for z in (evaluator.pixels, result.images))
+    clean, fooled = (
+        logits_of(evaluator, z).argmax(1) != result.labels for z in (evaluator.eval_set.pixels, result.images)
+    )
     assert 0 < clean.sum() < 20
     assert fooled.mean() > 0.9
     np.testing.assert_array_equal(result.correct, ~fooled)
-    expected = norm(result.images.astype(np.float64) - evaluator.pixels, "2")
-    np.testing.assert_allclose(result.smallest, np.where(clean, 0, np.where(fooled, expected, np.inf)))
-    np.testing.assert_array_equal(result.images[clean], evaluator.pixels[clean])
+    expected = norm(result.images.astype(np.float64) - evaluator.eval_set.pixels, "2")
+    np.testing.assert_allclose(result.min_eps, np.where(clean, 0, np.where(fooled, expected, np.inf)))
+    np.testing.assert_array_equal(result.images[clean], evaluator.eval_set.pixels[clean])
     counted = expected[fooled & ~clean]
     assert result.record.mean_distance == pytest.approx(counted.mean())
     assert result.record.median_distance == pytest.approx(np.median(counted))
@@ -86,7 +88,7 @@ def test_targets_are_what_distances_are_to(evaluator):
     found = evaluator.run(MinimumNorm(**FAST, target="next"))
     target = (found.labels + 1) % 10
     hit = logits_of(evaluator, found.images).argmax(1) == target
-    np.testing.assert_array_equal(np.isfinite(found.smallest), hit)
+    np.testing.assert_array_equal(np.isfinite(found.min_eps), hit)
     assert found.record.target_rate == pytest.approx(hit.mean())
     assert found.record.target_rate > 0.8
     assert found.record.mean_distance > evaluator.run(MinimumNorm(**FAST)).record.mean_distance
@@ -109,7 +111,7 @@ def test_an_attack_is_not_believed(evaluator, monkeypatch, points, flagged, accu
     if accurate:
         np.testing.assert_array_equal(found.correct, clean.correct)
         assert found.record.mean_distance is None
-        np.testing.assert_array_equal(found.smallest, np.where(clean.correct, np.inf, 0))
+        np.testing.assert_array_equal(found.min_eps, np.where(clean.correct, np.inf, 0))
 
 
 CONFIG = {"unit": "pixel", "box": (0.0, 1.0), "confidence": 0.0, "target": "none", "backend": "own", **FAST}
@@ -141,8 +143,8 @@ def test_two_replicas_find_what_one_does(runs, evaluator, result):
 
 
 def test_batches_of_any_size_give_the_same_distances(evaluator, result):
-    found = Evaluator(evaluator.classifier, LIMIT, batch_size=16).run(MinimumNorm(**FAST))
-    np.testing.assert_allclose(found.smallest, result.smallest, rtol=0.02)
+    found = Evaluator(evaluator.eval_set.classifier, LIMIT, batch_size=16).run(MinimumNorm(**FAST))
+    np.testing.assert_allclose(found.min_eps, result.min_eps, rtol=0.02)
 
 
 # ---------------------------------------------------------------- config
@@ -189,14 +191,14 @@ def test_its_cost_grows_with_steps_and_constants():
 
 
 def test_what_lies_beside_the_record(tmp_path, evaluator, result):
-    (_, found), *_ = measure(evaluator.classifier, {"cw": MinimumNorm(**FAST)}, LIMIT, folder=tmp_path)
+    (_, found), *_ = measure(evaluator.eval_set.classifier, {"cw": MinimumNorm(**FAST)}, LIMIT, folder=tmp_path)
     path = records.correct_path(tmp_path, found.record.perturbation_id)
     assert path.stat().st_size < 30_000
     arrays = records.read_arrays(path)
     assert arrays.keys() == {"correct", "n", "distance", "clean", "adversarial", "labels", "taken_for"}
-    np.testing.assert_allclose(arrays["distance"], result.smallest, rtol=1e-6)
+    np.testing.assert_allclose(arrays["distance"], result.min_eps, rtol=1e-6)
     assert arrays["adversarial"].shape == (8, 28, 28, 1)
-    np.testing.assert_allclose(arrays["clean"], evaluator.pixels[:8], atol=1e-3)
+    np.testing.assert_allclose(arrays["clean"], evaluator.eval_set.pixels[:8], atol=1e-3)
     np.testing.assert_allclose(arrays["adversarial"], result.images[:8], atol=1e-3)
     np.testing.assert_array_equal(arrays["labels"], result.labels[:8])
     np.testing.assert_array_equal(arrays["taken_for"], logits_of(evaluator, result.images[:8]).argmax(1))
@@ -216,7 +218,7 @@ def test_few_of_large_images_are_kept(shape, kept):
 
 
 def test_other_records_have_no_distance_and_no_images(tmp_path, evaluator):
-    (_, found), *_ = measure(evaluator.classifier, {"clean": Clean()}, LIMIT, folder=tmp_path)
+    (_, found), *_ = measure(evaluator.eval_set.classifier, {"clean": Clean()}, LIMIT, folder=tmp_path)
     assert (found.record.mean_distance, found.record.median_distance) == (None, None)
     arrays = records.read_arrays(records.correct_path(tmp_path, found.record.perturbation_id))
     assert arrays.keys() == {"correct", "n"}
@@ -398,4 +400,4 @@ def test_a_model_that_is_never_fooled_has_no_distance(bnvuln, tmp_path, accurate
 def test_the_api_takes_it_as_a_config_or_as_plain_fields(runs, result):
     for attack in ({"kind": "minimal", **FAST}, MinimumNorm(**FAST)):
         found = api.attack(runs["batch"], attack, limit=10)
-        np.testing.assert_allclose(found.smallest, result.smallest[:10], rtol=0.02)
+        np.testing.assert_allclose(found.min_eps, result.min_eps[:10], rtol=0.02)

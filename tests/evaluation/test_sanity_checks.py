@@ -194,8 +194,13 @@ def test_points_on_the_border_pass(x, threat_model):
     far = x + np.random.default_rng(0).normal(size=x.shape).astype(np.float32) * 5
     point = threat_model.project_array(far, x)
     assert threat_model.violation(point, x).max() > -1e-3
-    assert sanity_checks.inside(point, x, threat_model) is None
-    assert sanity_checks.inside(threat_model.project(tf.constant(far), tf.constant(x)).numpy(), x, threat_model) is None
+    assert sanity_checks.outside(sanity_checks.beyond(point, x, threat_model)) is None
+    assert (
+        sanity_checks.outside(
+            sanity_checks.beyond(threat_model.project(tf.constant(far), tf.constant(x)).numpy(), x, threat_model)
+        )
+        is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -213,7 +218,7 @@ def test_points_outside_are_flagged_with_their_share(threat_model, move):
     x = np.full((8, *SHAPE), 0.5, np.float32)
     point = x.copy()
     point[:2] += move
-    flag = sanity_checks.inside(point, x, threat_model)
+    flag = sanity_checks.outside(sanity_checks.beyond(point, x, threat_model))
     assert (flag.check, flag.name) == (11, "outside ball or box")
     assert flag.value == pytest.approx(0.25)
 
@@ -223,16 +228,16 @@ def test_points_that_are_not_finite_are_outside_and_hide_no_others(value):
     x = np.full((8, *SHAPE), 0.5, np.float32)
     point = x.copy()
     point[0, 0, 0, 0] = value
-    assert sanity_checks.inside(point, x, ThreatModel("inf", 0.1)).value == pytest.approx(1 / 8)
+    assert sanity_checks.outside(sanity_checks.beyond(point, x, ThreatModel("inf", 0.1))).value == pytest.approx(1 / 8)
     point[1] += 0.2
-    assert sanity_checks.inside(point, x, ThreatModel("inf", 0.1)).value == pytest.approx(2 / 8)
+    assert sanity_checks.outside(sanity_checks.beyond(point, x, ThreatModel("inf", 0.1))).value == pytest.approx(2 / 8)
 
 
 def test_the_flag_says_how_far_outside_the_worst_point_lies():
     x = np.full((4, *SHAPE), 0.5, np.float32)
     point = x.copy()
     point[0] += 0.25
-    assert "by up to 0.15;" in sanity_checks.inside(point, x, ThreatModel("inf", 0.1)).message
+    assert "by up to 0.15;" in sanity_checks.outside(sanity_checks.beyond(point, x, ThreatModel("inf", 0.1))).message
 
 
 def test_only_images_that_lie_in_the_box_themselves_are_judged():
@@ -241,7 +246,7 @@ def test_only_images_that_lie_in_the_box_themselves_are_judged():
     threat_model = ThreatModel("inf", 0.1, low=0.0, high=1.0)
     point = threat_model.project_array(x, x)
     assert np.abs(point - x).max() == 1.0
-    assert sanity_checks.inside(point, x, threat_model) is None
+    assert sanity_checks.outside(sanity_checks.beyond(point, x, threat_model)) is None
 
 
 def test_a_box_that_excludes_clean_images_is_flagged_with_their_share():
@@ -302,7 +307,7 @@ def evaluator(*, scale=1.0, middle=None, softmax=False, **options):
     outputs = keras.layers.Softmax()(outputs) if softmax else outputs
     model = keras.Model(inputs, outputs)
     subject = from_model(model, INFO, {"weights": "x"}, **options)
-    return Evaluator(subject, Evaluation(limit=40), batch_size=20, level="none")
+    return Evaluator(subject, Evaluation(limit=40), batch_size=20, checks="none")
 
 
 def numbers(evaluator, perturbation=None):

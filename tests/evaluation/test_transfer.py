@@ -116,7 +116,7 @@ def test_every_pair_of_linear_models_is_as_the_closed_form_has_it(everything, ex
         assert record.fooled == (clean & ~target).sum()
         assert record.accuracy == pytest.approx(target.mean())
         assert record.transfer_rate == pytest.approx((could & ~target).sum() / could.sum())
-        found = pair.outcomes
+        found = pair.correct
         for ours, theirs in zip((found.source_clean, found.source, found.target_clean, found.target), expected[names],
                                 strict=True):  # fmt: skip
             np.testing.assert_array_equal(ours, theirs)
@@ -180,7 +180,7 @@ def test_what_is_recorded_is_not_done_again(run, tmp_path, monkeypatch):
     assert len(sources) == 2
     assert {ids: pair.record for ids, pair in again.pairs.items()} == {i: p.record for i, p in first.pairs.items()}
     for ids, pair in again.pairs.items():
-        np.testing.assert_array_equal(pair.outcomes.target, first.pairs[ids].outcomes.target)
+        np.testing.assert_array_equal(pair.correct.target, first.pairs[ids].correct.target)
     run("left", "right")  # a part of it
     assert len(sources) == 2
     left, right = first.sources

@@ -14,7 +14,7 @@ from bn_vuln.errors import BnvulnError
 from bn_vuln.experiments import catalog, runner
 from bn_vuln.reporting import aggregate
 from bn_vuln.runtime.progress import Quiet
-from bn_vuln.training import Trained
+from bn_vuln.training import TrainingResult
 
 BIM = {"kind": "attack", "attack": "bim", "eps": 0.1}
 
@@ -133,7 +133,7 @@ def test_records_of_two_models_never_stand_beside_each_other(done, tmp_path, mon
 
     def train(*_, **__):
         shutil.copy(retrained / "model.keras", folder)
-        return Trained(None, [], found)
+        return TrainingResult(None, [], found)
 
     monkeypatch.setattr("bn_vuln.training.train", train)
     runner.run_task(task, root)

@@ -28,9 +28,9 @@ from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluation import classifier, sanity_checks
 from bn_vuln.evaluation.classifier import from_model
-from bn_vuln.evaluation.eval_set import trained_on, within
+from bn_vuln.evaluation.eval_set import training_examples, without_large_limit
 from bn_vuln.evaluation.evaluator import Evaluator
-from bn_vuln.evaluation.measurements.mechanism import measure
+from bn_vuln.evaluation.measurements.run import measure
 from bn_vuln.models import bn_statistics
 from bn_vuln.runtime.distribution import choose
 
@@ -185,7 +185,7 @@ def evaluator(folder, kind, **options):
 
 
 def test_the_examples_that_a_run_was_trained_on_are_found_again(runs):
-    examples, batch_size = trained_on(classifier.from_run(runs["batch"]))
+    examples, batch_size = training_examples(classifier.from_run(runs["batch"]))
     assert batch_size == 50
     np.testing.assert_array_equal(examples.index, data.load("mnist", "train", limit=2000).index)
 
@@ -193,7 +193,7 @@ def test_the_examples_that_a_run_was_trained_on_are_found_again(runs):
 def test_the_training_split_is_what_a_run_was_trained_on(runs):
     """A generalization gap on images that were never seen would be none."""
     subject = classifier.from_run(runs["batch"])  # of 2,000 images
-    seen = set(trained_on(subject)[0].index)
+    seen = set(training_examples(subject)[0].index)
     whole = Evaluator(subject, Evaluation(split="train")).dataset
     some = Evaluator(subject, Evaluation(split="train", limit=300)).dataset
     assert set(whole.index) == seen
@@ -202,8 +202,8 @@ def test_the_training_split_is_what_a_run_was_trained_on(runs):
     assert len(some) == 300
     with pytest.raises(UsageError, match="mnist: limit: what was trained on has 2000 examples, 2001 were asked for"):
         Evaluator(subject, Evaluation(split="train", limit=2001))
-    assert within(Evaluation(split="train", limit=2001), subject).limit is None
-    assert within(Evaluation(split="train", limit=2000), subject).limit == 2000
+    assert without_large_limit(Evaluation(split="train", limit=2001), subject).limit is None
+    assert without_large_limit(Evaluation(split="train", limit=2000), subject).limit == 2000
 
 
 def test_naming_the_data_of_a_run_does_not_change_what_it_was_trained_on(runs):
@@ -211,12 +211,12 @@ def test_naming_the_data_of_a_run_does_not_change_what_it_was_trained_on(runs):
     subject = classifier.from_run(runs["batch"])
     named, unnamed = (Evaluator(subject, Evaluation(split="train", dataset=name)).dataset for name in ("mnist", None))
     np.testing.assert_array_equal(named.index, unnamed.index)
-    assert within(Evaluation(split="train", dataset="mnist", limit=2001), subject).limit is None
+    assert without_large_limit(Evaluation(split="train", dataset="mnist", limit=2001), subject).limit is None
 
 
 def test_a_foreign_model_was_trained_on_everything(runs):
     subject = classifier.from_keras(runs["batch"] / "model.keras", "mnist")
-    examples, batch_size = trained_on(subject)
+    examples, batch_size = training_examples(subject)
     assert (len(examples), batch_size) == (55000, 100)
 
 
@@ -226,7 +226,7 @@ def test_drawn_classes_are_found_again():
     )
     subject = from_model(models.build(cell, data.load("mnist", classes=(7, 3)).info),
                          data.load("mnist", classes=(7, 3)).info, identity_of(cell), dataset="mnist")  # fmt: skip
-    examples, _ = trained_on(dataclasses.replace(subject, classes=(7, 3), subset_seed=3))
+    examples, _ = training_examples(dataclasses.replace(subject, classes=(7, 3), subset_seed=3))
     np.testing.assert_array_equal(examples.index, data.load_training_data(cell.data, "train", 3).index)
     assert np.bincount(examples.labels).tolist() == [20, 20]
 
@@ -247,7 +247,7 @@ def test_logits_are_those_of_the_batch(runs, monkeypatch):
 
 def test_logits_are_those_of_the_reestimated_copy(runs):
     subject = classifier.from_run(runs["batch"])
-    examples, size = trained_on(subject)
+    examples, size = training_examples(subject)
     copy = again(subject.model, examples.images, size)
     found = evaluator(runs["batch"], "reestimated")
     x = found.pixels
@@ -268,7 +268,7 @@ def test_own_data_that_go_class_by_class_are_reestimated_in_a_random_order(tmp_p
     )
     subject = dataclasses.replace(subject, validation=100)
     found = Evaluator(subject, Evaluation(limit=20, bn_statistics="reestimated")).classifier.model
-    everything = trained_on(subject)[0].images.reshape(500, -1)
+    everything = training_examples(subject)[0].images.reshape(500, -1)
     (layer,) = layers(found)
     inputs = (everything / 255 - subject.info.mean[0]) / subject.info.std[0]
     assert float(np.mean(layer.moving_variance)) == pytest.approx(inputs.var(axis=0).mean(), rel=0.05)
@@ -514,7 +514,7 @@ def test_any_iterate_counts_in_the_batch_that_is_measured(runs, monkeypatch):
     other batches."""
     monkeypatch.setattr("bn_vuln.evaluation.eval_set.STATISTICS", 50)
     found = evaluator(runs["batch"], "batch").run(Attack(eps=0.1, steps=3))
-    assert found.smallest is None
+    assert found.min_eps is None
     assert found.record.accuracy <= evaluator(runs["batch"], "batch").run(Clean()).record.accuracy
 
 

@@ -13,7 +13,7 @@ from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import ConfigError, UsageError
 from bn_vuln.evaluation import classifier
 from bn_vuln.evaluation.evaluator import Evaluator
-from bn_vuln.evaluation.measurements import mechanism
+from bn_vuln.evaluation.measurements import base
 from bn_vuln.models.bn_folding import fold
 from bn_vuln.training import cell_id, train
 
@@ -324,7 +324,7 @@ def test_the_gradient_of_the_margin_is_the_effective_weights(tmp_path, affine, c
     gamma = layer.gamma.numpy() if affine else None
     expected = effective_weights(subject.model.get_layer("logit").kernel.numpy()[:, 0], variance, c, gamma)
     test = data.load("mnist", "test", classes=(3, 7), limit=40)
-    found, rivals = mechanism.margin_gradients(subject, pixel_array(test.images, 28), test.labels)
+    found, rivals = base.margin_gradients(subject, pixel_array(test.images, 28), test.labels)
     np.testing.assert_array_equal(rivals, 1 - test.labels)
     sign = np.where(test.labels == 1, 1.0, -1.0)[:, None]
     np.testing.assert_allclose(found, sign * expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())

@@ -55,7 +55,7 @@ def test_an_evaluation_goes_on_in_smaller_batches(monkeypatch, keep):
     options = Attack(attack="pgd", eps=0.1, steps=3, keep=keep)
     expected = Evaluator(classifier, Evaluation(limit=30)).run(options)
     evaluator = Evaluator(classifier, Evaluation(limit=30), batch_size=30)
-    predict = evaluator._predict
+    predict = evaluator.eval_set.predict_batch
 
     def little_memory(images):
         if len(images) > 10:
@@ -64,6 +64,6 @@ def test_an_evaluation_goes_on_in_smaller_batches(monkeypatch, keep):
 
     monkeypatch.setattr(evaluator, "_predict", little_memory)
     found = evaluator.run(options)
-    assert evaluator.batch_size == 7
+    assert evaluator.eval_set.batch_size == 7
     np.testing.assert_array_equal(found.correct, expected.correct)
     np.testing.assert_allclose(found.images, expected.images, atol=1e-6)

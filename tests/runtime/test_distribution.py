@@ -12,7 +12,7 @@ from bn_vuln.evaluation.classifier import from_run
 from bn_vuln.evaluation.evaluator import Evaluator
 from bn_vuln.runtime import distribution
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution, choose
-from bn_vuln.training import fitting_distribution, train
+from bn_vuln.training import choose_distribution, train
 
 SYNCHRONIZED = {"name": "batch", "synchronized": True}
 
@@ -83,10 +83,10 @@ def test_auto_takes_one_device_where_replicas_would_change_the_result(two, monke
     monkeypatch.setattr("bn_vuln.training.run.choose", lambda name: two)
     said = []
     progress = type("MessageLog", (), {"message": staticmethod(said.append)})
-    assert fitting_distribution(small_cell(normalization="batch"), "auto", progress) is ONE_DEVICE
+    assert choose_distribution(small_cell(normalization="batch"), "auto", progress) is ONE_DEVICE
     assert "one device is used" in said[0]
-    assert fitting_distribution(small_cell(normalization=SYNCHRONIZED), "auto") is two
-    assert fitting_distribution(small_cell(normalization="batch"), "mirrored") is two  # and train refuses it
+    assert choose_distribution(small_cell(normalization=SYNCHRONIZED), "auto") is two
+    assert choose_distribution(small_cell(normalization="batch"), "mirrored") is two  # and train refuses it
 
 
 @pytest.mark.parametrize("limit", [pytest.param(200, marks=pytest.mark.slow), 77])

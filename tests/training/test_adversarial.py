@@ -17,7 +17,7 @@ from bn_vuln.errors import ConfigError
 from bn_vuln.runtime.distribution import choose
 from bn_vuln.runtime.progress import Quiet
 from bn_vuln.training import TrainingLoop, train
-from bn_vuln.training.adversarial import search
+from bn_vuln.training.adversarial import inner_attack
 
 LINEAR, DENSE = {"name": "linear", "one_logit": True}, {"name": "mlp", "hidden": [64]}
 FEW = {"name": "mnist", "limit": 200, "validation": 500}
@@ -84,7 +84,7 @@ def starts(cell, updates, shape=(50, 4, 4, 2), replicas=1):
     """What a search returns whose steps have no length: where it starts."""
     info = SimpleNamespace(mean=(0.5, 0.5), std=(0.25, 0.25))
     optimizer = SimpleNamespace(iterations=tf.Variable(updates, dtype=tf.int64))
-    find = search(cell, cell.train.adversarial, lambda x, training: x[:, 0, 0], optimizer, info, replicas)
+    find = inner_attack(cell, cell.train.adversarial, lambda x, training: x[:, 0, 0], optimizer, info, replicas)
     n = shape[0] // replicas
     return find(tf.fill((n, *shape[1:]), 0.5), tf.zeros(n, tf.int32)).numpy() - 0.5
 

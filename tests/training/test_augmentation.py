@@ -16,7 +16,7 @@ from bn_vuln.runtime import backend
 from bn_vuln.runtime.distribution import choose
 from bn_vuln.runtime.progress import Quiet
 from bn_vuln.training import TrainingLoop, train
-from bn_vuln.training.augmentation import crop, draws
+from bn_vuln.training.augmentation import crop, random_crops
 
 DENSE = {"name": "mlp", "hidden": [64]}
 FEW = {"name": "mnist", "limit": 400, "validation": 200}
@@ -47,7 +47,7 @@ def one_by_one(images, drawn, pad):
 @pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
 def test_every_image_is_cropped_and_flipped_by_itself(shape, pad, xla):
     images = np.random.default_rng(0).integers(1, 256, (100, *shape), np.uint8)
-    drawn = draws(Augment(pad=pad), 100, 0, 0)
+    drawn = random_crops(Augment(pad=pad), 100, 0, 0)
     found = backend.compile(lambda x, d: crop(x, d, pad), xla=xla)(tf.constant(images), tf.constant(drawn))
     assert found.dtype == tf.uint8
     np.testing.assert_array_equal(found, one_by_one(images, drawn, pad))
@@ -63,7 +63,7 @@ def test_every_corner_of_the_padded_image_can_be_cut_out():
 
 def test_images_of_a_batch_do_not_share_their_crop():
     images = np.broadcast_to(np.arange(1, 65, dtype=np.uint8).reshape(1, 8, 8, 1), (200, 8, 8, 1))
-    found = np.asarray(crop(tf.constant(images), draws(Augment(), 200, 0, 0), 4))
+    found = np.asarray(crop(tf.constant(images), random_crops(Augment(), 200, 0, 0), 4))
     assert len(np.unique(found.reshape(200, -1), axis=0)) > 100  # of 162
 
 
@@ -73,7 +73,7 @@ def test_images_of_a_batch_do_not_share_their_crop():
 @pytest.mark.parametrize("pad", [1, 4])
 def test_corners_are_uniform_and_half_of_the_images_flipped(pad):
     n = 50_000
-    drawn = draws(Augment(pad=pad), n, 0, 0)
+    drawn = random_crops(Augment(pad=pad), n, 0, 0)
     assert drawn.shape == (n, 3)
     assert drawn.dtype == np.int32
     side = 2 * pad + 1
@@ -84,15 +84,15 @@ def test_corners_are_uniform_and_half_of_the_images_flipped(pad):
 
 
 def test_each_seed_and_epoch_has_its_own_draws():
-    found = [draws(Augment(), 500, seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    found = [random_crops(Augment(), 500, seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
     for i, a in enumerate(found):
         for b in found[:i]:
             assert 0.05 < np.mean(a[:, 0] == b[:, 0]) < 0.2  # by chance 1/9
-    np.testing.assert_array_equal(found[1], draws(Augment(), 500, 0, 1))
+    np.testing.assert_array_equal(found[1], random_crops(Augment(), 500, 0, 1))
 
 
 def test_crops_and_flips_are_the_same_together_and_alone():
-    both, crops, flips = (draws(Augment(**options), 500, 0, 0) for options in ({}, {"flip": False}, {"pad": 0}))
+    both, crops, flips = (random_crops(Augment(**options), 500, 0, 0) for options in ({}, {"flip": False}, {"pad": 0}))
     np.testing.assert_array_equal(crops[:, :2], both[:, :2])
     np.testing.assert_array_equal(flips[:, 2], both[:, 2])
     assert not crops[:, 2].any()
@@ -114,7 +114,7 @@ def test_the_order_of_an_epoch_carries_the_draws():
     assert order.shape == (8, 50, 4)
     assert order.dtype == np.int32
     np.testing.assert_array_equal(order[..., 0], loop_of(cell_of(None), examples)._order(3))
-    np.testing.assert_array_equal(order[..., 1:].reshape(-1, 3), draws(Augment(), 400, 0, 3))
+    np.testing.assert_array_equal(order[..., 1:].reshape(-1, 3), random_crops(Augment(), 400, 0, 3))
     assert not np.array_equal(order[..., 1:], arms[0]._order(4)[..., 1:])
 
 

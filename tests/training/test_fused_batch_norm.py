@@ -36,7 +36,7 @@ def passed(model, x, *, with_fused):
         with tf.GradientTape() as tape:
             tape.watch(x)
             if with_fused:
-                with fused_batch_norm.batch_norm(model):
+                with fused_batch_norm.use_fused_op(model):
                     outputs = model(x, training=True)
             else:
                 outputs = model(x, training=True)
@@ -79,7 +79,7 @@ def test_outputs_gradients_and_statistics_are_those_of_keras(options, n):
 )
 def test_what_one_operation_cannot_do_is_left_to_keras(shape, options):
     model, layer = network(shape, **options)
-    with fused_batch_norm.batch_norm(model):
+    with fused_batch_norm.use_fused_op(model):
         assert "call" not in vars(layer)
 
 
@@ -89,7 +89,7 @@ def test_a_layer_of_ones_own_is_left_alone():
 
     layer = Mine()
     inputs = keras.Input((6, 5, 3))
-    with fused_batch_norm.batch_norm(keras.Model(inputs, layer(inputs))):
+    with fused_batch_norm.use_fused_op(keras.Model(inputs, layer(inputs))):
         assert "call" not in vars(layer)
 
 
@@ -97,7 +97,7 @@ def test_layers_are_themselves_again_even_after_an_error():
     model, layer = network()
 
     def fail():
-        with fused_batch_norm.batch_norm(model):
+        with fused_batch_norm.use_fused_op(model):
             assert "call" in vars(layer)
             raise ValueError("inside")
 

@@ -103,4 +103,4 @@ def test_a_resumed_training_ends_with_the_same_bits(eagerly, tmp_path, monkeypat
 def test_what_cannot_be_is_trained_on_enlarged_images(changes: dict[str, Any]) -> None:
     from bn_vuln import data
 
-    assert not native_width.can(cell_of(**changes), data.dataset_info("mnist"))
+    assert not native_width.applies_to(cell_of(**changes), data.dataset_info("mnist"))

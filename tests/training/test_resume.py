@@ -20,7 +20,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from helpers_runs import small_cell
-from bn_vuln import backend
+from bn_vuln.runtime import backend
 from bn_vuln.train import TrainingLoop, train
 
 folder, kill = Path(sys.argv[1]), sys.argv[2]

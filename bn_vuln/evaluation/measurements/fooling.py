@@ -1,14 +1,13 @@
-"""Fooling images (Nguyen et al. 2015): noise led by gradient ascent to where a network is confident of a class.
+"""Fooling images: noise that gradient ascent changes until a network is confident of a class.
 
-The gradient is divided by its L2 norm, and not its sign taken, so that a step goes the same way in pixels whatever the
-size of the logits, and no further in directions that hardly matter. How many steps it takes is then a matter of how
-steep the log-odds are, and of where the noise lies.
+Nguyen et al. (2015), "Deep neural networks are easily fooled". The gradient is divided by its L2 norm, and not its sign
+taken, so that a step goes the same way in pixels whatever the size of the logits, and no further in directions that
+hardly matter. How many steps it takes is then a matter of how steep the log-odds are, and of where the noise lies.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,68 +18,124 @@ from bn_vuln.attacks.threat_model import per_example
 from bn_vuln.config import Fooling
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.units import bounds
+from bn_vuln.evaluation.measurements.base import FIGURE_BYTES, MeasuredModel, MeasurementResult
 from bn_vuln.runtime import backend
-from bn_vuln.typing import Predict
+from bn_vuln.typing import Arrays, Images, Labels, Mask, Predict, Tensor
 
 BATCH_SIZE = 500
 
 
+def measure(model: MeasuredModel, options: Fooling) -> MeasurementResult:
+    """Measure the mean number of steps until noise is a fooling image.
+
+    Args:
+        model: the classifier; its examples are not used.
+        options: noise, steps and confidence.
+
+    Returns:
+        The mean number of steps; the share of images that `reached` the confidence, the mean `confidence` after a fixed
+        number of steps and the mean L2 `distance` from the noise. As arrays `steps` int32 [n], `reached` bool [n] and
+        `confidence` float32 [n] of all images, where image i is led to class i mod the number of classes; and for
+        figures `images`, the first one of each class, float16 [k, height, width, channels], as many as fit.
+    """
+    classifier = model.classifier
+    noise, targets = starting_points(options, classifier.width, classifier.info)
+    found = ascend(classifier.predict, noise, targets, options, classifier.info)
+    offset = (found.images - noise).reshape(len(noise), -1)
+    details = {
+        "reached": float(found.reached.mean()),
+        "confidence": float(found.confidence_after.mean()),
+        "distance": float(np.linalg.norm(offset, axis=1).mean()),
+    }
+    images = found.images[: len(classifier.info.classes)].astype(np.float16)
+    arrays: Arrays = {
+        "steps": found.steps,
+        "reached": found.reached,
+        "confidence": found.confidence,
+        "images": images[: max(1, FIGURE_BYTES // images[0].nbytes)],
+    }
+    return MeasurementResult(float(found.steps.mean()), "steps", len(noise), details, arrays)
+
+
 @dataclass(frozen=True)
-class Fooled:
-    """`images` float32 [n, height, width, channels], the first that `reached` (bool [n]) the confidence, or the last
-    ones; `steps` int32 [n] until then; the `confidence` float32 [n] of the images, and that `after` a fixed number of
-    steps."""
+class FoolingImages:
+    """The images of a gradient ascent.
 
-    images: NDArray[np.float32]
-    steps: NDArray[np.int32]
-    reached: NDArray[np.bool_]
+    Attributes:
+        images: pixels [n, height, width, channels], the first iterate that reached the confidence, or the last one.
+        steps: int32 [n], the steps until then.
+        reached: bool [n], True where the confidence was reached.
+        confidence: float32 [n], softmax probability of the class, of these images.
+        confidence_after: float32 [n], that after a fixed number of steps.
+    """
+
+    images: Images
+    steps: Labels
+    reached: Mask
     confidence: NDArray[np.float32]
-    after: NDArray[np.float32]
+    confidence_after: NDArray[np.float32]
 
 
-def starts(options: Fooling, width: int, info: DatasetInfo) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """(noise float32 [n, width, width, channels] in pixels, the classes it is led to, int32 [n]). The first images are
-    one for each class, all from the same noise, as the next ones are from another; it depends on the seed alone."""
+def starting_points(options: Fooling, width: int, info: DatasetInfo) -> tuple[Images, Labels]:
+    """Return the noise that the ascent starts at.
+
+    Args:
+        options: mean, std and box of the noise, in pixels; images for each class; seed.
+        width: height and width of the images.
+        info: the data set, for its classes and channels.
+
+    Returns:
+        (noise float32 [n, width, width, channels] in pixels, the classes that it is led to int32 [n]). The first images
+        are one for each class, all from the same noise, the next ones from another; it depends on the seed alone.
+    """
     classes, shape = len(info.classes), (width, width, info.shape[2])
     low, high = bounds(options.box, info)
-    drawn = [
+    normal = [
         np.random.Generator(np.random.Philox(key=[options.seed, i])).standard_normal(shape, dtype=np.float32)
         for i in range(options.per_class)
     ]
-    noise = np.clip(np.float32(options.mean) + np.float32(options.std) * np.stack(drawn), low, high)
+    noise = np.clip(np.float32(options.mean) + np.float32(options.std) * np.stack(normal), low, high)
     return np.repeat(noise, classes, axis=0), np.tile(np.arange(classes, dtype=np.int32), options.per_class)
 
 
-def ascend(
-    predict: Predict, x: NDArray[np.float32], y: NDArray[np.int32], options: Fooling, info: DatasetInfo
-) -> Fooled:
-    """Lead images x to the classes y. Where there is no finite gradient they stay; where logits are not finite the
-    confidence is 0.
+def ascend(predict: Predict, x: Images, y: Labels, options: Fooling, info: DatasetInfo) -> FoolingImages:
+    """Lead images to classes by gradient ascent on the log-odds of the class.
 
-    `predict`: float pixels [n, height, width, channels] -> logits [n, classes], differentiable.
+    Args:
+        predict: pixels [n, height, width, channels] -> logits [n, classes], differentiable.
+        x: the images, pixels [n, height, width, channels].
+        y: the classes, int32 [n].
+        options: steps, step size, confidence and box.
+        info: the data set, for the box.
+
+    Returns:
+        The images. Where there is no finite gradient they stay; where logits are not finite the confidence is 0.
     """
     tf = backend.tensorflow()
     low, high = bounds(options.box, info)
-    climb = backend.compile(lambda x, y: _climb(predict, x, y, options, low, high))
-    pieces = [climb(*(tf.constant(a[i : i + BATCH_SIZE]) for a in (x, y))) for i in range(0, len(x), BATCH_SIZE)]
-    parts = (np.concatenate([np.asarray(part) for part in same]) for same in zip(*pieces, strict=True))
-    return Fooled(*parts)
+    run = backend.compile(lambda x, y: _ascend(predict, x, y, options, low, high))
+    parts = [run(*(tf.constant(a[i : i + BATCH_SIZE]) for a in (x, y))) for i in range(0, len(x), BATCH_SIZE)]
+    arrays = (np.concatenate([np.asarray(part) for part in same]) for same in zip(*parts, strict=True))
+    return FoolingImages(*arrays)
 
 
-def _climb(predict: Predict, x: Any, y: Any, options: Fooling, low: Any, high: Any) -> tuple[Any, ...]:
-    """The fields of `Fooled`. All points go on until all have arrived; what an image was when it did is kept."""
+def _ascend(predict: Predict, x: Tensor, y: Tensor, options: Fooling, low: object, high: object) -> tuple[Tensor, ...]:
+    """The fields of `FoolingImages`; all points go on until the last arrives, and what an image was then is kept."""
     tf = backend.tensorflow()
-    threat_model = attacks.ThreatModel("2", np.inf)
+    direction = attacks.ThreatModel("2", np.inf)
 
-    def going(i: Any, point: Any, images: Any, steps: Any, reached: Any, *_: Any) -> Any:
-        return (i <= options.steps) & ((i <= options.after) | ~tf.reduce_all(reached))
+    def unfinished(i: Tensor, point: Tensor, images: Tensor, steps: Tensor, reached: Tensor, *_: Tensor) -> Tensor:
+        going: Tensor = (i <= options.steps) & ((i <= options.after) | ~tf.reduce_all(reached))
+        return going
 
-    def step(i: Any, point: Any, images: Any, steps: Any, reached: Any, last: Any, after: Any) -> tuple[Any, ...]:
+    def step(
+        i: Tensor, point: Tensor, images: Tensor, steps: Tensor, reached: Tensor, last: Tensor, after: Tensor
+    ) -> tuple[Tensor, ...]:
         _, odds, slope = input_gradient(
             predict, point, lambda logits: -log_odds(logits, y)
         )  # log(p / (1 - p)) of the class
         p = replace_nonfinite(tf.sigmoid(odds))
-        moved = tf.clip_by_value(threat_model.step(point, slope, options.step_size), low, high)
+        moved = tf.clip_by_value(direction.step(point, slope, options.step_size), low, high)
         return (
             i + 1,
             moved,
@@ -92,5 +147,5 @@ def _climb(predict: Predict, x: Any, y: Any, options: Fooling, low: Any, high: A
         )
 
     n, zeros = tf.shape(x)[0], tf.zeros_like(x[:, 0, 0, 0])
-    begun = (0, x, x, tf.zeros([n], tf.int32), tf.zeros([n], tf.bool), zeros, zeros)
-    return tuple(tf.while_loop(going, step, begun)[2:])
+    start = (0, x, x, tf.zeros([n], tf.int32), tf.zeros([n], tf.bool), zeros, zeros)
+    return tuple(tf.while_loop(unfinished, step, start)[2:])

@@ -1,4 +1,4 @@
-"""What a training writes about its epochs: history.csv, and TensorBoard's event files where asked for."""
+"""The history of a training on disk: history.csv, and TensorBoard's event files where they are asked for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import io
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from bn_vuln.runtime import backend
 from bn_vuln.runtime.files import atomic_write
@@ -17,7 +16,7 @@ SCALARS = ("loss", "train_accuracy", "validation_accuracy", "learning_rate", "im
 
 
 def write_history(folder: Path, history: list[Epoch]) -> None:
-    """The epochs as history.csv."""
+    """Write the epochs into history.csv of a run folder."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(asdict(history[0])), lineterminator="\n")
     writer.writeheader()
@@ -25,21 +24,18 @@ def write_history(folder: Path, history: list[Epoch]) -> None:
     atomic_write(folder / "history.csv", text.getvalue())
 
 
-def tensorboard(folder: Path) -> Callable[[Epoch], None]:
-    """A function that adds an epoch to the event files in FOLDER/tensorboard."""
+def tensorboard_writer(folder: Path) -> Callable[[Epoch], None]:
+    """Return a function that adds an epoch to the event files in FOLDER/tensorboard."""
     tf = backend.tensorflow()
+    plugin = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
+    metadata = tf.compat.v1.SummaryMetadata(plugin_data=plugin)
     writer = tf.summary.create_file_writer(str(folder / "tensorboard"))
 
     def write(epoch: Epoch) -> None:
         with writer.as_default(step=epoch.number):
             for name in SCALARS:
-                # tf.summary.scalar does the same, and wants TensorBoard installed where it is only to be written for.
-                tf.summary.write(name, tf.constant(getattr(epoch, name), tf.float32), metadata=_scalar_metadata(tf))
+                # tf.summary.scalar does the same, but needs TensorBoard to be installed.
+                tf.summary.write(name, tf.constant(getattr(epoch, name), tf.float32), metadata=metadata)
         writer.flush()
 
     return write
-
-
-def _scalar_metadata(tf: Any) -> Any:
-    plugin = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
-    return tf.compat.v1.SummaryMetadata(plugin_data=plugin)

@@ -1,0 +1,110 @@
+"""What measurements share: their result, and a classifier with its examples and margin gradients.
+
+All gradients are with respect to pixels, in inference mode.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bn_vuln import data
+from bn_vuln.config import Evaluation
+from bn_vuln.data.transforms import pixel_array
+from bn_vuln.errors import BnvulnError
+from bn_vuln.evaluation.classifier import Classifier
+from bn_vuln.evaluation.eval_set import load
+from bn_vuln.runtime import backend
+from bn_vuln.typing import Arrays, Images, Labels, Tensor
+
+BATCH_SIZE = 250
+FIGURE_BYTES = 26_000  # of images that are kept for figures
+NO_GRADIENT = "no example has a finite gradient of the logits with respect to its pixels: no boundary can be measured"
+
+
+@dataclass(frozen=True)
+class MeasurementResult:
+    """One number measured of a classifier.
+
+    Attributes:
+        value: the number, or None where the classifier has none.
+        unit: its unit; `%` for fractions.
+        n: the examples behind it.
+        details: further numbers.
+        arrays: the arrays that lie beside the record.
+    """
+
+    value: float | None
+    unit: str
+    n: int
+    details: dict[str, float]
+    arrays: Arrays
+
+
+@dataclass(frozen=True)
+class MeasuredModel:
+    """A classifier on its examples; what its measurements share is computed once.
+
+    Attributes:
+        classifier: with the BN statistics of the evaluation.
+        examples: the examples, as they are stored.
+        evaluation: where it is measured, as it was asked for.
+    """
+
+    classifier: Classifier
+    examples: data.Dataset
+    evaluation: Evaluation
+
+    @functools.cached_property
+    def in_random_order(self) -> data.Dataset:
+        """The examples in a fixed random order, that of a limit: a published order may go class by class."""
+        limited = self.evaluation.model_copy(update={"limit": len(self.examples)})
+        return self.examples if self.evaluation == limited else load(self.classifier, limited)
+
+    @functools.cached_property
+    def pixels(self) -> Images:
+        """Clean images, float32 [n, width, width, channels], at the width of the classifier's input."""
+        return pixel_array(self.examples.images, self.classifier.width)
+
+    @functools.cached_property
+    def margin_gradients(self) -> tuple[NDArray[np.float32], Labels]:
+        """The `margin_gradients` of all examples. Raises `BnvulnError` where none is finite and not zero."""
+        gradients, rivals = margin_gradients(self.classifier, self.pixels, self.examples.labels)
+        if not (gradients.any(axis=1) & np.isfinite(gradients).all(axis=1)).any():
+            raise BnvulnError(NO_GRADIENT)
+        return gradients, rivals
+
+
+def margin_gradients(classifier: Classifier, x: Images, labels: Labels) -> tuple[NDArray[np.float32], Labels]:
+    """Return the input gradients of the logit margins z_y - z_k, k the strongest other class.
+
+    Args:
+        classifier: the classifier.
+        x: pixels [n, height, width, channels].
+        labels: the classes y, int32 [n].
+
+    Returns:
+        (gradients float32 [n, d], the other classes k int32 [n]).
+    """
+    tf = backend.tensorflow()
+
+    def gradient(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            logits = classifier.predict(x)
+            own = tf.one_hot(y, logits.shape[1], dtype=logits.dtype)
+            rivals = tf.argmax(tf.where(own > 0, logits.dtype.min, logits), axis=1, output_type=tf.int32)
+            other = tf.one_hot(rivals, logits.shape[1], dtype=logits.dtype)
+            margin = tf.reduce_sum(logits * (own - other))
+        return tape.gradient(margin, x), rivals
+
+    compiled = backend.compile(gradient)
+    parts = [
+        compiled(tf.constant(x[i : i + BATCH_SIZE]), tf.constant(labels[i : i + BATCH_SIZE]))
+        for i in range(0, len(x), BATCH_SIZE)
+    ]
+    gradients, rivals = (np.concatenate([np.asarray(a) for a in arrays]) for arrays in zip(*parts, strict=True))
+    return gradients.reshape(len(x), -1), rivals

@@ -1,0 +1,115 @@
+"""The loop over the measurements of a classifier, and their records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from bn_vuln import records
+from bn_vuln.config import BatchStatistics, Evaluation, Fooling, Measurement, Spectrum, digest, perturbation_identity
+from bn_vuln.errors import UsageError
+from bn_vuln.evaluation.classifier import Classifier
+from bn_vuln.evaluation.eval_set import load, with_statistics
+from bn_vuln.evaluation.measurements import bn_shift, fooling, spectrum, tilt
+from bn_vuln.evaluation.measurements.base import MeasuredModel, MeasurementResult
+from bn_vuln.models import bn_statistics
+from bn_vuln.runtime import backend
+from bn_vuln.runtime.progress import Progress, Quiet
+
+OF_THE_BATCH = (
+    "bn_statistics: batch: tilt, spectrum and fooling images are of single examples, whose logits depend on the others "
+    "of their batch here; tracked or reestimated statistics are possible"
+)
+NO_BATCH_NORM = "not applicable: the model has no batch norm"
+
+
+def measure(
+    classifier: Classifier,
+    measurements: Mapping[str, Measurement],
+    evaluation: Evaluation | None = None,
+    *,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[str, records.MeasurementRecord]]:
+    """Measure a classifier, one number after another.
+
+    Args:
+        classifier: the classifier.
+        measurements: by name.
+        evaluation: data set, split, limit and BN statistics; None: all test examples of its own data set.
+        folder: run folder that each record is written into as soon as it is there.
+        progress: where messages go.
+
+    Yields:
+        (name, record).
+
+    Raises:
+        UsageError: see `check`, and `eval_set.load`.
+        BnvulnError: for a classifier without gradients, or whose activations are not finite.
+    """
+    evaluation, progress = evaluation or Evaluation(), progress or Quiet()
+    if not measurements:
+        return
+    check(classifier, measurements, evaluation)
+    examples = load(classifier, evaluation)
+    model = MeasuredModel(with_statistics(classifier, evaluation), examples, evaluation)
+    for name, options in measurements.items():
+        begun = time.monotonic()
+        result = _measure(model, options)
+        record = _record(model, options, result, time.monotonic() - begun)
+        if folder is not None:
+            records.write_measurement(folder, record, result.arrays)
+        progress.message(f"{name}: {_summary(result)}")
+        yield name, record
+
+
+def check(classifier: Classifier, measurements: Mapping[str, Measurement], evaluation: Evaluation) -> None:
+    """Refuse measurements that are not possible with the BN statistics of the evaluation.
+
+    Args:
+        classifier: the classifier.
+        measurements: by name.
+        evaluation: its `bn_statistics` matter.
+
+    Raises:
+        UsageError: with the statistics of the batch, for all measurements but their own distance.
+    """
+    of_the_batch = evaluation.bn_statistics == "batch" and bn_statistics.has_batch_normalization(classifier.model)
+    if of_the_batch and not all(isinstance(options, BatchStatistics) for options in measurements.values()):
+        raise UsageError(OF_THE_BATCH)
+
+
+def _measure(model: MeasuredModel, options: Measurement) -> MeasurementResult:
+    if isinstance(options, BatchStatistics):
+        return bn_shift.measure(model, options)
+    if isinstance(options, Fooling):
+        return fooling.measure(model, options)
+    return spectrum.measure(model, options) if isinstance(options, Spectrum) else tilt.measure(model)
+
+
+def _summary(result: MeasurementResult) -> str:
+    if result.value is None:
+        return NO_BATCH_NORM
+    return f"{100 * result.value if result.unit == '%' else result.value:.4g} {result.unit}"
+
+
+def _record(
+    model: MeasuredModel, options: Measurement, result: MeasurementResult, seconds: float
+) -> records.MeasurementRecord:
+    dataset = model.examples.info.name
+    evaluation = model.evaluation.model_copy(update={"dataset": dataset})
+    fields = perturbation_identity(evaluation, dataset, options)
+    return records.MeasurementRecord(
+        cell_id=model.classifier.id,
+        measurement_id=digest(fields),
+        cell=model.classifier.identity,
+        measurement=fields,
+        value=result.value,
+        unit=result.unit,
+        n=result.n,
+        details=result.details,
+        versions=backend.versions(),
+        device=backend.device_name(),
+        seconds=round(seconds, 3),
+    )

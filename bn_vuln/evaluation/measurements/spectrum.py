@@ -1,0 +1,69 @@
+"""Gain and energy of a classifier along the principal components of its training images."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bn_vuln.analysis import spectrum
+from bn_vuln.config import Spectrum
+from bn_vuln.data.transforms import pixel_array
+from bn_vuln.evaluation.classifier import Classifier
+from bn_vuln.evaluation.eval_set import training_examples
+from bn_vuln.evaluation.measurements.base import BATCH_SIZE, MeasuredModel, MeasurementResult
+from bn_vuln.runtime import backend
+from bn_vuln.typing import Images, Tensor
+
+
+def measure(model: MeasuredModel, options: Spectrum) -> MeasurementResult:
+    """Measure the share of the margin gradients' energy in the components of low variance.
+
+    Args:
+        model: the classifier and its examples.
+        options: the share of the variance that counts as low.
+
+    Returns:
+        The share of the energy, with the number of components and the largest gain; as arrays, for each component,
+        `variance`, `gain` and `energy`, float64 [d].
+
+    Raises:
+        BnvulnError: where no example has a finite gradient.
+    """
+    width = model.classifier.width
+    images = training_examples(model.classifier)[0].images
+    variance, directions = spectrum.principal_components(
+        images if images.shape[1] == width else pixel_array(images, width)
+    )
+    gradients, _ = model.margin_gradients
+    energy = spectrum.energy(gradients, directions)
+    gain = spectrum.gain(jacobians(model.classifier, model.pixels), directions)
+    value = spectrum.low_variance_share(energy, variance, options.low_variance)
+    details = {"components": float(len(variance)), "largest_gain": float(gain.max())}
+    n = int(gradients.any(axis=1).sum())
+    return MeasurementResult(value, "%", n, details, {"variance": variance, "gain": gain, "energy": energy})
+
+
+def jacobians(classifier: Classifier, x: Images) -> NDArray[np.float32]:
+    """Return the derivatives of the logits with respect to the pixels.
+
+    Args:
+        classifier: the classifier.
+        x: pixels [n, height, width, channels].
+
+    Returns:
+        float32 [n, classes, d], centred over the classes, since only differences of logits classify.
+    """
+    tf = backend.tensorflow()
+
+    def jacobian(x: Tensor) -> object:
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(x)
+            logits = classifier.predict(x)
+            centred = logits - tf.reduce_mean(logits, axis=1, keepdims=True)
+            columns = tf.unstack(tf.reduce_sum(centred, axis=0))
+        return tf.stack([tape.gradient(column, x) for column in columns], axis=1)
+
+    compiled = backend.compile(jacobian)
+    parts = [np.asarray(compiled(tf.constant(x[i : i + BATCH_SIZE]))) for i in range(0, len(x), BATCH_SIZE)]
+    derivatives = np.concatenate(parts)
+    return derivatives.reshape(*derivatives.shape[:2], -1)

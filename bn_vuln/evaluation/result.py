@@ -1,0 +1,31 @@
+"""The result of one evaluation: the record, and the arrays behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bn_vuln import records
+from bn_vuln.typing import Arrays, Floats, Images, Labels, Mask
+
+
+@dataclass(frozen=True)
+class Result:
+    """A record with the examples behind it.
+
+    Attributes:
+        record: the accuracy, its identity and its flags.
+        correct: bool [n], True where the image is classified correctly.
+        images: the images that were measured, float32 pixels [n, width, width, channels].
+        labels: the true classes, int32 [n].
+        min_eps: float64 [n], of attacks that keep the first success: the smallest eps at which the example is
+            misclassified, 0 where it is misclassified when clean, infinite where no eps suffices. Of minimum-norm
+            attacks the distance, likewise. None of all others.
+        arrays: the arrays that lie beside the record.
+    """
+
+    record: records.Record
+    correct: Mask
+    images: Images
+    labels: Labels
+    min_eps: Floats | None = None
+    arrays: Arrays = field(default_factory=dict)
