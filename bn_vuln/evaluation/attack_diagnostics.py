@@ -59,8 +59,9 @@ class Sample:
 
     def correct_at_random(self, options: Attack, number: int) -> Mask:
         """Correct at one random point in the eps ball of each example."""
-        threat_model, x = attacks.from_config(options, self.info), backend.tensorflow().constant(self.eval_set.pixels)
-        return self.correct_on(np.asarray(threat_model.random_point(x, self.eval_set.index, STREAM, number)))
+        tf, threat_model = backend.tensorflow(), attacks.from_config(options, self.info)
+        x, index = tf.constant(self.eval_set.pixels), tf.constant(self.eval_set.index)
+        return self.correct_on(np.asarray(threat_model.random_point(x, index, STREAM, number)))
 
     def correct_when_rounded(self) -> Mask:
         """Correct on the adversarial examples rounded to 1/255 of a pixel.
