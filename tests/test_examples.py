@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -50,3 +51,13 @@ def test_the_notebook(monkeypatch: Any, capsys: Any, tmp_path: Path) -> None:
         exec("".join(cell["source"]).replace("epochs, limit = 3, 300", "epochs, limit = 1, 40"), names)
     assert set(names["curves"]["batch"]) == {"clean", "pgd", "pgd 4/255", "pgd 8/255"}
     assert "deg" in capsys.readouterr().out
+
+
+def test_python_of_readme_and_quickstart(monkeypatch: Any, capsys: Any, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("README.md", "docs/guide/quickstart.md"):
+        (block,) = re.findall(
+            r"^```python\n(.*?)^```", (EXAMPLES.parent / name).read_text(encoding="utf-8"), re.M | re.S
+        )
+        exec(block.replace('"epochs": 5', '"epochs": 1').replace("limit=1000", "limit=40"), {})
+        assert len(capsys.readouterr().out.splitlines()) >= 2
