@@ -36,7 +36,7 @@ from bn_vuln.config import (
     Suite,
 )
 from bn_vuln.errors import BnvulnError, UsageError
-from bn_vuln.experiments import catalog, runner
+from bn_vuln.experiments import catalog, publishing, runner
 from bn_vuln.reporting import aggregate, pages
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution, Strategy, choose
 from bn_vuln.runtime.progress import Progress
@@ -151,7 +151,7 @@ def open_classifier(
     from bn_vuln.evaluation import classifier
 
     path = Path(target)
-    if path.is_dir():
+    if path.is_dir() or (path.suffix != ".keras" and records.is_packed(path.parent)):
         with distribution.scope():
             return classifier.from_run(path)
     if path.suffix != ".keras":
@@ -431,8 +431,8 @@ def compare(first: str | Path, second: str | Path) -> list[Comparison]:
     """Compare two runs under every perturbation that both have a record of.
 
     Args:
-        first: run folder.
-        second: run folder.
+        first: run folder, or STORE/CELL of a packed store.
+        second: likewise.
 
     Returns:
         Paired differences, second - first.
@@ -441,27 +441,31 @@ def compare(first: str | Path, second: str | Path) -> list[Comparison]:
         UsageError: where a folder is no run.
         BnvulnError: where the runs share no perturbation, or were measured on different examples.
     """
-    folders = [Path(first), Path(second)]
-    for folder in folders:
-        if not folder.is_dir():
-            raise UsageError(f"{folder}: no such folder")
-        if not (folder / "records").is_dir():
+    runs = [records.open_run(Path(folder)) for folder in (first, second)]
+    found = [{record.perturbation_id: record for record in store.records(cell_id)} for store, cell_id in runs]
+    for folder, (store, cell_id), own in zip((first, second), runs, found, strict=True):
+        if not own and not Path(folder).is_dir() and cell_id not in store.cells():
+            raise UsageError(f"{folder}: no such folder, and no cell of a packed store")
+        if not own:
             raise UsageError(f"{folder}: no records here; measure it first: bnvuln evaluate {folder} --suite quick")
-    before, after = ({r.perturbation_id: r for r in records.read_records(folder)} for folder in folders)
+    before, after = found
     common = [key for key in before if key in after]
     if not common:
         raise BnvulnError(f"{first} and {second} share no perturbation; run the same `bnvuln evaluate` on both")
-    return [_compare(folders, before[key], after[key]) for key in common]
-
-
-def _compare(folders: Sequence[Path], first: records.Record, second: records.Record) -> Comparison:
-    if first.n != second.n:
-        raise BnvulnError(
-            f"{folders[0]} and {folders[1]} were measured on different examples under {first.kind} ({first.n} and "
-            f"{second.n}): nothing can be paired; measure both with the same --limit"
-        )
-    before, after = (records.read_correct(folder, first.perturbation_id).astype(np.float64) for folder in folders)
-    return Comparison(first, second, estimate(after - before))  # type: ignore[arg-type]
+    pairs = []
+    for key in common:
+        one, other = before[key], after[key]
+        if one.n != other.n:
+            raise BnvulnError(
+                f"{first} and {second} were measured on different examples under {one.kind} ({one.n} and {other.n}): "
+                "nothing can be paired; measure both with the same --limit"
+            )
+        correct = [store.correct(cell_id, key) for store, cell_id in runs]
+        if correct[0] is None or correct[1] is None:
+            raise BnvulnError(f"{first if correct[0] is None else second}: no per-example outcomes of {key}")
+        differences = correct[1].astype(np.float64) - correct[0]
+        pairs.append(Comparison(one, other, estimate(differences.tolist())))
+    return pairs
 
 
 def reproduce(
@@ -511,6 +515,48 @@ def report(folder: str | Path = RUNS, *, form: pages.Format = "html") -> list[Pa
         UsageError: where the folder has no results.
     """
     return pages.write(Path(folder), form)
+
+
+def publish(
+    experiments: str | Sequence[str],
+    target: str | Path,
+    *,
+    source: str | Path = RUNS,
+    scale: Scale = "full",
+    models: int | None = None,
+) -> list[publishing.Publication]:
+    """Add what is finished of experiments to a packed store.
+
+    Args:
+        experiments: Names of experiments, or paths of their YAML files.
+        target: The folder of the packed store; it is made where there is none, and what is in it stays.
+        source: The working folder that the experiments were run in.
+        scale: The scale at which they were run.
+        models: The seed whose models are published too; none by default.
+
+    Returns:
+        For each experiment, how many of its cells were finished.
+
+    Raises:
+        UsageError: An experiment is not known, nothing of it is finished, or a folder is of the wrong kind.
+        BnvulnError: A number differs from one that is published under the same id.
+    """
+    names = [experiments] if isinstance(experiments, str) else experiments
+    chosen = [catalog.experiment(name, scale) for name in names]
+    return publishing.publish_experiments(chosen, Path(source), Path(target), models)
+
+
+def unpack(store: str | Path, folder: str | Path = RUNS) -> list[Path]:
+    """Write a packed store as a working folder, from which `reproduce` goes on. What is there already stays.
+
+    Returns:
+        The run folders.
+
+    Raises:
+        UsageError: `store` is no packed store, or `folder` is one.
+        BnvulnError: A file is damaged, or `folder` has other numbers for the same id.
+    """
+    return records.unpack(Path(store), Path(folder))
 
 
 def newest_run(root: str | Path = RUNS) -> Path:

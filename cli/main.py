@@ -21,6 +21,8 @@ COMMANDS = {
     "reproduce": "Reproduce a table or figure, beside the paper's values.",
     "data": "List, inspect and prepare data sets.",
     "report": "Tables and pages from records alone.",
+    "publish": "Pack finished experiments for review.",
+    "unpack": "A packed store as a working folder.",
 }
 
 

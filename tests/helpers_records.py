@@ -21,7 +21,6 @@ from bn_vuln.config import (
     digest,
     identity_of,
     perturbation_identity,
-    to_plain,
     to_yaml,
     validate,
     with_eps_grid,
@@ -176,7 +175,7 @@ def write_at(
     record = Record(
         cell_id=folder.name,
         perturbation_id=digest(fields),
-        cell=to_plain(cell),
+        cell=identity_of(cell),
         perturbation=fields,
         n=n,
         correct=correct,
@@ -208,7 +207,7 @@ def write_measurement(
     record = MeasurementRecord(
         cell_id=folder.name,
         measurement_id=digest(fields),
-        cell=to_plain(cell),
+        cell=identity_of(cell),
         measurement=fields,
         value=value,
         unit=measurement.unit,

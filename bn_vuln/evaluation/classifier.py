@@ -135,10 +135,11 @@ def _fit_input(model: KerasModel, info: DatasetInfo, source: str) -> tuple[tuple
 
 
 def from_run(folder: Path) -> Classifier:
-    """Open the classifier of a run folder.
+    """Open the classifier of a run.
 
     Args:
-        folder: run folder with config.yaml, training.json and model.keras.
+        folder: run folder with config.yaml, training.json and model.keras, or STORE/CELL of a packed store that has
+            the model.
 
     Returns:
         The classifier, with the info of its data set as it was recorded, so that it opens wherever the data are now.
@@ -147,10 +148,9 @@ def from_run(folder: Path) -> Classifier:
         UsageError: where the folder is no run folder.
         BnvulnError: where its training failed or never finished.
     """
-    cell = records.read_cell(folder)
-    training = records.read_training(folder)
-    path = folder / "model.keras"
-    if training is None or not path.exists():
+    store, cell_id = records.open_run(folder)
+    cell, training, path = store.cell(cell_id), store.training(cell_id), store.model(cell_id)
+    if training is None or path is None:
         raise BnvulnError(f"{folder}: no finished training here (no {'model.keras' if training else 'training.json'})")
     if training.state == "failed":
         raise BnvulnError(f"{folder}: failed to train ({training.reason}); there is nothing to evaluate")

@@ -154,6 +154,10 @@ def run(
             nothing.
     """
     progress = progress or Quiet()
+    if records.is_packed(root):
+        raise UsageError(
+            f"{root}: a packed store, which nothing can be run in; unpack it first: bnvuln unpack {root} runs"
+        )
     if jobs > 1 and strategy == "mirrored":
         raise UsageError("--jobs divides the cells, --strategy mirrored each cell: use one of them")
     todo = tasks(experiment)  # before anything is written, since it raises for a wrong experiment

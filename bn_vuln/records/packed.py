@@ -63,7 +63,7 @@ class PackedStore:
 
     def cell(self, cell_id: str) -> config.Cell:
         row = self._row(cell_id)
-        return config.validate(config.Cell, row.get("config", row.get("identity")), f"{self.root / CELLS}: {cell_id}")
+        return config.validate(config.Cell, row.get("config", row["identity"]), f"{self.root / CELLS}: {cell_id}")
 
     def training(self, cell_id: str) -> TrainingRecord | None:
         fields = self._cells.get(cell_id, {}).get("training")
@@ -107,8 +107,9 @@ class PackedStore:
     def transfers(self, cell_id: str) -> list[tuple[TransferRecord, dict[str, Mask]]]:
         found = []
         for row in self._transfers.get(cell_id, {}).values():
-            fields = {**row, "target_id": cell_id, "perturbation": self._identity(row["perturbation"])}
-            fields.setdefault("target", self._row(cell_id).get("identity"))
+            fields = {"target": self._row(cell_id)["identity"], **row, "target_id": cell_id}
+            fields["perturbation"] = self._identity(fields.pop("perturbation_id", ""))
+            del fields["cell_id"]
             record = self._made(TransferRecord, TRANSFERS, fields)
             prefix = f"{cell_id}/{record.transfer_id}/"
             names = [key.removeprefix(prefix) for key in self._outcomes if key.startswith(prefix)]
@@ -128,11 +129,11 @@ class PackedStore:
         return self._perturbations[key]
 
     def _record(self, cell_id: str, row: Plain) -> Record:
-        fields = {"cell": self._row(cell_id).get("identity"), **row, "cell_id": cell_id}
+        fields = {"cell": self._row(cell_id)["identity"], **row, "cell_id": cell_id}
         return self._made(Record, RECORDS, {**fields, "perturbation": self._identity(row["perturbation_id"])})
 
     def _measurement(self, cell_id: str, row: Plain) -> MeasurementRecord:
-        fields = {"cell": self._row(cell_id).get("identity"), **row, "cell_id": cell_id}
+        fields = {"cell": self._row(cell_id)["identity"], **row, "cell_id": cell_id}
         measurement = self._identity(row["measurement_id"])
         return self._made(MeasurementRecord, MEASUREMENTS, {**fields, "measurement": measurement})
 
@@ -161,6 +162,8 @@ class PackedStore:
     def _by_cell(self, name: str, key: str) -> Rows:
         rows: Rows = {}
         for row in self._lines(name, ("cell_id", key, "n")):
+            if row["cell_id"] not in self._cells:
+                raise BnvulnError(f"{self.root / CELLS}: no cell {row['cell_id']}, which {name} names")
             rows.setdefault(row["cell_id"], {})[row[key]] = row
         return rows
 
@@ -215,7 +218,11 @@ class PackedStore:
 
     @functools.cached_property
     def _outcomes(self) -> np.lib.npyio.NpzFile:
-        return self._archive(OUTCOMES)
+        archive = self._archive(OUTCOMES)
+        for cell_id, own in (key.split("/")[:2] for key in archive.files):
+            if own not in self._records.get(cell_id, {}) and own not in self._transfers.get(cell_id, {}):
+                raise BnvulnError(f"{self.root / RECORDS}: no record {own} of {cell_id}, which {OUTCOMES} has")
+        return archive
 
     @functools.cached_property
     def _archived(self) -> np.lib.npyio.NpzFile:
@@ -227,6 +234,8 @@ class PackedStore:
         found: dict[tuple[str, str], dict[str, str]] = {}
         for key in self._archived.files:
             cell_id, own, name = key.split("/", 2)
+            if own not in self._records.get(cell_id, {}) and own not in self._measurements.get(cell_id, {}):
+                raise BnvulnError(f"{self.root / MEASUREMENTS}: no number {own} of {cell_id}, which {ARRAYS} has")
             found.setdefault((cell_id, own), {})[name] = key
         return found
 

@@ -204,8 +204,8 @@ def _write(content: _Content, target: Path, members: Members) -> None:
     ]  # fmt: skip
     transfers = [
         {**_line(record, ("transfer_id", "source_id", "n", "transfer_rate", "flags"), {},
-                 {"target_id": key[0], "target": identities[key[0]]}),
-         "cell_id": key[0], "perturbation": config.digest(record.perturbation)}
+                 {"target_id": key[0], "target": identities[key[0]], "perturbation": record.perturbation}),
+         "cell_id": key[0], "perturbation_id": config.digest(record.perturbation)}
         for key, record in sorted(content.transfers.items())
     ]  # fmt: skip
     for name, rows in ((RECORDS, records), (MEASUREMENTS, measurements), (TRANSFERS, transfers), (CELLS, cells)):

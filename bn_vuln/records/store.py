@@ -70,6 +70,5 @@ def open_store(root: Path) -> Store:
 
 def open_run(folder: Path) -> tuple[Store, str]:
     """Open a run: a run folder, or STORE/CELL of a packed store. Return its store and the id of its cell there."""
-    if is_packed(folder.parent) and not folder.is_dir():
-        return PackedStore(folder.parent), folder.name
-    return FolderStore(folder.parent), folder.name
+    folder = folder if folder.name not in ("", "..") else folder.resolve()
+    return (FolderStore if folder.is_dir() else open_store)(folder.parent), folder.name

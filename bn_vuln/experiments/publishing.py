@@ -1,0 +1,88 @@
+"""Publishing: what is finished of experiments, from a working folder into a packed store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bn_vuln import records
+from bn_vuln.config import Experiment, digest, identity_of, perturbation_identity, to_yaml, with_eps_grid
+from bn_vuln.errors import UsageError
+from bn_vuln.experiments import catalog, runner
+from bn_vuln.records import FolderStore, Published
+
+
+@dataclass(frozen=True)
+class Publication:
+    """How many of an experiment's cells were finished, and so published."""
+
+    experiment: Experiment
+    published: int
+    cells: int
+
+
+def publish_experiments(
+    chosen: Sequence[Experiment], source: Path, target: Path, models: int | None = None
+) -> list[Publication]:
+    """Add every finished cell of experiments to a packed store, with the records that the experiments ask for.
+
+    Args:
+        chosen: Experiments at the scale at which they were run.
+        source: The working folder.
+        target: The packed store, which is made where there is none; what is in it stays.
+        models: The seed whose models are published too; none by default: a cell is trained again when something new
+            is to be measured on it.
+
+    Returns:
+        For each experiment, how much of it was finished.
+
+    Raises:
+        UsageError: Nothing of an experiment is finished, or a folder is of the wrong kind.
+        BnvulnError: A number differs from one that is published under the same id.
+    """
+    if records.is_packed(source):
+        raise UsageError(f"{source}: a packed store; unpack it and publish from the working folder: bnvuln unpack")
+    if not records.is_packed(target) and records.run_folders(target):
+        raise UsageError(f"{target}: a working folder, not a packed store; name another folder")
+    published: dict[str, Published] = {}
+    publications = []
+    for experiment in chosen:
+        tasks = runner.tasks(experiment)
+        finished = [task for task in tasks if task.finished(source)]
+        if not finished:
+            raise UsageError(
+                f"{experiment.name}: none of its {len(tasks)} cells is finished in {source}; run it first: "
+                f"bnvuln reproduce {experiment.name} --scale {experiment.scale} --out {source}"
+            )
+        publications.append(Publication(experiment, len(finished), len(tasks)))
+        for task in finished:
+            cell_id = task.folder(source).name
+            before = published.get(cell_id, Published(set()))
+            published[cell_id] = Published({*before.ids, *task.ids()}, model=before.model or task.cell.seed == models)
+    texts = {catalog.file_stem(experiment): experiment for experiment in chosen}
+    known = {path.stem for path in (target / "experiments").glob("*.yaml")}
+    others = [e for e in records.open_store(target).experiments() if catalog.file_stem(e) not in texts] if known else []
+    members = _members([*chosen, *others])
+    records.pack(FolderStore(source), target, published, {stem: to_yaml(e) for stem, e in texts.items()}, members)
+    return publications
+
+
+def _members(experiments: Sequence[Experiment]) -> dict[tuple[str, str], list[str]]:
+    """Return which experiments ask for a cell, under (cell, ""), and for a number, as EXPERIMENT:COLUMN."""
+    members: dict[tuple[str, str], list[str]] = {}
+    for experiment in experiments:
+        stem = catalog.file_stem(experiment)
+        columns: dict[str, dict[str, str]] = {}  # data set -> column -> id
+        for task in runner.tasks(experiment):
+            cell_id, dataset = digest(identity_of(task.cell)), task.cell.data.canonical
+            members.setdefault((cell_id, ""), []).append(stem)
+            if dataset not in columns:
+                columns[dataset] = {
+                    plan.column(name): digest(perturbation_identity(plan.evaluation, dataset, measured))
+                    for plan in task.plans
+                    for name, measured in (*with_eps_grid(plan.perturbations).items(), *plan.measurements.items())
+                }
+            for column, own in columns[dataset].items():
+                members.setdefault((cell_id, own), []).append(f"{stem}:{column}")
+    return members

@@ -1,0 +1,36 @@
+"""`bnvuln unpack`: a packed store as a working folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import options as o
+
+EXAMPLES = """
+Examples:
+
+\b
+  bnvuln unpack results/paper runs
+  bnvuln unpack results/paper runs && bnvuln reproduce table6
+"""
+
+
+@click.command("unpack", cls=o.GroupedCommand, epilog=EXAMPLES)
+@click.argument("store", type=o.FOLDER, metavar="STORE")
+@click.argument("folder", type=o.FOLDER, metavar="DIR")
+@o.option("Output")("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+def command(store: Path, folder: Path, as_json: bool) -> None:
+    """Write a packed store as a working folder, from which `bnvuln reproduce` goes on.
+
+    What is in DIR already stays. A cell whose model was not published is trained again when something new is to be
+    measured on it.
+    """
+    from bn_vuln import api
+
+    folders = api.unpack(store, folder)
+    if as_json:
+        o.print_json({"store": str(store), "runs": [str(path) for path in folders]})
+        return
+    click.echo(f"{folder}: {len(folders)} runs")
