@@ -59,9 +59,11 @@ def wave_classifier(info, stddev, *, normalized=False):
 
 
 def half_broken(case, shape=(2, 2, 1)):
-    """(predict, one image that it takes for class 0 and that can be fooled by the second half of its pixels, within
-    .5): of the others the gradient is not a number or infinite at the image, or the logits are not numbers behind the
-    boundary."""
+    """(predict, image of class 0) of a model with numerical faults.
+
+    The second half of the pixels can make the image adversarial within .5. The gradient of the first half is NaN or
+    infinite at the image, or the logits are NaN behind the boundary.
+    """
     image = np.concatenate([np.zeros(2), np.full(2, 0.5)]).reshape(1, *shape)
 
     def predict(x):

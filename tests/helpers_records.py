@@ -30,8 +30,8 @@ from bn_vuln.experiments.runner import experiment_path
 from bn_vuln.records import Flag, MeasurementRecord, Record, TrainingRecord
 from bn_vuln.runtime.files import atomic_write
 
-VERSIONS = {"tensorflow": "2.99", "bnvuln": "0.0"}
 DEVICE = "CPU made up"
+MACHINE: dict[str, Any] = {"versions": {"tensorflow": "2.99", "bnvuln": "0.0"}, "device": DEVICE}
 SMALL: dict[str, Any] = {
     "name": "small",
     "title": "A small experiment",
@@ -116,11 +116,11 @@ def fill(
         folder = root / digest(identity_of(cell))
         atomic_write(folder / "training.json", records.to_json(training(folder.name, failed=failed(cell))))
         for plan in () if failed(cell) else experiment.plans:
-            _fill_site(folder, cell, plan, accuracy, n, flags, also, arrays)
+            _write_plan(folder, cell, plan, accuracy, n, flags, also, arrays)
     return root
 
 
-def _fill_site(
+def _write_plan(
     folder: Path,
     cell: Cell,
     plan: EvaluationPlan,
@@ -184,9 +184,8 @@ def write_at(
         mean_distance=distance,
         corruption_source="made" if perturbation.kind == "corruption" else None,
         flags=tuple(flags),
-        versions=VERSIONS,
-        device=DEVICE,
         seconds=1.0,
+        **MACHINE,
     )
     return records.write_record(folder, record, np.arange(n) < correct, arrays)
 
@@ -213,9 +212,8 @@ def write_measurement(
         unit=measurement.unit,
         n=n,
         details=dict(details),
-        versions=VERSIONS,
-        device=DEVICE,
         seconds=1.0,
+        **MACHINE,
     )
     return records.write_measurement(folder, record, dict(arrays))
 
@@ -233,7 +231,6 @@ def training(cell_id: str, *, failed: bool = False, seconds: float = 10.0) -> Tr
         validation_accuracy=None if failed else 0.97,
         parameters=100,
         images_per_second=1000.0,
-        versions=VERSIONS,
-        device=DEVICE,
         seconds=seconds,
+        **MACHINE,
     )
