@@ -46,7 +46,7 @@ OTHER_DATA = (
     "Any other image classification set of TFDS works by its name, and user data as FILE.npz (x_train, y_train,\n"
     "x_test, y_test, or x and y) or folder:PATH (a folder for each class)."
 )
-as_json = o.option("Output")("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+as_json = o.json_option
 
 
 @click.group("data", epilog=EXAMPLES)

@@ -1,4 +1,4 @@
-"""`bnvuln evaluate`: a suite of perturbations on one classifier."""
+"""`bnvuln evaluate`: a suite of perturbations and measurements on one classifier."""
 
 from __future__ import annotations
 
@@ -8,74 +8,82 @@ from typing import Any
 import click
 
 from . import options as o
-
-what, result = o.option("What"), o.option("Result")
+from .targets import TARGET, data_option, external_model_options, open_target, print_records, runs_option
 
 EXAMPLES = """
 Examples:
 
 \b
-  bnvuln evaluate --suite quick                      # the newest run
+  bnvuln evaluate --suite quick                 # the newest run
   bnvuln evaluate runs/ID --suite paper
-  bnvuln evaluate runs/ID --suite mechanism          # why: tilting angle, energy in directions of low variance
-  bnvuln evaluate runs/ID --split validation         # a look that leaves the test set alone
+  bnvuln evaluate runs/ID --suite mechanism     # tilting angle and spectrum
+  bnvuln evaluate runs/ID --split validation    # leaves the test set alone
   bnvuln evaluate model.keras --data mnist --from-probabilities --json
 """
+_suite_option = o.option("Model and data")
+_OPTIONS = (
+    _suite_option(
+        "--suite",
+        default="quick",
+        show_default=True,
+        metavar="NAME",
+        help=f"Suite: {', '.join(o.shipped('suites'))}, or a YAML file of perturbations and measurements.",
+    ),
+    data_option,
+    _suite_option(
+        "--split",
+        type=click.Choice(["test", "validation", "train"]),
+        help="Split that is evaluated.  [default: the suite's]",
+    ),
+    _suite_option(
+        "--limit", type=int, metavar="N", help="Number of examples, in a fixed random order.  [default: the suite's]"
+    ),
+    _suite_option(
+        "--bn-statistics",
+        type=click.Choice(["tracked", "reestimated", "batch"]),
+        help="BN's statistics: tracked in training; reestimated, the mean over a pass through the training examples; "
+        "or those of the batch under evaluation.  [default: the suite's]",
+    ),
+    *external_model_options,
+)
+
+
+def _evaluate_options(command: o.Command) -> o.Command:
+    return o.apply(_OPTIONS, command)
 
 
 @click.command("evaluate", cls=o.GroupedCommand, epilog=EXAMPLES)
-@click.argument("target", required=False, type=click.Path(path_type=Path), metavar="[RUN or MODEL.keras]")
-@what(
-    "--suite",
-    default="quick",
-    show_default=True,
-    metavar="NAME",
-    help=f"{', '.join(o.shipped('suites'))}, or a YAML file of perturbations and measurements. mechanism is the angle "
-    "and the spectrum.",
-)
-@what(
-    "--data",
-    "dataset",
-    metavar="NAME",
-    help="Data set by name, FILE.npz or folder:PATH.  [default: the one trained on; mnist for a foreign model]",
-)
-@what("--split", type=click.Choice(["test", "validation", "train"]), help="Whose examples.  [default: the suite's]")
-@what("--limit", type=int, help="Evaluate N examples of a fixed random order.  [default: the suite's]")
-@what(
-    "--bn-statistics",
-    type=click.Choice(["tracked", "reestimated", "batch"]),
-    help="BN's statistics: tracked in training, the mean over a pass through the training examples, or those of the "
-    "batch under evaluation.  [default: the suite's]",
-)
-@what("--input-scale", type=click.Choice(["0-1", "0-255"]), help="Pixels a foreign model expects.  [default: 0-1]")
-@what("--from-probabilities", is_flag=True, help="A foreign model ends in a softmax.")
-@result(
-    "--runs",
-    type=o.FOLDER,
-    default="runs",
-    show_default=True,
-    help="Where the newest run is looked for, and a foreign model's records go.",
-)
+@click.argument("target_path", required=False, type=click.Path(path_type=Path), metavar=TARGET)
+@_evaluate_options
+@runs_option
 @o.checks_option
 @o.strategy_option
 @o.batch_option
 @o.data_options
 @o.output_options
 def command(
-    target: Path | None, suite: str, runs: Path, as_json: bool, quiet: bool, verbose: bool, **given: Any
+    target_path: Path | None, suite: str, runs: Path, as_json: bool, quiet: bool, verbose: bool, **options: Any
 ) -> None:
-    """Measure a run, or any .keras classifier, under a suite of perturbations; without a target, the newest run."""
+    """Evaluate a run or any .keras classifier with a suite; by default the newest run.
+
+    Prints accuracy under each perturbation and each measurement, with the flags that say why a number may lie. The
+    records go into the run folder.
+    """
     o.set_up(verbose)
     from bn_vuln import api
     from bn_vuln.experiments import catalog
 
-    where = {key: given[key] for key in ("dataset", "split", "limit", "bn_statistics")}
-    evaluation, _ = api.resolve_suite(suite, **where)  # before TensorFlow is started, so that a mistake is said at once
-    target, classifier = o.open_target(target, runs, given)
+    changes = {key: options[key] for key in ("dataset", "split", "limit", "bn_statistics")}
+    evaluation, _ = api.resolve_suite(suite, **changes)  # before TensorFlow is started, so that mistakes show at once
+    target, classifier = open_target(target_path, runs, options)
     from bn_vuln.evaluation.measurements import run  # TensorFlow
 
     run.check(classifier, catalog.suite(suite).measurements, evaluation)
-    folder = target if target.is_dir() else runs / classifier.id
-    how: dict[str, Any] = {**where, "folder": folder, "strategy": given["strategy"], "progress": o.progress(quiet)}
-    found = api.evaluate(classifier, suite, checks=given["checks"], batch_size=given["batch_size"], **how)
-    o.print_records(found, as_json, str(target), api.measure(classifier, suite, **how))
+    shared: o.Options = {
+        **changes,
+        "folder": target if target.is_dir() else runs / classifier.id,
+        "strategy": options["strategy"],
+        "progress": o.progress(quiet),
+    }
+    records = api.evaluate(classifier, suite, checks=options["checks"], batch_size=options["batch_size"], **shared)
+    print_records(records, as_json, target, api.measure(classifier, suite, **shared))

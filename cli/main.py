@@ -14,20 +14,20 @@ from bn_vuln.version import __version__
 COMMANDS = {
     "train": "Train one model, with or without batch norm.",
     "attack": "Attack a run, or any .keras classifier.",
-    "evaluate": "Clean, noise and attacks on a run, in one table.",
+    "evaluate": "Clean accuracy, noise, attacks and measurements in one table.",
     "compare": "Paired differences between two runs.",
-    "transfer": "Adversarial examples of one model on others.",
+    "transfer": "Adversarial examples of one model, given to others.",
     "scale-input": "The pair of Table 6 (or 7) at one input width.",
     "reproduce": "Reproduce a table or figure, beside the paper's values.",
     "data": "List, inspect and prepare data sets.",
-    "report": "Tables and pages from records alone.",
+    "report": "Tables, figures and pages from records alone.",
     "publish": "Pack finished experiments for review.",
     "unpack": "A packed store as a working folder.",
 }
 
 
 class Commands(click.Group):
-    """A group that knows its commands' names without importing them."""
+    """A group that knows the names of its commands without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -61,14 +61,15 @@ class Commands(click.Group):
 )
 @click.version_option(__version__, prog_name="bnvuln")
 def bnvuln() -> None:
-    """What does batch norm cost a classifier in robustness?
+    """Measure what batch norm costs a classifier in robustness.
 
-    Train matched pairs that differ only in normalization, attack them, compare them, reproduce the paper.
+    Train matched pairs of models that differ only in their normalization, attack and compare them, and reproduce the
+    paper.
     """
 
 
 def main(args: list[str] | None = None) -> None:
-    """The entry point: exit 0, 1 (the work failed), 2 (usage); no traceback for a user's mistake."""
+    """Run the command line: exit code 0, 1 (the work failed) or 2 (usage); no traceback for a user's mistake."""
     try:
         # Outside standalone mode click returns an exit code rather than raising it.
         code = bnvuln.main(args, prog_name="bnvuln", standalone_mode=False) or 0

@@ -1,4 +1,4 @@
-"""What the commands share: option types, groups of options, output. Nothing heavy is imported here."""
+"""Options, parameter types and output that the commands share. Nothing heavy is imported here."""
 
 from __future__ import annotations
 
@@ -6,23 +6,34 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import click
+from click.core import ParameterSource
+
+if TYPE_CHECKING:
+    from bn_vuln.runtime.progress import Progress
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Options: TypeAlias = Mapping[str, Any]  # values of a command's options by name, as click has parsed them
 
 
-class Number(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
+class OptionDecorator(Protocol):
+    """A decorator that adds an option to a command."""
+
+    def __call__(self, command: Command, /) -> Command: ...
+
+
+class NumberType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
     """A number, or a fraction such as 8/255."""
 
     name = "number"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, float | int):
             return float(value)
         try:
@@ -31,26 +42,26 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic from click 8
             self.fail(f"{value!r} is not a number or a fraction such as 8/255", param, ctx)
 
 
-class Range(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
+class RangeType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
     """`LOW,HIGH` in pixels, or `none`."""
 
     name = "low,high|none"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
         if not isinstance(value, str) or value == "none":
             return value
-        parts = value.split(",")
-        if len(parts) != 2:
+        bounds = value.split(",")
+        if len(bounds) != 2:
             self.fail(f"{value!r} is not none or LOW,HIGH, such as 0,1", param, ctx)
-        return tuple(NUMBER.convert(part, param, ctx) for part in parts)
+        return tuple(NUMBER.convert(bound, param, ctx) for bound in bounds)
 
 
-class Integers(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
+class IntegersType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
     """Whole numbers joined by commas."""
 
     name = "n,n,..."
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
         if not isinstance(value, str):
             return value
         try:
@@ -59,16 +70,16 @@ class Integers(click.ParamType):  # type: ignore[type-arg]  # generic from click
             self.fail(f"{value!r} is not a list of whole numbers such as 100,100", param, ctx)
 
 
-class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
+class NumbersType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
     """Numbers joined by commas."""
 
     name = "x,x,..."
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
         return tuple(NUMBER.convert(part, param, ctx) for part in value.split(",")) if isinstance(value, str) else value
 
 
-NUMBER, NUMBERS, RANGE, INTEGERS = Number(), Numbers(), Range(), Integers()
+NUMBER, NUMBERS, RANGE, INTEGERS = NumberType(), NumbersType(), RangeType(), IntegersType()
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -79,7 +90,7 @@ class GroupedCommand(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             row = param.get_help_record(ctx)
-            if row is not None:
+            if row is not None and isinstance(param, click.Option):
                 sections.setdefault(getattr(param, "section", "Other"), []).append(row)
         for title, rows in sections.items():
             with formatter.section(title):
@@ -89,7 +100,7 @@ class GroupedCommand(click.Command):
 class SectionOption(click.Option):
     """An option that belongs under a heading of the help.
 
-    `older` are names that it had in earlier versions: they work, and are left out of the help.
+    `older` are names that it had in earlier versions. They work, and are left out of the help.
     """
 
     def __init__(self, *args: Any, section: str = "Other", older: Sequence[str] = (), **kwargs: Any) -> None:
@@ -106,7 +117,7 @@ class SectionOption(click.Option):
 class RenamedChoice(click.Choice):  # type: ignore[type-arg]  # generic from click 8.2 on only
     """A choice that takes older names of its values, too: {older: present}."""
 
-    def __init__(self, choices: Sequence[str], older: dict[str, str]) -> None:
+    def __init__(self, choices: Sequence[str], older: Mapping[str, str]) -> None:
         super().__init__(choices)
         self.older = older
 
@@ -114,88 +125,117 @@ class RenamedChoice(click.Choice):  # type: ignore[type-arg]  # generic from cli
         return super().convert(self.older.get(value, value), param, ctx)
 
 
-def option(section: str) -> Callable[..., Callable[[Command], Command]]:
-    """`click.option` for options under one heading."""
+def option(section: str) -> Callable[..., OptionDecorator]:
+    """Return `click.option` for options under one heading."""
 
-    def declare(*names: str, **attributes: Any) -> Callable[[Command], Command]:
+    def declare(*names: str, **attributes: Any) -> OptionDecorator:
         return click.option(*names, cls=SectionOption, section=section, **attributes)
 
     return declare
 
 
-def data_options(command: Command) -> Command:
-    """--data-dir and --manual-dir, handed on in the environment, which worker processes inherit."""
-    add = option("Data")
-    hidden: dict[str, Any] = {"expose_value": False, "is_eager": True}
-    for decorate in (
-        add(
-            "--manual-dir",
-            type=click.Path(exists=True, file_okay=False, path_type=Path),
-            callback=_into("BNVULN_MANUAL_DIR"),
-            help="Folder of files downloaded by hand.  [default: DATA_DIR/downloads/manual]",
-            **hidden,
-        ),
-        add(
-            "--data-dir",
-            type=FOLDER,
-            callback=_into("TFDS_DATA_DIR"),
-            help="Folder of prepared data sets.  [default: $TFDS_DATA_DIR, ~/tensorflow_datasets]",
-            **hidden,
-        ),
-    ):
+def apply(decorators: Sequence[OptionDecorator], command: Command) -> Command:
+    """Apply decorators of options to a command; the help shows them in this order."""
+    for decorate in reversed(decorators):
         command = decorate(command)
     return command
 
 
-def _into(variable: str) -> Callable[[click.Context, click.Parameter, Path | None], None]:
-    """A callback that puts a folder into an environment variable."""
+def is_given(name: str) -> bool:
+    """Return whether an option of the running command was given, rather than left at its default."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source not in (None, ParameterSource.DEFAULT)
 
-    def keep(_: click.Context, __: click.Parameter, value: Path | None) -> None:
+
+def flag_name(name: str) -> str:
+    """Return the option of a name: `--step-size` of `step_size`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _into_environment(variable: str) -> Callable[[click.Context, click.Parameter, Path | None], None]:
+    """Return a callback that sets an environment variable to a folder; worker processes inherit it."""
+
+    def callback(_: click.Context, __: click.Parameter, value: Path | None) -> None:
         if value is not None:
             os.environ[variable] = str(value.expanduser().absolute())
 
-    return keep
+    return callback
+
+
+_data_option = option("Data")
+_DATA_OPTIONS = (
+    _data_option(
+        "--data-dir",
+        type=FOLDER,
+        callback=_into_environment("TFDS_DATA_DIR"),
+        expose_value=False,
+        is_eager=True,
+        help="Folder of prepared data sets.  [default: $TFDS_DATA_DIR, ~/tensorflow_datasets]",
+    ),
+    _data_option(
+        "--manual-dir",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        callback=_into_environment("BNVULN_MANUAL_DIR"),
+        expose_value=False,
+        is_eager=True,
+        help="Folder of files downloaded by hand.  [default: DATA_DIR/downloads/manual]",
+    ),
+)
+
+
+def data_options(command: Command) -> Command:
+    """Add --data-dir and --manual-dir."""
+    return apply(_DATA_OPTIONS, command)
+
+
+json_option = option("Output")("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+_OUTPUT_OPTIONS = (
+    json_option,
+    option("Output")("-q", "--quiet", is_flag=True, help="No progress on standard error."),
+    option("Output")("--verbose", is_flag=True, help="TensorFlow's start-up messages."),
+)
 
 
 def output_options(command: Command) -> Command:
-    """--json, --quiet, --verbose."""
-    add = option("Output")
-    for decorate in (
-        add("--verbose", is_flag=True, help="Show TensorFlow's start-up messages."),
-        add("-q", "--quiet", is_flag=True, help="No progress on standard error."),
-        add("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
-    ):
-        command = decorate(command)
-    return command
+    """Add --json, --quiet and --verbose."""
+    return apply(_OUTPUT_OPTIONS, command)
 
 
-def scale_option(default: str) -> Callable[[Command], Command]:
-    """--scale."""
-    return option("What")(
+def scale_option(default: str) -> OptionDecorator:
+    """Return the option --scale."""
+    return option("Experiment")(
         "--scale",
         type=click.Choice(["smoke", "quick", "cpu", "full"]),
         default=default,
         show_default=True,
-        help="full is the paper's; below it, verdicts are previews.",
+        help="Amount of work; full is the paper's. Below it, verdicts are previews.",
     )
 
 
-def experiment_options(command: Command) -> Command:
-    """--out, --jobs, --check."""
-    add = option("Result")
-    for decorate in (
-        add("--check", is_flag=True, help="Exit with 1 if a verdict fails."),
-        add(
-            "--jobs",
-            type=click.IntRange(min=1),
-            default=1,
-            show_default=True,
-            help="Processes, the cores divided among them.",
-        ),
-        add("--out", type=FOLDER, default="runs", show_default=True, help="Results folder."),
-    ):
-        command = decorate(command)
-    return command
+set_option = option("Experiment")(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A field of the config, e.g. train.epochs=3."
+)
+dry_run_option = option("Experiment")(
+    "--dry-run", is_flag=True, help="Print the resolved config and its cells; run nothing."
+)
+_result_option = option("Results")
+_RUN_OPTIONS = (
+    _result_option("--out", type=FOLDER, default="runs", show_default=True, help="Results folder."),
+    _result_option(
+        "--jobs",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Number of processes, which share the CPU cores.",
+    ),
+    _result_option("--check", is_flag=True, help="Exit code 1 if a verdict fails."),
+)
+
+
+def run_options(command: Command) -> Command:
+    """Add --out, --jobs and --check."""
+    return apply(_RUN_OPTIONS, command)
 
 
 strategy_option = option("Devices")(
@@ -203,51 +243,51 @@ strategy_option = option("Devices")(
     type=click.Choice(["auto", "none", "mirrored"]),
     default="auto",
     show_default=True,
-    help="none: one device; mirrored: a copy of the model on each; auto: mirrored on several GPUs.",
+    help="Use of devices. none: one device; mirrored: a copy of the model on each; auto: mirrored on several GPUs.",
 )
 batch_option = option("Devices")(
     "--batch-size",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Examples at a time, over all devices; results depend on it by rounding at most.  [default: 500, or what "
+    help="Examples at a time, over all devices; it changes results by rounding at most.  [default: 500, or what "
     "memory holds]",
 )
-checks_option = option("Checks")(
+checks_option = option("Diagnostics")(
     "--checks",
     type=click.Choice(["none", "basic", "full"]),
     default="basic",
     show_default=True,
-    help="What is done to doubt an attack. basic: one gradient, random points and rounded images on a quarter of the "
-    "examples (100 to 1,000); full: further attacks on up to 1,000, which cost many times as much.",
+    help="Diagnostics that look for a failed attack. basic: one gradient, random points and rounded images on a "
+    "quarter of the examples (100 to 1,000); full: further attacks on up to 1,000, at many times the cost.",
 )
 
 
-def progress(quiet: bool) -> Any:
-    """The progress that fits the terminal."""
+def progress(quiet: bool) -> Progress:
+    """Return the progress that fits the terminal."""
     from bn_vuln.runtime.progress import make_progress
 
     return make_progress(quiet=quiet)
 
 
 def set_up(verbose: bool) -> None:
-    """What must happen before TensorFlow is imported."""
+    """Configure what has to be set before TensorFlow is imported."""
     from bn_vuln.runtime import backend
 
     backend.set_verbose(verbose)
 
 
-def say(text: str) -> None:
-    """A line for the reader that is no result: standard error."""
+def log(text: str) -> None:
+    """Print a line that is no result, on standard error."""
     click.echo(text, err=True)
 
 
-def print_json(data: Any) -> None:
-    """The one JSON object of a command with --json, whole or not at all. NaN and infinities become null."""
+def print_json(data: object) -> None:
+    """Print the one JSON object of a command with --json, whole or not at all. NaN and infinities become null."""
     sys.stdout.write(json.dumps(_finite(data), indent=2, allow_nan=False) + "\n")
 
 
-def _finite(data: Any) -> Any:
-    """The same with None for numbers that JSON does not have."""
+def _finite(data: object) -> object:
+    """Replace the numbers that JSON does not have by None."""
     if isinstance(data, dict):
         return {key: _finite(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
@@ -256,61 +296,6 @@ def _finite(data: Any) -> Any:
 
 
 def shipped(kind: str) -> list[str]:
-    """The names of the configs of a kind that ship, for a help text: `catalog.names` without what it imports."""
+    """Return the names of the shipped configs of a kind, as `catalog.names` does, without what that imports."""
     names = (entry.name for entry in (resources.files("bn_vuln.configs") / kind).iterdir())
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
-
-
-# ---------------------------------------------------------------- attack and evaluate
-
-
-def open_target(target: Path | None, runs: Path, given: dict[str, Any]) -> tuple[Path, Any]:
-    """(the target or the newest run, its classifier)."""
-    from bn_vuln import api, data
-    from bn_vuln.runtime.distribution import choose
-
-    if given["dataset"] is not None:
-        data.prepare(given["dataset"])  # before TensorFlow is started, so that what is missing is said at once
-    if target is None:
-        target = api.newest_run(runs)
-        say(f"the newest run is {target}")
-    foreign = foreign_options(given)
-    if foreign and target.is_dir():
-        raise click.UsageError(
-            f"{target} is a run of ours: --input-scale and --from-probabilities are for .keras files"
-        )
-    distribution = choose(given["strategy"])
-    return target, api.open_classifier(target, dataset=given["dataset"], distribution=distribution, **foreign)
-
-
-def foreign_options(given: dict[str, Any]) -> dict[str, Any]:
-    """What was said of how foreign models are called, as `api.open_classifier` takes it."""
-    foreign: dict[str, Any] = {"from_probabilities": True} if given["from_probabilities"] else {}
-    return foreign if given["input_scale"] is None else {**foreign, "input_scale": given["input_scale"]}
-
-
-def measure(
-    classifier: Any, evaluation: Any, perturbations: Any, folder: Path, quiet: bool, given: dict[str, Any]
-) -> dict[str, Any]:
-    """Evaluate, each record written into `folder` as soon as it is there; name -> result."""
-    from bn_vuln.evaluation import evaluator
-    from bn_vuln.runtime.distribution import choose
-
-    how: dict[str, Any] = {"distribution": choose(given["strategy"]), "fold": not given.get("no_fold")}
-    how |= {"checks": given["checks"], "batch_size": given["batch_size"]}
-    found = evaluator.measure(classifier, perturbations, evaluation, folder=folder, progress=progress(quiet), **how)
-    return dict(found)
-
-
-def print_records(found: dict[str, Any], as_json: bool, target: str, measured: dict[str, Any] | None = None) -> None:
-    """Records (and measurements) as one JSON object, or as tables with the flags under them."""
-    if as_json:
-        plain = [{"name": name, "kind": r.kind, **r.model_dump(mode="json")} for name, r in found.items()]
-        others = [{"name": name, **r.model_dump(mode="json")} for name, r in (measured or {}).items()]
-        print_json({"target": target, "records": plain, **({"measurements": others} if others else {})})
-        return
-    from bn_vuln.reporting.tables import measurements_table, records_table
-
-    click.echo(records_table(found))
-    if measured:
-        click.echo(f"\n{measurements_table(measured)}")

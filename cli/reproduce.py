@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import options as o
 
-what = o.option("What")
+if TYPE_CHECKING:
+    from bn_vuln.config import Experiment, Scale
+    from bn_vuln.reporting.aggregate import Results
+    from bn_vuln.reporting.pages import Format
+    from bn_vuln.typing import Plain
 
 EXAMPLES = """
 Examples:
@@ -17,32 +22,34 @@ Examples:
 \b
   bnvuln reproduce --list
   bnvuln reproduce table6 --scale quick
-  bnvuln reproduce table6 --set grid.data.width=[28,56] --set seeds=[0] --dry-run
+  bnvuln reproduce table6 --set grid.data.width=[28,56] --set seeds=[0] \\
+      --dry-run
   bnvuln reproduce my_experiment.yaml --jobs 2
 """
 
 
 @click.command("reproduce", cls=o.GroupedCommand, epilog=EXAMPLES)
 @click.argument("name", required=False)
-@what("--list", "listing", is_flag=True, help="Every experiment with its claim, cost and state.")
+@o.option("Experiment")("--list", "listing", is_flag=True, help="List the experiments with claim, cost and state.")
 @o.scale_option("full")
-@what("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any field of the config, e.g. train.epochs=3.")
-@what("--dry-run", is_flag=True, help="Print the resolved config and the cells, run nothing.")
-@o.experiment_options
+@o.set_option
+@o.dry_run_option
+@o.run_options
 @o.strategy_option
 @o.data_options
 @o.output_options
 def command(
-    name: str | None, listing: bool, scale: Any, overrides: tuple[str, ...], dry_run: bool, verbose: bool, **given: Any
-) -> None:
-    """Run the missing cells of an experiment, then print ours +- SEM (n), the paper's, the difference, the verdict.
+    name: str | None, listing: bool, scale: Scale, overrides: tuple[str, ...], dry_run: bool, verbose: bool,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Run the missing cells of an experiment, then print its table beside the paper's values.
 
-    NAME is one of --list, or the path of a YAML file. What is finished is kept: run the command again after an
-    interruption and it goes on.
+    NAME is one of --list, or the path of a YAML file. The table has our value +- SEM (n seeds), the paper's, their
+    difference and the verdict. What is finished is kept: after an interruption run the command again.
     """
     o.set_up(verbose)
     if listing:
-        _list(given["out"], given["as_json"])
+        _list(options["out"], options["as_json"])
         return
     if name is None:
         raise click.UsageError("name an experiment, or see them with --list")
@@ -50,60 +57,51 @@ def command(
 
     experiment = catalog.experiment(name, scale, overrides)
     if dry_run:
-        show_dry_run(experiment, given["as_json"])
+        print_dry_run(experiment, options["as_json"])
         return
-    o.say(_announcement(experiment, given["out"]))
-    run_and_show(experiment, **given)
+    o.log(_announcement(experiment, options["out"]))
+    run_and_print(name, scale, overrides, options)
 
 
-def _announcement(experiment: Any, out: Path) -> str:
-    """What is about to run, with the cost of the whole scale, which --set does not know of."""
+def _announcement(experiment: Experiment, out: Path) -> str:
+    """Return a line on what is about to run, with the cost of the whole scale, to which --set makes no difference."""
     from bn_vuln.experiments import runner
 
     todo, cost = runner.tasks(experiment), experiment.cost.get(experiment.scale)
     if all(task.finished(out) for task in todo):
-        said = "every cell is finished"
+        text = "every cell is finished"
     elif cost:
-        said = f"the whole of it takes about {cost} on two cores with --jobs 2"
+        text = f"the whole of it takes about {cost} on two cores with --jobs 2"
     else:
-        said = f"{len(todo)} cells"
-    return f"{experiment.name} at scale {experiment.scale}: {said}"
+        text = f"{len(todo)} cells"
+    return f"{experiment.name} at scale {experiment.scale}: {text}"
 
 
-def run_and_show(
-    experiment: Any, *, out: Path, jobs: int, strategy: Any, check: bool, as_json: bool, quiet: bool
-) -> None:
-    """Run what is missing of an experiment, print its tables, write its report; with `check`, exit 1 for a verdict
-    that fails."""
-    results = _run(experiment, out, jobs, strategy, quiet)
-    if as_json:
-        from bn_vuln.reporting.tables import to_json
+def run_and_print(name: str, scale: Scale, overrides: Sequence[str], options: o.Options) -> None:
+    """Run an experiment, print its tables and write its report; with --check, exit with 1 for a verdict that fails."""
+    from bn_vuln import api
+    from bn_vuln.reporting import pages, tables
 
-        o.print_json(to_json(results))
-    else:
-        _print(results)
-    for path in _write_report(out, experiment):
-        o.say(f"report: {path}")
-    if check and any(c.unscaled == "fails" for c in results.comparisons):
+    out: Path = options["out"]
+    results = api.reproduce(
+        name,
+        scale=scale,
+        root=out,
+        jobs=options["jobs"],
+        strategy=options["strategy"],
+        overrides=overrides,
+        progress=o.progress(options["quiet"]),
+    )
+    o.print_json(tables.to_json(results)) if options["as_json"] else _print(results)
+    forms: tuple[Format, ...] = ("md", "csv", "tex", "html")  # the page comes last, where it is seen
+    for form in forms:
+        for path in pages.write(out, form, results.experiment):
+            o.log(f"report: {path}")
+    if options["check"] and any(comparison.unscaled == "fails" for comparison in results.comparisons):
         click.get_current_context().exit(1)
 
 
-def _run(experiment: Any, out: Path, jobs: int, strategy: Any, quiet: bool) -> Any:
-    from bn_vuln.experiments import runner
-    from bn_vuln.reporting import aggregate
-
-    runner.run(experiment, out, jobs=jobs, strategy=strategy, progress=o.progress(quiet))
-    return aggregate.aggregate(experiment, out)
-
-
-def _write_report(out: Path, experiment: Any) -> list[Path]:
-    from bn_vuln.reporting import pages
-
-    forms: tuple[pages.Format, ...] = ("md", "csv", "tex", "html")  # the page comes last, where it is seen
-    return [path for form in forms for path in pages.write(out, form, experiment)]
-
-
-def _print(results: Any) -> None:
+def _print(results: Results) -> None:
     from bn_vuln.reporting import tables
 
     click.echo(f"{results.experiment.title}\nClaim: {results.experiment.claim}\n")
@@ -113,7 +111,7 @@ def _print(results: Any) -> None:
         click.echo(f"Note: {note}\n")
 
 
-def show_dry_run(experiment: Any, as_json: bool) -> None:
+def print_dry_run(experiment: Experiment, as_json: bool) -> None:
     """Print the resolved config and the cells of an experiment."""
     from bn_vuln import config
     from bn_vuln.experiments import runner
@@ -142,12 +140,13 @@ def _list(out: Path, as_json: bool) -> None:
         click.echo(f"  state in {out}: {row['state']}")
 
 
-def _state(experiment: Any, out: Path) -> dict[str, Any]:
-    """Claim, cost, and how many cells of each scale are finished in the results folder."""
+def _state(experiment: Experiment, out: Path) -> Plain:
+    """Return claim, cost, and how many cells of each scale are finished in the results folder."""
     from bn_vuln.experiments import catalog, runner
 
+    scales: list[Scale] = list(dict.fromkeys([*experiment.scales, "full"]))
     states = []
-    for scale in dict.fromkeys([*experiment.scales, "full"]):
+    for scale in scales:
         todo = runner.tasks(catalog.experiment(experiment.name, scale))
         states.append(f"{scale} {sum(task.finished(out) for task in todo)}/{len(todo)} cells")
     return {

@@ -3,107 +3,113 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from . import options as o
-from .attack import attack_options, resolve
+from .attack_options import attack_config, attack_options, evaluation_config
+from .targets import call_of_external_models, prepare
 
-what, result = o.option("What"), o.option("Result")
+if TYPE_CHECKING:
+    from bn_vuln.evaluation.transfer import Transfers
 
 EXAMPLES = """
 Examples:
 
 \b
-  bnvuln transfer runs/SRC runs/DST --eps 8/255              # PGD-20 on SRC; its examples on SRC and DST
-  bnvuln transfer runs/A runs/B runs/C runs/D --matrix       # each of them attacked, given to all
-  bnvuln transfer runs/SRC model.keras --data mnist --input-scale 0-255 --limit 1000 --json
+  # PGD-20 on SRC; its examples on SRC and DST
+  bnvuln transfer runs/SRC runs/DST --eps 8/255
+  # each of them attacked, given to all
+  bnvuln transfer runs/A runs/B runs/C runs/D --matrix
+  bnvuln transfer runs/SRC model.keras --data mnist --input-scale 0-255 \\
+      --limit 1000 --json
 """
+_result = o.option("Results")
 
 
 @click.command("transfer", cls=o.GroupedCommand, epilog=EXAMPLES)
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SRC DST [DST ...]")
-@what("--matrix", is_flag=True, help="Every model is a source and a target.")
+@o.option("Model and data")("--matrix", is_flag=True, help="Every model as a source and a target.")
 @attack_options()
-@result(
-    "--runs",
-    type=o.FOLDER,
-    default="runs",
-    show_default=True,
-    help="Where a foreign model's records go.",
-)
-@result(
+@_result("--runs", type=o.FOLDER, default="runs", show_default=True, help="Folder of records of external models.")
+@_result(
     "--out",
     type=o.FOLDER,
-    help="Write the tables (Markdown) and heat maps (SVG, PNG) here.  [default: RUNS/report with --matrix, else none]",
+    help="Folder of the tables (Markdown) and heat maps (SVG, PNG).  [default: RUNS/report with --matrix, else none]",
 )
 @o.strategy_option
 @o.batch_option
 @o.data_options
 @o.output_options
 def command(
-    models: tuple[Path, ...], matrix: bool, runs: Path, out: Path | None, as_json: bool, quiet: bool, verbose: bool,
-    **given: Any,
-) -> None:  # fmt: skip
-    """Attack SRC (a run or any .keras classifier), and evaluate what was found on SRC and on each DST.
+    models: tuple[Path, ...], matrix: bool, runs: Path, out: Path | None, as_json: bool, verbose: bool, **options: Any
+) -> None:
+    """Attack SRC (a run or any .keras classifier), and evaluate its adversarial examples on SRC and on each DST.
 
-    Prints each target's accuracy on the source's adversarial examples, and the transfer rate: the share that fools the
-    target among the examples that both classify correctly when clean and that fool the source. The models must take
-    the same images. Options of foreign models hold for all of them. Records go into the targets' run folders; what is
-    recorded is not done again.
+    Prints each target's accuracy on the source's adversarial examples, and the transfer rate: the share that the
+    target misclassifies among the examples that both classify correctly when clean and that are adversarial for the
+    source. The models must take the same images. Options of external models hold for all of them. Records go into
+    the targets' run folders; what is recorded is not done again.
 
-    Without --keep, bim and pgd go on to their last point. The other iterative attacks stop at the first point that
-    fools SRC, which leaves examples at SRC's boundary, where they transfer less.
+    Without --keep, bim and pgd go on to their last iterate. The other iterative attacks stop at the first iterate that
+    is adversarial for SRC, which leaves examples near SRC's boundary, where they transfer less.
     """
     o.set_up(verbose)
-    if click.get_current_context().get_parameter_source("keep") is ParameterSource.DEFAULT:
-        from bn_vuln.evaluation.transfer import default_fields
-
-        given |= default_fields(given["name"])
-    attack, evaluation = resolve(given)
-    found = _run(models, attack, evaluation, runs, quiet, {"matrix": matrix, **given})
+    from bn_vuln.evaluation.transfer import default_fields
     from bn_vuln.reporting import transfer as report
 
+    if not o.is_given("keep"):
+        options |= default_fields(options["name"])
+    transfers = _run(models, matrix, runs, options)
     folder = out or (runs / "report" if matrix else None)
-    files = report.write(found, folder) if folder else []
+    files = report.write(transfers, folder) if folder else []
     if as_json:
-        o.print_json({**report.to_json(found), "files": [str(path) for path in files]})
+        o.print_json({**report.to_json(transfers), "files": [str(path) for path in files]})
     else:
-        _print(found, matrix)
+        _print(transfers, matrix)
     for path in files[-1:]:
-        o.say(f"report: {path}")
+        o.log(f"report: {path}")
 
 
-def _run(models: tuple[Path, ...], attack: Any, evaluation: Any, runs: Path, quiet: bool, given: dict[str, Any]) -> Any:
-    """The pairs that were asked for, measured or read."""
-    from bn_vuln import api, data
+def _run(models: tuple[Path, ...], matrix: bool, runs: Path, options: o.Options) -> Transfers:
+    """Return the pairs of models, measured now or before."""
+    from bn_vuln import api
 
-    if given["dataset"] is not None:
-        data.prepare(given["dataset"])  # before TensorFlow is started, so that what is missing is said at once
-    foreign = o.foreign_options(given)
-    if foreign and all(path.is_dir() for path in models):
-        raise click.UsageError("these are runs of ours: --input-scale and --from-probabilities are for .keras files")
+    attack, evaluation = attack_config(options), evaluation_config(options)
+    prepare(options)
+    external = call_of_external_models(options)
+    if external and all(path.is_dir() for path in models):
+        raise click.UsageError("these are runs: --input-scale and --from-probabilities are for .keras files")
     return api.transfer(
-        models, attack, matrix=given["matrix"], evaluation=evaluation, root=runs, fold=not given["no_fold"],
-        strategy=given["strategy"], batch_size=given["batch_size"], progress=o.progress(quiet), **foreign,
-    )  # fmt: skip
+        models,
+        attack,
+        matrix=matrix,
+        evaluation=evaluation,
+        root=runs,
+        fold=not options["no_fold"],
+        strategy=options["strategy"],
+        batch_size=options["batch_size"],
+        progress=o.progress(options["quiet"]),
+        **external,
+    )
 
 
-def _print(found: Any, matrix: bool) -> None:
-    """The matrices, or one source's row of numbers, with what is wrong with them below."""
+def _print(transfers: Transfers, matrix: bool) -> None:
+    """Print the matrices, or one source's row of numbers, with what is wrong with them below."""
     import sys
 
     from rich.console import Console
 
     from bn_vuln.reporting import transfer as report
 
-    tables = [report.matrix_table(found, q) for q in report.QUANTITIES] if matrix else [report.pairs_table(found)]
+    tables = (
+        [report.matrix_table(transfers, q) for q in report.QUANTITIES] if matrix else [report.pairs_table(transfers)]
+    )
     # A file or a pipe has no width that a table would have to fit into.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 100_000)
-    console.print(f"{report.where(found)}\n", markup=False, soft_wrap=True)
+    console.print(f"{report.where(transfers)}\n", markup=False, soft_wrap=True)
     for table in tables:
         console.print(report.terminal_table(table))
-    for remark in report.remarks(found):
+    for remark in report.remarks(transfers):
         console.print(remark, markup=False, soft_wrap=True)
