@@ -13,7 +13,7 @@ from .minimum_norm import NAMES, minimum_norm_config, minimum_norm_options
 from .targets import TARGET, evaluate, open_target, print_records, runs_option
 
 if TYPE_CHECKING:
-    from bn_vuln.evaluation.evaluator import Result
+    from bn_vuln.evaluation.result import Result
     from bn_vuln.typing import Arrays
 
 EXAMPLES = """
@@ -92,7 +92,7 @@ def _save(path: Path, clean: Result, attacked: Result) -> None:
 
     arrays: Arrays = {"x": clean.images, "x_adv": attacked.images, "y": attacked.labels}
     arrays |= {"clean_correct": clean.correct, "correct": attacked.correct}
-    arrays |= {} if attacked.smallest is None else {"smallest_eps": attacked.smallest}
+    arrays |= {} if attacked.min_eps is None else {"smallest_eps": attacked.min_eps}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]

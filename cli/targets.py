@@ -13,7 +13,7 @@ from . import options as o
 if TYPE_CHECKING:
     from bn_vuln.config import Evaluation, Perturbation
     from bn_vuln.evaluation.classifier import Classifier
-    from bn_vuln.evaluation.evaluator import Result
+    from bn_vuln.evaluation.result import Result
     from bn_vuln.records import MeasurementRecord, Record
 
 _model_option = o.option("Model and data")
@@ -51,11 +51,16 @@ def open_target(target: Path | None, runs: Path, options: o.Options) -> tuple[Pa
     if target is None:
         target = api.newest_run(runs)
         o.log(f"the newest run is {target}")
-    external = call_of_external_models(options)
-    if external and target.is_dir():
+    if has_external_options(options) and target.is_dir():
         raise click.UsageError(f"{target} is a run: --input-scale and --from-probabilities are for .keras files")
-    distribution = choose(options["strategy"])
-    return target, api.open_classifier(target, dataset=options["dataset"], distribution=distribution, **external)
+    classifier = api.open_classifier(
+        target,
+        dataset=options["dataset"],
+        input_scale=options["input_scale"] or "0-1",
+        from_probabilities=options["from_probabilities"],
+        distribution=choose(options["strategy"]),
+    )
+    return target, classifier
 
 
 def prepare(options: o.Options) -> None:
@@ -66,10 +71,9 @@ def prepare(options: o.Options) -> None:
         data.prepare(options["dataset"])
 
 
-def call_of_external_models(options: o.Options) -> dict[str, str | bool]:
-    """Return how external models are called, as `api.open_classifier` takes it."""
-    external: dict[str, str | bool] = {"from_probabilities": True} if options["from_probabilities"] else {}
-    return external if options["input_scale"] is None else {**external, "input_scale": options["input_scale"]}
+def has_external_options(options: o.Options) -> bool:
+    """Return whether an option was given that only external models have."""
+    return options["from_probabilities"] or options["input_scale"] is not None
 
 
 def evaluate(

@@ -9,10 +9,10 @@ import click
 
 from . import options as o
 from .attack_options import attack_config, attack_options, evaluation_config
-from .targets import call_of_external_models, prepare
+from .targets import has_external_options, prepare
 
 if TYPE_CHECKING:
-    from bn_vuln.evaluation.transfer import Transfers
+    from bn_vuln.evaluation.transfer import TransferResult
 
 EXAMPLES = """
 Examples:
@@ -72,14 +72,13 @@ def command(
         o.log(f"report: {path}")
 
 
-def _run(models: tuple[Path, ...], matrix: bool, runs: Path, options: o.Options) -> Transfers:
+def _run(models: tuple[Path, ...], matrix: bool, runs: Path, options: o.Options) -> TransferResult:
     """Return the pairs of models, measured now or before."""
     from bn_vuln import api
 
     attack, evaluation = attack_config(options), evaluation_config(options)
     prepare(options)
-    external = call_of_external_models(options)
-    if external and all(path.is_dir() for path in models):
+    if has_external_options(options) and all(path.is_dir() for path in models):
         raise click.UsageError("these are runs: --input-scale and --from-probabilities are for .keras files")
     return api.transfer(
         models,
@@ -91,11 +90,12 @@ def _run(models: tuple[Path, ...], matrix: bool, runs: Path, options: o.Options)
         strategy=options["strategy"],
         batch_size=options["batch_size"],
         progress=o.progress(options["quiet"]),
-        **external,
+        input_scale=options["input_scale"] or "0-1",
+        from_probabilities=options["from_probabilities"],
     )
 
 
-def _print(transfers: Transfers, matrix: bool) -> None:
+def _print(transfers: TransferResult, matrix: bool) -> None:
     """Print the matrices, or one source's row of numbers, with what is wrong with them below."""
     import sys
 
