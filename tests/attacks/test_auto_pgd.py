@@ -19,6 +19,7 @@ from bn_vuln.attacks.pgd import PGD
 from bn_vuln.attacks.threat_model import ThreatModel
 from bn_vuln.evaluation.classifier import load_keras
 from bn_vuln.models import bn_folding
+from bn_vuln.records import open_store
 
 N, STEPS = 30, 40
 SCALE, LOW, HIGH = np.array([0.25, 1.5]), 0.1, 0.9
@@ -413,7 +414,7 @@ def their_start(torch, x, right, norm, eps):
 def test_torchattacks_fools_the_same_images_of_a_trained_net(run, norm, eps, loss):
     reason = "the yardstick is not installed: pip install torch torchattacks"
     torch, torchattacks = (pytest.importorskip(name, reason=reason) for name in ("torch", "torchattacks"))
-    model = load_keras(RESULTS / run / "model.keras")
+    model = load_keras(open_store(RESULTS).model(run))
     dataset = data.load("mnist", "test", limit=300)
     x, y = dataset.images.astype(np.float32) / 255, dataset.labels
     theirs = in_torch(torch, bn_folding.fold(model).model)
