@@ -1,10 +1,20 @@
-"""Keras builders: one file a family, each takes a normalization factory and maps pixels in [0, 1] to logits."""
+"""Keras builders: one file a family, each takes a normalization factory and maps pixels in [0, 1] to logits.
+
+A builder has the arguments
+
+    arch         config of the architecture
+    info         the data set: channels, classes, mean and std
+    width        height and width of the images in pixels
+    normalize    the normalization factory, called where a normalization goes
+    initializer  gives each layer its initial kernel and bias
+
+and returns an untrained model, float32 pixels [n, width, width, channels] -> logits [n, classes].
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from bn_vuln.config import Cell
 from bn_vuln.data.info import DatasetInfo
@@ -12,8 +22,9 @@ from bn_vuln.models import deep, linear, mlp, resnet, vgg, wide_resnet
 from bn_vuln.models.layers import Initializer
 from bn_vuln.models.normalization import make_factory
 from bn_vuln.runtime import backend
+from bn_vuln.typing import KerasModel
 
-BUILDERS: dict[str, Callable[..., Any]] = {
+BUILDERS: dict[str, Callable[..., KerasModel]] = {
     "linear": linear.build,
     "nearest_centroid": linear.build_nearest_centroid,
     "mlp": mlp.build,
@@ -24,10 +35,20 @@ BUILDERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def build(cell: Cell, info: DatasetInfo) -> Any:
-    """The untrained Keras model of a cell: float32 pixels [n, width, width, channels] -> logits [n, classes].
+def build(cell: Cell, info: DatasetInfo) -> KerasModel:
+    """Build the untrained Keras model of a cell.
 
     The initial kernels depend on the seed and the architecture only, not on the normalization (Fixup scales them).
+
+    Args:
+        cell: its architecture, normalization, seed, initialization and width are used.
+        info: the data set: channels, classes, mean and std.
+
+    Returns:
+        A model, float32 pixels [n, width, width, channels] in [0, 1] -> logits [n, classes].
+
+    Raises:
+        UsageError: where the architecture does not fit the data set, or groups do not divide the channels.
     """
     backend.tensorflow()
     width = cell.data.width or info.shape[1]

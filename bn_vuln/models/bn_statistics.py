@@ -1,10 +1,8 @@
-"""BN evaluated with other statistics than those tracked in training.
+"""BN evaluated with other statistics than those tracked in training, and the moments of the inputs of BN layers.
 
-`batch`: those of the batch under evaluation itself, as BN trains. `reestimated`: the mean over the batches of one pass
-through the training examples, in the batch size of the training (PyTorch's BN with momentum=None, but for unbiased
-variances there).
-
-And what BN layers are given: the moments of their inputs.
+`batch`: the statistics of the batch under evaluation itself, as BN trains. `reestimated`: the mean over the batches of
+one pass through the training examples, in the batch size of the training (PyTorch's BN with momentum=None, but for
+unbiased variances there).
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,87 +17,125 @@ from numpy.typing import NDArray
 from bn_vuln.data.transforms import to_pixels
 from bn_vuln.errors import UsageError
 from bn_vuln.runtime import backend
+from bn_vuln.typing import AnyArray, BatchNormLayer, DatasetImages, KerasLayer, KerasModel, Predict, Tensor, Variable
 
 
 @dataclass(frozen=True)
 class InputMoments:
-    """What a BN layer was given: the `means` and `variances` of batches, float32 [batches, channels]."""
+    """The moments of the inputs of a BN layer, over batches.
 
-    layer: Any
+    Attributes:
+        layer: the BN layer.
+        means: float32 [batches, channels].
+        variances: float32 [batches, channels].
+    """
+
+    layer: BatchNormLayer
     means: NDArray[np.float32]
     variances: NDArray[np.float32]
 
 
-def input_moments(model: Any, predict: Callable[[Any], Any], pieces: Iterable[NDArray[Any]]) -> list[InputMoments]:
-    """The moments of the inputs of each BN layer of `model` in the order that they are reached, when `predict` calls it
-    with each of the arrays `pieces` [n, ...]."""
+def input_moments(model: KerasModel, predict: Predict, batches: Iterable[AnyArray]) -> list[InputMoments]:
+    """Measure the moments of the inputs of each BN layer.
+
+    Args:
+        model: a Keras model.
+        predict: calls the model with a batch of pixels.
+        batches: pixels [n, height, width, channels].
+
+    Returns:
+        One for each BN layer, in the order in which they are called.
+    """
     tf = backend.tensorflow()
-    reached: list[Any] = []  # layers, while a graph is made
+    called: list[BatchNormLayer] = []  # layers, while a graph is made
 
-    def of_inputs(x: Any) -> list[tuple[Any, Any]]:
-        with _inputs(model) as seen:
+    def moments_of(x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        with _recorded_inputs(model) as calls:
             predict(x)
-        reached[:] = [layer for layer, _ in seen]
-        return [_moments(tf.cast(h, tf.float32), layer.axis) for layer, h in seen]
+        called[:] = [layer for layer, _ in calls]
+        return [_moments(tf.cast(h, tf.float32), layer.axis) for layer, h in calls]
 
-    compiled = backend.compile(of_inputs)
-    found = [compiled(tf.constant(piece)) for piece in pieces]
-    arrays = [[np.stack([np.asarray(v) for v in values]) for values in zip(*batches, strict=True)]
-              for batches in zip(*found, strict=True)]  # fmt: skip
-    return [InputMoments(layer, *both) for layer, both in zip(reached, arrays, strict=True)]
+    compiled = backend.compile(moments_of)
+    results = [compiled(tf.constant(batch)) for batch in batches]
+    arrays = [[np.stack([np.asarray(v) for v in values]) for values in zip(*layers, strict=True)]
+              for layers in zip(*results, strict=True)]  # fmt: skip
+    return [InputMoments(layer, *both) for layer, both in zip(called, arrays, strict=True)]
 
 
-def _moments(h: Any, axis: int) -> tuple[Any, Any]:
+def _moments(h: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """Mean and variance [channels] of `h`, in which the channels are `axis`."""
     others = [i for i in range(len(h.shape)) if i != axis % len(h.shape)]
     return backend.tensorflow().nn.moments(h, others)
 
 
 @contextlib.contextmanager
-def _inputs(model: Any) -> Iterator[list[tuple[Any, Any]]]:
-    """(BN layer, its inputs) for each call inside, wherever in the model the layer is: layers that are called in models
-    within models have no inputs that could be named from outside."""
-    seen: list[tuple[Any, Any]] = []
+def _recorded_inputs(model: KerasModel) -> Iterator[list[tuple[BatchNormLayer, Tensor]]]:
+    """(BN layer, its inputs) for each call inside of the context.
 
-    def listening(layer: Any) -> Callable[..., Any]:
+    It works wherever in the model the layer is: layers that are called in models within models have no inputs that
+    could be named from outside.
+    """
+    calls: list[tuple[BatchNormLayer, Tensor]] = []
+
+    def recording(layer: BatchNormLayer) -> Callable[..., Tensor]:
         call = layer.call
 
-        def heard(inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            seen.append((layer, inputs))
+        def record(inputs: Tensor, *args: object, **kwargs: object) -> Tensor:
+            calls.append((layer, inputs))
             return call(inputs, *args, **kwargs)
 
-        return heard
+        return record
 
-    layers = _layers(model)
+    layers = _bn_layers(model)
     for layer in layers:
-        layer.call = listening(layer)
+        layer.call = recording(layer)
     try:
-        yield seen
+        yield calls
     finally:
         for layer in layers:
             del layer.call  # the class' own is behind it
 
 
-def has_batch_normalization(model: Any) -> bool:
-    """Whether a Keras model has a BN layer."""
-    return bool(_layers(model))
+def has_batch_normalization(model: KerasModel) -> bool:
+    """Return if a Keras model has a BN layer."""
+    return bool(_bn_layers(model))
 
 
-def use_batch_statistics(model: Any) -> Any:
-    """A copy that keeps its tracked statistics when it is called with training=True, as BN with the statistics of the
-    batch (over all replicas) is; its dropout and noise are off. Raises as `reestimated`."""
+def use_batch_statistics(model: KerasModel) -> KerasModel:
+    """Copy a model so that, called with training=True, it normalizes by the statistics of the batch.
+
+    The batch is that over all replicas. The copy keeps its tracked statistics; its dropout and noise are off.
+
+    Args:
+        model: a Keras model; it is not changed.
+
+    Raises:
+        UsageError: for a model that cannot be copied layer by layer, or that has random layers.
+    """
     several = backend.tensorflow().distribute.get_strategy().num_replicas_in_sync > 1
     # On one device the sums of a synchronized layer would only lose digits: its variance is E[x^2] - E[x]^2.
     return _copy(model, momentum=1.0, synchronized=several)
 
 
 def reestimate_statistics(
-    model: Any, images: NDArray[Any], batch_size: int, *, width: int, call: Callable[[Any, Any], Any]
-) -> Any:
-    """A copy whose tracked statistics are the mean over the whole batches of `images` [n, h, w, c], in their order.
-    `call(model, pixels)` calls it in training mode, with pixels of `width`.
+    model: KerasModel,
+    images: DatasetImages,
+    batch_size: int,
+    *,
+    width: int,
+    call: Callable[[KerasModel, Tensor], Tensor],
+) -> KerasModel:
+    """Copy a model with tracked statistics that are the mean over batches of images.
 
-    Raises `UsageError` for a model that cannot be copied layer by layer, or that has random layers.
+    Args:
+        model: a Keras model; it is not changed.
+        images: of the data set, [n, height, width, channels]. Their whole batches are used, in their order.
+        batch_size: examples a batch.
+        width: height and width of the model's pixels.
+        call: (model, pixels) -> outputs, in training mode.
+
+    Raises:
+        UsageError: for a model that cannot be copied layer by layer, or that has random layers.
     """
     tf = backend.tensorflow()
     # With momentum 0 the tracked statistics are those of the last batch.
@@ -108,7 +143,7 @@ def reestimate_statistics(
     tracked = _tracked(last)
     steps = max(1, len(images) // batch_size)
 
-    def add(x: Any, sums: list[Any]) -> list[Any]:
+    def add(x: Tensor, sums: list[Tensor]) -> list[Tensor]:
         call(last, to_pixels(x, width))
         return [total + tf.cast(v, tf.float64) for total, v in zip(sums, tracked, strict=True)]
 
@@ -121,21 +156,23 @@ def reestimate_statistics(
     return result
 
 
-def _tracked(model: Any) -> list[Any]:
+def _tracked(model: KerasModel) -> list[Variable]:
     """The variables of the tracked statistics."""
-    return [v for layer in _layers(model) for v in (layer.moving_mean, layer.moving_variance)]
+    return [v for layer in _bn_layers(model) for v in (layer.moving_mean, layer.moving_variance)]
 
 
-def _layers(model: Any) -> list[Any]:
+def _bn_layers(model: KerasModel) -> list[BatchNormLayer]:
     return [layer for layer in backend.leaf_layers(model) if type(layer).__name__ == "BatchNormalization"]
 
 
-def _copy(model: Any, **changes: Any) -> Any:
-    """A copy of a Keras model with the same weights, these changes of its BN layers, and no dropout or noise. BN layers
-    are made trainable: others keep to their tracked statistics."""
+def _copy(model: KerasModel, **changes: object) -> KerasModel:
+    """A copy with the same weights, these changes of its BN layers, and no dropout or noise.
+
+    BN layers are made trainable: others keep to their tracked statistics.
+    """
     import keras
 
-    def clone(layer: Any) -> Any:
+    def clone(layer: KerasLayer) -> KerasLayer:
         config, kind = layer.get_config(), type(layer).__name__
         if kind == "BatchNormalization":
             config |= {"trainable": True, **changes}

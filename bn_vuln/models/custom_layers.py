@@ -1,66 +1,71 @@
-"""Layers that Keras does not have, each class made when it is first asked for, since Keras is imported late.
+"""Layers that Keras does not have. Each class is made when it is first asked for, since Keras is imported late.
 
-They are registered with Keras, so that a saved model opens wherever `register` was called before;
-`classifier.load_keras` does so.
+They are registered with Keras, so that a saved model opens wherever `register` was called before, as
+`classifier.load_keras` does. Their registered names stand in saved models and must not change.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from bn_vuln.typing import KerasLayer, Plain, Tensor
+
+LayerClass: TypeAlias = Callable[..., KerasLayer]
 
 WEIGHTS_EPSILON = 1e-5  # of weight standardization, under the root
 
 
 def register() -> None:
-    """Let Keras know all of them."""
+    """Register all custom layers with Keras."""
     for layer in (bias, multiplier, standardized_conv, filter_response, threshold):
         layer()
 
 
-def _registered(layer: Any) -> Any:
+def _registered(layer: type) -> LayerClass:
     import keras
 
     return keras.saving.register_keras_serializable(package="bn_vuln")(layer)
 
 
 @functools.cache
-def bias() -> Any:
-    """The class of x + b, b one learned number for the whole tensor (Fixup)."""
+def bias() -> LayerClass:
+    """Return the class of x + b, b one learned number for the whole tensor (Fixup)."""
     import keras
 
     class Bias(keras.layers.Layer):  # type: ignore[misc]
-        def build(self, shape: Any) -> None:
+        def build(self, shape: tuple[int, ...]) -> None:
             self.bias = self.add_weight(shape=(1,), initializer="zeros", name="bias")
 
-        def call(self, x: Any) -> Any:
+        def call(self, x: Tensor) -> Tensor:
             return x + self.bias
 
     return _registered(Bias)
 
 
 @functools.cache
-def multiplier() -> Any:
-    """The class of s x, s one learned number for the whole tensor (Fixup)."""
+def multiplier() -> LayerClass:
+    """Return the class of s x, s one learned number for the whole tensor (Fixup)."""
     import keras
 
     class Multiplier(keras.layers.Layer):  # type: ignore[misc]
-        def build(self, shape: Any) -> None:
+        def build(self, shape: tuple[int, ...]) -> None:
             self.multiplier = self.add_weight(shape=(1,), initializer="ones", name="multiplier")
 
-        def call(self, x: Any) -> Any:
+        def call(self, x: Tensor) -> Tensor:
             return x * self.multiplier
 
     return _registered(Multiplier)
 
 
 @functools.cache
-def standardized_conv() -> Any:
-    """The class of convolutions by (w - mean) / sqrt(variance + 1e-5) of each filter's weights."""
+def standardized_conv() -> LayerClass:
+    """Return the class of convolutions by (w - mean) / sqrt(variance + 1e-5) of each filter's weights."""
     import keras
 
     class StandardizedConv2D(keras.layers.Conv2D):  # type: ignore[misc]
-        def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
             centred = kernel - keras.ops.mean(kernel, axis=(0, 1, 2), keepdims=True)
             variance = keras.ops.mean(keras.ops.square(centred), axis=(0, 1, 2), keepdims=True)
             return super().convolution_op(inputs, centred * keras.ops.rsqrt(variance + WEIGHTS_EPSILON))
@@ -69,8 +74,8 @@ def standardized_conv() -> Any:
 
 
 @functools.cache
-def filter_response() -> Any:
-    """The class of gamma x / sqrt(mean of x^2 over the positions + c) + beta, on [n, h, w, channels]."""
+def filter_response() -> LayerClass:
+    """Return the class of gamma x / sqrt(mean of x^2 over the positions + c) + beta, on [n, h, w, channels]."""
     import keras
 
     class FilterResponse(keras.layers.Layer):  # type: ignore[misc]
@@ -78,30 +83,30 @@ def filter_response() -> Any:
             super().__init__(**options)
             self.c = c
 
-        def build(self, shape: Any) -> None:
+        def build(self, shape: tuple[int, ...]) -> None:
             self.gamma = self.add_weight(shape=(shape[-1],), initializer="ones", name="gamma")
             self.beta = self.add_weight(shape=(shape[-1],), initializer="zeros", name="beta")
 
-        def call(self, x: Any) -> Any:
+        def call(self, x: Tensor) -> Tensor:
             response = keras.ops.mean(keras.ops.square(x), axis=(1, 2), keepdims=True)
             return self.gamma * (x * keras.ops.rsqrt(response + self.c)) + self.beta
 
-        def get_config(self) -> dict[str, Any]:
+        def get_config(self) -> Plain:
             return {**super().get_config(), "c": self.c}
 
     return _registered(FilterResponse)
 
 
 @functools.cache
-def threshold() -> Any:
-    """The class of max(x, tau), tau learned for each channel."""
+def threshold() -> LayerClass:
+    """Return the class of max(x, tau), tau learned for each channel."""
     import keras
 
     class Threshold(keras.layers.Layer):  # type: ignore[misc]
-        def build(self, shape: Any) -> None:
+        def build(self, shape: tuple[int, ...]) -> None:
             self.tau = self.add_weight(shape=(shape[-1],), initializer="zeros", name="tau")
 
-        def call(self, x: Any) -> Any:
+        def call(self, x: Tensor) -> Tensor:
             return keras.ops.maximum(x, self.tau)
 
     return _registered(Threshold)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from bn_vuln.config import DeepArch
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.models.layers import Initializer, dense, standardized_input
 from bn_vuln.models.normalization import NormalizationFactory
+from bn_vuln.typing import KerasModel
 
 
 def build(
     arch: DeepArch, info: DatasetInfo, width: int, normalize: NormalizationFactory, initializer: Initializer
-) -> Any:
-    """Pixels -> standardize -> flatten -> (Dense -> [normalization] -> ReLU) x depth -> Dense -> logits."""
+) -> KerasModel:
+    """Build pixels -> standardize -> flatten -> (Dense -> [normalization] -> ReLU) x depth -> Dense -> logits.
+
+    Arguments and result as of all builders, see `bn_vuln.models`.
+    """
     import keras
 
     inputs, x = standardized_input(info, width)

@@ -1,21 +1,36 @@
-"""Layers that every family shares: standardization of the input; Dense and convolutions with a stated
+"""Layers that every family shares: standardization of the input, and Dense and convolutions with a stated
 initialization."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TypedDict
 
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.models.normalization import NormalizationFactory
 from bn_vuln.runtime import backend
+from bn_vuln.typing import Tensor
 
 
-def standardized_input(info: DatasetInfo, width: int, *, multiple: int = 1) -> tuple[Any, Any]:
-    """The input (pixels in [0, 1], float32 [width, width, channels]) and its standardization, (x - mean) / std,
-    behind a black border that makes the width a multiple of `multiple`.
+class Initializers(TypedDict):
+    """Keras arguments of a layer: names of initializers, or initializers."""
+
+    kernel_initializer: object
+    bias_initializer: object
+
+
+def standardized_input(info: DatasetInfo, width: int, *, multiple: int = 1) -> tuple[Tensor, Tensor]:
+    """Make the input of a model and its standardization, (x - mean) / std.
 
     Keras layers do it, so a saved model opens without bnvuln.
+
+    Args:
+        info: the data set; its channels, mean and std are used.
+        width: height and width of the images in pixels.
+        multiple: add a black border, as evenly as it goes, that makes the width a multiple of this.
+
+    Returns:
+        (pixels in [0, 1], float32 [n, width, width, channels]; the same, standardized), Keras tensors.
     """
     import keras
 
@@ -23,40 +38,41 @@ def standardized_input(info: DatasetInfo, width: int, *, multiple: int = 1) -> t
     standardize = keras.layers.Normalization(
         axis=-1, mean=list(info.mean), variance=[std**2 for std in info.std], name="standardize"
     )
-    return inputs, standardize(_bordered(inputs, -width % multiple))
-
-
-def _bordered(pixels: Any, pixels_more: int) -> Any:
-    """Black on every side of square images, as evenly as it goes, `pixels_more` in width and height."""
-    import keras
-
-    if not pixels_more:
-        return pixels
-    sides = (pixels_more // 2, pixels_more - pixels_more // 2)
-    return keras.layers.ZeroPadding2D((sides, sides), name="border")(pixels)
+    x, missing = inputs, -width % multiple
+    if missing:
+        sides = (missing // 2, missing - missing // 2)
+        x = keras.layers.ZeroPadding2D((sides, sides), name="border")(x)
+    return inputs, standardize(x)
 
 
 class Initializer:
-    """Kernel and bias initializers, each with its own seed from (seed, position of the layer), so that a
-    normalization between two layers does not change the kernels of either.
+    """Kernel and bias initializers, each with its own seed from (seed, number of the layer).
 
-    `torch`: uniform of variance 1 / (3 fan_in) for kernel and bias (PyTorch's default for Linear and Conv).
-    `he`: normal of variance 2 / fan_in (He et al. 2015, not truncated), zero bias. `zeros`: both zero.
-    A `gain` multiplies the initial kernel; with 0 the bias begins at zero as well.
+    So a normalization between two layers does not change the initial kernels of either.
+
+    Args:
+        scheme: `torch`: uniform of variance 1 / (3 fan_in) for kernel and bias (PyTorch's default for Linear and Conv).
+            `he`: normal of variance 2 / fan_in (He et al. 2015, not truncated), zero bias. `zeros`: both zero.
+        seed: the seed of the cell.
     """
 
     def __init__(self, scheme: str, seed: int) -> None:
         self.scheme, self.seed, self.position = scheme, seed, 0
 
-    def next(self, fan_in: int, gain: float = 1.0) -> dict[str, Any]:
-        """`kernel_initializer` and `bias_initializer` for the next layer, as Keras arguments."""
+    def next(self, fan_in: int, gain: float = 1.0) -> Initializers:
+        """Return the initializers of the next layer, as Keras arguments.
+
+        Args:
+            fan_in: inputs of one output of the layer.
+            gain: factor of the initial kernel; with 0 the bias begins at zero as well.
+        """
         import keras
 
         kernel_seed, bias_seed = (backend.derived_seed(self.seed, self.position, part) for part in (0, 1))
         self.position += 1
         if self.scheme == "zeros":
             return {"kernel_initializer": "zeros", "bias_initializer": "zeros"}
-        kernel: Any = "zeros"
+        kernel: object = "zeros"
         if self.scheme == "he":
             if gain:
                 scale = 2.0 * gain**2
@@ -65,19 +81,33 @@ class Initializer:
         bound = 1 / math.sqrt(fan_in)
         if gain:
             kernel = keras.initializers.RandomUniform(-gain * bound, gain * bound, seed=kernel_seed)
-        bias: Any = keras.initializers.RandomUniform(-bound, bound, seed=bias_seed) if gain else "zeros"
+        bias: object = keras.initializers.RandomUniform(-bound, bound, seed=bias_seed) if gain else "zeros"
         return {"kernel_initializer": kernel, "bias_initializer": bias}
 
 
-def dense(x: Any, units: int, initializer: Initializer, name: str, *, bias: bool = True, gain: float = 1.0) -> Any:
-    """A Dense layer without activation on a Keras tensor [n, features]."""
+def dense(
+    x: Tensor, units: int, initializer: Initializer, name: str, *, bias: bool = True, gain: float = 1.0
+) -> Tensor:
+    """Apply a Dense layer without activation.
+
+    Args:
+        x: Keras tensor [n, features].
+        units: number of outputs.
+        initializer: of kernel and bias.
+        name: of the layer.
+        bias: add a bias.
+        gain: factor of the initial kernel.
+
+    Returns:
+        Keras tensor [n, units].
+    """
     import keras
 
     return keras.layers.Dense(units, use_bias=bias, name=name, **initializer.next(x.shape[-1], gain))(x)
 
 
 def conv(
-    x: Any,
+    x: Tensor,
     filters: int,
     initializer: Initializer,
     name: str,
@@ -86,12 +116,24 @@ def conv(
     size: int = 3,
     stride: int = 1,
     gain: float = 1.0,
-) -> Any:
-    """A convolution of `size` x `size` without activation on a Keras tensor [n, h, w, c], with a bias unless the
-    normalization drops it, zero-padded by (size - 1) / 2 on every side.
+) -> Tensor:
+    """Apply a convolution without activation, zero-padded by (size - 1) / 2 on every side.
 
     Keras' `same` pads a strided convolution at the end alone, one pixel beside the pixels that a strided shortcut
-    takes; here, as in PyTorch and Caffe, the filters are centred on them.
+    takes. Here, as in PyTorch and Caffe, the filters are centred on them.
+
+    Args:
+        x: Keras tensor [n, height, width, channels].
+        filters: number of output channels.
+        initializer: of kernel and bias.
+        name: of the layer.
+        normalize: the factory, which says which class of convolution it is, and if it has a bias.
+        size: height and width of the filters.
+        stride: of the convolution.
+        gain: factor of the initial kernel.
+
+    Returns:
+        Keras tensor [n, ceil(height / stride), ceil(width / stride), filters].
     """
     import keras
 

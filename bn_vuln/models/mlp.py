@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from bn_vuln.config import MLPArch
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.models.layers import Initializer, dense, standardized_input
 from bn_vuln.models.normalization import NormalizationFactory
+from bn_vuln.typing import KerasModel
 
 
 def build(
     arch: MLPArch, info: DatasetInfo, width: int, normalize: NormalizationFactory, initializer: Initializer
-) -> Any:
-    """Pixels -> standardize -> flatten -> (Dense -> [normalization] -> ReLU) per hidden layer -> Dense -> logits.
+) -> KerasModel:
+    """Build pixels -> standardize -> flatten -> (Dense -> [normalization] -> ReLU) x layers -> Dense -> logits.
 
-    Hidden units default to half the input dimension, twice (paper, Table 6).
+    Arguments and result as of all builders, see `bn_vuln.models`. Hidden units default to half the input dimension,
+    twice (paper, Table 6).
     """
     import keras
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from bn_vuln.config import VGGArch
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.models.layers import Initializer, conv, dense, standardized_input
 from bn_vuln.models.normalization import NormalizationFactory
+from bn_vuln.typing import KerasModel
 
 # Filters of each stage; a 2x2 max-pooling ends a stage. 11 to 19 are the published A, B, D and E.
 STAGES: dict[str, tuple[tuple[int, ...], ...]] = {
@@ -21,10 +20,11 @@ STAGES: dict[str, tuple[tuple[int, ...], ...]] = {
 
 def build(
     arch: VGGArch, info: DatasetInfo, width: int, normalize: NormalizationFactory, initializer: Initializer
-) -> Any:
-    """Pixels -> black border to a multiple of 32 -> standardize -> stages -> global average pooling -> Dense -> logits.
+) -> KerasModel:
+    """Build pixels -> black border to a multiple of 32 -> standardize -> stages -> average -> Dense -> logits.
 
-    A stage is (3x3 convolution -> [normalization] -> ReLU) for each of its filters, then a max-pooling.
+    Arguments and result as of all builders, see `bn_vuln.models`. A stage is (3x3 convolution -> [normalization] ->
+    ReLU) for each of its filters, then a max-pooling. The average is a global pooling.
     """
     import keras
 

@@ -98,7 +98,7 @@ class NativeWidthModel:
         """Build the model for `wide`: standardization, Flatten, a Dense layer, and what follows."""
         import keras
 
-        standardize, flatten = (type(layer).from_config(layer.get_config()) for layer in wide.layers[1:3])  # type: ignore[attr-defined]
+        standardize, flatten = (type(layer).from_config(layer.get_config()) for layer in wide.layers[1:3])
         self._dense = dense = cast("_Dense", wide.layers[3])
         self._enlargement = _Enlargement(*(bilinear_weights(n, wide.input_shape[1]) for n in info.shape[:2]))
         self._first = _native_dense(dense, self._enlargement)
