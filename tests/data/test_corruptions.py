@@ -257,12 +257,12 @@ def wide():
 
 
 def test_images_are_corrupted_before_they_are_resized(wide):
-    shot, dataset = Corruption(corruption="shot_noise", severity=3), wide.dataset
+    shot, dataset = Corruption(corruption="shot_noise", severity=3), wide.eval_set.dataset
     found = wide.run(shot)
     native = corrupt(dataset.images, dataset.index, shot)
     assert native.shape == (30, 28, 28, 1)
     np.testing.assert_array_equal(found.images, pixel_array(native, 56))
-    fewer = Evaluator(wide.classifier, Evaluation(limit=10))
+    fewer = Evaluator(wide.eval_set.classifier, Evaluation(limit=10))
     np.testing.assert_array_equal(fewer.run(shot).images, found.images[:10])
 
 
@@ -286,7 +286,7 @@ def test_the_suite_runs(wide):
     suite = catalog.suite("corruptions").perturbations
     assert list(suite) == ["clean", *(f"{kind}_{severity}" for kind, severity in EVERY)]
     assert all(suite[f"{k}_{s}"] == Corruption(corruption=k, severity=s) for k, s in EVERY)
-    found = api.evaluate(wide.classifier, "corruptions", limit=20)
+    found = api.evaluate(wide.eval_set.classifier, "corruptions", limit=20)
     assert [record.n for record in found.values()] == [20] * 21
     assert {record.corruption_source for record in found.values()} == {None, "made"}
     assert len({record.perturbation_id for record in found.values()}) == 21
@@ -360,11 +360,13 @@ def evaluator(**options):
 
 def test_published_images_are_those_of_the_clean_ones_row_by_row(with_archive):
     on = evaluator()
-    assert not np.array_equal(on.dataset.images, CLEAN[1][0])  # TFDS has shuffled them
+    assert not np.array_equal(on.eval_set.dataset.images, CLEAN[1][0])  # TFDS has shuffled them
     for number, (kind, severity) in enumerate([("gaussian_noise", 2), ("shot_noise", 5)]):
         found = on.run(Corruption(corruption=kind, severity=severity))
         assert found.record.corruption_source == "archive"
-        np.testing.assert_array_equal(found.images, pixel_array(inverted(on.dataset.images, number, severity), 32))
+        np.testing.assert_array_equal(
+            found.images, pixel_array(inverted(on.eval_set.dataset.images, number, severity), 32)
+        )
     assert prepared.find("cifar10_corrupted/shot_noise_5") is not None
 
 
@@ -409,7 +411,9 @@ def test_auto_makes_what_is_not_there_without_network(cifar10):
     on, auto = evaluator(), Corruption(corruption="impulse_noise", severity=1)
     found = on.run(auto)
     assert found.record.corruption_source == "made"
-    np.testing.assert_array_equal(found.images, pixel_array(corrupt(on.dataset.images, on.dataset.index, auto), 32))
+    np.testing.assert_array_equal(
+        found.images, pixel_array(corrupt(on.eval_set.dataset.images, on.eval_set.dataset.index, auto), 32)
+    )
 
 
 def test_auto_makes_what_was_never_published(with_archive):

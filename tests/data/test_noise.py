@@ -111,7 +111,7 @@ def wide():
 
 
 def test_noise_is_added_before_the_image_is_resized(wide):
-    awgn, dataset = AWGN(std=0.3), wide.dataset
+    awgn, dataset = AWGN(std=0.3), wide.eval_set.dataset
     native = add_noise(dataset.images, dataset.index, awgn, MNIST)
     found = wide.run(awgn).images
     assert found.shape == (30, 56, 56, 1)
@@ -122,6 +122,6 @@ def test_noise_is_added_before_the_image_is_resized(wide):
 
 
 def test_noise_of_an_evaluation_is_keyed_by_the_place_in_the_published_split(wide):
-    fewer = Evaluator(wide.classifier, Evaluation(limit=10))
+    fewer = Evaluator(wide.eval_set.classifier, Evaluation(limit=10))
     np.testing.assert_array_equal(fewer.run(AWGN(std=0.3)).images, wide.run(AWGN(std=0.3)).images[:10])
-    assert not np.array_equal(wide.dataset.index, np.arange(30))
+    assert not np.array_equal(wide.eval_set.dataset.index, np.arange(30))
