@@ -83,7 +83,7 @@ def summarize(seconds: dict[str, list[float]], base: str, **extra: dict[str, Any
 
 def machine() -> dict[str, Any]:
     """The device, and the versions of what is compared on it; of other libraries those that are installed."""
-    found = backend.versions()
+    found = dict(backend.versions())
     for name in PEERS:
         try:
             found[name] = importlib.metadata.version(name)

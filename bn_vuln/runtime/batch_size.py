@@ -1,44 +1,63 @@
-"""How many examples at a time: as many as memory holds, and fewer where that was too many."""
+"""The number of examples that are computed at a time: as many as memory holds, and fewer where that was too many."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from bn_vuln.errors import BnvulnError
 from bn_vuln.runtime import backend
+from bn_vuln.typing import KerasModel
 
 Result = TypeVar("Result")
-LARGEST = 500
-COPIES = 3  # of every activation: forward, backward, and what compilers keep of both
-SHARE = 0.25  # of the machine's memory
+MAX_BATCH_SIZE = 500
+COPIES = 3  # of every activation: forward, backward, and the copies that compilers keep of both
+MEMORY_SHARE = 0.25  # of the machine's memory
 
 
-def estimate_batch_size(model: Any, input_shape: Sequence[int], memory: float | None = None) -> int:
-    """The batch size, at most `LARGEST`, at which a gradient of this Keras model with respect to its inputs, of one
-    example's shape, takes a quarter of `memory` in bytes at most (default: the machine's). An estimate; and none on
-    a GPU, which says by itself when its memory is exhausted: see `halving`."""
+def estimate_batch_size(model: KerasModel, input_shape: Sequence[int], memory: float | None = None) -> int:
+    """Estimate the batch size at which an input gradient fits into memory.
+
+    On a GPU nothing is estimated: it reports by itself when its memory is exhausted, see `run_in_smaller_batches`.
+
+    Args:
+        model: a Keras model.
+        input_shape: shape of one example.
+        memory: in bytes, of which a quarter is used (default: the machine's).
+
+    Returns:
+        A number of examples from 1 to `MAX_BATCH_SIZE`.
+    """
     if memory is None and backend.tensorflow().config.list_physical_devices("GPU"):
-        return LARGEST
+        return MAX_BATCH_SIZE
     available = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) if memory is None else memory
-    numbers = np.prod(input_shape) + sum(map(_outputs, backend.leaf_layers(model)))
-    return int(min(LARGEST, max(1, SHARE * available // (4 * COPIES * numbers))))
-
-
-def _outputs(layer: Any) -> float:
-    """Numbers in a layer's output for one example; 0 where it has none of its own."""
-    shape = getattr(getattr(layer, "output", None), "shape", None)
-    return 0.0 if shape is None else float(np.prod([side or 1 for side in shape[1:]]))
+    numbers = float(np.prod(input_shape))
+    for layer in backend.leaf_layers(model):
+        shape = getattr(getattr(layer, "output", None), "shape", None)  # some layers have no output of their own
+        if shape is not None:
+            numbers += float(np.prod([side or 1 for side in shape[1:]]))
+    return int(min(MAX_BATCH_SIZE, max(1, MEMORY_SHARE * available // (4 * COPIES * numbers))))
 
 
 def run_in_smaller_batches(
-    run: Callable[[int], Result], batch_size: int, told: Callable[[str], None]
+    run: Callable[[int], Result], batch_size: int, on_message: Callable[[str], None]
 ) -> tuple[Result, int]:
-    """(`run(batch_size)`, the batch size that fitted): half as many examples each time that memory is exhausted, which
-    `told` is told. Raises `BnvulnError` where not even one example fits."""
+    """Call a function of the batch size, with half of it each time that memory is exhausted.
+
+    Args:
+        run: batch size -> result.
+        batch_size: the first batch size.
+        on_message: called with a line for the user when the batch size is halved.
+
+    Returns:
+        (the result, the batch size that fitted).
+
+    Raises:
+        BnvulnError: where not even one example fits.
+    """
     exhausted = backend.tensorflow().errors.ResourceExhaustedError
     while True:
         try:
@@ -47,4 +66,4 @@ def run_in_smaller_batches(
             if batch_size == 1:
                 raise BnvulnError(f"memory does not hold a single example: {error}") from None
         batch_size //= 2
-        told(f"memory is exhausted: going on with {batch_size} examples at a time")
+        on_message(f"memory is exhausted: going on with {batch_size} examples at a time")

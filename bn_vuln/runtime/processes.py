@@ -18,8 +18,17 @@ Item = TypeVar("Item")
 
 
 def run(work: Callable[[Item], str], items: Sequence[Item], jobs: int, progress: Progress) -> None:
-    """Call `work`, which says what it did, on every item in `jobs` processes. Where one is killed all end, with their
-    items unfinished: what they had finished stays, and calling this again with what is left goes on."""
+    """Call a function on every item, in several processes.
+
+    Where one process is killed all end, with their items unfinished. What they had finished stays, and calling this
+    again with the items that are left goes on.
+
+    Args:
+        work: item -> a line that describes the result.
+        items: the items.
+        jobs: number of processes.
+        progress: advanced once an item, with the line.
+    """
     import joblib
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
@@ -40,16 +49,19 @@ def run(work: Callable[[Item], str], items: Sequence[Item], jobs: int, progress:
 
 
 def _call(work: Callable[[Item], str], item: Item, threads: int) -> str:
-    """What a worker process does."""
+    """One item, in a worker process."""
     if "tensorflow" not in sys.modules:
         backend.limit_threads(threads)
-        end_with_parent()
+        exit_with_parent()
     return work(item)
 
 
-def end_with_parent() -> None:
-    """End this process when its parent is gone. loky's workers outlive a parent that is killed until their work is
-    done, which may be hours of training that no one waits for."""
+def exit_with_parent() -> None:
+    """End this process when its parent is gone.
+
+    loky's workers outlive a parent that is killed until their work is done, which may be hours of training that no one
+    waits for.
+    """
     parent = os.getppid()
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""Progress of a training or an evaluation: a live line on a terminal, plain lines elsewhere, or nothing."""
+"""Progress of a training or an evaluation: a progress bar on a terminal, plain lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Epoch:
-    """A finished epoch: number from 1, mean loss, accuracies as fractions."""
+    """A finished epoch: number from 1, mean loss in nats, accuracies as fractions."""
 
     number: int
     epochs: int
@@ -25,19 +25,19 @@ class Epoch:
 
 
 class Progress(Protocol):
-    """What training and evaluation report to."""
+    """The interface that training and evaluation report to."""
 
     def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
-        """A piece of work of `total` units begins, of which some were `done` before."""
+        """Begin a task of `total` units, of which some were `done` before."""
 
     def advance(self, done: int, detail: str = "") -> None:
-        """`done` units in all are finished."""
+        """Report that `done` units in all are finished."""
 
     def message(self, text: str) -> None:
-        """A line worth keeping."""
+        """Print a line that stays."""
 
     def stop(self) -> None:
-        """The piece of work ended."""
+        """End the task."""
 
 
 class Quiet:
@@ -53,19 +53,19 @@ class PlainLines(Quiet):
     """Lines on standard error: every message, and while work goes on one line each 30 seconds at the most."""
 
     def __init__(self, every_seconds: float = 30.0) -> None:
-        self.every, self.title, self.total, self.unit, self.before = every_seconds, "", 0, "", 0
-        self.began = self.said = time.monotonic()
+        self.every, self.title, self.total, self.unit, self.done_before = every_seconds, "", 0, "", 0
+        self.began = self.last_printed = time.monotonic()
 
     def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
-        self.title, self.total, self.unit, self.before = title, total, unit, done
-        self.began = self.said = time.monotonic()
+        self.title, self.total, self.unit, self.done_before = title, total, unit, done
+        self.began = self.last_printed = time.monotonic()
 
     def advance(self, done: int, detail: str = "") -> None:
         now = time.monotonic()
-        if now - self.said < self.every or done >= self.total:
+        if now - self.last_printed < self.every or done >= self.total:
             return
-        self.said = now
-        left = (now - self.began) / max(done - self.before, 1) * (self.total - done)
+        self.last_printed = now
+        left = (now - self.began) / max(done - self.done_before, 1) * (self.total - done)
         self.message(f"{self.title}: {done}/{self.total} {self.unit} {detail} {duration(left)} left")
 
     def message(self, text: str) -> None:
@@ -112,7 +112,7 @@ class LiveBar(Quiet):
 
 
 def make_progress(*, quiet: bool = False) -> Progress:
-    """Live on a terminal, Plain elsewhere, Quiet when asked."""
+    """Return a progress bar on a terminal, plain lines elsewhere, or nothing if `quiet`."""
     if quiet:
         return Quiet()
     return LiveBar() if sys.stderr.isatty() else PlainLines()
@@ -120,7 +120,15 @@ def make_progress(*, quiet: bool = False) -> Progress:
 
 @contextmanager
 def progress_task(progress: Progress, title: str, total: int, unit: str, done: int = 0) -> Iterator[None]:
-    """A piece of work, stopped however it ends."""
+    """Run the block as a task of a progress, which is stopped however the block ends.
+
+    Args:
+        progress: reports the task.
+        title: of the task.
+        total: number of units.
+        unit: name of the units.
+        done: units that were done before.
+    """
     progress.start(title, total, unit, done)
     try:
         yield
@@ -129,7 +137,7 @@ def progress_task(progress: Progress, title: str, total: int, unit: str, done: i
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 42 s, 3 min 05 s, 2 h 10 min."""
+    """Format seconds as 42 s, 3 min 05 s, or 2 h 10 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

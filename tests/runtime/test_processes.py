@@ -14,8 +14,8 @@ from bn_vuln.runtime import processes
 
 CHILD = """
 import time
-from bn_vuln import workers
-workers.end_with_parent()
+from bn_vuln.runtime import processes
+processes.exit_with_parent()
 print("ready", flush=True)
 time.sleep(300)
 """
