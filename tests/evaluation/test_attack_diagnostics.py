@@ -1,4 +1,4 @@
-"""Checks that attack again: models built to trip each of them, and sound ones that pass."""
+"""Attack diagnostics: models built to trip each check, and sound ones that pass."""
 
 import numpy as np
 import pytest
@@ -15,47 +15,46 @@ T, F = np.ones(1000, bool), np.zeros(1000, bool)
 
 
 def share(fraction):
-    """Outcomes of which this fraction are correct."""
+    """Correct, bool [1000], of this fraction of the examples."""
     return np.arange(1000) < round(1000 * fraction)
 
 
-# ---------------------------------------------------------------- the functions, on made-up outcomes
+# ---------------------------------------------------------------- the functions, on made-up arrays
 
 
-@pytest.mark.parametrize(
-    ("check", "trips", "passes"),
-    [
-        (sanity_checks.weaker_than_one_step, (share(0.5), share(0.4)), (share(0.5), share(0.499))),
-        (sanity_checks.not_converged, (share(0.5), share(0.49)), (share(0.5), share(0.497))),
-        (sanity_checks.not_converged, (share(0.5), share(0.51)), (share(0.5), share(0.5))),
-        (sanity_checks.loss_still_moves, (0.1, 1.0, 1.1), (0.1, 1.0, 1.04)),
-        (sanity_checks.masked_gradients, (share(0.5), share(0.49)), (share(0.5), share(0.499))),
-        (sanity_checks.adversarial_before_the_last, (share(0.5), share(0.49)), (share(0.5), share(0.497))),
-        (sanity_checks.noise_as_strong, (share(0.5), share(0.5)), (share(0.5), share(0.51))),
-        (sanity_checks.noise_as_strong, (share(0.5), share(0.4)), (T, T)),
-        (sanity_checks.noise_as_strong, (share(0.9), share(0.8)), (F, F)),
-        (sanity_checks.lost_by_rounding, (share(0.5), share(0.52)), (share(0.5), share(0.504))),
-        (sanity_checks.lost_by_rounding, (share(0.5), share(0.48)), (share(0.5), share(0.5))),
-        (sanity_checks.too_few_restarts, (share(0.5), share(0.49)), (share(0.5), share(0.6))),
-        (
-            sanity_checks.budget_does_not_bite,
-            ((1, 2, 4), (0.5, 0.4, 0.41), 0.0, 0.1),
-            ((1, 2, 4), (0.5, 0.4, 0.4), 0.1, 0.1),
-        ),
-        (
-            sanity_checks.budget_does_not_bite,
-            ((1, 2, 4), (0.5, 0.4, 0.3), 0.2, 0.1),
-            ((1, 2, 4), (0.5, 0.4, 0.404), 0.0, 0.1),
-        ),
-    ],
-    ids=lambda value: getattr(value, "__name__", None),
-)
-def test_a_check_trips_and_passes(check, trips, passes):
-    flag = check(*trips)
-    assert flag is not None
-    assert check(*passes) is None
-    assert f"{flag.check}" in (check.__doc__ or "")
-    assert len(flag.message) > 40
+TRIPS_AND_PASSES = [
+    (sanity_checks.weaker_than_one_step, (share(0.5), share(0.4)), (share(0.5), share(0.499))),
+    (sanity_checks.not_converged, (share(0.5), share(0.49)), (share(0.5), share(0.497))),
+    (sanity_checks.not_converged, (share(0.5), share(0.51)), (share(0.5), share(0.5))),
+    (sanity_checks.loss_still_moves, (0.1, 1.0, 1.1), (0.1, 1.0, 1.04)),
+    (sanity_checks.masked_gradients, (share(0.5), share(0.49)), (share(0.5), share(0.499))),
+    (sanity_checks.adversarial_before_the_last, (share(0.5), share(0.49)), (share(0.5), share(0.497))),
+    (sanity_checks.noise_as_strong, (share(0.5), share(0.5)), (share(0.5), share(0.51))),
+    (sanity_checks.noise_as_strong, (share(0.5), share(0.4)), (T, T)),
+    (sanity_checks.noise_as_strong, (share(0.9), share(0.8)), (F, F)),
+    (sanity_checks.lost_by_rounding, (share(0.5), share(0.52)), (share(0.5), share(0.504))),
+    (sanity_checks.lost_by_rounding, (share(0.5), share(0.48)), (share(0.5), share(0.5))),
+    (sanity_checks.too_few_restarts, (share(0.5), share(0.49)), (share(0.5), share(0.6))),
+    (
+        sanity_checks.budget_does_not_bite,
+        ((1, 2, 4), (0.5, 0.4, 0.41), 0.0, 0.1),
+        ((1, 2, 4), (0.5, 0.4, 0.4), 0.1, 0.1),
+    ),
+    (
+        sanity_checks.budget_does_not_bite,
+        ((1, 2, 4), (0.5, 0.4, 0.3), 0.2, 0.1),
+        ((1, 2, 4), (0.5, 0.4, 0.404), 0.0, 0.1),
+    ),
+]
+
+
+def test_a_check_trips_and_passes():
+    for check, trips, passes in TRIPS_AND_PASSES:
+        flag = check(*trips)
+        assert flag is not None, check
+        assert check(*passes) is None, check
+        assert f"Check {flag.check}" in check.__doc__
+        assert len(flag.message) > 40
 
 
 def test_one_step_must_be_better_by_two_standard_errors():
@@ -78,10 +77,10 @@ def linear(seed=0, scale=1.0, before=()):
     return keras.Model(inputs, keras.layers.Dense(10, kernel_initializer=kernel)(keras.layers.Flatten()(x)))
 
 
-def evaluator(model, level="full", n=N):
+def evaluator(model, checks="full", n=N):
     """Labels are the model's predictions."""
-    found = Evaluator(from_model(model, MNIST, {"weights": "made up"}), Evaluation(limit=n), checks=level)
-    found.dataset.labels[:] = found.logits(found.pixels).argmax(axis=1)
+    found = Evaluator(from_model(model, MNIST, {"weights": "made up"}), Evaluation(limit=n), checks=checks)
+    found.eval_set.labels[:] = found.eval_set.logits(found.eval_set.pixels).argmax(axis=1)
     return found
 
 
@@ -125,34 +124,28 @@ def test_steps_that_overshoot_trip_the_last_iterate():
     assert "the last iterate, not the best" in found
 
 
-def test_levels_none_and_basic_do_less():
+def test_none_and_basic_do_less():
     few = {"attack": "bim", "steps": 10, "step_size": 1e-4, "keep": "last", "eps": 0.05}
     assert names(evaluator(linear(), "none"), **few) == {"steps cannot reach the border"}
     assert "not converged" not in names(evaluator(linear(), "basic"), **few)
 
 
-def test_a_sample_is_spread_over_the_examples_and_basic_is_small():
-    subject = evaluator(linear(), "basic", n=1000)
-    asked = []
-    run = Evaluator.run
+def test_a_sample_is_spread_over_the_examples_and_basic_is_small(monkeypatch):
+    subject, calls, run = evaluator(linear(), "basic", n=1000), [], Evaluator.run
 
-    def spy(self, perturbation, **_):
-        asked.append((perturbation.attack if isinstance(perturbation, Attack) else "clean", len(self.dataset)))
+    def record_call(self, perturbation, **_):
+        calls.append((perturbation.attack, len(self.eval_set.dataset)))
         return run(self, perturbation)
 
-    subject_run = pytest.MonkeyPatch()
-    subject_run.setattr(Evaluator, "run", spy)
-    try:
-        subject.run(Attack(attack="bim", eps=0.02, steps=5))
-    finally:
-        subject_run.undo()
-    assert asked == [("bim", 1000), ("fgsm", 250)]
-    some = subject.some(np.array([0, 500, 999]))
-    np.testing.assert_array_equal(some.pixels, subject.pixels[[0, 500, 999]])
-    assert len(subject.dataset) == 1000
+    monkeypatch.setattr(Evaluator, "run", record_call)
+    subject.run(Attack(attack="bim", eps=0.02, steps=5))
+    assert calls == [("bim", 1000), ("fgsm", 250)]
+    subset = subject.subset(np.array([0, 500, 999]))
+    np.testing.assert_array_equal(subset.eval_set.pixels, subject.eval_set.pixels[[0, 500, 999]])
+    assert len(subject.eval_set.dataset) == 1000
 
 
-def test_clean_images_noise_and_targets_are_not_doubted():
+def test_clean_images_and_targeted_attacks_have_no_diagnostics():
     subject = evaluator(linear())
     assert subject.run(Clean()).record.flags == ()
     assert names(subject, target="next") == set()

@@ -43,7 +43,7 @@ def test_top5_counts_labels_among_the_five_largest(evaluator, runs):
     assert result.record.top5 == pytest.approx(np.mean([y in row for y, row in zip(test.labels, order, strict=True)]))
 
 
-def test_outcomes_are_those_of_the_images_that_are_kept(evaluator, runs):
+def test_correct_is_that_of_the_images_that_are_kept(evaluator, runs):
     result = evaluator.run(Attack(attack="pgd", eps="8/255", steps=5))
     again = logits_of(runs["batch"], result.images).argmax(1) == result.labels
     np.testing.assert_array_equal(result.correct, again)
@@ -54,16 +54,16 @@ def test_an_attack_that_cheats_is_projected_back_and_flagged(evaluator, monkeypa
     options = Attack(attack="bim", eps=0.01, steps=1, keep="last")
     honest = evaluator.run(options).record
     monkeypatch.setattr(attacks, "bind", lambda *_, **__: lambda x, y, index: x * 0.0)
-    monkeypatch.setattr(evaluator, "_compiled", {})
+    monkeypatch.setattr(evaluator.attack_runner, "_compiled_loops", {})
     cheat = evaluator.run(options)
     assert np.abs(cheat.images - evaluator.eval_set.pixels).max() <= 0.01 + 1e-6
     assert "outside ball or box" in {flag.name for flag in cheat.record.flags}
     assert cheat.record.accuracy >= honest.accuracy - 0.02
 
 
-def test_an_attack_that_returns_nan_fools_nothing(evaluator, monkeypatch):
+def test_an_attack_that_returns_nan_succeeds_on_nothing(evaluator, monkeypatch):
     monkeypatch.setattr(attacks, "bind", lambda *_, **__: lambda x, y, index: x * float("nan"))
-    monkeypatch.setattr(evaluator, "_compiled", {})
+    monkeypatch.setattr(evaluator.attack_runner, "_compiled_loops", {})
     result = evaluator.run(Attack(attack="bim", eps=0.1, steps=1, keep="last"))
     np.testing.assert_array_equal(result.correct, evaluator.run(Clean()).correct)
     assert np.isfinite(result.images).all()
@@ -93,9 +93,9 @@ def test_targeted_attacks_report_the_share_that_reached_the_target(evaluator):
 
 def test_cleverhans_agrees(evaluator):
     common = {"attack": "bim", "eps": 0.05, "steps": 5, "keep": "last"}
-    own, theirs = evaluator.run(Attack(**common)), evaluator.run(Attack(**common, backend="cleverhans"))
-    assert np.mean(own.correct == theirs.correct) >= 0.995
-    assert own.record.perturbation_id != theirs.record.perturbation_id
+    own, cleverhans = evaluator.run(Attack(**common)), evaluator.run(Attack(**common, backend="cleverhans"))
+    assert np.mean(own.correct == cleverhans.correct) >= 0.995
+    assert own.record.perturbation_id != cleverhans.record.perturbation_id
 
 
 def test_a_record_identifies_what_was_measured(evaluator):
@@ -123,10 +123,10 @@ def test_evaluation_leaves_the_model_as_it_was(runs):
     assert all(np.array_equal(b, np.array(v)) for b, v in zip(before, subject.model.variables, strict=True))
 
 
-# ---------------------------------------------------------------- foreign models
+# ---------------------------------------------------------------- external models
 
 
-def foreign(tmp_path, runs, *, shape=(28, 28, 1), scale=1.0, softmax=False):
+def external(tmp_path, runs, *, shape=(28, 28, 1), scale=1.0, softmax=False):
     """A plain Keras model that wraps a trained one behind another input and output."""
     import keras
 
@@ -135,7 +135,7 @@ def foreign(tmp_path, runs, *, shape=(28, 28, 1), scale=1.0, softmax=False):
     x = keras.layers.Rescaling(1 / scale)(keras.layers.Reshape((28, 28, 1))(inputs))
     outputs = inner(x)
     outputs = keras.layers.Softmax()(outputs) if softmax else outputs
-    path = tmp_path / "foreign.keras"
+    path = tmp_path / "external.keras"
     keras.Model(inputs, outputs).save(path)
     return path
 
@@ -143,15 +143,15 @@ def foreign(tmp_path, runs, *, shape=(28, 28, 1), scale=1.0, softmax=False):
 PGD = Attack(attack="bim", eps=0.1, steps=5)
 
 
-@pytest.mark.parametrize("shape", [(28, 28, 1), (28, 28), (784,)])
+@pytest.mark.parametrize("shape", [(28, 28), (784,)])
 def test_any_input_shape_gives_the_accuracy_of_the_original(tmp_path, runs, shape):
-    path = foreign(tmp_path, runs, shape=shape)
+    path = external(tmp_path, runs, shape=shape)
     found = api.attack(path, PGD, dataset="mnist", limit=200).record
     assert found.accuracy == pytest.approx(api.attack(runs["none"], PGD, limit=200).record.accuracy, abs=0.011)
 
 
-def test_input_scale_is_told(tmp_path, runs):
-    path = foreign(tmp_path, runs, scale=255.0)
+def test_input_scale_is_respected(tmp_path, runs):
+    path = external(tmp_path, runs, scale=255.0)
     subject = api.open_classifier(path, dataset="mnist", input_scale="0-255")
     expected = api.attack(runs["none"], PGD, limit=200).record.accuracy
     assert api.attack(subject, PGD, limit=200).record.accuracy == pytest.approx(expected, abs=0.011)
@@ -160,7 +160,7 @@ def test_input_scale_is_told(tmp_path, runs):
 
 
 def test_probabilities_are_flagged_and_from_probabilities_mends_it(tmp_path, runs):
-    path = foreign(tmp_path, runs, softmax=True)
+    path = external(tmp_path, runs, softmax=True)
     flagged = api.attack(path, PGD, dataset="mnist", limit=200).record
     assert [flag.check for flag in flagged.flags] == [10]
     mended = api.attack(api.open_classifier(path, dataset="mnist", from_probabilities=True), PGD, limit=200).record
@@ -169,7 +169,7 @@ def test_probabilities_are_flagged_and_from_probabilities_mends_it(tmp_path, run
     assert mended.cell_id != flagged.cell_id
 
 
-def test_the_identity_of_a_foreign_model_is_its_weights(tmp_path, runs):
+def test_the_identity_of_an_external_model_is_its_weights(tmp_path, runs):
     copy = tmp_path / "copy.keras"
     shutil.copy(runs["none"] / "model.keras", copy)
     one, two = (classifier.from_keras(path, "mnist").id for path in (runs["none"] / "model.keras", copy))
@@ -183,24 +183,25 @@ def model_of(shape, units):
     return keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(units)])
 
 
-@pytest.mark.parametrize(
-    ("shape", "units", "fragment"),
-    [((32, 16, 1), 10, "input"), ((28, 28, 3), 10, "input"), ((20, 20, 1), 10, "input"), ((28, 28, 1), 7, "outputs")],
-)
-def test_a_model_that_cannot_fit_is_refused(shape, units, fragment):
-    with pytest.raises(UsageError, match=f"expected an? ?{fragment}|expected {fragment}"):
-        classifier.from_model(model_of(shape, units), data.dataset_info("mnist"), {"weights": "x"})
+def test_a_model_that_cannot_fit_is_refused():
+    for shape, units, fragment in (
+        ((32, 16, 1), 10, "an input"),
+        ((28, 28, 3), 10, "an input"),
+        ((20, 20, 1), 10, "an input"),
+        ((28, 28, 1), 7, "outputs"),
+    ):
+        with pytest.raises(UsageError, match=f"expected {fragment}"):
+            classifier.from_model(model_of(shape, units), data.dataset_info("mnist"), {"weights": "x"})
 
 
 def test_a_wider_model_gets_wider_images():
     subject = classifier.from_model(model_of((40, 40, 1), 10), data.dataset_info("mnist"), {"weights": "x"})
-    assert Evaluator(subject, Evaluation(limit=5)).pixels.shape == (5, 40, 40, 1)
+    assert Evaluator(subject, Evaluation(limit=5)).eval_set.pixels.shape == (5, 40, 40, 1)
 
 
-@pytest.mark.parametrize("content", [b"", b"no zip at all"])
-def test_a_file_that_is_no_model_is_named(tmp_path, content):
+def test_a_file_that_is_no_model_is_named(tmp_path):
     path = tmp_path / "x.keras"
-    path.write_bytes(content)
+    path.write_bytes(b"no zip at all")
     with pytest.raises(UsageError, match=r"x\.keras: not a \.keras file"):
         api.open_classifier(path)
 
@@ -248,10 +249,10 @@ def test_folding_does_not_change_what_an_attack_finds(runs):
     assert np.mean(np.abs(plain.images - folded.images) < 1e-6) > 0.99
 
 
-def test_only_attacks_climb_the_folded_copy(evaluator, runs):
+def test_only_own_attacks_use_the_folded_copy(evaluator, runs):
     assert evaluator.run(Clean()).record.bn_folded == 0
-    hans = evaluator.run(Attack(attack="bim", eps=0.1, steps=5, backend="cleverhans")).record
-    assert hans.bn_folded == 0
+    cleverhans = evaluator.run(Attack(attack="bim", eps=0.1, steps=5, backend="cleverhans")).record
+    assert cleverhans.bn_folded == 0
     without = Evaluator(classifier.from_run(runs["none"]), LIMIT).run(PGD).record
     assert (without.bn_folded, without.bn_kept) == (0, 0)
 
@@ -268,7 +269,7 @@ def test_a_wrong_copy_cannot_raise_success(evaluator, runs, monkeypatch):
     assert result.record.accuracy > honest
 
 
-def test_batch_norm_that_cannot_be_folded_is_said(runs):
+def test_batch_norm_that_cannot_be_folded_is_reported(runs):
     import keras
 
     inputs = keras.Input((28, 28, 1))
@@ -277,19 +278,19 @@ def test_batch_norm_that_cannot_be_folded_is_said(runs):
     x = keras.layers.MaxPooling2D(4)(x)
     outputs = keras.layers.Dense(10)(keras.layers.Flatten()(x))
     subject = classifier.from_model(keras.Model(inputs, outputs), data.dataset_info("mnist"), {"weights": "test"})
-    said = MessageLog()
-    record = Evaluator(subject, LIMIT).run(PGD, progress=said).record
+    log = MessageLog()
+    record = Evaluator(subject, LIMIT).run(PGD, progress=log).record
     assert (record.bn_folded, record.bn_kept) == (0, 1)
-    assert any("behind_relu" in line and "stays" in line for line in said.lines)
+    assert any("behind_relu" in line and "stays" in line for line in log.lines)
 
 
 def test_a_loop_is_compiled_once_for_an_evaluator(evaluator, monkeypatch):
     bound = []
     bind = attacks.bind
-    monkeypatch.setattr(evaluator, "_compiled", {})
+    monkeypatch.setattr(evaluator.attack_runner, "_compiled_loops", {})
     monkeypatch.setattr(
         attacks, "bind", lambda *args, **how: bound.append((args[1].attack, args[1].eps)) or bind(*args, **how)
     )
     for eps in (0.01, 0.01, 0.02):
         evaluator.run(Attack(attack="bim", eps=eps, steps=1, keep="last"))
-    assert bound == [("bim", 0.01), ("fgsm", 0.01), ("bim", 0.02), ("fgsm", 0.02)]  # fgsm doubts them
+    assert bound == [("bim", 0.01), ("fgsm", 0.01), ("bim", 0.02), ("fgsm", 0.02)]  # FGSM is the diagnostics'

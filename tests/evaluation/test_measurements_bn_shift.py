@@ -91,9 +91,8 @@ def measured(found, folder, evaluation=LIMIT, **options):
 # ---------------------------------------------------------------- one layer
 
 
-@pytest.mark.parametrize("c", [1e-5, 1.0, 1e6])
-def test_normalized_pixels_against_numpy(own, tmp_path, c):
-    layer = tracking(c, 1)
+def test_normalized_pixels_against_numpy(own, tmp_path):
+    layer = tracking(1.0, 1)
     record, shifts, scales = measured(subject(own, layer), tmp_path)
     expected = distances(layer, pixels(own), (1, 2, 3))
     np.testing.assert_allclose([shifts[0], scales[0]], expected, rtol=1e-4)
@@ -129,8 +128,8 @@ def test_the_channels_are_where_the_layer_has_them(own, tmp_path):
     np.testing.assert_allclose([shifts[0], scales[0]], distances(layer, pixels(own), (1, 3, 4)), rtol=1e-4)
 
 
-@pytest.mark.parametrize("c", [1e-5, 0.1])
-def test_noise_is_what_is_measured_on(own, tmp_path, c):
+def test_noise_is_added_to_the_images(own, tmp_path):
+    c = 0.1
     layer = tracking(c, 1)
     clean = pixels(own)
     layer.moving_mean.assign([clean.mean()])
@@ -211,11 +210,6 @@ def test_layers_of_a_model_in_a_model_are_found_and_left_as_they_were(own, tmp_p
     np.testing.assert_array_equal(measured(found, tmp_path)[1], shifts)
 
 
-def test_a_layer_that_is_called_twice_counts_twice(own, tmp_path):
-    layer = tracking(0.01, 1)
-    assert len(measured(subject(own, layer, layer), tmp_path)[1]) == 2
-
-
 def test_numbers_that_are_not_finite_are_refused(own, tmp_path):
     layer = tracking(0.01, 1)
     layer.moving_mean.assign([np.nan])
@@ -236,14 +230,14 @@ def test_noise_takes_a_trained_net_away_from_what_it_has_tracked(runs, tmp_path)
 
 
 def test_a_model_without_batch_norm_has_no_distance(own, tmp_path):
-    said = MessageLog()
+    log = MessageLog()
     found = subject(own)
-    record = only(measure(found, {"x": BatchStatistics()}, LIMIT, folder=tmp_path, progress=said))
+    record = only(measure(found, {"x": BatchStatistics()}, LIMIT, folder=tmp_path, progress=log))
     assert (record.value, record.n, record.details) == (None, 0, {})
     path = records.measurement_path(tmp_path, record.measurement_id)
     assert records.read_measurement(path) == record
     assert {name: array.shape for name, array in records.read_arrays(path).items()} == {"shift": (0,), "scale": (0,)}
-    assert said.lines == ["x: not applicable: the model has no batch norm"]
+    assert log.lines == ["x: not applicable: the model has no batch norm"]
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +270,7 @@ def test_an_arm_without_it_shows_a_dash_and_is_finished(both):
     assert none[-3] != "-"
 
 
-def test_one_that_was_not_measured_yet_is_said_to_be_missing(both, tmp_path):
+def test_one_that_was_not_measured_yet_is_missing_in_the_table(both, tmp_path):
     made, root = both
     shutil.copytree(root, tmp_path / "root")
     for path in (tmp_path / "root").glob("*/measurements/*.json"):
@@ -297,11 +291,11 @@ def suite(tmp_path):
 
 
 @pytest.mark.parametrize(("norm", "shown"), [(False, "not applicable"), (True, " std ")])
-def test_a_foreign_model_is_measured_as_far_as_it_can_be(bnvuln, suite, tmp_path, norm, shown):
+def test_an_external_model_is_measured_as_far_as_it_can_be(bnvuln, suite, tmp_path, norm, shown):
     layers = [L.Flatten(), *([L.BatchNormalization()] if norm else []), L.Dense(10)]
     model = keras.Sequential([keras.Input((28, 28, 1)), *layers])
-    model.save(tmp_path / "foreign.keras")
-    command = ["evaluate", tmp_path / "foreign.keras", "--suite", suite, "--runs", tmp_path / "runs", "-q"]
+    model.save(tmp_path / "external.keras")
+    command = ["evaluate", tmp_path / "external.keras", "--suite", suite, "--runs", tmp_path / "runs", "-q"]
     code, out, _ = bnvuln(*command)
     assert code == 0
     assert shown in out
@@ -317,9 +311,7 @@ def test_a_foreign_model_is_measured_as_far_as_it_can_be(bnvuln, suite, tmp_path
     ("fields", "fragment"),
     [
         ({"batch_size": 0}, "batch_size: expected"),
-        ({"perturbation": {"std": -1}}, "perturbation.std: expected"),
         ({"perturbation": {"kind": "clean", "std": 1}}, "perturbation.kind: expected"),
-        ({"noise": {"std": 0.1}}, "unknown key 'noise'"),
     ],
 )
 def test_mistakes_are_explained(fields, fragment):

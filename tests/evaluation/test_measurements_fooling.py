@@ -30,9 +30,9 @@ def log_odds(confidence):
 # ---------------------------------------------------------------- closed form
 
 
-@pytest.mark.parametrize("confidence", [0.9, 0.999])
-def test_the_steps_of_a_linear_model(confidence):
+def test_the_steps_of_a_linear_model():
     """Each step moves the log-odds by step_size ||w||."""
+    confidence = 0.999
     model, options = binary_linear(), Fooling(**FREE, confidence=confidence, after=7)
     x, y = fooling.starting_points(options, 4, TWO)
     found = fooling.ascend(model.predict, x, y, options, TWO)
@@ -42,7 +42,7 @@ def test_the_steps_of_a_linear_model(confidence):
     assert len(set(expected.tolist())) > 2
     assert found.reached.all()
     np.testing.assert_allclose(found.confidence, 1 / (1 + np.exp(-(margins + expected * size))), rtol=1e-4)
-    np.testing.assert_allclose(found.after, 1 / (1 + np.exp(-(margins + 7 * size))), rtol=1e-3)
+    np.testing.assert_allclose(found.confidence_after, 1 / (1 + np.exp(-(margins + 7 * size))), rtol=1e-3)
     np.testing.assert_allclose(norm(found.images - x, "2"), 0.05 * expected, rtol=1e-4, atol=1e-6)
     assert (found.confidence >= confidence).all()
 
@@ -56,7 +56,9 @@ def test_confident_noise_stays_as_it_is():
     np.testing.assert_array_equal(found.steps == 0, confident)
     np.testing.assert_array_equal(found.images[confident], x[confident])
     margins = model.margin(x, y) + 0.05 * np.linalg.norm(model.w)
-    np.testing.assert_allclose(found.after, 1 / (1 + np.exp(-margins)), rtol=1e-4)  # it goes on for this alone
+    np.testing.assert_allclose(
+        found.confidence_after, 1 / (1 + np.exp(-margins)), rtol=1e-4
+    )  # it goes on for this alone
 
 
 @pytest.mark.parametrize(("logit", "confidence"), [(0.0, 0.5), (np.nan, 0.0)])
@@ -71,7 +73,7 @@ def test_without_a_gradient_nothing_moves(logit, confidence):
     assert not found.reached.any()
     assert (found.steps == 200).all()
     np.testing.assert_allclose(found.confidence, confidence)
-    np.testing.assert_allclose(found.after, confidence)
+    np.testing.assert_allclose(found.confidence_after, confidence)
 
 
 def test_where_gradients_are_not_finite_pixels_stay():
@@ -162,7 +164,7 @@ def test_a_measurement_of_a_run(runs, tmp_path):
     np.testing.assert_array_equal(arrays["confidence"] >= 0.99, arrays["reached"])
     assert arrays["images"].shape == (10, 28, 28, 1)
     assert path.with_suffix(".npz").stat().st_size < 30_000
-    # The images are what they are said to be.
+    # The images have the recorded confidence and distance.
     x, _ = fooling.starting_points(FAST, 28, INFO)
     p = tf.nn.softmax(subject.predict(tf.constant(arrays["images"].astype(np.float32)))).numpy()
     np.testing.assert_allclose(p[np.arange(10), np.arange(10)], arrays["confidence"][:10], atol=0.01)
@@ -178,25 +180,18 @@ CHANGES = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def plain(runs):
-    return only(runs, FAST)
-
-
 def only(runs, options):
     ((_, record),) = measure(classifier.from_run(runs["none"]), {"x": options}, Evaluation(limit=10))
     return record
 
 
-def test_the_table_of_config_fields_is_complete():
+def test_every_config_field_changes_the_measurement(runs):
     assert {key for change in CHANGES for key in change} == set(Fooling.model_fields) - {"kind"}
-
-
-@pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_every_config_field_changes_the_measurement(runs, plain, change):
-    changed = only(runs, FAST.model_copy(update=change))
-    assert changed.measurement_id != plain.measurement_id
-    assert (changed.value, changed.details) != (plain.value, plain.details)
+    plain = only(runs, FAST)
+    for change in CHANGES:
+        changed = only(runs, FAST.model_copy(update=change))
+        assert changed.measurement_id != plain.measurement_id
+        assert (changed.value, changed.details) != (plain.value, plain.details), change
 
 
 @pytest.mark.parametrize(
@@ -204,8 +199,6 @@ def test_every_config_field_changes_the_measurement(runs, plain, change):
     [
         ({"confidence": 1}, "confidence: expected less than 1"),
         ({"steps": 10}, "after: expected at most the 10 steps, received 20"),
-        ({"step_size": 0}, "step_size: expected greater than 0"),
-        ({"loss": "margin"}, "unknown key 'loss'"),
     ],
 )
 def test_what_makes_no_sense_is_refused(fields, fragment):

@@ -1,4 +1,4 @@
-"""Minimum-norm attacks in evaluations: what is believed, what is recorded, and what tables show of it."""
+"""Minimum-norm attacks in evaluations: what is kept, what is recorded, and what tables show of it."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from bn_vuln.cli import attack as attack_command
-from bn_vuln.cli import minimal
+from bn_vuln.cli import minimum_norm as command
 from helpers_attacks import keras, norm
 from helpers_records import by_arm, fill, small
 
@@ -60,19 +60,19 @@ def logits_of(evaluator, images):
 
 
 def test_distances_are_those_of_the_images_that_are_kept(evaluator, result):
-    clean, fooled = (
+    clean, adversarial = (
         logits_of(evaluator, z).argmax(1) != result.labels for z in (evaluator.eval_set.pixels, result.images)
     )
     assert 0 < clean.sum() < 20
-    assert fooled.mean() > 0.9
-    np.testing.assert_array_equal(result.correct, ~fooled)
+    assert adversarial.mean() > 0.9
+    np.testing.assert_array_equal(result.correct, ~adversarial)
     expected = norm(result.images.astype(np.float64) - evaluator.eval_set.pixels, "2")
-    np.testing.assert_allclose(result.min_eps, np.where(clean, 0, np.where(fooled, expected, np.inf)))
+    np.testing.assert_allclose(result.min_eps, np.where(clean, 0, np.where(adversarial, expected, np.inf)))
     np.testing.assert_array_equal(result.images[clean], evaluator.eval_set.pixels[clean])
-    counted = expected[fooled & ~clean]
+    counted = expected[adversarial & ~clean]
     assert result.record.mean_distance == pytest.approx(counted.mean())
     assert result.record.median_distance == pytest.approx(np.median(counted))
-    assert result.record.accuracy == pytest.approx(1 - fooled.mean())
+    assert result.record.accuracy == pytest.approx(1 - adversarial.mean())
     assert (result.record.bn_folded, result.record.flags) == (1, ())
     assert result.images.min() >= 0
     assert result.images.max() <= 1
@@ -87,9 +87,9 @@ def test_in_standardized_units_numbers_are_larger_and_images_the_same(evaluator,
 def test_targets_are_what_distances_are_to(evaluator):
     found = evaluator.run(MinimumNorm(**FAST, target="next"))
     target = (found.labels + 1) % 10
-    hit = logits_of(evaluator, found.images).argmax(1) == target
-    np.testing.assert_array_equal(np.isfinite(found.min_eps), hit)
-    assert found.record.target_rate == pytest.approx(hit.mean())
+    reached = logits_of(evaluator, found.images).argmax(1) == target
+    np.testing.assert_array_equal(np.isfinite(found.min_eps), reached)
+    assert found.record.target_rate == pytest.approx(reached.mean())
     assert found.record.target_rate > 0.8
     assert found.record.mean_distance > evaluator.run(MinimumNorm(**FAST)).record.mean_distance
 
@@ -99,11 +99,11 @@ def test_targets_are_what_distances_are_to(evaluator):
     [(lambda x: x * np.nan, {OUTSIDE}, True), (lambda x: x, set(), True), (lambda x: x - 9, {OUTSIDE}, False)],
     ids=["nan", "clean", "outside"],
 )  # fmt: skip
-def test_an_attack_is_not_believed(evaluator, monkeypatch, points, flagged, accurate):
+def test_success_is_not_taken_from_the_attack(evaluator, monkeypatch, points, flagged, accurate):
     monkeypatch.setattr(minimum_norm, "bind", lambda *_: lambda x, y, **__: points(x))
     found = evaluator.run(MinimumNorm(**FAST))
     clean = evaluator.run(Clean())
-    # Where nothing fools it, the search has missed what is there: of all images some would.
+    # Where nothing succeeds, the search has missed adversarial images that exist.
     missed = {"the budget does not bite"} if found.record.accuracy > 0.1 else set()
     assert {flag.name for flag in found.record.flags} == flagged | missed
     assert found.images.min() >= 0
@@ -121,16 +121,13 @@ CHANGES = [
 ]  # fmt: skip
 
 
-def test_the_table_of_config_fields_is_complete():
+def test_every_config_field_changes_the_images(few, result):
     fields = set(MinimumNorm.model_fields) - {"kind", "attack", "ord"}  # one value each
     assert set(CONFIG) == fields == {key for change in CHANGES for key in change}
-
-
-@pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_every_config_field_changes_the_images(few, result, change):
-    options = MinimumNorm(**{**CONFIG, **change})
-    assert identity_of(options) != identity_of(MinimumNorm(**CONFIG))
-    assert np.abs(few.run(options).images - result.images[:10]).max() > 1e-4
+    for change in CHANGES:
+        options = MinimumNorm(**{**CONFIG, **change})
+        assert identity_of(options) != identity_of(MinimumNorm(**CONFIG))
+        assert np.abs(few.run(options).images - result.images[:10]).max() > 1e-4, change
 
 
 def test_two_replicas_find_what_one_does(runs, evaluator, result):
@@ -155,9 +152,7 @@ def test_batches_of_any_size_give_the_same_distances(evaluator, result):
     [
         ({"backend": "cleverhans", "box": "none"}, "CleverHans needs a box"),
         ({"backend": "cleverhans", "confidence": 1}, "CleverHans judges success without the confidence"),
-        ({"ord": "inf"}, "ord: expected '2'"),
         ({"eps": 1}, "unknown key 'eps'"),
-        ({"step_size": 0}, "step_size: expected greater than 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(fields, fragment):
@@ -209,12 +204,12 @@ def test_what_lies_beside_the_record(tmp_path, evaluator, result):
     assert f"mean {record.mean_distance:.3f}, median {record.median_distance:.3f} pixel" in text
 
 
-@pytest.mark.parametrize(("shape", "kept"), [((28, 28, 1), 8), ((32, 32, 3), 2), ((224, 224, 3), 1)])
-def test_few_of_large_images_are_kept(shape, kept):
-    images = np.zeros((20, *shape), np.float32)
-    found = minimum_norm.arrays(np.zeros(20), images, images, np.zeros(20, np.int32), np.zeros((20, 3), np.float32))
-    assert len(found["clean"]) == len(found["adversarial"]) == len(found["labels"]) == kept
-    assert len(found["distance"]) == 20
+def test_few_of_large_images_are_kept():
+    for shape, kept in (((28, 28, 1), 8), ((32, 32, 3), 2), ((224, 224, 3), 1)):
+        images = np.zeros((20, *shape), np.float32)
+        found = minimum_norm.arrays(np.zeros(20), images, images, np.zeros(20, np.int32), np.zeros((20, 3), np.float32))
+        assert len(found["clean"]) == len(found["adversarial"]) == len(found["labels"]) == kept
+        assert len(found["distance"]) == 20
 
 
 def test_other_records_have_no_distance_and_no_images(tmp_path, evaluator):
@@ -225,7 +220,7 @@ def test_other_records_have_no_distance_and_no_images(tmp_path, evaluator):
     assert "distance" not in tables.records_table({"clean": found.record})
 
 
-def test_a_summary_counts_what_was_fooled_by_the_attack():
+def test_a_summary_counts_what_the_attack_found():
     assert minimum_norm.summary(np.array([0.0, 1.0, 2.0, 6.0, np.inf])) == {
         "mean_distance": 3.0,
         "median_distance": 2.0,
@@ -271,18 +266,7 @@ def test_distances_are_columns_in_their_unit(tmp_path):
     assert "0.715 ± 0.006" in shown
 
 
-def test_only_minimum_norm_attacks_have_distances():
-    with pytest.raises(ConfigError, match=r"table\.columns: 'clean\.distance' is not among perturbations"):
-        experiment(table={"rows": ["data.width"], "columns": {"clean.distance": "distance"}})
-
-
-def test_a_column_named_like_a_distance_is_what_it_is():
-    both = {"cw": NEAREST, "cw.distance": CLEAN}
-    chosen = small(perturbations=both, table={"columns": {"cw.distance": "x"}}, paper=[])
-    assert chosen.unit("cw.distance") == "%"
-
-
-def test_a_record_without_anything_fooled_leaves_the_cell_empty(tmp_path):
+def test_a_record_without_a_distance_leaves_the_cell_empty(tmp_path):
     chosen = experiment()
     results = aggregate(chosen, fill(tmp_path, chosen, ACCURACIES))
     assert results.blocks[0].arms["batch"]["cw.distance"].missing == 4
@@ -319,22 +303,11 @@ def test_the_command_takes_it_and_prints_distances(bnvuln, runs, tmp_path):
     ("options", "fragment"),
     [
         (["--ord", "inf"], "--ord: carlini_wagner minimizes the norm 2, received inf"),
-        (["--checks", "full"], "--checks: carlini_wagner has no ball in which further attacks could doubt it"),
+        (["--checks", "full"], "--checks: carlini_wagner has no eps ball for further attacks"),
         (["--steps", "0"], "steps: expected greater than or equal to 1"),
-        (["--step-size", "0"], "step_size: expected greater than 0"),
-        (["--binary-search-steps", "0"], "binary_search_steps: expected greater than or equal to 1"),
         (["--binary-search-steps", "1.5"], "'1.5' is not a valid integer"),
-        (["--initial-const", "0"], "initial_const: expected greater than 0"),
-        (["--initial-const", "1e400"], "'1e400' is not a number"),
-        (["--confidence", "-1"], "confidence: expected greater than or equal to 0"),
         (["--confidence", "nan"], "'nan' is not a number"),
-        (["--box", "1,0"], "low < high"),
-        (["--backend", "cleverhans", "--box", "none"], "CleverHans needs a box"),
-        (["--backend", "cleverhans", "--confidence", "1"], "CleverHans judges success without the confidence"),
         (["--attack", "pgd", "--confidence", "1"], "--confidence is an option of carlini_wagner, not of pgd"),
-        (["--attack", "pgd", "--initial-const", "1"], "--initial-const is an option of carlini_wagner, not of pgd"),
-        (["--attack", "strong", "--binary-search-steps", "3"], "--binary-search-steps is an option of carlini_wagner"),
-        (["--attack", "carlini"], "'carlini' is not known"),
         (["--attack", "carlini"], "did you mean 'carlini_wagner'?"),
     ],
 )
@@ -344,38 +317,27 @@ def test_what_makes_no_sense_exits_with_one_clear_message(bnvuln, runs, options,
     assert fragment in " ".join(err.split())
 
 
-@pytest.mark.parametrize(
-    "option",
-    ["--eps 1", "--restarts 1", "--random-start", "--no-random-start", "--keep first_success", "--eps-grid 1",
-     "--min-eps-tolerance 1", "--targets 3", "--queries 9", "--seed 0"],
-)  # fmt: skip
-def test_options_of_attacks_in_a_ball_are_refused_even_at_their_defaults(bnvuln, runs, option):
-    code, out, err = bnvuln("attack", runs["none"], "--attack", "carlini_wagner", *option.split())
-    assert (code, out) == (2, "")
-    name = option.split()[0].replace("--no-", "--")
-    assert f"{name} is no option of carlini_wagner, which looks for the nearest image" in " ".join(err.split())
+def test_options_of_attacks_at_an_eps_are_refused_even_at_their_defaults(bnvuln, runs):
+    for option in ("--eps 1", "--no-random-start"):
+        code, out, err = bnvuln("attack", runs["none"], "--attack", "carlini_wagner", *option.split())
+        assert (code, out) == (2, "")
+        name = option.split()[0].replace("--no-", "--")
+        assert f"{name} is no option of carlini_wagner, which looks for the nearest" in " ".join(err.split())
 
 
 def test_every_option_of_the_command_belongs_to_it_or_is_refused():
     """A new option of `bnvuln attack` has to be sorted here."""
-    others = {
-        "subject", "help", "dataset", "split", "limit", "input_scale", "from_probabilities", "ord", "name", "no_fold",
+    other = {
+        "target_path", "help", "dataset", "split", "limit", "input_scale", "from_probabilities", "ord", "name", "no_fold",
         "runs", "save", "checks", "strategy", "batch_size", "data_dir", "manual_dir", "as_json", "quiet", "verbose",
     }  # fmt: skip
-    sorted_out = {*minimal.OWN, *minimal.SHARED, *minimal.FOREIGN, *others}
-    assert {parameter.name for parameter in attack_command.command.params} | {"help"} == sorted_out
-    assert set(minimal.SHARED) | set(minimal.OWN) == set(MinimumNorm.model_fields) - {"kind", "attack", "ord"}
+    known = {*command.MINIMUM_NORM_ONLY, *command.SHARED, *command.EPS_BALL_ONLY, *other}
+    assert {parameter.name for parameter in attack_command.command.params} | {"help"} == known
+    assert {*command.SHARED, *command.MINIMUM_NORM_ONLY} == set(MinimumNorm.model_fields) - {"kind", "attack", "ord"}
 
 
-def test_help_has_an_example(bnvuln):
-    code, out, _ = bnvuln("attack", "--help")
-    assert code == 0
-    assert "--attack carlini_wagner --limit 500" in out
-    assert all(f"--{name.replace('_', '-')}" in out for name in minimal.OWN)
-
-
-@pytest.mark.parametrize("accurate", [False, True], ids=["all-wrong", "never-fooled"])
-def test_a_model_that_is_never_fooled_has_no_distance(bnvuln, tmp_path, accurate):
+@pytest.mark.parametrize("accurate", [False, True], ids=["all-wrong", "no-success"])
+def test_a_model_without_adversarial_examples_has_no_distance(bnvuln, tmp_path, accurate):
     """The same logits for all images: right for those of one class, and wrong for all others."""
     images, labels = np.zeros((20, 6, 6), np.uint8), np.repeat([0, 1], 10)
     np.savez(tmp_path / "mine.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)

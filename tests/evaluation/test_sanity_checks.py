@@ -65,15 +65,15 @@ def test_outputs_that_ignore_the_image_are_flagged(x, y):
     assert sanity_checks.gradients(lambda _: constant, x, y).value == 1.0
 
 
-@pytest.mark.parametrize("pixel", [0, 4, 8])
 @pytest.mark.parametrize(("broken", "gradient"), [(lambda t: tf.sqrt(tf.nn.relu(t - 2)), "nan"), (tf.sqrt, "inf")])
-def test_a_single_pixel_without_a_finite_gradient_is_flagged(x, y, pixel, broken, gradient):
+def test_a_single_pixel_without_a_finite_gradient_is_flagged(x, y, broken, gradient):
+    pixel = 4
     at_zero = x.reshape(-1, 9).copy()
     at_zero[:8, pixel] = 0.0
-    others = tf.constant(np.arange(40) >= 8)
+    unaffected = tf.constant(np.arange(40) >= 8)
 
     def value(x):
-        safe = tf.where(others, tf.ones_like(x[:, pixel]) * 3.0, x[:, pixel])
+        safe = tf.where(unaffected, tf.ones_like(x[:, pixel]) * 3.0, x[:, pixel])
         return tf.reduce_sum(x, axis=1) + broken(safe)
 
     predict, start = two_logits(value), tf.constant(at_zero.reshape(x.shape))
@@ -85,14 +85,9 @@ def test_a_single_pixel_without_a_finite_gradient_is_flagged(x, y, pixel, broken
     assert sanity_checks.gradients(predict, start.numpy(), y).value == pytest.approx(0.2)
 
 
-def test_finite_logits_pass():
-    assert sanity_checks.finite(np.ones((5, 10), np.float32)) is None
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_logits_that_are_not_finite_are_flagged_with_their_share(value):
+def test_logits_that_are_not_finite_are_flagged_with_their_share():
     logits = np.ones((5, 10), np.float32)
-    logits[[1, 4], [0, 9]] = value
+    logits[[1, 4], [0, 9]] = np.nan, -np.inf
     flag = sanity_checks.finite(logits)
     assert (flag.check, flag.name) == (4, "non-finite logits")
     assert flag.value == pytest.approx(0.4)
@@ -133,30 +128,6 @@ def test_bn_that_updates_its_statistics_is_flagged(x):
     )
 
 
-def test_any_variable_that_changes_is_flagged(x):
-    model = net()
-    counter = model.layers[-1].bias
-
-    def predict(t):
-        outputs = model(t, training=False)
-        counter.assign_add([0.0, 1e-12])
-        return outputs
-
-    assert "changed the model's variables" in sanity_checks.inference_mode(predict, model, x).message
-
-
-def test_bn_with_batch_statistics_is_flagged(x):
-    model = net()
-
-    def predict(t):
-        outputs = model(t, training=False)
-        return outputs - tf.reduce_mean(outputs, axis=0)
-
-    flag = sanity_checks.inference_mode(predict, model, x)
-    assert flag.check == 9
-    assert "depend on the batch" in flag.message
-
-
 # ---------------------------------------------------------------- 10: probabilities
 
 
@@ -174,10 +145,6 @@ def test_logits_pass():
     assert sanity_checks.logits_not_probabilities(np.random.default_rng(1).normal(size=(50, 10))) is None
 
 
-def test_sigmoid_outputs_pass():
-    assert sanity_checks.logits_not_probabilities(np.random.default_rng(2).uniform(size=(50, 10))) is None
-
-
 def test_a_few_rows_that_look_like_probabilities_pass():
     outputs = np.random.default_rng(3).normal(size=(100, 10)) * 5
     outputs[:98] = softmax(98)
@@ -187,57 +154,50 @@ def test_a_few_rows_that_look_like_probabilities_pass():
 # ---------------------------------------------------------------- 11: ball and box
 
 
-@pytest.mark.parametrize(
-    "threat_model", [ThreatModel("inf", 0.1), ThreatModel("inf", 0.1, 0.3, 0.0, 1.0), SCALED], ids=str
-)
-def test_points_on_the_border_pass(x, threat_model):
+def flag_of(point, x, threat_model):
+    return sanity_checks.outside(sanity_checks.beyond(point, x, threat_model))
+
+
+def test_points_on_the_border_pass(x):
     far = x + np.random.default_rng(0).normal(size=x.shape).astype(np.float32) * 5
-    point = threat_model.project_array(far, x)
-    assert threat_model.violation(point, x).max() > -1e-3
-    assert sanity_checks.outside(sanity_checks.beyond(point, x, threat_model)) is None
-    assert (
-        sanity_checks.outside(
-            sanity_checks.beyond(threat_model.project(tf.constant(far), tf.constant(x)).numpy(), x, threat_model)
-        )
-        is None
-    )
+    for threat_model in (ThreatModel("inf", 0.1), ThreatModel("inf", 0.1, 0.3, 0.0, 1.0), SCALED):
+        point = threat_model.project_array(far, x)
+        assert threat_model.violation(point, x).max() > -1e-3
+        assert flag_of(point, x, threat_model) is None
+        assert flag_of(threat_model.project(tf.constant(far), tf.constant(x)).numpy(), x, threat_model) is None
 
 
-@pytest.mark.parametrize(
-    ("threat_model", "move"),
-    [
+def test_points_outside_are_flagged_with_their_share():
+    for threat_model, move in (
         (ThreatModel("inf", 0.1), 0.1 * 1.001),
         (ThreatModel("inf", 0.1, 0.3), 0.03 * 1.001),
         (ThreatModel("2", 0.3), 0.1 * 1.001),
         (ThreatModel("2", 0.3, 0.5), 0.05 * 1.001),
         (ThreatModel("inf", 0.6, low=-1.0, high=1.0), 0.55),
-    ],
-    ids=["inf", "inf-scaled", "2", "2-scaled", "box"],
-)
-def test_points_outside_are_flagged_with_their_share(threat_model, move):
-    x = np.full((8, *SHAPE), 0.5, np.float32)
-    point = x.copy()
-    point[:2] += move
-    flag = sanity_checks.outside(sanity_checks.beyond(point, x, threat_model))
-    assert (flag.check, flag.name) == (11, "outside ball or box")
-    assert flag.value == pytest.approx(0.25)
+    ):
+        x = np.full((8, *SHAPE), 0.5, np.float32)
+        point = x.copy()
+        point[:2] += move
+        flag = flag_of(point, x, threat_model)
+        assert (flag.check, flag.name) == (11, "outside ball or box")
+        assert flag.value == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_points_that_are_not_finite_are_outside_and_hide_no_others(value):
-    x = np.full((8, *SHAPE), 0.5, np.float32)
-    point = x.copy()
-    point[0, 0, 0, 0] = value
-    assert sanity_checks.outside(sanity_checks.beyond(point, x, ThreatModel("inf", 0.1))).value == pytest.approx(1 / 8)
-    point[1] += 0.2
-    assert sanity_checks.outside(sanity_checks.beyond(point, x, ThreatModel("inf", 0.1))).value == pytest.approx(2 / 8)
+def test_points_that_are_not_finite_are_outside_and_hide_no_others():
+    for value in (np.nan, np.inf):
+        x = np.full((8, *SHAPE), 0.5, np.float32)
+        point = x.copy()
+        point[0, 0, 0, 0] = value
+        assert flag_of(point, x, ThreatModel("inf", 0.1)).value == pytest.approx(1 / 8)
+        point[1] += 0.2
+        assert flag_of(point, x, ThreatModel("inf", 0.1)).value == pytest.approx(2 / 8)
 
 
 def test_the_flag_says_how_far_outside_the_worst_point_lies():
     x = np.full((4, *SHAPE), 0.5, np.float32)
     point = x.copy()
     point[0] += 0.25
-    assert "by up to 0.15;" in sanity_checks.outside(sanity_checks.beyond(point, x, ThreatModel("inf", 0.1))).message
+    assert "by up to 0.15;" in flag_of(point, x, ThreatModel("inf", 0.1)).message
 
 
 def test_only_images_that_lie_in_the_box_themselves_are_judged():
@@ -246,7 +206,7 @@ def test_only_images_that_lie_in_the_box_themselves_are_judged():
     threat_model = ThreatModel("inf", 0.1, low=0.0, high=1.0)
     point = threat_model.project_array(x, x)
     assert np.abs(point - x).max() == 1.0
-    assert sanity_checks.outside(sanity_checks.beyond(point, x, threat_model)) is None
+    assert flag_of(point, x, threat_model) is None
 
 
 def test_a_box_that_excludes_clean_images_is_flagged_with_their_share():
@@ -260,10 +220,10 @@ def test_a_box_that_excludes_clean_images_is_flagged_with_their_share():
     assert sanity_checks.box_excludes_clean(x, threat_model).value == pytest.approx(0.375)
 
 
-@pytest.mark.parametrize("box", ["none", (0.0, 1.0), {"standardized": (-0.5, 3.0)}], ids=str)
-def test_a_box_that_holds_all_images_passes(box):
+def test_a_box_that_holds_all_images_passes():
     x = np.linspace(0, 1, 8 * 9, dtype=np.float32).reshape(8, *SHAPE)
-    assert sanity_checks.box_excludes_clean(x, from_config(Attack(eps=0.1, box=box), INFO)) is None
+    for box in ("none", (0.0, 1.0), {"standardized": (-0.5, 3.0)}):
+        assert sanity_checks.box_excludes_clean(x, from_config(Attack(eps=0.1, box=box), INFO)) is None
 
 
 # ---------------------------------------------------------------- 18: reach
@@ -279,19 +239,15 @@ def test_steps_that_cannot_reach_the_border_are_flagged():
     assert flag.value == pytest.approx(0.09)
 
 
-@pytest.mark.parametrize(
-    "attack",
-    [
+def test_steps_that_reach_the_border_pass():
+    for attack in (
         bim(eps=0.1, steps=10, step_size=0.01),
-        bim(eps=0.3, steps=3, step_size=0.1),
+        bim(eps=0.3, steps=3, step_size=0.1),  # but for rounding
         bim(eps=0.1, steps=7),
         Attack(attack="fgsm", eps=0.1),
         Attack(attack="pgd", eps=0.1, steps=1, step_size=0.01),
-    ],
-    ids=["exactly", "but-for-rounding", "default-step", "one-step", "random-start"],
-)
-def test_steps_that_reach_the_border_pass(attack):
-    assert sanity_checks.reaches_border(attack) is None
+    ):
+        assert sanity_checks.reaches_border(attack) is None
 
 
 # ---------------------------------------------------------------- all of them in an evaluation
@@ -320,18 +276,13 @@ def test_a_sound_evaluation_has_no_flags():
         assert numbers(sound, perturbation) == []
 
 
-def test_an_evaluation_of_saturated_logits_needs_no_flag():
-    """The loss that attacks climb does not saturate."""
-    assert numbers(evaluator(scale=1e6), Attack(eps=0.1, steps=3)) == []
-
-
 def test_an_evaluation_flags_a_model_without_gradients():
     assert 4 in numbers(evaluator(middle=keras.ops.sign))
 
 
 def test_an_evaluation_flags_logits_that_are_not_finite():
     broken = evaluator()
-    broken.classifier.model.layers[-2].bias.assign([np.nan] + [0.0] * 9)
+    broken.eval_set.classifier.model.layers[-2].bias.assign([np.nan] + [0.0] * 9)
     record = broken.run(Clean()).record
     assert ("non-finite logits", 1.0) in {(flag.name, flag.value) for flag in record.flags}
     assert record.correct == 0
@@ -356,18 +307,15 @@ class Counting(keras.layers.Layer):
         return x
 
 
-@pytest.mark.parametrize(
-    ("layer", "words"),
-    [
+def test_an_evaluation_flags_nets_that_are_not_in_inference_mode():
+    for layer, fragment in (
         (Noisy, "five passes over the same batch disagree"),
         (BatchCentred, "depend on the batch"),
         (Counting, "changed the model's variables"),
-    ],
-)
-def test_an_evaluation_flags_nets_that_are_not_in_inference_mode(layer, words):
-    flags = evaluator(middle=layer()).run(Clean()).record.flags
-    assert [flag.check for flag in flags] == [9]
-    assert words in flags[0].message
+    ):
+        flags = evaluator(middle=layer()).run(Clean()).record.flags
+        assert [flag.check for flag in flags] == [9]
+        assert fragment in flags[0].message
 
 
 def test_an_evaluation_runs_dropout_and_bn_in_inference_mode_even_where_the_net_says_otherwise():
@@ -375,7 +323,7 @@ def test_an_evaluation_runs_dropout_and_bn_in_inference_mode_even_where_the_net_
     assert numbers(net) == []
 
 
-def test_an_evaluation_flags_softmax_outputs_unless_told_of_them():
+def test_an_evaluation_flags_softmax_outputs_unless_they_are_declared():
     assert numbers(evaluator(softmax=True)) == [10]
     assert numbers(evaluator(softmax=True, from_probabilities=True)) == []
 
