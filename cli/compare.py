@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from . import options as o
+
+if TYPE_CHECKING:
+    from bn_vuln.api import Comparison
+    from bn_vuln.typing import Plain
 
 EXAMPLES = """
 Examples:
@@ -49,7 +53,7 @@ def command(first: Path, second: Path, as_json: bool) -> None:
     click.echo(f"\nfirst: {first}\nsecond: {second}\none pair of runs: the spread over seeds is unknown (n = 1)")
 
 
-def _flags(pair: Any, notes: list[str]) -> str:
+def _flags(pair: Comparison, notes: list[str]) -> str:
     """The numbers of the notes on each run: `first [1], second [1] [2]`."""
     found = []
     for name, record in (("first", pair.first), ("second", pair.second)):
@@ -58,7 +62,7 @@ def _flags(pair: Any, notes: list[str]) -> str:
     return ", ".join(found) or "none"
 
 
-def _plain(pair: Any) -> dict[str, Any]:
+def _plain(pair: Comparison) -> Plain:
     return {
         "perturbation": pair.first.perturbation,
         "n": pair.first.n,

@@ -33,26 +33,25 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 
 def to_json(model: BaseModel) -> str:
-    """A record as indented JSON with sorted keys."""
+    """Return a record as indented JSON with sorted keys."""
     return json.dumps(model.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def record_path(folder: Path, perturbation_id: str) -> Path:
-    """Where a run folder keeps a record."""
+    """Return where a run folder keeps a record."""
     return folder / "records" / f"{perturbation_id}.json"
 
 
 def correct_path(folder: Path, perturbation_id: str) -> Path:
-    """Where a run folder keeps what became of each example."""
+    """Return where a run folder keeps which examples are correct, and other arrays of a record."""
     return folder / "outcomes" / f"{perturbation_id}.npz"
 
 
 def write_record(
-    folder: Path, record: Record, outcomes: NDArray[np.bool_], arrays: Mapping[str, NDArray[np.generic]] | None = None
+    folder: Path, record: Record, correct: Mask, arrays: Mapping[str, NDArray[np.generic]] | None = None
 ) -> Path:
-    """Write a record and, before it, its per-example outcomes (True: correct) and other `arrays` (see `distances`) into
-    a run folder."""
-    packed: Arrays = {"correct": np.packbits(outcomes), "n": np.asarray(len(outcomes), np.int64)}
+    """Write a record into a run folder and, before it, which examples are `correct`, bool [n], and other arrays."""
+    packed: Arrays = {"correct": np.packbits(correct), "n": np.asarray(len(correct), np.int64)}
     _write_arrays(correct_path(folder, record.perturbation_id), {**packed, **(arrays or {})})
     path = record_path(folder, record.perturbation_id)
     atomic_write(path, to_json(record))
@@ -60,7 +59,7 @@ def write_record(
 
 
 def read_record(path: Path) -> Record:
-    """The record in a file. Raises `BnvulnError` naming the file if it is damaged or of another schema."""
+    """Read a record. Raises `BnvulnError` naming the file if it is damaged or of another schema."""
     return _read(path, Record, "record")
 
 
@@ -72,7 +71,7 @@ def _read(path: Path, kind: type[Kind], what: str) -> Kind:
 
 
 def measurement_path(folder: Path, measurement_id: str) -> Path:
-    """Where a run folder keeps a measurement; its arrays have the suffix .npz."""
+    """Return where a run folder keeps a measurement; its arrays have the suffix .npz."""
     return folder / "measurements" / f"{measurement_id}.json"
 
 
@@ -92,12 +91,12 @@ def _write_arrays(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None
 
 
 def read_measurement(path: Path) -> MeasurementRecord:
-    """The measurement in a file. Raises `BnvulnError` naming the file if it is damaged or of another schema."""
+    """Read a measurement. Raises `BnvulnError` naming the file if it is damaged or of another schema."""
     return _read(path, MeasurementRecord, "measurement")
 
 
 def read_arrays(path: Path) -> Arrays:
-    """The arrays beside a record. Raises `BnvulnError` naming the file if they are missing or damaged."""
+    """Read the arrays beside a record. Raises `BnvulnError` naming the file if they are missing or damaged."""
     return _load(path.with_suffix(".npz"), "arrays")
 
 
@@ -111,54 +110,51 @@ def _load(path: Path, what: str, names: tuple[str, ...] | None = None) -> Arrays
 
 
 def transfer_path(folder: Path, transfer_id: str) -> Path:
-    """Where the run folder of a target keeps a transfer record; its outcomes have the suffix .npz."""
+    """Return where the run folder of a target keeps a transfer record; its outcomes have the suffix .npz."""
     return folder / "transfer" / f"{transfer_id}.json"
 
 
-def write_transfer(folder: Path, record: TransferRecord, outcomes: Mapping[str, NDArray[np.bool_]]) -> Path:
-    """Write a transfer record and, before it, its per-example outcomes, bool [n] by name, into the target's run
-    folder."""
+def write_transfer(folder: Path, record: TransferRecord, outcomes: Mapping[str, Mask]) -> Path:
+    """Write a transfer record into the target's run folder and, before it, its outcomes, bool [n] by name."""
     path = transfer_path(folder, record.transfer_id)
     _write_arrays(path, {name: np.packbits(bits) for name, bits in outcomes.items()})
     atomic_write(path, to_json(record))
     return path
 
 
-def read_transfer(path: Path) -> tuple[TransferRecord, dict[str, NDArray[np.bool_]]]:
-    """The transfer record in a file, and its outcomes. Raises `BnvulnError` naming the file if one of them is damaged
-    or of another schema."""
+def read_transfer(path: Path) -> tuple[TransferRecord, dict[str, Mask]]:
+    """Read a transfer record and its outcomes. Raises `BnvulnError` naming the file if one of them is damaged."""
     record = _read(path, TransferRecord, "transfer record")
     packed = read_arrays(path)
     return record, {name: np.unpackbits(bits, count=record.n).astype(bool) for name, bits in packed.items()}
 
 
 def read_training(folder: Path) -> TrainingRecord | None:
-    """How the training of a run folder ended; None while there is no such record."""
+    """Read how the training of a run folder ended; None while there is no such record."""
     path = folder / "training.json"
     if not path.exists():
         return None
     return _read(path, TrainingRecord, "training record")
 
 
-def read_correct(folder: Path, perturbation_id: str) -> NDArray[np.bool_]:
-    """Per-example correctness, shape [n], of a record of this run folder. Raises `BnvulnError` naming the file if
-    it is missing or damaged."""
+def read_correct(folder: Path, perturbation_id: str) -> Mask:
+    """Read which examples of a record are correct, bool [n]. Raises `BnvulnError` naming the file if it is damaged."""
     arrays = _load(correct_path(folder, perturbation_id), "outcomes", ("correct", "n"))
     return np.unpackbits(arrays["correct"], count=int(arrays["n"])).astype(bool)
 
 
 def read_records(folder: Path) -> list[Record]:
-    """All records of a run folder, in the order of their ids."""
+    """Read all records of a run folder, in the order of their ids."""
     return [read_record(path) for path in sorted((folder / "records").glob("*.json"))]
 
 
 def run_folders(root: Path) -> list[Path]:
-    """The run folders directly in `root`: those that hold a config or records."""
+    """Return the run folders directly in `root`: folders that hold a config or records."""
     return sorted(p for p in root.glob("*") if (p / "config.yaml").exists() or (p / "records").is_dir())
 
 
 def read_cell(folder: Path) -> config.Cell:
-    """The cell of a run folder, from its config.yaml."""
+    """Read the cell of a run folder from its config.yaml."""
     path = folder / "config.yaml"
     if not path.exists():
         raise UsageError(

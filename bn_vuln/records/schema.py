@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+from bn_vuln.typing import Plain
 
 SCHEMA: Literal[1] = 1
 
@@ -27,7 +29,7 @@ class _Versioned(_Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_present_names(cls, data: Any) -> Any:
+    def _with_present_names(cls, data: object) -> object:
         return {RENAMED.get(key, key): value for key, value in data.items()} if isinstance(data, Mapping) else data
 
 
@@ -41,31 +43,36 @@ class Flag(_Frozen):
 
     @property
     def text(self) -> str:
-        """`check 12: rounded to 8 bits ...`"""
+        """The flag in one line: `check 12: rounded to 8 bits ...`."""
         return f"check {self.check}: {self.message}"
 
 
 class Record(_Versioned):
     """One measured accuracy with its identity.
 
-    `cell` is what trained the model, as its id hashes it (or {"weights": sha256} for a model that is not ours),
-    `perturbation` is {dataset, split, limit, kind, every field of the attack or noise, bn_statistics}. `n` examples, of
-    which `correct` are classified correctly; `accuracy`, `top5` (None below six classes) and `target_rate` (examples
-    classified as the target of a targeted attack) are fractions; `loss` is the mean cross-entropy in nats (None where
-    it is not finite, or before it was recorded); `seconds` is wall time. `bn_folded` BN layers were
-    folded away in the copy whose gradients an attack climbed, `bn_kept` were not. Attacks that count any iterate say at
-    how many points the classifier was evaluated, `n_evaluations` (mean over the examples), and how many
-    examples were still correct, `robust_after` each attack of an ensemble. Minimum-norm attacks have the
-    `mean_distance` and the `median_distance` of the examples that were correct when clean and adversarial then, in the
-    unit of the perturbation. Corruptions have
-    a `corruption_source`: whether the images were `made` or those of the published `archive`. Where BN has the
-    statistics of the batch, that is `bn_batch_size` examples, in the fixed random order that limits take them in.
+    Attributes:
+        cell: What trained the model, as its id hashes it; {"weights": sha256} and how it is called for an external one.
+        perturbation: {dataset, split, limit, bn_statistics, kind, every field of the attack or noise}.
+        n: Number of examples, of which `correct` are classified correctly.
+        accuracy: A fraction, as `top5` (None below six classes) and `target_rate` (the share of examples that are
+            classified as the target of a targeted attack).
+        loss: Mean cross-entropy in nats; None where it is not finite, or before it was recorded.
+        seconds: Wall time.
+        bn_folded: BN layers that were folded away in the copy that an attack differentiates; `bn_kept` were not.
+        n_evaluations: Points at which an attack evaluated the classifier, mean over the examples; of attacks that
+            keep the first success.
+        robust_after: Examples that were still correct after each attack of an ensemble.
+        mean_distance: Of a minimum-norm attack, in the unit of the perturbation, over the examples that were correct
+            when clean and that it fooled; likewise `median_distance`.
+        corruption_source: Images `made` by the published formulas, or those of the published `archive`.
+        bn_batch_size: Examples in a batch, where BN has the statistics of the batch: consecutive ones of the fixed
+            random order that limits take them in.
     """
 
     cell_id: str
     perturbation_id: str
-    cell: dict[str, Any]
-    perturbation: dict[str, Any]
+    cell: Plain
+    perturbation: Plain
     n: int
     correct: int
     accuracy: float
@@ -88,18 +95,22 @@ class Record(_Versioned):
 
     @property
     def kind(self) -> str:
+        """The kind of the perturbation: clean, awgn, corruption, attack or minimal."""
         return str(self.perturbation["kind"])
 
 
 class MeasurementRecord(_Versioned):
-    """One number measured of a model besides accuracy: `value` in `unit` (deg, steps, std, or % for fractions), over
-    `n` examples, with its identity. None, over none, where the model has no such number, as without BN the distance of
-    its statistics. `details` are further numbers of it; arrays lie beside the record as .npz."""
+    """One number measured of a model besides accuracy, with its identity.
+
+    `value` is in `unit` (deg, steps, std, or % for fractions), over `n` examples; None, over none, where the model has
+    no such number, as without BN the distance of its statistics. `details` are further numbers of it; arrays lie
+    beside the record as .npz.
+    """
 
     cell_id: str
     measurement_id: str
-    cell: dict[str, Any]
-    measurement: dict[str, Any]
+    cell: Plain
+    measurement: Plain
     value: float | None
     unit: str
     n: int
@@ -110,7 +121,7 @@ class MeasurementRecord(_Versioned):
 
 
 class TransferRecord(_Versioned):
-    """How one model, the target, does on adversarial examples of a model, the source, with its identity.
+    """Accuracy of one model, the target, on adversarial examples of another one, the source, with its identity.
 
     `source` and `target` are the models' cells and `perturbation` the attack on the source, as in `Record`. Of `n`
     examples the target classifies `clean_correct` correctly when clean and `correct` after the attack on the source;
@@ -123,9 +134,9 @@ class TransferRecord(_Versioned):
     transfer_id: str
     source_id: str
     target_id: str
-    source: dict[str, Any]
-    target: dict[str, Any]
-    perturbation: dict[str, Any]
+    source: Plain
+    target: Plain
+    perturbation: Plain
     n: int
     clean_correct: int
     clean_accuracy: float
@@ -146,10 +157,13 @@ class TransferRecord(_Versioned):
 
 
 class TrainingRecord(_Versioned):
-    """How a training ended. `state` is `trained`, or `failed` for a net that did not learn (`reason` says how);
-    the accuracies are those of the kept epoch (`best_epoch`, from 1), None where there is none. `seconds` is the time
-    spent in epochs, over all `resumed` times. `synchronized`: BN's statistics over the `replicas`, None without BN.
-    `dataset_info` is that of the data."""
+    """The end of a training.
+
+    `state` is `trained`, or `failed` for a net that did not learn (`reason` says how). The accuracies are those of the
+    kept epoch (`best_epoch`, from 1), None where there is none. `seconds` is the time spent in epochs, over all
+    `resumed` times. `synchronized` says if BN's statistics are those over all `replicas`, None without BN.
+    `dataset_info` describes the data.
+    """
 
     cell_id: str
     state: str
@@ -169,4 +183,4 @@ class TrainingRecord(_Versioned):
     synchronized: bool | None = None
     deterministic: bool = False
     resumed: int = 0
-    dataset_info: dict[str, Any] | None = None
+    dataset_info: Plain | None = None

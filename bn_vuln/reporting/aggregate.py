@@ -1,4 +1,4 @@
-"""Records -> a table: mean, SEM and n per arm, differences between arms, and the claims beside them (claims.py).
+"""Aggregation of records into a table: mean, SEM and n per arm, differences between arms, and claims (claims.py).
 
 No TensorFlow here: a report renders again from records in about a second.
 """
@@ -76,11 +76,13 @@ def _distinct(items: Iterable[str]) -> tuple[str, ...]:
 
 
 def _distinct_records(experiment: Experiment, run: Run) -> Iterable[records.Record | records.MeasurementRecord]:
-    """The records of a run that took time of their own: an attack and that at the smaller eps of its grid are one
-    search, of which each record has the time, and evaluations may agree."""
+    """The records of a run that took time of their own.
+
+    The records of an eps grid are one search, of which each has the time, and evaluations may agree.
+    """
     asked = [plan.column(name) for plan in experiment.plans for name in plan.perturbations]
-    found = {record.perturbation_id: record for name in asked if (record := run.found.get(name))}
-    return *found.values(), *{record.measurement_id: record for record in run.measured.values()}.values()
+    found = {record.perturbation_id: record for name in asked if (record := run.records.get(name))}
+    return *found.values(), *{record.measurement_id: record for record in run.measurements.values()}.values()
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def _collect(experiment: Experiment, column: str, runs: Sequence[Run]) -> Value:
         if run.failed:
             failed += 1
         elif value is None:
-            missing += not any(run.has_no(part) for part in parts)
+            missing += not any(run.is_not_applicable(part) for part in parts)
         else:
             by_seed[run.cell.seed] = value
             for part, record in ((part, record) for part in parts if (record := run.record(part))):
@@ -180,7 +182,7 @@ def _number(experiment: Experiment, column: str, run: Run) -> float | None:
 
 
 def _examples(parts: Sequence[str], runs: Sequence[Run]) -> int | None:
-    """How many examples a number is from; None where columns that it is computed from differ in that."""
+    """The number of examples behind a number; None where the columns that it is computed from differ in that."""
     counts = {next((n for run in runs if (n := run.examples(part))), None) for part in parts}
     return counts.pop() if len(counts) == 1 else None
 
@@ -214,7 +216,7 @@ def _best(choice: SelectionRule, blocks: Sequence[Block]) -> Block | None:
 
 
 def _qualifies(choice: SelectionRule, block: Block, among: Sequence[Block]) -> bool:
-    """Whether its column `of` is close enough to that of the block it is compared with."""
+    """True if its column `of` is close enough to that of the block it is compared with."""
     if choice.of is None:
         return True
     bounds = [mean_over_arms(b, choice.of) for b in among if has(b, choice.where)]

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from bn_vuln.analysis import statistics
 from bn_vuln.analysis.statistics import Estimate
 from bn_vuln.config import EVALUATION_SEPARATOR, Claim, Experiment
-from bn_vuln.reporting.results import Block, Run, Value, has
+from bn_vuln.reporting.results import Block, Value, has
+from bn_vuln.typing import Mask, Plain
 
 UNEQUAL_ARMS = 0.02
 FAILED = "failed to train"
@@ -20,13 +17,15 @@ FAILED = "failed to train"
 
 @dataclass(frozen=True)
 class Comparison:
-    """One claim beside our number, in the column's unit (accuracies: fractions). `where` is its row, without what
-    a slope runs along; `arm` None: the difference treatment - reference. `verdict` is `preview` below full scale
-    (`unscaled` says what it would be), `context` for a figure that is not judged, `failed to train` where no seed of an
-    arm did train. `over_examples`: with one seed, the 95% bootstrap interval over the examples of its runs alone, where
-    the number is one of theirs."""
+    """One claim beside our number, in the column's unit (accuracies: fractions).
 
-    where: dict[str, Any]
+    `where` is its row, without what a slope runs along; `arm` None stands for the difference treatment - reference.
+    `verdict` is `preview` below full scale (`unscaled` says what it would be), `context` for a figure that is not
+    judged, `failed to train` where no seed of an arm did train. `over_examples`, with one seed, is the 95% bootstrap
+    interval over the examples of its runs alone.
+    """
+
+    where: Plain
     perturbation: str
     arm: str | None
     ours: Estimate | None
@@ -38,13 +37,13 @@ class Comparison:
 
     @property
     def gap(self) -> float | None:
-        """ours - the paper's; None where there is either none."""
+        """The difference of our number and the paper's; None if there is either none."""
         value = self.paper.value
         return self.ours.mean - value if self.ours and value is not None else None
 
 
 def compare(experiment: Experiment, blocks: Sequence[Block]) -> tuple[Comparison, ...]:
-    """Every claim of an experiment, in every row that it is about, beside our numbers."""
+    """Compare every claim of an experiment, in every row that it is about, with our numbers."""
     return tuple(_compare(experiment, blocks))
 
 
@@ -59,7 +58,7 @@ def _compare(experiment: Experiment, blocks: Sequence[Block]) -> Iterator[Compar
 
 
 def _is_about(experiment: Experiment, claim: Claim, block: Block) -> bool:
-    """Whether a row has the arm of the claim, or the arms it compares; where all rows have all arms, always."""
+    """True if a row has the arm of the claim, or one of the arms it compares."""
     table = experiment.table
     arms = [claim.arm] if claim.arm else [table.treatment, table.reference]
     return any(arm in block.arms for arm in arms)
@@ -78,14 +77,18 @@ def _comparison(experiment: Experiment, blocks: Sequence[Block], claim: Claim, b
 
 
 def _failed(places: Sequence[tuple[Block | None, str]], column: str) -> bool:
-    """Whether there is no number because one of what is compared has failed to train in every seed: a result too."""
+    """True if there is no number because an arm has failed to train in every seed, which is a result too."""
     values = [value for place in places if (value := _value(place, column))]
     return any(value.failed and not value.by_seed and not value.missing for value in values)
 
 
 def judge(claim: Claim, ours: Estimate | None) -> str:
-    """The verdict: by size and sign of a difference, by its sign alone, or by equality within a tolerance; `context`
-    for what is not judged: approximate figures, and single arms' without a tolerance."""
+    """Judge a claim by size and sign of a difference, by its sign alone, or by equality within a tolerance.
+
+    Returns:
+        `holds`, `holds in sign`, `fails`, `undecided` or `not run`; `context` for what is not judged: approximate
+        figures, and those of a single arm without a tolerance.
+    """
     value, tolerance = claim.value, claim.tolerance
     if claim.approximate or (tolerance is None and not claim.is_contrast):
         return "context"
@@ -182,18 +185,20 @@ def _unequal_arms(experiment: Experiment, places: Sequence[tuple[Block | None, s
 
 
 def over_examples(places: Sequence[tuple[Block | None, str]], column: str) -> tuple[float, float] | None:
-    """What the examples of one pair of runs (or of one run) say: the 95% bootstrap interval, in the order of the places
-    (treatment, reference); None without their outcomes, or with several seeds."""
-    runs = [[run for run in block.runs if run.arm == arm] if block else [] for block, arm in places]
-    outcomes = [found for own in runs if (found := _outcomes(own, column)) is not None]
-    if len(outcomes) < len(runs) or len({len(found) for found in outcomes}) != 1:
-        return None
-    return statistics.bootstrap_interval(*outcomes)
+    """Return the 95% bootstrap interval over the examples of one run, or of one pair of runs.
 
+    Args:
+        places: The block and arm of the treatment, then of the reference.
+        column: A column of accuracies.
 
-def _outcomes(runs: Sequence[Run], column: str) -> NDArray[np.bool_] | None:
-    """The per-example outcomes of the one run that has them."""
-    own = [run for run in runs if column in run.found]
-    if len(own) != 1:
-        return None
-    return own[0].store.correct(own[0].cell_id, own[0].found[column].perturbation_id)
+    Returns:
+        The interval; None with several seeds, or without knowing which examples are correct.
+    """
+    outcomes: list[Mask] = []
+    for block, arm in places:
+        runs = [run for run in block.runs if run.arm == arm and column in run.records] if block else []
+        correct = runs[0].store.correct(runs[0].cell_id, runs[0].records[column].perturbation_id) if runs else None
+        if len(runs) != 1 or correct is None:
+            return None
+        outcomes.append(correct)
+    return statistics.bootstrap_interval(*outcomes) if len({len(correct) for correct in outcomes}) == 1 else None

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from bn_vuln import records
 from bn_vuln.analysis.statistics import Estimate, estimate
 from bn_vuln.config import DISTANCE_SUFFIX, EVALUATION_SEPARATOR, LOSS_SUFFIX, Cell
-from bn_vuln.records import Store
+from bn_vuln.records import Flag, MeasurementRecord, Record, Store, TrainingRecord
+from bn_vuln.typing import Plain
 
 
 @dataclass(frozen=True)
@@ -23,21 +22,24 @@ class Run:
     arm: str
     store: Store
     cell_id: str
-    training: records.TrainingRecord | None
-    found: dict[str, records.Record]
-    measured: dict[str, records.MeasurementRecord]
+    training: TrainingRecord | None
+    records: dict[str, Record]
+    measurements: dict[str, MeasurementRecord]
 
     @property
     def failed(self) -> bool:
+        """True if the training did not learn."""
         return self.training is not None and self.training.state == "failed"
 
     def value(self, column: str) -> float | None:
-        """Its number in a column that is not derived: an accuracy, a loss, a distance, a measurement or a detail of
-        one; None where there is none."""
-        if column in self.measured:
-            return self.measured[column].value
-        if column in self.found:
-            return self.found[column].accuracy
+        """Return its number in a column that is not derived; None where there is none.
+
+        That is an accuracy, a loss, a distance, a measurement, or a detail of one.
+        """
+        if column in self.measurements:
+            return self.measurements[column].value
+        if column in self.records:
+            return self.records[column].accuracy
         record, measurement, name = (
             self.record(column),
             self.measurement(column),
@@ -47,44 +49,47 @@ class Run:
             return record.loss if name.endswith(LOSS_SUFFIX) else record.mean_distance
         return measurement.details.get(name.rpartition(".")[2]) if measurement else None
 
-    def record(self, column: str) -> records.Record | None:
-        """The record that a column's number is from; None for a measurement."""
+    def record(self, column: str) -> Record | None:
+        """Return the record that a column's number is from; None for a measurement."""
         name, at, where = column.partition(EVALUATION_SEPARATOR)
-        return self.found.get(column) or self.found.get(
+        return self.records.get(column) or self.records.get(
             name.removesuffix(LOSS_SUFFIX).removesuffix(DISTANCE_SUFFIX) + at + where
         )
 
-    def measurement(self, column: str) -> records.MeasurementRecord | None:
-        """The measurement that a column's number is from, or that it is a detail of; None for a perturbation."""
+    def measurement(self, column: str) -> MeasurementRecord | None:
+        """Return the measurement that a column is, or is a detail of; None for a perturbation."""
         name, at, where = column.partition(EVALUATION_SEPARATOR)
-        return self.measured.get(column) or self.measured.get(name.rpartition(".")[0] + at + where)
+        return self.measurements.get(column) or self.measurements.get(name.rpartition(".")[0] + at + where)
 
-    def has_no(self, column: str) -> bool:
-        """Whether it was measured that the model has no such number, as without BN the distance of its statistics."""
+    def is_not_applicable(self, column: str) -> bool:
+        """Return True if the model has no such number, as without BN the distance of its statistics."""
         measurement = self.measurement(column)
         return measurement is not None and measurement.value is None
 
     def examples(self, column: str) -> int | None:
-        """How many examples its number in a column that is not derived is from."""
+        """Return the number of examples behind its number in a column that is not derived."""
         record = self.record(column) or self.measurement(column)
         return record.n if record else None
 
 
 @dataclass(frozen=True)
 class Value:
-    """The numbers of one arm in one column, by seed, with the flags of their records. `failed` and `missing` count
-    seeds that did not train, or have no record yet: they are never averaged in. Where a model has no such number, as
-    without BN the distance of its statistics, none counts. `n_examples`: None where a derived column is computed from
-    columns of different numbers of them."""
+    """The numbers of one arm in one column, by seed, with the flags of their records.
+
+    `failed` and `missing` count seeds that did not train, or have no record yet: they are never averaged in. A seed
+    whose model has no such number is in neither. `n_examples` is None where a derived column is computed from columns
+    of different numbers of examples.
+    """
 
     by_seed: dict[int, float]
     failed: int
     missing: int
-    flags: tuple[records.Flag, ...]
+    flags: tuple[Flag, ...]
     n_examples: int | None
 
     @property
     def estimate(self) -> Estimate | None:
+        """Mean, SEM and n over the seeds; None without a seed."""
         return estimate(list(self.by_seed.values())) if self.by_seed else None
 
 
@@ -100,20 +105,20 @@ class Difference:
 class Block:
     """The rows of the table that share `where` (values of the layout's row keys): arm -> column -> value."""
 
-    where: dict[str, Any]
+    where: Plain
     arms: dict[str, dict[str, Value]]
     differences: dict[str, Difference]
     runs: tuple[Run, ...]
     selected: bool = False
 
 
-def has(block: Block, where: dict[str, Any]) -> bool:
-    """Whether a block has these values of its row keys."""
+def has(block: Block, where: Plain) -> bool:
+    """Return True if a block has these values of its row keys."""
     return all(block.where.get(key) == value for key, value in where.items())
 
 
 def mean_over_arms(block: Block, name: str) -> float | None:
-    """The mean of the arms' numbers in a column; None unless every arm has one and no seed of it failed."""
+    """Return the mean of the arms' numbers in a column; None unless every arm has one and no seed of it failed."""
     values = [arm[name] for arm in block.arms.values()]
     estimates = [value.estimate for value in values]
     if any(e is None for e in estimates) or any(value.failed for value in values):

@@ -395,7 +395,9 @@ def _state(results: Results, run: Run, column: str, value: Value) -> str:
         return "measured"
     if run.failed:
         return "failed"
-    return "none" if any(run.has_no(part) for part in results.experiment.source_columns(column)) else "missing"
+    return (
+        "none" if any(run.is_not_applicable(part) for part in results.experiment.source_columns(column)) else "missing"
+    )
 
 
 def to_json(results: Results) -> dict[str, Any]:

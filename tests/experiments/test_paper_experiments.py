@@ -469,8 +469,8 @@ def test_a_smoke_run_trains_measures_and_is_reported(smokes: Path, name: str, re
     assert results.cells == len(runner.tasks(chosen))
     runs = [run for block in results.blocks for run in block.runs]
     measured = {plan.column(name): plan for plan in chosen.plans for name in with_eps_grid(plan.perturbations)}
-    assert {tuple(run.found) for run in runs} == {tuple(measured)}
-    assert {tuple(run.measured) for run in runs} == {tuple(chosen.measurements)}
+    assert {tuple(run.records) for run in runs} == {tuple(measured)}
+    assert {tuple(run.measurements) for run in runs} == {tuple(chosen.measurements)}
     empty = {
         (arm, column)
         for block in results.blocks

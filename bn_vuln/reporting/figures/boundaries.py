@@ -57,7 +57,7 @@ def _arrays(results: Results) -> tuple[Arrays | None, Arrays | None]:
 
 
 def _of(run: Run) -> Arrays:
-    record = next((record for name, record in run.measured.items() if EVALUATION_SEPARATOR not in name), None)
+    record = next((record for name, record in run.measurements.items() if EVALUATION_SEPARATOR not in name), None)
     if record is None:
         return {}
     return run.store.measurement_arrays(run.cell_id, record.measurement_id)

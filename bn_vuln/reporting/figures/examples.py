@@ -115,7 +115,7 @@ def _arm(results: Results, block: Block, name: str, seed: int) -> _Arm | None:
 def _nearest_of(results: Results, run: Run) -> Arrays:
     """The arrays of its first minimum-norm attack."""
     for name, options in results.experiment.perturbations.items():
-        record = run.found.get(name) if options.kind == "minimal" else None
+        record = run.records.get(name) if options.kind == "minimal" else None
         if record:
             arrays = run.store.arrays(run.cell_id, record.perturbation_id)
             return arrays if "adversarial" in arrays else {}
@@ -124,7 +124,7 @@ def _nearest_of(results: Results, run: Run) -> Arrays:
 
 def _fooling_of(results: Results, run: Run) -> Arrays:
     for name, options in results.experiment.measurements.items():
-        if options.kind == "fooling" and (record := run.measured.get(name)):
+        if options.kind == "fooling" and (record := run.measurements.get(name)):
             return run.store.measurement_arrays(run.cell_id, record.measurement_id)
     return {}
 

@@ -33,7 +33,7 @@ def figure(results: Results, form: str) -> list[Drawn]:
 
 def _caption(results: Results) -> str:
     names = {name for name, options in results.experiment.measurements.items() if options.kind == "spectrum"}
-    n = len({run.cell.seed for block in results.blocks for run in block.runs if names & run.measured.keys()})
+    n = len({run.cell.seed for block in results.blocks for run in block.runs if names & run.measurements.keys()})
     return (
         f"Along the principal components of the training images, mean over n = {n} {'seed' if n == 1 else 'seeds'}. "
         "Left: gain, the RMS change of the logits for a step of length 1 along a component, relative to that along the "
@@ -45,7 +45,7 @@ def _caption(results: Results) -> str:
 
 def _spectrum(results: Results, run: Run) -> Spectrum:
     for name, options in results.experiment.measurements.items():
-        if options.kind == "spectrum" and (record := run.measured.get(name)):
+        if options.kind == "spectrum" and (record := run.measurements.get(name)):
             return run.store.measurement_arrays(run.cell_id, record.measurement_id)
     return {}
 
