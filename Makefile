@@ -14,7 +14,7 @@ test-all: ## the same with the slow tests
 	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-fail-under=90
 
 docs: ## the documentation, into site/
-	bash tools/environment.sh docs
+	bash tools/environment.sh test,docs
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 environment: ## .venv with everything a developer needs
