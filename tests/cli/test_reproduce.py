@@ -1,0 +1,142 @@
+"""`bnvuln reproduce` and `bnvuln scale-input`: what they ask of the api, and what they say before."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bn_vuln.config.grid import expand
+from bn_vuln.errors import BnvulnError
+from bn_vuln.experiments import catalog, cost_estimate
+
+WIDTH = ["scale-input", "--width"]
+
+
+@pytest.fixture
+def reproduced(monkeypatch):
+    """The calls of `api.reproduce`, which then stops the command."""
+    calls = []
+
+    def reproduce(name, **options):
+        calls.append((name, options))
+        raise BnvulnError("stopped")
+
+    monkeypatch.setattr("bn_vuln.api.reproduce", reproduce)
+    monkeypatch.setattr(cost_estimate, "flops_per_second", lambda: 1e9)
+    return calls
+
+
+def asked(calls):
+    """The one call, without its progress."""
+    ((name, options),) = calls
+    return name, {key: value for key, value in options.items() if key != "progress"}
+
+
+def test_reproduce_asks_for_one_experiment(bnvuln, reproduced, tmp_path):
+    options = ["--scale", "quick", "--set", "seeds=[1]", "--out", tmp_path, "--jobs", "2", "--strategy", "none", "-q"]
+    code, out, err = bnvuln("reproduce", "table6", *options)
+    assert (code, out) == (1, "")
+    cost = catalog.experiment("table6", "quick").cost["quick"]
+    assert err.startswith(f"table6 at scale quick: the whole of it takes about {cost} on two cores with --jobs 2\n")
+    assert asked(reproduced) == (
+        "table6",
+        {"scale": "quick", "root": tmp_path, "jobs": 2, "strategy": "none", "overrides": ("seeds=[1]",)},
+    )
+
+
+def test_without_a_known_cost_the_cells_are_counted(bnvuln, reproduced, monkeypatch, tmp_path):
+    chosen = catalog.experiment("table6", "quick").model_copy(update={"cost": {}})
+    monkeypatch.setattr(catalog, "experiment", lambda *_: chosen)
+    assert "table6 at scale quick: 6 cells" in bnvuln("reproduce", "table6", "--out", tmp_path)[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "overrides", "name"),
+    [
+        (["56"], ("grid.data.width=[56]",), "scale_input"),
+        (
+            ["28", "--weight-decay", "1/100", "--set", "train.epochs=2"],
+            ("grid.data.width=[28]", "weight_decay=0.01", "train.epochs=2"),
+            "scale_input_l2",
+        ),
+    ],
+)
+def test_scale_input_says_how_long_and_asks_for_one_experiment(bnvuln, reproduced, tmp_path, options, overrides, name):
+    code, _, err = bnvuln(*WIDTH, *options, "--out", tmp_path)
+    assert code == 1
+    assert f"{name} at scale quick: 2 of 2 trainings and evaluations to do, about" in err
+    found, how = asked(reproduced)
+    assert (found, how["overrides"], how["scale"]) == (name, overrides, "quick")
+
+
+def test_an_estimate_runs_nothing(bnvuln, reproduced, tmp_path):
+    code, out, err = bnvuln(*WIDTH, "56", "--estimate", "--json", "--out", tmp_path / "runs")
+    assert code == 0
+    assert json.loads(out)["seconds"] > 0
+    assert "about" in err
+    assert bnvuln(*WIDTH, "56", "--estimate", "--out", tmp_path / "runs")[1] == ""
+    assert (reproduced, (tmp_path / "runs").exists()) == ([], False)
+
+
+def test_the_pair_of_scale_input_is_that_of_table6_at_the_width():
+    ours, paper = (
+        expand(catalog.experiment(name, "full", ["grid.data.width=[84]"])) for name in ("scale_input", "table6")
+    )
+    assert ours == paper
+    quick = catalog.experiment("scale_input", "quick", ["grid.data.width=[84]"])
+    assert {(cell.data.limit, cell.seed) for cell in expand(quick)} == {(10000, 0)}
+    assert quick.evaluation.limit == 500
+    cells = expand(catalog.experiment("scale_input_l2", "quick", ["grid.data.width=[28]", "weight_decay=0.05"]))
+    assert {(cell.normalization.name, cell.weight_decay) for cell in cells} == {("none", 0.05), ("batch", 0.05)}
+
+
+@pytest.mark.parametrize("command", [["reproduce", "table6", "--set", "seeds=[0]"], [*WIDTH, "30"]], ids=" ".join)
+def test_a_dry_run_prints_the_cells_and_makes_nothing(bnvuln, reproduced, tmp_path, command):
+    n = 6 if command[0] == "reproduce" else 2
+    code, out, _ = bnvuln(*command, "--dry-run", "--out", tmp_path / "runs")
+    assert code == 0
+    assert f"{n} cells:" in out
+    printed = json.loads(bnvuln(*command, "--dry-run", "--json")[1])
+    assert len({cell["id"] for cell in printed["cells"]}) == n
+    assert (reproduced, (tmp_path / "runs").exists()) == ([], False)
+
+
+def test_the_list_has_claim_cost_and_state(bnvuln, tmp_path):
+    out = bnvuln("reproduce", "--list", "--out", tmp_path)[1]
+    assert [name for kind in ("paper", "beyond") for name in catalog.names(kind) if name not in out] == []
+    assert "smoke 0/2 cells" in out
+    rows = json.loads(bnvuln("reproduce", "--list", "--json", "--out", tmp_path)[1])["experiments"]
+    assert all(row["claim"] and row["cost"] for row in rows)
+
+
+MISTAKES = [
+    (["reproduce", "tabel6"], ["did you mean 'table6'"]),
+    (["reproduce", "nowhere.yaml"], ["nowhere.yaml: no such file"]),
+    (["reproduce"], ["--list"]),
+    (["reproduce", "table1", "--scale", "cpu"], ["'cpu'", "smoke"]),
+    (["reproduce", "table6", "--set", "perturbations.bim.eps=-1"], ["perturbations.bim.eps", "-1"]),
+    (["reproduce", "table6", "--set", "grid.data.width=[0]"], ["data.width", "0"]),
+    (["reproduce", "table6", "--jobs", "0"], ["--jobs"]),
+    (["scale-input"], ["--width"]),
+    ([*WIDTH, "wide"], ["--width", "'wide'"]),
+    ([*WIDTH, "27", "--estimate"], ["data.width", ">= 28", "27"]),
+    ([*WIDTH, "28", "--weight-decay", "0"], ["--weight-decay", "> 0"]),
+    ([*WIDTH, "28", "--scale", "cpu"], ["'cpu'", "quick"]),
+]
+
+
+def test_mistakes_exit_2_with_one_clear_message(bnvuln, reproduced, tmp_path):
+    for words, fragments in MISTAKES:
+        code, out, err = bnvuln(*words, "--out", tmp_path / "runs")
+        assert (code, out) == (2, ""), words
+        assert "Traceback" not in err
+        assert [fragment for fragment in fragments if fragment not in err] == [], err
+    assert (reproduced, (tmp_path / "runs").exists()) == ([], False)
+
+
+def test_a_net_that_does_not_fit_into_memory_is_said_before_it_is_made(bnvuln, reproduced, tmp_path):
+    code, out, err = bnvuln(*WIDTH, "100000", "--out", tmp_path / "runs", "--estimate")
+    assert (code, out) == (1, "")
+    assert "GiB for its weights" in err
+    assert "Traceback" not in err

@@ -1,0 +1,92 @@
+"""The Python API: configs as plain dicts, suites as mappings, and what it refuses."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from bn_vuln import api, config, records
+from bn_vuln.errors import BnvulnError, ConfigError, UsageError
+from bn_vuln.experiments import catalog
+
+
+@pytest.fixture
+def pair(runs, tmp_path):
+    """Copies of the trained pair, to write into."""
+    return {name: shutil.copytree(folder, tmp_path / name) for name, folder in runs.items()}
+
+
+def test_it_trains_attacks_and_evaluates_from_plain_dicts(tmp_path):
+    plain = {
+        "data": {"limit": 1000},
+        "arch": {"name": "mlp", "hidden": [16]},
+        "normalization": "batch",
+        "train": {"epochs": 1, "batch_size": 50, "lr": "1/10"},
+    }
+    trained = api.train(plain, tmp_path / "run")
+    assert trained.record.state == "trained"
+    assert api.newest_run(tmp_path) == tmp_path / "run"
+    attacked = api.attack(tmp_path / "run", {"attack": "fgsm", "eps": "8/255"}, limit=20)
+    assert attacked.record.n == 20
+    measured = api.evaluate(tmp_path / "run", "quick", limit=20)
+    assert measured["fgsm_inf"].accuracy == attacked.record.accuracy
+
+
+def test_suites_resolve_with_data_and_limit_on_top():
+    evaluation, perturbations = api.resolve_suite("quick", limit=7)
+    assert evaluation.limit == 7
+    assert perturbations == catalog.suite("quick").perturbations
+    assert api.resolve_suite({"clean": config.Clean()})[0] == config.Evaluation()
+
+
+def test_measurements_and_perturbations_may_be_mappings(pair, tmp_path):
+    folder = tmp_path / "kept"
+    found = api.measure(pair["batch"], {"angle": {"kind": "tilt"}}, limit=20, split="validation", folder=folder)
+    assert found["angle"].unit == "deg"
+    assert found["angle"].measurement["split"] == "validation"
+    assert records.read_measurement(records.measurement_path(folder, found["angle"].measurement_id)) == found["angle"]
+    noisy = api.evaluate(pair["batch"], {"noise": {"kind": "awgn", "std": "1/10"}}, limit=20, folder=folder)
+    assert records.read_records(folder) == [noisy["noise"]]
+    assert api.measure(pair["batch"], "quick") == {}
+    with pytest.raises(ConfigError, match=r"suite: measurements.angle: expected one of tilt, .*did you mean 'tilt'"):
+        api.measure(pair["batch"], {"angle": {"kind": "tlit"}})
+
+
+def test_splits_have_different_examples(runs):
+    losses = {s: api.evaluate(runs["none"], "quick", split=s, limit=40)["clean"].loss for s in ("test", "validation")}
+    assert len({*losses.values()}) == 2
+
+
+def test_what_statistics_of_the_batch_do_not_allow_is_refused_before_anything_is_measured(bnvuln, pair):
+    options = ["--suite", "mechanism", "--bn-statistics", "batch", "--limit", "40"]
+    before = {path for path in pair["batch"].rglob("*") if path.is_file()}
+    code, out, err = bnvuln("evaluate", pair["batch"], *options)
+    assert (code, out) == (2, "")
+    assert "bn_statistics: batch: tilt, spectrum and fooling images are of single examples" in err
+    assert {path for path in pair["batch"].rglob("*") if path.is_file()} == before
+
+
+def test_an_external_model_keeps_its_records_under_its_id(bnvuln, pair, tmp_path):
+    model = pair["none"] / "model.keras"
+    options = ["--data", "mnist", "--attack", "fgsm", "--limit", "20", "--runs", tmp_path / "r", "-q"]
+    assert bnvuln("attack", model, *options)[0] == 0
+    (folder,) = (tmp_path / "r").iterdir()
+    assert len(records.read_records(folder)) == 2
+    assert api.open_classifier(model, dataset="mnist").id == folder.name
+
+
+def test_runs_without_common_records_are_not_compared(pair):
+    fgsm = {"kind": "attack", "attack": "fgsm", "eps": 0.1}
+    with pytest.raises(UsageError, match="no records here; measure it first"):
+        api.compare(pair["none"], pair["batch"])
+    for name, limit in (("none", 20), ("batch", 30)):
+        api.evaluate(pair[name], {"fgsm": fgsm}, limit=limit, folder=pair[name])
+    with pytest.raises(BnvulnError, match="share no perturbation"):
+        api.compare(pair["none"], pair["batch"])
+
+
+@pytest.mark.parametrize("target", ["nothing", "nothing.h5"])
+def test_a_target_that_is_neither_run_nor_model_is_refused(target):
+    with pytest.raises(UsageError, match=r"expected a run folder or a \.keras file; no such file"):
+        api.open_classifier(target)
