@@ -74,22 +74,19 @@ def test_table13_changes_the_learning_rate_with_the_width_as_its_settings_do() -
     assert used("table13", *keys) == used("table13_settings", *keys)
 
 
-@pytest.mark.parametrize(("name", "users"), USED_BY.items())
-def test_settings_are_chosen_on_validation_images_by_other_seeds(name: str, users: tuple[str, ...]) -> None:
-    settings = catalog.experiment(name)
-    assert settings.evaluation.split == "validation"
-    assert settings.table.selection_rule is not None
-    for user in users:
-        experiment = catalog.experiment(user)
-        assert experiment.evaluation.split == "test"
-        assert set(settings.seeds) & set(experiment.seeds) == set()
+def test_settings_are_chosen_on_validation_images_by_other_seeds() -> None:
+    for name, users in USED_BY.items():
+        settings = catalog.experiment(name)
+        assert settings.evaluation.split == "validation"
+        for user in users:
+            experiment = catalog.experiment(user)
+            assert experiment.evaluation.split == "test"
+            assert set(settings.seeds) & set(experiment.seeds) == set()
 
 
-@pytest.mark.parametrize(
-    ("name", "by"), [("table6_settings", "clean"), ("table1_settings", "clean"), ("table13_settings", "bim")]
-)
-def test_what_decides(name: str, by: str) -> None:
-    choice = catalog.experiment(name).table.selection_rule
-    assert choice is not None
-    assert choice.by == by
-    assert (choice.of, choice.within) == (("clean", 0.01) if by == "bim" else (None, 0.0))
+def test_the_rules_that_choose_the_settings() -> None:
+    for name, by in (("table6_settings", "clean"), ("table1_settings", "clean"), ("table13_settings", "bim")):
+        rule = catalog.experiment(name).table.selection_rule
+        assert rule is not None
+        assert rule.by == by
+        assert (rule.of, rule.within) == (("clean", 0.01) if by == "bim" else (None, 0.0))
