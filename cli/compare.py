@@ -39,17 +39,17 @@ def command(first: Path, second: Path, as_json: bool) -> None:
         o.print_json({"first": str(first), "second": str(second), "pairs": [_plain(pair) for pair in pairs]})
         return
     from bn_vuln.config import describe_fields
-    from bn_vuln.reporting.tables import TextTable, markdown_table, percent
+    from bn_vuln.reporting.tables import TextTable, format_estimate, markdown_table
 
     notes = list(dict.fromkeys(flag.text for p in pairs for r in (p.first, p.second) for flag in r.flags))
     rows = [
         [describe_fields(p.first.perturbation), str(p.first.n), f"{100 * p.first.accuracy:.2f}",
-         f"{100 * p.second.accuracy:.2f}", percent(p.difference, signed=True), _flags(p, notes)]
+         f"{100 * p.second.accuracy:.2f}", format_estimate(p.difference, signed=True), _flags(p, notes)]
         for p in pairs
     ]  # fmt: skip
-    heads = ["under", "examples", "first, %", "second, %", "second \N{MINUS SIGN} first, points ± SE over examples"]
+    header = ["under", "examples", "first, %", "second, %", "second \N{MINUS SIGN} first, points ± SE over examples"]
     numbered = tuple(f"[{i}] {note}" for i, note in enumerate(notes, 1))
-    click.echo(markdown_table(TextTable("", [*heads, "flags"], rows, notes=numbered)))
+    click.echo(markdown_table(TextTable("", [*header, "flags"], rows, notes=numbered)))
     click.echo(f"\nfirst: {first}\nsecond: {second}\none pair of runs: the spread over seeds is unknown (n = 1)")
 
 

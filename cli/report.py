@@ -33,12 +33,12 @@ def command(folder: Path, form: str, as_json: bool) -> None:
     """Write the report of a results folder into DIR/report, from its records; nothing is trained or measured."""
     _refuse_a_parent(folder)
     from bn_vuln.records import open_store
-    from bn_vuln.reporting import aggregate, pages, tables
+    from bn_vuln.reporting import aggregate, exports, pages
 
     written = pages.write(folder, form)  # type: ignore[arg-type]
     if as_json:
         store = open_store(folder)
-        results = [tables.to_json(aggregate.aggregate(experiment, store)) for experiment in store.experiments()]
+        results = [exports.to_json(aggregate.aggregate(experiment, store)) for experiment in store.experiments()]
         o.print_json({"files": [str(path) for path in written], "experiments": results})
         return
     for path in written:

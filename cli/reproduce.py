@@ -80,7 +80,7 @@ def _announcement(experiment: Experiment, out: Path) -> str:
 def run_and_print(name: str, scale: Scale, overrides: Sequence[str], options: o.Options) -> None:
     """Run an experiment, print its tables and write its report; with --check, exit with 1 for a verdict that fails."""
     from bn_vuln import api
-    from bn_vuln.reporting import pages, tables
+    from bn_vuln.reporting import exports, pages
 
     out: Path = options["out"]
     results = api.reproduce(
@@ -92,7 +92,7 @@ def run_and_print(name: str, scale: Scale, overrides: Sequence[str], options: o.
         overrides=overrides,
         progress=o.progress(options["quiet"]),
     )
-    o.print_json(tables.to_json(results)) if options["as_json"] else _print(results)
+    o.print_json(exports.to_json(results)) if options["as_json"] else _print(results)
     forms: tuple[Format, ...] = ("md", "csv", "tex", "html")  # the page comes last, where it is seen
     for form in forms:
         for path in pages.write(out, form, results.experiment):
@@ -105,7 +105,7 @@ def _print(results: Results) -> None:
     from bn_vuln.reporting import tables
 
     click.echo(f"{results.experiment.title}\nClaim: {results.experiment.claim}\n")
-    for table in tables.tables(results):
+    for table in tables.result_tables(results):
         click.echo(f"{table.title}\n{tables.markdown_table(table)}\n")
     for note in results.experiment.notes:
         click.echo(f"Note: {note}\n")

@@ -108,8 +108,8 @@ def _print(transfers: TransferResult, matrix: bool) -> None:
     )
     # A file or a pipe has no width that a table would have to fit into.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 100_000)
-    console.print(f"{report.where(transfers)}\n", markup=False, soft_wrap=True)
+    console.print(f"{report.describe(transfers)}\n", markup=False, soft_wrap=True)
     for table in tables:
         console.print(report.terminal_table(table))
-    for remark in report.remarks(transfers):
-        console.print(remark, markup=False, soft_wrap=True)
+    for line in report.flag_lines(transfers):
+        console.print(line, markup=False, soft_wrap=True)

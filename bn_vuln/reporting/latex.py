@@ -6,11 +6,11 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from bn_vuln.reporting import summary, tables
+from bn_vuln.reporting import summary
 from bn_vuln.reporting.aggregate import Results
-from bn_vuln.reporting.tables import MISSING, TextTable
+from bn_vuln.reporting.tables import MISSING, TextTable, result_tables
 
-# What LaTeX does not set as it stands. It knows accents, dashes, quotes, degrees and the like of UTF-8.
+# Characters that LaTeX does not set as they stand. It knows accents, dashes, quotes, degrees and the like of UTF-8.
 _GREEK = ("alpha", "beta", "gamma", "delta", "epsilon", "eta", "theta", "kappa", "mu", "rho", "sigma", "tau", "phi")
 ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -23,8 +23,8 @@ ESCAPES = {
 _TABLE = str.maketrans(ESCAPES)
 
 
-def latex(results: Results) -> str:
-    """All tables of an experiment, under a comment that says where they come from and what they need."""
+def latex_tables(results: Results) -> str:
+    """Return all tables of an experiment, under a comment with title, command, versions and the package they need."""
     lines = [
         results.experiment.title,
         f"Command: {summary.command(results)}",
@@ -32,13 +32,17 @@ def latex(results: Results) -> str:
         r"Needs \usepackage{booktabs}",
     ]
     comment = "\n".join(f"% {' '.join(line.split())}" for line in lines)
-    return "\n\n".join([comment, *(latex_table(table) for table in tables.tables(results))]) + "\n"
+    return "\n\n".join([comment, *(latex_table(table) for table in result_tables(results))]) + "\n"
 
 
 def latex_table(table: TextTable) -> str:
-    """One `table` with its title as caption: numbers to the right, differences in bold, notes under it."""
-    words = table.text_columns
-    columns = "".join("l" if i in words else "r" for i in range(len(table.heads)))
+    """Return one `table` with its title as caption: numbers to the right, differences in bold, notes under it."""
+    columns = "".join("l" if i in table.text_columns else "r" for i in range(len(table.header)))
+    rows = []
+    for i, row in enumerate(table.rows):
+        rows.append(latex_row(row, bold=i in table.differences))
+        if i in table.differences and i + 1 < len(table.rows):
+            rows.append(r"  \addlinespace")  # a block ends with its difference
     notes = [rf"  {escape(note)}\par" for note in table.notes]
     lines = [
         r"\begin{table}",
@@ -46,9 +50,9 @@ def latex_table(table: TextTable) -> str:
         rf"  \caption{{{escape(table.title)}}}",
         rf"  \begin{{tabular}}{{{columns}}}",
         r"  \toprule",
-        _row(table.heads),
+        latex_row(table.header),
         r"  \midrule",
-        *_rows(table),
+        *rows,
         r"  \bottomrule",
         r"  \end{tabular}",
         *([r"  \par\medskip\raggedright\footnotesize", *notes] if notes else []),
@@ -57,32 +61,23 @@ def latex_table(table: TextTable) -> str:
     return "\n".join(lines)
 
 
-def _rows(table: TextTable) -> Iterable[str]:
-    """The rows, with some space after a difference, where its block ends."""
-    for i, row in enumerate(table.rows):
-        yield _row(row, bold=i in table.differences)
-        if i in table.differences and i + 1 < len(table.rows):
-            yield r"  \addlinespace"
+def latex_row(cells: Iterable[str], *, bold: bool = False) -> str:
+    r"""Return a row, with a dash for a missing value, alone or before its reason.
 
-
-def _row(cells: Iterable[str], *, bold: bool = False) -> str:
-    texts = [_cell(cell) for cell in cells]
-    return "  " + " & ".join(map(_bold, texts) if bold else texts) + r" \\"
-
-
-def _bold(text: str) -> str:
-    r"""Bold text; "±" and minus signs are mathematics, which \textbf alone leaves thin."""
-    return rf"\textbf{{\boldmath {text}}}" if "$" in text else rf"\textbf{{{text}}}"
-
-
-def _cell(text: str) -> str:
-    """A cell; a missing value is a dash, alone or before its reason."""
-    first, _, reason = text.partition(" ")
-    return " ".join(filter(None, ["--", escape(reason)])) if first == MISSING else escape(text)
+    "±" and minus signs are mathematics, which \textbf alone leaves thin.
+    """
+    texts = []
+    for cell in cells:
+        first, _, reason = cell.partition(" ")
+        text = " ".join(filter(None, ["--", escape(reason)])) if first == MISSING else escape(cell)
+        if bold:
+            text = rf"\textbf{{\boldmath {text}}}" if "$" in text else rf"\textbf{{{text}}}"
+        texts.append(text)
+    return "  " + " & ".join(texts) + r" \\"
 
 
 def escape(text: str) -> str:
-    """Text in one line that LaTeX sets as it is."""
+    """Return text in one line that LaTeX sets as it is."""
     escaped = re.sub("[ \t\n]+", " ", text).translate(_TABLE)
     escaped = re.sub(r"^[\[*]", r"{\g<0>}", escaped)  # would be an argument of the row's end before it
     return re.sub("-(?=-)", "-{}", escaped)  # "--jobs" has two hyphens, not a dash

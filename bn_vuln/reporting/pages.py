@@ -11,7 +11,7 @@ from bn_vuln import config
 from bn_vuln.config import Experiment
 from bn_vuln.experiments import catalog
 from bn_vuln.records import open_store
-from bn_vuln.reporting import latex, summary, tables
+from bn_vuln.reporting import exports, figures, latex, summary, tables
 from bn_vuln.reporting.aggregate import Results, aggregate
 from bn_vuln.runtime.files import atomic_write
 
@@ -21,10 +21,10 @@ Format = Literal["html", "md", "csv", "tex"]
 def render(results: Results, form: Format) -> str:
     """One experiment as `md`, `csv`, `tex` or `html` text."""
     if form == "csv":
-        return tables.csv_text(results)
+        return exports.csv_text(results)
     if form == "md":
         return markdown(results)
-    return latex.latex(results) if form == "tex" else html([results])
+    return latex.latex_tables(results) if form == "tex" else html([results])
 
 
 def write(folder: Path, form: Format = "html", only: Experiment | None = None) -> list[Path]:
@@ -51,10 +51,8 @@ def write(folder: Path, form: Format = "html", only: Experiment | None = None) -
 
 def _write_figures(target: Path, every: Sequence[Results]) -> list[list[tuple[Path, str]]]:
     """Write the figures of each experiment as SVG and PNG. Return, for each, their files and captions."""
-    from bn_vuln.reporting.figures import figures_of_all
-
     written = []
-    for results, svgs, pngs in zip(every, figures_of_all(every), figures_of_all(every, "png"), strict=True):
+    for results, svgs, pngs in zip(every, figures.draw_all(every), figures.draw_all(every, "png"), strict=True):
         stem = catalog.file_stem(results.experiment)
         written.append(
             [
@@ -75,7 +73,7 @@ def markdown(results: Results, pictures: Mapping[str, str] | None = None) -> str
     """An experiment as a Markdown page; `pictures` are the files of its figures, with their captions."""
     experiment = results.experiment
     parts = [f"# {experiment.title}", f"Claim: {experiment.claim}", f"Verdict: {summary.verdicts(results)}"]
-    for table in tables.tables(results):
+    for table in tables.result_tables(results):
         parts += [f"## {table.title}", tables.markdown_table(table)]
     parts += [f"![{experiment.title}]({name})\n\n*{caption}*" for name, caption in (pictures or {}).items()]
     parts += [*(f"- {note}" for note in experiment.notes)]
@@ -86,8 +84,6 @@ def markdown(results: Results, pictures: Mapping[str, str] | None = None) -> str
 def html(results: list[Results]) -> str:
     """One self-contained page: no scripts, no network, light and dark, readable on a phone, printable."""
     import jinja2
-
-    from bn_vuln.reporting.figures import figures_of_all
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("bn_vuln.reporting", "."),
@@ -100,12 +96,12 @@ def html(results: list[Results]) -> str:
             "id": catalog.file_stem(one.experiment),
             "experiment": one.experiment,
             "verdict": summary.verdicts(one),
-            "tables": tables.tables(one),
-            "figures": [_picture(one, *drawn) for drawn in figures],
+            "tables": tables.result_tables(one),
+            "figures": [_picture(one, *figure) for figure in drawn],
             "summary": summary.summary_rows(one),
             "config": config.to_yaml(one.experiment),
         }
-        for one, figures in zip(results, figures_of_all(results), strict=True)
+        for one, drawn in zip(results, figures.draw_all(results), strict=True)
     ]
     return environment.get_template("report.html.jinja").render(sections=sections)
 
@@ -135,9 +131,9 @@ def claims_table(folders: Iterable[Path], link: str = "{folder}/report/{stem}.md
             name, stem = results.experiment.name, catalog.file_stem(results.experiment)
             page = link.format(folder=folder.name, stem=stem, name=name)
             rows.append([f"[{name}]({page})", results.experiment.claim, "", "", "", summary.verdicts(results), ""])
-            for claim in tables.claims(results):
+            for claim in tables.claim_texts(results):
                 if claim.verdict != "context":
-                    place = ", ".join(tables.words(claim.where, named=True))
+                    place = ", ".join(tables.describe_keys(claim.where, named=True))
                     about = f"{place}: {claim.quantity}" if place else claim.quantity
                     rows.append(["", about, claim.under, claim.published, claim.ours, claim.verdict, claim.remark])
     lines = [" | ".join(text.replace("|", "\\|") for text in row) for row in (heads, *rows)]

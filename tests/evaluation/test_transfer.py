@@ -140,7 +140,7 @@ def test_without_success_on_the_source_there_is_no_rate(run):
     assert (pair.record.eligible, pair.record.transfer_rate, pair.rate.interval()) == (0, None, None)
     assert pair.accuracy.rate == pair.clean.rate
     assert report.matrix_table(found, report.QUANTITIES[0]).rows == [["left", "-", "-"]]
-    assert np.isnan(report.values(found, report.QUANTITIES[0])).all()
+    assert np.isnan(report.rates(found, report.QUANTITIES[0])).all()
 
 
 def test_a_target_gets_the_images_that_the_evaluation_keeps(run, monkeypatch):
@@ -329,7 +329,7 @@ def test_transfer_that_succeeds_no_more_than_the_white_box_attack_passes():
 
 def test_sound_linear_models_get_no_flag(everything):
     assert everything.flags() == {}
-    assert report.remarks(everything) == []
+    assert report.flag_lines(everything) == []
 
 
 def test_a_model_that_masks_its_gradients_is_flagged(folder, tmp_path):
@@ -346,7 +346,7 @@ def test_a_model_that_masks_its_gradients_is_flagged(folder, tmp_path):
     assert list(found.flags()) == [(plain, hidden)]
     assert found.flags()[plain, hidden].value == pytest.approx(found.pairs[plain, hidden].success.rate)
     assert [flag.check for flag in found.pairs[plain, hidden].record.target_flags] == [4]
-    remarks = report.remarks(found)
+    remarks = report.flag_lines(found)
     assert len(remarks) == 3
     assert "check 4" in remarks[0]
     assert "check 8: random points" in remarks[1]
@@ -366,7 +366,7 @@ def test_points_of_several_eps_are_not_transferred():
 def test_the_matrix_has_sources_in_rows(everything):
     pairs, names = by_name(everything), list(WEIGHTS)
     for quantity, of in zip(report.QUANTITIES, ("transfer_rate", "accuracy"), strict=True):
-        grid = report.values(everything, quantity)
+        grid = report.rates(everything, quantity)
         assert grid.shape == (4, 4)
         for (row, column), value in np.ndenumerate(grid):
             record = pairs[names[row], names[column]].record
@@ -381,7 +381,7 @@ def test_the_heat_maps_show_the_numbers_and_their_captions_n_and_the_attack(ever
         (svg,) = [p for p in written if p.name.endswith(f"-{quantity.name}.svg")]
         texts = [e.text for e in ElementTree.parse(svg).iter() if e.tag.endswith("}text")]
         numbers = [text for text in texts if re.fullmatch(r"\d+\.\d", text)]
-        assert numbers == [f"{value:.1f}" for value in report.values(found, quantity).ravel()]
+        assert numbers == [f"{value:.1f}" for value in report.rates(found, quantity).ravel()]
         numbered = {f"{number}: {name}" for number, name in enumerate(WEIGHTS, 1)}
         assert {*numbered, *"1234", "source", "target", f"{quantity.title}, %"} <= set(texts)
         caption = report.caption(found, quantity)

@@ -94,7 +94,7 @@ def test_a_round_trip_is_equal_to_the_byte(tmp_path: Path, yaml: str) -> None:
 
 def test_reports_are_the_same(tmp_path: Path, yaml: str) -> None:
     api.publish(yaml, tmp_path / "packed", source=run(tmp_path / "runs"))
-    made = [tables.to_json(aggregate(EXPERIMENT, tmp_path / name)) for name in ("runs", "packed")]
+    made = [exports.to_json(aggregate(EXPERIMENT, tmp_path / name)) for name in ("runs", "packed")]
     assert made[0] == made[1]
     assert made[0]["rows"][0]["n"] == 2
     pages.write(tmp_path / "packed", "csv")

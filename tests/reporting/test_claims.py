@@ -16,7 +16,7 @@ from bn_vuln.config import Cell, Claim, Experiment, validate
 from bn_vuln.config.grid import arm_of, check_layout, expand
 from bn_vuln.errors import ConfigError
 from bn_vuln.records import Flag
-from bn_vuln.reporting import tables
+from bn_vuln.reporting import exports, tables
 from bn_vuln.reporting.aggregate import Results, aggregate
 from bn_vuln.reporting.claims import Comparison, judge
 
@@ -598,7 +598,7 @@ def test_named_arms_in_the_tables(tmp_path: Path) -> None:
     )
     assert list(found.blocks[0].arms) == ["plain", "decayed", "BN"]
     table = tables.accuracy_table(found)
-    assert table.heads == ["arm", "n", "clean, %", "BIM, %"]
+    assert table.header == ["arm", "n", "clean, %", "BIM, %"]
     assert [row[0] for row in table.rows] == ["plain", "decayed", "BN", f"BN {MINUS} plain"]
     beside = tables.comparison_table(found)
     assert beside is not None
@@ -760,7 +760,7 @@ def test_columns_have_their_units_in_the_tables(tmp_path: Path) -> None:
     found = results(tmp_path, small(**MEASURED), measured)
     table = tables.accuracy_table(found)
     assert table.title == "Measured, mean ± SEM over n seeds"
-    assert table.heads[3:] == ["BIM, %", "BIM loss, nats", "angle, deg", "low-variance energy, %"]
+    assert table.header[3:] == ["BIM, %", "BIM loss, nats", "angle, deg", "low-variance energy, %"]
     sem = "± 0.07", "± 0.0007", "± 0.00", "± 0.07"
     assert [row[3:] for row in table.rows] == [
         [f"20.00 {sem[0]}", f"1.2500 {sem[1]}", f"8.00 {sem[2]}", f"25.00 {sem[3]}"],
@@ -860,8 +860,8 @@ def shown(root: Path, experiment: Experiment, **options: Any) -> tuple[str, tupl
     found = results(root, experiment, by_arm(ONE_SEED), **options)
     table = tables.comparison_table(found)
     assert table is not None
-    (row,), (plain,) = table.rows, json.loads(json.dumps(tables.to_json(found)))["comparisons"]
-    return row[table.heads.index("ours ± SEM (n)")], table.notes, plain["interval_over_examples"]
+    (row,), (plain,) = table.rows, json.loads(json.dumps(exports.to_json(found)))["comparisons"]
+    return row[table.header.index("ours ± SEM (n)")], table.notes, plain["interval_over_examples"]
 
 
 FOOTNOTE = "examples [...]: with one seed, the 95% bootstrap interval over the examples of its runs alone"
@@ -912,8 +912,8 @@ def test_where_there_is_no_interval_over_examples(
     table = tables.comparison_table(found)
     assert table is not None
     assert [note for note in table.notes if "examples" in note] == []
-    assert "examples" not in table.rows[0][table.heads.index("ours ± SEM (n)")]
-    assert tables.to_json(found)["comparisons"][0]["interval_over_examples"] is None
+    assert "examples" not in table.rows[0][table.header.index("ours ± SEM (n)")]
+    assert exports.to_json(found)["comparisons"][0]["interval_over_examples"] is None
 
 
 def test_without_outcomes_there_is_no_interval(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from bn_vuln.config import (
 from bn_vuln.errors import BnvulnError, ConfigError
 from bn_vuln.experiments import catalog, cost_estimate, runner
 from bn_vuln.records import Flag
-from bn_vuln.reporting import figures, footnotes, pages, tables
+from bn_vuln.reporting import exports, figures, footnotes, pages, tables
 from bn_vuln.reporting.aggregate import Results, aggregate
 from bn_vuln.runtime.files import atomic_write
 
@@ -495,7 +495,7 @@ NOTES = (
 def test_the_table_shows_gaps_in_points_and_says_where_columns_were_measured(found: Results) -> None:
     table = tables.accuracy_table(found)
     assert table.title == "Accuracy, mean ± SEM over n seeds"
-    assert table.heads[3:] == [
+    assert table.header[3:] == [
         "clean, %", "clean, train, %", "generalization gap, points", "BIM, batch statistics, %", "BIM, both, %",
     ]  # fmt: skip
     assert [row[5] for row in table.rows] == ["2.00 ± 0.00", "2.70 ± 0.07", "+0.70 ± 0.07"]
@@ -607,7 +607,7 @@ def test_all_forms_have_the_same_numbers_and_notes(found: Results, monkeypatch: 
 
 
 def test_csv_has_the_value_of_every_seed(found: Results) -> None:
-    rows = list(csv.DictReader(io.StringIO(tables.csv_text(found))))
+    rows = list(csv.DictReader(io.StringIO(exports.csv_text(found))))
     gaps = {(r["arm"], int(r["seed"])): float(r["value"]) for r in rows if r["perturbation"] == "gap"}
     assert gaps == pytest.approx({(arm, seed): v for arm, values in GAPS.items() for seed, v in enumerate(values)})
     counts = {row["perturbation"]: row["examples"] for row in rows}
@@ -615,7 +615,7 @@ def test_csv_has_the_value_of_every_seed(found: Results) -> None:
 
 
 def test_json_says_how_columns_came_about(found: Results) -> None:
-    printed = json.loads(json.dumps(tables.to_json(found), allow_nan=False))
+    printed = json.loads(json.dumps(exports.to_json(found), allow_nan=False))
     assert printed["evaluations"]["train"] == {
         "dataset": None, "split": "train", "limit": 2000, "bn_statistics": "tracked",
     }  # fmt: skip
@@ -626,7 +626,7 @@ def test_json_says_how_columns_came_about(found: Results) -> None:
 
 
 def drawn_texts(found: Results) -> list[tuple[str, str, str]]:
-    return [(name, caption, content.decode()) for name, caption, content in figures.figures(found)]
+    return [(name, caption, content.decode()) for name, caption, content in figures.draw(found)]
 
 
 def test_the_figure_of_accuracies_leaves_gaps_out(found: Results) -> None:

@@ -14,7 +14,7 @@ from helpers_records import HARM, SMALL, by_arm, fill, small
 from bn_vuln.records import Flag
 from bn_vuln.reporting import pages, tables
 from bn_vuln.reporting.aggregate import Results, aggregate
-from bn_vuln.reporting.latex import ESCAPES, escape, latex, latex_table
+from bn_vuln.reporting.latex import ESCAPES, escape, latex_table, latex_tables
 from bn_vuln.reporting.tables import TextTable
 
 MINUS = "\N{MINUS SIGN}"
@@ -130,18 +130,18 @@ def test_a_table_without_rows_is_its_head() -> None:
 
 
 def test_an_experiment_is_all_its_tables(harm: Results) -> None:
-    comment, *parts = latex(harm).split("\n\n")
-    expected = tables.tables(harm)
+    comment, *parts = latex_tables(harm).split("\n\n")
+    expected = tables.result_tables(harm)
     assert len(parts) == len(expected) == 2
     for part, table in zip(parts, expected, strict=True):
         assert len(body(part)) == 1 + len(table.rows)
-        assert {len(row) for row in body(part)} == {len(columns(part))} == {len(table.heads)}
+        assert {len(row) for row in body(part)} == {len(columns(part))} == {len(table.header)}
     assert r"check 18: in 4 of 4 seeds, at most: take 100 \% more -{}-steps\par" in parts[1]
     assert [line for line in comment.splitlines() if not line.startswith("% ")] == []
 
 
 def test_the_comment_says_where_the_tables_come_from_and_what_they_need(harm: Results) -> None:
-    lines = latex(harm).splitlines()
+    lines = latex_tables(harm).splitlines()
     assert lines[:4] == [
         "% Costs 40% & more",
         "% Command: bnvuln reproduce small.yaml",
@@ -151,7 +151,7 @@ def test_the_comment_says_where_the_tables_come_from_and_what_they_need(harm: Re
 
 
 def test_a_title_of_several_lines_stays_in_the_comment(tmp_path: Path) -> None:
-    text = latex(aggregate(small(title="one\n\\input{two}"), tmp_path))
+    text = latex_tables(aggregate(small(title="one\n\\input{two}"), tmp_path))
     assert text.startswith("% one \\input{two}\n%")
 
 
@@ -169,7 +169,9 @@ def test_the_command_writes_a_file_for_each_experiment(
 def test_latex_sets_the_tables(harm: Results, tmp_path: Path) -> None:
     characters = "".join(ESCAPES) + "[]*()!?/é°²§"
     everything = latex_table(TextTable(characters, ["a"], [[f"[{characters}"], ["*"]], notes=(characters,)))
-    text = f"\\documentclass{{article}}\n\\usepackage{{booktabs}}\n\\begin{{document}}\n{latex(harm)}{everything}\n"
+    text = (
+        f"\\documentclass{{article}}\n\\usepackage{{booktabs}}\n\\begin{{document}}\n{latex_tables(harm)}{everything}\n"
+    )
     (tmp_path / "page.tex").write_text(text + "\\end{document}\n")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
     done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=60)

@@ -21,10 +21,10 @@ from bn_vuln.config import Cell, Experiment
 from bn_vuln.errors import ConfigError, UsageError
 from bn_vuln.experiments.runner import experiment_path
 from bn_vuln.records import Flag, open_store, read_records, run_folders
-from bn_vuln.reporting import figures, pages, summary, tables
+from bn_vuln.reporting import exports, figures, pages, summary, tables
 from bn_vuln.reporting.aggregate import Results, aggregate
 from bn_vuln.reporting.figures import differences
-from bn_vuln.reporting.tables import TextTable, markdown_table, percent, records_table
+from bn_vuln.reporting.tables import TextTable, format_estimate, markdown_table, records_table
 
 MINUS = "\N{MINUS SIGN}"
 FLAG = Flag(check=18, name="steps cannot reach the border", value=0.05, message="take more steps")
@@ -61,7 +61,7 @@ def markdown_rows(text: str) -> list[list[str]]:
 @pytest.fixture
 def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares a test that looks at text the time to draw."""
-    monkeypatch.setattr(figures, "figures", lambda results, form="svg": [("", "A caption.", b"<svg/>")])
+    monkeypatch.setattr(figures, "draw", lambda results, form="svg": [("", "A caption.", b"<svg/>")])
 
 
 # ---------------------------------------------------------------- rows of text
@@ -79,12 +79,12 @@ def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_percent_is_made_where_it_is_shown(value: Estimate | None, signed: bool, text: str) -> None:
-    assert percent(value, signed=signed) == text
+    assert format_estimate(value, signed=signed) == text
 
 
 def test_the_table_of_accuracies(harm: Results) -> None:
     table = tables.accuracy_table(harm)
-    assert table.heads == ["width", "normalization", "n", "clean, %", "BIM, %"]
+    assert table.header == ["width", "normalization", "n", "clean, %", "BIM, %"]
     assert table.rows == [
         ["28", "none", "4", "97.00 ± 0.08", "66.00 ± 0.41"],
         ["28", "batch", "4", "97.10 ± 0.08", "25.95 ± 0.21 [1]"],
@@ -96,7 +96,7 @@ def test_the_table_of_accuracies(harm: Results) -> None:
 def test_the_table_beside_the_paper(harm: Results) -> None:
     table = tables.comparison_table(harm)
     assert table is not None
-    assert table.heads[:3] == ["width", "quantity", "under"]
+    assert table.header[:3] == ["width", "quantity", "under"]
     assert table.rows == [
         ["28", f"batch {MINUS} none", "BIM", f"{MINUS}40.05 ± 0.21 (4)", f"{MINUS}40.00 ± 1.00", f"{MINUS}0.05",
          "holds", "[1]"],
@@ -108,7 +108,7 @@ def test_the_table_beside_the_paper(harm: Results) -> None:
 def test_without_figures_of_the_paper_there_is_one_table(tmp_path: Path) -> None:
     found = results(tmp_path, small(paper=[]))
     assert tables.comparison_table(found) is None
-    assert len(tables.tables(found)) == 1
+    assert len(tables.result_tables(found)) == 1
 
 
 def test_failed_and_missing_trainings_stand_in_their_cell(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_previews_are_called_so(tmp_path: Path) -> None:
 
 
 def test_csv_holds_the_fraction_of_every_seed(harm: Results) -> None:
-    rows = list(csv.DictReader(io.StringIO(tables.csv_text(harm))))
+    rows = list(csv.DictReader(io.StringIO(exports.csv_text(harm))))
     found = {(row["arm"], row["perturbation"], int(row["seed"])): float(row["value"]) for row in rows}
     assert found == {(arm, name, s): value for (arm, name), seeds in HARM.items() for s, value in enumerate(seeds)}
     assert len(rows) == 16
@@ -266,12 +266,12 @@ def test_csv_holds_the_fraction_of_every_seed(harm: Results) -> None:
 def test_csv_loses_no_digit(tmp_path: Path, n: int) -> None:
     experiment = small()
     fill(tmp_path, experiment, lambda cell, name: 1 / n, n=n)
-    rows = csv.DictReader(io.StringIO(tables.csv_text(aggregate(experiment, tmp_path))))
+    rows = csv.DictReader(io.StringIO(exports.csv_text(aggregate(experiment, tmp_path))))
     assert {float(row["value"]) for row in rows} == {1 / n}
 
 
 def test_csv_of_nothing_is_its_head(tmp_path: Path) -> None:
-    text = tables.csv_text(aggregate(small(), tmp_path))
+    text = exports.csv_text(aggregate(small(), tmp_path))
     head, *rows = text.splitlines()
     assert head == "data.width,arm,perturbation,seed,value,unit,examples,state,flags"
     assert rows[0] == "28,none,clean,0,,fraction,,missing,"
@@ -280,7 +280,7 @@ def test_csv_of_nothing_is_its_head(tmp_path: Path) -> None:
 
 def test_csv_says_which_seeds_failed_to_train(tmp_path: Path) -> None:
     found = results(tmp_path, failed=lambda cell: (cell.normalization.name, cell.seed) == ("batch", 2))
-    rows = list(csv.DictReader(io.StringIO(tables.csv_text(found))))
+    rows = list(csv.DictReader(io.StringIO(exports.csv_text(found))))
     assert {(r["arm"], r["seed"], r["value"]) for r in rows if r["state"] == "failed"} == {("batch", "2", "")}
     assert {r["state"] for r in rows} == {"measured", "failed"}
     assert {r["unit"] for r in rows} == {"fraction"}
@@ -307,11 +307,11 @@ def test_a_reason_stands_beside_what_differs_alone(tmp_path: Path) -> None:
     claim = {"perturbations": ["bim"], "sem": 0.01, "source": "made up", "remark": "Because."}
     for value, remark in ((-0.4, ""), (0.4, "Because.")):
         found = results(tmp_path / str(value), small(paper=[{**claim, "value": value}]))
-        assert [claim.remark for claim in tables.claims(found)] == [remark]
+        assert [claim.remark for claim in tables.claim_texts(found)] == [remark]
 
 
 def test_json_holds_fractions(harm: Results) -> None:
-    data = json.loads(json.dumps(tables.to_json(harm), allow_nan=False))
+    data = json.loads(json.dumps(exports.to_json(harm), allow_nan=False))
     assert (data["experiment"], data["scale"], data["cells"], data["failed"], data["missing"]) == (
         "small", "full", 8, 0, 0,
     )  # fmt: skip
@@ -328,13 +328,13 @@ def test_json_holds_fractions(harm: Results) -> None:
 
 
 def test_json_of_nothing(tmp_path: Path) -> None:
-    data = json.loads(json.dumps(tables.to_json(aggregate(small(), tmp_path)), allow_nan=False))
+    data = json.loads(json.dumps(exports.to_json(aggregate(small(), tmp_path)), allow_nan=False))
     assert {(row["mean"], row["sem"], row["n"], row["missing"]) for row in data["rows"]} == {(None, None, 0, 4)}
     assert [(c["mean"], c["verdict"]) for c in data["comparisons"]] == [(None, "not run")]
 
 
 def test_json_of_a_preview_says_what_it_would_be(tmp_path: Path) -> None:
-    (comparison,) = tables.to_json(results(tmp_path, small(scale="cpu")))["comparisons"]
+    (comparison,) = exports.to_json(results(tmp_path, small(scale="cpu")))["comparisons"]
     assert (comparison["verdict"], comparison["verdict_at_full_scale"]) == ("preview", "holds")
 
 
@@ -396,7 +396,11 @@ def test_the_page_holds_every_cell_of_every_table(tmp_path: Path) -> None:
         results(tmp_path / "two", small(scale="quick", seeds=[0])),
     ]
     expected = [
-        cell for one in found for table in tables.tables(one) for row in (table.heads, *table.rows) for cell in row
+        cell
+        for one in found
+        for table in tables.result_tables(one)
+        for row in (table.header, *table.rows)
+        for cell in row
     ]
     assert Page(pages.html(found)).cells == expected
 
@@ -492,7 +496,7 @@ def test_the_tags_of_the_page_are_nested(harm: Results, count: int) -> None:
 @pytest.mark.usefixtures("no_drawing")
 def test_the_page_shows_several_figures(harm: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = [("", "First.", b"<svg/>"), ("curves", "Second & last.", b"<svg></svg>")]
-    monkeypatch.setattr(figures, "figures", lambda results, form="svg": drawn)
+    monkeypatch.setattr(figures, "draw", lambda results, form="svg": drawn)
     text = pages.html([harm])
     page = Page(text)
     assert page.pictures() == [b"<svg/>", b"<svg></svg>"]
@@ -517,13 +521,13 @@ def test_the_title_of_the_page(harm: Results, count: int, title: str) -> None:
 
 def drawn(found: Results, form: str = "svg") -> bytes | None:
     """The only figure of an experiment; None where there is none."""
-    made = figures.figures(found, form)
+    made = figures.draw(found, form)
     assert len(made) <= 1
     return made[0][2] if made else None
 
 
 def drawn_accuracies(found: Results, form: str = "svg") -> bytes | None:
-    made = differences.accuracies(found, form)
+    made = differences.draw_accuracies(found, form)
     return made[0][2] if made else None
 
 
@@ -671,7 +675,7 @@ def test_every_figure_has_its_files(folder: Path, monkeypatch: pytest.MonkeyPatc
     def drawn(results: Results, form: str = "svg") -> list[tuple[str, str, bytes]]:
         return [(name, "", f"{name} as {form}".encode()) for name in ("", "curves")]
 
-    monkeypatch.setattr(figures, "figures", drawn)
+    monkeypatch.setattr(figures, "draw", drawn)
     *pictures, page = pages.write(folder, "md", only=small())
     names = ["small-full.svg", "small-full.png", "small-full-curves.svg", "small-full-curves.png"]
     assert [path.name for path in pictures] == names

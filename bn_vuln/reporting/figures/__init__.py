@@ -10,40 +10,41 @@ from collections.abc import Callable, Sequence
 from bn_vuln.config import Figure
 from bn_vuln.reporting.aggregate import Results
 from bn_vuln.reporting.figures import boundaries, curves, differences, eps_curves, examples, heatmaps, spectra
-from bn_vuln.reporting.figures.style import Drawn, pyplot
+from bn_vuln.reporting.figures.style import FigureFile, styled_pyplot
 
-DRAWERS: dict[Figure, Callable[[Results, str], list[Drawn]]] = {
-    "differences": differences.accuracies,
-    "candidates": differences.candidates,
-    "curves": curves.figure,
-    "boundaries": boundaries.figure,
-    "spectra": spectra.figure,
-    "heatmaps": heatmaps.figure,
-    "examples": examples.figure,
-    "eps_curves": eps_curves.figure,
+KINDS: dict[Figure, Callable[[Results, str], list[FigureFile]]] = {
+    "differences": differences.draw_accuracies,
+    "candidates": differences.draw_candidates,
+    "curves": curves.draw,
+    "boundaries": boundaries.draw,
+    "spectra": spectra.draw,
+    "heatmaps": heatmaps.draw,
+    "examples": examples.draw,
+    "eps_curves": eps_curves.draw,
 }
 
 
-def figures(results: Results, form: str = "svg") -> list[Drawn]:
-    """Every figure of an experiment that has something to show: (name, caption, bytes as `svg` or `png`)."""
+def draw(results: Results, file_format: str = "svg") -> list[FigureFile]:
+    """Render every figure of an experiment that has something to show, as `svg` or `png`."""
     table = results.experiment.table
-    wanted = table.figures or ("candidates" if table.selection_rule else "differences",)
-    return [drawn for kind in wanted for drawn in DRAWERS[kind](results, form)]
+    kinds = table.figures or ("candidates" if table.selection_rule else "differences",)
+    return [figure for kind in kinds for figure in KINDS[kind](results, file_format)]
 
 
-def figures_of_all(every: Sequence[Results], form: str = "svg") -> list[list[Drawn]]:
+def draw_all(experiments: Sequence[Results], file_format: str = "svg") -> list[list[FigureFile]]:
     """Draw the figures of several experiments, in a process a core: drawing takes most of the time of a report."""
-    processes = min(len(os.sched_getaffinity(0)), len(every))
+    processes = min(len(os.sched_getaffinity(0)), len(experiments))
     if processes < 2 or "tensorflow" in sys.modules:  # whose threads do not survive a fork
-        return [figures(results, form) for results in every]
-    pyplot()  # before the processes are forked, which then have it
-    with multiprocessing.get_context("fork").Pool(processes, _ASSIGNED.extend, ([(every, form)],)) as pool:
-        return pool.map(_figures_of_one, range(len(every)), chunksize=1)
+        return [draw(results, file_format) for results in experiments]
+    with styled_pyplot():  # imported before the processes are forked, which then have it
+        pool = multiprocessing.get_context("fork").Pool(processes, _IN_PROCESS.extend, ([(experiments, file_format)],))
+    with pool:
+        return pool.map(_draw_in_process, range(len(experiments)), chunksize=1)
 
 
-_ASSIGNED: list[tuple[Sequence[Results], str]] = []  # to a forked process
+_IN_PROCESS: list[tuple[Sequence[Results], str]] = []  # the arguments of `draw_all`, in a forked process
 
 
-def _figures_of_one(number: int) -> list[Drawn]:
-    every, form = _ASSIGNED[-1]
-    return figures(every[number], form)
+def _draw_in_process(number: int) -> list[FigureFile]:
+    experiments, file_format = _IN_PROCESS[-1]
+    return draw(experiments[number], file_format)

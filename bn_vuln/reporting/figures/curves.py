@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from bn_vuln.analysis.statistics import Estimate
 from bn_vuln.reporting.aggregate import Results
@@ -12,99 +12,103 @@ from bn_vuln.reporting.figures.style import (
     ARM_STYLES,
     GREY,
     HEIGHT,
-    STYLE,
     WIDTH,
-    Drawn,
+    FigureFile,
     axis_label,
+    describe_means,
     hide_spines,
-    label,
+    key_name,
     legend_columns,
-    pyplot,
-    save,
-    scaled,
-    with_seeds,
+    legend_label,
+    render,
+    styled_pyplot,
+    to_shown_unit,
 )
-from bn_vuln.reporting.tables import KEY_NAMES
 
-PANELS_IN_LINE = 3
-DECADES = 30.0  # of largest to smallest value: above, the axis has the usual powers of ten
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-Line = list[tuple[float, dict[int, float], Estimate]]
+MAX_PANELS_IN_ROW = 3
+MAX_TICK_RANGE = 30.0  # of largest to smallest value: above, the axis has the usual powers of ten
 
 
-def figure(results: Results, form: str) -> list[Drawn]:
-    """One panel a column; arms without the key (no normalization has no c) are level lines."""
-    lines, levels = _lines(results)
+class Point(NamedTuple):
+    """A value of the x key with the numbers there."""
+
+    x: float
+    by_seed: dict[int, float]
+    estimate: Estimate
+
+
+Lines = dict[str, dict[str, list[Point]]]  # by label, then by column
+
+
+def draw(results: Results, file_format: str) -> list[FigureFile]:
+    """Draw one panel a column; arms without the key (no normalization has no c) are horizontal lines."""
+    lines, constant = lines_by_label(results)
     columns = [c for c in results.experiment.table.columns if any(line.get(c) for line in lines.values())]
     if not columns:
         return []
-    plt = pyplot()
-    rows = math.ceil(len(columns) / PANELS_IN_LINE)
-    with plt.rc_context(STYLE):
+    x = key_name(results.experiment.table.x)
+    dashed = f" Dashed: without {x}." if constant else ""
+    caption = f"Along {x}: {describe_means(results, 'mean ± SEM, dots are single seeds')}.{dashed}"
+    rows = math.ceil(len(columns) / MAX_PANELS_IN_ROW)
+    with styled_pyplot() as plt:
         size = (WIDTH, 0.85 * HEIGHT * rows + 0.3)
-        drawing, axes = plt.subplots(
-            rows, min(PANELS_IN_LINE, len(columns)), figsize=size, squeeze=False, layout="constrained"
+        figure, axes = plt.subplots(
+            rows, min(MAX_PANELS_IN_ROW, len(columns)), figsize=size, squeeze=False, layout="constrained"
         )
         for panel in axes.flat[len(columns) :]:
             panel.set_axis_off()
         for panel, column in zip(axes.flat, columns, strict=False):
-            _panel(panel, results, column, lines, levels)
+            _draw_panel(panel, results, column, lines, constant)
         handles = dict(zip(*reversed(axes.flat[0].get_legend_handles_labels()), strict=True))
         ncols = legend_columns(handles, 4)
-        drawing.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=ncols, frameon=False)
-        return [("curves", _caption(results), save(plt, drawing, form))]
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=ncols, frameon=False)
+        return [FigureFile("curves", caption, render(figure, file_format))]
 
 
-def _caption(results: Results) -> str:
-    x = KEY_NAMES.get(str(results.experiment.table.x), str(results.experiment.table.x))
-    has_levels = any(block.where.get(str(results.experiment.table.x)) is None for block in results.blocks)
-    dashed = f" Dashed: without {x}." if has_levels else ""
-    return f"Along {x}: {with_seeds(results, 'mean ± SEM, dots are single seeds')}.{dashed}"
-
-
-def _lines(results: Results) -> tuple[dict[str, dict[str, Line]], dict[str, dict[str, Line]]]:
-    """(lines with values of the x key, levels without), by label, each by column."""
+def lines_by_label(results: Results) -> tuple[Lines, Lines]:
+    """Return the lines of rows and arms with values of the x key, and those of rows without one."""
     key = results.experiment.table.x
-    lines: dict[str, dict[str, Line]] = {}
-    levels: dict[str, dict[str, Line]] = {}
+    lines: Lines = {}
+    constant: Lines = {}
     for block in results.blocks:
         x = block.where.get(str(key))
-        others = {name: value for name, value in block.where.items() if name != key}
+        other_keys = {name: value for name, value in block.where.items() if name != key}
         for arm, values in block.arms.items():
-            into = (levels if x is None else lines).setdefault(label(others, arm), {})
+            by_column = (constant if x is None else lines).setdefault(legend_label(other_keys, arm), {})
             for column, value in values.items():
                 if value.estimate:
-                    into.setdefault(column, []).append((0.0 if x is None else float(x), value.by_seed, value.estimate))
-    return lines, levels
+                    point = Point(0.0 if x is None else float(x), value.by_seed, value.estimate)
+                    by_column.setdefault(column, []).append(point)
+    return lines, constant
 
 
-def _panel(
-    axes: Any, results: Results, column: str, lines: dict[str, dict[str, Line]], levels: dict[str, dict[str, Line]]
-) -> None:
-    for number, (name, by_column) in enumerate(lines.items()):
+def _draw_panel(axes: Axes, results: Results, column: str, lines: Lines, constant: Lines) -> None:
+    for number, (label, by_column) in enumerate(lines.items()):
         colour, marker = ARM_STYLES[number % len(ARM_STYLES)]
-        line = sorted(by_column.get(column, []), key=lambda point: point[0])
-        _draw(axes, results, column, line, colour, marker, name)
-    for number, (name, by_column) in enumerate(levels.items()):
-        for _, _, value in by_column.get(column, []):
-            level = scaled(results, column, value.mean)
-            axes.axhline(level, color=ARM_STYLES[number % len(ARM_STYLES)][0], linestyle="--", linewidth=1, label=name)
-    x = str(results.experiment.table.x)
-    _log_x(axes, [point[0] for by_column in lines.values() for points in by_column.values() for point in points])
-    axes.set_xlabel(KEY_NAMES.get(x, x))
+        points = sorted(by_column.get(column, []), key=lambda point: point.x)
+        _draw_line(axes, results, column, points, colour, marker, label)
+    for number, (label, by_column) in enumerate(constant.items()):
+        colour = ARM_STYLES[number % len(ARM_STYLES)][0]
+        for level in to_shown_unit(results, column, [point.estimate.mean for point in by_column.get(column, [])]):
+            axes.axhline(level, color=colour, linestyle="--", linewidth=1, label=label)
+    _scale_x(axes, [point.x for by_column in lines.values() for points in by_column.values() for point in points])
+    axes.set_xlabel(key_name(results.experiment.table.x))
     axes.set_ylabel(axis_label(results, column))
     if results.experiment.unit(column) == "nats":
         axes.set_yscale("log")
-        for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            formatter(lambda value, _: f"{value:.3g}")
+        for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            set_formatter(lambda value, _: f"{value:.3g}")
     if results.experiment.unit(column) == "%":
         axes.set_ylim(top=min(axes.get_ylim()[1], 101))
     axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
     hide_spines(axes)
 
 
-def _log_x(axes: Any, xs: Sequence[float]) -> None:
-    """A logarithmic axis; where zero is among the values, one that is linear below the smallest other, if any."""
+def _scale_x(axes: Axes, xs: Sequence[float]) -> None:
+    """Make the axis logarithmic; where zero is among the values, linear below the smallest other, if any."""
     if 0.0 in xs and any(xs):
         axes.set_xscale("symlog", linthresh=min(x for x in xs if x > 0))
         return
@@ -112,21 +116,20 @@ def _log_x(axes: Any, xs: Sequence[float]) -> None:
         axes.set_xticks([0.0])
         return
     axes.set_xscale("log")
-    if xs and max(xs) <= DECADES * min(xs):  # few values close together, as widths are: named themselves
+    if xs and max(xs) <= MAX_TICK_RANGE * min(xs):  # few values close together, as widths are: named themselves
         axes.set_xticks(sorted(set(xs)), [f"{x:g}" for x in sorted(set(xs))])
         axes.set_xticks([], minor=True)
 
 
-def _draw(
-    axes: Any, results: Results, column: str, line: Sequence[tuple[float, dict[int, float], Estimate]], colour: str,
-    marker: str, name: str,
-) -> None:  # fmt: skip
-    for x, by_seed, _ in line:
-        dots = [scaled(results, column, v) for v in by_seed.values()]
-        axes.plot([x] * len(dots), dots, linestyle="", marker=".", markersize=3, color=colour, alpha=0.5)
-    means = [scaled(results, column, value.mean) for _, _, value in line]
-    errors = [scaled(results, column, value.sem or 0.0) for _, _, value in line]
+def _draw_line(
+    axes: Axes, results: Results, column: str, points: Sequence[Point], colour: str, marker: str, label: str
+) -> None:
+    for point in points:
+        dots = to_shown_unit(results, column, [*point.by_seed.values()])
+        axes.plot([point.x] * len(dots), dots, linestyle="", marker=".", markersize=3, color=colour, alpha=0.5)
+    means = to_shown_unit(results, column, [point.estimate.mean for point in points])
+    errors = to_shown_unit(results, column, [point.estimate.sem or 0.0 for point in points])
     axes.errorbar(
-        [x for x, _, _ in line], means, yerr=errors, color=colour, marker=marker, markersize=5, capsize=2,
-        linewidth=1.2, label=name,
+        [point.x for point in points], means, yerr=errors, color=colour, marker=marker, markersize=5, capsize=2,
+        linewidth=1.2, label=label,
     )  # fmt: skip

@@ -1,0 +1,128 @@
+"""Exports of an experiment's table as CSV and as plain data for JSON; fractions where tables show percent."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from bn_vuln.analysis.statistics import Estimate
+from bn_vuln.config import to_plain
+from bn_vuln.reporting.aggregate import Results
+from bn_vuln.reporting.claims import Comparison
+from bn_vuln.reporting.results import Run, Value
+from bn_vuln.reporting.tables import quantity
+from bn_vuln.typing import Plain
+
+
+def csv_text(results: Results) -> str:
+    """Return one line for each arm, column and seed, in the column's unit, percent and points as fractions.
+
+    `state` is measured, failed (to train), missing, or none where a model has no such number.
+    """
+    text = io.StringIO()
+    keys = list(results.experiment.table.rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*keys, "arm", "perturbation", "seed", "value", "unit", "examples", "state", "flags"])
+    for block in results.blocks:
+        for arm, values in block.arms.items():
+            runs = sorted((run for run in block.runs if run.arm == arm), key=lambda run: run.cell.seed)
+            for column, value in values.items():
+                flags = " ".join(dict.fromkeys(str(flag.check) for flag in value.flags))
+                for run in runs:
+                    number = value.by_seed.get(run.cell.seed)
+                    shown, raised = ("", "") if number is None else (repr(number), flags)
+                    fields = [shown, plain_unit(results, column), value.n_examples, state(results, run, column, value)]
+                    writer.writerow([*block.where.values(), arm, column, run.cell.seed, *fields, raised])
+    return text.getvalue()
+
+
+def state(results: Results, run: Run, column: str, value: Value) -> str:
+    """Return `measured`, `failed`, `none` (the model has no such number) or `missing`."""
+    if run.cell.seed in value.by_seed:
+        return "measured"
+    if run.failed:
+        return "failed"
+    return "none" if any(run.is_not_applicable(part) for part in results.experiment.source_columns(column)) else "missing"
+
+
+def plain_unit(results: Results, column: str) -> str:
+    """Return the unit of a column's plain numbers."""
+    unit = results.experiment.unit(column)
+    return "fraction" if unit in ("%", "points") else unit
+
+
+def to_json(results: Results) -> Plain:
+    """Return the table as plain data, in the columns' units, percent and points as fractions.
+
+    Differences are treatment - reference: paired by seed, and unpaired (SEMs in quadrature, as the authors do).
+    """
+    experiment, table = results.experiment, results.experiment.table
+    return {
+        "experiment": experiment.name,
+        "scale": experiment.scale,
+        "claim": experiment.claim,
+        "evaluations": {plan.name: to_plain(plan.evaluation) for plan in experiment.plans if plan.name},
+        "derived": {
+            name: {"difference" if derived.difference else "mean": list(derived.source_columns)}
+            for name, derived in experiment.derived.items()
+        },
+        "cells": results.cells,
+        "failed": results.failed,
+        "missing": results.missing,
+        "rows": [
+            {
+                "where": block.where,
+                "arm": arm,
+                "selected": block.selected,
+                "perturbation": column,
+                "unit": plain_unit(results, column),
+                **estimate_fields(value.estimate),
+                "examples": value.n_examples,
+                "failed": value.failed,
+                "missing": value.missing,
+                "flags": [flag.model_dump() for flag in value.flags],
+            }
+            for block in results.blocks
+            for arm, values in block.arms.items()
+            for column, value in values.items()
+        ],
+        "differences": [
+            {
+                "where": block.where,
+                "treatment": table.treatment,
+                "reference": table.reference,
+                "perturbation": column,
+                "unit": plain_unit(results, column),
+                "paired": estimate_fields(difference.paired),
+                "unpaired": estimate_fields(difference.unpaired),
+            }
+            for block in results.blocks
+            for column, difference in block.differences.items()
+        ],
+        "comparisons": [comparison_fields(results, comparison) for comparison in results.comparisons],
+    }
+
+
+def comparison_fields(results: Results, comparison: Comparison) -> Plain:
+    """Return a claim beside our number as plain data; slopes and ratios have no unit."""
+    return {
+        "where": comparison.where,
+        "perturbation": comparison.perturbation,
+        "unit": plain_unit(results, comparison.perturbation) if comparison.paper.how == "difference" else None,
+        "arm": comparison.arm,
+        **estimate_fields(comparison.ours),
+        "paper": comparison.paper.value,
+        "paper_sem": comparison.paper.sem,
+        "difference": comparison.gap,
+        "quantity": quantity(results, comparison),
+        "verdict": comparison.verdict,
+        "verdict_at_full_scale": comparison.unscaled,
+        "flags": list(comparison.flags),
+        "interval_over_examples": comparison.over_examples,
+        "source": comparison.paper.source,
+    }
+
+
+def estimate_fields(value: Estimate | None) -> Plain:
+    """Return mean, SEM and n; n = 0 where there is no estimate."""
+    return {"mean": value.mean if value else None, "sem": value.sem if value else None, "n": value.n if value else 0}
