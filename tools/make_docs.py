@@ -75,13 +75,13 @@ def _measured_page(name: str, results: Results) -> dict[str, str | bytes]:
         )
     if _notes(name):
         parts += ["## What it shows, and what differs", _notes(name)]
-    for number, (figure, caption, svg) in enumerate(figures.figures(results), 1):
+    for number, (figure, caption, svg) in enumerate(figures.draw(results), 1):
         path = f"results/figures/{name}-{figure or number}.svg"
         found[path] = svg
         parts += [f"![{experiment.title}]({path.removeprefix('results/')})", f"*{caption}*"]
-    for table in tables.tables(results):
+    for table in tables.result_tables(results):
         parts += [f"## {table.title}", _table(tables.markdown_table(table))]
-    remarks = {row.remark: None for row in tables.claims(results) if row.remark}
+    remarks = {row.remark: None for row in tables.claim_texts(results) if row.remark}
     if remarks:
         parts += ["## Reasons given in the config", *(f"- {remark}" for remark in remarks)]
     parts += ["## Settings", *(f"- {note}" for note in experiment.notes)]
@@ -166,7 +166,7 @@ def claims_page() -> str:
         lines.append(f"## {title}")
         for name in experiment_names(kind):
             rows = (
-                [row for row in tables.claims(measured()[name]) if row.verdict != "context"]
+                [row for row in tables.claim_texts(measured()[name]) if row.verdict != "context"]
                 if name in measured()
                 else []
             )
@@ -180,7 +180,7 @@ def claims_page() -> str:
 
 
 def _claim(row: tables.ClaimText) -> str:
-    place = ", ".join(tables.words(row.where, named=True))
+    place = ", ".join(tables.describe_keys(row.where, named=True))
     return f"{place}: {row.quantity}" if place else row.quantity
 
 

@@ -32,7 +32,7 @@ from bn_vuln.config import (
 from bn_vuln.errors import BnvulnError, ConfigError
 from bn_vuln.experiments import catalog, cost_estimate, runner
 from bn_vuln.records import Flag
-from bn_vuln.reporting import exports, figures, footnotes, pages, tables
+from bn_vuln.reporting import exports, figures, footnotes, summary, tables
 from bn_vuln.reporting.aggregate import Results, aggregate
 from bn_vuln.runtime.files import atomic_write
 
@@ -518,7 +518,7 @@ def test_what_was_not_run_elsewhere_is_said(tmp_path: Path) -> None:
         "clean, train: mnist, train split, limit 2,000, tracked BN statistics, not run"
     )
     assert (
-        dict(pages.dataset_info(found))["Examples"] == "none yet (test), none yet (train@train), none yet (test@batch)"
+        dict(summary.summary_rows(found))["Examples"] == "none yet (test), none yet (train@train), none yet (test@batch)"
     )
 
 
@@ -533,7 +533,7 @@ def test_other_data_are_named(tmp_path: Path) -> None:
     assert tables.accuracy_table(found).notes == (
         "clean: cifar10_1/v6, test split, no limit, tracked BN statistics, n = 2,000 examples",
     )
-    assert dict(pages.dataset_info(found))["Examples"] == "2,000 (test@new)"
+    assert dict(summary.summary_rows(found))["Examples"] == "2,000 (test@new)"
 
 
 def test_several_data_sets_have_no_one_name(tmp_path: Path) -> None:
@@ -594,7 +594,7 @@ def test_claims_stand_above_where_their_columns_were_measured(tmp_path: Path) ->
 
 
 def test_all_forms_have_the_same_numbers_and_notes(found: Results, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "figures", lambda results, form="svg": [])
+    monkeypatch.setattr(figures, "draw", lambda results, form="svg": [])
     markdown, latex, html = (pages.render(found, form) for form in ("md", "tex", "html"))
     for note in NOTES:
         assert f"\n{note}\n" in markdown
@@ -667,7 +667,7 @@ def test_each_evaluation_has_its_ladder(tmp_path: Path) -> None:
     )
     fill(tmp_path, chosen, lambda cell, column: 0.9 if column.startswith("clean") else 0.5)
     here, train = drawn_texts(aggregate(chosen, tmp_path))
-    assert (here[0], train[0]) == ("eps_curves-strong", "eps_curves-strong-train")
+    assert (here[0], train[0]) == ("eps-curves-strong", "eps-curves-strong-train")
     assert "on all test images: mean" in here[1]
     assert "on 2,000 train images (mnist, tracked BN statistics): mean" in train[1]
 
