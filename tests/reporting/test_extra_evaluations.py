@@ -32,7 +32,7 @@ from bn_vuln.config import (
 from bn_vuln.errors import BnvulnError, ConfigError
 from bn_vuln.experiments import catalog, cost_estimate, runner
 from bn_vuln.records import Flag
-from bn_vuln.reporting import exports, figures, footnotes, summary, tables
+from bn_vuln.reporting import exports, figures, footnotes, pages, summary, tables
 from bn_vuln.reporting.aggregate import Results, aggregate
 from bn_vuln.runtime.files import atomic_write
 
@@ -518,7 +518,8 @@ def test_what_was_not_run_elsewhere_is_said(tmp_path: Path) -> None:
         "clean, train: mnist, train split, limit 2,000, tracked BN statistics, not run"
     )
     assert (
-        dict(summary.summary_rows(found))["Examples"] == "none yet (test), none yet (train@train), none yet (test@batch)"
+        dict(summary.summary_rows(found))["Examples"]
+        == "none yet (test), none yet (train@train), none yet (test@batch)"
     )
 
 
