@@ -16,7 +16,7 @@ from bn_vuln.config import Attack, Cell, digest, identity_of, perturbation_ident
 from bn_vuln.config.grid import expand
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.records import Flag, FolderStore, PackedStore, TransferRecord, open_store
-from bn_vuln.reporting import pages, tables
+from bn_vuln.reporting import exports, pages
 from bn_vuln.reporting.aggregate import aggregate
 from bn_vuln.runtime.files import atomic_write
 
