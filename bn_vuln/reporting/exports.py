@@ -42,7 +42,9 @@ def state(results: Results, run: Run, column: str, value: Value) -> str:
         return "measured"
     if run.failed:
         return "failed"
-    return "none" if any(run.is_not_applicable(part) for part in results.experiment.source_columns(column)) else "missing"
+    return (
+        "none" if any(run.is_not_applicable(part) for part in results.experiment.source_columns(column)) else "missing"
+    )
 
 
 def plain_unit(results: Results, column: str) -> str:

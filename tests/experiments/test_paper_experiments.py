@@ -330,8 +330,8 @@ def test_records_that_agree_with_the_paper_hold(tmp_path: Path, name: str) -> No
     wanted = tuple(kind for kind in chosen.table.figures if kind not in ARRAYS)
     if wanted:
         table = chosen.table.model_copy(update={"figures": wanted})
-        drawn = figures.figures(aggregate(chosen.model_copy(update={"table": table}), tmp_path))
-        assert tuple(drawing[0] for drawing in drawn) == wanted
+        drawn = figures.draw(aggregate(chosen.model_copy(update={"table": table}), tmp_path))
+        assert tuple(figure.name.replace("-", "_") for figure in drawn) == wanted
 
 
 @pytest.mark.parametrize("name", JUDGED)
