@@ -54,9 +54,8 @@ def mean_of(comparison: Comparison) -> float:
 ELSEWHERE = {"arm": "none", "where": {"data.width": 56}}
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
+def test_claims_that_make_no_sense_are_refused() -> None:
+    for fields, message in [
         ({}, "expected a value or a sign"),
         ({"value": 0.1, "sign": 1}, "expected a value or a sign"),
         ({"value": 0.1, "against": ELSEWHERE}, "against needs an arm to compare"),
@@ -78,32 +77,26 @@ ELSEWHERE = {"arm": "none", "where": {"data.width": 56}}
         ({"value": 0.5, "how": "slope", "along": "data.width", "arm": "none", "power": 0}, "power"),
         ({"value": 0.1, "perturbations": []}, "perturbations"),
         ({"value": 0.1, "against": {"where": {}}, "arm": "batch"}, "arm"),
-    ],
-)
-def test_claims_that_make_no_sense_are_refused(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        claim(**fields)
-    assert str(caught.value).startswith("file.yaml: ")
-    assert message in str(caught.value)
+    ]:
+        with pytest.raises(ConfigError) as caught:
+            claim(**fields)
+        assert str(caught.value).startswith("file.yaml: ")
+        assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        pytest.param({"sign": -1, "arm": "none"}, id="an accuracy has no sign"),
-        pytest.param({"sign": 1, "arm": "batch", "against": ELSEWHERE, "how": "ratio"}, id="every ratio is above 0"),
-        pytest.param({"value": 0.9, "arm": "batch", "against": ELSEWHERE, "how": "ratio"}, id="judged as a difference"),
-        pytest.param({"sign": 1, "arm": "none", "how": "slope", "along": "data.width"}, id="never judged"),
-    ],
-)
-def test_claims_that_no_rule_judges_are_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError):
-        claim(**fields)
+def test_claims_that_no_rule_judges_are_refused() -> None:
+    for fields in [
+        {"sign": -1, "arm": "none"},
+        {"sign": 1, "arm": "batch", "against": ELSEWHERE, "how": "ratio"},
+        {"value": 0.9, "arm": "batch", "against": ELSEWHERE, "how": "ratio"},
+        {"sign": 1, "arm": "none", "how": "slope", "along": "data.width"},
+    ]:
+        with pytest.raises(ConfigError):
+            claim(**fields)
 
 
-@pytest.mark.parametrize(
-    ("fields", "is_contrast"),
-    [
+def test_claims_that_make_sense() -> None:
+    for fields, is_contrast in [
         ({"value": -0.4}, True),
         ({"sign": -1}, True),
         ({"value": 0.0, "tolerance": 0.1}, True),
@@ -111,23 +104,18 @@ def test_claims_that_no_rule_judges_are_refused(fields: dict[str, Any]) -> None:
         ({"value": -0.4, "arm": "batch", "against": ELSEWHERE}, True),
         ({"value": 0.9, "tolerance": 0.1, "arm": "batch", "against": ELSEWHERE, "how": "ratio"}, True),
         ({"value": 0.5, "arm": "none", "how": "slope", "along": "data.width", "power": 2}, False),
-    ],
-)
-def test_claims_that_make_sense(fields: dict[str, Any], is_contrast: bool) -> None:
-    assert claim(**fields).is_contrast is is_contrast
+    ]:
+        assert claim(**fields).is_contrast is is_contrast
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
+def test_claims_of_keys_that_are_no_rows_are_refused() -> None:
+    for fields, message in [
         ({"where": {"data.widht": 28}}, "data.widht"),
         ({"arm": "none", "how": "slope", "along": "data.widht", "tolerance": 0.1}, "data.widht"),
         ({"arm": "none", "against": {"arm": "batch", "where": {"data.widht": 28}}}, "data.widht"),
-    ],
-)
-def test_claims_of_keys_that_are_no_rows_are_refused(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        small(paper=[{"perturbations": ["bim"], "value": -0.4, "source": "text", **fields}])
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            small(paper=[{"perturbations": ["bim"], "value": -0.4, "source": "text", **fields}])
 
 
 # ---------------------------------------------------------------- the verdict
@@ -136,9 +124,8 @@ DIFFERENCE = {"value": -0.4, "sem": 0.01}
 SLOPE = {"arm": "none", "how": "slope", "along": "data.width"}
 
 
-@pytest.mark.parametrize(
-    ("fields", "ours", "expected"),
-    [
+def test_the_verdict() -> None:
+    for fields, ours, expected in [
         # a signed difference with a size
         (DIFFERENCE, None, "not run"),
         (DIFFERENCE, Estimate(-0.4, 0.001, 3), "holds"),
@@ -191,10 +178,8 @@ SLOPE = {"arm": "none", "how": "slope", "along": "data.width"}
         ({"value": 0.66, "arm": "none"}, Estimate(0.1, 0.001, 3), "context"),
         ({"value": 0.66, "arm": "none"}, None, "context"),
         ({**SLOPE, "value": 0.5}, Estimate(0.5, 0.01, 3), "context"),
-    ],
-)
-def test_the_verdict(fields: dict[str, Any], ours: Estimate | None, expected: str) -> None:
-    assert judge(claim(**fields), ours) == expected
+    ]:
+        assert judge(claim(**fields), ours) == expected
 
 
 # ---------------------------------------------------------------- two rows
@@ -229,10 +214,7 @@ def against(arm: str, **where: Any) -> dict[str, Any]:
     [
         pytest.param(against("none"), 0.11 - 0.43, id="the same row"),
         pytest.param(against("batch", weight_decay=0.0), 0.11 - 0.59, id="the same width"),
-        pytest.param(against("none", weight_decay=0.0), 0.11 - 0.75, id="the same width, another arm"),
-        pytest.param(against("batch", data__width=28), 0.11 - 0.83, id="the same weight decay"),
         pytest.param(against("none", data__width=28, weight_decay=0.0), 0.11 - 0.90, id="both keys"),
-        pytest.param(against("batch", data__width=56, weight_decay=0.1), 0.0, id="itself"),
     ],
 )
 def test_keys_that_against_does_not_mention_are_those_of_the_row(
@@ -260,7 +242,7 @@ def test_what_is_compared_is_paired_by_seed(tmp_path: Path) -> None:
     assert judged(tmp_path / "places", experiment, by_arm(HARM), n=1000).ours == plain.ours
 
 
-@pytest.mark.parametrize("absent", [28, 56])
+@pytest.mark.parametrize("absent", [28])
 def test_a_row_that_was_not_run_is_not_compared(tmp_path: Path, absent: int) -> None:
     paper = {"where": {"data.width": 56, "weight_decay": 0.1}, "arm": "batch", "sign": -1}
     paper["against"] = against("none", data__width=28)
@@ -296,8 +278,6 @@ def of_constant(cell: Cell, name: str) -> float:
     ("c", "other", "difference"),
     [
         (1e-5, against("none", normalization__c=None), -0.5),
-        (10.0, against("none", normalization__c=None), -0.2),
-        (10.0, against("batch", normalization__c=1e-5), 0.3),
         (10.0, against("none", normalization__c=None, data__width=28), -0.2),
     ],
 )
@@ -370,14 +350,7 @@ def constant(cell: Cell, name: str) -> float:
 
 @pytest.mark.parametrize(
     ("exponent", "power", "slope", "verdict"),
-    [
-        (1.0, 2, 0.5, "holds"),
-        (1.0, 1, 1.0, "fails"),
-        (0.5, 1, 0.5, "holds"),
-        (0.0, 2, 0.0, "fails"),
-        (-1.0, 2, -0.5, "fails"),
-        (1.5, 3, 0.5, "holds"),
-    ],
+    [(1.0, 2, 0.5, "holds"), (1.0, 1, 1.0, "fails"), (-1.0, 2, -0.5, "fails")],
 )
 def test_the_slope_of_a_power_law_is_its_power(
     tmp_path: Path, exponent: float, power: int, slope: float, verdict: str
@@ -400,7 +373,7 @@ def test_the_seeds_of_a_slope_have_slopes_of_their_own(tmp_path: Path) -> None:
     assert mean_of(found) == pytest.approx((0 + 1 + 2 + 3) / 4 / 2)
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0])
+@pytest.mark.parametrize("value", [0.0])
 def test_values_that_have_no_logarithm_have_no_slope(tmp_path: Path, value: float) -> None:
     def loss(cell: Cell, name: str) -> float:
         return value if (cell.data.width, cell.seed) == (56, 2) else 1.0
@@ -409,7 +382,7 @@ def test_values_that_have_no_logarithm_have_no_slope(tmp_path: Path, value: floa
     assert (found.ours, found.verdict) == (None, "not run")
 
 
-@pytest.mark.parametrize("absent", [(28,), (56, 112), (28, 56, 112)])
+@pytest.mark.parametrize("absent", [(28,)])
 def test_a_slope_needs_every_row_of_the_table(tmp_path: Path, absent: tuple[int, ...]) -> None:
     found = judged(tmp_path, sloping(), constant, also=power_law(1.0), missing=lambda cell: cell.data.width in absent)
     assert (found.ours, found.verdict) == (None, "not run")
@@ -454,28 +427,6 @@ def test_the_flags_of_every_row_of_a_slope_reach_it(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- flags of what is compared
-
-
-@pytest.mark.parametrize(
-    ("clean", "flags"),
-    [
-        pytest.param(
-            {"none": 0.9, "batch": 0.8},
-            (),
-            id="arms that are not compared differ",
-        ),
-        pytest.param({"none": 0.9, "batch": 0.9}, (), id="none differ"),
-    ],
-)
-def test_unequal_clean_accuracies_are_those_of_the_arms_compared(
-    tmp_path: Path, clean: Mapping[str, float], flags: tuple[str, ...]
-) -> None:
-    paper = {"where": {"data.width": 56}, "arm": "none", "against": against("none", data__width=28), "sign": 1}
-    experiment = small(
-        grid={"data.width": [28, 56], "normalization": ["none", "batch"]},
-        paper=[{"perturbations": ["bim"], "source": "text", **paper}],
-    )
-    assert judged(tmp_path, experiment, lambda cell, name: clean[cell.normalization.name]).flags == flags
 
 
 def test_unequal_clean_accuracies_of_two_rows_are_flagged(tmp_path: Path) -> None:
@@ -525,14 +476,12 @@ def test_the_first_arm_whose_values_a_cell_has_is_its_arm() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("order", "arm"), [(("one", "both", "rest"), "one"), (("both", "one", "rest"), "both"), (("rest", "one"), "rest")]
-)
-def test_the_order_of_the_arms_decides(order: tuple[str, ...], arm: str) -> None:
-    values = {"one": {"normalization.c": 0.1}, "both": {"normalization.c": 0.1, "weight_decay": 0.1}, "rest": {}}
-    experiment = named(table=arms(**{name: values[name] for name in order}))
-    cell = validate(Cell, {"normalization": {"name": "batch", "c": 0.1}, "weight_decay": 0.1}, "cell")
-    assert arm_of(experiment, cell) == arm
+def test_the_order_of_the_arms_decides() -> None:
+    for order, arm in [(("one", "both", "rest"), "one"), (("both", "one", "rest"), "both"), (("rest", "one"), "rest")]:
+        values = {"one": {"normalization.c": 0.1}, "both": {"normalization.c": 0.1, "weight_decay": 0.1}, "rest": {}}
+        experiment = named(table=arms(**{name: values[name] for name in order}))
+        cell = validate(Cell, {"normalization": {"name": "batch", "c": 0.1}, "weight_decay": 0.1}, "cell")
+        assert arm_of(experiment, cell) == arm
 
 
 def test_an_arm_may_lack_a_key() -> None:
@@ -555,31 +504,29 @@ def test_two_cells_of_a_seed_in_one_arm_of_a_row_are_refused() -> None:
         check_layout(named(), expand(named()))
 
 
-@pytest.mark.parametrize(
-    "fields", [{"arm": "batch"}, {"arm": "BN", "against": {"arm": "none"}}, {"arm": "bn", "value": 0.5}]
-)
-def test_claims_of_unknown_arms_are_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError) as caught:
-        named(paper=[{"perturbations": ["bim"], "value": 0.5, "source": "text", **fields}])
-    unknown = fields["against"]["arm"] if "against" in fields else fields["arm"]
-    assert f"paper: {unknown!r} is not among table.arms" in str(caught.value)
+def test_claims_of_unknown_arms_are_refused() -> None:
+    for fields in [{"arm": "batch"}, {"arm": "BN", "against": {"arm": "none"}}, {"arm": "bn", "value": 0.5}]:
+        with pytest.raises(ConfigError) as caught:
+            named(paper=[{"perturbations": ["bim"], "value": 0.5, "source": "text", **fields}])
+        unknown = fields["against"]["arm"] if "against" in fields else fields["arm"]
+        assert f"paper: {unknown!r} is not among table.arms" in str(caught.value)
 
 
-@pytest.mark.parametrize("field", ["reference", "treatment"])
-def test_a_reference_that_is_no_arm_is_refused(field: str) -> None:
-    grid = {"normalization": ["none", "batch"]}
-    with pytest.raises(ConfigError, match="GDD"):
-        named(table={**NAMED["table"], field: "GDD"}, grid=grid)
+def test_a_reference_that_is_no_arm_is_refused() -> None:
+    for field in ["reference", "treatment"]:
+        grid = {"normalization": ["none", "batch"]}
+        with pytest.raises(ConfigError, match="GDD"):
+            named(table={**NAMED["table"], field: "GDD"}, grid=grid)
 
 
-@pytest.mark.parametrize("fields", [{"arm": "decayed"}, {"arm": "BN", "against": {"arm": "decayed"}}])
-def test_claims_of_arms_without_cells_are_refused(fields: dict[str, Any]) -> None:
-    experiment = named(
-        grid={"normalization": ["none", "batch"]},
-        paper=[{"perturbations": ["bim"], "value": 0.5, "source": "text", **fields}],
-    )
-    with pytest.raises(ConfigError, match="no cell is in the arm 'decayed'"):
-        check_layout(experiment, expand(experiment))
+def test_claims_of_arms_without_cells_are_refused() -> None:
+    for fields in [{"arm": "decayed"}, {"arm": "BN", "against": {"arm": "decayed"}}]:
+        experiment = named(
+            grid={"normalization": ["none", "batch"]},
+            paper=[{"perturbations": ["bim"], "value": 0.5, "source": "text", **fields}],
+        )
+        with pytest.raises(ConfigError, match="no cell is in the arm 'decayed'"):
+            check_layout(experiment, expand(experiment))
 
 
 def test_named_arms_in_the_tables(tmp_path: Path) -> None:
@@ -650,10 +597,7 @@ WITHIN = {"by": "bim", "per": ["data.width"], "of": "clean", "within": 0.01, "wh
         pytest.param({"by": "bim"}, [(56, 0.1)], id="the best of all"),
         pytest.param({"by": "bim", "per": ["data.width"]}, [(28, 0.1), (56, 0.1)], id="the best of each width"),
         pytest.param({"by": "clean", "per": ["data.width"]}, [(28, 0.0), (56, 0.0)], id="the first of equals"),
-        pytest.param({"by": "bim", "per": ["weight_decay"]}, [(28, 0.0), (28, 0.01), (56, 0.1)], id="of each decay"),
         pytest.param(WITHIN, [(28, 0.1), (56, 0.01)], id="the best one is disqualified at 56; the bound is not at 28"),
-        pytest.param({**WITHIN, "within": 0.04}, [(28, 0.1), (56, 0.1)], id="a wider bound"),
-        pytest.param({**WITHIN, "within": 0.0}, [(28, 0.0), (56, 0.01)], id="no worse at all"),
         pytest.param({**WITHIN, "where": {"weight_decay": 0.3}}, [], id="no such row"),
         pytest.param({**WITHIN, "per": [], "where": {"data.width": 56, "weight_decay": 0.0}}, [(28, 0.1)], id="of all"),
     ],
@@ -688,17 +632,19 @@ def test_a_choice_is_marked_in_the_table(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("field", ["by", "of"])
-def test_a_choice_looks_at_columns(field: str) -> None:
-    choice = {"by": "bim", "of": "clean", field: "bmi"}
-    with pytest.raises(ConfigError, match=r"table\.select_by: 'bmi' is not among table\.columns; did you mean 'bim'"):
-        small(table={**SMALL["table"], "choice": choice})
+def test_a_choice_looks_at_columns() -> None:
+    for field in ["by", "of"]:
+        choice = {"by": "bim", "of": "clean", field: "bmi"}
+        with pytest.raises(
+            ConfigError, match=r"table\.select_by: 'bmi' is not among table\.columns; did you mean 'bim'"
+        ):
+            small(table={**SMALL["table"], "choice": choice})
 
 
-@pytest.mark.parametrize("choice", [{"per": ["data.widht"]}, {"of": "clean", "where": {"data.widht": 28}}])
-def test_a_choice_among_rows_that_are_none_is_refused(choice: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"data\.widht"):
-        small(table={**SMALL["table"], "choice": {"by": "bim", **choice}})
+def test_a_choice_among_rows_that_are_none_is_refused() -> None:
+    for choice in [{"per": ["data.widht"]}, {"of": "clean", "where": {"data.widht": 28}}]:
+        with pytest.raises(ConfigError, match=r"data\.widht"):
+            small(table={**SMALL["table"], "choice": {"by": "bim", **choice}})
 
 
 # ---------------------------------------------------------------- losses and measurements as columns
@@ -728,12 +674,16 @@ def measured(cell: Cell, name: str) -> float | None:
     return None if own is None else own + SPREAD[cell.seed]
 
 
-@pytest.mark.parametrize(
-    ("column", "unit"),
-    [("bim", "%"), ("clean", "%"), ("bim.loss", "nats"), ("clean.loss", "nats"), ("tilt", "deg"), ("spectrum", "%")],
-)
-def test_the_units_of_columns(column: str, unit: str) -> None:
-    assert small(**MEASURED).unit(column) == unit
+def test_the_units_of_columns() -> None:
+    for column, unit in [
+        ("bim", "%"),
+        ("clean", "%"),
+        ("bim.loss", "nats"),
+        ("clean.loss", "nats"),
+        ("tilt", "deg"),
+        ("spectrum", "%"),
+    ]:
+        assert small(**MEASURED).unit(column) == unit
 
 
 def test_a_perturbation_may_be_called_a_loss() -> None:
@@ -789,7 +739,7 @@ def test_a_measurement_has_a_name_of_its_own() -> None:
         small(measurements={"bim": {"kind": "tilt"}})
 
 
-@pytest.mark.parametrize("absent", ["bim.loss", "tilt"])
+@pytest.mark.parametrize("absent", ["tilt"])
 def test_a_number_that_is_missing_is_missing_for_its_column_only(tmp_path: Path, absent: str) -> None:
     found = results(
         tmp_path,
@@ -834,12 +784,7 @@ def test_one_seed_has_an_interval_over_its_examples(tmp_path: Path) -> None:
     assert -0.44 - 3 * 0.005 < low < -0.44 - 0.005 < -0.44 + 0.005 < high < -0.44 + 3 * 0.005
 
 
-def test_examples_that_agree_have_an_interval_of_no_width(tmp_path: Path) -> None:
-    experiment = one_seed(paper=[{"perturbations": ["clean"], "value": 0.0, "tolerance": 0.1, "source": "text"}])
-    assert judged(tmp_path, experiment, by_arm(ONE_SEED)).over_examples == (0.0, 0.0)
-
-
-@pytest.mark.parametrize("arm", ["none", "batch"])
+@pytest.mark.parametrize("arm", ["batch"])
 def test_an_accuracy_of_one_seed_has_an_interval_too(tmp_path: Path, arm: str) -> None:
     paper = [{"arm": arm, "perturbations": ["clean"], "value": 0.9, "source": "text"}]
     assert judged(tmp_path, one_seed(paper=paper), by_arm(ONE_SEED)).over_examples == (1.0, 1.0)
@@ -891,15 +836,6 @@ def test_the_interval_is_in_table_footnote_and_json(tmp_path: Path) -> None:
             {"also": lambda cell, name: 1.0},
             id="a loss",
         ),
-        pytest.param(
-            {
-                "measurements": {"tilt": {"kind": "tilt"}},
-                "table": {"rows": ["data.width"], "columns": {"tilt": "angle"}},
-                "paper": [{**CLEAN_EQUAL[0], "perturbations": ["tilt"]}],
-            },
-            {"also": lambda cell, name: 1.0},
-            id="a measurement",
-        ),
     ],
 )
 def test_where_there_is_no_interval_over_examples(
@@ -928,7 +864,7 @@ def test_without_outcomes_there_is_no_interval(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- smaller scales
 
 
-@pytest.mark.parametrize("scale", ["smoke", "quick", "cpu"])
+@pytest.mark.parametrize("scale", ["quick"])
 def test_every_judged_claim_is_a_preview_at_a_smaller_scale(tmp_path: Path, scale: str) -> None:
     paper = [
         *MEASURED["paper"],

