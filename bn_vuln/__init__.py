@@ -28,14 +28,28 @@ __all__ = [
     "evaluate",
     "measure",
     "open_classifier",
+    "publish",
     "report",
     "reproduce",
     "train",
     "transfer",
+    "unpack",
 ]
 
 if TYPE_CHECKING:
-    from bn_vuln.api import attack, compare, evaluate, measure, open_classifier, report, reproduce, train, transfer
+    from bn_vuln.api import (
+        attack,
+        compare,
+        evaluate,
+        measure,
+        open_classifier,
+        publish,
+        report,
+        reproduce,
+        train,
+        transfer,
+        unpack,
+    )
 else:
 
     def __getattr__(name: str) -> object:

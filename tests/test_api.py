@@ -1,14 +1,80 @@
-"""The Python API: configs as plain dicts, suites as mappings, and what it refuses."""
+"""The Python API: lazy and quick, configs as plain dicts, suites as mappings, and what it refuses."""
 
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+import bn_vuln as bnv
 from bn_vuln import api, config, records
 from bn_vuln.errors import BnvulnError, ConfigError, UsageError
 from bn_vuln.experiments import catalog
+
+
+FUNCTIONS = {name for name in bnv.__all__ if name[0].islower()}
+
+# Imports every module, then calls each function with what it must refuse: the function itself has to answer.
+CODE = """
+import importlib, pkgutil
+import bn_vuln as bnv
+import bn_vuln.cli
+
+for package in (bnv, bnv.cli):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+calls = {
+    "attack": (["x.h5", {"eps": 0.1}], {}),
+    "compare": (["nowhere", "nowhere"], {}),
+    "evaluate": (["x.h5", "no such suite"], {}),
+    "measure": (["x.h5", "no such suite"], {}),
+    "open_classifier": (["x.h5"], {}),
+    "publish": ([["no such experiment"], "nowhere"], {}),
+    "report": (["nowhere"], {}),
+    "reproduce": (["no such experiment"], {}),
+    "train": ([{"arch": "no such architecture"}], {}),
+    "transfer": ([["x.h5", "y.h5"], {"eps": 0.1}], {}),
+    "unpack": (["nowhere", "nowhere"], {}),
+}
+for name in sorted(set(bnv.__all__) - {"__version__", "BnvulnError", "ConfigError", "UsageError"}):
+    arguments, options = calls[name]
+    try:
+        getattr(bnv, name)(*arguments, **options)
+    except bnv.BnvulnError as error:
+        print(name, type(error).__name__)
+"""
+
+
+def run(code: str, folder: Path) -> str:
+    """The output of Python code, which must print nothing on standard error."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_no_module_replaces_a_function(tmp_path: Path) -> None:
+    answers = dict(line.split() for line in run(CODE, tmp_path).splitlines())
+    assert answers.keys() == FUNCTIONS
+    assert set(answers.values()) <= {"BnvulnError", "ConfigError", "UsageError"}
+    assert answers["train"] == "ConfigError"
+
+
+def test_the_functions_are_those_of_the_api_and_listed() -> None:
+    assert set(bnv.__all__) <= set(dir(bnv))
+    for name in FUNCTIONS:
+        assert getattr(bnv, name) is getattr(api, name)
+    assert not hasattr(bnv, "no_such_function")
+
+
+def test_the_import_is_lazy(tmp_path: Path) -> None:
+    heavy = "{'tensorflow', 'keras', 'pydantic', 'scipy'}"
+    assert run(f"import sys, bn_vuln; print({heavy} & set(sys.modules))", tmp_path) == "set()\n"
+    functions = "bn_vuln.train, bn_vuln.report"
+    assert run(f"import sys, bn_vuln; {functions}; print('tensorflow' in sys.modules)", tmp_path) == "False\n"
 
 
 @pytest.fixture

@@ -328,7 +328,8 @@ def test_options_of_attacks_at_an_eps_are_refused_even_at_their_defaults(bnvuln,
 def test_every_option_of_the_command_belongs_to_it_or_is_refused():
     """A new option of `bnvuln attack` has to be sorted here."""
     other = {
-        "target_path", "help", "dataset", "split", "limit", "input_scale", "from_probabilities", "ord", "name", "no_fold",
+        "target_path", "help", "dataset", "split", "limit",
+        "input_scale", "from_probabilities", "ord", "name", "no_fold",
         "runs", "save", "checks", "strategy", "batch_size", "data_dir", "manual_dir", "as_json", "quiet", "verbose",
     }  # fmt: skip
     known = {*command.MINIMUM_NORM_ONLY, *command.SHARED, *command.EPS_BALL_ONLY, *other}

@@ -1,4 +1,4 @@
-"""Augmentation: exact crops and flips, what is drawn, training on them, resume, replicas, options."""
+"""Augmentation: exact crops and flips, their random numbers, training on them, resume, replicas, options."""
 
 import json
 
@@ -28,11 +28,11 @@ def cell_of(augment, **changes):
     return small_cell(**{"data": FEW, "arch": DENSE, "train": options, **changes})
 
 
-def one_by_one(images, drawn, pad):
+def one_by_one(images, crops, pad):
     """The same crops and flips, image by image."""
     found = np.empty_like(images)
     height, width = images.shape[1:3]
-    for i, (dy, dx, flip) in enumerate(drawn):
+    for i, (dy, dx, flip) in enumerate(crops):
         padded = np.pad(images[i], ((pad, pad), (pad, pad), (0, 0)))
         window = padded[dy : dy + height, dx : dx + width]
         found[i] = window[:, ::-1] if flip else window
@@ -42,23 +42,21 @@ def one_by_one(images, drawn, pad):
 # ---------------------------------------------------------------- crops and flips
 
 
-@pytest.mark.parametrize("pad", [0, 4])
-@pytest.mark.parametrize("shape", [(7, 7, 1), (8, 8, 3), (6, 9, 3)], ids=str)
-@pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
+@pytest.mark.parametrize(("shape", "pad", "xla"), [((7, 7, 1), 0, False), ((6, 9, 3), 4, False), ((6, 9, 3), 4, True)])
 def test_every_image_is_cropped_and_flipped_by_itself(shape, pad, xla):
     images = np.random.default_rng(0).integers(1, 256, (100, *shape), np.uint8)
-    drawn = random_crops(Augment(pad=pad), 100, 0, 0)
-    found = backend.compile(lambda x, d: crop(x, d, pad), xla=xla)(tf.constant(images), tf.constant(drawn))
+    crops = random_crops(Augment(pad=pad), 100, 0, 0)
+    found = backend.compile(lambda x, d: crop(x, d, pad), xla=xla)(tf.constant(images), tf.constant(crops))
     assert found.dtype == tf.uint8
-    np.testing.assert_array_equal(found, one_by_one(images, drawn, pad))
+    np.testing.assert_array_equal(found, one_by_one(images, crops, pad))
     assert (pad == 0) == bool(np.all(found))  # what is cut off there, black comes in for
 
 
 def test_every_corner_of_the_padded_image_can_be_cut_out():
     image = np.arange(1, 26, dtype=np.uint8).reshape(1, 5, 5, 1)
     for dy, dx in ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2)):
-        drawn = np.array([[dy, dx, 0]], np.int32)
-        np.testing.assert_array_equal(crop(tf.constant(image), drawn, 2), one_by_one(image, drawn, 2))
+        crops = np.array([[dy, dx, 0]], np.int32)
+        np.testing.assert_array_equal(crop(tf.constant(image), crops, 2), one_by_one(image, crops, 2))
 
 
 def test_images_of_a_batch_do_not_share_their_crop():
@@ -67,23 +65,22 @@ def test_images_of_a_batch_do_not_share_their_crop():
     assert len(np.unique(found.reshape(200, -1), axis=0)) > 100  # of 162
 
 
-# ---------------------------------------------------------------- what is drawn
+# ---------------------------------------------------------------- random numbers
 
 
-@pytest.mark.parametrize("pad", [1, 4])
-def test_corners_are_uniform_and_half_of_the_images_flipped(pad):
-    n = 50_000
-    drawn = random_crops(Augment(pad=pad), n, 0, 0)
-    assert drawn.shape == (n, 3)
-    assert drawn.dtype == np.int32
+def test_corners_are_uniform_and_half_of_the_images_flipped():
+    n, pad = 50_000, 4
+    crops = random_crops(Augment(pad=pad), n, 0, 0)
+    assert crops.shape == (n, 3)
+    assert crops.dtype == np.int32
     side = 2 * pad + 1
-    places = np.bincount((drawn[:, 0] * side + drawn[:, 1]) * 2 + drawn[:, 2], minlength=2 * side**2)
+    places = np.bincount((crops[:, 0] * side + crops[:, 1]) * 2 + crops[:, 2], minlength=2 * side**2)
     assert len(places) == 2 * side**2
     assert chisquare(places).pvalue > 0.01  # dy, dx and flips together, so that they are independent, too
-    assert binomtest(int(drawn[:, 2].sum()), n).pvalue > 0.01
+    assert binomtest(int(crops[:, 2].sum()), n).pvalue > 0.01
 
 
-def test_each_seed_and_epoch_has_its_own_draws():
+def test_each_seed_and_epoch_has_its_own_crops():
     found = [random_crops(Augment(), 500, seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
     for i, a in enumerate(found):
         for b in found[:i]:
@@ -106,7 +103,7 @@ def loop_of(cell, examples, validation=None):
     return TrainingLoop(cell, models.build(cell, examples.info), examples, validation or examples)
 
 
-def test_the_order_of_an_epoch_carries_the_draws():
+def test_the_order_of_an_epoch_holds_the_crops():
     examples = data.load_training_data(cell_of(None).data, "train", 0)
     arms = [loop_of(cell_of({}, normalization=name), examples) for name in ("none", "batch")]
     np.testing.assert_array_equal(arms[0]._order(3), arms[1]._order(3))
@@ -118,11 +115,14 @@ def test_the_order_of_an_epoch_carries_the_draws():
     assert not np.array_equal(order[..., 1:], arms[0]._order(4)[..., 1:])
 
 
-@pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
 @pytest.mark.parametrize(
-    "options",
-    [{}, pytest.param({"adversarial": {"eps": 0.1, "steps": 2, "ord": 2}}, marks=pytest.mark.slow), {"width": 32}],
-    ids=["clean", "adversarial", "resized"],
+    ("options", "xla"),
+    [
+        ({"width": 32}, True),
+        ({}, False),
+        pytest.param({"adversarial": {"eps": 0.1, "steps": 2, "ord": 2}}, True, marks=pytest.mark.slow),
+    ],
+    ids=["resized", "clean", "adversarial"],
 )
 def test_an_epoch_is_one_on_images_augmented_before(monkeypatch, xla, options):
     """Every example comes once in an epoch, so that all can be augmented by NumPy before it begins."""
@@ -136,12 +136,12 @@ def test_an_epoch_is_one_on_images_augmented_before(monkeypatch, xla, options):
     images = examples.images.copy()
     images[order[:, 0]] = one_by_one(images[order[:, 0]], order[:, 1:], 4)
     other = loop_of(plain, data.Dataset(images, examples.labels, examples.index, examples.info), examples)
-    ours, expected = loop.epoch(0, Quiet()), other.epoch(0, Quiet())
-    assert ours.train_accuracy == expected.train_accuracy
+    found, expected = loop.epoch(0, Quiet()), other.epoch(0, Quiet())
+    assert found.train_accuracy == expected.train_accuracy
     for a, b in zip(loop.model.get_weights(), other.model.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
-    seen = pixel_array(examples.images, cell.data.width)  # validation images, here the same examples, stay as they are
-    assert ours.validation_accuracy == np.mean(np.argmax(loop.finished()(seen), axis=1) == examples.labels)
+    x = pixel_array(examples.images, cell.data.width)  # validation images, here the same examples, stay as they are
+    assert found.validation_accuracy == np.mean(np.argmax(loop.finished()(x), axis=1) == examples.labels)
 
 
 def test_it_changes_what_is_learned(eagerly):
@@ -155,9 +155,8 @@ def test_a_resumed_training_ends_with_the_same_bits(eagerly, tmp_path, monkeypat
     check_resume(cell, tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("normalization", ["none", {"name": "batch", "synchronized": True}], ids=["none", "batch"])
-def test_two_replicas_train_what_one_device_trains(normalization):
-    cell = cell_of({}, normalization=normalization, train={"epochs": 2})
+def test_two_replicas_train_what_one_device_trains():
+    cell = cell_of({}, normalization={"name": "batch", "synchronized": True}, train={"epochs": 2})
     one, two = train(cell), train(cell, distribution=choose("mirrored"))
     for a, b in zip(one.history, two.history, strict=True):
         assert b.loss == pytest.approx(a.loss, rel=1e-5)
@@ -165,10 +164,9 @@ def test_two_replicas_train_what_one_device_trains(normalization):
         np.testing.assert_allclose(b, a, atol=1e-5 * np.abs(a).max())
 
 
-@pytest.mark.parametrize("pad", [28, 40])
-def test_a_crop_that_could_be_black_is_refused(pad):
-    with pytest.raises(UsageError, match=rf"augment.pad: .* mnist's images, 28 x 28 pixels, received {pad}"):
-        train(cell_of({"pad": pad}))
+def test_a_crop_that_could_be_black_is_refused():
+    with pytest.raises(UsageError, match=r"augment.pad: .* mnist's images, 28 x 28 pixels, received 28"):
+        train(cell_of({"pad": 28}))
 
 
 # ---------------------------------------------------------------- config and options
@@ -184,10 +182,6 @@ def test_plain_cells_keep_their_ids_and_others_have_their_own():
     ("fields", "fragments"),
     [
         (True, ["train.augment: expected a mapping", "received True"]),
-        ("crop", ["train.augment: expected a mapping", "received 'crop'"]),
-        ({"pad": -1}, ["train.augment.pad: expected", "received -1"]),
-        ({"pad": 1.5}, ["train.augment.pad: expected a whole number", "received 1.5"]),
-        ({"flip": "x"}, ["train.augment.flip: expected", "received 'x'"]),
         ({"pad": 0, "flip": False}, ["train.augment: pad 0 without flip changes no image"]),
         ({"crop": 4}, ["train.augment", "unknown key 'crop'", "(known: flip, pad)"]),
     ],
@@ -199,46 +193,26 @@ def test_mistakes_are_explained_once(fields, fragments):
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("augment", "words"),
-    [
+def test_it_is_described():
+    for augment, text in (
         (None, "none lr 0.1,"),
         ({}, "none crop pad 4 flip, lr 0.1,"),
         ({"flip": False}, "none crop pad 4, lr 0.1,"),
         ({"pad": 0}, "none flip, lr 0.1,"),
-    ],
-)
-def test_a_cell_says_in_words_that_it_is_trained_so(augment, words):
-    assert words in describe_cell(cell_of(augment))
+    ):
+        assert text in describe_cell(cell_of(augment))
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
         ([], None),
-        (["--crop-pad", "4", "--flip"], {"pad": 4, "flip": True}),
         (["--crop-pad", "2"], {"pad": 2, "flip": False}),
         (["--flip"], {"pad": 0, "flip": True}),
         (["--set", "train.augment={}"], {"pad": 4, "flip": True}),
-        (["--set", "train.augment.pad=2"], {"pad": 2, "flip": True}),
     ],
 )
 def test_options_reach_the_config(bnvuln, options, expected):
     code, out, err = bnvuln("train", *options, "--dry-run", "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["train"]["augment"] == expected
-
-
-@pytest.mark.parametrize(
-    ("options", "fragments"),
-    [
-        (["--crop-pad", "0"], ["train.augment: pad 0 without flip"]),
-        (["--crop-pad", "-1"], ["train.augment.pad", "received -1"]),
-        (["--crop-pad", "x"], ["--crop-pad", "'x'"]),
-        (["--set", "train.augment=true"], ["train.augment: expected a mapping"]),
-    ],
-)
-def test_bad_options_are_explained(bnvuln, options, fragments):
-    code, out, err = bnvuln("train", *options, "--dry-run")
-    assert (code, out) == (2, "")
-    assert [fragment for fragment in fragments if fragment not in err] == [], err
