@@ -14,7 +14,6 @@ from bn_vuln import api, config, records
 from bn_vuln.errors import BnvulnError, ConfigError, UsageError
 from bn_vuln.experiments import catalog
 
-
 FUNCTIONS = {name for name in bnv.__all__ if name[0].islower()}
 
 # Imports every module, then calls each function with what it must refuse: the function itself has to answer.
