@@ -33,17 +33,21 @@ class Evaluator(Protocol):
 
     eval_set: EvalSet
 
-    def subset(self, positions: Index, /) -> Evaluator: ...
-    def run(self, perturbation: Perturbation, /) -> Result: ...
+    def subset(self, positions: Index, /) -> Evaluator:
+        """Return the same on the examples at these positions."""
+
+    def run(self, perturbation: Perturbation, /) -> Result:
+        """Measure one perturbation."""
 
 
 class Sample:
     """Examples to be attacked again, with `correct` bool [m] and `images` [m, ...] of the first attack."""
 
     def __init__(self, evaluator: Evaluator, result: Result, checks: Checks) -> None:
+        """Take examples all along the eval set of an attack with this result."""
         n = len(result.correct)
         wanted = min(sanity_checks.SAMPLE, n if checks == "full" else max(n // 4, min(n, 100)))
-        positions = np.linspace(0, n - 1, wanted).astype(np.int64)  # all along: a split may be in an order
+        positions = np.linspace(0, n - 1, wanted).astype(np.int64)  # since a split may be in an order
         self.evaluator = evaluator.subset(positions)
         self.eval_set = self.evaluator.eval_set
         self.correct, self.images = result.correct[positions], result.images[positions]
@@ -148,7 +152,10 @@ def _budget(sample: Sample, options: Attack) -> Flag | None:
         options = _other(options, attack="apgd-ce", steps=options.steps)
     factors = (0.5, 1.0, 2.0, 4.0)
     accuracies = [sample.attack(_scaled(options, factor)).record.accuracy for factor in factors]
-    everything = _scaled(options, _diameter(sample, options) / options.eps)
+    across = 1 / units.channel_scale(options.unit, sample.info)  # the length of [0, 1] in the unit of eps
+    height, width = sample.images.shape[1:3]
+    diameter = across.max() if options.ord == "inf" else np.sqrt(height * width * np.sum(across**2))
+    everything = _scaled(options, float(diameter) / options.eps)
     whole = sample.attack(everything.model_copy(update={"box": (0.0, 1.0)})).record.accuracy
     eps = [factor * options.eps for factor in factors]
     return sanity_checks.budget_does_not_bite(eps, accuracies, whole, 1 / len(sample.info.classes))
@@ -157,15 +164,6 @@ def _budget(sample: Sample, options: Attack) -> Flag | None:
 def _scaled(options: Attack, factor: float) -> Attack:
     size = None if options.step_size is None else factor * options.step_size
     return options.model_copy(update={"eps": factor * options.eps, "step_size": size})
-
-
-def _diameter(sample: Sample, options: Attack) -> float:
-    """Return an eps whose ball holds all images with pixels in [0, 1]."""
-    across = 1 / units.channel_scale(options.unit, sample.info)
-    if options.ord == "inf":
-        return float(across.max())
-    height, width = sample.images.shape[1:3]
-    return float(np.sqrt(height * width * np.sum(across**2)))
 
 
 def _other(options: Attack, **fields: object) -> Attack:

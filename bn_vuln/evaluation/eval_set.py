@@ -59,7 +59,11 @@ class EvalSet:
             self.classifier = with_statistics(classifier, evaluation)
         if self.classifier.training:
             _check_batches(len(self.dataset), batch_size, distribution.replicas)
-        self.batch_size = batch_size or self._default_batch_size()
+            batch_size = STATISTICS
+        if batch_size is None:
+            shape = (self.classifier.width, self.classifier.width, self.dataset.info.shape[2])
+            batch_size = distribution.replicas * batching.estimate_batch_size(self.classifier.model, shape)
+        self.batch_size = batch_size
         self.predict_batch = distribution.compile_sharded(self.classifier.predict, signature=[self.signature[0]])
 
     @functools.cached_property
@@ -105,12 +109,6 @@ class EvalSet:
         other.dataset, other.pixels = self.dataset.take(positions), self.pixels[positions]
         other.clean_logits = self.clean_logits[positions]
         return other
-
-    def _default_batch_size(self) -> int:
-        if self.classifier.training:
-            return STATISTICS
-        shape = (self.classifier.width, self.classifier.width, self.dataset.info.shape[2])
-        return self.distribution.replicas * batching.estimate_batch_size(self.classifier.model, shape)
 
 
 def _check_batches(n: int, batch_size: int | None, replicas: int) -> None:

@@ -148,7 +148,7 @@ class Evaluator:
     def _measure(self, perturbation: Perturbation, progress: Progress) -> Result:
         begun = time.monotonic()
         found = self._perturb(perturbation, progress)
-        logits = self._logits(found)
+        logits = self.eval_set.logits(found.images) if found.logits is None else found.logits
         flags = tuple(f for f in (*self.model_flags, *found.flags, sanity_checks.finite(logits)) if f)
         record, correct = self._record(perturbation, logits, flags, found.fields, time.monotonic() - begun)
         if isinstance(perturbation, Attack) and (perturbation.eps_grid or perturbation.min_eps_tolerance):
@@ -170,13 +170,7 @@ class Evaluator:
         if isinstance(perturbation, AWGN):
             noisy = noise.add_noise(dataset.images, dataset.index, perturbation, classifier.info)
             return PerturbedImages(pixel_array(noisy, classifier.width))
-        return PerturbedImages(self.eval_set.pixels)
-
-    def _logits(self, found: PerturbedImages) -> Logits:
-        if found.logits is not None:
-            return found.logits
-        clean = found.images is self.eval_set.pixels
-        return self.eval_set.clean_logits if clean else self.eval_set.logits(found.images)
+        return PerturbedImages(self.eval_set.pixels, logits=self.eval_set.clean_logits)
 
     def _record(
         self,
@@ -190,6 +184,10 @@ class Evaluator:
         classifier, info = self.eval_set.classifier, self.eval_set.dataset.info
         labels, n = self.eval_set.labels, len(self.eval_set.dataset)
         correct = metrics.predicted(logits, labels)
+        target_rate = None
+        if isinstance(perturbation, Attack | MinimumNorm) and perturbation.target != "none":
+            targets = self.attack_runner.attack_labels(perturbation)
+            target_rate = float(np.mean(self.attack_runner.is_adversarial(logits, targets, perturbation)))
         evaluation = self.evaluation.model_copy(update={"dataset": info.name})
         identity = perturbation_identity(evaluation, info.name, perturbation)
         record = records.Record.model_validate(
@@ -202,7 +200,7 @@ class Evaluator:
                 "correct": int(correct.sum()),
                 "accuracy": float(correct.mean()),
                 "top5": metrics.top5(logits, labels),
-                "target_rate": self._target_rate(perturbation, logits),
+                "target_rate": target_rate,
                 "loss": metrics.cross_entropy(logits, labels),
                 "flags": flags,
                 "versions": backend.versions(),
@@ -225,12 +223,6 @@ class Evaluator:
         if runner.attacked_classifier(perturbation) is self.eval_set.classifier:
             return {}
         return {"bn_folded": runner.folded.folded, "bn_kept": len(runner.folded.kept)}
-
-    def _target_rate(self, perturbation: Perturbation, logits: Logits) -> float | None:
-        if not isinstance(perturbation, Attack | MinimumNorm) or perturbation.target == "none":
-            return None
-        targets = self.attack_runner.attack_labels(perturbation)
-        return float(np.mean(self.attack_runner.is_adversarial(logits, targets, perturbation)))
 
 
 def measure(

@@ -24,11 +24,12 @@ EXAMPLES, BYTES = 8, 26_000  # of the images that are kept for figures: this man
 
 
 class BoundAttack(Protocol):
-    """A minimum-norm attack of arrays: images [n, height, width, channels] and labels or targets [n] -> images."""
+    """A minimum-norm attack as a function of arrays."""
 
     def __call__(
         self, x: Images, y: Labels, *, batch_size: int, xla: bool, on_progress: Callable[[int], None]
-    ) -> Images: ...
+    ) -> Images:
+        """Attack images [n, height, width, channels] with labels or targets [n]."""
 
 
 def threat_model(options: MinimumNorm, info: DatasetInfo) -> attacks.ThreatModel:

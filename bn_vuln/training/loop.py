@@ -81,7 +81,7 @@ class TrainingLoop:
             learning_rate=float(f"{rates[-1]:.7g}"),
             loss=loss / self.steps,
             train_accuracy=correct / images,
-            validation_accuracy=self._validation_accuracy(),
+            validation_accuracy=float(np.mean(self._predict(self.validation.images) == self.validation.labels)),
             images_per_second=images / seconds,
             seconds=seconds,
         )
@@ -99,10 +99,6 @@ class TrainingLoop:
         if seconds >= MINIMUM_LEFT:
             rate = self.batch_size / self._clock.seconds_per_step
             progress.message(f"about {duration(seconds)} for {epochs - number} epochs at {rate:,.0f} images/s")
-
-    def _validation_accuracy(self) -> float:
-        predicted = self._predict(self.validation.images)
-        return float(np.mean(predicted == self.validation.labels))
 
     def _order(self, number: int) -> NDArray[np.int32]:
         """The examples of each step, int32 [steps, batch]; with augmentation [steps, batch, 4], each with a crop."""

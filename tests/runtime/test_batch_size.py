@@ -62,7 +62,7 @@ def test_an_evaluation_goes_on_in_smaller_batches(monkeypatch, keep):
             raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
         return predict(images)
 
-    monkeypatch.setattr(evaluator, "_predict", little_memory)
+    monkeypatch.setattr(evaluator.eval_set, "predict_batch", little_memory)
     found = evaluator.run(options)
     assert evaluator.eval_set.batch_size == 7
     np.testing.assert_array_equal(found.correct, expected.correct)
