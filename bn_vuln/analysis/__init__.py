@@ -1,1 +1,1 @@
-"""Analysis of what was measured: statistics, and what explains them."""
+"""Statistics of measured numbers, and the theory that explains them. NumPy and SciPy only."""

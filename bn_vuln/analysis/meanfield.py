@@ -1,4 +1,4 @@
-"""How gradients grow with depth in random ReLU networks with BN: the mean-field theory of Yang et al."""
+"""Growth of gradients with depth in random ReLU networks with BN: the mean-field theory of Yang et al."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from bn_vuln.typing import Floats
 
 
 @overload
 def gradient_growth(batch_size: float) -> float: ...
 @overload
-def gradient_growth(batch_size: Sequence[int] | NDArray[Any]) -> Array: ...
-def gradient_growth(batch_size: float | Sequence[int] | NDArray[Any]) -> float | Array:
-    """lambda_G(B): the factor by which the expected squared gradient norm grows per layer, going back to the input.
+def gradient_growth(batch_size: Sequence[int] | NDArray[Any]) -> Floats: ...
+def gradient_growth(batch_size: float | Sequence[int] | NDArray[Any]) -> float | Floats:
+    """Return lambda_G(B): the factor by which the expected squared gradient norm grows per layer towards the input.
 
-    Of an infinitely wide network of layers (linear, BN with c = 0, ReLU) at initialization with batch size B, a number
-    or an array; as B grows it falls to pi / (pi - 1) = 1.467. Raises `ValueError` unless B > 3: the expectation is
-    infinite at B = 3 and below. Source: Yang et al. 2019, "A mean field theory of batch normalization", Theorem 3.10.
+    It holds for an infinitely wide network of layers (linear, BN with c = 0, ReLU) at initialization. As B grows it
+    falls to pi / (pi - 1) = 1.467. Source: Yang et al. 2019, "A mean field theory of batch normalization", Theorem
+    3.10.
 
     In short, with G = I - 1 1^T / B, the projection that subtracts the mean of the batch, and gradients that do not
     depend on the weights they pass through (the mean-field assumption):
@@ -39,6 +39,15 @@ def gradient_growth(batch_size: float | Sequence[int] | NDArray[Any]) -> float |
       E[1 / chi^2_{B-1}] = 1 / (B - 3) and the last factor is (B - 1) / B ((B - 1) / 2 + p - s). Hence
 
           lambda_G(B) = ((B - 1) / 2 + p - s) / (s (B - 3)).
+
+    Args:
+        batch_size: B, a number or an array.
+
+    Returns:
+        A factor of the shape of `batch_size`, float64.
+
+    Raises:
+        ValueError: B is 3 or less, where the expectation is infinite.
     """
     b = np.asarray(batch_size, np.float64)
     if not (b > 3).all():
@@ -54,12 +63,17 @@ def gradient_growth(batch_size: float | Sequence[int] | NDArray[Any]) -> float |
 @overload
 def depth_limit(batch_size: float, constant: float = 16.0) -> float: ...
 @overload
-def depth_limit(batch_size: Sequence[int] | NDArray[Any], constant: float = 16.0) -> Array: ...
-def depth_limit(batch_size: float | Sequence[int] | NDArray[Any], constant: float = 16.0) -> float | Array:
-    """The depth, in layers, to which a BN network is expected to train: constant / ln lambda_G(B).
+def depth_limit(batch_size: Sequence[int] | NDArray[Any], constant: float = 16.0) -> Floats: ...
+def depth_limit(batch_size: float | Sequence[int] | NDArray[Any], constant: float = 16.0) -> float | Floats:
+    """Return the depth, in layers, to which a BN network is expected to train: constant / ln lambda_G(B).
 
-    Squared gradients grow by e^constant over that many layers. 16 is not theory but an empirical constant, from the
-    authors' blog. Raises `ValueError` unless B > 3.
+    Args:
+        batch_size: B, a number or an array.
+        constant: Squared gradients grow by e^constant over that many layers. 16 is not theory but an empirical
+            constant, from the authors' blog.
+
+    Raises:
+        ValueError: B is 3 or less.
     """
     growth = np.asarray(gradient_growth(np.asarray(batch_size)))
     limit = constant / np.log(growth)

@@ -1,28 +1,28 @@
-"""What logits say of labels, in NumPy: the numbers that are recorded."""
+"""Accuracies and losses of logits, in NumPy: the numbers that are recorded."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+
+from bn_vuln.typing import Labels, Logits, Mask
 
 
-def predicted(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Whether the label is what the classifier says, bool [n], of logits [n, classes]: logits that are not finite are
-    no class."""
-    right: NDArray[np.bool_] = (logits.argmax(axis=1) == labels) & np.isfinite(logits).all(axis=1)
-    return right
+def is_correct(logits: Logits, labels: Labels) -> Mask:
+    """Return the outcome of each example, bool [n]; logits [n, classes] that are not finite name no class."""
+    correct: Mask = (logits.argmax(axis=1) == labels) & np.isfinite(logits).all(axis=1)
+    return correct
 
 
-def cross_entropy(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float | None:
-    """The mean cross-entropy in nats, in float64; None where it is not finite."""
+def cross_entropy(logits: Logits, labels: Labels) -> float | None:
+    """Return the mean cross-entropy in nats, computed in float64; None where it is not finite."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
     mean = float(losses.mean())
     return mean if np.isfinite(mean) else None
 
 
-def top5(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float | None:
-    """The share of labels among the five largest logits; None below six classes, where it says nothing."""
+def top5(logits: Logits, labels: Labels) -> float | None:
+    """Return the share of labels among the five largest logits; None below six classes, where it is nearly always 1."""
     if logits.shape[1] < 6:
         return None
     top = np.argpartition(-logits, 5, axis=1)[:, :5]

@@ -1,28 +1,44 @@
-"""How far the means and variances of batches are from those that a batch norm layer has tracked."""
+"""Distances of the means and variances of batches from those that a batch norm layer has tracked."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Array = NDArray[np.float64]
+from bn_vuln.typing import Floats
 
 
-def shift(means: ArrayLike, tracked_mean: ArrayLike, tracked_variance: ArrayLike, c: float) -> float:
-    """The distance of the `means` of batches [batches, channels] from the tracked ones [channels], in units of the
-    standard deviation that the layer divides by, sqrt(tracked_variance + c): root mean square over the channels, mean
-    over the batches."""
+def mean_shift(means: ArrayLike, tracked_mean: ArrayLike, tracked_variance: ArrayLike, c: float) -> float:
+    """Return the distance of the means of batches from the tracked ones, in standard deviations of the layer.
+
+    Args:
+        means: Means of batches, [batches, channels].
+        tracked_mean: Tracked means, [channels].
+        tracked_variance: Tracked variances, [channels].
+        c: Constant of the layer, which divides by sqrt(tracked_variance + c).
+
+    Returns:
+        Root mean square over the channels, mean over the batches.
+    """
     mean, variance = (np.asarray(array, np.float64) for array in (tracked_mean, tracked_variance))
-    return _over_batches((np.asarray(means, np.float64) - mean) / np.sqrt(variance + c))
+    return rms_over_channels((np.asarray(means, np.float64) - mean) / np.sqrt(variance + c))
 
 
-def log_scale(variances: ArrayLike, tracked_variance: ArrayLike, c: float) -> float:
-    """The distance of the standard deviations of batches, from their `variances` [batches, channels], to the tracked
-    one: the logarithm of their ratio, ln sqrt((variance + c) / (tracked_variance + c)), root mean square over the
-    channels, mean over the batches."""
+def log_std_ratio(variances: ArrayLike, tracked_variance: ArrayLike, c: float) -> float:
+    """Return the distance of the standard deviations of batches from the tracked ones.
+
+    Args:
+        variances: Variances of batches, [batches, channels].
+        tracked_variance: Tracked variances, [channels].
+        c: Constant of the layer.
+
+    Returns:
+        ln sqrt((variance + c) / (tracked_variance + c)), root mean square over the channels, mean over the batches.
+    """
     ratios = (np.asarray(variances, np.float64) + c) / (np.asarray(tracked_variance, np.float64) + c)
-    return _over_batches(0.5 * np.log(ratios))
+    return rms_over_channels(0.5 * np.log(ratios))
 
 
-def _over_batches(differences: Array) -> float:
+def rms_over_channels(differences: Floats) -> float:
+    """Return the root mean square over the channels, averaged over the batches; differences [batches, channels]."""
     return float(np.sqrt((differences**2).mean(axis=1)).mean())

@@ -1,4 +1,4 @@
-"""Along which principal components of the images a model is sensitive."""
+"""Sensitivity of a model along the principal components of the images."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln.analysis.tilt import chunks
+from bn_vuln.typing import Floats
 
-Array = NDArray[np.float64]
 
+def principal_components(images: NDArray[Any]) -> tuple[Floats, Floats]:
+    """Return the principal components of images, computed in chunks.
 
-def principal_components(images: NDArray[Any]) -> tuple[Array, Array]:
-    """Variances [d], descending, and orthonormal directions [d, d], in columns, of `images` [n, ...]; float64.
+    Args:
+        images: [n, ...]; uint8 is divided by 255.
 
-    The population variance (divided by n), in squared pixel units where images are uint8 (divided by 255). The sign
-    of a direction is arbitrary. Raises `ValueError` for no images.
+    Returns:
+        Variances [d], in descending order, of the population (divided by n), in squared pixel units; and orthonormal
+        directions [d, d], in columns, of arbitrary sign. float64.
+
+    Raises:
+        ValueError: There are no images.
     """
     if not len(images):
         raise ValueError("no images")
@@ -30,11 +36,18 @@ def principal_components(images: NDArray[Any]) -> tuple[Array, Array]:
     return np.maximum(variance[::-1], 0), directions[:, ::-1]
 
 
-def energy(gradients: NDArray[Any], directions: Array) -> Array:
-    """The mean over examples of the share of |gradient|^2 that lies along each direction, float64 [d].
+def energy(gradients: NDArray[Any], directions: Floats) -> Floats:
+    """Return the share of |gradient|^2 that lies along each direction, averaged over examples.
 
-    `gradients` [n, d]; `directions` [d, d], orthonormal columns: the shares sum to 1. Examples whose gradient is zero
-    are left out. Raises `ValueError` if there are no others.
+    Args:
+        gradients: [n, d]; examples whose gradient is zero are left out.
+        directions: Orthonormal columns, [d, d].
+
+    Returns:
+        Shares, float64 [d], which sum to 1.
+
+    Raises:
+        ValueError: All gradients are zero.
     """
     total, n = np.zeros(directions.shape[1]), 0
     for _, rows in chunks(gradients):
@@ -47,11 +60,18 @@ def energy(gradients: NDArray[Any], directions: Array) -> Array:
     return total / n
 
 
-def gain(jacobians: NDArray[Any], directions: Array) -> Array:
-    """The root-mean-square change of the logits for a unit step along each direction v, to first order; float64 [d].
+def gain(jacobians: NDArray[Any], directions: Floats) -> Floats:
+    """Return the root-mean-square change of the logits for a unit step along each direction, to first order.
 
-    sqrt(mean over n of |J v|^2) for the Jacobians J of `jacobians` [n, k, d] (k logits, d inputs); `directions`
-    [d, d], in columns. Logits per unit of the inputs. Raises `ValueError` for no examples.
+    Args:
+        jacobians: [n, k, d] for k logits and d inputs.
+        directions: Unit vectors v in columns, [d, d].
+
+    Returns:
+        sqrt(mean over n of |J v|^2), float64 [d], in logits per unit of the inputs.
+
+    Raises:
+        ValueError: There are no examples.
     """
     if not len(jacobians):
         raise ValueError("no jacobians")
@@ -61,10 +81,16 @@ def gain(jacobians: NDArray[Any], directions: Array) -> Array:
     return np.asarray(np.sqrt(total / len(jacobians)))
 
 
-def low_variance_share(energy: Array, variance: Array, share: float = 0.01) -> float:
-    """The fraction of `energy` [d] in the trailing components that together hold at most `share` of the variance.
+def low_variance_share(energy: Floats, variance: Floats, share: float = 0.01) -> float:
+    """Return the fraction of energy in the trailing components that together hold at most `share` of the variance.
 
-    `variance` [d], descending. Raises `ValueError` for another order, shapes that differ, and a share outside [0, 1].
+    Args:
+        energy: Energy of each component, [d].
+        variance: Variance of each component, [d], in descending order.
+        share: Share of the variance, in [0, 1].
+
+    Raises:
+        ValueError: The order, the shapes or the share are others.
     """
     if energy.shape != variance.shape or variance.ndim != 1 or not variance.size:
         raise ValueError(f"expected two arrays [d], received shapes {energy.shape} and {variance.shape}")
@@ -72,6 +98,6 @@ def low_variance_share(energy: Array, variance: Array, share: float = 0.01) -> f
         raise ValueError("the variances are not in descending order")
     if not 0 <= share <= 1:
         raise ValueError(f"expected a share from 0 to 1, received {share}")
-    tail = np.cumsum(variance[::-1])
-    trailing = int(np.searchsorted(tail, share * tail[-1], side="right"))
+    cumulative = np.cumsum(variance[::-1])
+    trailing = int(np.searchsorted(cumulative, share * cumulative[-1], side="right"))
     return float(energy[len(energy) - trailing :].sum() / energy.sum())

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import stdtrit
+
+from bn_vuln.typing import Mask
 
 LEVEL = 0.95
 
@@ -22,7 +24,7 @@ class Estimate:
     n: int
 
     def interval(self) -> tuple[float, float] | None:
-        """The 95% Student t-interval of the mean; None for n < 2."""
+        """Return the 95% Student t-interval of the mean; None for n < 2."""
         if self.sem is None:
             return None
         half = float(stdtrit(self.n - 1, 0.5 + LEVEL / 2)) * self.sem
@@ -31,28 +33,28 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Proportion:
-    """`count` of `n` examples."""
+    """A share of examples: `count` of `n`."""
 
     count: int
     n: int
 
     @property
     def rate(self) -> float | None:
-        """The share; None for n = 0."""
+        """Return the share; None for n = 0."""
         return self.count / self.n if self.n else None
 
     def interval(self) -> tuple[float, float] | None:
-        """The 95% Wilson score interval over examples, which holds at shares of 0 and 1 too; None for n = 0."""
+        """Return the 95% Wilson score interval over examples, which holds at shares of 0 and 1 too; None for n = 0."""
         if not self.n:
             return None
         from scipy.stats import binomtest  # a tenth of a second that reports need not pay
 
-        found = binomtest(self.count, self.n).proportion_ci(LEVEL, method="wilson")
-        return float(found.low), float(found.high)
+        interval = binomtest(self.count, self.n).proportion_ci(LEVEL, method="wilson")
+        return float(interval.low), float(interval.high)
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean, SEM and n of at least one value. Raises `ValueError` for none."""
+    """Return mean, SEM and n of at least one value; `ValueError` for none."""
     if not len(values):
         raise ValueError("no values to average")
     array = np.asarray(values, np.float64)
@@ -61,22 +63,22 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def paired(treatment: dict[int, float], reference: dict[int, float]) -> Estimate | None:
-    """treatment - reference over the seeds both have (values by seed); None without a common seed."""
+    """Return treatment - reference over the seeds that both have (values by seed); None without a common seed."""
     common = sorted(treatment.keys() & reference.keys())
     return estimate([treatment[s] - reference[s] for s in common]) if common else None
 
 
 def unpaired(treatment: Estimate, reference: Estimate) -> Estimate:
-    """treatment - reference with sqrt(SEM1^2 + SEM2^2), as in the authors' README; n is the smaller one."""
+    """Return treatment - reference with sqrt(SEM1^2 + SEM2^2), as in the authors' README; n is the smaller one."""
     known = treatment.sem is not None and reference.sem is not None
     sem = math.hypot(treatment.sem or 0.0, reference.sem or 0.0) if known else None
     return Estimate(treatment.mean - reference.mean, sem, min(treatment.n, reference.n))
 
 
 def ratio(treatment: dict[int, float], reference: dict[int, float]) -> Estimate | None:
-    """treatment / reference, the mean of the ratios over the seeds both have (values by seed).
+    """Return treatment / reference: the mean of the ratios over the seeds that both have (values by seed).
 
-    None without a common seed, or where a reference of one is 0.
+    None without a common seed, or where the reference of one is 0.
     """
     common = sorted(treatment.keys() & reference.keys())
     if not common or any(reference[s] == 0 for s in common):
@@ -85,36 +87,48 @@ def ratio(treatment: dict[int, float], reference: dict[int, float]) -> Estimate 
 
 
 def bootstrap_interval(
-    outcomes: NDArray[np.bool_],
-    reference: NDArray[np.bool_] | None = None,
+    correct: Mask,
+    reference: Mask | None = None,
     *,
     level: float = LEVEL,
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of per-example outcomes, bool [n], over examples (not seeds).
-
-    With `reference`, bool [n] on the same examples: of the mean of outcomes - reference, paired by example. Equal
-    differences throughout give (mean, mean). Raises `ValueError` for none, other dtypes and shapes that differ.
+    """Return the percentile bootstrap interval of an accuracy over examples (not seeds), or of a paired difference.
 
     The same distribution as `scipy.stats.bootstrap(..., method="percentile")` in a fraction of its time: a mean
     needs no more of a resample than how often -1, 0 and +1 are in it, and those counts are multinomial.
+
+    Args:
+        correct: Outcome of each example, bool [n].
+        reference: Outcomes of another classifier on the same examples, bool [n]: the interval is of the mean of
+            correct - reference, paired by example.
+        level: Coverage of the interval.
+        resamples: Number of resamples.
+        seed: Seed of the resamples.
+
+    Returns:
+        Lower and upper end; (mean, mean) where all differences are equal.
+
+    Raises:
+        ValueError: There are no outcomes, or dtype or shapes are others.
     """
-    arrays = [np.asarray(a) for a in (outcomes, reference) if a is not None]
+    arrays = [np.asarray(a) for a in (correct, reference) if a is not None]
     if any(a.dtype != np.bool_ or a.ndim != 1 or a.shape != arrays[0].shape for a in arrays) or not arrays[0].size:
         raise ValueError(f"expected outcomes bool [n], received {[(str(a.dtype), a.shape) for a in arrays]}")
     first, *second = (a.astype(np.int64) for a in arrays)
     values, counts = np.unique(first - sum(second), return_counts=True)
     n = len(first)
-    draws = np.random.default_rng(seed).multinomial(n, counts / n, size=resamples)
-    low, high = np.quantile(draws @ values / n, [(1 - level) / 2, (1 + level) / 2])
+    samples = np.random.default_rng(seed).multinomial(n, counts / n, size=resamples)
+    low, high = np.quantile(samples @ values / n, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 def log_log_slope(x: ArrayLike, y: ArrayLike) -> float:
-    """The least-squares slope of log y on log x, two arrays [n]: the power of x with which y grows.
+    """Return the least-squares slope of log y on log x, two arrays [n]: the power of x with which y grows.
 
-    Raises `ValueError` for shapes that differ, values that are not positive and finite, and fewer than two distinct x.
+    Raises:
+        ValueError: Shapes differ, values are not positive and finite, or there are fewer than two distinct x.
     """
     first, second = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if first.ndim != 1 or first.shape != second.shape:
@@ -128,8 +142,8 @@ def log_log_slope(x: ArrayLike, y: ArrayLike) -> float:
     return float(covariance / variance)
 
 
-def verdict(ours: Estimate | None, value: float, sem: float | None) -> str:
-    """Our signed difference against the paper's `value` +- `sem`.
+def difference_verdict(ours: Estimate | None, value: float, sem: float | None) -> str:
+    """Judge our signed difference against the paper's `value` +- `sem`.
 
     `holds`: the 95% t-interval excludes 0 with the paper's sign, and |d - D| <= 2 sqrt(s^2 + e^2) or
     |d| >= |D| / 2. `holds in sign`: excludes 0, same sign. `fails`: excludes 0, opposite sign. `undecided`:
@@ -146,8 +160,8 @@ def verdict(ours: Estimate | None, value: float, sem: float | None) -> str:
     return "holds" if near or abs(ours.mean) >= abs(value) / 2 else "holds in sign"
 
 
-def agreement(ours: Estimate | None, value: float, sem: float | None, tolerance: float) -> str:
-    """Our figure against a claim that it equals `value` +- `sem`.
+def equality_verdict(ours: Estimate | None, value: float, sem: float | None, tolerance: float) -> str:
+    """Judge our number against a claim that it equals `value` +- `sem`.
 
     `holds`: |ours - value| <= max(tolerance, 2 sqrt(s^2 + e^2)) with the two SEMs; `fails`: farther. `undecided`: n < 3
     or no SEM, unless there is no chance in ours (n = 1 with SEM 0, which no average over seeds has). `not run`: no
@@ -162,11 +176,14 @@ def agreement(ours: Estimate | None, value: float, sem: float | None, tolerance:
     return "holds" if near else "fails"
 
 
-def order(ours: Estimate | None, sign: int) -> str:
-    """Our signed figure against a claim of its `sign`, -1 or +1, alone.
+def sign_verdict(ours: Estimate | None, sign: int) -> str:
+    """Judge our signed number against a claim of its `sign`, -1 or +1, alone.
 
     `holds`: the 95% t-interval excludes 0 with that sign; `fails`: with the opposite one. `undecided`: includes 0, or
-    n < 3. `not run`: no estimate. Raises `ValueError` for another sign.
+    n < 3. `not run`: no estimate.
+
+    Raises:
+        ValueError: The sign is another.
     """
     if sign not in (-1, 1):
         raise ValueError(f"a sign is -1 or +1, not {sign}")

@@ -1,4 +1,4 @@
-"""How far a linear decision boundary is tilted from that of the nearest-centroid classifier."""
+"""Tilt of a linear decision boundary against that of the nearest-centroid classifier."""
 
 from __future__ import annotations
 
@@ -9,32 +9,39 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Array = NDArray[np.float64]
+from bn_vuln.typing import Floats
 
 CHUNK = 2**20  # numbers in a float64 chunk: 8 MiB
 
 
-def angle(u: ArrayLike, v: ArrayLike) -> Array:
-    """Angles in degrees, [0, 180], between vectors along the last axis; leading axes broadcast (two vectors: 0-d).
+def angle(u: ArrayLike, v: ArrayLike) -> Floats:
+    """Return angles in degrees, [0, 180], between vectors along the last axis.
 
-    float64, and accurate at all angles, where arccos of the cosine loses half of the digits near 0 and 180: Kahan's
-    2 atan2(|u - v|, |u + v|) of unit vectors ("How futile are mindless assessments of roundoff", 2006). NaN where a
-    vector is zero or not finite.
+    Accurate at all angles, where arccos of the cosine loses half of the digits near 0 and 180. Source: Kahan, "How
+    futile are mindless assessments of roundoff", 2006: 2 atan2(|u - v|, |u + v|) of unit vectors.
+
+    Args:
+        u: Vectors, [..., d].
+        v: Vectors, [..., d]; leading axes broadcast.
+
+    Returns:
+        float64 [...]; NaN where a vector is zero or not finite.
     """
-    first, second = _units(u), _units(v)
+    first, second = unit_vectors(u), unit_vectors(v)
     apart, together = np.linalg.norm(first - second, axis=-1), np.linalg.norm(first + second, axis=-1)
     return np.asarray(np.degrees(2 * np.arctan2(apart, together)))
 
 
-def _units(vectors: ArrayLike) -> Array:
+def unit_vectors(vectors: ArrayLike) -> Floats:
+    """Return vectors [..., d] divided by their lengths, float64; NaN where one is zero or not finite."""
     array = np.asarray(vectors, np.float64)
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of a zero vector
         array = array / np.abs(array).max(axis=-1, keepdims=True)  # squares neither overflow nor vanish
         return np.asarray(array / np.linalg.norm(array, axis=-1, keepdims=True))
 
 
-def chunks(examples: NDArray[Any]) -> Iterator[tuple[slice, Array]]:
-    """Slices of the first axis of `examples` [n, ...] with their rows, float64 [m, d]; uint8 is divided by 255."""
+def chunks(examples: NDArray[Any]) -> Iterator[tuple[slice, Floats]]:
+    """Yield slices of the first axis of examples [n, ...] with their rows, float64 [m, d]; uint8 is divided by 255."""
     flat = examples.reshape(len(examples), math.prod(examples.shape[1:]))
     rows = max(1, CHUNK // max(1, flat.shape[1]))
     for start in range(0, len(flat), rows):
@@ -45,11 +52,19 @@ def chunks(examples: NDArray[Any]) -> Iterator[tuple[slice, Array]]:
         yield part, values
 
 
-def centroids(images: NDArray[Any], labels: NDArray[Any], classes: int) -> Array:
-    """The mean image of each class, float64 [classes, d], of `images` [n, ...] with integer `labels` [n].
+def centroids(images: NDArray[Any], labels: NDArray[Any], classes: int) -> Floats:
+    """Return the mean image of each class.
 
-    uint8 images are divided by 255: pixel units. Raises `ValueError` for a class without examples and for labels
-    that are not [n] or name no class.
+    Args:
+        images: [n, ...]; uint8 is divided by 255.
+        labels: Class numbers, [n].
+        classes: Number of classes.
+
+    Returns:
+        float64 [classes, d], in pixel units.
+
+    Raises:
+        ValueError: A class has no examples, or labels are not [n] or name no class.
     """
     if labels.shape != images.shape[:1]:
         raise ValueError(f"{len(images)} images with labels of shape {labels.shape}")
@@ -64,12 +79,22 @@ def centroids(images: NDArray[Any], labels: NDArray[Any], classes: int) -> Array
     return np.asarray(sums / counts[:, None])
 
 
-def effective_weights(weights: ArrayLike, variance: ArrayLike, c: float, gamma: ArrayLike | None = None) -> Array:
-    """Input-space weights, [d] or [d, k] as `weights`, of a linear model behind BN of its input.
+def effective_weights(weights: ArrayLike, variance: ArrayLike, c: float, gamma: ArrayLike | None = None) -> Floats:
+    """Return the input-space weights of a linear model behind BN of its input.
 
-    BN maps x to gamma (x - mean) / sqrt(variance + c) + beta, so w acts on x as w gamma / sqrt(variance + c);
-    `variance` and `gamma` (default 1) are [d]. Raises `ValueError` where variance + c is not positive and for
-    shapes that do not fit.
+    BN maps x to gamma (x - mean) / sqrt(variance + c) + beta, so w acts on x as w gamma / sqrt(variance + c).
+
+    Args:
+        weights: [d] or [d, k].
+        variance: Variance of each input, [d].
+        c: Constant of BN.
+        gamma: Scale of each input, [d]; None: 1.
+
+    Returns:
+        float64, of the shape of `weights`.
+
+    Raises:
+        ValueError: variance + c is not positive, or shapes do not fit.
     """
     w, scale = np.asarray(weights, np.float64), np.asarray(variance, np.float64) + c
     if not (scale > 0).all():
@@ -89,11 +114,23 @@ def effective_bias(
     *,
     gamma: ArrayLike | None = None,
     beta: ArrayLike | None = None,
-) -> Array:
-    """The bias, 0-d or [k], that goes with `effective_weights`: bias + beta . w - mean . effective weights.
+) -> Floats:
+    """Return the bias that goes with `effective_weights`: bias + beta . w - mean . effective weights.
 
-    `bias` is a number or [k]; `mean`, `variance`, `gamma` (default 1) and `beta` (default 0) are [d]. Raises
-    `ValueError` as `effective_weights` does.
+    Args:
+        weights: [d] or [d, k].
+        bias: A number, or [k].
+        mean: Mean of each input, [d].
+        variance: Variance of each input, [d].
+        c: Constant of BN.
+        gamma: Scale of each input, [d]; None: 1.
+        beta: Offset of each input, [d]; None: 0.
+
+    Returns:
+        float64, 0-d or [k].
+
+    Raises:
+        ValueError: As `effective_weights` does.
     """
     w = np.asarray(weights, np.float64)
     effective = effective_weights(w, variance, c, gamma)

@@ -55,7 +55,7 @@ class Sample:
 
     def correct_on(self, images: Images) -> Mask:
         """Correct, bool [m], on images [m, ...]."""
-        return metrics.predicted(self.eval_set.logits(images), self.eval_set.labels)
+        return metrics.is_correct(self.eval_set.logits(images), self.eval_set.labels)
 
     def attack(self, options: Attack) -> Result:
         """Return the result of another attack on the sample."""

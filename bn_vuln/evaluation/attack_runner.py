@@ -112,7 +112,7 @@ class AttackRunner:
         Returns:
             bool [n]: another class than the label is predicted or, of a targeted attack, the target.
         """
-        correct = metrics.predicted(logits, labels)
+        correct = metrics.is_correct(logits, labels)
         return ~correct if options.target == "none" else correct
 
     def attack_labels(self, options: Attack | MinimumNorm) -> Labels:

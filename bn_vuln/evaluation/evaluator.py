@@ -183,7 +183,7 @@ class Evaluator:
         """(the record of these logits, correct bool [n])."""
         classifier, info = self.eval_set.classifier, self.eval_set.dataset.info
         labels, n = self.eval_set.labels, len(self.eval_set.dataset)
-        correct = metrics.predicted(logits, labels)
+        correct = metrics.is_correct(logits, labels)
         target_rate = None
         if isinstance(perturbation, Attack | MinimumNorm) and perturbation.target != "none":
             targets = self.attack_runner.attack_labels(perturbation)

@@ -341,7 +341,7 @@ class _EvaluatedModel:
         """(correct bool [n] on images [n, width, width, channels], the flags of the outputs)."""
         logits = self.eval_set.logits(images)
         flag = sanity_checks.finite(logits)
-        return metrics.predicted(logits, self.eval_set.labels), () if flag is None else (flag,)
+        return metrics.is_correct(logits, self.eval_set.labels), () if flag is None else (flag,)
 
 
 def _share_clean_images(models: Sequence[_EvaluatedModel], evaluation: Evaluation) -> None:

@@ -93,12 +93,12 @@ def judge(claim: Claim, ours: Estimate | None) -> str:
     if claim.approximate or (tolerance is None and not claim.is_contrast):
         return "context"
     if claim.sign is not None or value is None:
-        return statistics.order(ours, claim.sign or 1)
+        return statistics.sign_verdict(ours, claim.sign or 1)
     if tolerance is None:
-        return statistics.verdict(ours, value, claim.sem)
+        return statistics.difference_verdict(ours, value, claim.sem)
     if claim.exact and ours is not None and ours.n == 1:
         ours = Estimate(ours.mean, 0.0, 1)
-    return statistics.agreement(ours, value, claim.sem, tolerance)
+    return statistics.equality_verdict(ours, value, claim.sem, tolerance)
 
 
 # ---------------------------------------------------------------- our number

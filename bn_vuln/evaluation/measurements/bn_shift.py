@@ -35,8 +35,8 @@ def measure(model: MeasuredModel, options: BatchStatistics) -> MeasurementResult
     shifts, scales = [], []
     for layer in found:
         mean, variance = (np.asarray(v) for v in (layer.layer.moving_mean, layer.layer.moving_variance))
-        shifts.append(moments.shift(layer.means, mean, variance, layer.layer.epsilon))
-        scales.append(moments.log_scale(layer.variances, variance, layer.layer.epsilon))
+        shifts.append(moments.mean_shift(layer.means, mean, variance, layer.layer.epsilon))
+        scales.append(moments.log_std_ratio(layer.variances, variance, layer.layer.epsilon))
     if not np.isfinite([*shifts, *scales]).all():
         raise BnvulnError(NOT_FINITE)
     arrays = {"shift": np.asarray(shifts, np.float32), "scale": np.asarray(scales, np.float32)}
