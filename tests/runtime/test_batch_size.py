@@ -1,4 +1,4 @@
-"""How many examples at a time."""
+"""Batch sizes: the estimate, and smaller batches where memory is exhausted."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def net():
     return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(hidden)))
 
 
-def test_what_fits_is_by_the_activations():
+def test_the_estimate_counts_activations():
     numbers = 784 + 784 + 7840 + 7840 + 10  # the images, the input layer, the two of 10 channels, the logits
     each = 4 * batching.COPIES * numbers
     for wanted in (1, 7, 400):
@@ -38,13 +38,10 @@ def exhausted_above(limit, tried):
 
 
 def test_the_batch_is_halved_until_it_fits():
-    tried, told = [], []
-    assert batching.run_in_smaller_batches(exhausted_above(70, tried), 500, told.append) == ("found", 62)
+    tried, messages = [], []
+    assert batching.run_in_smaller_batches(exhausted_above(70, tried), 500, messages.append) == ("found", 62)
     assert tried == [500, 250, 125, 62]
-    assert told[-1] == "memory is exhausted: going on with 62 examples at a time"
-
-
-def test_a_single_example_that_does_not_fit_is_an_error():
+    assert messages[-1] == "memory is exhausted: going on with 62 examples at a time"
     with pytest.raises(BnvulnError, match="a single example"):
         batching.run_in_smaller_batches(exhausted_above(0, []), 4, print)
 
