@@ -1,4 +1,4 @@
-"""The loss that attacks climb: the cross-entropy's slope without its saturation."""
+"""The loss that attacks maximize: the cross-entropy's gradient without its saturation."""
 
 import functools
 
@@ -15,13 +15,13 @@ SIZE = 1e4  # of logits, in float32
 
 
 def entropy(logits, y):
-    """TensorFlow's cross-entropy, in the place of the margin."""
+    """TensorFlow's cross-entropy, in the place of the log-odds."""
     return tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
 
 
 @pytest.fixture
-def climb_entropy(monkeypatch):
-    """Attacks climb the cross-entropy itself."""
+def maximize_entropy(monkeypatch):
+    """Attacks maximize the cross-entropy itself."""
     monkeypatch.setattr(pgd, "log_odds", entropy)
 
 
@@ -49,28 +49,13 @@ def cosines(a, b):
 
 
 @pytest.mark.parametrize("classes", CLASSES)
-def test_the_margin_is_the_log_of_exp_of_the_cross_entropy_minus_one(classes):
+def test_log_odds_are_the_log_of_exp_of_the_cross_entropy_minus_one(classes):
     logits, y = some(classes)
     expected = np.log(np.expm1(cross_entropy(logits, y)))
     found = log_odds(tf.constant(logits), tf.constant(y))
     assert found.dtype == tf.float64
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(found, np.log(np.expm1(entropy(tf.constant(logits), y))), rtol=1e-9, atol=1e-9)
-
-
-def test_the_margin_of_two_classes_is_the_difference_of_their_logits():
-    logits, y = some(2)
-    rows = np.arange(len(y))
-    np.testing.assert_array_equal(log_odds(tf.constant(logits), tf.constant(y)), logits[rows, 1 - y] - logits[rows, y])
-
-
-@pytest.mark.parametrize("classes", CLASSES)
-def test_it_grows_with_the_cross_entropy_and_is_positive_only_where_the_label_is_not_the_majority(classes):
-    logits, y = some(classes)
-    found = log_odds(tf.constant(logits), tf.constant(y)).numpy()
-    losses = cross_entropy(logits, y)
-    np.testing.assert_array_equal(np.argsort(found), np.argsort(losses))
-    np.testing.assert_array_equal(found > 0, losses > np.log(2))
 
 
 @pytest.mark.parametrize("classes", CLASSES)
@@ -83,16 +68,7 @@ def test_its_slope_at_the_logits_has_the_direction_of_that_of_the_cross_entropy(
     np.testing.assert_allclose(ours * (1 - p)[:, None], theirs, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("classes", CLASSES)
-def test_its_slope_at_the_input_has_the_direction_of_that_of_the_cross_entropy(classes):
-    predict, x = wavy(classes=classes, frequency=0.5), images(50)
-    y = np.arange(50, dtype=np.int32) % classes
-    ours, theirs = (slope(lambda t, y, loss=loss: loss(predict(t), y), x, y) for loss in (log_odds, entropy))
-    np.testing.assert_allclose(cosines(ours, theirs), 1, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("order", ["inf", "2"])
-@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize(("classes", "order"), [(2, "inf"), (10, "2")])
 def test_attacks_in_float64_find_what_the_cross_entropy_finds(classes, order, monkeypatch):
     predict, x = wavy(classes=classes, frequency=0.5), images(30)
     y = np.arange(30, dtype=np.int32) % classes
@@ -107,8 +83,7 @@ def test_attacks_in_float64_find_what_the_cross_entropy_finds(classes, order, mo
 # ---------------------------------------------------------------- in float32: no saturation
 
 
-@pytest.mark.parametrize("size", [1.0, 1e4, 1e30])
-@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize(("classes", "size"), [(2, 1e30), (10, 1.0), (10, 1e4)])
 def test_value_and_slope_of_large_logits_are_finite_and_right(classes, size):
     """The slope is the softmax over the other classes, minus 1 at the label."""
     logits, y = some(classes)
@@ -163,14 +138,6 @@ def test_large_logits_of_two_classes_hide_nothing(pair, name):
     np.testing.assert_allclose(found, model.worst_inf(x, y, 0.1), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-def test_the_cross_entropy_would_not_move_what_is_classified(pair, name, climb_entropy):
-    model, x, y, right = pair
-    found = ATTACKS[name](large(model), tf.constant(x), y, threat_model=ThreatModel("inf", 0.1)).numpy()
-    np.testing.assert_array_equal(found[right], x[right])
-    np.testing.assert_allclose(found[~right], model.worst_inf(x, y, 0.1)[~right], rtol=0, atol=1e-6)
-
-
 def test_robustness_of_large_logits_is_overstated_by_the_cross_entropy_alone(pair, monkeypatch):
     model, x, y, right = pair
     threat_model, exact = ThreatModel("inf", 0.1), model.margin(model.worst_inf(x, y, 0.1), y) > 0
@@ -214,24 +181,21 @@ def worst(ten):
     return x + EPS * np.sign(kernel[:, rival] - kernel[:, y]).T.reshape(x.shape)
 
 
-TEN = {"fgsm": fgsm, "bim": functools.partial(bim, steps=4, step_size=EPS / 2)}
-
-
-@pytest.mark.parametrize("name", TEN)
-def test_large_logits_of_ten_classes_hide_nothing(ten, name):
+def test_large_logits_of_ten_classes_hide_nothing(ten):
     kernel, x, y, _ = ten
-    found = TEN[name](predictor(kernel, SIZE), tf.constant(x), y, threat_model=ThreatModel("inf", EPS))
+    found = fgsm(predictor(kernel, SIZE), tf.constant(x), y, threat_model=ThreatModel("inf", EPS))
     np.testing.assert_allclose(found, worst(ten), rtol=0, atol=2e-7)
 
 
-@pytest.mark.parametrize("name", TEN)
-def test_the_cross_entropy_would_not_move_any_of_ten_classes(ten, name, climb_entropy):
+def test_the_cross_entropy_would_not_move_any_of_ten_classes(ten, maximize_entropy):
     kernel, x, y, _ = ten
-    found = TEN[name](predictor(kernel, SIZE), tf.constant(x), y, threat_model=ThreatModel("inf", EPS))
+    found = bim(
+        predictor(kernel, SIZE), tf.constant(x), y, threat_model=ThreatModel("inf", EPS), steps=4, step_size=EPS / 2
+    )
     np.testing.assert_array_equal(found, x)
 
 
-def test_the_cross_entropy_climbs_the_wrong_slope_before_it_vanishes(ten, monkeypatch):
+def test_the_cross_entropy_follows_a_wrong_gradient_before_it_vanishes(ten, monkeypatch):
     """With logits of tens p_y rounds to 1 and p_k does not round to 0: what is left is the slope of the rival alone."""
     kernel, x, y, rival = ten
     z = x.reshape(len(x), -1) @ kernel
@@ -250,9 +214,8 @@ def test_the_cross_entropy_climbs_the_wrong_slope_before_it_vanishes(ten, monkey
     assert np.abs(theirs - ours).max() > EPS
 
 
-@pytest.mark.parametrize("target", [0, 1])
-def test_a_target_far_away_is_approached(pair, target):
-    model, x, _, _ = pair
+def test_a_target_far_away_is_approached(pair):
+    (model, x, _, _), target = pair, 1
     y = np.full(len(x), target, np.int32)
     found = bim(
         large(model), tf.constant(x), y, threat_model=ThreatModel("inf", 0.1), steps=3, step_size=0.1, targeted=True
