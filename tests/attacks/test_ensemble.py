@@ -1,4 +1,4 @@
-"""Attacks that count any iterate, the cascade and the eps_grid, through the evaluator."""
+"""Attacks that keep the first success, the ensemble and the eps grid, through the evaluator."""
 
 from pathlib import Path
 from typing import get_args
@@ -8,7 +8,7 @@ import pytest
 from helpers_attacks import wave_classifier
 
 from bn_vuln import records
-from bn_vuln.attacks import auto_pgd, ensemble
+from bn_vuln.attacks import ensemble
 from bn_vuln.attacks.active_set import SearchResult
 from bn_vuln.attacks.base import StepResult
 from bn_vuln.attacks.pgd import PGD
@@ -31,9 +31,9 @@ def classifier():
 def evaluator(classifier):
     """The labels are the predictions, but for every eighth image."""
     found = Evaluator(classifier, Evaluation(limit=N), batch_size=16)
-    labels = found.logits(found.pixels).argmax(axis=1).astype(np.int32)
+    labels = found.eval_set.logits(found.eval_set.pixels).argmax(axis=1).astype(np.int32)
     labels[::8] = (labels[::8] + 1) % 10
-    found.dataset.labels[:] = labels
+    found.eval_set.dataset.labels[:] = labels
     return found
 
 
@@ -48,9 +48,11 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("name", get_args(Attack.model_fields["attack"].annotation))
-@pytest.mark.parametrize("ord", ["inf", "2"])
-def test_every_attack_counts_what_fools_inside_ball_and_box(evaluator, name, ord):
+ATTACKS = get_args(Attack.model_fields["attack"].annotation)
+
+
+@pytest.mark.parametrize(("name", "ord"), [*((name, "inf") for name in ATTACKS), ("strong", "2")])
+def test_every_attack_succeeds_inside_ball_and_box(evaluator, name, ord):
     sizes = SIZES.get(name, {"steps": 20})
     result = run(evaluator, attack=name, ord=ord, eps={"inf": 0.03, "2": 0.4}[ord], **sizes)
     record = result.record
@@ -66,7 +68,7 @@ def test_every_attack_counts_what_fools_inside_ball_and_box(evaluator, name, ord
     assert record.n_evaluations > 0
 
 
-def test_any_iterate_fools_what_the_best_iterate_fools(evaluator):
+def test_first_success_equals_best_loss_in_success(evaluator):
     common = {"attack": "pgd", "steps": 10, "restarts": 2}
     best, found = run(evaluator, **common, keep="best_loss"), run(evaluator, **common)
     # The clean image counts too, where the best iterate of PGD begins elsewhere.
@@ -76,10 +78,10 @@ def test_any_iterate_fools_what_the_best_iterate_fools(evaluator):
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), 9.0])
-def test_a_search_that_cheats_is_not_believed(evaluator, monkeypatch, wrong):
-    def cheat(self, slots):
-        yes = slots["y"] >= 0
-        return StepResult({"point": slots["point"]}, yes, slots["eps"])
+def test_an_attack_that_cheats_is_not_believed(evaluator, monkeypatch, wrong):
+    def cheat(self, state):
+        yes = state["y"] >= 0
+        return StepResult({"point": state["point"]}, yes, state["eps"])
 
     monkeypatch.setattr(PGD, "start", lambda self, job: {"point": job["x"] * 0.0 + wrong})
     monkeypatch.setattr(PGD, "advance", cheat)
@@ -98,7 +100,7 @@ def test_a_targeted_search_ends_at_its_target(evaluator):
     assert record.robust_after["pgd"] == N - round(N * record.target_rate)
 
 
-def test_the_cascade_attacks_what_is_left_standing(evaluator):
+def test_the_ensemble_attacks_what_resisted_before(evaluator):
     options = {"steps": 5, "targets": 3, "queries": 20, "eps": 0.015}
     record = run(evaluator, attack="strong", **options).record
     assert list(record.robust_after) == list(ensemble.STRONG)
@@ -139,19 +141,19 @@ def test_stages_merge_by_the_smaller_eps():
     np.testing.assert_array_equal(ensemble._merged(before, after, first=True).points.ravel(), [1, 2, 2, 2])
 
 
-def test_a_ladder_goes_down_from_eps(evaluator):
-    """Of the config of a smaller the larger eps are the eps_grid: that cannot be attacked by itself."""
+def test_an_eps_grid_goes_down_from_eps(evaluator):
+    """The config of a smaller eps has the larger ones as its eps grid: it cannot be attacked by itself."""
     (smaller,) = Attack(eps=0.03, steps=2, eps_grid=[0.01]).at_smaller_eps
     with pytest.raises(UsageError, match=r"eps_grid: 0\.03 is above eps = 0\.01"):
         evaluator.run(smaller)
 
 
-def test_a_ladder_has_a_record_for_each_eps(classifier, evaluator, tmp_path: Path):
-    at_smaller_eps = [0.005, 0.01, 0.02]
-    attack = Attack(attack="pgd", eps=0.03, steps=10, eps_grid=at_smaller_eps, seed=1)
+def test_an_eps_grid_has_a_record_for_each_eps(classifier, evaluator, tmp_path: Path):
+    grid = [0.005, 0.01, 0.02]
+    attack = Attack(attack="pgd", eps=0.03, steps=10, eps_grid=grid, seed=1)
     top = evaluator.run(attack)
     found = [*evaluator.at_smaller_eps(attack, top), (attack, top)]
-    assert [options.eps for options, _ in found] == [*at_smaller_eps, 0.03]
+    assert [options.eps for options, _ in found] == [*grid, 0.03]
     accuracies = [result.record.accuracy for _, result in found]
     assert accuracies == sorted(accuracies, reverse=True)
     assert accuracies[0] > accuracies[-1]
@@ -164,14 +166,10 @@ def test_a_ladder_has_a_record_for_each_eps(classifier, evaluator, tmp_path: Pat
     assert len({result.record.perturbation_id for _, result in found}) == 4
 
 
-def test_rungs_are_measured_and_written(classifier, tmp_path: Path):
+def test_records_of_smaller_eps_are_written(classifier, tmp_path: Path):
     attack = Attack(attack="pgd", eps=0.03, steps=2, eps_grid=[0.01])
     names = dict(measure(classifier, {"pgd": attack}, Evaluation(limit=20), folder=tmp_path))
     assert list(names) == ["pgd 0.01", "pgd"]
     for result in names.values():
         assert result.record in records.read_records(tmp_path)
     assert names["pgd 0.01"].record.loss is None
-
-
-def test_targets_of_few_classes():
-    assert auto_pgd.target_classes(np.array([[1.0, 2.0]]), np.array([0]), 9).tolist() == [[1]]

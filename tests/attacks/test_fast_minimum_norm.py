@@ -53,8 +53,7 @@ def distances(threat_model, x, points):
 # ---------------------------------------------------------------- linear models
 
 
-@pytest.mark.parametrize("scale", [1.0, SCALE], ids=["pixel", "channels"])
-@pytest.mark.parametrize("ord", ["inf", "2"])
+@pytest.mark.parametrize(("ord", "scale"), [("inf", 1.0), ("2", SCALE)], ids=["inf", "2-channels"])
 def test_it_finds_the_distance_to_the_boundary_of_a_linear_model(x, ord, scale):
     model, threat_model = binary_linear(), ThreatModel(ord, 1.0, scale)
     y = predicted(model.predict, x)
@@ -90,7 +89,7 @@ def test_it_finds_the_distance_within_the_box(x):
 
 
 class Published:
-    """One example: `point` is to be looked at; `see` its logits, the difference of them, the highest of the others less
+    """One example: `point` is to be evaluated; `see` its logits, the difference of them, the highest of the others less
     that of the label, and its gradient, and there is another point."""
 
     def __init__(self, threat_model, x, steps):
@@ -109,15 +108,15 @@ class Published:
         share = (1 + math.cos(math.pi * self.i / self.steps)) / 2
         alpha, gamma = 0.01 + 0.99 * share, 0.001 + 0.049 * share
         length = self.norm(self.delta, self.threat_model.ord)
-        if loss > 1e-5 * np.abs(logits).max():  # ours: published is 0
-            if length < (1 - 1e-5) * self.best_norm:  # ours, too
+        if loss > 1e-5 * np.abs(logits).max():  # published is 0
+            if length < (1 - 1e-5) * self.best_norm:  # published: any shorter one
                 self.best, self.best_norm = self.point, length
             self.eps = min(self.eps * (1 - gamma), self.best_norm)
         elif self.best is not None:
             self.eps *= 1 + gamma
         else:
             needed = length + abs(loss) / self.norm(input_gradient, {"inf": "1", "2": "2"}[self.threat_model.ord])
-            self.eps = needed * 1.05 ** (self.i + 1)  # the factor is ours
+            self.eps = needed * 1.05 ** (self.i + 1)  # published without the factor
         self.delta = self.delta + alpha * input_gradient / self.norm(input_gradient, "2")
         if self.threat_model.ord == "inf":
             self.delta = np.clip(self.delta, -self.eps, self.eps)
@@ -146,12 +145,11 @@ def test_it_finds_the_point_of_the_published_algorithm(predict, x, y, ord):
     assert (found.points[::10] == x[::10]).all()  # misclassified as they are
 
 
-# ---------------------------------------------------------------- with a budget, and with the engine
+# ---------------------------------------------------------------- with a budget, and with the active set
 
 
-@pytest.mark.parametrize("minimal", [False, True])
-@pytest.mark.parametrize("ord", ["inf", "2"])
-def test_with_a_budget_it_reports_what_lies_within(predict, x, y, ord, minimal):
+@pytest.mark.parametrize(("ord", "minimal"), [("inf", True), ("inf", False), ("2", False)])
+def test_with_a_budget_it_reports_points_within_eps(predict, x, y, ord, minimal):
     threat_model = ThreatModel(ord, 1.0, SCALE, LOW, HIGH)
     distance = distances(threat_model, x, nearest(predict, threat_model, x, y).points)
     eps = float(np.median(distance))
@@ -204,7 +202,7 @@ def test_xla_and_who_shares_the_batch_change_nothing(predict, x, y, ord, minimal
         np.testing.assert_allclose(found.points, whole.points[order], atol=1e-9)
 
 
-def test_in_float32_it_finds_what_fools_another_order_of_summation(x):
+def test_in_float32_success_does_not_depend_on_the_order_of_summation(x):
     """The point is near to the boundary, but not so near that it lies there for one order of summation alone."""
     model = binary_linear()
     single = x.astype(np.float32)
