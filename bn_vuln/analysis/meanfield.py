@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,8 @@ from bn_vuln.typing import Floats
 @overload
 def gradient_growth(batch_size: float) -> float: ...
 @overload
-def gradient_growth(batch_size: Sequence[int] | NDArray[Any]) -> Floats: ...
-def gradient_growth(batch_size: float | Sequence[int] | NDArray[Any]) -> float | Floats:
+def gradient_growth(batch_size: Sequence[int] | NDArray[np.generic]) -> Floats: ...
+def gradient_growth(batch_size: float | Sequence[int] | NDArray[np.generic]) -> float | Floats:
     """Return lambda_G(B): the factor by which the expected squared gradient norm grows per layer towards the input.
 
     It holds for an infinitely wide network of layers (linear, BN with c = 0, ReLU) at initialization. As B grows it
@@ -63,8 +63,8 @@ def gradient_growth(batch_size: float | Sequence[int] | NDArray[Any]) -> float |
 @overload
 def depth_limit(batch_size: float, constant: float = 16.0) -> float: ...
 @overload
-def depth_limit(batch_size: Sequence[int] | NDArray[Any], constant: float = 16.0) -> Floats: ...
-def depth_limit(batch_size: float | Sequence[int] | NDArray[Any], constant: float = 16.0) -> float | Floats:
+def depth_limit(batch_size: Sequence[int] | NDArray[np.generic], constant: float = 16.0) -> Floats: ...
+def depth_limit(batch_size: float | Sequence[int] | NDArray[np.generic], constant: float = 16.0) -> float | Floats:
     """Return the depth, in layers, to which a BN network is expected to train: constant / ln lambda_G(B).
 
     Args:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +9,7 @@ from bn_vuln.analysis.tilt import chunks
 from bn_vuln.typing import Floats
 
 
-def principal_components(images: NDArray[Any]) -> tuple[Floats, Floats]:
+def principal_components(images: NDArray[np.generic]) -> tuple[Floats, Floats]:
     """Return the principal components of images, computed in chunks.
 
     Args:
@@ -36,7 +34,7 @@ def principal_components(images: NDArray[Any]) -> tuple[Floats, Floats]:
     return np.maximum(variance[::-1], 0), directions[:, ::-1]
 
 
-def energy(gradients: NDArray[Any], directions: Floats) -> Floats:
+def energy(gradients: NDArray[np.generic], directions: Floats) -> Floats:
     """Return the share of |gradient|^2 that lies along each direction, averaged over examples.
 
     Args:
@@ -60,7 +58,7 @@ def energy(gradients: NDArray[Any], directions: Floats) -> Floats:
     return total / n
 
 
-def gain(jacobians: NDArray[Any], directions: Floats) -> Floats:
+def gain(jacobians: NDArray[np.generic], directions: Floats) -> Floats:
     """Return the root-mean-square change of the logits for a unit step along each direction, to first order.
 
     Args:

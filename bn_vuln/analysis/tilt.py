@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,7 +39,7 @@ def unit_vectors(vectors: ArrayLike) -> Floats:
         return np.asarray(array / np.linalg.norm(array, axis=-1, keepdims=True))
 
 
-def chunks(examples: NDArray[Any]) -> Iterator[tuple[slice, Floats]]:
+def chunks(examples: NDArray[np.generic]) -> Iterator[tuple[slice, Floats]]:
     """Yield slices of the first axis of examples [n, ...] with their rows, float64 [m, d]; uint8 is divided by 255."""
     flat = examples.reshape(len(examples), math.prod(examples.shape[1:]))
     rows = max(1, CHUNK // max(1, flat.shape[1]))
@@ -52,7 +51,7 @@ def chunks(examples: NDArray[Any]) -> Iterator[tuple[slice, Floats]]:
         yield part, values
 
 
-def centroids(images: NDArray[Any], labels: NDArray[Any], classes: int) -> Floats:
+def centroids(images: NDArray[np.generic], labels: NDArray[np.generic], classes: int) -> Floats:
     """Return the mean image of each class.
 
     Args:

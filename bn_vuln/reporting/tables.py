@@ -308,7 +308,7 @@ def _format_ours(results: Results, comparison: Comparison) -> str:
 
 
 def _format_as_claimed(results: Results, comparison: Comparison, value: Estimate, *, signed: bool | None = None) -> str:
-    """A number in the unit of the claim; slopes and ratios have none. Contrasts are signed unless told otherwise."""
+    """A number in the unit of the claim; slopes and ratios have none. Contrasts have a sign by default."""
     paper = comparison.paper
     if paper.how != "difference":
         mean = f"{value.mean:{'+' if signed else ''}.3f}".replace("-", "\N{MINUS SIGN}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bn_vuln.analysis.statistics import Estimate
 from bn_vuln.reporting.aggregate import Results
@@ -211,11 +211,11 @@ def _add_legend_above(axes: Axes, title: str = "") -> None:
     """The legend above the axes, where it covers no data, and above it the title, if there is one."""
     handles, labels = axes.get_legend_handles_labels()
     ncols = legend_columns(labels, 2, WIDTH / 2)
-    style: dict[str, Any] = {"frameon": False, "ncols": ncols, "borderaxespad": 0.2}
-    if title and handles:
-        position = {"loc": "lower left", "bbox_to_anchor": (0, 1)}
-        axes.legend(**style, **position, title=title, title_fontsize="large", alignment="left")
-    elif handles:
-        axes.legend(**style, loc="lower right", bbox_to_anchor=(1, 1))
+    if handles:
+        side, x = ("left", 0) if title else ("right", 1)
+        axes.legend(
+            frameon=False, ncols=ncols, borderaxespad=0.2, loc=f"lower {side}", bbox_to_anchor=(x, 1),
+            title=title or None, title_fontsize="large" if title else None, alignment="left" if title else "center",
+        )  # fmt: skip
     else:
         axes.set_title(title, loc="left")

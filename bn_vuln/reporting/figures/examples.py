@@ -66,8 +66,7 @@ def draw(results: Results, file_format: str) -> list[FigureFile]:
             for panel, title in zip(panels[:, 0], rows, strict=True):
                 position = {"rotation": 90, "ha": "right", "va": "center", "transform": panel.transAxes}
                 panel.text(-0.08, 0.5, title, fontsize=TEXT, **position)
-            _draw_nearest(panels, arm.nearest, shown, scale)
-            _draw_fooling(panels[len(rows) - fooling_rows :].flat, arm.fooling)
+            _draw_arm(panels, panels[len(rows) - fooling_rows :].flat[:classes], arm, shown, scale)
         return [FigureFile("examples", caption(results, arms, len(shown)), render(figure, file_format))]
 
 
@@ -132,23 +131,25 @@ def shared_examples(arms: Sequence[Arrays]) -> Index:
     """Return the first examples, COLUMNS at most, of which every arm has an adversarial one."""
     count = min((len(arrays["clean"]) for arrays in arms), default=0)
     distances = [arrays["distance"][:count] for arrays in arms]
-    found = np.array([(d > 0) & np.isfinite(d) for d in distances], np.bool_).reshape(len(arms), count)
-    return np.flatnonzero(found.all(axis=0))[:COLUMNS]
+    is_adversarial = np.array([(d > 0) & np.isfinite(d) for d in distances], np.bool_).reshape(len(arms), count)
+    return np.flatnonzero(is_adversarial.all(axis=0))[:COLUMNS]
 
 
-def _draw_nearest(panels: Sequence[Sequence[Axes]], arrays: Arrays, shown: Index, scale: float) -> None:
-    """Columns of a clean image, its adversarial example and the difference of the two."""
+def _draw_arm(
+    panels: Sequence[Sequence[Axes]], fooling_panels: Iterable[Axes], arm: ArmImages, shown: Index, scale: float
+) -> None:
+    """Clean images over their adversarial examples and the differences of the two; fooling images, one a class.
+
+    Below a fooling image are the steps that it took, or its confidence where they were not enough.
+    """
+    arrays = arm.nearest
     changes = 0.5 + 0.5 * _changes(arrays, shown) / scale if arrays else ()
     for column, (example, change) in enumerate(zip(shown, changes, strict=False)):
         _draw_image(panels[0][column], arrays["clean"][example], f"{arrays['labels'][example]}")
         _draw_image(panels[1][column], arrays["adversarial"][example], f"{arrays['taken_for'][example]}")
         _draw_image(panels[2][column], change, f"{arrays['distance'][example]:.2f}")
-
-
-def _draw_fooling(panels: Iterable[Axes], arrays: Arrays) -> None:
-    """One image a class, with the steps that it took, or with its confidence where that was not enough."""
-    images = arrays["images"][:CLASSES] if arrays else ()
-    for number, (panel, image) in enumerate(zip(panels, images, strict=False)):
+    arrays = arm.fooling
+    for number, (panel, image) in enumerate(zip(fooling_panels, arrays.get("images", ()), strict=False)):
         steps, confidence = arrays["steps"][number], 100 * float(arrays["confidence"][number])
         text = f"{number}: {steps}" if arrays["reached"][number] else f"{number}: {confidence:.0f}%"
         _draw_image(panel, image, text)
