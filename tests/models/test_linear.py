@@ -68,18 +68,14 @@ def test_the_logits_of_one_logit_are_zero_and_z(normalization):
     np.testing.assert_allclose(logits[:, 1:], h @ last.kernel.numpy() + last.bias.numpy(), atol=1e-4)
 
 
-@pytest.mark.parametrize(("normalization", "parameters"), zip(NORMALIZATIONS, (33, 161, 97), strict=True), ids=NAMES)
-def test_parameter_counts_of_one_logit(normalization, parameters):
-    assert build(ONE_LOGIT, normalization).count_params() == parameters
-
-
 def test_one_logit_is_refused_for_ten_classes():
     with pytest.raises(UsageError, match=r"arch\.one_logit: expected two classes, mnist has 10"):
         build(ONE_LOGIT, info=INFO)
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS[1:], ids=NAMES[1:])
-@pytest.mark.parametrize("arch", ["linear", ONE_LOGIT], ids=["two", "one"])
+@pytest.mark.parametrize(
+    ("arch", "normalization"), zip(["linear", ONE_LOGIT], NORMALIZATIONS[1:], strict=True), ids=["two", "one"]
+)
 def test_batch_norm_of_the_input_is_folded_exactly(arch, normalization):
     model = randomized(build(arch, normalization))
     folded = fold(model)
@@ -93,7 +89,7 @@ def test_batch_norm_of_the_input_is_folded_exactly(arch, normalization):
 # ---------------------------------------------------------------- pixels as they are
 
 
-@pytest.mark.parametrize("arch", ["linear", ONE_LOGIT, {"name": "mlp", "hidden": [5]}, "deep"], ids=str)
+@pytest.mark.parametrize("arch", [ONE_LOGIT, {"name": "mlp", "hidden": [5]}], ids=["one logit", "mlp"])
 def test_a_model_that_does_not_standardize_sees_pixels(arch):
     x = pixels()
     model, standardizing = (build(arch, standardize=standardize) for standardize in (False, True))
@@ -113,8 +109,7 @@ def test_standardization_is_part_of_the_id_only_where_it_is_off():
 # ---------------------------------------------------------------- initial values
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS, ids=NAMES)
-@pytest.mark.parametrize("arch", ["linear", ONE_LOGIT], ids=["two", "one"])
+@pytest.mark.parametrize(("arch", "normalization"), [("linear", "batch"), (ONE_LOGIT, "none")], ids=["two", "one"])
 def test_zeros_are_zero_kernels_and_biases(arch, normalization):
     model = build(arch, normalization, init="zeros")
     last = model.layers[-1] if arch == "linear" else model.get_layer("logit")
@@ -123,10 +118,10 @@ def test_zeros_are_zero_kernels_and_biases(arch, normalization):
     np.testing.assert_array_equal(model(pixels(), training=False), np.zeros((7, 2)))
 
 
-@pytest.mark.parametrize("arch", ["mlp", "deep", "vgg8"])
-def test_zeros_are_refused_where_hidden_layers_would_never_learn(arch):
-    with pytest.raises(ConfigError, match="test: init zeros: hidden layers would never learn; it is for arch linear"):
-        validate(Cell, {"arch": arch, "init": "zeros"}, "test")
+def test_zeros_are_refused_where_hidden_layers_would_never_learn():
+    with pytest.raises(ConfigError) as error:
+        validate(Cell, {"arch": "mlp", "init": "zeros"}, "test")
+    assert str(error.value) == "test: init zeros: hidden layers would never learn; it is for arch linear"
 
 
 UNIFORM = {"name": "batch", "gamma": "uniform"}
@@ -150,8 +145,8 @@ def test_uniform_gamma_is_between_0_and_1_and_depends_on_seed_and_layer():
         np.testing.assert_array_equal(one, again)
 
 
-@pytest.mark.parametrize("init", ["torch", "he"])
-def test_uniform_gamma_changes_nothing_else(init):
+def test_uniform_gamma_changes_nothing_else():
+    init = "torch"
     ones, uniform = (weights(build(TWO_NORMALIZED, n, init=init, seed=2)) for n in ("batch", UNIFORM))
     assert ones.keys() == uniform.keys()
     changed = {path for path in ones if not np.array_equal(ones[path], uniform[path])}
@@ -190,8 +185,8 @@ def run(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("classes", [(3, 7), (4, 9, 7, 1)], ids=str)
-def test_predictions_are_the_nearest_centroid_in_numpy(classes):
+def test_predictions_are_the_nearest_centroid_in_numpy():
+    classes = (4, 9, 7, 1)
     trained = train(nearest(classes))
     means = centroids(classes)
 
@@ -255,57 +250,37 @@ def test_evaluation_is_on_the_classes_alone(run):
     assert record.cell["data"]["classes"] == [3, 7]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
+def test_options_of_the_training_do_not_change_the_nearest_centroid():
+    for changes in (
         {"seed": 5},
         {"train": {"epochs": 7, "optimizer": "adam", "lr": 0.1}},
         {"normalization": {"name": "batch", "c": 0.1}},
         {"normalization": "l2", "weight_decay": 0.01},
         {"weight_decay": 0.01, "decay_on": "all"},
-        {"init": "he", "standardize": False},
+        {"init": "he", "standardize": False, "arch": {"name": "nearest_centroid"}},
         {"data": {**PAIR["data"], "limit": 100, "balanced": True, "subset_seed": "seed"}},
-    ],
-    ids=" ".join,
-)
-def test_nothing_that_trains_a_model_changes_the_nearest_centroid(changes):
-    assert validate(Cell, {**PAIR, **changes}, "test") == nearest()
-    assert cell_id(validate(Cell, {**PAIR, **changes}, "test")) == cell_id(nearest())
-    assert cell_id(validate(Cell, {**PAIR, **changes, "arch": {"name": "nearest_centroid"}}, "test")) == (
-        cell_id(nearest())
-    )
+    ):
+        cell = validate(Cell, {**PAIR, **changes}, "test")
+        assert cell == nearest()
+        assert cell_id(cell) == cell_id(nearest())
 
 
-@pytest.mark.parametrize("change", [{"width": 29}, {"classes": [7, 3]}, {"classes": None}, {"name": "toy"}], ids=str)
-def test_its_data_do(change):
-    assert cell_id(validate(Cell, {**PAIR, "data": {**PAIR["data"], **change}}, "test")) != cell_id(nearest())
+def test_the_data_change_the_nearest_centroid():
+    for change in ({"width": 29}, {"classes": [7, 3]}, {"classes": None}, {"name": "toy"}):
+        assert cell_id(validate(Cell, {**PAIR, "data": {**PAIR["data"], **change}}, "test")) != cell_id(nearest())
 
 
-def test_a_key_that_does_not_exist_is_still_refused():
-    with pytest.raises(ConfigError, match="unknown key 'sead'"):
-        validate(Cell, {**PAIR, "sead": 1}, "test")
-
-
-def test_the_command_trains_it(bnvuln, tmp_path):
-    folder = tmp_path / "run"
-    command = ["train", "--arch", "nearest_centroid", "--classes", "3,7", "--seed", "4", "--out", folder]
-    code, out, err = bnvuln(*command)
+def test_the_command_says_that_there_is_nothing_to_train(bnvuln, tmp_path):
+    code, out, err = bnvuln("train", "--arch", "nearest_centroid", "--classes", "3,7", "--out", tmp_path / "run")
     assert code == 0, err
-    assert "None" not in out + err
-    accuracy = records.read_training(folder).validation_accuracy
-    assert out == f"validation accuracy {100 * accuracy:.2f}% (nothing to train)\nrun: {folder}\n"
-    assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == (
-        ["config.yaml", "model.keras", "training.json"]
-    )
-    assert cell_id(records.read_cell(folder)) == cell_id(nearest())
-    code, _, err = bnvuln(*command[:5], "--out", folder)  # whatever the seed
-    assert (code, "is finished already" in err) == (0, True)
+    accuracy = records.read_training(tmp_path / "run").validation_accuracy
+    assert out == f"validation accuracy {100 * accuracy:.2f}% (nothing to train)\nrun: {tmp_path / 'run'}\n"
 
 
 # ---------------------------------------------------------------- the effective weights of BN of the input
 
 
-@pytest.mark.parametrize(("affine", "c"), [(True, 1e-5), (True, 0.1), (False, 0.1)])
+@pytest.mark.parametrize(("affine", "c"), [(True, 1e-5), (False, 0.1)])
 def test_the_gradient_of_the_margin_is_the_effective_weights(tmp_path, affine, c):
     fields = {
         "data": {"name": "mnist", "width": 28, "classes": [3, 7], "limit": 500, "validation": 1000},
@@ -330,7 +305,7 @@ def test_the_gradient_of_the_margin_is_the_effective_weights(tmp_path, affine, c
     np.testing.assert_allclose(found, sign * expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
 
 
-# ---------------------------------------------------------------- open bugs
+# ---------------------------------------------------------------- edge cases
 
 
 def test_gamma_has_a_random_stream_of_its_own():
@@ -358,9 +333,3 @@ def test_the_nearest_centroid_of_few_examples(tmp_path):
 def test_a_cell_of_objects_is_the_cell_of_their_fields():
     options = Data(width=28, classes=(3, 7), limit=100, balanced=True, subset_seed="seed")
     assert cell_id(Cell(data=options, arch=NearestCentroidArch(), seed=3)) == cell_id(nearest())
-
-
-def test_what_refuses_zeros_does_not_print_the_config():
-    with pytest.raises(ConfigError) as error:
-        validate(Cell, {"arch": "mlp", "init": "zeros"}, "test")
-    assert str(error.value) == "test: init zeros: hidden layers would never learn; it is for arch linear"

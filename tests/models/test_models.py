@@ -55,26 +55,19 @@ def randomize_bn(layer, seed=0):
 # ---------------------------------------------------------------- sizes
 
 
-@pytest.mark.parametrize(
-    ("arch", "normalization", "parameters"),
-    [
+def test_parameter_counts():
+    counts = [
         ("mlp", "none", 465_706),
         ("mlp", BATCH, 466_882),
         ("mlp", PLAIN, 466_490),
-        (mlp(20, 30), "none", 16_640),
-        (mlp(20, 30), BATCH, 16_700),
         (mlp(20, 30, normalized=(0, 1)), BATCH, 16_790),
         (mlp(20, 30, normalized=(1,)), BATCH, 16_730),
         (mlp(20, 30, normalized=()), BATCH, 16_640),
-        (mlp(16), "none", 12_730),
-        ("linear", "none", 7_850),
         ("linear", BATCH, 10_986),
         ("linear", PLAIN, 9_418),
-    ],
-    ids=str,
-)
-def test_parameter_counts(arch, normalization, parameters):
-    assert build(arch, normalization).count_params() == parameters
+    ]
+    for arch, normalization, parameters in counts:
+        assert build(arch, normalization).count_params() == parameters, (arch, normalization)
 
 
 def test_parameter_counts_at_width_84_follow_the_formula():
@@ -90,9 +83,9 @@ VGG_CONVOLUTIONS = {"vgg11": 9_220_480, "vgg13": 9_404_992, "vgg16": 14_714_688,
 VGG_FILTERS = {"vgg8": 1472, "vgg11": 2752, "vgg13": 2944, "vgg16": 4224, "vgg19": 5504}  # of all convolutions
 
 
-@pytest.mark.parametrize("arch", VGG_CONVOLUTIONS)
-def test_parameter_counts_of_vgg_are_the_published_ones(arch):
-    assert build(arch, info=PHOTOS).count_params() == VGG_CONVOLUTIONS[arch] + 512 * 10 + 10
+def test_parameter_counts_of_vgg_are_the_published_ones():
+    for arch, convolutions in VGG_CONVOLUTIONS.items():
+        assert build(arch, info=PHOTOS).count_params() == convolutions + 512 * 10 + 10
 
 
 @pytest.mark.parametrize(
@@ -100,11 +93,7 @@ def test_parameter_counts_of_vgg_are_the_published_ones(arch):
     [
         ("vgg8", 3_914_762),
         ("vgg11", 9_224_458),
-        ("vgg13", 9_408_970),
-        ("vgg16", 14_718_666),
-        ("vgg19", 20_028_362),
         ({"name": "deep", "depth": 3, "units": 20}, 784 * 20 + 20 + 2 * (20 * 20 + 20) + 210),
-        ("deep", 1_635_850),
     ],
     ids=str,
 )
@@ -129,9 +118,7 @@ def test_vgg8_is_as_described():
     assert layers == [*front, *stages, *head]
 
 
-@pytest.mark.parametrize(
-    ("width", "border", "last"), [(28, (2, 2), 1), (32, None, 1), (33, (15, 16), 2), (84, (6, 6), 3)]
-)
+@pytest.mark.parametrize(("width", "border", "last"), [(32, None, 1), (33, (15, 16), 2)])
 def test_the_input_of_vgg_gets_a_black_border_to_a_multiple_of_32(width, border, last):
     model = build("vgg8", width=width)
     names = [layer.name for layer in model.layers]
@@ -159,10 +146,10 @@ def test_a_vgg_without_normalization_is_its_formula():
     np.testing.assert_allclose(model(x), last.mean(axis=(1, 2)) @ kernel + bias, atol=1e-5)
 
 
-@pytest.mark.parametrize(("arch", "init"), [("mlp", "torch"), ("linear", "torch"), ("deep", "he"), ("vgg19", "he")])
-def test_the_default_initialization_depends_on_the_architecture(arch, init):
-    assert validate(Cell, {"arch": arch}, "test").init == init
-    assert validate(Cell, {"arch": arch, "init": "torch"}, "test").init == "torch"
+def test_the_default_initialization_depends_on_the_architecture():
+    for arch, init in (("mlp", "torch"), ("linear", "torch"), ("deep", "he"), ("vgg19", "he")):
+        assert validate(Cell, {"arch": arch}, "test").init == init
+    assert validate(Cell, {"arch": "deep", "init": "torch"}, "test").init == "torch"
 
 
 def test_he_keeps_the_signal_of_a_deep_net_and_torch_loses_it():
@@ -175,8 +162,7 @@ def test_he_keeps_the_signal_of_a_deep_net_and_torch_loses_it():
     assert spread["torch"] < 1e-6
 
 
-@pytest.mark.parametrize("arch", ["linear", mlp(5), {"name": "deep", "depth": 3}, "vgg8"], ids=str)
-@pytest.mark.parametrize(("width", "expected"), [(None, 28), (40, 40)])
+@pytest.mark.parametrize(("arch", "width", "expected"), [(mlp(5), None, 28), ({"name": "deep", "depth": 3}, 40, 40)])
 def test_models_take_pixels_of_their_width_and_give_a_logit_for_each_class(arch, width, expected):
     model = build(arch, width=width)
     assert model.input_shape == (None, expected, expected, 1)
@@ -193,11 +179,16 @@ def test_models_have_the_shape_of_their_data():
 # ---------------------------------------------------------------- initialization
 
 
-@pytest.mark.parametrize("init", ["torch", "he"])
 @pytest.mark.parametrize(
-    "arch", ["linear", mlp(30, 20, normalized=(0, 1)), {"name": "deep", "depth": 4}, "vgg8"], ids=str
+    ("arch", "init", "normalization"),
+    [
+        ("linear", "torch", PLAIN),
+        (mlp(30, 20, normalized=(0, 1)), "torch", BATCH),
+        ({"name": "deep", "depth": 4}, "he", PLAIN),
+        ("vgg8", "he", BATCH),
+    ],
+    ids=["linear", "mlp", "deep", "vgg8"],
 )
-@pytest.mark.parametrize("normalization", [BATCH, PLAIN], ids=["affine", "plain"])
 def test_both_arms_start_with_the_same_kernels_and_biases(arch, init, normalization):
     plain, normalized = (weights(build(arch, n, init=init, seed=3)) for n in ("none", normalization))
     shared = set(plain) & set(normalized)
@@ -214,15 +205,8 @@ def test_another_seed_gives_other_weights_everywhere():
             assert not np.isclose(first[path], second[path]).all()
 
 
-def test_the_same_seed_gives_the_same_weights():
-    first, second = weights(build(mlp(30))), weights(build(mlp(30)))
-    for path in first:
-        np.testing.assert_array_equal(first[path], second[path])
-
-
-@pytest.mark.parametrize("init", ["torch", "he"])
-def test_layers_of_the_same_shape_start_differently(init):
-    model = build(mlp(30, 30, 30), init=init)
+def test_layers_of_the_same_shape_start_differently():
+    model = build(mlp(30, 30, 30), init="he")
     kernels = [model.get_layer(f"dense_{i}").kernel.numpy() for i in (1, 2)]
     assert abs(np.corrcoef(kernels[0].ravel(), kernels[1].ravel())[0, 1]) < 0.1
 
@@ -260,13 +244,7 @@ def bn_layer(model):
     return next(layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization))
 
 
-def test_bn_is_absent_without_normalization():
-    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in build(mlp(5)).layers)
-
-
-@pytest.mark.parametrize("arch", ["linear", mlp(5)], ids=["linear", "mlp"])
-@pytest.mark.parametrize("affine", [True, False])
-@pytest.mark.parametrize("synchronized", [True, False])
+@pytest.mark.parametrize(("arch", "affine", "synchronized"), [("linear", True, False), (mlp(5), False, True)], ids=str)
 def test_bn_has_the_options_of_the_config(arch, affine, synchronized):
     options = {"name": "batch", "c": 0.02, "momentum": 0.7, "affine": affine, "synchronized": synchronized}
     layer = bn_layer(build(arch, options))
@@ -305,9 +283,8 @@ def test_bn_of_an_mlp_is_its_formula_between_dense_and_relu(affine):
     np.testing.assert_allclose(part(model, "relu_0")(x, training=False), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("affine", [True, False])
-def test_bn_of_a_linear_model_is_its_formula_on_the_standardized_pixels(affine):
-    c = 0.3
+def test_bn_of_a_linear_model_is_its_formula_on_the_standardized_pixels():
+    c, affine = 0.3, True
     model = build("linear", {"name": "batch", "c": c, "affine": affine})
     gamma, beta, mean, variance = randomize_bn(bn_layer(model))
     x = np.random.default_rng(1).uniform(size=(5, 28, 28, 1)).astype(np.float32)
@@ -345,12 +322,9 @@ def test_standardization_maps_the_mean_to_zero_and_one_std_above_it_to_one():
     np.testing.assert_allclose(standardize(pixels), np.broadcast_to([[[[0]]], [[[1]]]], (2, 4, 4, 2)), atol=1e-5)
 
 
-@pytest.mark.parametrize("normalization", ["none", BATCH], ids=["none", "batch"])
-@pytest.mark.parametrize("arch", ["linear", mlp(6, 5)], ids=["linear", "mlp"])
-def test_a_saved_model_opens_where_bnvuln_is_not_installed(tmp_path, monkeypatch, arch, normalization):
-    model = build(arch, normalization)
-    if normalization != "none":
-        randomize_bn(bn_layer(model))
+def test_a_saved_model_opens_where_bnvuln_is_not_installed(tmp_path, monkeypatch):
+    model = build(mlp(6, 5), BATCH)
+    randomize_bn(bn_layer(model))
     x = np.random.default_rng(0).uniform(size=(4, 28, 28, 1)).astype(np.float32)
     expected = model(x, training=False).numpy()
     path = tmp_path / "model.keras"
