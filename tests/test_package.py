@@ -1,4 +1,4 @@
-"""The package as a stranger gets it: one wheel, one package, acyclic layers, quiet start."""
+"""The package as a new user gets it: one wheel, one package, acyclic layers, quiet start."""
 
 import ast
 import graphlib
@@ -51,11 +51,11 @@ def part_of(path):
     return path.relative_to(ROOT / "bn_vuln").parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_packages_import_only_what_lies_below_them(path):
-    part = part_of(path)
-    if part not in ("__init__", "__main__"):
-        assert {other for other in imports_of(path) - {part} if ORDER[other] <= ORDER[part]} == set()
+def test_packages_import_only_what_lies_below_them():
+    for path in SOURCES:
+        part = part_of(path)
+        if part not in ("__init__", "__main__"):
+            assert {other for other in imports_of(path) - {part} if ORDER[other] <= ORDER[part]} == set(), path
 
 
 def test_no_modules_import_each_other_in_a_circle():
@@ -105,10 +105,9 @@ def test_verbose_brings_the_start_up_messages_back():
     assert "oneDNN" in done.stderr
 
 
-@pytest.mark.parametrize("devices", ["x", *(pytest.param(n, marks=pytest.mark.slow) for n in ("0", "-1"))])
-def test_a_number_of_devices_that_is_none_is_refused(devices):
-    done = run("from bn_vuln.runtime import backend\nbackend.tensorflow()", BNVULN_LOGICAL_CPUS=devices)
-    assert f"UsageError: BNVULN_LOGICAL_CPUS: expected a number of devices, received '{devices}'" in done.stderr
+def test_a_number_of_devices_that_is_none_is_refused():
+    done = run("from bn_vuln.runtime import backend\nbackend.tensorflow()", BNVULN_LOGICAL_CPUS="x")
+    assert "UsageError: BNVULN_LOGICAL_CPUS: expected a number of devices, received 'x'" in done.stderr
 
 
 @pytest.mark.slow
@@ -117,7 +116,7 @@ def test_determinism_starts_tensorflow_as_quietly():
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 
-def test_what_the_user_set_about_onednn_stays():
+def test_onednn_stays_as_the_user_set_it():
     done = run("import bn_vuln, os; print(os.environ['TF_ENABLE_ONEDNN_OPTS'])", TF_ENABLE_ONEDNN_OPTS="0")
     assert done.stdout == "0\n"
 

@@ -5,7 +5,7 @@
 MLPs trained on MNIST (40 steps), and three convolutional nets with BN on random images of 32x32x3 (10 steps): VGG8, a
 narrow net of the widths of a ResNet for CIFAR (16, 32, 64; two convolutions each), and a depthwise separable one as in
 MobileNets, where BN is a larger part of the arithmetic. Same models, inputs, steps and
-batches; every contender's final accuracy stands beside its time. `ours` climbs a copy with BN folded away, as
+batches; every contender's final accuracy stands beside its time. `ours` attacks a copy with BN folded away, as
 `bnvuln attack` does, `ours_unfolded` the model itself. `bare_gradients` is the floor without folding: the compiled
 input gradient alone, called once a step. `cleverhans` is CleverHans 4 as it is shipped (a Python loop around compiled
 gradients), `cleverhans_compiled` the same inside one tf.function.

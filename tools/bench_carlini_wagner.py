@@ -4,9 +4,9 @@
 
 MLPs trained on MNIST, without and with BN; same images, steps, learning rate, constants and box, all images in one
 batch (CleverHans' takes no more than 292). A time says nothing without the distances that it buys: beside it stand the
-share of the images that were fooled, of those that were correct when clean, and the mean L2 norm (pixels) of what was
+share of the images with a success, of those that were correct when clean, and the mean L2 norm (pixels) of what was
 found, over the `compared` images that all contenders found something for. Both are of the last repetition, and of the
-model itself: what is found is projected into the box and predicted again. `ours` climbs a copy with BN folded away, as
+model itself: what is found is projected into the box and predicted again. `ours` attacks a copy with BN folded away, as
 `bnvuln attack` does, with XLA; `ours_plain` the model itself, without. `cleverhans` is CleverHans 4 with the repairs of
 `attacks.cleverhans`: as it is shipped it does not run with Keras 3. All stop early, each by its own rule;
 compiling is part of every time.
@@ -62,13 +62,13 @@ class Contenders:
         """Of what every contender found: see above. No norm where no image was found by all."""
         right = self._correct(self.x)
         images = {name: self.space.project_array(points, self.x) for name, points in self.found.items()}
-        fooled = {name: right & ~self._correct(found) for name, found in images.items()}
-        common = np.logical_and.reduce(list(fooled.values()))
+        success = {name: right & ~self._correct(found) for name, found in images.items()}
+        common = np.logical_and.reduce(list(success.values()))
         results: dict[str, dict[str, float | None]] = {}
         for name, found in images.items():
             length = minimum_norm.between(found, self.x, self.space)[common]
             mean = round(float(length.mean()), 4) if len(length) else None
-            share = round(float(fooled[name].sum() / max(1, right.sum())), 4)
+            share = round(float(success[name].sum() / max(1, right.sum())), 4)
             results[name] = {"mean_norm": mean, "compared": int(common.sum()), "found": share}
         return results
 

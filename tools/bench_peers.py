@@ -11,8 +11,8 @@ and df28a7b8f872 without):
 last      PGD-40, eps .05, without a random start, the last point counts: everybody does the same. In batches of
           500, and (last_in_batches_of_100) of 100.
 any       PGD-100, eps .1, where most examples of the net with BN fall, and (any_at_0.3) eps .3, as is customary on
-          MNIST: any iterate counts for ours (an active set), while others take all of their steps.
-eps_grid    our eps_grid of eight eps up to .05 against eight attacks of ours without one (the plain loop, any iterate).
+          MNIST: ours keeps the first success (an active set), while others take all of their steps.
+eps_grid    our eps_grid of eight eps up to .05 against eight attacks of ours without one (the plain loop, `keep: best_loss`).
 strong    `strong`, eps .05, against AutoAttack of torchattacks, and what stands, with the 100 steps of APGD and FAB
           that were published (as it is shipped it gives them 10); also, at eps .1, on the net without BN of
           adversarial_training that was trained on adversarial examples (seed 0; results/beyond/df32af4acab5).
@@ -115,7 +115,7 @@ def ours(subject: Subject, options: Attack) -> Callable[[slice], Any]:
 
 
 def active(subject: Subject, name: str, options: Attack) -> Callable[[], None]:
-    """The active set, or a cascade, as `bnvuln attack` runs it."""
+    """The active set, or an ensemble, as `bnvuln attack` runs it."""
     threat_model = attacks.from_config(options, subject.owner.info)
     plain = backend.compile(functools.partial(subject.owner.model, training=False))
 
@@ -264,7 +264,7 @@ def eps_grid(subject: Subject, repetitions: int) -> dict[str, Any]:
 
 
 def strong(subject: Subject, repetitions: int, eps: float = EPS) -> dict[str, Any]:
-    """AutoAttack of torchattacks beside our cascade."""
+    """AutoAttack of torchattacks beside our ensemble."""
     options = Attack(attack="strong", eps=eps)
     theirs = subject.keep("torchattacks_autoattack", autoattack(subject, eps))
     seconds = interleave({"ours": active(subject, "ours", options), "torchattacks_autoattack": theirs}, repetitions)
@@ -286,7 +286,7 @@ def autoattack(subject: Subject, eps: float) -> Callable[[slice], Any]:
 
 
 def strong_of_art(subject: Subject, _: int, eps: float = EPS) -> dict[str, Any]:
-    """ART's AutoAttack, which takes minutes, beside our cascade: once, on a fifth of the examples. It is another set
+    """ART's AutoAttack, which takes minutes, beside our ensemble: once, on a fifth of the examples. It is another set
     than the standard one."""
     import torch
     from art.attacks.evasion import AutoAttack
