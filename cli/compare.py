@@ -19,6 +19,7 @@ Examples:
 \b
   bnvuln compare runs/no-bn runs/bn
   bnvuln compare runs/no-bn runs/bn --json
+  bnvuln compare results/paper/df28a7b8f872 results/paper/dd15bd2a8efa
 """
 
 

@@ -171,8 +171,10 @@ def pack(
 
 def _write(content: _Content, target: Path, members: Members) -> None:
     """Write all files; arrays first, so that no line is there before what it is about."""
-    names = {cell_id: f"models/{_file_name(cell_id, content.cells[cell_id])}" for cell_id in content.models}
-    for cell_id, path in content.models.items():
+    names = {}
+    for cell_id, path in content.models.items():  # named by its label, and the id that tells it from all others
+        label = re.sub(r"[^\w.=+-]+", "-", describe_cell(content.cells[cell_id])).strip("-")
+        names[cell_id] = f"models/{label}-{cell_id}.keras"
         if path.resolve() != (target / names[cell_id]).resolve():
             atomic_write(target / names[cell_id], path.read_bytes())
     atomic_write(target / OUTCOMES, _archive(content.outcomes))
@@ -235,12 +237,6 @@ def _line(model: BaseModel, first: Sequence[str], asked: Plain, elsewhere: Plain
     known = {*row, *(name for name in elsewhere if elsewhere[name] == fields[name])}
     row |= {name: value for name, value in told.items() if name not in known}
     return row | {"schema_version": fields["schema_version"]}
-
-
-def _file_name(cell_id: str, cell: Cell) -> str:
-    """The name of a model's file: its label, and the id that tells it from all others."""
-    label = re.sub(r"[^\w.=+-]+", "-", describe_cell(cell)).strip("-")
-    return f"{label}-{cell_id}.keras"
 
 
 def _json(data: object) -> str:

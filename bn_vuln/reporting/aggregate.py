@@ -136,10 +136,12 @@ def _block(experiment: Experiment, runs: Sequence[Run]) -> Block:
     for run in runs:
         by_arm.setdefault(run.arm, []).append(run)
     arms = {arm: {name: _collect(experiment, name, own) for name in table.columns} for arm, own in by_arm.items()}
-    treatment, reference = arms.get(table.treatment), arms.get(table.reference)
+    treatment, reference = arms.get(table.treatment, {}), arms.get(table.reference, {})
     differences = {}
-    if treatment and reference:
-        differences = {name: _difference(treatment[name], reference[name]) for name in table.columns}
+    for name in table.columns if treatment and reference else ():
+        one, other = treatment[name], reference[name]
+        both = unpaired(one.estimate, other.estimate) if one.estimate and other.estimate else None
+        differences[name] = Difference(paired(one.by_seed, other.by_seed), both)
     return Block(where, arms, differences, tuple(runs))
 
 
@@ -161,7 +163,9 @@ def _collect(experiment: Experiment, column: str, runs: Sequence[Run]) -> Value:
                 for flag in record.flags:
                     raised.setdefault((part, flag.name), []).append(flag)
     flags = dict.fromkeys(_worst(flags, len(by_seed)) for flags in raised.values())
-    return Value(by_seed, failed, missing, tuple(flags), _examples(parts, runs))
+    counts = {next((n for run in runs if (n := run.examples(part))), None) for part in parts}
+    n_examples = counts.pop() if len(counts) == 1 else None
+    return Value(by_seed, failed, missing, tuple(flags), n_examples)
 
 
 def _worst(flags: Sequence[records.Flag], seeds: int) -> records.Flag:
@@ -179,18 +183,6 @@ def _number(experiment: Experiment, column: str, run: Run) -> float | None:
     if len(values) < len(experiment.source_columns(column)):
         return None
     return experiment.derived[column].compute(values) if column in experiment.derived else values[0]
-
-
-def _examples(parts: Sequence[str], runs: Sequence[Run]) -> int | None:
-    """The number of examples behind a number; None where the columns that it is computed from differ in that."""
-    counts = {next((n for run in runs if (n := run.examples(part))), None) for part in parts}
-    return counts.pop() if len(counts) == 1 else None
-
-
-def _difference(treatment: Value, reference: Value) -> Difference:
-    ours, theirs = treatment.estimate, reference.estimate
-    both = unpaired(ours, theirs) if ours and theirs else None
-    return Difference(paired(treatment.by_seed, reference.by_seed), both)
 
 
 # ---------------------------------------------------------------- the row that is chosen

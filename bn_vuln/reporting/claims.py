@@ -44,24 +44,17 @@ class Comparison:
 
 def compare(experiment: Experiment, blocks: Sequence[Block]) -> tuple[Comparison, ...]:
     """Compare every claim of an experiment, in every row that it is about, with our numbers."""
-    return tuple(_compare(experiment, blocks))
-
-
-def _compare(experiment: Experiment, blocks: Sequence[Block]) -> Iterator[Comparison]:
+    found = []
     for claim in experiment.paper:
-        rows = [block for block in blocks if has(block, claim.where) and _is_about(experiment, claim, block)]
+        # Where not all rows have all arms, a claim is about those that have its own, or one of those it compares.
+        arms = {claim.arm} if claim.arm else {experiment.table.treatment, experiment.table.reference}
+        rows = [block for block in blocks if has(block, claim.where) and arms & block.arms.keys()]
         if claim.how == "slope":
             rows = rows[:1]  # one slope through all of them
         for block in rows:
             for column in claim.perturbations:
-                yield _comparison(experiment, blocks, claim, block, column)
-
-
-def _is_about(experiment: Experiment, claim: Claim, block: Block) -> bool:
-    """True if a row has the arm of the claim, or one of the arms it compares."""
-    table = experiment.table
-    arms = [claim.arm] if claim.arm else [table.treatment, table.reference]
-    return any(arm in block.arms for arm in arms)
+                found.append(_comparison(experiment, blocks, claim, block, column))
+    return tuple(found)
 
 
 def _comparison(experiment: Experiment, blocks: Sequence[Block], claim: Claim, block: Block, column: str) -> Comparison:
