@@ -1,9 +1,10 @@
 """Experiments: nothing is done twice, nothing is lost, and a new one is one YAML file."""
 
 import json
-import multiprocessing
 import shutil
 import socket
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -62,7 +63,7 @@ def test_every_cell_gets_its_records(done):
         assert len(records.read_records(folder)) == 2
         for record in records.read_records(folder):
             assert records.read_correct(folder, record.perturbation_id).sum() == record.correct
-        assert not (folder / "lock.json").exists()
+        assert not (folder / records.LOCK).exists()
 
 
 def test_the_resolved_config_is_kept(done):
@@ -90,7 +91,7 @@ def test_a_new_perturbation_is_measured_on_the_trained_models(done, tmp_path, mo
 
 
 @pytest.mark.slow
-def test_a_rung_without_a_record_is_found_with_its_ladder(done, tmp_path, monkeypatch):
+def test_an_eps_without_a_record_is_measured_with_its_grid(done, tmp_path, monkeypatch):
     _, root = done
     root = shutil.copytree(root, tmp_path / "results")
     path = tiny(tmp_path, perturbations={"pgd": {"kind": "attack", "eps": 0.1, "eps_grid": [0.02], "steps": 2}},
@@ -167,12 +168,12 @@ def test_jobs_run_in_processes_and_give_the_same_accuracies(done, tmp_path):
     path, root = done
     parallel = api.reproduce(str(path), root=tmp_path / "results", jobs=2)
     serial = aggregate.aggregate(catalog.experiment(str(path)), root)
-    for ours, theirs in zip(parallel.blocks[0].arms.values(), serial.blocks[0].arms.values(), strict=True):
-        for name, value in ours.items():
-            assert value.estimate.mean == pytest.approx(theirs[name].estimate.mean, abs=0.021)
+    for first, second in zip(parallel.blocks[0].arms.values(), serial.blocks[0].arms.values(), strict=True):
+        for name, value in first.items():
+            assert value.estimate.mean == pytest.approx(second[name].estimate.mean, abs=0.021)
 
 
-def test_a_cell_claimed_by_another_host_is_waited_for(done, tmp_path, monkeypatch):
+def test_a_cell_locked_by_another_host_is_waited_for(done, tmp_path, monkeypatch):
     path, root = done
     root = shutil.copytree(root, tmp_path / "results")
     task = runner.tasks(catalog.experiment(str(path)))[0]
@@ -180,21 +181,21 @@ def test_a_cell_claimed_by_another_host_is_waited_for(done, tmp_path, monkeypatc
     lost = next((folder / "records").glob("*.json"))
     content = lost.read_text()
     lost.unlink()
-    (folder / "lock.json").write_text(json.dumps({"host": "elsewhere", "pid": 1, "time": 0}))
+    (folder / records.LOCK).write_text(json.dumps({"host": "elsewhere", "pid": 1, "time": 0}))
     waited = []
 
     def finish_elsewhere(_):
         waited.append(True)
         lost.write_text(content)
-        (folder / "lock.json").unlink()
+        (folder / records.LOCK).unlink()
 
     monkeypatch.setattr(runner.time, "sleep", finish_elsewhere)
     monkeypatch.setattr("bn_vuln.evaluation.evaluator.measure", no_training)
     assert runner._run_in_worker(task, root).endswith("another process is at it")
-    said = MessageLog()
-    api.reproduce(str(path), root=root, progress=said)
+    log = MessageLog()
+    api.reproduce(str(path), root=root, progress=log)
     assert waited == [True]
-    assert [line for line in said.lines if str(folder / "lock.json") in line]  # or a user would wait for ever
+    assert [line for line in log.lines if str(folder / records.LOCK) in line]  # or a user would wait for ever
 
 
 def test_a_cell_that_is_never_finished_is_an_error(tmp_path, monkeypatch):
@@ -218,22 +219,23 @@ def test_rounds_that_finish_something_do_not_count(tmp_path, monkeypatch):
         runner.run(catalog.experiment(str(path)), tmp_path / "results", progress=Quiet())
 
 
-def _hold(folder, ready, release):
-    with records.locked(folder) as mine:
-        ready.put(mine)
-        release.get()
+HOLD = """
+import sys
+from pathlib import Path
+from bn_vuln import records
+with records.locked(Path(sys.argv[1])) as acquired:
+    print(acquired, flush=True)
+    sys.stdin.readline()
+"""
 
 
 def test_two_processes_do_not_work_on_one_cell(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    ready, release = context.Queue(), context.Queue()
-    holder = context.Process(target=_hold, args=(tmp_path, ready, release))
-    holder.start()
-    assert ready.get() is True
-    with records.locked(tmp_path) as mine:
-        assert mine is False
-    release.put(None)
-    holder.join()
-    with records.locked(tmp_path) as mine:
-        assert mine is True
-        assert json.loads((tmp_path / "lock.json").read_text())["host"] == socket.gethostname()
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "True\n"
+        with records.locked(tmp_path) as acquired:
+            assert acquired is False
+        holder.communicate("\n")
+    with records.locked(tmp_path) as acquired:
+        assert acquired is True
+        assert json.loads((tmp_path / records.LOCK).read_text())["host"] == socket.gethostname()
