@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -143,16 +142,10 @@ def attack_options(more_attacks: str = "") -> o.OptionDecorator:
     """
     text = f"{_ATTACKS} {more_attacks}".strip()
     name = _attack_option("--attack", "name", default="pgd", show_default=True, metavar="NAME", help=text)
-
-    def decorate(command: o.Command) -> o.Command:
-        return o.apply((*_BEFORE_ATTACK, name, *_AFTER_ATTACK), command)
-
-    return decorate
+    return o.options((*_BEFORE_ATTACK, name, *_AFTER_ATTACK))
 
 
-def curve_options(command: o.Command) -> o.Command:
-    """Add the options of attacks at several eps."""
-    return o.apply(_CURVE_OPTIONS, command)
+curve_options = o.options(_CURVE_OPTIONS)  # attacks at several eps
 
 
 def attack_config(options: o.Options) -> Attack:
@@ -163,7 +156,10 @@ def attack_config(options: o.Options) -> Attack:
     optional = ("steps", "step_size", "random_start", "keep", "targets", "queries", "min_eps_tolerance")
     fields |= {key: options[key] for key in optional if options.get(key) is not None}
     if options.get("eps_grid"):
-        fields["eps_grid"] = _smaller_eps(options["eps_grid"], options["eps"])
+        eps, eps_grid = options["eps"], options["eps_grid"]
+        if max(eps_grid) > eps:
+            raise click.UsageError(f"--eps-grid: expected eps of at most --eps {eps:.4g}, from which it goes down")
+        fields["eps_grid"] = sorted({smaller for smaller in eps_grid if smaller != eps})  # eps itself may be named
     return config.validate(config.Attack, {"attack": options["name"], **fields}, "attack")
 
 
@@ -173,10 +169,3 @@ def evaluation_config(options: o.Options) -> Evaluation:
 
     fields = {key: options[key] for key in ("dataset", "split", "limit") if options[key] is not None}
     return config.validate(config.Evaluation, fields, "attack")
-
-
-def _smaller_eps(eps_grid: Sequence[float], eps: float) -> tuple[float, ...]:
-    """Return the eps of a grid below `eps`, ascending; `eps` itself may be named in the grid or not."""
-    if max(eps_grid) > eps:
-        raise click.UsageError(f"--eps-grid: expected eps of at most --eps {eps:.4g}, from which it goes down")
-    return tuple(sorted({smaller for smaller in eps_grid if smaller != eps}))

@@ -52,7 +52,9 @@ def _fields(options: o.Options) -> Plain:
     data = {"name": options["dataset"], "width": options["width"], "validation": options["validation"]}
     data |= _given(options, "limit", "classes", "subset_seed") | _flags(options, "balanced")
     train = _given(options, "epochs", "batch_size", "optimizer", "lr", "momentum", "betas", "warmup", "label_smoothing")
-    train |= _flags(options, "nesterov") | _augment(options) | _adversarial(options)
+    train |= _flags(options, "nesterov") | _adversarial(options)
+    if options["flip"] or options["crop_pad"] is not None:
+        train["augment"] = {"pad": options["crop_pad"] or 0, "flip": options["flip"]}
     return {
         "data": data,
         "arch": _arch(options),
@@ -112,12 +114,6 @@ def _reject_fields_of_others(option: str, name: str, fields: Iterable[str], unio
         if field not in by_name[name].model_fields:
             owners = " or ".join(owner for owner, model in by_name.items() if field in model.model_fields)
             raise UsageError(f"{o.flag_name(field)} is for --{option} {owners}, not for {name}")
-
-
-def _augment(options: o.Options) -> Plain:
-    """Return the field `augment`, where --crop-pad or --flip is given."""
-    pad, flip = options["crop_pad"], options["flip"]
-    return {"augment": {"pad": pad or 0, "flip": flip}} if flip or pad is not None else {}
 
 
 def _adversarial(options: o.Options) -> Plain:

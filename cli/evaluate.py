@@ -48,13 +48,9 @@ _OPTIONS = (
 )
 
 
-def _evaluate_options(command: o.Command) -> o.Command:
-    return o.apply(_OPTIONS, command)
-
-
 @click.command("evaluate", cls=o.GroupedCommand, epilog=EXAMPLES)
 @click.argument("target_path", required=False, type=click.Path(path_type=Path), metavar=TARGET)
-@_evaluate_options
+@o.options(_OPTIONS)
 @runs_option
 @o.checks_option
 @o.strategy_option

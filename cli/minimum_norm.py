@@ -31,9 +31,7 @@ _OPTIONS = (
 )
 
 
-def minimum_norm_options(command: o.Command) -> o.Command:
-    """Add the options that only minimum-norm attacks have."""
-    return o.apply(_OPTIONS, command)
+minimum_norm_options = o.options(_OPTIONS)  # those that only minimum-norm attacks have
 
 
 def minimum_norm_config(options: o.Options) -> MinimumNorm | None:

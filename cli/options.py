@@ -25,7 +25,8 @@ Options: TypeAlias = Mapping[str, Any]  # values of a command's options by name,
 class OptionDecorator(Protocol):
     """A decorator that adds an option to a command."""
 
-    def __call__(self, command: Command, /) -> Command: ...
+    def __call__(self, command: Command, /) -> Command:
+        """Return the command with the option."""
 
 
 class NumberType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
@@ -34,6 +35,7 @@ class NumberType(click.ParamType):  # type: ignore[type-arg]  # generic from cli
     name = "number"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse the text of a command line."""
         if isinstance(value, float | int):
             return float(value)
         try:
@@ -48,6 +50,7 @@ class RangeType(click.ParamType):  # type: ignore[type-arg]  # generic from clic
     name = "low,high|none"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
+        """Parse the text of a command line."""
         if not isinstance(value, str) or value == "none":
             return value
         bounds = value.split(",")
@@ -62,6 +65,7 @@ class IntegersType(click.ParamType):  # type: ignore[type-arg]  # generic from c
     name = "n,n,..."
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
+        """Parse the text of a command line."""
         if not isinstance(value, str):
             return value
         try:
@@ -76,6 +80,7 @@ class NumbersType(click.ParamType):  # type: ignore[type-arg]  # generic from cl
     name = "x,x,..."
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
+        """Parse the text of a command line."""
         return tuple(NUMBER.convert(part, param, ctx) for part in value.split(",")) if isinstance(value, str) else value
 
 
@@ -87,6 +92,7 @@ class GroupedCommand(click.Command):
     """A command whose help shows its options under headings, in the order they were declared."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections of the help."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             row = param.get_help_record(ctx)
@@ -108,6 +114,7 @@ class SectionOption(click.Option):
         self.section, self.older = section, tuple(older)
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Add the option to the parser under all of its names."""
         present = self.opts
         self.opts = [*present, *self.older]
         super().add_to_parser(parser, ctx)
@@ -122,6 +129,7 @@ class RenamedChoice(click.Choice):  # type: ignore[type-arg]  # generic from cli
         self.older = older
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Replace an older name by the present one."""
         return super().convert(self.older.get(value, value), param, ctx)
 
 
@@ -134,11 +142,15 @@ def option(section: str) -> Callable[..., OptionDecorator]:
     return declare
 
 
-def apply(decorators: Sequence[OptionDecorator], command: Command) -> Command:
-    """Apply decorators of options to a command; the help shows them in this order."""
-    for decorate in reversed(decorators):
-        command = decorate(command)
-    return command
+def options(decorators: Sequence[OptionDecorator]) -> OptionDecorator:
+    """Return one decorator that adds several options; the help shows them in this order."""
+
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
 
 
 def is_given(name: str) -> bool:
@@ -163,42 +175,36 @@ def _into_environment(variable: str) -> Callable[[click.Context, click.Parameter
 
 
 _data_option = option("Data")
-_DATA_OPTIONS = (
-    _data_option(
-        "--data-dir",
-        type=FOLDER,
-        callback=_into_environment("TFDS_DATA_DIR"),
-        expose_value=False,
-        is_eager=True,
-        help="Folder of prepared data sets.  [default: $TFDS_DATA_DIR, ~/tensorflow_datasets]",
-    ),
-    _data_option(
-        "--manual-dir",
-        type=click.Path(exists=True, file_okay=False, path_type=Path),
-        callback=_into_environment("BNVULN_MANUAL_DIR"),
-        expose_value=False,
-        is_eager=True,
-        help="Folder of files downloaded by hand.  [default: DATA_DIR/downloads/manual]",
-    ),
+data_options = options(
+    (
+        _data_option(
+            "--data-dir",
+            type=FOLDER,
+            callback=_into_environment("TFDS_DATA_DIR"),
+            expose_value=False,
+            is_eager=True,
+            help="Folder of prepared data sets.  [default: $TFDS_DATA_DIR, ~/tensorflow_datasets]",
+        ),
+        _data_option(
+            "--manual-dir",
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            callback=_into_environment("BNVULN_MANUAL_DIR"),
+            expose_value=False,
+            is_eager=True,
+            help="Folder of files downloaded by hand.  [default: DATA_DIR/downloads/manual]",
+        ),
+    )
 )
-
-
-def data_options(command: Command) -> Command:
-    """Add --data-dir and --manual-dir."""
-    return apply(_DATA_OPTIONS, command)
 
 
 json_option = option("Output")("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-_OUTPUT_OPTIONS = (
-    json_option,
-    option("Output")("-q", "--quiet", is_flag=True, help="No progress on standard error."),
-    option("Output")("--verbose", is_flag=True, help="TensorFlow's start-up messages."),
+output_options = options(
+    (
+        json_option,
+        option("Output")("-q", "--quiet", is_flag=True, help="No progress on standard error."),
+        option("Output")("--verbose", is_flag=True, help="TensorFlow's start-up messages."),
+    )
 )
-
-
-def output_options(command: Command) -> Command:
-    """Add --json, --quiet and --verbose."""
-    return apply(_OUTPUT_OPTIONS, command)
 
 
 def scale_option(default: str) -> OptionDecorator:
@@ -219,23 +225,20 @@ dry_run_option = option("Experiment")(
     "--dry-run", is_flag=True, help="Print the resolved config and its cells; run nothing."
 )
 _result_option = option("Results")
-_RUN_OPTIONS = (
-    _result_option("--out", type=FOLDER, default="runs", show_default=True, help="Results folder."),
-    _result_option(
-        "--jobs",
-        type=click.IntRange(min=1),
-        default=1,
-        show_default=True,
-        metavar="N",
-        help="Number of processes, which share the CPU cores.",
-    ),
-    _result_option("--check", is_flag=True, help="Exit code 1 if a verdict fails."),
+run_options = options(
+    (
+        _result_option("--out", type=FOLDER, default="runs", show_default=True, help="Results folder."),
+        _result_option(
+            "--jobs",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            metavar="N",
+            help="Number of processes, which share the CPU cores.",
+        ),
+        _result_option("--check", is_flag=True, help="Exit code 1 if a verdict fails."),
+    )
 )
-
-
-def run_options(command: Command) -> Command:
-    """Add --out, --jobs and --check."""
-    return apply(_RUN_OPTIONS, command)
 
 
 strategy_option = option("Devices")(

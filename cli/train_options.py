@@ -169,6 +169,4 @@ _OPTIONS = (
 )
 
 
-def train_options(command: o.Command) -> o.Command:
-    """Add the options of data, model, normalization and training."""
-    return o.apply(_OPTIONS, command)
+train_options = o.options(_OPTIONS)

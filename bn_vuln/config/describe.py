@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from bn_vuln.config.arch import Arch, WideResNetArch
-from bn_vuln.config.cell import Adversarial, Augment, Cell
+from bn_vuln.config.arch import WideResNetArch
+from bn_vuln.config.cell import Adversarial, Cell
 from bn_vuln.config.normalization import BatchNormalization
 from bn_vuln.config.perturbation import (
     AWGN,
@@ -27,11 +27,14 @@ from bn_vuln.config.perturbation import (
 def describe_cell(cell: Cell) -> str:
     """Describe a cell: mlp mnist 28 batch c=1e-05 lr 0.01, batch size 128, 20 epochs, seed 0."""
     norm, train = cell.normalization, cell.train
-    parts = [_arch_text(cell.arch), cell.data.name, str(cell.data.width or "")]
+    arch, augment = cell.arch, train.augment
+    parts = [f"wrn-{arch.depth}-{arch.widening}" if isinstance(arch, WideResNetArch) else arch.name]
+    parts += [cell.data.name, str(cell.data.width or "")]
     parts += [norm.name + (f" c={norm.c:g}" if isinstance(norm, BatchNormalization) else "")]
     parts += [f"weight decay {cell.weight_decay:g}"] if cell.weight_decay else []
     parts += [_adversarial_text(train.adversarial)] if train.adversarial else []
-    parts += [_augment_text(train.augment)] if train.augment else []
+    parts += [f"crop pad {augment.pad}" + ("" if augment.flip else ",")] if augment and augment.pad else []
+    parts += ["flip,"] if augment and augment.flip else []
     parts += [f"lr {train.lr:g}, batch size {train.batch_size}, {train.epochs} epochs,"]
     return " ".join([*filter(None, parts), f"seed {cell.seed}"])
 
@@ -67,19 +70,9 @@ def describe_fields(fields: Mapping[str, Any]) -> str:
     return f"{text} ({', '.join(evaluated)})"
 
 
-def _arch_text(arch: Arch) -> str:
-    """Describe an architecture: mlp, wrn-28-10."""
-    return f"wrn-{arch.depth}-{arch.widening}" if isinstance(arch, WideResNetArch) else arch.name
-
-
 def _adversarial_text(a: Adversarial) -> str:
     """Describe adversarial training, as the beginning of a list: adversarial inf eps 0.1 pixel, 10 steps,."""
     return f"adversarial {a.ord} eps {a.eps:.4g} {a.unit}, {a.steps} step{'s' if a.steps > 1 else ''},"
-
-
-def _augment_text(a: Augment) -> str:
-    """Describe augmentation, as the beginning of a list: crop pad 4 flip,."""
-    return " ".join([*([f"crop pad {a.pad}"] if a.pad else []), *(["flip"] if a.flip else [])]) + ","
 
 
 def _steps_text(p: Attack) -> str:

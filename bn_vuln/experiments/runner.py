@@ -201,19 +201,16 @@ def _run_round(unfinished: list[Task], root: Path, jobs: int, strategy: Strategy
             run_task(task, root, strategy=strategy, progress=progress)
     else:
         processes.run(functools.partial(_run_in_worker, root=root), unfinished, jobs, progress)
-    announced: set[Path] = set()
-    while locked := [task for task in unfinished if _is_locked_elsewhere(task, root)]:
-        for task in locked:
-            path = task.folder(root) / records.LOCK
-            if path not in announced:
-                announced.add(path)
-                progress.message(
-                    f"waiting for another process at {describe_cell(task.cell)}; if it is gone, remove {path}"
-                )
+    waiting = [task for task in unfinished if _is_locked(task, root)]
+    for task in waiting:
+        path = task.folder(root) / records.LOCK
+        progress.message(f"waiting for another process at {describe_cell(task.cell)}; if it is gone, remove {path}")
+    while any(_is_locked(task, root) for task in waiting):
         time.sleep(POLL_SECONDS)
 
 
-def _is_locked_elsewhere(task: Task, root: Path) -> bool:
+def _is_locked(task: Task, root: Path) -> bool:
+    """Return whether another process works on a task that is not finished."""
     folder = task.folder(root)
     return (folder / records.LOCK).exists() and not task.finished(root) and not records.is_stale_lock(folder)
 
