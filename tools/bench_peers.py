@@ -10,9 +10,9 @@ and df28a7b8f872 without):
 
 last      PGD-40, eps .05, without a random start, the last point counts: everybody does the same. In batches of
           500, and (last_in_batches_of_100) of 100.
-any       PGD-100, eps .1, where most examples of the net with BN fall, and (any_at_0.3) eps .3, as is customary on
+any       PGD-100, eps .1, where most attacks on the net with BN succeed, and (any_at_0.3) eps .3, as is customary on
           MNIST: ours keeps the first success (an active set), while others take all of their steps.
-eps_grid    our eps_grid of eight eps up to .05 against eight attacks of ours without one (the plain loop, `keep: best_loss`).
+eps_grid  our grid of eight eps up to .05 against eight attacks of ours without one (the plain loop, `keep: best_loss`).
 strong    `strong`, eps .05, against AutoAttack of torchattacks, and what stands, with the 100 steps of APGD and FAB
           that were published (as it is shipped it gives them 10); also, at eps .1, on the net without BN of
           adversarial_training that was trained on adversarial examples (seed 0; results/beyond/df32af4acab5).

@@ -150,7 +150,7 @@ def carlini_wagner(
 
 
 def _predicts(predict: Predict, x: Images, labels: Labels, size: int) -> Mask:
-    """bool [n]: the prediction is the label; `size` examples at a time."""
+    """Mask [n] of predictions that are the label; `size` examples at a time."""
     tf, batches = backend.tensorflow(), [slice(i, i + size) for i in range(0, len(x), size)]
     return np.concatenate([metrics.is_correct(np.asarray(predict(tf.constant(x[b]))), labels[b]) for b in batches])
 

@@ -172,7 +172,7 @@ class _Window:
 
     @property
     def mask(self) -> Tensor:
-        """bool [n, height, width, 1]."""
+        """Mask of the square, bool [n, height, width, 1]."""
         row, column = self.row, self.column
         return (row >= 0) & (row < self.side) & (column >= 0) & (column < self.side)
 

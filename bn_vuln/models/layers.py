@@ -1,5 +1,4 @@
-"""Layers that every family shares: standardization of the input, and Dense and convolutions with a stated
-initialization."""
+"""Layers that every family shares: the standardized input, and Dense and convolutions with a stated initialization."""
 
 from __future__ import annotations
 

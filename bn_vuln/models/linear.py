@@ -1,5 +1,7 @@
-"""The linear classifier of the paper's Tables 1 and 13, with an optional normalization of its input, and the
-nearest-centroid classifier that its boundary is compared with."""
+"""The linear classifier of the paper's Tables 1 and 13, and the nearest-centroid classifier, its yardstick.
+
+The linear one may normalize its input. The boundary of the other is what its boundary is compared with.
+"""
 
 from __future__ import annotations
 

@@ -43,10 +43,17 @@ class Progress(Protocol):
 class Quiet:
     """No progress."""
 
-    def start(self, title: str, total: int, unit: str, done: int = 0) -> None: ...
-    def advance(self, done: int, detail: str = "") -> None: ...
-    def message(self, text: str) -> None: ...
-    def stop(self) -> None: ...
+    def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
+        """Do nothing."""
+
+    def advance(self, done: int, detail: str = "") -> None:
+        """Do nothing."""
+
+    def message(self, text: str) -> None:
+        """Do nothing."""
+
+    def stop(self) -> None:
+        """Do nothing."""
 
 
 class PlainLines(Quiet):
@@ -57,10 +64,12 @@ class PlainLines(Quiet):
         self.began = self.last_printed = time.monotonic()
 
     def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
+        """Remember the task; nothing is printed."""
         self.title, self.total, self.unit, self.done_before = title, total, unit, done
         self.began = self.last_printed = time.monotonic()
 
     def advance(self, done: int, detail: str = "") -> None:
+        """Print a line, if the last one is old enough, with the time that is left."""
         now = time.monotonic()
         if now - self.last_printed < self.every or done >= self.total:
             return
@@ -69,6 +78,7 @@ class PlainLines(Quiet):
         self.message(f"{self.title}: {done}/{self.total} {self.unit} {detail} {duration(left)} left")
 
     def message(self, text: str) -> None:
+        """Print the line."""
         print(text, file=sys.stderr, flush=True)
 
 
@@ -83,6 +93,7 @@ class LiveBar(Quiet):
         self.task: Any = None
 
     def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
+        """Show a bar for the task."""
         from rich import progress
 
         self.stop()
@@ -99,13 +110,16 @@ class LiveBar(Quiet):
         self.bar.start()
 
     def advance(self, done: int, detail: str = "") -> None:
+        """Move the bar."""
         if self.bar is not None:
             self.bar.update(self.task, completed=done, detail=detail)
 
     def message(self, text: str) -> None:
+        """Print the line above the bar."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     def stop(self) -> None:
+        """Remove the bar."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None

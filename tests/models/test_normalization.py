@@ -259,6 +259,15 @@ def test_every_arm_learns(normalization):
 # ---------------------------------------------------------------- files, and copies that attacks use
 
 
+def test_registered_names_of_custom_layers_stay():
+    """They stand in saved models."""
+    layers = (custom_layers.bias, custom_layers.multiplier, custom_layers.standardized_conv,
+              custom_layers.filter_response, custom_layers.threshold)  # fmt: skip
+    assert [keras.utils.get_registered_name(layer()) for layer in layers] == (
+        [f"bn_vuln>{name}" for name in ("Bias", "Multiplier", "StandardizedConv2D", "FilterResponse", "Threshold")]
+    )
+
+
 @pytest.mark.parametrize("normalization", EVERY)
 def test_a_saved_model_opens_and_gives_its_logits(normalization, tmp_path):
     model = build(SMALL, normalization)
