@@ -10,7 +10,8 @@ import numpy as np
 def copy(model: Any) -> Any:
     """The same function of images [n, channels, height, width], in inference mode. Dense and convolutional chains.
 
-    Raises `ValueError` for a layer that is none of these."""
+    Raises `ValueError` for a layer that is none of these.
+    """
     import torch
 
     layers = [made for layer in model.layers if (made := _layer(torch, layer)) is not None]
