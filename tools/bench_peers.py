@@ -187,7 +187,7 @@ def art(subject: Subject, options: Attack) -> Callable[[slice], Any]:
 
 
 def torchattacks(subject: Subject, options: Attack) -> Callable[[slice], Any]:
-    """torchattacks' PGD on the copy in PyTorch."""
+    """Torchattacks' PGD on the copy in PyTorch."""
     import torchattacks as ta
 
     net, x, y = subject.torch()
@@ -273,8 +273,10 @@ def strong(subject: Subject, repetitions: int, eps: float = EPS) -> dict[str, An
 
 
 def autoattack(subject: Subject, eps: float) -> Callable[[slice], Any]:
-    """torchattacks' AutoAttack of the standard version. It has no argument for the steps of APGD and FAB, and its own
-    number is a tenth of the published one."""
+    """Torchattacks' AutoAttack of the standard version.
+
+    It has no argument for the steps of APGD and FAB, and its own number is a tenth of the published one.
+    """
     import torchattacks as ta
 
     net, x, y = subject.torch()
@@ -286,8 +288,10 @@ def autoattack(subject: Subject, eps: float) -> Callable[[slice], Any]:
 
 
 def strong_of_art(subject: Subject, _: int, eps: float = EPS) -> dict[str, Any]:
-    """ART's AutoAttack, which takes minutes, beside our ensemble: once, on a fifth of the examples. It is another set
-    than the standard one."""
+    """Time ART's AutoAttack beside our ensemble, once, on a fifth of the examples: it takes minutes.
+
+    It is another set than the standard one.
+    """
     import torch
     from art.attacks.evasion import AutoAttack
     from art.estimators.classification import PyTorchClassifier
@@ -367,8 +371,10 @@ def by_default(limit: int, repetitions: int) -> Any:
 
 
 def rates(limit: int, repetitions: int) -> dict[str, Any]:
-    """What bounds ours: operations a second of PGD (a gradient is two forward passes) beside those of a product of
-    large matrices, in turns."""
+    """Measure what bounds our attacks: operations a second of PGD beside those of a product of large matrices.
+
+    A gradient is two forward passes. Both take turns.
+    """
     options, photos = pgd(40), pgd(10, eps=1 / 255, step_size=0.25 / 255)
     subjects = {f"mlp_{arm}": (mnist(run, limit), options) for arm, run in PAIR.items()}
     subjects |= {f"vgg8_{arm}": (photographs(arm, limit), photos) for arm in PAIR}
