@@ -14,10 +14,12 @@ import platform
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bn_vuln.errors import UsageError
-from bn_vuln.typing import KerasModel
+
+if TYPE_CHECKING:  # it imports NumPy, which `bnvuln --help` does without
+    from bn_vuln.typing import KerasModel
 
 Signature: TypeAlias = Sequence[object]  # TensorSpecs, or structures of them
 
