@@ -9,7 +9,7 @@ from helpers_attacks import keras
 from helpers_runs import SMALL, MessageLog
 
 from bn_vuln import data, records
-from bn_vuln.analysis.moments import log_scale, shift
+from bn_vuln.analysis.moments import log_std_ratio, mean_shift
 from bn_vuln.config import BatchStatistics, Evaluation, Experiment, validate
 from bn_vuln.data import noise
 from bn_vuln.data.transforms import pixel_array
@@ -69,8 +69,8 @@ def distances(layer, inputs, axes):
     """(shift, scale) of `inputs` [batches, ...], of which `axes` are not channels."""
     mean, variance = (np.asarray(v, np.float64) for v in (layer.moving_mean, layer.moving_variance))
     return (
-        shift(inputs.mean(axes), mean, variance, layer.epsilon),
-        log_scale(inputs.var(axes), variance, layer.epsilon),
+        mean_shift(inputs.mean(axes), mean, variance, layer.epsilon),
+        log_std_ratio(inputs.var(axes), variance, layer.epsilon),
     )
 
 
