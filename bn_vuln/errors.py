@@ -2,12 +2,12 @@
 
 
 class BnvulnError(Exception):
-    """The work could not be done; the message says why (exit code 1)."""
+    """Work that failed; the message says why (exit code 1)."""
 
 
 class UsageError(BnvulnError):
-    """What the user asked for makes no sense as asked; the message says what would (exit code 2)."""
+    """A request that cannot be done as it stands; the message says what can (exit code 2)."""
 
 
 class ConfigError(UsageError):
-    """A config, or an override of one, is wrong; the message names file, key, expected and received."""
+    """An invalid config or override; the message names file, key, what was expected and what was received."""

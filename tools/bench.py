@@ -1,4 +1,4 @@
-"""What the benchmarks share: arguments, models and images, interleaved repetitions, medians, ratios, one JSON object.
+"""Shared parts of benchmarks: arguments, models and images, interleaved repetitions, medians, ratios, one JSON object.
 
 Machines are noisy, so contenders take turns within one process and only their ratios are quoted.
 """
@@ -37,7 +37,7 @@ def arguments(
     repetitions: int = 5,
     trains: bool = False,
 ) -> argparse.ArgumentParser:
-    """What every benchmark takes, explained by its `doc`; `trains`: it trains the models itself."""
+    """Return a parser of the options of every benchmark, explained by its `doc`; `trains`: it trains its models."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=repetitions, help="turns that count (default: %(default)s)")
     parser.add_argument("--limit", type=int, default=limit, help=limited)

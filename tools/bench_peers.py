@@ -88,13 +88,13 @@ class Subject:
         return run
 
     def accuracies(self) -> dict[str, dict[str, Any]]:
-        """Of what each contender made, how much is still classified correctly."""
+        """Return the accuracy on the images that each contender made."""
         predict = backend.compile(functools.partial(self.owner.model, training=False))
         logits = {name: np.concatenate([predict(x[p]) for p in self.batches()]) for name, x in self.found.items()}
         return {name: {"accuracy": float(np.mean(z.argmax(1) == self.y))} for name, z in logits.items()}
 
     def made_with(self, repetitions: int, options: Attack, **settings: Any) -> dict[str, Any]:
-        """What a comparison on it records of itself: those of one file may be of different times."""
+        """Return the settings that a comparison records: those of one file may be of different times."""
         attack = {"batch": self.batch, "attack": options.model_dump(mode="json"), **settings}
         return {"repetitions": repetitions, "examples": len(self.x), "settings": attack, **machine()}
 
@@ -414,7 +414,7 @@ def main() -> None:
 
 
 def comparisons(wanted: Sequence[str], limit: int) -> dict[str, Callable[[int], dict[str, Any]]]:
-    """Those that are wanted, on each of their models, as functions of the number of repetitions."""
+    """Return the comparisons that are wanted, each on its models, as functions of the number of repetitions."""
     found: dict[str, Callable[[int], dict[str, Any]]] = {}
     for name in wanted:
         for arm, run in PAIR.items():

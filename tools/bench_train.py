@@ -61,7 +61,7 @@ def cell_of(
     width: int | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> Cell:
-    """What is trained: plain SGD, PyTorch's initialization."""
+    """Return the cell that is trained: plain SGD, PyTorch's initialization."""
     train = {"lr": LR, "batch_size": batch_size, "momentum": 0.0, "augment": augment}
     fields = {"arch": arch, "normalization": normalization, "init": "torch", "train": train}
     return validate(Cell, {**fields, "data": {"name": "mnist", "width": width}} if width else fields, "bench")

@@ -219,8 +219,8 @@ def benchmark(name: str) -> str:
         contenders = {key: value for key, value in own.items() if isinstance(value, Mapping)}
         facts = {key: value for key, value in own.items() if not isinstance(value, Mapping | list)}
         lines += [f"#### {title}", _benchmark_table(contenders)] if contenders else [f"#### {title}"]
-        said = [f"{here['repetitions']} repetitions", *(f"{key} {_plain(value)}" for key, value in facts.items())]
-        lines.append("; ".join(said) + ".")
+        settings = [f"{here['repetitions']} repetitions", *(f"{key} {_plain(value)}" for key, value in facts.items())]
+        lines.append("; ".join(settings) + ".")
     versions = ", ".join(f"{key} {value}" for key, value in found["versions"].items())
     settings = yaml.safe_dump(found.get("settings", {}), default_flow_style=True, width=10**6).strip()
     lines += [f"Machine: {found['device']}. Versions: {versions}. Settings: `{settings}`."]

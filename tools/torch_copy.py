@@ -8,7 +8,9 @@ import numpy as np
 
 
 def copy(model: Any) -> Any:
-    """The same function of images [n, channels, height, width], in inference mode. Dense and convolutional chains.
+    """Copy a Keras chain of dense and convolutional layers to PyTorch, in inference mode.
+
+    Its images are [n, channels, height, width].
 
     Raises `ValueError` for a layer that is none of these.
     """

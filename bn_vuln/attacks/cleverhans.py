@@ -1,4 +1,4 @@
-"""The same attacks through CleverHans 4, as an independent implementation (`--backend cleverhans`).
+"""Attacks through CleverHans 4, an independent implementation (`--backend cleverhans`).
 
 `attack` is its projected gradient descent, `carlini_wagner` its minimum-norm attack.
 """

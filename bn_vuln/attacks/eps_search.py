@@ -1,4 +1,4 @@
-"""How the active set searches over eps and restarts, in NumPy, apart from the devices.
+"""Searches of the active set over eps and restarts, in NumPy, apart from the devices.
 
 A search gives every example its first job, and after each job, depending on its success, the next one or none. A job is
 one run of an attack, (variant, eps); see `attacks.base`.

@@ -178,7 +178,7 @@ class Claim(Frozen):
 
     @property
     def is_contrast(self) -> bool:
-        """Whether it is about a signed difference or ratio, rather than one arm's value."""
+        """True for a signed difference or a ratio, False for the value of one arm."""
         return self.arm is None or self.against is not None
 
 
@@ -304,14 +304,14 @@ class Experiment(Frozen):
         return "points" if unit == "%" and column in self.derived and self.derived[column].difference else unit
 
     def is_accuracy(self, column: str) -> bool:
-        """Whether a column is an accuracy under a perturbation, at any evaluation, or a mean of such."""
+        """Return True for an accuracy under a perturbation, at any evaluation, or a mean of such."""
         known = self.all_perturbations
         names = [source.partition(EVALUATION_SEPARATOR)[0] for source in self.source_columns(column)]
         return self.unit(column) != "points" and all(name in known for name in names)
 
     @property
     def as_published(self) -> bool:
-        """Whether this is the config as shipped, at full scale: only then are verdicts more than previews."""
+        """True at full scale without overrides: only then are verdicts more than previews."""
         return self.scale == "full" and not self.overrides
 
     def _measured_columns(self) -> dict[str, ColumnUnit]:

@@ -113,7 +113,7 @@ def canonical_name(name: str) -> str:
 
 
 def with_digest(options: config.Data) -> config.Data:
-    """The same options, user data by absolute path and digest, so that they can be found and recognized later.
+    """Return options that name user data by absolute path and digest, so that they can be found and recognized later.
 
     Raises:
         UsageError: There is no such file or folder, or its content is not that of a digest that was given.

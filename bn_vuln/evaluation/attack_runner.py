@@ -70,7 +70,7 @@ class AttackRunner:
         self._compiled_searches: dict[object, active_set.CompiledAttack] = {}
 
     def on(self, eval_set: EvalSet) -> AttackRunner:
-        """The same on another eval set of the same classifier."""
+        """Return a runner on another eval set of the same classifier."""
         other = copy.copy(self)
         other.eval_set = eval_set
         return other

@@ -104,7 +104,7 @@ class EvalSet:
         return np.concatenate([self.predict_batch(images[i : i + self.batch_size]) for i in starts])
 
     def subset(self, positions: Index) -> EvalSet:
-        """The same classifier with the examples at these positions."""
+        """Return an eval set of the examples at these positions."""
         other = copy.copy(self)
         other.dataset, other.pixels = self.dataset.take(positions), self.pixels[positions]
         other.clean_logits = self.clean_logits[positions]

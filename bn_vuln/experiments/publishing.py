@@ -15,7 +15,7 @@ from bn_vuln.records import FolderStore, Published
 
 @dataclass(frozen=True)
 class Publication:
-    """How many of an experiment's cells were finished, and so published."""
+    """Numbers of an experiment's cells, in all and published; those that are finished are."""
 
     experiment: Experiment
     published: int

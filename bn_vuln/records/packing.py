@@ -229,13 +229,13 @@ def _cell_line(cell_id: str, cell: Cell, training: TrainingRecord | None, model:
     return row
 
 
-def _line(model: BaseModel, first: Sequence[str], asked: Plain, elsewhere: Plain) -> Plain:
-    """The fields of a record: these first, then those that are not at their default, without what stands elsewhere."""
+def _line(model: BaseModel, first: Sequence[str], more: Plain, shared: Plain) -> Plain:
+    """The fields of a record in a line: `first`, `more`, then those not at their default and not in `shared`."""
     fields = model.model_dump(mode="json")
-    told = model.model_dump(mode="json", exclude_defaults=True)
-    row = {name: fields[name] for name in first} | asked
-    known = {*row, *(name for name in elsewhere if elsewhere[name] == fields[name])}
-    row |= {name: value for name, value in told.items() if name not in known}
+    set_fields = model.model_dump(mode="json", exclude_defaults=True)
+    row = {name: fields[name] for name in first} | more
+    written = {*row, *(name for name in shared if shared[name] == fields[name])}
+    row |= {name: value for name, value in set_fields.items() if name not in written}
     return row | {"schema_version": fields["schema_version"]}
 
 

@@ -58,20 +58,20 @@ def compare(experiment: Experiment, blocks: Sequence[Block]) -> tuple[Comparison
 
 
 def _comparison(experiment: Experiment, blocks: Sequence[Block], claim: Claim, block: Block, column: str) -> Comparison:
-    places = _places(experiment, blocks, claim, block)
-    ours = _slope(places, claim, column) if claim.how == "slope" else _ours(places, claim, column)
-    unscaled = FAILED if ours is None and _failed(places, column) else judge(claim, ours)
+    arms_compared = _compared_arms(experiment, blocks, claim, block)
+    ours = _slope(arms_compared, claim, column) if claim.how == "slope" else _ours(arms_compared, claim, column)
+    unscaled = FAILED if ours is None and _failed(arms_compared, column) else judge(claim, ours)
     shown = unscaled if unscaled in ("context", "not run", FAILED) or experiment.as_published else "preview"
     one_seed = ours is not None and ours.n == 1 and not claim.exact
-    flags = _flags(experiment, places, claim, column, one_seed=one_seed)
+    flags = _flags(experiment, arms_compared, claim, column, one_seed=one_seed)
     where = {k: v for k, v in block.where.items() if k != claim.along}
-    interval = over_examples(places, column) if one_seed and claim.how == "difference" else None
+    interval = over_examples(arms_compared, column) if one_seed and claim.how == "difference" else None
     return Comparison(where, column, claim.arm, ours, claim, shown, unscaled, flags, interval)
 
 
-def _failed(places: Sequence[tuple[Block | None, str]], column: str) -> bool:
+def _failed(arms_compared: Sequence[tuple[Block | None, str]], column: str) -> bool:
     """True if there is no number because an arm has failed to train in every seed, which is a result too."""
-    values = [value for place in places if (value := _value(place, column))]
+    values = [value for row_and_arm in arms_compared if (value := _arm_value(row_and_arm, column))]
     return any(value.failed and not value.by_seed and not value.missing for value in values)
 
 
@@ -97,10 +97,10 @@ def judge(claim: Claim, ours: Estimate | None) -> str:
 # ---------------------------------------------------------------- our number
 
 
-def _places(
+def _compared_arms(
     experiment: Experiment, blocks: Sequence[Block], claim: Claim, block: Block
 ) -> list[tuple[Block | None, str]]:
-    """The rows and arms a claim is about: first what is compared, then what with; all rows of a slope."""
+    """Row and arm of the number that a claim is about, then of its baseline; all rows for a slope."""
     table = experiment.table
     if claim.arm is None:
         return [(block, table.treatment), (block, table.reference)]
@@ -113,24 +113,26 @@ def _places(
     return [(block, claim.arm), (next((b for b in blocks if b.where == wanted), None), claim.against.arm)]
 
 
-def _value(place: tuple[Block | None, str], column: str) -> Value | None:
-    block, arm = place
+def _arm_value(row_and_arm: tuple[Block | None, str], column: str) -> Value | None:
+    block, arm = row_and_arm
     return block.arms.get(arm, {}).get(column) if block else None
 
 
-def _ours(places: Sequence[tuple[Block | None, str]], claim: Claim, column: str) -> Estimate | None:
-    values = [_value(place, column) for place in places]
+def _ours(arms_compared: Sequence[tuple[Block | None, str]], claim: Claim, column: str) -> Estimate | None:
+    values = [_arm_value(row_and_arm, column) for row_and_arm in arms_compared]
     by_seed = [value.by_seed for value in values if value]
-    if len(by_seed) < len(places):
+    if len(by_seed) < len(arms_compared):
         return None
     if len(by_seed) == 1:
         return values[0].estimate if values[0] else None
     return (statistics.ratio if claim.how == "ratio" else statistics.paired)(*by_seed)
 
 
-def _slope(places: Sequence[tuple[Block | None, str]], claim: Claim, column: str) -> Estimate | None:
+def _slope(arms_compared: Sequence[tuple[Block | None, str]], claim: Claim, column: str) -> Estimate | None:
     """The slope of log(column) against log(the row key), over the rows of one arm, one for each seed that has all."""
-    rows = [(block, value.by_seed) for block, arm in places if block and (value := _value((block, arm), column))]
+    rows = [
+        (block, value.by_seed) for block, arm in arms_compared if block and (value := _arm_value((block, arm), column))
+    ]
     x = [float(block.where[str(claim.along)]) ** claim.power for block, _ in rows]
     seeds = set.intersection(*(set(by_seed) for _, by_seed in rows)) if rows else set()
     if len(set(x)) < 2 or not seeds or any(by_seed[seed] <= 0 for _, by_seed in rows for seed in seeds):
@@ -144,14 +146,14 @@ def _slope(places: Sequence[tuple[Block | None, str]], claim: Claim, column: str
 
 def _flags(
     experiment: Experiment,
-    places: Sequence[tuple[Block | None, str]],
+    arms_compared: Sequence[tuple[Block | None, str]],
     claim: Claim,
     column: str,
     *,
     one_seed: bool,
 ) -> tuple[str, ...]:
     """The records' flags, plus what only several records can show: checks 15 and 16, and failed trainings."""
-    involved = [value for place in places if (value := _value(place, column))]
+    involved = [value for row_and_arm in arms_compared if (value := _arm_value(row_and_arm, column))]
     found = [flag.text for value in involved for flag in value.flags]
     if one_seed:
         found.append("check 16: one seed: the spread over seeds is unknown")
@@ -159,39 +161,41 @@ def _flags(
     if failed:
         found.append(f"{failed} training(s) failed and are not in the mean")
     if claim.is_contrast:
-        found += _unequal_arms(experiment, places, column)
+        found += _unequal_arms(experiment, arms_compared, column)
     return tuple(dict.fromkeys(found))
 
 
-def _unequal_arms(experiment: Experiment, places: Sequence[tuple[Block | None, str]], column: str) -> Iterator[str]:
-    """Check 15, of the two that a claim compares, on the images that its column is measured on."""
-    measured_at = {part.partition(EVALUATION_SEPARATOR)[2] for part in experiment.source_columns(column)}
+def _unequal_arms(
+    experiment: Experiment, arms_compared: Sequence[tuple[Block | None, str]], column: str
+) -> Iterator[str]:
+    """Check 15 for the two arms that a claim compares, on the images that its column is measured on."""
+    evaluations = {part.partition(EVALUATION_SEPARATOR)[2] for part in experiment.source_columns(column)}
     for name in experiment.table.columns:
         plain, _, where = name.partition(EVALUATION_SEPARATOR)
         perturbation = experiment.perturbations.get(plain)
-        if perturbation and perturbation.kind == "clean" and where in measured_at:
-            first, second = (_value(place, name) for place in places)
+        if perturbation and perturbation.kind == "clean" and where in evaluations:
+            first, second = (_arm_value(row_and_arm, name) for row_and_arm in arms_compared)
             clean = statistics.paired(first.by_seed, second.by_seed) if first and second else None
             if clean and abs(clean.mean) > UNEQUAL_ARMS:
                 at = f" at {where}" if where else ""
                 yield f"check 15: the arms' clean accuracies{at} differ by {100 * clean.mean:+.1f} points"
 
 
-def over_examples(places: Sequence[tuple[Block | None, str]], column: str) -> tuple[float, float] | None:
+def over_examples(arms_compared: Sequence[tuple[Block | None, str]], column: str) -> tuple[float, float] | None:
     """Return the 95% bootstrap interval over the examples of one run, or of one pair of runs.
 
     Args:
-        places: The block and arm of the treatment, then of the reference.
+        arms_compared: The block and arm of the treatment, then of the reference.
         column: A column of accuracies.
 
     Returns:
         The interval; None with several seeds, or without knowing which examples are correct.
     """
-    outcomes: list[Mask] = []
-    for block, arm in places:
+    masks: list[Mask] = []
+    for block, arm in arms_compared:
         runs = [run for run in block.runs if run.arm == arm and column in run.records] if block else []
         correct = runs[0].store.correct(runs[0].cell_id, runs[0].records[column].perturbation_id) if runs else None
         if len(runs) != 1 or correct is None:
             return None
-        outcomes.append(correct)
-    return statistics.bootstrap_interval(*outcomes) if len({len(correct) for correct in outcomes}) == 1 else None
+        masks.append(correct)
+    return statistics.bootstrap_interval(*masks) if len({len(mask) for mask in masks}) == 1 else None

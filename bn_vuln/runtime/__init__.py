@@ -1,1 +1,1 @@
-"""How work runs: the backend, devices, processes, progress, files and batch sizes."""
+"""Execution: the backend, devices, processes, progress, files and batch sizes."""

@@ -1,4 +1,4 @@
-"""How TensorFlow is started and compiled: oneDNN, XLA, seeds, devices, log messages. No other module knows.
+"""Start and compilation of TensorFlow: oneDNN, XLA, seeds, devices, log messages. No other module knows.
 
 Importing this module does not import TensorFlow. It must be imported before TensorFlow is, so that oneDNN is on (on
 some CPUs six times faster for convolutions, and off by default).

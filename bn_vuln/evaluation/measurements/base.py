@@ -1,4 +1,4 @@
-"""What measurements share: their result, and a classifier with its examples and margin gradients.
+"""Shared parts of measurements: their result, and a classifier with its examples and margin gradients.
 
 All gradients are with respect to pixels, in inference mode.
 """
