@@ -117,3 +117,36 @@ def test_files_that_the_pages_name_exist() -> None:
             roots = (ROOT, ROOT / "bn_vuln", ROOT / "results") if inside else (ROOT, ROOT / "results")
             made = name.startswith(("runs/", "site/")) or name.endswith("report/") or "ID" in name
             assert made or any((root / name).exists() for root in roots), f"{path.name}: {name}"
+
+
+def code_names(text: str) -> set[str]:
+    """The words of inline code that look like names of Python: with a capital, an underscore, or parentheses."""
+    spans = re.findall(r"(?<!`)`([A-Za-z_][\w.]*(?:\(\))?)`(?!`)", text)
+    names = {part for span in spans if not span.endswith((".py", ".yaml", ".md", ".json")) for part in span.split(".")}
+    return {
+        name.removesuffix("()")
+        for name in names
+        if "_" in name or name.endswith("()") or re.fullmatch(r"[A-Z]\w+", name) or f"`{name}`" not in text
+    }
+
+
+def test_code_names_of_the_development_pages_exist() -> None:
+    folders = ("bn_vuln", "cli", "tests", "tools", "configs", "examples")
+    sources = [p for folder in folders for kind in ("py", "yaml") for p in (ROOT / folder).rglob(f"*.{kind}")]
+    words = {w for path in sources if path != Path(__file__) for w in re.findall(r"\w+", path.read_text("utf-8"))}
+    for path in sorted((DOCS / "development").glob("*.md")):
+        assert code_names(path.read_text(encoding="utf-8")) <= words, path.name
+    assert code_names("`no_such_name`, `NoClass.shifted_by`, `NoSuchClass`, `call()`, `pgd`") == {
+        "no_such_name", "NoClass", "shifted_by", "NoSuchClass", "call",
+    }  # fmt: skip
+
+
+def test_the_map_names_functions_of_the_file_beside_them() -> None:
+    page = (DOCS / "development" / "index.md").read_text(encoding="utf-8")
+    found = re.findall(r"`([\w./]+\.py)`: (?:search )?((?:`[\w.=]+`(?:, )?)+)", page)
+    assert len(found) > 15
+    for file, names in found:
+        source = (ROOT / file).read_text(encoding="utf-8")
+        for name in re.findall(r"`([\w.=]+)`", names):
+            text = name if "=" in name else f"(?:def|class) {name.rpartition('.')[2]}"
+            assert re.search(rf"\b{text}\b", source), f"{file}: {name}"
