@@ -1,4 +1,4 @@
-"""Attacks: pure functions of (predict, x, y, threat model, settings), blind to data sets and architectures."""
+"""Attacks: pure functions of (predict, x, y, threat model, settings), independent of data sets and architectures."""
 
 from __future__ import annotations
 

@@ -58,8 +58,8 @@ class CompiledAttack:
     Args:
         attack: an iterative attack, see `attacks.base`.
         xla: compile the steps with XLA (on one device).
-        steps_per_call: steps between two looks at who is done; more save calls, fewer save steps. None: with XLA, whose
-            steps are short, two to eight, the more the longer a job may be; else one.
+        steps_per_call: steps between host checks for finished examples; more save calls, fewer save steps. None: with
+            XLA, whose steps are short, two to eight, the more the longer a job may be; else one.
         distribution: the devices.
     """
 
@@ -74,9 +74,13 @@ class CompiledAttack:
         self.attack, self.xla, self.distribution = attack, xla, distribution
         if steps_per_call is None:
             steps_per_call = max(2, min(8, attack.steps // 20)) if xla else 1
+
+        def select(state: State, slots: Tensor) -> State:
+            return {name: backend.tensorflow().gather(value, slots) for name, value in state.items()}
+
         self.advance = distribution.compile(_advance(attack, steps_per_call), xla=xla)
         self.refill = distribution.compile(_refill(attack), xla=xla)
-        self.start, self.select = distribution.compile(_start(attack)), distribution.compile(_select)
+        self.start, self.select = distribution.compile(_start(attack)), distribution.compile(select)
 
 
 def run(
@@ -101,7 +105,7 @@ def run(
         x: clean images, float [n, height, width, channels], in pixels, inside the box.
         y: int32 [n], true labels.
         search: the jobs of an example, see `attacks.eps_search`.
-        targets: int32 [n, variants], the class that each variant aims at.
+        targets: int32 [n, attempts], the class that each attempt aims at.
         index: int32 [n], the number of each example in its data set (default: its place in x).
         confirm: the test of success on the classifier that is evaluated, where the attack has a copy of it. The attack
             on an example goes on after a point that is not confirmed.
@@ -132,7 +136,7 @@ def run(
 
 
 class _Queue:
-    """The examples on the host: who waits, the job of each one, and the results."""
+    """The examples on the host: those that wait, the job of each one, and the results."""
 
     def __init__(
         self,
@@ -151,20 +155,20 @@ class _Queue:
             x.copy(), np.zeros(n, bool), np.full(n, np.inf), np.full(n, -np.inf), np.zeros(n, np.int64)
         )
         first = search.first(n)
-        self.variant, self.eps = first.variant.copy(), first.eps.copy()
+        self.attempt, self.eps = first.attempt.copy(), first.eps.copy()
         self.waiting: deque[int] = deque(np.flatnonzero(first.pending).tolist())
         self.n_done = 0
 
     def jobs(self, example_of: Index) -> Arrays:
         """The jobs of the examples in the slots; empty slots (-1) get a copy of example 0's."""
         examples = np.maximum(example_of, 0)
-        variant = self.variant[examples]
+        attempt = self.attempt[examples]
         return {
             "x": self.x[examples],
             "y": self.y[examples],
-            "target": self.targets[examples, np.minimum(variant, self.targets.shape[1] - 1)],
+            "target": self.targets[examples, np.minimum(attempt, self.targets.shape[1] - 1)],
             "index": self.index[examples],
-            "variant": variant,
+            "attempt": attempt,
             "eps": self.eps[examples].astype(self.x.dtype),
         }
 
@@ -188,8 +192,8 @@ class _Queue:
         result.eps[examples[smaller_eps]] = eps[smaller_eps]
         result.is_adversarial[examples[is_adversarial]] = True
         result.n_evaluations[examples] += finished["i"]
-        jobs = self.search.next(examples, is_adversarial, self.variant[examples], eps)
-        self.variant[examples], self.eps[examples] = jobs.variant, jobs.eps
+        jobs = self.search.next(examples, is_adversarial, self.attempt[examples], eps)
+        self.attempt[examples], self.eps[examples] = jobs.attempt, jobs.eps
         self.waiting.extend(examples[jobs.pending].tolist())
         self.n_done += int(np.sum(~jobs.pending))
 
@@ -214,7 +218,7 @@ class _Slots:
 
     @property
     def busy(self) -> bool:
-        """Any slot holds an example."""
+        """Return True if a slot is occupied."""
         return bool((self.example_of >= 0).any())
 
     def advance(self) -> None:
@@ -226,7 +230,10 @@ class _Slots:
         self._done = self.distribution.gather(self._state["done"]) | ~held
 
     def worth_reading(self) -> bool:
-        """Enough slots stand idle: some of them where others wait, most of them where nobody does."""
+        """Return True if enough slots are idle to justify a read-out.
+
+        While examples wait, a small share of the slots is enough; without any, most of them must be idle.
+        """
         size, idle = len(self.example_of), int(self._done.sum())
         if idle == size:
             return True
@@ -258,7 +265,7 @@ class _Slots:
         self._state = self.compiled.refill(self._state, self._jobs, self.distribution.shard(new))
 
     def shrink(self) -> None:
-        """Go on in half as many slots (or a quarter, ...) where nobody waits and no more are needed."""
+        """Go on in half as many slots (or a quarter, ...) where no example waits and no more are needed."""
         replicas = self.distribution.replicas
         held = (self.example_of >= 0).reshape(replicas, -1)
         size = new = held.shape[1]
@@ -307,11 +314,6 @@ def _refill(attack: IterativeAttack) -> Callable[[State, State, Tensor], State]:
         return {name: _where(new, fresh[name], state[name]) for name in state}
 
     return refill
-
-
-def _select(state: State, slots: Tensor) -> State:
-    """State of some of the slots."""
-    return {name: backend.tensorflow().gather(value, slots) for name, value in state.items()}
 
 
 def _advance(attack: IterativeAttack, steps: int) -> Callable[[State, State, Tensor, Tensor], State]:

@@ -47,7 +47,7 @@ class APGD:
     """APGD for the active set.
 
     Targeted losses aim at the job's target, yet whatever is not predicted as the true label is adversarial, as in
-    AutoAttack. Variants are restarts, or targets, each from a start of its own.
+    AutoAttack. Attempts are restarts, or targets, each from a start of its own.
 
     Attributes:
         predict: pixels [n, height, width, channels] -> logits [n, classes], differentiable.
@@ -55,7 +55,7 @@ class APGD:
         steps: gradient steps.
         loss: a name of LOSSES.
         rho: a step is halved if the loss rose in this share of a window's steps, or in fewer.
-        random_start: start at a random point of the ball, by (seed, variant, index), rather than at x.
+        random_start: start at a random point of the ball, by (seed, attempt, index), rather than at x.
         seed: seed of the random starts.
     """
 
@@ -82,7 +82,7 @@ class APGD:
         x, index = job["x"], job["index"]
         point = x
         if self.random_start:
-            point = self.threat_model.with_eps(job["eps"]).random_point(x, index, self.seed, job["variant"])
+            point = self.threat_model.with_eps(job["eps"]).random_point(x, index, self.seed, job["attempt"])
         zeros, lowest = tf.zeros_like(index), tf.fill(tf.shape(job["eps"]), tf.constant(-np.inf, x.dtype))
         return {
             "point": point, "previous": point, "best": point, "best_gradient": tf.zeros_like(x), "best_loss": lowest,

@@ -6,7 +6,7 @@ A state is a dict of tensors whose first axis is the slot of the batch (see `act
     y         int32 [n], its true label
     target    int32 [n], the class that this job aims at (y for untargeted attacks)
     index     int32 [n], the number of the example in its data set, for random numbers that do not depend on the batch
-    variant   int32 [n], which attempt at this example it is: a restart, or the number of its target
+    attempt   int32 [n], number of the attempt at this example: a restart, or its target
     eps       float [n], the radius of its eps ball
     i         int32 [n], how many points of this job were evaluated; it stands still while a slot is idle
 

@@ -23,17 +23,18 @@ import numpy as np
 
 from bn_vuln.attacks.base import State
 from bn_vuln.attacks.losses import ROUNDING, input_gradient, is_adversarial, logit_margin, replace_nonfinite
-from bn_vuln.attacks.threat_model import Channels, constant, per_example
+from bn_vuln.attacks.threat_model import Channels, as_tensor_like, per_example
 from bn_vuln.runtime import backend
 from bn_vuln.typing import AnyArray, Index, Labels, Mask, Predict, Tensor
 
 BATCH_SIZE = 500
-CHUNK = 50  # steps between two looks at who is done
+CHUNK = 50  # steps between host checks for finished examples
 MIN_SLOTS = 16  # a smaller batch is hardly faster
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's
 SHRINK = 0.9999  # of tanh's range, where pixels at the border of the box begin (published: .999999, for more steps)
-WINDOWS, PROGRESS = 10, 0.999  # a c is given up if in a tenth of its steps the loss does not fall by a thousandth
-GAIN = 0.999  # an example is done if with a c that succeeds the distance does not fall by a thousandth
+ABORT_WINDOWS = 10  # the loss is checked after each tenth of the steps of a c,
+ABORT_LOSS_RATIO = 0.999  # and the c is given up if the loss fell by less than 0.1% since the last check
+MIN_DISTANCE_RATIO = 0.999  # an example is done if with a c that succeeds the distance falls by less than 0.1%
 UNBOUNDED = 1e9  # above it there is no upper bound of c yet: c grows tenfold
 HALVINGS = 10  # of the way back to x
 
@@ -98,7 +99,7 @@ def attack(
 
 
 class _BatchedSearch:
-    """Examples take turns in the slots of a batch: after each chunk of steps the host reads who is done.
+    """Examples take turns in the slots of a batch: after each chunk of steps the host reads which are done.
 
     All images are on the host, those in a slot on the device. `example_of` int64 [slots] is -1 for an empty slot.
     """
@@ -199,7 +200,7 @@ class _Variable:
         """(the point at w, its derivative with respect to w)."""
         tf = backend.tensorflow()
         if not self.bounded:
-            scale = constant(self.scale, x)
+            scale = as_tensor_like(self.scale, x)
             return x + scale * w, scale
         middle, half = self._box(x)
         squashed = tf.tanh(w)
@@ -209,20 +210,20 @@ class _Variable:
         """The point in the box: rounding may have brought it out."""
         if not self.bounded:
             return point
-        low, high = constant(self.low, point), constant(self.high, point)
+        low, high = as_tensor_like(self.low, point), as_tensor_like(self.high, point)
         return backend.tensorflow().clip_by_value(point, low, high)
 
     def distance(self, x: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
         """(squared L2 distance [n] in units of scale, its gradient with respect to the point)."""
         tf = backend.tensorflow()
-        scale = constant(self.scale, x)
+        scale = as_tensor_like(self.scale, x)
         offset = (point - x) / scale
         return tf.reduce_sum(offset**2, axis=list(range(1, len(x.shape)))), 2.0 * offset / scale
 
     def _box(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """(middle, half width)."""
         low, high = (np.asarray(bound, np.float64) for bound in (self.low, self.high))
-        return constant((low + high) / 2, like), constant((high - low) / 2, like)
+        return as_tensor_like((low + high) / 2, like), as_tensor_like((high - low) / 2, like)
 
 
 @dataclass(frozen=True)
@@ -342,11 +343,11 @@ class _Search:
         The lowest loss of the first window is forgotten: it may be from before a first step that went too far.
         """
         tf = backend.tensorflow()
-        window, step = max(1, self.steps // WINDOWS), state["step"]
+        window, step = max(1, self.steps // ABORT_WINDOWS), state["step"]
         look, infinite = tf.equal(step % window, 0), tf.fill(tf.shape(step), tf.cast(np.inf, state["lowest"].dtype))
         over = step >= self.steps
         if self.abort_early:
-            over |= look & (state["lowest"] > PROGRESS * state["before"])
+            over |= look & (state["lowest"] > ABORT_LOSS_RATIO * state["before"])
         judged = tf.where(step > window, state["lowest"], infinite)
         opened = {
             "before": tf.where(look, judged, state["before"]),
@@ -356,7 +357,7 @@ class _Search:
         return {**state, **opened}, over & active
 
     def _next_constant(self, state: State, over: Tensor) -> State:
-        """Where a constant is over: bisection of c (tenfold as long as none succeeded), and back to the origin."""
+        """After each constant: bisect c (x10 until one succeeds), restart from the origin."""
         tf = backend.tensorflow()
         c, succeeded = state["c"], state["succeeded"]
         upper = tf.where(succeeded, tf.minimum(state["upper"], c), state["upper"])
@@ -364,7 +365,7 @@ class _Search:
         infinite = tf.fill(tf.shape(c), tf.cast(np.inf, c.dtype))
         tried = state["tried"] + 1
         if self.abort_early:
-            useless = succeeded & (state["distance"] > GAIN**2 * state["nearest"])
+            useless = succeeded & (state["distance"] > MIN_DISTANCE_RATIO**2 * state["nearest"])
             tried = tf.where(useless, self.binary_search_steps, tried)
         fresh = {
             "c": tf.where(upper < UNBOUNDED, (lower + upper) / 2, 10 * c), "lower": lower, "upper": upper,

@@ -144,15 +144,15 @@ def carlini_wagner(
         batches.append(np.asarray(search._attack(start[i : i + size])))
         on_progress(min(len(clean), i + size))
     points = np.clip(np.concatenate(batches).reshape(clean.shape) * scale, low, high)
-    before, after = (_predicts(predict, z, labels, size) == targeted for z in (clean, points))
+
+    def is_adversarial(images: Images) -> Mask:
+        parts = [slice(i, i + size) for i in range(0, len(images), size)]
+        logits = np.concatenate([np.asarray(predict(tf.constant(images[part]))) for part in parts])
+        return metrics.is_correct(logits, labels) == targeted
+
+    before, after = is_adversarial(clean), is_adversarial(points)
     kept = np.where((after & ~before)[:, None, None, None], points, clean)
     return tf.constant(kept), tf.constant(after | before)
-
-
-def _predicts(predict: Predict, x: Images, labels: Labels, size: int) -> Mask:
-    """Mask [n] of predictions that are the label; `size` examples at a time."""
-    tf, batches = backend.tensorflow(), [slice(i, i + size) for i in range(0, len(x), size)]
-    return np.concatenate([metrics.is_correct(np.asarray(predict(tf.constant(x[b]))), labels[b]) for b in batches])
 
 
 def _repaired_class() -> Any:

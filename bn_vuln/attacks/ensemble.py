@@ -38,13 +38,13 @@ class Stage:
     Attributes:
         name: "apgd-ce", "pgd", ...
         attack: the attack, compiled or not.
-        variants: number of restarts, or of restarts times targets.
-        targets: int32 [n, variants], the class that each variant aims at, if any.
+        n_attempts: number of restarts, or of restarts times targets.
+        targets: int32 [n, attempts], the class that each attempt aims at, if any.
     """
 
     name: str
     attack: IterativeAttack | active_set.CompiledAttack
-    variants: int = 1
+    n_attempts: int = 1
     targets: Labels | None = None
 
 
@@ -93,7 +93,7 @@ def run(
     total = SearchResult(x.copy(), ~clean, np.where(clean, np.inf, 0.0), np.full(n, -np.inf), np.zeros(n, np.int64))
     robust_after: dict[str, int] = {}
     for number, stage in enumerate(stages):
-        search = eps_search(options, stage.variants, total.eps)
+        search = eps_search(options, stage.n_attempts, total.eps)
         with on_stage(stage.name, int(search.first(n).pending.sum())) as on_progress:
             result = active_set.run(
                 stage.attack,
@@ -113,17 +113,17 @@ def run(
     return EnsembleResult(total, robust_after)
 
 
-def eps_search(options: Attack, variants: int, below: Floats) -> EpsSearch:
+def eps_search(options: Attack, n_attempts: int, upper_eps: Floats) -> EpsSearch:
     """Return the search over eps of an attack's config: a bisection, or the eps grid from the largest down.
 
     Args:
         options: its `eps`, `eps_grid` and `min_eps_tolerance` are used.
-        variants: number of variants at each eps.
-        below: float64 [n]; an example is attacked at smaller eps only.
+        n_attempts: number of attempts at each eps.
+        upper_eps: float64 [n]; an example is attacked at smaller eps only.
     """
     if options.min_eps_tolerance is not None:
-        return Bisection(options.eps, options.min_eps_tolerance, variants, below)
-    return EpsGrid(sorted((*options.eps_grid, options.eps)), variants, below)
+        return Bisection(options.eps, options.min_eps_tolerance, n_attempts, upper_eps)
+    return EpsGrid(sorted((*options.eps_grid, options.eps)), n_attempts, upper_eps)
 
 
 def stages(predict: Predict, options: Attack, threat_model: ThreatModel, y: Labels, logits: Logits) -> Iterator[Stage]:

@@ -32,7 +32,7 @@ ALPHA_DECAY, GAMMA_FINAL = 0.01, 0.001  # the last step is a hundredth of the fi
 
 @dataclass(frozen=True)
 class FMN:
-    """FMN for the active set. It is not random: variants are all the same.
+    """FMN for the active set. It is not random: attempts are all the same.
 
     With a budget, the job's eps, it is over at the first adversarial point within eps. Points outside of it, where FMN
     may come from, are never kept.

@@ -169,7 +169,7 @@ class PGD:
         threat_model: norm, scale and box; eps is the job's.
         steps: gradient steps.
         step_size: length of a step, as a share of eps.
-        random_start: start at a random point of the ball rather than at x; variants are restarts.
+        random_start: start at a random point of the ball rather than at x; attempts are restarts.
         targeted: maximize the job's target rather than minimize y.
         seed: seed of the random starts.
     """
@@ -187,7 +187,7 @@ class PGD:
         if not self.random_start:
             return {"point": job["x"]}
         threat_model = self.threat_model.with_eps(job["eps"])
-        return {"point": threat_model.random_point(job["x"], job["index"], self.seed, job["variant"])}
+        return {"point": threat_model.random_point(job["x"], job["index"], self.seed, job["attempt"])}
 
     def advance(self, state: State) -> StepResult:
         """Take one gradient step, and project."""

@@ -28,14 +28,14 @@ import numpy as np
 from bn_vuln.attacks import example_rng
 from bn_vuln.attacks.base import State, StepResult
 from bn_vuln.attacks.losses import is_adversarial, logit_margin
-from bn_vuln.attacks.threat_model import ThreatModel, constant, per_example
+from bn_vuln.attacks.threat_model import ThreatModel, as_tensor_like, per_example
 from bn_vuln.runtime import backend
 from bn_vuln.typing import Floats, Labels, Predict, Tensor
 
-HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries of 10,000, after each of which p is halved
+P_HALVING_QUERIES = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000: p is halved after each
 GRID = 5  # the bumps at the start are a fifth of the image high
-CANCELLED = 1e-3  # a sum of two vectors of length 1 that is shorter than this is rounding
-ROUNDING = 1e-6  # so is an unused budget below this share of eps^2: its root would be a thousandth of eps
+MIN_SUM_NORM = 1e-3  # a shorter sum of two unit vectors is taken to be rounding
+MIN_UNUSED_BUDGET = 1e-6  # share of eps^2; less is taken to be rounding (its root would be a thousandth of eps)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Square:
         threat_model: norm, scale and box; eps is the job's.
         steps: number of squares.
         p_init: the share of the image that the first squares cover.
-        seed: random numbers depend on (seed, variant, index, i) only. Variants are restarts.
+        seed: random numbers depend on (seed, attempt, index, i) only. Attempts are restarts.
     """
 
     predict: Predict
@@ -63,7 +63,7 @@ class Square:
         if threat_model.ord == "inf":
             point = threat_model.step(x, self._stripes(job), eps)
         else:
-            point = x + constant(threat_model.scale, x) * eps * self._grid_of_bumps(job)
+            point = x + as_tensor_like(threat_model.scale, x) * eps * self._grid_of_bumps(job)
         point = threat_model.project(point, x)
         lowest = tf.fill(tf.shape(job["eps"]), tf.constant(-np.inf, x.dtype))
         return {"point": point, "best": point, "best_loss": lowest}
@@ -87,7 +87,7 @@ class Square:
 
     def sides(self, height: int, width: int) -> Labels:
         """Return the sides of the squares in pixels, int32 [10]: at first, and each time that p was halved."""
-        p = self.p_init / 2.0 ** np.arange(len(HALVED_AFTER) + 1)
+        p = self.p_init / 2.0 ** np.arange(len(P_HALVING_QUERIES) + 1)
         wanted, largest = np.round(np.sqrt(p * height * width)).astype(np.int32), min(height, width)
         if self.threat_model.ord == "2":
             wanted, largest = np.maximum(wanted, 3) // 2 * 2 + 1, (largest - 1) // 2 * 2 + 1
@@ -98,14 +98,14 @@ class Square:
         """Return how often p was halved before the i-th query, int32 [n]."""
         tf = backend.tensorflow()
         # i * 10,000 // steps > after, in whole numbers
-        first = [-(-(after + 1) * self.steps // 10_000) for after in HALVED_AFTER]
+        first = [-(-(after + 1) * self.steps // 10_000) for after in P_HALVING_QUERIES]
         return tf.reduce_sum(tf.cast(i[:, None] >= tf.constant(first, i.dtype), tf.int32), axis=1)
 
     def _stripes(self, job: State) -> Tensor:
         """Signs [n, 1, width, channels]."""
         tf = backend.tensorflow()
         _, width, channels = job["x"].shape[1:]
-        random = example_rng.uniform(width * channels, self.seed, job["variant"], job["index"])
+        random = example_rng.uniform(width * channels, self.seed, job["attempt"], job["index"])
         return tf.reshape(_signs(random, job["x"]), (-1, 1, width, channels))
 
     def _grid_of_bumps(self, job: State) -> Tensor:
@@ -114,7 +114,7 @@ class Square:
         height, width, channels = job["x"].shape[1:]
         side = max(1, min(height, width) // GRID)
         rows, columns = height // side, width // side
-        random = example_rng.uniform(rows * columns * (channels + 1), self.seed, job["variant"], job["index"])
+        random = example_rng.uniform(rows * columns * (channels + 1), self.seed, job["attempt"], job["index"])
         random = tf.reshape(random, (-1, rows, 1, columns, 1, channels + 1))
         shape = bump(side)
         upright, transposed = (tf.constant(form[:, None, :, None], job["x"].dtype) for form in (shape, shape.T))
@@ -138,7 +138,7 @@ class Square:
         """2: the norm in both squares and the unused budget go to the first, half old content and half a bump."""
         tf = backend.tensorflow()
         height, width, channels = best.shape[1:]
-        scale, eps = constant(self.threat_model.scale, best), per_example(state["eps"])
+        scale, eps = as_tensor_like(self.threat_model.scale, best), per_example(state["eps"])
         random, level = self._random(5 + channels, state), self.n_halvings(state["i"])
         sides = self.sides(height, width)
         side = tf.gather(tf.constant(sides), level)
@@ -146,18 +146,18 @@ class Square:
         other = _Window(random[:, 2:4], side, height, width)
         delta = (best - state["x"]) / scale
         unused = eps**2 - tf.reduce_sum(delta**2, axis=(1, 2, 3), keepdims=True)
-        unused = tf.where(unused > ROUNDING * eps**2, unused, tf.zeros_like(unused)) / channels
+        unused = tf.where(unused > MIN_UNUSED_BUDGET * eps**2, unused, tf.zeros_like(unused)) / channels
         held = _channel_norm(tf.where(square.mask | other.mask, delta, 0.0)) ** 2
         old = tf.where(square.mask, delta, 0.0)
         bumps = _signs(random[:, None, None, 5:], best) * square.bump(sides, level, random[:, 4] > 0.5, best)
         both = bumps + tf.math.divide_no_nan(old, _channel_norm(old))
-        both = tf.where(_channel_norm(both) > CANCELLED, both / tf.maximum(_channel_norm(both), CANCELLED), bumps)
+        both = tf.where(_channel_norm(both) > MIN_SUM_NORM, both / tf.maximum(_channel_norm(both), MIN_SUM_NORM), bumps)
         rest = tf.where(other.mask, tf.zeros_like(delta), delta)
         return state["x"] + scale * tf.where(square.mask, both * tf.sqrt(unused + held), rest)
 
     def _random(self, count: int, state: State) -> Tensor:
         """The random numbers of the candidate after point i."""
-        return example_rng.uniform(count, self.seed, state["variant"], state["index"], state["i"])
+        return example_rng.uniform(count, self.seed, state["attempt"], state["index"], state["i"])
 
 
 class _Window:

@@ -75,7 +75,7 @@ class ThreatModel:
             the gradient is 0 the point stays.
         """
         tf = backend.tensorflow()
-        scale = constant(self.scale, x)
+        scale = as_tensor_like(self.scale, x)
         if self.ord == "inf":
             return x + step_size * scale * tf.sign(gradient)
         # Divide by the largest entry first: squares of small gradients would underflow. Infinite ones are large.
@@ -85,7 +85,9 @@ class ThreatModel:
         return x + step_size * scale * tf.math.divide_no_nan(scaled, norm)
 
     def project(self, point: Tensor, x: Tensor) -> Tensor:
-        """Project points into the eps ball around x, then into the box.
+        """Project points into the eps ball around x, then into the box: the projection inside the search.
+
+        For the final check that decides if a point counts, see `project_array`.
 
         Args:
             point: points [n, height, width, channels], in pixels.
@@ -96,18 +98,18 @@ class ThreatModel:
             the box.
         """
         tf = backend.tensorflow()
-        scale, radius = constant(self.scale, point), cast("float | Tensor", self.eps)
+        scale, radius = as_tensor_like(self.scale, point), cast("float | Tensor", self.eps)
         if self.ord == "inf":
             point = tf.clip_by_value(point, x - radius * scale, x + radius * scale)
         else:
             delta = (point - x) / scale
             norm = tf.sqrt(_reduce(tf.reduce_sum, delta**2))
-            eps = self.eps if tf.is_tensor(self.eps) else constant(self.eps, norm)
+            eps = self.eps if tf.is_tensor(self.eps) else as_tensor_like(self.eps, norm)
             shrink = tf.math.divide_no_nan(tf.broadcast_to(eps, tf.shape(norm)), norm)
             point = x + scale * delta * tf.where(norm > eps, shrink, tf.ones_like(norm))
         if np.isinf(self.low).all() and np.isinf(self.high).all():
             return point
-        return tf.clip_by_value(point, constant(self.low, point), constant(self.high, point))
+        return tf.clip_by_value(point, as_tensor_like(self.low, point), as_tensor_like(self.high, point))
 
     def random_point(self, x: Tensor, index: Tensor, seed: int, restart: int | Tensor) -> Tensor:
         """Draw a uniformly random point of the eps ball around each image, then project it into the box.
@@ -130,13 +132,13 @@ class ThreatModel:
             values = tf.cast(example_rng.normal(dimension, seed, number, index), x.dtype)
             radius = tf.cast(example_rng.uniform(1, seed + RADIUS_STREAM, number, index), x.dtype)
             delta = values / tf.norm(values, axis=1, keepdims=True) * radius ** (1 / dimension)
-        delta = tf.reshape(delta, tf.shape(x)) * self.eps * constant(self.scale, x)
+        delta = tf.reshape(delta, tf.shape(x)) * self.eps * as_tensor_like(self.scale, x)
         return self.project(x + delta, x)
 
     def norm(self, delta: Tensor) -> Tensor:
         """Return the norms [n] of perturbations [n, height, width, channels] in pixels, in units of the scale."""
         tf = backend.tensorflow()
-        delta = tf.abs(delta) / constant(self.scale, delta)
+        delta = tf.abs(delta) / as_tensor_like(self.scale, delta)
         if self.ord == "inf":
             return tf.reduce_max(delta, axis=(1, 2, 3))
         return tf.sqrt(tf.reduce_sum(delta**2, axis=(1, 2, 3)))
@@ -144,7 +146,7 @@ class ThreatModel:
     def dual_norm(self, gradient: Tensor) -> Tensor:
         """Return the dual norms [n] of gradients by pixels: the largest rise of the loss per unit of eps."""
         tf = backend.tensorflow()
-        slope = tf.abs(gradient) * constant(self.scale, gradient)
+        slope = tf.abs(gradient) * as_tensor_like(self.scale, gradient)
         if self.ord == "inf":
             return tf.reduce_sum(slope, axis=(1, 2, 3))
         # Divide by the largest entry first: squares of small gradients would underflow.
@@ -155,7 +157,7 @@ class ThreatModel:
     def max_distance(self, x: Tensor) -> Tensor:
         """Return the distance [n] from each image to the farthest corner of the box, in units of the scale."""
         tf = backend.tensorflow()
-        low, high = constant(self.low, x), constant(self.high, x)
+        low, high = as_tensor_like(self.low, x), as_tensor_like(self.high, x)
         return self.norm(tf.maximum(x - low, high - x))
 
     def violation(self, point: Images, x: Images) -> Floats:
@@ -176,7 +178,17 @@ class ThreatModel:
         return np.maximum(norm - np.reshape(np.asarray(self.eps), -1), box)
 
     def project_array(self, point: Images, x: Images) -> Images:
-        """Project as `project` does, but in NumPy and float64, rounded to float32 at the end."""
+        """Project as `project` does, in NumPy and float64: the final check, after which points count.
+
+        `project` is for the search. This one does not depend on the attack or its dtype.
+
+        Args:
+            point: points [n, height, width, channels], in pixels.
+            x: the clean images, of the same shape.
+
+        Returns:
+            float32, of the same shape.
+        """
         delta, eps = (point.astype(np.float64) - x) / self.scale, np.asarray(self.eps)
         if self.ord == "inf":
             delta = np.clip(delta, -eps, eps)
@@ -205,7 +217,7 @@ def per_example(value: Value) -> Value:
     return tf.reshape(value, (-1, 1, 1, 1)) if tf.is_tensor(value) and len(getattr(value, "shape", ())) == 1 else value
 
 
-def constant(value: Eps | Channels, like: Tensor) -> Tensor:
+def as_tensor_like(value: Eps | Channels, like: Tensor) -> Tensor:
     """Return a tensor of the dtype of `like`, without the detour over float32 of tf.cast with Python floats."""
     return backend.tensorflow().constant(np.asarray(value, like.dtype.as_numpy_dtype))
 

@@ -268,7 +268,7 @@ class AttackRunner:
         for stage in stages:
             search = stage.attack
             assert not isinstance(search, active_set.CompiledAttack)
-            xla = self._xla_pays(stage.variants * search.steps, attacked)
+            xla = self._xla_pays(stage.n_attempts * search.steps, attacked)
             own = [item for item in vars(search).items() if item[0] not in ("predict", "threat_model")]
             key = (type(search), *own, options.ord, options.unit, options.box, xla)
             if key not in self._compiled_searches:

@@ -63,9 +63,12 @@ def fold(model: KerasModel) -> FoldingResult:
         model: any Keras model; it is not changed.
     """
     backend.tensorflow()
+    import keras
+
+    whole: Layer = model
     layers: list[BatchNormLayer] = []
     try:
-        layers = _normalizations(model)
+        layers = [layer for layer in whole._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
         planner = _Planner(_graphs(model), layers)
         if not planner.steps:
             return FoldingResult(model, 0, planner.kept())
@@ -144,13 +147,6 @@ def _kind(operation: Layer) -> str:
     return name if getattr(keras.layers, name, None) is type(operation) else ""
 
 
-def _normalizations(model: Layer) -> list[BatchNormLayer]:
-    """All BN layers of a model, however deep inside it."""
-    import keras
-
-    return [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
-
-
 # ---------------------------------------------------------------- what can be folded
 
 
@@ -181,7 +177,10 @@ class _Planner:
         self.reasons: dict[int, list[str]] = {id(layer): [] for layer in self.layers}
         places = [(graph, node) for graph in self.graphs for node in graph.calls]
         places = [(graph, node) for graph, node in places if id(node.operation) in self.reasons]
-        places = [(graph, node) for graph, node in places if self._foldable(graph, node)]
+        for graph, node in places:
+            if reason := self._reason_not_foldable(graph, node):
+                self.reasons[id(node.operation)] = [reason]
+        places = [(graph, node) for graph, node in places if not self.reasons[id(node.operation)]]
         # Of BN layers in a row the first goes into the layer before it first, the last into the one behind it.
         for graph, node in places:
             self._try(graph, node, forward=False)
@@ -194,14 +193,8 @@ class _Planner:
         stay = [layer for layer in self.layers if id(layer) not in self.folded]
         return tuple(f"{layer.name}: {'; '.join(self.reasons[id(layer)]) or alone}" for layer in stay)
 
-    def _foldable(self, graph: _Graph, node: Node) -> bool:
-        """The call of a BN layer computes s x + t; the reason is kept if not."""
-        reason = self._objection(graph, node)
-        if reason:
-            self.reasons[id(node.operation)] = [reason]
-        return not reason
-
-    def _objection(self, graph: _Graph, node: Node) -> str:
+    def _reason_not_foldable(self, graph: _Graph, node: Node) -> str:
+        """Return why the call of a BN layer is not s x + t, or ''."""
         import keras
 
         layer = node.operation
@@ -313,19 +306,23 @@ def _folded_weights(steps: list[_Step]) -> list[tuple[Layer, Floats, Floats]]:
     """(layer, kernel, bias) for each layer that something is folded into."""
     weights: dict[int, tuple[Layer, Floats, Floats]] = {}
     for step in steps:
-        layer, kernel, bias = weights.get(id(step.layer)) or (step.layer, *_weights(step.layer))
+        layer = step.layer
+        if id(layer) not in weights:
+            weights[id(layer)] = layer, _array(_kernel(layer)), _array(layer.bias) if layer.use_bias else np.zeros(1)
+        _, kernel, bias = weights[id(layer)]
         change = _forward if step.forward else _backward
         weights[id(layer)] = (layer, *change(layer, kernel, bias, *_scale_shift(step.normalization)))
     return list(weights.values())
 
 
-def _weights(layer: Layer) -> tuple[Floats, Floats]:
-    return _array(_kernel(layer)), _array(layer.bias) if layer.use_bias else np.zeros(1)
-
-
 def _backward(layer: Layer, kernel: Floats, bias: Floats, scale: Floats, shift: Floats) -> tuple[Floats, Floats]:
     """Kernel [..., inputs, outputs] and bias of a layer followed by s x + t."""
-    return kernel * _over_outputs(layer, kernel, scale), bias * scale + shift
+    factor = scale  # of each output channel, which is the last axis of the kernel but for these:
+    if _kind(layer) in DEPTHWISE:
+        factor = scale.reshape(kernel.shape[-2:])
+    elif _kind(layer) in TRANSPOSED:  # kernel [..., outputs, inputs]
+        factor = scale[:, None]
+    return kernel * factor, bias * scale + shift
 
 
 def _forward(layer: Layer, kernel: Floats, bias: Floats, scale: Floats, shift: Floats) -> tuple[Floats, Floats]:
@@ -334,13 +331,6 @@ def _forward(layer: Layer, kernel: Floats, bias: Floats, scale: Floats, shift: F
     # A depthwise kernel ends in [channels, multiplier], and has an output for each of both.
     added = added.ravel() if _kind(layer) in DEPTHWISE else added.sum(axis=0)
     return kernel * _over_inputs(layer, kernel, scale), bias + added
-
-
-def _over_outputs(layer: Layer, kernel: Floats, values: Floats) -> Floats:
-    """One value for each output channel, to multiply the kernel with."""
-    if _kind(layer) in DEPTHWISE:
-        return values.reshape(kernel.shape[-2:])
-    return values[:, None] if _kind(layer) in TRANSPOSED else values  # kernel [..., outputs, inputs] if transposed
 
 
 def _over_inputs(layer: Layer, kernel: Floats, values: Floats) -> Floats:
@@ -379,8 +369,18 @@ class _Copier:
 
         if isinstance(model, keras.Sequential):  # which calls its layers anew, with the input alone
             return keras.models.clone_model(model, clone_function=self.layer)
-        inputs = keras.tree.map_structure(_input, model.input)
-        return keras.models.clone_model(model, inputs, clone_function=self.layer, call_function=_call)
+
+        def named_input(tensor: Any) -> Tensor:  # left to itself, Keras renames inputs that were not named
+            layer = tensor._keras_history.operation
+            return type(layer).from_config(layer.get_config()).output
+
+        def call(layer: Layer, *args: object, **kwargs: object) -> Tensor:
+            if _kind(layer) == "Identity":  # without what BN was given: mask=None, training=False
+                kwargs = {name: value for name, value in kwargs.items() if name == "inputs"}
+            return layer(*args, **kwargs)
+
+        inputs = keras.tree.map_structure(named_input, model.input)
+        return keras.models.clone_model(model, inputs, clone_function=self.layer, call_function=call)
 
     def layer(self, layer: Layer) -> Layer:
         """The new layer for an old one."""
@@ -398,18 +398,6 @@ class _Copier:
             return keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy.name)
         config = layer.get_config()
         return type(layer).from_config({**config, "use_bias": True} if id(layer) in self.changed else config)
-
-
-def _input(tensor: Any) -> Tensor:
-    """A new input with the name of the old one; left to itself, Keras renames those that were not named."""
-    layer = tensor._keras_history.operation
-    return type(layer).from_config(layer.get_config()).output
-
-
-def _call(layer: Layer, *args: object, **kwargs: object) -> Tensor:
-    """Call a new layer as the old one was, but an Identity without what BN was given (mask=None, training=False)."""
-    alone = _kind(layer) == "Identity"
-    return layer(*args, **{name: value for name, value in kwargs.items() if name == "inputs" or not alone})
 
 
 def _copy_variables(layer: Layer, fresh: Layer) -> None:
@@ -434,7 +422,7 @@ def _assign(steps: list[_Step], clones: dict[int, tuple[Layer, Layer]]) -> None:
 
 
 def _difference(model: Layer, copy: Layer) -> str:
-    """The reason why the copy must not stand for the model, or "": it guards against graphs that were misread."""
+    """Return why the copy cannot replace the model, or '': it guards against graphs that were misread."""
     if _interface(model) != _interface(copy):
         return "the copy of the model has other inputs or outputs"
     inputs = _random_inputs(model)

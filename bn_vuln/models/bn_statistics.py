@@ -53,19 +53,16 @@ def input_moments(model: KerasModel, predict: Predict, batches: Iterable[AnyArra
         with _recorded_inputs(model) as calls:
             predict(x)
         called[:] = [layer for layer, _ in calls]
-        return [_moments(tf.cast(h, tf.float32), layer.axis) for layer, h in calls]
+        return [
+            tf.nn.moments(tf.cast(h, tf.float32), [i for i in range(len(h.shape)) if i != layer.axis % len(h.shape)])
+            for layer, h in calls
+        ]
 
     compiled = backend.compile(moments_of)
     results = [compiled(tf.constant(batch)) for batch in batches]
     arrays = [[np.stack([np.asarray(v) for v in values]) for values in zip(*layers, strict=True)]
               for layers in zip(*results, strict=True)]  # fmt: skip
     return [InputMoments(layer, *both) for layer, both in zip(called, arrays, strict=True)]
-
-
-def _moments(h: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance [channels] of `h`, in which the channels are `axis`."""
-    others = [i for i in range(len(h.shape)) if i != axis % len(h.shape)]
-    return backend.tensorflow().nn.moments(h, others)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,13 @@ WEIGHTS_EPSILON = 1e-5  # of weight standardization, under the root
 
 def register() -> None:
     """Register all custom layers with Keras."""
-    for layer in (bias, multiplier, standardized_conv, filter_response, threshold):
+    for layer in (
+        scalar_bias_class,
+        scalar_multiplier_class,
+        standardized_conv_class,
+        filter_response_class,
+        threshold_class,
+    ):
         layer()
 
 
@@ -30,8 +36,8 @@ def _registered(layer: type) -> LayerClass:
 
 
 @functools.cache
-def bias() -> LayerClass:
-    """Return the class of x + b, b one learned number for the whole tensor (Fixup)."""
+def scalar_bias_class() -> LayerClass:
+    """Return the Keras layer class that adds one learned scalar: x + b (Fixup)."""
     import keras
 
     class Bias(keras.layers.Layer):  # type: ignore[misc]
@@ -45,8 +51,8 @@ def bias() -> LayerClass:
 
 
 @functools.cache
-def multiplier() -> LayerClass:
-    """Return the class of s x, s one learned number for the whole tensor (Fixup)."""
+def scalar_multiplier_class() -> LayerClass:
+    """Return the Keras layer class that multiplies by one learned scalar: s x (Fixup)."""
     import keras
 
     class Multiplier(keras.layers.Layer):  # type: ignore[misc]
@@ -60,8 +66,8 @@ def multiplier() -> LayerClass:
 
 
 @functools.cache
-def standardized_conv() -> LayerClass:
-    """Return the class of convolutions by (w - mean) / sqrt(variance + 1e-5) of each filter's weights."""
+def standardized_conv_class() -> LayerClass:
+    """Return the Keras layer class of convolutions by (w - mean) / sqrt(variance + 1e-5) of each filter's weights."""
     import keras
 
     class StandardizedConv2D(keras.layers.Conv2D):  # type: ignore[misc]
@@ -74,8 +80,8 @@ def standardized_conv() -> LayerClass:
 
 
 @functools.cache
-def filter_response() -> LayerClass:
-    """Return the class of gamma x / sqrt(mean of x^2 over the positions + c) + beta, on [n, h, w, channels]."""
+def filter_response_class() -> LayerClass:
+    """Return the Keras layer class of gamma x / sqrt(mean of x^2 over height and width + c) + beta."""
     import keras
 
     class FilterResponse(keras.layers.Layer):  # type: ignore[misc]
@@ -98,8 +104,8 @@ def filter_response() -> LayerClass:
 
 
 @functools.cache
-def threshold() -> LayerClass:
-    """Return the class of max(x, tau), tau learned for each channel."""
+def threshold_class() -> LayerClass:
+    """Return the Keras layer class of max(x, tau), tau learned for each channel."""
     import keras
 
     class Threshold(keras.layers.Layer):  # type: ignore[misc]

@@ -161,7 +161,7 @@ def group(
 ) -> NormalizationFactory:
     """Return the factory of group normalization, with standardized weights where the options say so."""
     standardized = isinstance(options, config.WeightStandardizedGroupNormalization)
-    convolution = custom_layers.standardized_conv if standardized else _conv2d
+    convolution = custom_layers.standardized_conv_class if standardized else _conv2d
     return NormalizationFactory(layer=_groups(options.groups, options.c), use_bias=False, convolution=convolution)
 
 
@@ -189,9 +189,9 @@ def _groups(groups: int, c: float) -> LayerFactory:
 def frn(options: config.FilterResponseNormalization, seed: int) -> NormalizationFactory:
     """Return the factory of filter response normalization and its thresholds (Singh and Krishnan 2020)."""
     return NormalizationFactory(
-        layer=lambda name: custom_layers.filter_response()(options.c, name=name),
+        layer=lambda name: custom_layers.filter_response_class()(options.c, name=name),
         use_bias=False,
-        activation=lambda name: custom_layers.threshold()(name=name),
+        activation=lambda name: custom_layers.threshold_class()(name=name),
     )
 
 
@@ -202,13 +202,13 @@ def fixup(_: config.Fixup, seed: int) -> NormalizationFactory:
     """
 
     def bias(name: str) -> KerasLayer:
-        return custom_layers.bias()(name=name)
+        return custom_layers.scalar_bias_class()(name=name)
 
     return NormalizationFactory(
         layer=bias,
         use_bias=False,
         scalar_bias=bias,
-        scalar_multiplier=lambda name: custom_layers.multiplier()(name=name),
+        scalar_multiplier=lambda name: custom_layers.scalar_multiplier_class()(name=name),
         fixup_init=True,
     )
 

@@ -1,4 +1,4 @@
-"""Start and compilation of TensorFlow: oneDNN, XLA, seeds, devices, log messages. No other module knows.
+"""TensorFlow start-up and compilation settings (oneDNN, XLA, seeds, devices, logs); only this module sets them.
 
 Importing this module does not import TensorFlow. It must be imported before TensorFlow is, so that oneDNN is on (on
 some CPUs six times faster for convolutions, and off by default).

@@ -119,7 +119,7 @@ def test_a_targeted_search_aims_at_its_target(predict, x, y):
     )
 
 
-def test_each_variant_has_its_own_target(predict, x, y):
+def test_each_attempt_has_its_own_target(predict, x, y):
     targets = np.stack([(y + 1) % 3, (y + 2) % 3], axis=1)
     threat_model = ThreatModel("inf", 0.01)
     search = pgd_attack(predict, threat_model, targeted=True, random_start=False)
@@ -232,18 +232,20 @@ def test_an_eps_grid_is_resisted_once(predict, x, y):
 
 
 @pytest.mark.parametrize(
-    "search", [EpsGrid, lambda grid, below: Bisection(grid[-1], 0.001, below=below)], ids=["grid", "bisection"]
+    "search",
+    [EpsGrid, lambda grid, upper_eps: Bisection(grid[-1], 0.001, upper_eps=upper_eps)],
+    ids=["grid", "bisection"],
 )
 def test_eps_with_a_known_success_are_not_tried_again(predict, x, y, search):
-    grid, threat_model, below = (
+    grid, threat_model, upper_eps = (
         [0.002, 0.005, 0.01],
         ThreatModel("inf", 1.0),
         np.tile([0.0, 0.0005, 0.005, np.inf], N // 4),
     )
-    found = active_set.run(pgd_attack(predict, threat_model), x, y, search(grid, below=below), batch_size=16)
-    assert (found.n_evaluations[below < 0.001] == 0).all()
-    assert (found.eps[found.is_adversarial] < below[found.is_adversarial]).all()
-    assert found.is_adversarial[below == 0.005].any()
+    found = active_set.run(pgd_attack(predict, threat_model), x, y, search(grid, upper_eps=upper_eps), batch_size=16)
+    assert (found.n_evaluations[upper_eps < 0.001] == 0).all()
+    assert (found.eps[found.is_adversarial] < upper_eps[found.is_adversarial]).all()
+    assert found.is_adversarial[upper_eps == 0.005].any()
 
 
 @pytest.mark.parametrize(("ord", "dual"), [("inf", 1), ("2", 2)])
@@ -259,8 +261,8 @@ def test_bisection_finds_the_smallest_eps(x, ord, dual):
     np.testing.assert_array_equal(found.is_adversarial, reached)
     assert ((found.eps[reached] >= exact[reached]) & (found.eps[reached] <= exact[reached] + 1e-3)).all()
     assert np.isinf(found.eps[~reached]).all()
-    below = np.where(reached, exact + 0.01, np.inf)
-    again = active_set.run(search, x, y, Bisection(high, 1e-3, below=below), batch_size=16)
+    upper_eps = np.where(reached, exact + 0.01, np.inf)
+    again = active_set.run(search, x, y, Bisection(high, 1e-3, upper_eps=upper_eps), batch_size=16)
     np.testing.assert_allclose(again.eps[reached], exact[reached], atol=1e-3)
 
 

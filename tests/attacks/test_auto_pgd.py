@@ -178,7 +178,7 @@ def test_it_equals_algorithm_1(predict, x, y, ord, loss, random_start, rho):
     assert stuck > 0 or rho > 0.5
 
 
-def test_variants_are_restarts_from_points_of_their_own(x):
+def test_attempts_are_restarts_from_points_of_their_own(x):
     predict = rugged(20.0)
     y, attack = labels(predict, x), APGD(predict, ThreatModel("inf", 1.0, SCALE, LOW, HIGH), 5)
     once, often = (active_set.run(attack, x, y, EpsGrid([0.02], count), batch_size=16) for count in (1, 5))
@@ -201,7 +201,7 @@ def test_an_idle_slot_passes_no_checkpoint_twice(predict, x, y):
     """The active set's counter stands still there, at any number, and the attack may be resumed."""
     steps = STEPS
     attack, numbers = APGD(predict, ThreatModel("inf", 1.0, SCALE, LOW, HIGH), steps), tf.range(N)
-    job = {"x": tf.constant(x), "y": tf.constant(y), "target": tf.constant(y), "index": numbers, "variant": numbers}
+    job = {"x": tf.constant(x), "y": tf.constant(y), "target": tf.constant(y), "index": numbers, "attempt": numbers}
     checkpoints = np.flatnonzero(checkpoint_windows(steps))
     job |= {"eps": tf.fill([N], tf.constant(0.02, tf.float64)), "i": tf.fill([N], int(checkpoints[0]))}
     state = attack.start(job)

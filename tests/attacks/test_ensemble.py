@@ -117,11 +117,11 @@ def test_the_standard_settings():
     stages = list(ensemble.stages(None, options, None, LABELS, LOGITS))
     assert [stage.name for stage in stages] == ["apgd-ce", "apgd-t", "fmn", "square"]
     assert [stage.attack.steps for stage in stages] == [100, 100, 100, 5000]
-    assert [stage.variants for stage in stages] == [1, 9, 1, 1]
+    assert [stage.n_attempts for stage in stages] == [1, 9, 1, 1]
     assert stages[1].targets.shape == (2, 9)
     more = options.model_copy(update={"restarts": 2})
     twice = list(ensemble.stages(None, more, None, LABELS, LOGITS))
-    assert [stage.variants for stage in twice] == [2, 18, 1, 2]
+    assert [stage.n_attempts for stage in twice] == [2, 18, 1, 2]
 
 
 def test_stages_merge_by_the_smaller_eps():

@@ -37,9 +37,9 @@ def threat_model(ord):
     return ThreatModel(ord, EPS[ord], SCALE, LOW, HIGH)
 
 
-def job(x, y, eps, index=None, variant=0):
+def job(x, y, eps, index=None, attempt=0):
     index = np.arange(len(x)) if index is None else index
-    numbers = {"y": y, "target": y, "index": index, "variant": np.full(len(x), variant)}
+    numbers = {"y": y, "target": y, "index": index, "attempt": np.full(len(x), attempt)}
     return {"x": tf.constant(x), "eps": tf.fill([len(x)], tf.constant(eps, x.dtype))} | {
         key: tf.constant(value, tf.int32) for key, value in numbers.items()
     }
@@ -113,10 +113,10 @@ class Published:
     """One example: `point` is to be looked at; `see` its loss, and there is another point. Perturbations in units of
     the scale; `place` takes the place of the reference's uniform integers."""
 
-    def __init__(self, ord, x, eps, steps, variant, index, p_init=0.8):
+    def __init__(self, ord, x, eps, steps, attempt, index, p_init=0.8):
         self.ord, self.x, self.eps, self.steps, self.p_init = ord, x, eps, steps, p_init
         _, width, channels = x.shape
-        numbers = [tf.constant([variant]), tf.constant([index])]
+        numbers = [tf.constant([attempt]), tf.constant([index])]
         if ord == "inf":
             stripes = signs(example_rng.uniform(width * channels, 0, *numbers).numpy()[0]).reshape(1, width, channels)
             self.point = self.clipped(x + eps * SCALE * stripes)
@@ -190,9 +190,9 @@ class Published:
 
 @pytest.mark.parametrize("ord", ["inf", "2"])
 def test_it_evaluates_the_points_of_the_published_algorithm(predict, x, y, ord):
-    steps, variant, index = 250, 1, np.array([3, 0, 8, 100, 5, 7])
-    found, losses = walk(Square(predict, threat_model(ord), steps), job(x, y, EPS[ord], index, variant), steps)
-    published = [Published(ord, one, EPS[ord], steps, variant, number) for one, number in zip(x, index, strict=True)]
+    steps, attempt, index = 250, 1, np.array([3, 0, 8, 100, 5, 7])
+    found, losses = walk(Square(predict, threat_model(ord), steps), job(x, y, EPS[ord], index, attempt), steps)
+    published = [Published(ord, one, EPS[ord], steps, attempt, number) for one, number in zip(x, index, strict=True)]
     n_evaluations = []
     for _ in range(steps):
         n_evaluations.append([one.point for one in published])

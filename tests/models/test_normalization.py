@@ -261,8 +261,10 @@ def test_every_arm_learns(normalization):
 
 def test_registered_names_of_custom_layers_stay():
     """They stand in saved models."""
-    layers = (custom_layers.bias, custom_layers.multiplier, custom_layers.standardized_conv,
-              custom_layers.filter_response, custom_layers.threshold)  # fmt: skip
+    layers = (
+        custom_layers.scalar_bias_class, custom_layers.scalar_multiplier_class, custom_layers.standardized_conv_class,
+        custom_layers.filter_response_class, custom_layers.threshold_class,
+    )  # fmt: skip
     assert [keras.utils.get_registered_name(layer()) for layer in layers] == (
         [f"bn_vuln>{name}" for name in ("Bias", "Multiplier", "StandardizedConv2D", "FilterResponse", "Threshold")]
     )
@@ -276,7 +278,7 @@ def test_a_saved_model_opens_and_gives_its_logits(normalization, tmp_path):
             randomize(layer)
     model.save(tmp_path / "model.keras")
     expected = model(images(), training=False).numpy()
-    custom_layers.bias.cache_clear()
+    custom_layers.scalar_bias_class.cache_clear()
     np.testing.assert_allclose(classifier.load_keras(tmp_path / "model.keras")(images()), expected, atol=1e-5)
 
 
