@@ -113,7 +113,7 @@ def test_comparisons_keep_the_versions_that_they_were_made_with(tools, tmp_path)
     path = tmp_path / "peers.json"
     old = {"device": "an old device", "versions": {"torch": "0"}}
     path.write_text(json.dumps({**old, "results": {"a": {"ours": {}}, "b": {}, "c": {"versions": {"torch": "1"}}}}))
-    tools("bench_peers").keep(path, {"b": {"repetitions": 3}}, 1, 20)
+    tools("bench_peers").merge_into(path, {"b": {"repetitions": 3}}, 1, 20)
     kept = json.loads(path.read_text())
     assert kept["results"] == {
         "a": {**old, "ours": {}},

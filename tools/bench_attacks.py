@@ -1,4 +1,4 @@
-"""Seconds of PGD-inf: our loop, bare gradients, CleverHans; interleaved medians.
+"""Seconds of PGD-inf: bnvuln's loop, bare gradients, CleverHans; interleaved medians.
 
     python tools/bench_attacks.py > results/bench_attacks.json    about 8 minutes on two cores
 
@@ -54,7 +54,7 @@ class Contenders:
     def all(self) -> dict[str, Callable[[], Any]]:
         threat_model, options = attacks.from_config(self.options, self.info), self.options
 
-        def hans(x: Any, y: Any, index: Any) -> Any:
+        def cleverhans_attack(x: Any, y: Any, index: Any) -> Any:
             return cleverhans.attack(
                 self.predict, x, y, threat_model=threat_model, steps=options.steps, step_size=options.step_size
             )
@@ -62,15 +62,17 @@ class Contenders:
         folded = bn_folding.fold(self.model)
         found = {
             "bare_gradients": self._bare_gradients(),
-            "ours": self._run("ours", self._ours(folded.model)),
-            "cleverhans": self._run("cleverhans", hans),
-            "cleverhans_compiled": self._run("cleverhans_compiled", backend.compile(hans)),
+            "ours": self._run("ours", self._compiled_attack(folded.model)),
+            "cleverhans": self._run("cleverhans", cleverhans_attack),
+            "cleverhans_compiled": self._run("cleverhans_compiled", backend.compile(cleverhans_attack)),
         }
         return (
-            {**found, "ours_unfolded": self._run("ours_unfolded", self._ours(self.model))} if folded.folded else found
+            {**found, "ours_unfolded": self._run("ours_unfolded", self._compiled_attack(self.model))}
+            if folded.folded
+            else found
         )
 
-    def _ours(self, model: Any) -> Callable[..., Any]:
+    def _compiled_attack(self, model: Any) -> Callable[..., Any]:
         xla = backend.attack_prefers_xla(model)
         predict = functools.partial(model, training=False)
         return backend.compile(attacks.bind(predict, self.options, self.info, xla=xla))

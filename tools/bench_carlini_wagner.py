@@ -41,11 +41,11 @@ class Contenders:
         self.found: dict[str, Any] = {}
 
     def all(self) -> dict[str, Callable[[], None]]:
-        hans = self.options.model_copy(update={"backend": "cleverhans"})
+        cleverhans_options = self.options.model_copy(update={"backend": "cleverhans"})
         return {
             "ours": self._run("ours", bn_folding.fold(self.model).model, self.options, xla=True),
             "ours_plain": self._run("ours_plain", self.model, self.options, xla=False),
-            "cleverhans": self._run("cleverhans", self.model, hans, xla=False),
+            "cleverhans": self._run("cleverhans", self.model, cleverhans_options, xla=False),
         }
 
     def _run(self, name: str, model: Any, options: MinimumNorm, *, xla: bool) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""Seconds of one training epoch: our loop, Keras' `fit`, PyTorch; medians of interleaved runs.
+"""Seconds of one training epoch: bnvuln's loop, Keras' `fit`, PyTorch; medians of interleaved runs.
 
     python tools/bench_train.py --other-xla > results/bench_train.json      the MNIST MLP, VGG8 and ResNet-20,
     python tools/bench_train.py --arch vgg8 --repetitions 3                 about 15 minutes on two cores
@@ -12,10 +12,10 @@ says so, `ours_other_xla` (--other-xla) the other way round, for VGG8 one batch,
 does without the fused batch norm of train/fused.py. PyTorch (pip install bnvuln[bench]) reads shuffled slices of one
 tensor, its fastest way, in its default layout and in channels_last; it is left out where it is not installed.
 
-With --width the MLP trains on MNIST enlarged to that, its hidden layers half as wide as its input: our loop at native
+With --width the MLP trains on MNIST enlarged to that, its hidden layers half as wide as its input: bnvuln's loop at native
 width (train/native.py), `ours_enlarged` and PyTorch on images that are enlarged batch by batch.
 
-With --augment our loop takes turns with itself on random crops and flips, and with these alone (`augmentation_alone`);
+With --augment bnvuln's loop takes turns with itself on random crops and flips, and with these alone (`augmentation_alone`);
 `augmented_over_plain` is the ratio of the medians of the first two.
 """
 
@@ -67,34 +67,35 @@ def cell_of(
     return validate(Cell, {**fields, "data": {"name": "mnist", "width": width}} if width else fields, "bench")
 
 
-def ours(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
+def bnvuln_epoch(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
+    """Return a function that trains one epoch with bnvuln's loop."""
     loop = TrainingLoop(cell, models.build(cell, training.info), training, training.take(np.arange(1)))
     return lambda: loop.epoch(0, Quiet())
 
 
 def other_xla(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
-    """Our loop, compiled the way that is not chosen."""
+    """Return bnvuln's loop, with XLA where it is off by default and the reverse."""
     chosen = backend.prefers_xla
     with mock.patch.object(backend, "prefers_xla", lambda model: not chosen(model)):
-        return ours(cell, training)
+        return bnvuln_epoch(cell, training)
 
 
 def enlarged(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
-    """Our loop on images that are enlarged."""
+    """Return bnvuln's loop on images that are enlarged batch by batch."""
     with mock.patch.object(native_width, "applies_to", return_value=False):
-        return ours(cell, training)
+        return bnvuln_epoch(cell, training)
 
 
 def keras_batch_norm(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
-    """Our loop with Keras' batch norm of several operations."""
+    """Return bnvuln's loop with Keras' batch norm of several operations."""
     with mock.patch.object(backend, "fuses_batch_norm", return_value=False):
-        run = ours(cell, training)
+        run = bnvuln_epoch(cell, training)
         run()  # it is traced in its first call
         return run
 
 
 def augmentation_alone(training: data.Dataset) -> Callable[[], Any]:
-    """The crops and flips of one epoch, without a model, made as in our loop."""
+    """The crops and flips of one epoch, without a model, made as in bnvuln's loop."""
     tf, n = backend.tensorflow(), len(training) // BATCH_SIZE * BATCH_SIZE
     batches = [tf.constant(training.images[i : i + BATCH_SIZE]) for i in range(0, n, BATCH_SIZE)]
     crop = backend.compile(lambda images, crops: augmentation.crop(images, crops, Augment().pad))
@@ -209,19 +210,19 @@ def contenders(
 ) -> dict[str, Callable[[], Any]]:
     if args.width:
         cell = cell_of(arch, normalization, width=args.width, batch_size=args.batch_size)
-        made = {"ours": ours, "ours_enlarged": enlarged}
+        made = {"ours": bnvuln_epoch, "ours_enlarged": enlarged}
         if importlib.util.find_spec("torch"):
             made["pytorch"] = pytorch
         return {name: make(cell, training) for name, make in made.items()}
     cell = cell_of(arch, normalization)
     if args.augment:
         return {
-            "ours": ours(cell, training),
-            "ours_augmented": ours(cell_of(arch, normalization, {}), training),
+            "ours": bnvuln_epoch(cell, training),
+            "ours_augmented": bnvuln_epoch(cell_of(arch, normalization, {}), training),
             ALONE: augmentation_alone(training),
         }
     found = {
-        "ours": ours(cell, training),
+        "ours": bnvuln_epoch(cell, training),
         "keras_fit": keras_fit(cell, training),
     }
     if args.other_xla and arch == "mlp":
@@ -267,8 +268,8 @@ def measure(arch: str, normalization: str, training: data.Dataset, args: argpars
 def main() -> None:
     parser = arguments(__doc__, limit=None, limited="train on N images (default: all of MNIST; 2048 random ones)")
     parser.add_argument("--arch", nargs="+", default=["mlp", "vgg8", "resnet20"], choices=["mlp", "vgg8", "resnet20"])
-    parser.add_argument("--other-xla", action="store_true", help="also our loop with XLA where it is not chosen")
-    parser.add_argument("--augment", action="store_true", help="our loop alone, with and without augmentation")
+    parser.add_argument("--other-xla", action="store_true", help="also bnvuln's loop with XLA where it is not chosen")
+    parser.add_argument("--augment", action="store_true", help="bnvuln's loop alone, with and without augmentation")
     parser.add_argument("--width", type=int, help="the MLP on MNIST enlarged to this width")
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help="of --width (default: %(default)s)")
     args = parser.parse_args()
