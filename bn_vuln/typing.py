@@ -1,4 +1,4 @@
-"""Types of what is passed around: arrays by what they hold, tensors and models by what is done with them.
+"""Shared type aliases and protocols: arrays by their content, tensors and models by their methods.
 
 Shapes stand in brackets: n examples, `classes` classes. Pixels are in [0, 1] unless a name says otherwise.
 """

@@ -62,8 +62,7 @@ def command(
 ) -> None:
     """Attack a run or any .keras classifier; by default the newest run.
 
-    Prints clean accuracy, robust accuracy, and every flag that says why a number may lie. The records go into the run
-    folder.
+    Prints clean accuracy, robust accuracy, and warnings on unreliable numbers. The records go into the run folder.
     """
     o.set_up(verbose)
     if save is not None and save.suffix != ".npz":

@@ -141,7 +141,7 @@ def _schedule(options: o.Options) -> Plain | str:
     if o.is_given("lr_drop_factor") and not drops:
         raise UsageError("--lr-drop-factor needs --lr-drops EPOCHS,...")
     if (drops and name not in (None, "step")) or (name == "step" and not drops):
-        raise UsageError("--schedule step and --lr-drops EPOCHS,... need one another")
+        raise UsageError("--schedule step requires --lr-drops EPOCHS,..., and the reverse")
     return {"name": "step", "epochs": drops, "factor": options["lr_drop_factor"]} if drops else name or "constant"
 
 
@@ -158,7 +158,7 @@ def _normalization(options: o.Options) -> Plain:
     if fields and name != "batch":
         raise UsageError(f"--bn-momentum, --no-affine and --synchronized belong to batch norm, not to {name!r}")
     if options["c"] is not None and name in ("none", "l2", "fixup"):
-        raise UsageError(f"--c is the constant of a normalization, which {name!r} has not")
+        raise UsageError(f"--c needs a normalization with a constant; {name!r} has none")
     fields |= _given(options, "c", "groups")
     _reject_fields_of_others("normalization", "none" if name == "l2" else name, fields, config.Normalization)
     return {"name": name, **fields}

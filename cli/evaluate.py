@@ -62,8 +62,8 @@ def command(
 ) -> None:
     """Evaluate a run or any .keras classifier with a suite; by default the newest run.
 
-    Prints accuracy under each perturbation and each measurement, with the flags that say why a number may lie. The
-    records go into the run folder.
+    Prints accuracy under each perturbation and each measurement, with warnings on unreliable numbers. The records
+    go into the run folder.
     """
     o.set_up(verbose)
     from bn_vuln import api

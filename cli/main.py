@@ -16,13 +16,13 @@ COMMANDS = {
     "attack": "Attack a run, or any .keras classifier.",
     "evaluate": "Clean accuracy, noise, attacks and measurements in one table.",
     "compare": "Paired differences between two runs.",
-    "transfer": "Adversarial examples of one model, given to others.",
+    "transfer": "Measure how adversarial examples transfer between models.",
     "scale-input": "The pair of Table 6 (or 7) at one input width.",
     "reproduce": "Reproduce a table or figure, beside the paper's values.",
     "data": "List, inspect and prepare data sets.",
-    "report": "Tables, figures and pages from records alone.",
+    "report": "Write tables and figures from existing records.",
     "publish": "Pack finished experiments for review.",
-    "unpack": "A packed store as a working folder.",
+    "unpack": "Unpack published results into a working folder.",
 }
 
 

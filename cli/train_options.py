@@ -104,7 +104,7 @@ _OPTIONS = (
         type=o.NUMBER,
         default=0.1,
         show_default=True,
-        help="Factor by which it does.",
+        help="Factor that the learning rate is multiplied by at each of --lr-drops.",
     ),
     _training("--warmup", type=o.NUMBER, help="Epochs in which the learning rate rises to --lr.  [default: 0]"),
     _training(
@@ -161,7 +161,9 @@ _OPTIONS = (
     ),
     _adversarial("--adversarial-steps", type=int, metavar="N", help="Gradient steps.  [default: 10; fgsm 1]"),
     _adversarial(
-        "--adversarial-step-size", type=o.NUMBER, help="Step size, in that unit.  [default: 2.5 eps / steps; fgsm eps]"
+        "--adversarial-step-size",
+        type=o.NUMBER,
+        help="Step size, in --adversarial-unit.  [default: 2.5 eps / steps; fgsm eps]",
     ),
     o.option("Config")(
         "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A field of the config, e.g. train.epochs=3."

@@ -1,4 +1,4 @@
-"""`bnvuln transfer`: adversarial examples of one model, given to others."""
+"""`bnvuln transfer`: adversarial examples of one model, tested on others."""
 
 from __future__ import annotations
 

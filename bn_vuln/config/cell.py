@@ -17,8 +17,8 @@ from bn_vuln.config.types import (
     Index,
     NonNegative,
     Positive,
+    config_error,
     expand_name,
-    mistake,
     parse_number,
     reject_if,
 )
@@ -320,7 +320,7 @@ class Cell(Frozen):
         except ValueError:
             none = False  # the field itself says what is wrong with it
         if none:
-            raise mistake("normalization l2 needs a weight_decay > 0")
+            raise config_error("normalization l2 needs a weight_decay > 0")
         return {**data, "normalization": "none"}
 
 

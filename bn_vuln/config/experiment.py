@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from bn_vuln.config.measurement import ColumnUnit, Measurement
 from bn_vuln.config.perturbation import Attack, Evaluation, MinimumNorm, Perturbation, with_eps_grid
-from bn_vuln.config.types import Count, Float, Frozen, Index, NonNegative, mistake, nearest, reject_if
+from bn_vuln.config.types import Count, Float, Frozen, Index, NonNegative, config_error, nearest, reject_if
 from bn_vuln.typing import Plain
 
 Scale = Literal["smoke", "quick", "cpu", "full"]
@@ -133,7 +133,7 @@ class Claim(Frozen):
         sign: In place of a value: the difference is above (1) or below (-1) zero.
         approximate: The value is rounded or derived, and never judged.
         exact: Nothing random enters, so one seed is enough.
-        text: The subject of the claim, in words.
+        text: Text of the claim.
         source: Its place in the paper.
         remark: An explanation of a difference between ours and the paper's.
     """
@@ -188,7 +188,7 @@ class SelectionRule(Frozen):
     Attributes:
         by: The column whose mean over the arms is the highest in the chosen row.
         of: Choose among the rows alone in which this column is at most `within` below that of the row `where`.
-        within: A fraction, in points / 100.
+        within: Tolerance as a fraction (0.01 = 1 point).
     """
 
     by: str
@@ -390,4 +390,4 @@ def _reject_unknown(where: str, names: Iterable[str], among: str, known: Iterabl
     for name in names:
         if name not in known:
             message = "{where}: {name} is not among {among}{hint}"
-            raise mistake(message, where=where, name=repr(name), among=among, hint=nearest(name, known))
+            raise config_error(message, where=where, name=repr(name), among=among, hint=nearest(name, known))

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from bn_vuln.config.cell import Cell
 from bn_vuln.config.experiment import Experiment, Scale
-from bn_vuln.config.types import EXPLAINED, nearest
+from bn_vuln.config.types import COMPLETE_MESSAGE, nearest
 from bn_vuln.errors import ConfigError
 from bn_vuln.typing import Plain
 
@@ -76,7 +76,7 @@ def _explain(error: ErrorDetails, data: object) -> str:
     if error["type"] in ("tuple_type", "list_type"):
         alone = isinstance(error["input"], int | float | str)
         message = "expected a list" + (f", e.g. [{error['input']}]" if alone else "")
-    if error["type"] != EXPLAINED:
+    if error["type"] != COMPLETE_MESSAGE:
         message += f", received {error['input']!r}"
     return f"{key}: {message}" if key else message
 

@@ -87,7 +87,7 @@ class Corruption(Frozen):
         severity: 1 to 5.
         source: `made` from the clean images of any data set; `archive`, the published images, of the test split of
             cifar10; `auto`, the archive where it is on this machine and is of the images that are evaluated, else made.
-        seed: Of `made` alone: what was published is one draw.
+        seed: Only with source `made`: the published images are fixed.
     """
 
     kind: Literal["corruption"] = "corruption"
@@ -98,7 +98,7 @@ class Corruption(Frozen):
 
     @model_validator(mode="after")
     def _seed_needs_made(self) -> Corruption:
-        message = "what was published is one draw: seed needs source made, received {source}"
+        message = "seed is only allowed with source: made (the published images are fixed), received {source}"
         reject_if((self.seed and self.source != "made", message), source=self.source)
         return self
 

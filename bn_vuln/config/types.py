@@ -22,19 +22,19 @@ from pydantic_core import PydanticCustomError
 from bn_vuln.config.identity import IDENTITY
 from bn_vuln.typing import Plain
 
-EXPLAINED = "explained"  # the type of pydantic errors whose message says what was received
+COMPLETE_MESSAGE = "complete_message"  # the type of pydantic errors to whose message nothing is added
 
 
-def mistake(message: str, **fields: object) -> PydanticCustomError:
+def config_error(message: str, **fields: object) -> PydanticCustomError:
     """Return an error for pydantic, whose message needs nothing added: {NAME} stands for the field NAME."""
-    return PydanticCustomError(EXPLAINED, message, fields)
+    return PydanticCustomError(COMPLETE_MESSAGE, message, fields)
 
 
 def reject_if(*rules: tuple[object, str], **fields: object) -> None:
     """Raise the message of the first rule (condition, message) whose condition holds."""
     for broken, message in rules:
         if broken:
-            raise mistake(message, **fields)
+            raise config_error(message, **fields)
 
 
 def parse_number(value: Any) -> Any:
@@ -130,7 +130,7 @@ class Frozen(BaseModel):
         renamed = dict(data)
         for name, stored in cls.stored_names.items():
             if stored in renamed and name in renamed:
-                raise mistake("{stored} is the older name of {name}: give one of them", stored=stored, name=name)
+                raise config_error("{stored} is the older name of {name}: give one of them", stored=stored, name=name)
             if stored in renamed:
                 renamed[name] = renamed.pop(stored)
         for name, values in cls.stored_values.items():
@@ -146,5 +146,5 @@ class Frozen(BaseModel):
             if key not in cls.model_fields:
                 known = sorted(cls.model_fields)
                 hint, message = nearest(str(key), known), "unknown key {key}{hint} (known: {known})"
-                raise mistake(message, key=repr(key), hint=hint, known=", ".join(known))
+                raise config_error(message, key=repr(key), hint=hint, known=", ".join(known))
         return data

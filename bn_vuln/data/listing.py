@@ -103,5 +103,5 @@ def _describe_tfds(name: str) -> Plain:
             for file in files
         ],
         "by_hand": downloads.manual_instructions(builder) if required.by_hand else None,
-        "put_into": str(paths.manual_advised(builder.name)),
+        "put_into": str(paths.suggested_manual_dir(builder.name)),
     }

@@ -155,9 +155,7 @@ def run(
     """
     progress = progress or Quiet()
     if records.is_packed(root):
-        raise UsageError(
-            f"{root}: a packed store, which nothing can be run in; unpack it first: bnvuln unpack {root} runs"
-        )
+        raise UsageError(f"{root}: a packed store, which is read-only; unpack it first: bnvuln unpack {root} runs")
     if jobs > 1 and strategy == "mirrored":
         raise UsageError("--jobs divides the cells, --strategy mirrored each cell: use one of them")
     todo = tasks(experiment)  # before anything is written, since it raises for a wrong experiment
@@ -204,7 +202,9 @@ def _run_round(unfinished: list[Task], root: Path, jobs: int, strategy: Strategy
     waiting = [task for task in unfinished if _is_locked(task, root)]
     for task in waiting:
         path = task.folder(root) / records.LOCK
-        progress.message(f"waiting for another process at {describe_cell(task.cell)}; if it is gone, remove {path}")
+        progress.message(
+            f"waiting for another process, which has locked {describe_cell(task.cell)}; if it is gone, remove {path}"
+        )
     while any(_is_locked(task, root) for task in waiting):
         time.sleep(POLL_SECONDS)
 
@@ -220,7 +220,7 @@ def _run_in_worker(task: Task, root: Path) -> str:
     begun = time.monotonic()
     run_task(task, root)
     if not task.finished(root):
-        return f"{describe_cell(task.cell)}: another process is at it"
+        return f"{describe_cell(task.cell)}: locked by another process"
     return f"{describe_cell(task.cell)}: finished in {time.monotonic() - begun:.0f} s"
 
 
@@ -251,7 +251,7 @@ def _train_if_missing(task: Task, root: Path, strategy: Strategy, progress: Prog
     trained = training.train(cell, folder, checkpoint_every=every, distribution=distribution, progress=progress).record
     if before is not None and _result_of(trained) != _result_of(before):
         # Other rounding, other weights: records of two models must not stand, or be subtracted, beside each other.
-        progress.message(f"{folder}: trained again with another outcome; all of it is measured again")
+        progress.message(f"{folder}: retraining gave different results; all measurements are redone")
         records.clear_measured(folder)
     return trained
 

@@ -67,7 +67,7 @@ class PackedStore:
 
     def training(self, cell_id: str) -> TrainingRecord | None:
         fields = self._cells.get(cell_id, {}).get("training")
-        return None if fields is None else self._made(TrainingRecord, CELLS, {"cell_id": cell_id, **fields})
+        return None if fields is None else self._parse_record(TrainingRecord, CELLS, {"cell_id": cell_id, **fields})
 
     def history(self, cell_id: str) -> str | None:
         return self._histories.get(cell_id)
@@ -110,7 +110,7 @@ class PackedStore:
             fields = {"target": self._row(cell_id)["identity"], **row, "target_id": cell_id}
             fields["perturbation"] = self._identity(fields.pop("perturbation_id", ""))
             del fields["cell_id"]
-            record = self._made(TransferRecord, TRANSFERS, fields)
+            record = self._parse_record(TransferRecord, TRANSFERS, fields)
             prefix = f"{cell_id}/{record.transfer_id}/"
             names = [key.removeprefix(prefix) for key in self._outcomes if key.startswith(prefix)]
             found.append((record, {name: self._bits(prefix + name, record.n) for name in names}))
@@ -130,14 +130,14 @@ class PackedStore:
 
     def _record(self, cell_id: str, row: Plain) -> Record:
         fields = {"cell": self._row(cell_id)["identity"], **row, "cell_id": cell_id}
-        return self._made(Record, RECORDS, {**fields, "perturbation": self._identity(row["perturbation_id"])})
+        return self._parse_record(Record, RECORDS, {**fields, "perturbation": self._identity(row["perturbation_id"])})
 
     def _measurement(self, cell_id: str, row: Plain) -> MeasurementRecord:
         fields = {"cell": self._row(cell_id)["identity"], **row, "cell_id": cell_id}
         measurement = self._identity(row["measurement_id"])
-        return self._made(MeasurementRecord, MEASUREMENTS, {**fields, "measurement": measurement})
+        return self._parse_record(MeasurementRecord, MEASUREMENTS, {**fields, "measurement": measurement})
 
-    def _made(self, kind: type[Kind], name: str, fields: Plain) -> Kind:
+    def _parse_record(self, kind: type[Kind], name: str, fields: Plain) -> Kind:
         try:
             return kind.model_validate({key: value for key, value in fields.items() if key != "experiments"})
         except ValidationError as error:
@@ -171,7 +171,7 @@ class PackedStore:
         """The objects of a file, one a line."""
         text = self._bytes(name)
         if text and not text.endswith(b"\n"):
-            raise BnvulnError(f"{self.root / name}: its last line is not whole")
+            raise BnvulnError(f"{self.root / name}: file is truncated (no final newline)")
         for number, line in enumerate(text.splitlines(), 1):
             try:
                 row = json.loads(line)

@@ -44,9 +44,9 @@ from bn_vuln.runtime.files import atomic_path, atomic_write
 from bn_vuln.typing import Arrays, Plain
 
 Members = Mapping[tuple[str, str], Sequence[str]]  # (cell, id of a record or "") -> the experiments that ask for it
-# Fields that say how a number was made, and not what it is: these may differ where it was made twice.
-MADE = {"versions", "device", "seconds", "images_per_second", "replicas", "resumed", "dataset_info"}
-EPOCH = (1980, 1, 1, 0, 0, 0)  # the date of everything in an archive
+# Fields on how a number was made: they may differ where it was made twice.
+PROVENANCE_FIELDS = {"versions", "device", "seconds", "images_per_second", "replicas", "resumed", "dataset_info"}
+ZIP_TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the date of everything in an archive
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _check_same(store: Store, what: str, known: BaseModel, new: BaseModel) -> No
     """Raise `BnvulnError` where two files of one id have other numbers."""
     if known is new:
         return
-    before, after = (model.model_dump(mode="json", exclude=MADE) for model in (known, new))
+    before, after = (model.model_dump(mode="json", exclude=PROVENANCE_FIELDS) for model in (known, new))
     other = [f"{name} {before[name]!r} and {after[name]!r}" for name in before if before[name] != after[name]]
     if other:
         raise _conflict(store, what, "; ".join(other[:3]))
@@ -179,7 +179,7 @@ def _write(content: _Content, target: Path, members: Members) -> None:
             atomic_write(target / names[cell_id], path.read_bytes())
     atomic_write(target / OUTCOMES, _archive(content.outcomes))
     atomic_write(target / ARRAYS, _archive(content.arrays))
-    atomic_write(target / HISTORY, gzip.compress(_joined(content.histories).encode(), mtime=0))
+    atomic_write(target / HISTORY, gzip.compress(_join_histories(content.histories).encode(), mtime=0))
     perturbations = {record.perturbation_id: record.perturbation for record in content.records.values()}
     perturbations |= {config.digest(record.perturbation): record.perturbation for record in content.transfers.values()}
     perturbations |= {record.measurement_id: record.measurement for record in content.measurements.values()}
@@ -187,20 +187,20 @@ def _write(content: _Content, target: Path, members: Members) -> None:
     atomic_write(target / PERTURBATIONS, "{\n" + ",\n".join(lines) + "\n}\n")
     identities = {cell_id: identity_of(cell) for cell_id, cell in content.cells.items()}
 
-    def asked(cell_id: str, own: str = "") -> Plain:
+    def experiments_field(cell_id: str, own: str = "") -> Plain:
         return {"experiments": sorted(members.get((cell_id, own), ()))}
 
     cells = [
-        _cell_line(cell_id, cell, content.trainings.get(cell_id), names.get(cell_id), asked(cell_id))
+        _cell_line(cell_id, cell, content.trainings.get(cell_id), names.get(cell_id), experiments_field(cell_id))
         for cell_id, cell in sorted(content.cells.items())
     ]
     records = [
-        _line(record, ("cell_id", "perturbation_id", "n", "correct", "accuracy", "flags"), asked(*key),
+        _line(record, ("cell_id", "perturbation_id", "n", "correct", "accuracy", "flags"), experiments_field(*key),
               {"perturbation": record.perturbation, "cell": identities[key[0]]})
         for key, record in sorted(content.records.items())
     ]  # fmt: skip
     measurements = [
-        _line(record, ("cell_id", "measurement_id", "n", "value", "unit"), asked(*key),
+        _line(record, ("cell_id", "measurement_id", "n", "value", "unit"), experiments_field(*key),
               {"measurement": record.measurement, "cell": identities[key[0]]})
         for key, record in sorted(content.measurements.items())
     ]  # fmt: skip
@@ -215,10 +215,12 @@ def _write(content: _Content, target: Path, members: Members) -> None:
             atomic_write(target / name, "".join(_json(row) + "\n" for row in rows))
 
 
-def _cell_line(cell_id: str, cell: Cell, training: TrainingRecord | None, model: str | None, asked: Plain) -> Plain:
+def _cell_line(
+    cell_id: str, cell: Cell, training: TrainingRecord | None, model: str | None, experiments: Plain
+) -> Plain:
     """A line of cells.jsonl. The config stands in it where the identity does not say all of it, as a path of data."""
     identity = identity_of(cell)
-    row: Plain = {"cell_id": cell_id, "label": describe_cell(cell), **asked}
+    row: Plain = {"cell_id": cell_id, "label": describe_cell(cell), **experiments}
     if model is not None:
         row["model"] = model
     if training is not None:
@@ -248,15 +250,15 @@ def _archive(arrays: Arrays) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in sorted(arrays):
-            member, entry = io.BytesIO(), zipfile.ZipInfo(f"{name}.npy", EPOCH)
+            member, entry = io.BytesIO(), zipfile.ZipInfo(f"{name}.npy", ZIP_TIMESTAMP)
             entry.compress_type, entry.create_system = zipfile.ZIP_DEFLATED, 3
             np.lib.format.write_array(member, np.asarray(arrays[name]), allow_pickle=False)
             archive.writestr(entry, member.getvalue())
     return buffer.getvalue()
 
 
-def _joined(histories: Mapping[str, str]) -> str:
-    """All histories as one CSV; its head stands again where a history has other columns."""
+def _join_histories(histories: Mapping[str, str]) -> str:
+    """All histories as one CSV; the header row is repeated where the columns change."""
     lines, head = [], ""
     for cell_id, text in sorted(histories.items()):
         first, *rows = text.splitlines(keepends=True)
@@ -290,7 +292,7 @@ def unpack(source: Path, target: Path, cells: Collection[str] | None = None) -> 
     if not is_packed(source):
         raise UsageError(f"{source}: no packed store here (expected {source / CELLS}); `bnvuln publish` makes one")
     if is_packed(target):
-        raise UsageError(f"{target}: a packed store, which nothing can be unpacked into; name a working folder")
+        raise UsageError(f"{target}: target is a packed store; choose a working folder")
     packed, store = PackedStore(source), FolderStore(target)
     for path in sorted((source / "experiments").glob("*.yaml")):
         if not (copy := target / "experiments" / path.name).exists():

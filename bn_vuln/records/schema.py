@@ -34,7 +34,10 @@ class _Versioned(_Frozen):
 
 
 class Flag(_Frozen):
-    """Why a number may lie. `check` is its number in docs/method/checks.md; `value` is what tripped it."""
+    """A warning that a number may be unreliable.
+
+    `check` is its number in docs/method/checks.md; `value` is what tripped it.
+    """
 
     check: int
     name: str

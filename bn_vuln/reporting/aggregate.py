@@ -169,7 +169,7 @@ def _collect(experiment: Experiment, column: str, runs: Sequence[Run]) -> Value:
 
 
 def _worst(flags: Sequence[records.Flag], seeds: int) -> records.Flag:
-    """The flag of the seed that is farthest off, for all seeds that have raised it."""
+    """The flag of the seed with the largest value, for all seeds that have raised it."""
     worst = max(flags, key=lambda flag: abs(flag.value))
     if seeds == 1:
         return worst

@@ -19,10 +19,12 @@ FAILED = "failed to train"
 class Comparison:
     """One claim beside our number, in the column's unit (accuracies: fractions).
 
-    `where` is its row, without what a slope runs along; `arm` None stands for the difference treatment - reference.
-    `verdict` is `preview` below full scale (`unscaled` says what it would be), `context` for a figure that is not
-    judged, `failed to train` where no seed of an arm did train. `over_examples`, with one seed, is the 95% bootstrap
-    interval over the examples of its runs alone.
+    Attributes:
+        where: Row keys and values, without the slope's x key.
+        arm: None stands for the difference treatment - reference.
+        verdict: `preview` below full scale (`verdict_at_full_scale` says what it would be), `context` for a figure that
+            is not judged, `failed to train` where no seed of an arm did train.
+        over_examples: With one seed, the 95% bootstrap interval over the examples of its runs alone.
     """
 
     where: Plain
@@ -31,13 +33,13 @@ class Comparison:
     ours: Estimate | None
     paper: Claim
     verdict: str
-    unscaled: str
+    verdict_at_full_scale: str
     flags: tuple[str, ...]
     over_examples: tuple[float, float] | None = None
 
     @property
     def gap(self) -> float | None:
-        """The difference of our number and the paper's; None if there is either none."""
+        """The difference of our number and the paper's; None if either is missing."""
         value = self.paper.value
         return self.ours.mean - value if self.ours and value is not None else None
 
@@ -60,13 +62,17 @@ def compare(experiment: Experiment, blocks: Sequence[Block]) -> tuple[Comparison
 def _comparison(experiment: Experiment, blocks: Sequence[Block], claim: Claim, block: Block, column: str) -> Comparison:
     arms_compared = _compared_arms(experiment, blocks, claim, block)
     ours = _slope(arms_compared, claim, column) if claim.how == "slope" else _ours(arms_compared, claim, column)
-    unscaled = FAILED if ours is None and _failed(arms_compared, column) else judge(claim, ours)
-    shown = unscaled if unscaled in ("context", "not run", FAILED) or experiment.as_published else "preview"
+    verdict_at_full_scale = FAILED if ours is None and _failed(arms_compared, column) else judge(claim, ours)
+    shown = (
+        verdict_at_full_scale
+        if verdict_at_full_scale in ("context", "not run", FAILED) or experiment.as_published
+        else "preview"
+    )
     one_seed = ours is not None and ours.n == 1 and not claim.exact
     flags = _flags(experiment, arms_compared, claim, column, one_seed=one_seed)
     where = {k: v for k, v in block.where.items() if k != claim.along}
     interval = over_examples(arms_compared, column) if one_seed and claim.how == "difference" else None
-    return Comparison(where, column, claim.arm, ours, claim, shown, unscaled, flags, interval)
+    return Comparison(where, column, claim.arm, ours, claim, shown, verdict_at_full_scale, flags, interval)
 
 
 def _failed(arms_compared: Sequence[tuple[Block | None, str]], column: str) -> bool:
@@ -100,7 +106,7 @@ def judge(claim: Claim, ours: Estimate | None) -> str:
 def _compared_arms(
     experiment: Experiment, blocks: Sequence[Block], claim: Claim, block: Block
 ) -> list[tuple[Block | None, str]]:
-    """Row and arm of the number that a claim is about, then of its baseline; all rows for a slope."""
+    """(block, arm) pairs: the compared one, then the baseline; for a slope, all rows."""
     table = experiment.table
     if claim.arm is None:
         return [(block, table.treatment), (block, table.reference)]

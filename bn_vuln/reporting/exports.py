@@ -118,7 +118,7 @@ def comparison_fields(results: Results, comparison: Comparison) -> Plain:
         "difference": comparison.gap,
         "quantity": quantity(results, comparison),
         "verdict": comparison.verdict,
-        "verdict_at_full_scale": comparison.unscaled,
+        "verdict_at_full_scale": comparison.verdict_at_full_scale,
         "flags": list(comparison.flags),
         "interval_over_examples": comparison.over_examples,
         "source": comparison.paper.source,

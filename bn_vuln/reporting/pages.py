@@ -1,4 +1,4 @@
-"""Reports from records alone: Markdown, CSV, JSON, LaTeX and one-file HTML. No TensorFlow."""
+"""Reports from existing records: Markdown, CSV, JSON, LaTeX and one-file HTML. No TensorFlow."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def claims_table(folders: Iterable[Path], link: str = "{folder}/report/{stem}.md
     Returns:
         For each experiment a row with what it claims and its verdicts counted, then one row for each judged claim.
     """
-    heads = ["experiment", "claim", "under", "paper", "ours ± SEM (n)", "verdict", "reason of a difference"]
+    heads = ["experiment", "claim", "under", "paper", "ours ± SEM (n)", "verdict", "explanation"]
     rows = []
     for folder in folders:
         store = open_store(folder)

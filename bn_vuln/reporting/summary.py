@@ -19,7 +19,7 @@ def verdicts(results: Results) -> str:
     counts = Counter(comparison.verdict for comparison in results.comparisons)
     del counts["context"]
     if not counts:
-        return "no figure of the paper to judge"
+        return "no claim to judge"
     if set(counts) == {"preview"}:
         return "preview"
     order = [*VERDICTS, *counts]

@@ -179,11 +179,11 @@ def flags_by_check(results: Results) -> dict[int, list[tuple[str, Flag]]]:
 
 
 def flag_notes(flagged: Mapping[int, list[tuple[str, Flag]]]) -> list[str]:
-    """Return one note for each check, with the flag that is farthest off."""
+    """Return one note for each check, with the flag of the largest value."""
     notes = []
     for i, (check, raised) in enumerate(flagged.items(), 1):
         cell, worst = max(raised, key=lambda one: abs(one[1].value))
-        several = f", {len(raised)} numbers, farthest off {cell}" if len(raised) > 1 else ""
+        several = f" ({len(raised)} numbers, largest: {cell})" if len(raised) > 1 else ""
         notes.append(f"[{i}] check {check}{several}: {worst.message}")
     return notes
 
@@ -228,7 +228,7 @@ def comparison_table(results: Results) -> TextTable | None:
     if any(c.over_examples for c in results.comparisons):
         notes.append("examples [...]: with one seed, the 95% bootstrap interval over the examples of its runs alone")
     notes += footnotes.notes(results, dict.fromkeys(c.perturbation for c in results.comparisons))
-    title = f"Beside what is claimed (accuracies in %, differences in points{sign_convention(results)})"
+    title = f"Comparison with the claims (accuracies in %, differences in points{sign_convention(results)})"
     return TextTable(title, header, rows, notes=tuple(notes))
 
 
@@ -265,7 +265,7 @@ def claim_texts(results: Results) -> list[ClaimText]:
                 gap,
                 comparison.verdict,
                 comparison.flags,
-                "" if comparison.unscaled == "holds" else paper.remark,
+                "" if comparison.verdict_at_full_scale == "holds" else paper.remark,
             )
         )
     return texts
@@ -292,7 +292,7 @@ def quantity(results: Results, comparison: Comparison) -> str:
 def _format_ours(results: Results, comparison: Comparison) -> str:
     """Our number with its n; of one seed with the interval over its examples.
 
-    A slope or ratio, which no verdict stands for, has its 95% t-interval.
+    A slope or ratio has no sign verdict, so its 95% t-interval is shown.
     """
     ours = comparison.ours
     if ours is None:

@@ -92,7 +92,7 @@ def matrix_table(transfers: TransferResult, quantity: Quantity) -> TextTable:
 def pairs_table(transfers: TransferResult) -> TextTable:
     """Return one row a pair, with 95% Wilson intervals over the examples."""
     header = ["source", "target", "n", "target clean, %", "target on the source's examples, %", "transfer rate, %",
-              "fooled of the target's correct ones, %"]  # fmt: skip
+              "attack success rate on the target, %"]  # fmt: skip
     rows = [
         [transfers.names[source], transfers.names[target], str(pair.record.n),
          *(format_with_interval(value) for value in (pair.clean, pair.accuracy, pair.rate, pair.success))]
@@ -118,11 +118,11 @@ def models_table(transfers: TransferResult) -> TextTable:
     for key, name in transfers.names.items():
         identity = identities[key]
         if "weights" in identity:
-            description = f"a model of the user's, weights sha256 {str(identity['weights'])[:12]}"
+            description = f"external model, weights sha256 {str(identity['weights'])[:12]}"
         elif "arch" in identity:
             description = describe_cell(validate(Cell, dict(identity), "record"))
         else:
-            description = "a model of the user's"
+            description = "external model"
         rows.append([name, key, description])
     return TextTable("Models", ["name", "id", "what it is"], rows)
 

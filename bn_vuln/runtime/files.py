@@ -1,4 +1,4 @@
-"""Files that are whole: written under a temporary name and renamed."""
+"""Atomic file writes: a temporary file, then a rename."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def atomic_write(path: Path, content: bytes | str) -> None:
-    """Write `content` to `path` so that a reader sees the old file or the new one, whole. Folders are made."""
+    """Write `content` to `path` atomically; missing folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)

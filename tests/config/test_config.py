@@ -327,7 +327,7 @@ EXPERIMENT_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     (with_perturbation(kind="attack", attack="fgsm", eps=0.1, steps=4), ["perturbations.extra", "fgsm is one step"]),
     (
         with_perturbation(kind="corruption", corruption="shot_noise", severity=1, seed=3),
-        ["seed needs source made, received auto"],
+        ["seed is only allowed with source: made", "received auto"],
     ),
     (
         with_perturbation(kind="minimal", backend="cleverhans", box="none"),

@@ -224,7 +224,7 @@ def test_configs_that_make_no_sense_are_refused():
             "received 'gaussian'",
         ),
         ({"source": "tfds"}, "source: expected 'auto', 'made' or 'archive', received 'tfds'"),
-        ({"seed": 1}, "what was published is one draw: seed needs source made, received auto"),
+        ({"seed": 1}, "seed is only allowed with source: made (the published images are fixed), received auto"),
     ):
         with pytest.raises(ConfigError) as error:
             validate(Suite, {"title": "t", "perturbations": {"p": {**given, **fields}}}, "s.yaml")

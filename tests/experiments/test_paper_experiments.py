@@ -422,7 +422,7 @@ def test_verdicts_are_previews_below_full_scale(tmp_path: Path) -> None:
     for scale in ("smoke", "quick", "cpu"):
         results = aggregate(chosen.model_copy(update={"scale": scale}), root)
         assert verdicts(results) == {"preview": JUDGED["table6"]}
-        assert {c.unscaled for c in judged(results)} == {"holds"}
+        assert {c.verdict_at_full_scale for c in judged(results)} == {"holds"}
 
 
 def test_without_records_nothing_is_judged(tmp_path: Path) -> None:

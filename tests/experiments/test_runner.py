@@ -191,7 +191,7 @@ def test_a_cell_locked_by_another_host_is_waited_for(done, tmp_path, monkeypatch
 
     monkeypatch.setattr(runner.time, "sleep", finish_elsewhere)
     monkeypatch.setattr("bn_vuln.evaluation.evaluator.measure", no_training)
-    assert runner._run_in_worker(task, root).endswith("another process is at it")
+    assert runner._run_in_worker(task, root).endswith("locked by another process")
     log = MessageLog()
     api.reproduce(str(path), root=root, progress=log)
     assert waited == [True]

@@ -182,12 +182,12 @@ def test_a_missing_record_is_missing_for_its_perturbation_only(tmp_path: Path) -
 )
 def test_verdicts_at_full_scale(tmp_path: Path, bim: Sequence[float | None], expected: str) -> None:
     comparison = judged(tmp_path, values=harm(bim=bim))
-    assert (comparison.verdict, comparison.unscaled) == (expected, expected)
+    assert (comparison.verdict, comparison.verdict_at_full_scale) == (expected, expected)
 
 
 def test_what_was_not_run_is_no_preview(tmp_path: Path) -> None:
     (comparison,) = aggregate(small(scale="quick"), tmp_path).comparisons
-    assert (comparison.verdict, comparison.unscaled) == ("not run", "not run")
+    assert (comparison.verdict, comparison.verdict_at_full_scale) == ("not run", "not run")
 
 
 def test_a_comparison_holds_ours_and_the_papers(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_comparison_holds_ours_and_the_papers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("arm", "mean"), [("none", 0.66), ("batch", 0.2595)])
 def test_accuracies_of_an_arm_are_context(tmp_path: Path, arm: str, mean: float, scale: str) -> None:
     comparison = judged(tmp_path, small(paper=paper(arm=arm, value=0.66), scale=scale))
-    assert (comparison.verdict, comparison.unscaled, comparison.arm) == ("context", "context", arm)
+    assert (comparison.verdict, comparison.verdict_at_full_scale, comparison.arm) == ("context", "context", arm)
     assert comparison.ours is not None
     assert comparison.ours.mean == pytest.approx(mean)
 

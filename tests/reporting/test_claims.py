@@ -549,7 +549,7 @@ def test_named_arms_in_the_tables(tmp_path: Path) -> None:
     assert [row[0] for row in table.rows] == ["plain", "decayed", "BN", f"BN {MINUS} plain"]
     beside = tables.comparison_table(found)
     assert beside is not None
-    assert beside.title == "Beside what is claimed (accuracies in %, differences in points)"
+    assert beside.title == "Comparison with the claims (accuracies in %, differences in points)"
     assert [row[:5] for row in beside.rows] == [
         [f"decayed {MINUS} plain", "BIM", "+24.00 ± 0.00 (4)", "above 0", "-"],
         [f"BN {MINUS} plain", "BIM", f"{MINUS}44.00 ± 0.00 (4)", f"{MINUS}43.00 ± 1.00", f"{MINUS}1.00"],
@@ -873,7 +873,7 @@ def test_every_judged_claim_is_a_preview_at_a_smaller_scale(tmp_path: Path, scal
         {"perturbations": ["bim"], "value": 0.46, "approximate": True, "source": "text"},
     ]
     found = comparisons(tmp_path, small(**{**MEASURED, "scale": scale, "paper": paper}), measured)
-    assert [(c.verdict, c.unscaled) for c in found] == [
+    assert [(c.verdict, c.verdict_at_full_scale) for c in found] == [
         *[("preview", "holds")] * 5, ("context", "context"), ("preview", "fails"), ("context", "context"),
     ]  # fmt: skip
 
@@ -881,4 +881,4 @@ def test_every_judged_claim_is_a_preview_at_a_smaller_scale(tmp_path: Path, scal
 def test_an_override_makes_previews_as_a_smaller_scale_does(tmp_path: Path) -> None:
     experiment = small().model_copy(update={"overrides": ("evaluation.limit=10",)})
     found = judged(tmp_path, experiment, by_arm(HARM))
-    assert (found.verdict, found.unscaled) == ("preview", "holds")
+    assert (found.verdict, found.verdict_at_full_scale) == ("preview", "holds")

@@ -200,7 +200,7 @@ def claims(*values: float) -> list[dict[str, Any]]:
     [
         ({"paper": [*claims(0.1, -0.9), *claims(-0.4) * 2]}, "holds: 2, holds in sign: 1, fails: 1"),
         ({"scale": "quick"}, "preview"),
-        ({"paper": [ARM_FIGURE]}, "no figure of the paper to judge"),
+        ({"paper": [ARM_FIGURE]}, "no claim to judge"),
     ],
 )
 def test_the_verdicts_are_counted(tmp_path: Path, changes: dict[str, Any], text: str) -> None:
@@ -274,7 +274,7 @@ def test_numbers_in_the_table_of_accuracies_have_their_flags(tmp_path: Path) -> 
     assert [row[-2:] for row in table.rows[:2]] == [["97.00", "66.00 [2]"], ["97.10 [1]", "26.00 [2]"]]
     assert table.notes[:2] == (
         "[1] check 4: c",
-        "[2] check 18, 2 numbers, farthest off width 28, batch, BIM: b",
+        "[2] check 18 (2 numbers, largest: width 28, batch, BIM): b",
     )
 
 

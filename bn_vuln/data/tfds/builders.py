@@ -57,7 +57,7 @@ def _unknown(name: str) -> UsageError:
 
     known, word = ["mnist", *constants.summaries()], re.split("[:/]", name)[0]
     local = [*known, *(found.name for found in prepared.all_prepared())]
-    # One of TFDS' hundreds of names is always a little like it.
+    # Of TFDS' many names one is always close, hence the high cutoff.
     others = tensorflow_datasets.list_builders(with_community_datasets=False)
     candidates = difflib.get_close_matches(word, [*local, *others], n=1, cutoff=0.8) or local
     return UsageError(

@@ -30,8 +30,8 @@ def require_available(corruption: str, severity: int) -> None:
     missing = format_list(f"{file.name} ({file.url})" for file in _files(name) if file.missing)
     raise BnvulnError(
         f"{name} is not prepared in {paths.data_dir()}: put {missing} into "
-        f"{paths.manual_advised('cifar10_corrupted')} (or into any folder, with --manual-dir), or download it with "
-        f"bnvuln data prepare {name}; source made needs no file"
+        f"{paths.suggested_manual_dir('cifar10_corrupted')} (or into any folder, with --manual-dir), or download it "
+        f"with bnvuln data prepare {name}; source made needs no file"
     )
 
 

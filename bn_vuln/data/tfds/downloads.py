@@ -93,7 +93,7 @@ def require_available(name: str, builder: Builder) -> None:
     for file in registered_files(builder):
         if file.manual is not None and file.size is not None and file.sha256 is not None:
             check_content(file.manual, file.size, file.sha256)
-    folder, advised = paths.manual(builder.name), paths.manual_advised(builder.name)
+    folder, advised = paths.manual(builder.name), paths.suggested_manual_dir(builder.name)
     if required.by_hand and not (folder.is_dir() and any(folder.iterdir())):
         raise BnvulnError(
             f"{name} is not prepared in {paths.data_dir()} and has to be downloaded by hand into {advised} (or any "

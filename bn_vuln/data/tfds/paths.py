@@ -54,6 +54,6 @@ def manual(name: str) -> Path:
     return subfolder if subfolder.is_dir() else folder
 
 
-def manual_advised(name: str) -> Path:
+def suggested_manual_dir(name: str) -> Path:
     """The folder to put files downloaded by hand into: the one that was given, else one that needs no option."""
     return manual_dir() or downloads() / "manual" / name
