@@ -12,10 +12,10 @@ says so, `ours_other_xla` (--other-xla) the other way round, for VGG8 one batch,
 does without the fused batch norm of train/fused.py. PyTorch (pip install bnvuln[bench]) reads shuffled slices of one
 tensor, its fastest way, in its default layout and in channels_last; it is left out where it is not installed.
 
-With --width the MLP trains on MNIST enlarged to that, its hidden layers half as wide as its input: bnvuln's loop at native
+With --width the MLP trains on MNIST enlarged to that, its hidden layers half as wide as its input: this loop at native
 width (train/native.py), `ours_enlarged` and PyTorch on images that are enlarged batch by batch.
 
-With --augment bnvuln's loop takes turns with itself on random crops and flips, and with these alone (`augmentation_alone`);
+With --augment this loop takes turns with itself on random crops and flips, and with these alone (`augmentation_alone`);
 `augmented_over_plain` is the ratio of the medians of the first two.
 """
 
