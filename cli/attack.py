@@ -53,9 +53,9 @@ Examples:
     help="File for images, labels, which of them are classified correctly, and distances where there are any.",
 )
 @o.checks_option
+@o.data_options
 @o.strategy_option
 @o.batch_option
-@o.data_options
 @o.output_options
 def command(
     target_path: Path | None, runs: Path, save: Path | None, as_json: bool, verbose: bool, **options: Any

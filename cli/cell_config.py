@@ -34,9 +34,7 @@ def cell_config(options: o.Options, *, dry_run: bool) -> Cell:
     fields = _fields(options)
     for assignment in options["overrides"]:
         key, value = config.parse_assignment(assignment)
-        head = key.split(".")[0]
-        if head not in config.Cell.model_fields:
-            raise UsageError(f"--set {assignment}: unknown key{config.nearest(head, config.Cell.model_fields)}")
+        config.reject_unknown_key(assignment, key, config.Cell)
         config.apply_override(fields, key, value)
     _reject_ineffective(config.validate(config.Cell, fields, "train"))  # before data are looked for
     if fields["data"]["width"] is None:

@@ -53,9 +53,9 @@ _OPTIONS = (
 @o.options(_OPTIONS)
 @runs_option
 @o.checks_option
+@o.data_options
 @o.strategy_option
 @o.batch_option
-@o.data_options
 @o.output_options
 def command(
     target_path: Path | None, suite: str, runs: Path, as_json: bool, quiet: bool, verbose: bool, **options: Any

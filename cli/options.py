@@ -112,13 +112,24 @@ class SectionOption(click.Option):
     def __init__(self, *args: Any, section: str = "Other", older: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.section, self.older = section, tuple(older)
+        self._older_dest = f"{self.name} by an older name"
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
         """Add the option to the parser under all of its names."""
-        present = self.opts
-        self.opts = [*present, *self.older]
         super().add_to_parser(parser, ctx)
-        self.opts = present
+        if self.older:
+            parser.add_option(self, self.older, dest=self._older_dest, action="store", nargs=1)
+
+    def handle_parse_result(
+        self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
+    ) -> tuple[Any, list[str]]:
+        """Take the value of an older name; refuse it beside that of the present one."""
+        opts = dict(opts)
+        if self._older_dest in opts:
+            if self.name in opts:
+                raise click.UsageError(f"{self.older[0]} is the older name of {self.opts[0]}: give one of them", ctx)
+            opts[str(self.name)] = opts.pop(self._older_dest)
+        return super().handle_parse_result(ctx, opts, args)
 
 
 class RenamedChoice(click.Choice):  # type: ignore[type-arg]  # generic from click 8.2 on only

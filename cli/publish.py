@@ -33,7 +33,7 @@ result = o.option("Result")
 def command(
     experiments: tuple[str, ...], target: Path, source: Path, scale: Scale, models: int | None, as_json: bool
 ) -> None:
-    """Add the finished cells of experiments to a packed store: a line a model, a line a number, in a dozen files.
+    """Add the finished cells of experiments to a packed store (JSON lines: one per model and one per record).
 
     `bnvuln report` and `bnvuln compare` read a packed store as it is; `bnvuln unpack` makes a working folder of it.
     """
@@ -45,4 +45,6 @@ def command(
         o.print_json({"to": str(target), "experiments": plain})
         return
     for one in published:
-        click.echo(f"{one.experiment.name}: {one.published} of {one.cells} cells")
+        unfinished = one.cells - one.published
+        rest = f" ({unfinished} are not finished)" if unfinished else ""
+        click.echo(f"published {one.published} of {one.cells} cells of {one.experiment.name} to {target}{rest}")

@@ -1,4 +1,4 @@
-"""`bnvuln report`: tables and pages from records alone."""
+"""`bnvuln report`: tables and figures from existing records."""
 
 from __future__ import annotations
 
@@ -30,8 +30,17 @@ Examples:
 )
 @o.option("Output")("--json", "as_json", is_flag=True, help="Print the tables as one JSON object on standard output.")
 def command(folder: Path, form: str, as_json: bool) -> None:
-    """Write the report of a results folder into DIR/report, from its records; nothing is trained or measured."""
-    _refuse_a_parent(folder)
+    """Write the report of a results folder into DIR/report, from its records; nothing is trained or measured.
+
+    It is of experiments run by `bnvuln reproduce`; single runs are compared by `bnvuln compare`.
+    """
+    from bn_vuln.errors import UsageError
+
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    below = list(dict.fromkeys(path.parent.parent for path in sorted(folder.glob("*/experiments/*.yaml"))))
+    if below and not list(folder.glob("experiments/*.yaml")):
+        raise UsageError(f"{folder}: no experiment here, but in {', '.join(map(str, below))}: bnvuln report {below[0]}")
     from bn_vuln.records import open_store
     from bn_vuln.reporting import aggregate, exports, pages
 
@@ -43,12 +52,3 @@ def command(folder: Path, form: str, as_json: bool) -> None:
         return
     for path in written:
         click.echo(str(path))
-
-
-def _refuse_a_parent(folder: Path) -> None:
-    """Raise `UsageError`, which names them, for a folder without experiments above results folders."""
-    from bn_vuln.errors import UsageError
-
-    below = list(dict.fromkeys(path.parent.parent for path in sorted(folder.glob("*/experiments/*.yaml"))))
-    if below and not list(folder.glob("experiments/*.yaml")):
-        raise UsageError(f"{folder}: no experiment here, but in {', '.join(map(str, below))}: bnvuln report {below[0]}")

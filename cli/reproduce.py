@@ -35,8 +35,8 @@ Examples:
 @o.set_option
 @o.dry_run_option
 @o.run_options
-@o.strategy_option
 @o.data_options
+@o.strategy_option
 @o.output_options
 def command(
     name: str | None, listing: bool, scale: Scale, overrides: tuple[str, ...], dry_run: bool, verbose: bool,
@@ -55,6 +55,8 @@ def command(
         raise click.UsageError("name an experiment, or see them with --list")
     from bn_vuln.experiments import catalog
 
+    if name in catalog.names("commands") and not overrides:
+        raise click.UsageError(f"{name} needs an input width: use bnvuln scale-input --width N")
     experiment = catalog.experiment(name, scale, overrides)
     if dry_run:
         print_dry_run(experiment, options["as_json"])

@@ -34,8 +34,8 @@ _option = o.option("Experiment")
 @_option("--estimate", is_flag=True, help="Print how long it would take; run nothing.")
 @o.dry_run_option
 @o.run_options
-@o.strategy_option
 @o.data_options
+@o.strategy_option
 @o.output_options
 def command(
     width: int, weight_decay: float | None, scale: Scale, overrides: tuple[str, ...], estimate: bool, dry_run: bool,
@@ -49,12 +49,13 @@ def command(
     o.set_up(verbose)
     if weight_decay is not None and not weight_decay > 0:
         raise click.BadParameter(f"expected a number > 0, received {weight_decay:g}", param_hint="--weight-decay")
-    from bn_vuln.experiments import catalog
+    from bn_vuln.experiments import catalog, runner
 
     name = "scale_input" if weight_decay is None else "scale_input_l2"
     chosen = [f"grid.data.width=[{width}]", *([] if weight_decay is None else [f"weight_decay={weight_decay!r}"])]
     experiment = catalog.experiment(name, scale, [*chosen, *overrides])
     if dry_run:
+        runner.check_widths(runner.tasks(experiment))
         print_dry_run(experiment, options["as_json"])
         return
     seconds = _log_estimate(experiment, options["out"])

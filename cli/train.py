@@ -59,8 +59,8 @@ _result = o.option("Results")
     is_flag=True,
     help="Print the resolved config, checked against its data where they are prepared; train and download nothing.",
 )
-@o.strategy_option
 @o.data_options
+@o.strategy_option
 @o.output_options
 def command(out: Path | None, dry_run: bool, as_json: bool, verbose: bool, **options: Any) -> None:
     """Train one model.

@@ -38,9 +38,9 @@ _result = o.option("Results")
     type=o.FOLDER,
     help="Folder of the tables (Markdown) and heat maps (SVG, PNG).  [default: RUNS/report with --matrix, else none]",
 )
+@o.data_options
 @o.strategy_option
 @o.batch_option
-@o.data_options
 @o.output_options
 def command(
     models: tuple[Path, ...], matrix: bool, runs: Path, out: Path | None, as_json: bool, verbose: bool, **options: Any

@@ -29,8 +29,20 @@ def command(store: Path, folder: Path, as_json: bool) -> None:
     """
     from bn_vuln import api
 
+    before = _files(folder)
     folders = api.unpack(store, folder)
     if as_json:
         o.print_json({"store": str(store), "runs": [str(path) for path in folders]})
         return
-    click.echo(f"{folder}: {len(folders)} runs")
+    after = _files(folder)
+    added = sum(run not in before for run in folders)
+    unchanged = sum(before.get(run) == after[run] for run in folders)
+    completed = len(folders) - added - unchanged
+    click.echo(
+        f"{folder}: added {added} runs, unchanged {unchanged}" + (f", completed {completed}" if completed else "")
+    )
+
+
+def _files(folder: Path) -> dict[Path, set[Path]]:
+    """Return the files of each run folder."""
+    return {run: set(run.rglob("*")) for run in folder.iterdir()} if folder.is_dir() else {}

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from bn_vuln.config.cell import Cell
 from bn_vuln.config.experiment import Experiment, Scale
-from bn_vuln.config.types import COMPLETE_MESSAGE, nearest
+from bn_vuln.config.types import COMPLETE_MESSAGE, Frozen, nearest
 from bn_vuln.errors import ConfigError
 from bn_vuln.typing import Plain
 
@@ -122,6 +122,31 @@ def parse_assignment(text: str) -> tuple[str, object]:
         raise ConfigError(f"--set {text}: {value!r} is not valid YAML") from None
 
 
+def reject_unknown_key(assignment: str, key: str, *models: type[Frozen]) -> None:
+    """Raise for an override of a key that no config has; a key below a choice of configs is left to validation.
+
+    Args:
+        assignment: The override, `key=value`, for the message.
+        key: Its dotted key.
+        models: Configs, of which one has the first part of the key.
+
+    Raises:
+        ConfigError: The message begins with the override and names the nearest key.
+    """
+    parts = key.split(".")
+    for i, part in enumerate(parts):
+        if part in {stored for model in models for stored in model.stored_names.values()}:
+            return
+        fields = {name: field for model in models for name, field in model.model_fields.items()}
+        if part not in fields:
+            hint = nearest(part, fields) or f" (known: {', '.join(fields)})"
+            raise ConfigError(f"--set {assignment}: unknown key {'.'.join(parts[: i + 1])!r}{hint}")
+        annotation = fields[part].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, Frozen)):
+            return
+        models = (annotation,)
+
+
 def _read_extended(path: Path, seen: frozenset[Path] = frozenset()) -> Plain:
     """Read a YAML file on top of the one it `extends` (a path relative to it); mappings are merged key by key."""
     data = read_yaml(path)
@@ -167,6 +192,7 @@ def load_experiment(path: Path, scale: Scale = "full", overrides: Iterable[str] 
     chosen = [(text, *parse_assignment(text)) for text in overrides]
     for text, key, _ in chosen:
         _reject_ineffective(text, key, plain)
+        reject_unknown_key(text, key, Experiment, Cell)
     for key, value in [*plain.scales.get(scale, {}).items(), *((key, value) for _, key, value in chosen)]:
         head = key.split(".")[0]
         if head not in Cell.model_fields and head not in Experiment.model_fields:
@@ -177,10 +203,13 @@ def load_experiment(path: Path, scale: Scale = "full", overrides: Iterable[str] 
 
 
 def _reject_ineffective(text: str, key: str, experiment: Experiment) -> None:
-    """Raise for an override without effect: of a value that the grid sets, an unknown perturbation, the scale."""
+    """Raise for an override without effect: a value that the grid sets, an unknown perturbation, scale or seed."""
     head, _, rest = key.partition(".")
     if head in ("scale", "scales", "overrides"):
         raise ConfigError(f"--set {text}: choose the scale with --scale")
+    if key == "seed":
+        value = text.partition("=")[2].strip().strip("[]")
+        raise ConfigError(f"--set {text}: the seeds are set by seeds: use --set 'seeds=[{value}]'")
     name = rest.split(".")[0]
     if head in ("perturbations", "evaluations") and "." in rest and name not in (known := getattr(experiment, head)):
         raise ConfigError(f"--set {text}: no {head[:-1]} {name!r} here{nearest(name, known)}")

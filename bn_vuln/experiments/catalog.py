@@ -36,7 +36,8 @@ def _find(name: str, kinds: Iterable[str], noun: str) -> Path:
         return path
     found = {known: kind for kind in kinds for known in names(kind)}
     if name not in found:
-        raise UsageError(f"{noun} {name!r} is not known (known: {', '.join(found)}){nearest(name, found)}")
+        offered = [known for known, kind in found.items() if kind != "commands"]
+        raise UsageError(f"{noun} {name!r} is not known (known: {', '.join(offered)}){nearest(name, offered)}")
     return folder(found[name]) / f"{name}.yaml"
 
 

@@ -191,6 +191,17 @@ def check_data(todo: Iterable[Task]) -> None:
         check_width(width or native, native, name)
 
 
+def check_widths(todo: Iterable[Task]) -> None:
+    """Check the widths of all cells without preparing their data.
+
+    Raises:
+        UsageError: A width is below the native one.
+    """
+    for name, width in sorted({(task.cell.data.name, task.cell.data.width) for task in todo}, key=str):
+        native = data.describe_dataset(name)["shape"][1]
+        check_width(width or native, native, name)
+
+
 def _run_round(unfinished: list[Task], root: Path, jobs: int, strategy: Strategy, progress: Progress) -> None:
     """Run each task once, then wait for those that other processes work on."""
     if jobs == 1:

@@ -50,6 +50,17 @@ def test_attacks_are_listed_where_they_are_taken(bnvuln):
         assert ("carlini_wagner" in listed) == takes
 
 
+def test_sections_have_one_order(bnvuln):
+    for command in ("attack", "evaluate", "transfer", "train", "reproduce", "scale-input"):
+        shown = bnvuln(command, "--help")[1]
+        assert 0 < shown.index("\nData:") < shown.index("\nDevices:") < shown.index("\nOutput:")
+
+
+def test_report_names_a_folder_that_is_not_there(bnvuln, tmp_path):
+    assert bnvuln("report", tmp_path / "nope") == (2, "", f"Error: {tmp_path / 'nope'}: no such folder\n")
+    assert "experiments run by `bnvuln reproduce`" in bnvuln("report", "--help")[1]
+
+
 def test_version(bnvuln):
     assert bnvuln("--version") == (0, f"bnvuln, version {__version__}\n", "")
 

@@ -50,6 +50,11 @@ def test_older_options_work_and_are_not_in_the_help(bnvuln, monkeypatch, tmp_pat
         assert command == "train" or "[first_success|last|best_loss]" in shown
 
 
+def test_an_older_name_beside_the_present_one_is_refused(bnvuln, tmp_path):
+    code, _, err = bnvuln("attack", tmp_path, "--eps-grid", "2/255", "--ladder", "4/255")
+    assert (code, "--ladder is the older name of --eps-grid: give one of them" in err) == (2, True)
+
+
 @pytest.mark.parametrize("value", ["first", "anything"])
 def test_other_values_of_a_renamed_option_are_refused(bnvuln, tmp_path, value):
     code, _, err = bnvuln("attack", tmp_path, "--iterate", value)

@@ -31,8 +31,11 @@ def runs(tmp_path: Path) -> Path:
 def test_publishing_unpacking_and_reporting(bnvuln: Run, tmp_path: Path, runs: Path) -> None:
     packed = tmp_path / "packed"
     code, out, _ = bnvuln("publish", tmp_path / "small.yaml", "--from", runs, "--to", packed)
-    assert (code, out) == (0, "small: 2 of 4 cells\n")
-    assert bnvuln("unpack", packed, tmp_path / "again")[:2] == (0, f"{tmp_path / 'again'}: 2 runs\n")
+    assert (code, out) == (0, f"published 2 of 4 cells of small to {packed} (2 are not finished)\n")
+    assert bnvuln("unpack", packed, tmp_path / "again")[:2] == (0, f"{tmp_path / 'again'}: added 2 runs, unchanged 0\n")
+    next((tmp_path / "again").glob("*/records/*.json")).unlink()
+    again = bnvuln("unpack", packed, tmp_path / "again")[1]
+    assert again == f"{tmp_path / 'again'}: added 0 runs, unchanged 1, completed 1\n"
     printed = json.loads(bnvuln("unpack", packed, tmp_path / "again", "--json")[1])
     assert sorted(Path(run).name for run in printed["runs"]) == sorted(
         path.parent.name for path in runs.glob("*/records")

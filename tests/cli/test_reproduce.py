@@ -112,6 +112,7 @@ def test_the_list_has_claim_cost_and_state(bnvuln, tmp_path):
 
 MISTAKES = [
     (["reproduce", "tabel6"], ["did you mean 'table6'"]),
+    (["reproduce", "scale_input"], ["use bnvuln scale-input"]),
     (["reproduce", "nowhere.yaml"], ["nowhere.yaml: no such file"]),
     (["reproduce"], ["--list"]),
     (["reproduce", "table1", "--scale", "cpu"], ["'cpu'", "smoke"]),
@@ -121,6 +122,7 @@ MISTAKES = [
     (["scale-input"], ["--width"]),
     ([*WIDTH, "wide"], ["--width", "'wide'"]),
     ([*WIDTH, "27", "--estimate"], ["data.width", ">= 28", "27"]),
+    ([*WIDTH, "10", "--dry-run"], ["data.width", ">= 28", "10"]),
     ([*WIDTH, "28", "--weight-decay", "0"], ["--weight-decay", "> 0"]),
     ([*WIDTH, "28", "--scale", "cpu"], ["'cpu'", "quick"]),
 ]
@@ -132,6 +134,7 @@ def test_mistakes_exit_2_with_one_clear_message(bnvuln, reproduced, tmp_path):
         assert (code, out) == (2, ""), words
         assert "Traceback" not in err
         assert [fragment for fragment in fragments if fragment not in err] == [], err
+        assert "scale_input" not in err.partition("(known:")[2]
     assert (reproduced, (tmp_path / "runs").exists()) == ([], False)
 
 

@@ -433,12 +433,14 @@ def test_override_of_an_attack_moves_its_default_step_size(tiny_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "fragments"),
     [
-        ("trian.epochs=3", ["tiny.yaml", "unknown key 'trian.epochs'", "did you mean 'train'?"]),
-        ("evaluation.limt=3", ["tiny.yaml: evaluation", "unknown key 'limt'", "did you mean 'limit'?"]),
+        ("trian.epochs=3", ["--set trian.epochs=3: unknown key 'trian'", "did you mean 'train'?"]),
+        ("evaluation.limt=3", ["--set evaluation.limt=3: unknown key 'evaluation.limt'; did you mean 'limit'?"]),
         ("seeds=0", ["tiny.yaml: seeds: expected", "received 0"]),
         ("nothing", ["--set nothing", "expected key=value"]),
         ("train.epochs=[1", ["--set train.epochs=[1", "not valid YAML"]),
-        ("train.epoch=3", ["tiny", "train: unknown key 'epoch'", "did you mean 'epochs'?"]),
+        ("train.epoch=3", ["--set train.epoch=3: unknown key 'train.epoch'; did you mean 'epochs'?"]),
+        ("zzz=1", ["--set zzz=1: unknown key 'zzz' (known: name, ", "weight_decay"]),
+        ("seed=[0]", ["--set seed=[0]: the seeds are set by seeds: use --set 'seeds=[0]'"]),
     ],
 )
 def test_wrong_overrides_are_explained(tiny_path: Path, text: str, fragments: list[str]) -> None:

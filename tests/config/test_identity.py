@@ -159,6 +159,9 @@ def test_no_path_device_or_version_in_an_identity(tmp_path: Path, monkeypatch: p
     text = canonical_json([identity_of(FULL_CELL), perturbation_identity(Evaluation(), "mnist", BIM)])
     words = ["/", "path", "folder", "device", "version", "jobs", socket.gethostname()]
     assert [word for word in words if word in text] == []
+    before = id_of(FULL_CELL), id_of(BIM)
+    monkeypatch.setattr("bn_vuln.version.__version__", "99")
+    assert (id_of(FULL_CELL), id_of(BIM)) == before
     task = tasks(small())[0]
     here = task.folder(Path("runs")).name
     monkeypatch.chdir(tmp_path)

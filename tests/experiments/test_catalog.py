@@ -123,6 +123,7 @@ def test_a_file_that_extends_itself_is_refused(tmp_path):
         ("normalization.c=0.1", "the grid sets normalization"),
         ("data.width=56", "the grid sets data.width"),
         ("scale=quick", "choose the scale with --scale"),
+        ("seed=1", "the seeds are set by seeds: use --set 'seeds=[1]'"),
         ("perturbations.bmi.steps=3", "no perturbation 'bmi' here; did you mean 'bim'?"),
     ],
 )
