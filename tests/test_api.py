@@ -128,7 +128,7 @@ def test_what_statistics_of_the_batch_do_not_allow_is_refused_before_anything_is
     before = {path for path in pair["batch"].rglob("*") if path.is_file()}
     code, out, err = bnvuln("evaluate", pair["batch"], *options)
     assert (code, out) == (2, "")
-    assert "bn_statistics: batch: tilt, spectrum and fooling images are of single examples" in err
+    assert "bn_statistics: batch: tilt, spectrum and fooling need per-example logits" in err
     assert {path for path in pair["batch"].rglob("*") if path.is_file()} == before
 
 

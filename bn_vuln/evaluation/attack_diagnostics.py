@@ -23,7 +23,7 @@ from bn_vuln.runtime import backend
 from bn_vuln.typing import Images, Index, Mask
 
 Checks = Literal["none", "basic", "full"]
-POINTS = 4  # random points of the eps ball
+N_RANDOM_POINTS = 4  # of the eps ball
 QUERIES = 1000  # of Square, to see whether it finds more
 STREAM = 12  # seed of the random points: another stream than an attack's starting points
 
@@ -44,7 +44,7 @@ class Sample:
     """Examples to be attacked again, with `correct` bool [m] and `images` [m, ...] of the first attack."""
 
     def __init__(self, evaluator: Evaluator, result: Result, checks: Checks) -> None:
-        """Take examples all along the eval set of an attack with this result."""
+        """Take examples evenly spaced over the eval set of an attack with this result."""
         n = len(result.correct)
         wanted = min(sanity_checks.SAMPLE, n if checks == "full" else max(n // 4, min(n, 100)))
         positions = np.linspace(0, n - 1, wanted).astype(np.int64)  # since a split may be in an order
@@ -106,10 +106,10 @@ def _basic(sample: Sample, options: Attack, at_min_eps: bool) -> Iterator[Flag |
     """`at_min_eps`: the images are those of each example's smallest eps, so that rounding undoes more of them."""
     if options.attack != "fgsm":
         yield sanity_checks.weaker_than_one_step(sample.correct, sample.attack(_other(options, attack="fgsm")).correct)
-    noisy = np.logical_and.reduce([sample.correct_at_random(options, number) for number in range(POINTS)])
+    noisy = np.logical_and.reduce([sample.correct_at_random(options, number) for number in range(N_RANDOM_POINTS)])
     yield sanity_checks.noise_as_strong(sample.correct, noisy)
     if not at_min_eps:
-        yield sanity_checks.lost_by_rounding(sample.correct, sample.correct_when_rounded())
+        yield sanity_checks.image_is_not_stored_image(sample.correct, sample.correct_when_rounded())
 
 
 def _full(sample: Sample, options: Attack) -> Iterator[Flag | None]:
@@ -125,7 +125,7 @@ def _full(sample: Sample, options: Attack) -> Iterator[Flag | None]:
         yield sanity_checks.masked_gradients(correct, sample.attack(square).correct)
     if options.keep == "last" and options.attack != "fgsm":
         first_success = options.model_copy(update={"keep": "first_success", "backend": "own"})
-        yield sanity_checks.adversarial_before_the_last(correct, sample.attack(first_success).correct)
+        yield sanity_checks.last_iterate_not_best(correct, sample.attack(first_success).correct)
     if options.random_start:
         again = options.model_copy(update={"seed": options.seed + 1, "restarts": 1})
         yield sanity_checks.too_few_restarts(correct, sample.attack(again).correct)
@@ -144,26 +144,28 @@ def _loss_moves(sample: Sample, options: Attack) -> Flag | None:
 
 
 def _budget(sample: Sample, options: Attack) -> Flag | None:
-    """Attack at half, twice and four times the eps, and with all images for an eps ball.
+    """Attack at half, twice and four times the eps, and with an eps ball that covers the whole image space.
 
     Of `strong` its first attack is enough to see whether eps matters.
     """
     if options.attack == "strong":
         options = _other(options, attack="apgd-ce", steps=options.steps)
+
+    def scaled(factor: float) -> Attack:
+        size = None if options.step_size is None else factor * options.step_size
+        return options.model_copy(update={"eps": factor * options.eps, "step_size": size})
+
     factors = (0.5, 1.0, 2.0, 4.0)
-    accuracies = [sample.attack(_scaled(options, factor)).record.accuracy for factor in factors]
-    across = 1 / units.channel_scale(options.unit, sample.info)  # the length of [0, 1] in the unit of eps
+    accuracies = [sample.attack(scaled(factor)).record.accuracy for factor in factors]
+    pixel_range = 1 / units.channel_scale(options.unit, sample.info)  # the length of [0, 1] in the unit of eps
     height, width = sample.images.shape[1:3]
-    diameter = across.max() if options.ord == "inf" else np.sqrt(height * width * np.sum(across**2))
-    everything = _scaled(options, float(diameter) / options.eps)
+    diameter = pixel_range.max() if options.ord == "inf" else np.sqrt(height * width * np.sum(pixel_range**2))
+    everything = scaled(float(diameter) / options.eps)
     whole = sample.attack(everything.model_copy(update={"box": (0.0, 1.0)})).record.accuracy
     eps = [factor * options.eps for factor in factors]
-    return sanity_checks.budget_does_not_bite(eps, accuracies, whole, 1 / len(sample.info.classes))
-
-
-def _scaled(options: Attack, factor: float) -> Attack:
-    size = None if options.step_size is None else factor * options.step_size
-    return options.model_copy(update={"eps": factor * options.eps, "step_size": size})
+    return sanity_checks.accuracy_not_monotone_in_eps(eps, accuracies) or sanity_checks.above_chance_without_eps_limit(
+        whole, 1 / len(sample.info.classes)
+    )
 
 
 def _other(options: Attack, **fields: object) -> Attack:

@@ -1,4 +1,4 @@
-"""Attacks on an eval set: which loop runs, on which copy of the model, and what is kept of the points it returns.
+"""Attacks on an eval set: which loop runs, on which copy of the model, and the final projection of its points.
 
 Success is never taken from an attack: its points are projected again, checked against the threat model, and predicted
 by the classifier itself.
@@ -30,7 +30,7 @@ from bn_vuln.runtime import backend
 from bn_vuln.runtime.progress import Progress, progress_task
 from bn_vuln.typing import Arrays, Floats, Images, Index, Labels, Logits, Mask
 
-XLA_PAYS = 300_000  # gradients of examples above which XLA saves more time than it takes to compile
+MIN_GRADIENTS_FOR_XLA = 300_000  # gradients of examples above which XLA saves more time than it takes to compile
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,9 @@ class AttackRunner:
         if not self.fold or options.backend != "own":
             return classifier
         if progress is not None and self.folded.kept:
-            progress.message("batch norm that cannot be folded away stays: " + "; ".join(self.folded.kept))
+            progress.message(
+                "BN layers not folded (attack differentiates them directly): " + "; ".join(self.folded.kept)
+            )
         return dataclasses.replace(classifier, model=self.folded.model)
 
     # ---------------------------------------------------------------- the three kinds of attacks
@@ -145,8 +147,8 @@ class AttackRunner:
             for batch in self.eval_set.batches():
                 points[batch] = run(x[batch], labels[batch], index[batch])
                 progress.advance(min(n, batch.stop))
-        images, outside = self._projected(points, threat_model)
-        return PerturbedImages(images, self._threat_model_flags(outside, options, threat_model))
+        images, flags = self._projected(points, threat_model)
+        return PerturbedImages(images, (*flags, sanity_checks.reaches_border(options)))
 
     def _search(self, options: Attack, progress: Progress) -> PerturbedImages:
         """Search with the active set, for the first success of each example, at one eps or several."""
@@ -158,6 +160,16 @@ class AttackRunner:
         threat_model = attacks.from_config(options, eval_set.classifier.info)
         labels, clean_logits = self.attack_labels(options), eval_set.clean_logits
         attacked = self.attacked_classifier(options, progress)
+
+        def confirm(points: Images, positions: Index, eps: Floats) -> Mask:  # on the classifier itself
+            images = _project(points, eval_set.pixels[positions], threat_model.with_eps(eps))
+            return self.is_adversarial(eval_set.logits(images), labels[positions], options)
+
+        @contextlib.contextmanager
+        def report_stage(name: str, remaining: int) -> Iterator[Callable[[int], None]]:
+            with progress_task(progress, name, remaining, "examples"):
+                yield progress.advance
+
         stages = ensemble.stages(attacked.predict, options, threat_model, labels, clean_logits)
         total = ensemble.run(
             self._compiled_stages(stages, options, attacked),
@@ -166,13 +178,13 @@ class AttackRunner:
             eval_set.labels,
             clean=~self.is_adversarial(clean_logits, labels, options),
             index=eval_set.index,
-            confirm=self._confirm(options, threat_model, labels),
+            confirm=confirm,
             batch_size=eval_set.batch_size,
-            on_stage=functools.partial(_stage_progress, progress),
+            on_stage=report_stage,
         )
         found = total.result
-        images, outside = self._projected(found.points, threat_model.with_eps(np.minimum(found.eps, options.eps)))
-        flags = self._threat_model_flags(outside, options, threat_model)
+        images, flags = self._projected(found.points, threat_model.with_eps(np.minimum(found.eps, options.eps)))
+        flags = (*flags, sanity_checks.reaches_border(options))
         fields = {"robust_after": total.robust_after, "n_evaluations": float(found.n_evaluations.mean())}
         if options.min_eps_tolerance is None:
             return PerturbedImages(images, flags, fields, found.eps)
@@ -185,50 +197,40 @@ class AttackRunner:
         eval_set, labels = self.eval_set, self.attack_labels(options)
         threat_model = minimum_norm.threat_model(options, eval_set.classifier.info)
         attacked = self.attacked_classifier(options, progress)
-        xla = self._xla_pays(options.steps * options.binary_search_steps, attacked)
+        xla = self._uses_xla(options.steps * options.binary_search_steps, attacked)
         run = minimum_norm.bind(attacked.predict, options, threat_model, eval_set.distribution)
         x = eval_set.pixels
         with progress_task(progress, describe_perturbation(options), len(x), "examples"):
             points = run(x, labels, batch_size=eval_set.batch_size, xla=xla, on_progress=progress.advance)
-        images, _ = self._projected(points, threat_model)
+        images, (_, box) = self._projected(points, threat_model)
         logits = eval_set.logits(images)
         length = minimum_norm.distances(images, x, threat_model)
-        outside = sanity_checks.outside(sanity_checks.beyond(points, x, threat_model.with_eps(length)))
-        flags = [outside, sanity_checks.box_excludes_clean(x, threat_model)]
+        violations = sanity_checks.threat_model_violation(points, x, threat_model.with_eps(length))
+        flags = [sanity_checks.flag_violations(violations), box]
         adversarial = self.is_adversarial(logits, labels, options)
         if options.target == "none":
             chance = 1 / len(eval_set.dataset.info.classes)
-            flags.append(sanity_checks.budget_does_not_bite((), (), float(np.mean(~adversarial)), chance))
+            flags.append(
+                sanity_checks.above_chance_without_eps_limit(float(np.mean(~adversarial)), chance, minimum_norm=True)
+            )
         already = self.is_adversarial(eval_set.clean_logits, labels, options)
         distance = np.where(already, 0.0, np.where(adversarial, length, np.inf))
         arrays = minimum_norm.arrays(distance, images, x, eval_set.labels, logits)
         return PerturbedImages(images, tuple(flags), minimum_norm.summary(distance), distance, arrays, logits)
 
-    # ---------------------------------------------------------------- what is kept
+    # ---------------------------------------------------------------- final projection and checks
 
-    def _projected(self, points: Images, threat_model: attacks.ThreatModel) -> tuple[Images, records.Flag | None]:
-        """(the points projected again, the flag of those that lay outside), by batches, since float64 takes memory."""
-        images, excesses = np.empty_like(self.eval_set.pixels), []
+    def _projected(
+        self, points: Images, threat_model: attacks.ThreatModel
+    ) -> tuple[Images, tuple[records.Flag | None, ...]]:
+        """(the points projected again, the flags of check 11), by batches, since float64 takes memory."""
+        images, violations = np.empty_like(self.eval_set.pixels), []
         for batch in self.eval_set.batches():
             x, own = self.eval_set.pixels[batch], threat_model.subset(batch)
-            excesses.append(sanity_checks.beyond(points[batch], x, own))
+            violations.append(sanity_checks.threat_model_violation(points[batch], x, own))
             images[batch] = _project(points[batch], x, own)
-        return images, sanity_checks.outside(np.concatenate(excesses))
-
-    def _threat_model_flags(
-        self, outside: records.Flag | None, options: Attack, threat_model: attacks.ThreatModel
-    ) -> tuple[records.Flag | None, ...]:
-        box = sanity_checks.box_excludes_clean(self.eval_set.pixels, threat_model)
-        return outside, box, sanity_checks.reaches_border(options)
-
-    def _confirm(self, options: Attack, threat_model: attacks.ThreatModel, labels: Labels) -> active_set.Confirm:
-        """Return a function that says which points, once projected again, are adversarial for the classifier itself."""
-
-        def confirm(points: Images, positions: Index, eps: Floats) -> Mask:
-            images = _project(points, self.eval_set.pixels[positions], threat_model.with_eps(eps))
-            return self.is_adversarial(self.eval_set.logits(images), labels[positions], options)
-
-        return confirm
+        outside = sanity_checks.flag_violations(np.concatenate(violations))
+        return images, (outside, sanity_checks.box_excludes_clean(self.eval_set.pixels, threat_model))
 
     def _refuse_searches(self, options: Attack | MinimumNorm) -> None:
         """Raise `UsageError` where examples whose logits depend on their batch would change places in it."""
@@ -244,16 +246,16 @@ class AttackRunner:
                 "which searches change; use fgsm, bim or pgd at one eps"
             )
 
-    # ---------------------------------------------------------------- what is compiled
+    # ---------------------------------------------------------------- compilation
 
-    def _xla_pays(self, steps: int, attacked: Classifier) -> bool:
-        many = len(self.eval_set.dataset) * steps >= XLA_PAYS
+    def _uses_xla(self, steps: int, attacked: Classifier) -> bool:
+        many = len(self.eval_set.dataset) * steps >= MIN_GRADIENTS_FOR_XLA
         return many and self.eval_set.distribution.replicas == 1 and backend.attack_prefers_xla(attacked.model)
 
     def _compiled_loop(self, options: Attack, progress: Progress) -> Callable[..., Images]:
         """The attack as a function of arrays (x, y, index)."""
         attacked = self.attacked_classifier(options, progress)
-        xla = self._xla_pays(options.steps, attacked)
+        xla = self._uses_xla(options.steps, attacked)
         key = (options.model_dump_json(), xla)
         if key not in self._compiled_loops:
             bound = attacks.bind(attacked.predict, options, self.eval_set.classifier.info, xla=xla)
@@ -268,7 +270,7 @@ class AttackRunner:
         for stage in stages:
             search = stage.attack
             assert not isinstance(search, active_set.CompiledAttack)
-            xla = self._xla_pays(stage.n_attempts * search.steps, attacked)
+            xla = self._uses_xla(stage.n_attempts * search.steps, attacked)
             own = [item for item in vars(search).items() if item[0] not in ("predict", "threat_model")]
             key = (type(search), *own, options.ord, options.unit, options.box, xla)
             if key not in self._compiled_searches:
@@ -278,12 +280,5 @@ class AttackRunner:
 
 
 def _project(points: NDArray[np.float32], x: Images, threat_model: attacks.ThreatModel) -> Images:
-    """Project again, since what cannot be shown to lie inside must not count; NaN becomes the clean image."""
+    """Project again in float64, so that every counted image satisfies the threat model; NaN becomes the clean image."""
     return threat_model.project_array(np.where(np.isfinite(points), points, x), x)
-
-
-@contextlib.contextmanager
-def _stage_progress(progress: Progress, name: str, remaining: int) -> Iterator[Callable[[int], None]]:
-    """Report which attack of an ensemble is running, and how many of its examples are done."""
-    with progress_task(progress, name, remaining, "examples"):
-        yield progress.advance

@@ -20,7 +20,7 @@ from bn_vuln.runtime import batch_size as batching
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
 from bn_vuln.typing import Images, Index, KerasModel, Labels, Logits, Tensor
 
-STATISTICS = 500  # examples whose statistics BN has with bn_statistics: batch; another number, another classifier
+BN_BATCH_SIZE = 500  # with bn_statistics: batch; the batch size changes the predictions
 
 
 class EvalSet:
@@ -59,7 +59,7 @@ class EvalSet:
             self.classifier = with_statistics(classifier, evaluation)
         if self.classifier.training:
             _check_batches(len(self.dataset), batch_size, distribution.replicas)
-            batch_size = STATISTICS
+            batch_size = BN_BATCH_SIZE
         if batch_size is None:
             shape = (self.classifier.width, self.classifier.width, self.dataset.info.shape[2])
             batch_size = distribution.replicas * batching.estimate_batch_size(self.classifier.model, shape)
@@ -114,8 +114,8 @@ class EvalSet:
 def _check_batches(n: int, batch_size: int | None, replicas: int) -> None:
     """Raise `UsageError` where BN's statistics would be of other examples than a batch's."""
     if batch_size is not None:
-        raise UsageError(f"batch size: BN takes its statistics from batches of {STATISTICS} here, and none else")
-    size = min(STATISTICS, n)
+        raise UsageError(f"batch size is fixed at {BN_BATCH_SIZE} with bn_statistics: batch")
+    size = min(BN_BATCH_SIZE, n)
     if size % replicas:
         raise UsageError(
             f"strategy: BN takes its statistics from batches of {size} here, which {replicas} replicas do not "
@@ -238,11 +238,11 @@ def _is_training_set(classifier: Classifier, evaluation: Evaluation) -> bool:
 
 def _whole_batches(n: int, limit: int | None) -> int:
     """The number of n examples that make whole batches. Raises `UsageError` where a limit asks for others."""
-    whole = n - n % STATISTICS if n > STATISTICS else n
+    whole = n - n % BN_BATCH_SIZE if n > BN_BATCH_SIZE else n
     if limit not in (None, whole):
         raise UsageError(
-            f"limit: bn_statistics: batch takes BN's statistics from batches of {STATISTICS}; "
-            f"expected a multiple of {STATISTICS}, or fewer, received {limit}"
+            f"limit: bn_statistics: batch takes BN's statistics from batches of {BN_BATCH_SIZE}; "
+            f"expected a multiple of {BN_BATCH_SIZE}, or fewer, received {limit}"
         )
     return whole
 

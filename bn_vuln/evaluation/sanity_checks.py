@@ -138,7 +138,7 @@ def box_excludes_clean(x: Images, threat_model: ThreatModel) -> Flag | None:
     )  # fmt: skip
 
 
-def beyond(point: Images, x: Images, threat_model: ThreatModel) -> Floats:
+def threat_model_violation(point: Images, x: Images, threat_model: ThreatModel) -> Floats:
     """Return how far each point lies outside the eps ball or the box.
 
     Args:
@@ -164,8 +164,8 @@ def beyond(point: Images, x: Images, threat_model: ThreatModel) -> Floats:
     return np.where(finite_points, np.where(violation > slack, violation, 0.0), np.inf)
 
 
-def outside(distances: Floats) -> Flag | None:
-    """Check 11, second part: the share of points that lay outside, of the distances [n] of `beyond`."""
+def flag_violations(distances: Floats) -> Flag | None:
+    """Check 11, second part: the share of points that lay outside, of the distances [n] of `threat_model_violation`."""
     share = float(np.mean(distances > 0)) if len(distances) else 0.0
     if share == 0:
         return None
@@ -264,7 +264,7 @@ def not_converged(correct: Mask, longer: Mask) -> Flag | None:
 
 
 def loss_still_moves(start: float, late: float, end: float) -> Flag | None:
-    """Check 2, of mean losses: the last tenth of the steps makes more than 5% of the way.
+    """Check 2, of mean losses: the last tenth of the steps accounts for more than 5% of the total increase.
 
     Args:
         start: loss of the clean images, in nats.
@@ -272,44 +272,64 @@ def loss_still_moves(start: float, late: float, end: float) -> Flag | None:
         end: loss after all steps.
 
     Returns:
-        A flag with the share of the way.
+        A flag with that share.
     """
-    way = abs(end - start)
-    share = abs(end - late) / way if way > 0 else 0.0
+    total = abs(end - start)
+    share = abs(end - late) / total if total > 0 else 0.0
     if share <= 0.05:
         return None
     return Flag(
         check=2, name="loss still moves", value=share,
-        message=f"the last tenth of the steps makes {share:.0%} of the loss's whole way: take more steps.",
+        message=f"the last tenth of the steps accounts for {share:.0%} of the total loss increase; not converged: take "
+        "more steps.",
     )  # fmt: skip
 
 
-def budget_does_not_bite(eps: Sequence[float], accuracies: Sequence[float], whole: float, chance: float) -> Flag | None:
-    """Check 3: a larger eps does not lower the accuracy as it must.
+def accuracy_not_monotone_in_eps(eps: Sequence[float], accuracies: Sequence[float]) -> Flag | None:
+    """Check 3, first part: accuracy rises by over half a point from one eps to the next.
 
     Args:
         eps: ascending.
         accuracies: at each eps.
-        whole: the accuracy with all images for an eps ball.
-        chance: 1 / classes.
 
     Returns:
-        A flag where accuracy rises by over half a point from one eps to the next, or `whole` is above `chance`.
+        A flag with the largest rise.
     """
     rises = [(b - a, e) for a, b, e in zip(accuracies[:-1], accuracies[1:], eps[1:], strict=True)]
     worst, at = max(rises, default=(0.0, 0.0))
-    if worst > 0.005:
-        return Flag(
-            check=3, name="the budget does not bite", value=worst,
-            message=f"accuracy rises by {100 * worst:.1f} points at the larger eps {at:.4g}: the attack misses what it "
-            "finds in a smaller ball. Try more steps or restarts, or an attack without gradients (square).",
-        )  # fmt: skip
-    if whole <= chance:
+    if worst <= 0.005:
         return None
     return Flag(
-        check=3, name="the budget does not bite", value=whole,
-        message=f"with all images for a ball {whole:.1%} are still classified correctly, where at most {chance:.1%} "
-        "need be: the gradients mislead. Try square.",
+        check=3, name="the budget does not bite", value=worst,
+        message=f"accuracy is not monotone in eps: it rises by {100 * worst:.1f} points at the larger eps {at:.4g}, so "
+        "the attack misses what it finds in a smaller eps ball. Try more steps or restarts, or an attack without "
+        "gradients (square).",
+    )  # fmt: skip
+
+
+def above_chance_without_eps_limit(accuracy: float, chance: float, *, minimum_norm: bool = False) -> Flag | None:
+    """Check 3, second part: accuracy stays above chance where any image is allowed.
+
+    Args:
+        accuracy: under the attack, with an eps ball that covers the whole image space, or at any distance.
+        chance: 1 / classes.
+        minimum_norm: True for a minimum-norm attack, which has no eps ball.
+
+    Returns:
+        A flag with the accuracy.
+    """
+    if accuracy <= chance:
+        return None
+    allowed = "with no limit on the distance" if minimum_norm else "with an eps ball that covers the whole image space"
+    advice = (
+        "take more steps or binary_search_steps; if that does not help, the gradients mislead: try square"
+        if minimum_norm
+        else "the gradients mislead: try square"
+    )
+    return Flag(
+        check=3, name="the budget does not bite", value=accuracy,
+        message=f"{allowed} {accuracy:.1%} are still classified correctly, where an attack that works leaves at most "
+        f"{chance:.1%} (1 / classes): {advice}.",
     )  # fmt: skip
 
 
@@ -333,7 +353,7 @@ def masked_gradients(correct: Mask, square: Mask) -> Flag | None:
     )  # fmt: skip
 
 
-def adversarial_before_the_last(correct: Mask, first_success: Mask) -> Flag | None:
+def last_iterate_not_best(correct: Mask, first_success: Mask) -> Flag | None:
     """Check 7: examples that are misclassified at an earlier iterate, but not at the last.
 
     Args:
@@ -369,11 +389,12 @@ def noise_as_strong(correct: Mask, noisy: Mask) -> Flag | None:
     return Flag(
         check=8, name="noise as strong as the attack", value=random,
         message=f"random points of the eps ball leave {random:.1%} of {len(correct)} examples correct, the attack "
-        f"{attack:.1%}: it does not find its way. Try more steps or an attack without gradients (square).",
+        f"{attack:.1%}: the attack is no better than random noise. Try more steps or an attack without "
+        "gradients (square).",
     )  # fmt: skip
 
 
-def lost_by_rounding(correct: Mask, rounded: Mask) -> Flag | None:
+def image_is_not_stored_image(correct: Mask, rounded: Mask) -> Flag | None:
     """Check 12: images rounded to 8 bits a pixel give another accuracy, by more than half a point.
 
     Args:
@@ -388,8 +409,8 @@ def lost_by_rounding(correct: Mask, rounded: Mask) -> Flag | None:
         return None
     return Flag(
         check=12, name="the image is not the stored image", value=change,
-        message=f"rounded to 8 bits a pixel the adversarial examples give {100 * change:+.1f} points: they are images "
-        "in float32, not files.",
+        message="success depends on sub-8-bit precision: rounded to 8 bits a pixel the accuracy changes by "
+        f"{100 * change:+.1f} points.",
     )  # fmt: skip
 
 

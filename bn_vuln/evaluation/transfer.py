@@ -205,16 +205,12 @@ def run(
             evaluated[source], [evaluated[column] for column in columns], attack, progress
         ):
             pairs[source, target] = pair
-            progress.message(f"{names[source]} -> {names[target]}: {_summary(pair)}")
+            summary = f"accuracy {pair.record.accuracy:.4f}"
+            if pair.record.transfer_rate is not None:
+                summary += f", transfer rate {pair.record.transfer_rate:.4f} of {pair.record.eligible}"
+            progress.message(f"{names[source]} -> {names[target]}: {summary}")
     in_order = {(source, target): pairs[source, target] for source in rows for target in columns}
     return TransferResult(names, rows, columns, in_order)
-
-
-def _summary(pair: TransferPair) -> str:
-    accuracy = f"accuracy {pair.record.accuracy:.4f}"
-    if pair.record.transfer_rate is None:
-        return accuracy
-    return f"{accuracy}, transfer rate {pair.record.transfer_rate:.4f} of {pair.record.eligible}"
 
 
 def default_fields(name: str) -> dict[str, str]:
@@ -243,25 +239,23 @@ def check_fit(models: Sequence[Model], evaluation: Evaluation) -> None:
         UsageError: unless they have one data set, its classes and channels, and one width of the input (resizing an
             adversarial example would make another perturbation of it).
     """
+
+    def requirements(model: Model) -> dict[str, tuple[object, ...]]:
+        info = model.classifier.info
+        return {
+            "data set": (evaluation.dataset or info.name,),
+            "classes": info.classes,
+            "channels": (info.shape[2],),
+            "width of the input": (model.classifier.width,),
+        }
+
     first, *others = models
     for other in others:
-        for name, expected, received in (
-            ("data set", _dataset(first, evaluation), _dataset(other, evaluation)),
-            ("classes", first.classifier.info.classes, other.classifier.info.classes),
-            ("channels", first.classifier.info.shape[2], other.classifier.info.shape[2]),
-            ("width of the input", first.classifier.width, other.classifier.width),
-        ):
-            if expected != received:
-                raise _unfit(other, first, f"{name} {_text(received)} against {_text(expected)}")
-
-
-def _dataset(model: Model, evaluation: Evaluation) -> str:
-    """The data that a model is evaluated on."""
-    return evaluation.dataset or model.classifier.info.name
-
-
-def _text(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        received = requirements(other)
+        for name, expected in requirements(first).items():
+            if received[name] != expected:
+                values = (", ".join(map(str, value)) for value in (received[name], expected))
+                raise _unfit(other, first, f"{name} {' against '.join(values)}")
 
 
 def _unfit(other: Model, first: Model, difference: str) -> UsageError:

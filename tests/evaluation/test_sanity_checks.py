@@ -155,7 +155,7 @@ def test_a_few_rows_that_look_like_probabilities_pass():
 
 
 def flag_of(point, x, threat_model):
-    return sanity_checks.outside(sanity_checks.beyond(point, x, threat_model))
+    return sanity_checks.flag_violations(sanity_checks.threat_model_violation(point, x, threat_model))
 
 
 def test_points_on_the_border_pass(x):

@@ -225,7 +225,7 @@ def test_drawn_classes_are_found_again():
 
 def test_logits_are_those_of_the_batch(runs, monkeypatch):
     """Three batches of 50 examples."""
-    monkeypatch.setattr("bn_vuln.evaluation.eval_set.STATISTICS", 50)
+    monkeypatch.setattr("bn_vuln.evaluation.eval_set.BN_BATCH_SIZE", 50)
     found = evaluator(runs["batch"], "batch")
     model = classifier.load_keras(runs["batch"] / "model.keras")
     test = data.load("mnist", "test", limit=LIMIT)
@@ -452,7 +452,7 @@ def test_a_last_smaller_batch_would_be_another_classifier_too(runs, monkeypatch)
     subject = classifier.from_run(runs["batch"])
     with pytest.raises(UsageError, match="multiple of 500, or fewer, received 501"):
         Evaluator(subject, Evaluation(limit=501, bn_statistics="batch"))
-    monkeypatch.setattr("bn_vuln.evaluation.eval_set.STATISTICS", 700)
+    monkeypatch.setattr("bn_vuln.evaluation.eval_set.BN_BATCH_SIZE", 700)
     assert len(Evaluator(subject, Evaluation(bn_statistics="batch")).eval_set.dataset) == 9800  # of 10,000
 
 
@@ -468,14 +468,14 @@ def test_measurements_of_single_examples_are_refused(runs):
     """The other examples of a batch act on their margins."""
     evaluation = Evaluation(limit=20, bn_statistics="batch")
     for options in (Tilt(), Spectrum(), Fooling()):
-        with pytest.raises(UsageError, match="are of single examples"):
+        with pytest.raises(UsageError, match="need per-example logits"):
             list(measure(classifier.from_run(runs["batch"]), {"it": options}, evaluation))
     assert list(measure(classifier.from_run(runs["none"]), {"it": Tilt()}, evaluation))
 
 
 def test_first_success_becomes_best_loss_where_logits_depend_on_the_batch(runs, monkeypatch):
     """Each example stays in its batch, of which the points of the highest loss are kept."""
-    monkeypatch.setattr("bn_vuln.evaluation.eval_set.STATISTICS", 50)
+    monkeypatch.setattr("bn_vuln.evaluation.eval_set.BN_BATCH_SIZE", 50)
     found = evaluator(runs["batch"], "batch").run(Attack(eps=0.1, steps=3))
     assert found.min_eps is None
     assert found.record.accuracy <= evaluator(runs["batch"], "batch").run(Clean()).record.accuracy

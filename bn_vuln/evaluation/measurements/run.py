@@ -17,9 +17,8 @@ from bn_vuln.models import bn_statistics
 from bn_vuln.runtime import backend
 from bn_vuln.runtime.progress import Progress, Quiet
 
-OF_THE_BATCH = (
-    "bn_statistics: batch: tilt, spectrum and fooling images are of single examples, whose logits depend on the others "
-    "of their batch here; tracked or reestimated statistics are possible"
+BATCH_STATISTICS_UNSUPPORTED = (
+    "bn_statistics: batch: tilt, spectrum and fooling need per-example logits; use tracked or reestimated BN statistics"
 )
 NO_BATCH_NORM = "not applicable: the model has no batch norm"
 
@@ -56,11 +55,19 @@ def measure(
     model = MeasuredModel(with_statistics(classifier, evaluation), examples, evaluation)
     for name, options in measurements.items():
         begun = time.monotonic()
-        result = _measure(model, options)
+        if isinstance(options, BatchStatistics):
+            result = bn_shift.measure(model, options)
+        elif isinstance(options, Fooling):
+            result = fooling.measure(model, options)
+        else:
+            result = spectrum.measure(model, options) if isinstance(options, Spectrum) else tilt.measure(model)
         record = _record(model, options, result, time.monotonic() - begun)
         if folder is not None:
             records.write_measurement(folder, record, result.arrays)
-        progress.message(f"{name}: {_summary(result)}")
+        summary = NO_BATCH_NORM
+        if result.value is not None:
+            summary = f"{100 * result.value if result.unit == '%' else result.value:.4g} {result.unit}"
+        progress.message(f"{name}: {summary}")
         yield name, record
 
 
@@ -77,21 +84,7 @@ def check(classifier: Classifier, measurements: Mapping[str, Measurement], evalu
     """
     of_the_batch = evaluation.bn_statistics == "batch" and bn_statistics.has_batch_normalization(classifier.model)
     if of_the_batch and not all(isinstance(options, BatchStatistics) for options in measurements.values()):
-        raise UsageError(OF_THE_BATCH)
-
-
-def _measure(model: MeasuredModel, options: Measurement) -> MeasurementResult:
-    if isinstance(options, BatchStatistics):
-        return bn_shift.measure(model, options)
-    if isinstance(options, Fooling):
-        return fooling.measure(model, options)
-    return spectrum.measure(model, options) if isinstance(options, Spectrum) else tilt.measure(model)
-
-
-def _summary(result: MeasurementResult) -> str:
-    if result.value is None:
-        return NO_BATCH_NORM
-    return f"{100 * result.value if result.unit == '%' else result.value:.4g} {result.unit}"
+        raise UsageError(BATCH_STATISTICS_UNSUPPORTED)
 
 
 def _record(

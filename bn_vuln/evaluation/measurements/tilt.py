@@ -15,7 +15,7 @@ from bn_vuln.evaluation.measurements.base import MeasuredModel, MeasurementResul
 from bn_vuln.runtime import backend
 from bn_vuln.typing import Arrays, Labels
 
-POINTS = 300  # of a plane that are kept for figures
+N_PLANE_POINTS = 300  # of a plane that are kept for figures
 
 
 def measure(model: MeasuredModel) -> MeasurementResult:
@@ -53,8 +53,8 @@ def _plane(
     origin = np.asarray(classifier.predict(backend.tensorflow().zeros((1, 1, 1, 2))))[0]
     sign = 1.0 if labels[0] == 0 else -1.0
     arrays: Arrays = {
-        "points": points[:POINTS],
-        "labels": labels[:POINTS],
+        "points": points[:N_PLANE_POINTS],
+        "labels": labels[:N_PLANE_POINTS],
         "weights": (sign * gradients[0]).astype(np.float64),
         "bias": np.asarray(origin[0] - origin[1], np.float64),
     }
