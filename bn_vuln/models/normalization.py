@@ -15,7 +15,7 @@ from bn_vuln import config
 from bn_vuln.errors import UsageError
 from bn_vuln.models import custom_layers
 from bn_vuln.models.custom_layers import LayerClass
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, random_streams
 from bn_vuln.typing import KerasLayer, Tensor
 
 LayerFactory: TypeAlias = Callable[[str], KerasLayer]  # name -> layer
@@ -135,7 +135,7 @@ def batch(options: config.BatchNormalization, seed: int) -> NormalizationFactory
         if options.gamma == "ones":
             return "ones"
         return keras.initializers.RandomUniform(
-            0.0, 1.0, seed=backend.derived_seed(seed, GAMMA_STREAM, next(numbers), 1)
+            0.0, 1.0, seed=backend.derived_seed(seed, random_streams.GAMMA, next(numbers), 1)
         )
 
     def layer(name: str) -> KerasLayer:
@@ -213,7 +213,6 @@ def fixup(_: config.Fixup, seed: int) -> NormalizationFactory:
     )
 
 
-GAMMA_STREAM = 2  # with the 1 behind it, it keeps gamma's random stream apart from the kernels' and the order's
 FACTORIES: dict[str, Callable[[Any, int], NormalizationFactory]] = {
     "none": none,
     "batch": batch,

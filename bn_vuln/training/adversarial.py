@@ -15,10 +15,8 @@ from bn_vuln.attacks import ThreatModel, pgd
 from bn_vuln.config import Adversarial, Cell
 from bn_vuln.data import units
 from bn_vuln.data.info import DatasetInfo
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, random_streams
 from bn_vuln.typing import KerasModel, Optimizer, Tensor
-
-START_STREAM = 3  # with the 1 behind it, it keeps the random starts apart from kernels, gamma and order
 
 InnerAttack = Callable[[Tensor, Tensor], Tensor]  # (pixels [n, h, w, c], labels int32 [n]) -> adversarial pixels
 
@@ -34,7 +32,7 @@ def inner_attack(
     tf = backend.tensorflow()
     low, high = units.bounds(options.box, info)
     threat_model = ThreatModel(options.ord, options.eps, units.channel_scale(options.unit, info), low, high)
-    seed = backend.derived_seed(cell.seed, START_STREAM, 0, 1)
+    seed = backend.derived_seed(cell.seed, random_streams.ADVERSARIAL_START, 0, 1)
 
     def run(x: Tensor, y: Tensor) -> Tensor:
         share = cell.train.batch_size // replicas

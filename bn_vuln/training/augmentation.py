@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 
 from bn_vuln.config import Augment
 from bn_vuln.errors import UsageError
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, random_streams
 from bn_vuln.typing import Tensor
-
-STREAM = 4  # with the 1 behind the epoch, it keeps these numbers apart from kernels, order, gamma and random starts
 
 
 def random_crops(options: Augment, n: int, seed: int, epoch: int) -> NDArray[np.int32]:
@@ -22,7 +20,9 @@ def random_crops(options: Augment, n: int, seed: int, epoch: int) -> NDArray[np.
 
     The first row and column of the crop in the padded image are uniform on 0..2 pad; flip is 1 where it is flipped.
     """
-    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, STREAM, epoch, 1])))
+    generator = np.random.Generator(
+        np.random.Philox(np.random.SeedSequence([seed, random_streams.AUGMENTATION, epoch, 1]))
+    )
     # Flips first, and whether or not they are used: crops and flips are then the same with one another and alone.
     flips = generator.integers(0, 1, n, np.int32, endpoint=True)
     corners = generator.integers(0, 2 * options.pad, (n, 2), np.int32, endpoint=True)

@@ -52,7 +52,7 @@ class TrainingState:
 
 
 def save(folder: Path, cell_id: str, model: KerasModel, optimizer: Optimizer, state: TrainingState) -> None:
-    """Write the checkpoint of a run folder, aside first, so that a reader sees all of it or none."""
+    """Write the checkpoint of a run folder atomically (temporary file, then rename)."""
     selected = state.selected
     about = {
         "cell_id": cell_id,
@@ -69,8 +69,8 @@ def save(folder: Path, cell_id: str, model: KerasModel, optimizer: Optimizer, st
         "kept": selected.weights if selected else [],
     }
     arrays = {f"{group}_{i}": np.array(v) for group, variables in groups.items() for i, v in enumerate(variables)}
-    with atomic_path(folder / NAME) as aside:
-        np.savez(aside, **{"about": np.array(json.dumps(about)), **arrays})  # type: ignore[arg-type]
+    with atomic_path(folder / NAME) as temporary:
+        np.savez(temporary, **{"about": np.array(json.dumps(about)), **arrays})  # type: ignore[arg-type]
 
 
 def exists(folder: Path) -> bool:

@@ -20,8 +20,13 @@ def use_fused_op(model: KerasModel) -> Iterator[None]:
     """
     import keras
 
+    def is_fusable(layer: BatchNormLayer) -> bool:  # on images with the channels last, in float32, on one device
+        specification = layer.input_spec
+        images = specification is not None and specification.ndim == 4
+        return images and layer.axis in (-1, 3) and not layer.synchronized and layer.compute_dtype == "float32"
+
     layers = [layer for layer in backend.leaf_layers(model) if type(layer) is keras.layers.BatchNormalization]
-    chosen = [layer for layer in layers if _is_fusable(layer)] if backend.fuses_batch_norm() else []
+    chosen = [layer for layer in layers if is_fusable(layer)] if backend.fuses_batch_norm() else []
     for layer in chosen:
         layer.call = _fused_call(layer)
     try:
@@ -29,13 +34,6 @@ def use_fused_op(model: KerasModel) -> Iterator[None]:
     finally:
         for layer in chosen:
             del layer.call  # the class' own is behind it
-
-
-def _is_fusable(layer: BatchNormLayer) -> bool:
-    """True for a layer of images with the channels last, in float32, with the statistics of one device."""
-    specification = layer.input_spec
-    images = specification is not None and specification.ndim == 4
-    return images and layer.axis in (-1, 3) and not layer.synchronized and layer.compute_dtype == "float32"
 
 
 def _fused_call(layer: BatchNormLayer) -> Callable[..., Tensor]:

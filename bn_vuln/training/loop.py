@@ -11,17 +11,16 @@ from numpy.typing import NDArray
 from bn_vuln import data
 from bn_vuln.config import Cell
 from bn_vuln.data.transforms import to_pixels
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, random_streams
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
 from bn_vuln.runtime.progress import Epoch, Progress, duration
 from bn_vuln.training import augmentation, native_width, optimizers, steps
 from bn_vuln.training.schedules import learning_rates
 from bn_vuln.typing import DatasetImages, KerasModel, Labels, Tensor
 
-ORDER_STREAM = 1  # of the order of examples; initializers draw from generators of Keras' own
 SECONDS_PER_CALL = 1.0
 SECONDS_TIMED = 2.0  # of steps, before an estimate is made of them
-MINIMUM_LEFT = 10.0  # seconds left, below which no estimate is reported
+MIN_SECONDS_TO_REPORT = 10.0  # of the time left
 
 
 class TrainingLoop:
@@ -55,7 +54,7 @@ class TrainingLoop:
         self._predict = predictor(model, distribution)
         self._clock = _Clock()
 
-    def finished(self) -> KerasModel:
+    def final_model(self) -> KerasModel:
         """Return the model that was given, with the weights of `model`."""
         if self._native is not None:
             self._native.widen()
@@ -64,7 +63,7 @@ class TrainingLoop:
 
     def epoch(self, number: int, progress: Progress) -> Epoch:
         """Train one epoch (numbered from 0), then measure the validation accuracy."""
-        order, rates = self._order(number), learning_rates(self.cell.train, number, self.steps)
+        order, rates = self.order(number), learning_rates(self.cell.train, number, self.steps)
         begun, done, totals = time.monotonic(), 0, steps.no_totals()
         while done < self.steps:
             end = min(self.steps, done + self._clock.steps)
@@ -96,14 +95,14 @@ class TrainingLoop:
         validating = len(self.validation) / self.cell.train.forward_passes / self.batch_size
         left = (epochs - number) * (self.steps + validating) - done
         seconds = left * self._clock.seconds_per_step
-        if seconds >= MINIMUM_LEFT:
+        if seconds >= MIN_SECONDS_TO_REPORT:
             rate = self.batch_size / self._clock.seconds_per_step
             progress.message(f"about {duration(seconds)} for {epochs - number} epochs at {rate:,.0f} images/s")
 
-    def _order(self, number: int) -> NDArray[np.int32]:
-        """The examples of each step, int32 [steps, batch]; with augmentation [steps, batch, 4], each with a crop."""
+    def order(self, number: int) -> NDArray[np.int32]:
+        """Return the examples of each step, int32 [steps, batch], or [steps, batch, 4] with random crops."""
         n, augment = self.steps * self.batch_size, self.cell.train.augment
-        order = data.permutation(len(self.training), self.cell.seed, ORDER_STREAM, number)[:n].astype(np.int32)
+        order = data.permutation(len(self.training), self.cell.seed, random_streams.ORDER, number)[:n].astype(np.int32)
         if augment is not None:
             order = np.column_stack([order, augmentation.random_crops(augment, n, self.cell.seed, number)])
         return order.reshape(self.steps, self.batch_size, *order.shape[1:])

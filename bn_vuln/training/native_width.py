@@ -39,7 +39,7 @@ class _Dense(KerasLayer, Protocol):
 class _NativeDense(_Dense, Protocol):
     """The dense layer on images of native width, see `_native_dense`."""
 
-    share: Variable
+    initial_kernel_scale: Variable
 
     def squared_norm(self) -> Tensor: ...
 
@@ -109,9 +109,11 @@ class NativeWidthModel:
         self.model: KerasModel = keras.Model(inputs, outputs, name=wide.name)
 
     def widen(self) -> None:
-        """Give the wide model the kernel that was trained, once."""
-        share, within = (np.asarray(variable) for variable in (self._first.share, self._first.kernel))
-        self._dense.kernel.assign(share * np.asarray(self._dense.kernel) + self._enlargement.enlarge(within))
+        """Copy the trained kernel into the full-width model; call once."""
+        scale, native_kernel = (
+            np.asarray(variable) for variable in (self._first.initial_kernel_scale, self._first.kernel)
+        )
+        self._dense.kernel.assign(scale * np.asarray(self._dense.kernel) + self._enlargement.enlarge(native_kernel))
 
 
 def squared_norms(model: KerasModel) -> dict[int, Callable[[], Tensor | float]]:
@@ -119,7 +121,7 @@ def squared_norms(model: KerasModel) -> dict[int, Callable[[], Tensor | float]]:
     found: dict[int, Callable[[], Tensor | float]] = {}
     for layer in backend.leaf_layers(model):
         if hasattr(layer, "squared_norm"):
-            found |= {id(layer.kernel): layer.squared_norm, id(layer.share): lambda: 0.0}
+            found |= {id(layer.kernel): layer.squared_norm, id(layer.initial_kernel_scale): lambda: 0.0}
     return found
 
 
@@ -133,25 +135,33 @@ def _native_dense(dense: _Dense, enlargement: _Enlargement) -> _NativeDense:
     square = float(np.sum(np.square(first, dtype=np.float64)))
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def effective(share: Tensor, within: Tensor) -> object:
-        return share * start + enlargement.gram(within), lambda gradient: (tf.zeros_like(share), gradient)
+    def effective(scale: Tensor, native_kernel: Tensor) -> object:
+        return scale * start + enlargement.gram(native_kernel), lambda gradient: (
+            tf.zeros_like(scale),
+            gradient,
+        )
 
     class Enlarged(keras.layers.Layer):  # type: ignore[misc]
         def build(self, shape: tuple[int, ...]) -> None:
             # Both have the name of the kernel that they make up: by it they have weight decay.
             self.kernel = self.add_weight(shape=(shape[-1], units), initializer="zeros", name="kernel")
-            self.share = self.add_weight(shape=(), initializer="ones", name="kernel")
+            self.initial_kernel_scale = self.add_weight(shape=(), initializer="ones", name="kernel")
             self.bias = dense.bias
 
         def call(self, flat: Tensor) -> Tensor:
             product: Tensor = tf.matmul(
-                flat, effective(tf.convert_to_tensor(self.share), tf.convert_to_tensor(self.kernel))
+                flat, effective(tf.convert_to_tensor(self.initial_kernel_scale), tf.convert_to_tensor(self.kernel))
             )
             return product if self.bias is None else product + self.bias
 
         def squared_norm(self) -> object:
             """Return ||s W0 + E M||^2."""
-            within, share = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.share)
-            return share**2 * square + tf.reduce_sum(within * (2.0 * share * start + enlargement.gram(within)))
+            native_kernel, scale = (
+                tf.convert_to_tensor(self.kernel),
+                tf.convert_to_tensor(self.initial_kernel_scale),
+            )
+            return scale**2 * square + tf.reduce_sum(
+                native_kernel * (2.0 * scale * start + enlargement.gram(native_kernel))
+            )
 
     return cast("_NativeDense", Enlarged(name=dense.name))

@@ -19,7 +19,7 @@ class TrainingResult:
     Attributes:
         model: the model with the weights of the kept epoch.
         history: its epochs.
-        record: how it ended.
+        record: the training outcome.
     """
 
     model: KerasModel
@@ -33,6 +33,6 @@ def cell_id(cell: Cell) -> str:
 
 
 def save_model(model: KerasModel, path: Path) -> None:
-    """Write a `.keras` file, aside first, so that a reader sees all of it or none."""
-    with atomic_path(path) as aside:
-        model.save(aside)
+    """Write a `.keras` file atomically (temporary file, then rename)."""
+    with atomic_path(path) as temporary:
+        model.save(temporary)

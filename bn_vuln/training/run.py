@@ -16,7 +16,7 @@ from bn_vuln.errors import UsageError
 from bn_vuln.runtime import backend
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution, Strategy, choose
 from bn_vuln.runtime.files import atomic_write
-from bn_vuln.runtime.progress import Epoch, Progress, Quiet, progress_task
+from bn_vuln.runtime.progress import Progress, Quiet, progress_task
 from bn_vuln.training import augmentation, checkpoint, closed_form, history
 from bn_vuln.training.checkpoint import SelectedEpoch, TrainingState
 from bn_vuln.training.loop import TrainingLoop
@@ -46,8 +46,8 @@ def train(
         progress: where messages and the number of steps that are done go.
 
     Returns:
-        The model, its history and its record. A net that does not learn (a loss that is not finite, or accuracy at
-        chance) is no error: its record says `failed`.
+        The model, its history and its record. A net that does not learn (a loss that is not finite, or accuracy
+        not above the majority-class baseline) is no error: its record says `failed`.
 
     Raises:
         UsageError: where the cell makes no sense with its data (width, batch size, limit), with the number of replicas,
@@ -72,7 +72,7 @@ def train(
     reason = run.epochs(progress)
     if state.selected is not None:
         loop.model.set_weights(state.selected.weights)
-    model = loop.finished()
+    model = loop.final_model()
     record = _record(cell, loop, state, reason or _failure(state.selected, examples[1]), distribution)
     if folder is not None:
         history.write_history(folder, state.history)
@@ -194,38 +194,33 @@ class _Run:
     def epochs(self, progress: Progress) -> str | None:
         """Train the epochs that are left; the reason if the training failed."""
         log = history.tensorboard_writer(self.folder) if self.folder is not None and self.tensorboard else None
-        epochs, steps, done = self.cell.train.epochs, self.loop.steps, len(self.state.history)
+        state, epochs, steps = self.state, self.cell.train.epochs, self.loop.steps
+        done = len(state.history)
         with progress_task(progress, f"training {describe_cell(self.cell)}", epochs * steps, "steps", done * steps):
             for number in range(done, epochs):
                 begun = time.monotonic()
                 epoch = self.loop.epoch(number, progress)
-                progress.message(_summary(epoch))
+                progress.message(
+                    f"epoch {epoch.number}/{epoch.epochs}  loss {epoch.loss:.4f}  train {epoch.train_accuracy:.4f}  "
+                    f"validation {epoch.validation_accuracy:.4f}  {epoch.images_per_second:,.0f} images/s"
+                )
                 if log is not None:
                     log(epoch)
-                self._add(epoch)
-                self.state.seconds += time.monotonic() - begun
+                state.history.append(epoch)
+                best = state.selected is None or epoch.validation_accuracy > state.selected.epoch.validation_accuracy
+                if math.isfinite(epoch.loss) and (best or self.cell.train.select == "last"):
+                    state.selected = SelectedEpoch(epoch, self.loop.model.get_weights())
+                state.seconds += time.monotonic() - begun
                 if not math.isfinite(epoch.loss):
                     return f"the loss is not finite in epoch {epoch.number}"
-                self._save(epoch)
+                due = epoch.number % self.checkpoint_every == 0 or epoch.number == epochs
+                if self.folder is not None and due:
+                    history.write_history(self.folder, state.history)
+                    checkpoint.save(self.folder, cell_id(self.cell), self.loop.model, self.loop.optimizer, state)
         return None
 
-    def _add(self, epoch: Epoch) -> None:
-        state = self.state
-        state.history.append(epoch)
-        if not math.isfinite(epoch.loss):
-            return
-        last, selected = self.cell.train.select == "last", state.selected
-        if selected is None or last or epoch.validation_accuracy > selected.epoch.validation_accuracy:
-            state.selected = SelectedEpoch(epoch, self.loop.model.get_weights())
 
-    def _save(self, epoch: Epoch) -> None:
-        due = epoch.number % self.checkpoint_every == 0 or epoch.number == epoch.epochs
-        if self.folder is not None and due:
-            history.write_history(self.folder, self.state.history)
-            checkpoint.save(self.folder, cell_id(self.cell), self.loop.model, self.loop.optimizer, self.state)
-
-
-# ---------------------------------------------------------------- how it ended
+# ---------------------------------------------------------------- training outcome
 
 
 def _failure(selected: SelectedEpoch | None, validation: data.Dataset) -> str | None:
@@ -238,7 +233,7 @@ def _failure(selected: SelectedEpoch | None, validation: data.Dataset) -> str | 
     accuracy = selected.epoch.validation_accuracy
     if accuracy > bound:
         return None
-    return f"validation accuracy {accuracy:.4f} is at chance ({chance:.4f}, the commonest class)"
+    return f"validation accuracy {accuracy:.4f} is not above the majority-class baseline ({chance:.4f})"
 
 
 def _record(
@@ -255,7 +250,7 @@ def _record(
         loss=epoch.loss if epoch else None,
         train_accuracy=epoch.train_accuracy if epoch else None,
         validation_accuracy=epoch.validation_accuracy if epoch else None,
-        parameters=loop.finished().count_params(),
+        parameters=loop.final_model().count_params(),
         images_per_second=round(rates[len(rates) // 2], 1),
         versions=backend.versions(),
         device=backend.device_name(),
@@ -266,11 +261,4 @@ def _record(
         deterministic=state.deterministic,
         resumed=state.resumed,
         dataset_info=loop.training.info.plain(),
-    )
-
-
-def _summary(epoch: Epoch) -> str:
-    return (
-        f"epoch {epoch.number}/{epoch.epochs}  loss {epoch.loss:.4f}  train {epoch.train_accuracy:.4f}  "
-        f"validation {epoch.validation_accuracy:.4f}  {epoch.images_per_second:,.0f} images/s"
     )

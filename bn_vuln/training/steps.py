@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln.config import Augment, Cell
+from bn_vuln.config import Cell
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.transforms import to_pixels
 from bn_vuln.runtime import backend
@@ -22,7 +22,7 @@ from bn_vuln.typing import KerasModel, Optimizer, Tensor, Variable
 
 Number: TypeAlias = Tensor | np.number
 Totals: TypeAlias = tuple[Number, Number]  # (sum of the losses float64, number of correct predictions int32)
-# (examples int32 [steps, batch], augmented [steps, batch, 4] as `_batch` takes them, learning rates float32 [steps],
+# (examples int32 [steps, batch], or [steps, batch, 4], each with its random crop, learning rates float32 [steps],
 # first step, step after the last, totals so far) -> totals, the same however many calls they take
 Steps: TypeAlias = Callable[[NDArray[np.int32], NDArray[np.float32], np.int32, np.int32, Totals], Totals]
 Step: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]  # examples -> (its part of the loss, correct predictions)
@@ -58,7 +58,7 @@ def _step(
     labels: Tensor,
     replicas: int,
 ) -> Step:
-    """One update by the examples of `index`, this replica's share."""
+    """One update by the examples of `index`, this replica's: int32 [n], or with augmentation [n, 4]."""
     tf = backend.tensorflow()
     variables, width = model.trainable_variables, model.input_shape[1]
     decay = [k / replicas for k in decay_terms(cell, model)]  # the optimizer sums gradients over the replicas
@@ -73,7 +73,9 @@ def _step(
         return norm
 
     def step(index: Tensor) -> tuple[Tensor, Tensor]:
-        x, y = _batch(index, images, labels, augment)
+        examples = index if augment is None else index[:, 0]
+        x, y = tf.gather(images, examples), tf.gather(labels, examples)
+        x = x if augment is None else augmentation.crop(x, index[:, 1:], augment.pad)
         x = to_pixels(x, width)
         x = x if attack is None else attack(x, y)
         with tf.GradientTape() as tape:
@@ -90,18 +92,6 @@ def _step(
         return loss + penalty, tf.reduce_sum(tf.cast(correct, tf.int32))
 
     return step
-
-
-def _batch(index: Tensor, images: Tensor, labels: Tensor, augment: Augment | None) -> tuple[Tensor, Tensor]:
-    """(images, cropped and flipped where they are augmented; labels) of the examples `index`.
-
-    They are int32 [n], or with augmentation int32 [n, 4], each an example and its random crop.
-    """
-    tf = backend.tensorflow()
-    if augment is None:
-        return tf.gather(images, index), tf.gather(labels, index)
-    examples, crops = index[:, 0], index[:, 1:]
-    return augmentation.crop(tf.gather(images, examples), crops, augment.pad), tf.gather(labels, examples)
 
 
 def _cross_entropy(smoothing: float) -> Callable[[Tensor, Tensor], object]:

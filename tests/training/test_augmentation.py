@@ -106,13 +106,13 @@ def loop_of(cell, examples, validation=None):
 def test_the_order_of_an_epoch_holds_the_crops():
     examples = data.load_training_data(cell_of(None).data, "train", 0)
     arms = [loop_of(cell_of({}, normalization=name), examples) for name in ("none", "batch")]
-    np.testing.assert_array_equal(arms[0]._order(3), arms[1]._order(3))
-    order = arms[0]._order(3)
+    np.testing.assert_array_equal(arms[0].order(3), arms[1].order(3))
+    order = arms[0].order(3)
     assert order.shape == (8, 50, 4)
     assert order.dtype == np.int32
-    np.testing.assert_array_equal(order[..., 0], loop_of(cell_of(None), examples)._order(3))
+    np.testing.assert_array_equal(order[..., 0], loop_of(cell_of(None), examples).order(3))
     np.testing.assert_array_equal(order[..., 1:].reshape(-1, 3), random_crops(Augment(), 400, 0, 3))
-    assert not np.array_equal(order[..., 1:], arms[0]._order(4)[..., 1:])
+    assert not np.array_equal(order[..., 1:], arms[0].order(4)[..., 1:])
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_an_epoch_is_one_on_images_augmented_before(monkeypatch, xla, options):
     cell, plain = (cell_of(augment, train=adversarial, normalization="batch", **width) for augment in ({}, None))
     examples = data.load_training_data(cell.data, "train", 0)
     loop = loop_of(cell, examples)
-    order = loop._order(0).reshape(-1, 4)
+    order = loop.order(0).reshape(-1, 4)
     images = examples.images.copy()
     images[order[:, 0]] = one_by_one(images[order[:, 0]], order[:, 1:], 4)
     other = loop_of(plain, data.Dataset(images, examples.labels, examples.index, examples.info), examples)
@@ -141,7 +141,7 @@ def test_an_epoch_is_one_on_images_augmented_before(monkeypatch, xla, options):
     for a, b in zip(loop.model.get_weights(), other.model.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
     x = pixel_array(examples.images, cell.data.width)  # validation images, here the same examples, stay as they are
-    assert found.validation_accuracy == np.mean(np.argmax(loop.finished()(x), axis=1) == examples.labels)
+    assert found.validation_accuracy == np.mean(np.argmax(loop.final_model()(x), axis=1) == examples.labels)
 
 
 def test_it_changes_what_is_learned(eagerly):

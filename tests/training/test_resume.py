@@ -104,7 +104,7 @@ def interrupted(folder, chosen, before, monkeypatch, **options):
 
 
 def resumed(folder, chosen, **options):
-    """(how it ended, the messages) of the training that goes on in a folder."""
+    """(training outcome, messages) of the training that goes on in a folder."""
     log = MessageLog()
     return train(chosen, folder, progress=log, **options), log.lines
 
