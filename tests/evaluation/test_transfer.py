@@ -225,7 +225,7 @@ def test_a_run_keeps_its_records_until_it_is_trained_anew(folder, tmp_path):
     found = api.transfer([*files(folder, "left"), path], FGSM, evaluation={"dataset": str(folder / "images.npz")},
                          root=tmp_path / "runs")  # fmt: skip
     assert list(found.names.values()) == ["left", "linear none seed 0"]
-    assert [row[2][:7] for row in report.models_table(found).rows] == ["a model", "linear "]
+    assert [row[2].split()[0] for row in report.models_table(found).rows] == ["external", "linear"]
     (kept,) = (path / "transfer").glob("*.json")
     assert kept == records.transfer_path(path, found.pairs[found.targets].record.transfer_id)
     records.clear_run(path)
