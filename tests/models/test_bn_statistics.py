@@ -443,7 +443,7 @@ def test_attacks_that_change_batches_are_refused(runs):
 
 
 def test_another_batch_size_would_be_another_classifier(runs):
-    with pytest.raises(UsageError, match="batches of 500"):
+    with pytest.raises(UsageError, match="batch size is fixed at 500"):
         evaluator(runs["batch"], "batch", batch_size=100)
     assert evaluator(runs["none"], "batch", batch_size=100).eval_set.batch_size == 100  # nothing depends on its batch
 
