@@ -102,7 +102,10 @@ def prepare(names: tuple[str, ...], as_json: bool) -> None:
         data.prepare(name)
         prepared.append(data.describe_dataset(name))
         if not as_json:
-            click.echo(_prepared_line(prepared[-1]))
+            dataset = prepared[-1]
+            sizes = ", ".join(f"{n:,} {split}" for split, n in dataset["sizes"].items())
+            folder = f", in {dataset['folder']}" if dataset["folder"] else ""
+            click.echo(f"{dataset['name']}: {dataset['state']}, {sizes}{folder}")
     if as_json:
         o.print_json({"prepared": prepared})
 
@@ -143,7 +146,11 @@ def _info_text(dataset: Plain) -> str:
     if dataset.get("by_hand"):
         lines += ["", f"Has to be downloaded by hand into {dataset['put_into']}: {dataset['by_hand']}"]
     if dataset["files"]:
-        lines += ["", "Files:", _files_text(dataset["files"])]
+        files = [("file", "MiB", "sha256", "host", "found")]
+        for file in dataset["files"]:
+            size = "-" if file["size"] is None else f"{file['size'] / 2**20:,.1f}"
+            files.append((file["name"], size, file["sha256"] or "-", file["host"] or "-", file["found"] or "no"))
+        lines += ["", "Files:", _columns([*files], right=(1,))]
         if dataset["state"] == "not prepared":
             lines += [f"Without network put these into {dataset['put_into']}, or into any folder, with --manual-dir."]
     return "\n".join(lines)
@@ -151,17 +158,3 @@ def _info_text(dataset: Plain) -> str:
 
 def _numbers(values: Sequence[float] | None) -> str:
     return ", ".join(f"{value:.4f}" for value in values or ())
-
-
-def _files_text(files: list[Plain]) -> str:
-    rows = [("file", "MiB", "sha256", "host", "found")]
-    for file in files:
-        size = "-" if file["size"] is None else f"{file['size'] / 2**20:,.1f}"
-        rows.append((file["name"], size, file["sha256"] or "-", file["host"] or "-", file["found"] or "no"))
-    return _columns([*rows], right=(1,))
-
-
-def _prepared_line(dataset: Plain) -> str:
-    sizes = ", ".join(f"{n:,} {split}" for split, n in dataset["sizes"].items())
-    folder = f", in {dataset['folder']}" if dataset["folder"] else ""
-    return f"{dataset['name']}: {dataset['state']}, {sizes}{folder}"

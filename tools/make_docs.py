@@ -191,7 +191,7 @@ def experiments_table() -> str:
         kind = next(kind for kind in KINDS if name in catalog.names(kind))
         link = f"[{name}](results/{kind}/report/{catalog.file_stem(results.experiment)}.md)"
         verdict = summary.verdicts(results)
-        if verdict == "preview" or verdict == "no claim to judge":
+        if verdict in ("preview", "no claim to judge"):
             others.append(link)
         else:
             rows.append(f"|{link}|{results.experiment.title.partition(': ')[2] or results.experiment.title}|{verdict}|")

@@ -8,12 +8,11 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from bn_vuln.config.arch import WideResNetArch
-from bn_vuln.config.cell import Adversarial, Cell
+from bn_vuln.config.cell import Cell
 from bn_vuln.config.normalization import BatchNormalization
 from bn_vuln.config.perturbation import (
     AWGN,
     PARAMETER_FREE,
-    Attack,
     Box,
     Clean,
     Corruption,
@@ -32,7 +31,10 @@ def describe_cell(cell: Cell) -> str:
     parts += [cell.data.name, str(cell.data.width or "")]
     parts += [norm.name + (f" c={norm.c:g}" if isinstance(norm, BatchNormalization) else "")]
     parts += [f"weight decay {cell.weight_decay:g}"] if cell.weight_decay else []
-    parts += [_adversarial_text(train.adversarial)] if train.adversarial else []
+    if train.adversarial:
+        a = train.adversarial
+        steps = f"{a.steps} step{'s' if a.steps > 1 else ''}"
+        parts += [f"adversarial {a.ord} eps {a.eps:.4g} {a.unit}, {steps},"]
     parts += [f"crop pad {augment.pad}" + ("" if augment.flip else ",")] if augment and augment.pad else []
     parts += ["flip,"] if augment and augment.flip else []
     parts += [f"lr {train.lr:g}, batch size {train.batch_size}, {train.epochs} epochs,"]
@@ -50,7 +52,10 @@ def describe_perturbation(perturbation: Perturbation) -> str:
         return f"{p.corruption} severity {p.severity}" + (f", {p.source}" if p.source != "auto" else "")
     if isinstance(p, MinimumNorm):
         return _minimal_text(p)
-    parts = [f"{p.attack} {p.ord} eps {p.eps:.4g} {p.unit}", _steps_text(p), f"box {_box_text(p.box)}"]
+    steps = f"{p.steps} {'queries' if p.attack == 'square' else 'step' if p.steps == 1 else 'steps'}"
+    steps += f" of {p.step_size:.4g}" if p.step_size is not None else ""
+    steps += f", {p.queries} queries" if p.attack == "strong" else ""
+    parts = [f"{p.attack} {p.ord} eps {p.eps:.4g} {p.unit}", steps, f"box {_box_text(p.box)}"]
     parts += [f"{p.restarts} restarts"] if p.restarts > 1 else []
     parts += [f"target {p.target}"] if p.target != "none" else []
     parts += [f"keep {p.keep}"] if p.keep != "last" and p.attack not in PARAMETER_FREE else []
@@ -68,20 +73,6 @@ def describe_fields(fields: Mapping[str, Any]) -> str:
     evaluated = [fields["split"], *([str(fields["limit"])] if fields["limit"] is not None else [])]
     evaluated += [f"{fields['bn_statistics']} BN statistics"] if fields["bn_statistics"] != "tracked" else []
     return f"{text} ({', '.join(evaluated)})"
-
-
-def _adversarial_text(a: Adversarial) -> str:
-    """Describe adversarial training, as the beginning of a list: adversarial inf eps 0.1 pixel, 10 steps,."""
-    return f"adversarial {a.ord} eps {a.eps:.4g} {a.unit}, {a.steps} step{'s' if a.steps > 1 else ''},"
-
-
-def _steps_text(p: Attack) -> str:
-    """Describe the steps of an attack: 20 steps of 0.01; 100 steps, 5000 queries."""
-    if p.attack == "square":
-        return f"{p.steps} queries"
-    text = f"{p.steps} step{'s' if p.steps > 1 else ''}"
-    text += f" of {p.step_size:.4g}" if p.step_size is not None else ""
-    return text + (f", {p.queries} queries" if p.attack == "strong" else "")
 
 
 def _minimal_text(p: MinimumNorm) -> str:

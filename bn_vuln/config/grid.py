@@ -108,16 +108,12 @@ def check_layout(experiment: Experiment, cells: Sequence[Cell]) -> None:
         arms.add(arm)
     _check_arms(experiment, arms)
     if experiment.as_published:
-        _check_rows(experiment, cells)
+        # A claim in no row would vanish from the report. Smaller scales leave rows out on purpose.
+        for claim in experiment.paper:
+            for where in (claim.where, claim.where | claim.against.where if claim.against else {}):
+                if not any(matches(cell, where) for cell in cells):
+                    raise ConfigError(f"{experiment.name}: paper: no cell has {where}, which a claim is about")
     _check_axes(experiment, cells)
-
-
-def _check_rows(experiment: Experiment, cells: Sequence[Cell]) -> None:
-    """Raise for a claim in no row, which would vanish from the report. Smaller scales leave rows out on purpose."""
-    for claim in experiment.paper:
-        for where in (claim.where, claim.where | claim.against.where if claim.against else {}):
-            if not any(matches(cell, where) for cell in cells):
-                raise ConfigError(f"{experiment.name}: paper: no cell has {where}, which a claim is about")
 
 
 def _check_arms(experiment: Experiment, arms: set[str]) -> None:
@@ -151,7 +147,10 @@ def _check_axes(experiment: Experiment, cells: Sequence[Cell]) -> None:
     if "heatmaps" in table.figures and table.x and table.y:  # without both there is no heat map
         _check_numbers(experiment, cells, "x", table.x)
         _check_numbers(experiment, cells, "y", table.y)
-        _check_two_axes(experiment, cells)
+        # Several values at one position would hide each other.
+        for key in (key for key in table.rows if key not in (table.x, table.y)):
+            if len({str(lookup_or_none(cell, key)) for cell in cells}) > 1:
+                raise ConfigError(f"{experiment.name}: table.rows: heat maps have no place for several values of {key}")
 
 
 def _check_numbers(experiment: Experiment, cells: Sequence[Cell], axis: str, key: str) -> None:
@@ -160,11 +159,3 @@ def _check_numbers(experiment: Experiment, cells: Sequence[Cell], axis: str, key
         if not isinstance(value, int | float):
             received = f"none in {describe_cell(cell)}" if value is None else repr(value)
             raise ConfigError(f"{experiment.name}: table.{axis}: {key}: expected numbers, received {received}")
-
-
-def _check_two_axes(experiment: Experiment, cells: Sequence[Cell]) -> None:
-    """Raise for several values at one position of a heat map, which would hide each other."""
-    table = experiment.table
-    for key in (key for key in table.rows if key not in (table.x, table.y)):
-        if len({str(lookup_or_none(cell, key)) for cell in cells}) > 1:
-            raise ConfigError(f"{experiment.name}: table.rows: heat maps have no place for several values of {key}")

@@ -27,7 +27,7 @@ from bn_vuln.errors import BnvulnError
 from bn_vuln.experiments.runner import Task
 from bn_vuln.runtime import backend
 from bn_vuln.training import native_width as native
-from bn_vuln.typing import KerasLayer, KerasModel
+from bn_vuln.typing import KerasModel
 
 ATTAINABLE_SHARE = 0.6  # of the rate of a large matrix product, which training and attacks reach
 STARTUP_SECONDS = 12.0  # to start TensorFlow and to compile, a cell
@@ -40,16 +40,12 @@ def forward_flops(model: KerasModel) -> int:
 
     They are two for each multiply-add of its Dense and convolutional layers; the rest is small beside them.
     """
-    return sum(2 * _multiply_adds(layer) for layer in backend.leaf_layers(model))
-
-
-def _multiply_adds(layer: KerasLayer) -> int:
-    """Count each number of a kernel once for each position of the output."""
-    kernel = getattr(layer, "kernel", None)
-    if kernel is None:
-        return 0
-    positions = layer.output.shape[1:-1] if "Conv" in type(layer).__name__ else ()
-    return int(math.prod(kernel.shape) * math.prod(positions))
+    multiply_adds = 0
+    for layer in backend.leaf_layers(model):
+        if (kernel := getattr(layer, "kernel", None)) is not None:
+            positions = layer.output.shape[1:-1] if "Conv" in type(layer).__name__ else ()
+            multiply_adds += int(math.prod(kernel.shape) * math.prod(positions))
+    return 2 * multiply_adds
 
 
 def task_flops(task: Task) -> float:

@@ -57,7 +57,14 @@ def aggregate(experiment: Experiment, results: Path | Store) -> Results:
     columns = {name: _columns(experiment, name) for name in {cell.data.canonical for cell in cells}}
     runs = [_read(cell, experiment, store, columns[cell.data.canonical]) for cell in cells]
     blocks = _select(experiment, [_block(experiment, group) for group in _group(experiment, runs)])
-    everything = [record for run in runs for record in _distinct_records(experiment, run)]
+    # Records of a run that took time of their own: those of an eps grid are one search, of which each has the time, and
+    # evaluations may agree.
+    timed = [plan.column(name) for plan in experiment.plans for name in plan.perturbations]
+    everything: list[records.Record | records.MeasurementRecord] = []
+    for run in runs:
+        found = {record.perturbation_id: record for name in timed if (record := run.records.get(name))}
+        measured = {record.measurement_id: record for record in run.measurements.values()}
+        everything += [*found.values(), *measured.values()]
     return Results(
         experiment=experiment,
         blocks=tuple(blocks),
@@ -73,16 +80,6 @@ def aggregate(experiment: Experiment, results: Path | Store) -> Results:
 
 def _distinct(items: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(items)))
-
-
-def _distinct_records(experiment: Experiment, run: Run) -> Iterable[records.Record | records.MeasurementRecord]:
-    """The records of a run that took time of their own.
-
-    The records of an eps grid are one search, of which each has the time, and evaluations may agree.
-    """
-    asked = [plan.column(name) for plan in experiment.plans for name in plan.perturbations]
-    found = {record.perturbation_id: record for name in asked if (record := run.records.get(name))}
-    return *found.values(), *{record.measurement_id: record for record in run.measurements.values()}.values()
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,10 @@ def compare(experiment: Experiment, blocks: Sequence[Block]) -> tuple[Comparison
 def _comparison(experiment: Experiment, blocks: Sequence[Block], claim: Claim, block: Block, column: str) -> Comparison:
     arms_compared = _compared_arms(experiment, blocks, claim, block)
     ours = _slope(arms_compared, claim, column) if claim.how == "slope" else _ours(arms_compared, claim, column)
-    verdict_at_full_scale = FAILED if ours is None and _failed(arms_compared, column) else judge(claim, ours)
+    values = [value for row_and_arm in arms_compared if (value := _arm_value(row_and_arm, column))]
+    # There is no number because an arm has failed to train in every seed, which is a result too.
+    failed = ours is None and any(value.failed and not value.by_seed and not value.missing for value in values)
+    verdict_at_full_scale = FAILED if failed else judge(claim, ours)
     shown = (
         verdict_at_full_scale
         if verdict_at_full_scale in ("context", "not run", FAILED) or experiment.as_published
@@ -73,12 +76,6 @@ def _comparison(experiment: Experiment, blocks: Sequence[Block], claim: Claim, b
     where = {k: v for k, v in block.where.items() if k != claim.along}
     interval = over_examples(arms_compared, column) if one_seed and claim.how == "difference" else None
     return Comparison(where, column, claim.arm, ours, claim, shown, verdict_at_full_scale, flags, interval)
-
-
-def _failed(arms_compared: Sequence[tuple[Block | None, str]], column: str) -> bool:
-    """True if there is no number because an arm has failed to train in every seed, which is a result too."""
-    values = [value for row_and_arm in arms_compared if (value := _arm_value(row_and_arm, column))]
-    return any(value.failed and not value.by_seed and not value.missing for value in values)
 
 
 def judge(claim: Claim, ours: Estimate | None) -> str:

@@ -97,20 +97,21 @@ def html(results: list[Results]) -> str:
             "experiment": one.experiment,
             "verdict": summary.verdicts(one),
             "tables": tables.result_tables(one),
-            "figures": [_picture(one, *figure) for figure in drawn],
+            "figures": [
+                {
+                    # An address inside the page: a picture of its own is isolated from the page's styles.
+                    "uri": f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}",
+                    "caption": caption,
+                    "alt": f"{one.experiment.title}: {name}" if name else one.experiment.title,
+                }
+                for name, caption, svg in drawn
+            ],
             "summary": summary.summary_rows(one),
             "config": config.to_yaml(one.experiment),
         }
         for one, drawn in zip(results, figures.draw_all(results), strict=True)
     ]
     return environment.get_template("report.html.jinja").render(sections=sections)
-
-
-def _picture(results: Results, name: str, caption: str, svg: bytes) -> dict[str, str]:
-    """A figure for a page, as an address inside it: a picture of its own is isolated from the page's styles."""
-    title = results.experiment.title
-    uri = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
-    return {"uri": uri, "caption": caption, "alt": f"{title}: {name}" if name else title}
 
 
 def claims_table(folders: Iterable[Path], link: str = "{folder}/report/{stem}.md") -> str:
