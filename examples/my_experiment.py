@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 import bn_vuln as bnv
-from bn_vuln.reporting.tables import markdown_table, tables
+from bn_vuln.reporting.tables import markdown_table, result_tables
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
 
     # What is finished is kept: run it again after an interruption, and it goes on.
     results = bnv.reproduce(str(Path(__file__).parent / "my_experiment.yaml"), scale=args.scale, root=args.runs)
-    for table in tables(results):
+    for table in result_tables(results):
         print(f"\n{table.title}\n\n{markdown_table(table)}")
 
 

@@ -66,7 +66,7 @@ class Contenders:
         common = np.logical_and.reduce(list(success.values()))
         results: dict[str, dict[str, float | None]] = {}
         for name, found in images.items():
-            length = minimum_norm.between(found, self.x, self.space)[common]
+            length = minimum_norm.distances(found, self.x, self.space)[common]
             mean = round(float(length.mean()), 4) if len(length) else None
             share = round(float(success[name].sum() / max(1, right.sum())), 4)
             results[name] = {"mean_norm": mean, "compared": int(common.sum()), "found": share}
