@@ -9,9 +9,7 @@ test: ## lint, types and tests, as CI runs them
 	bash .ci/run
 
 test-all: ## the same with the slow tests
-	bash tools/environment.sh test
-	.venv/bin/ruff check . && .venv/bin/ruff format --check --quiet . && .venv/bin/mypy bn_vuln cli
-	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-fail-under=90
+	bash .ci/run -m "slow or not slow"
 
 docs: ## the documentation, into site/
 	bash tools/environment.sh test,docs
