@@ -46,7 +46,7 @@ class Flag(_Frozen):
 
     @property
     def text(self) -> str:
-        """The flag in one line: `check 12: rounded to 8 bits ...`."""
+        """The flag in one line: `check 16: one seed: the spread over seeds is unknown`."""
         return f"check {self.check}: {self.message}"
 
 
