@@ -729,7 +729,7 @@ def test_without_an_example_that_all_arms_share_the_caption_says_so(
     monkeypatch.setitem(ARRAYS, "examples", unfooled)
     found = results(tmp_path, "examples")
     assert len(shown_in(axes_of(found))) == 2 * 10
-    assert "none was classified correctly and then fooled in all arms" in only(found).caption
+    assert "none was classified correctly and then attacked with success in all arms" in only(found).caption
 
 
 def test_without_any_image_to_show_nothing_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,8 +32,8 @@ def draw(results: Results, file_format: str = "svg") -> list[FigureFile]:
 
 
 def draw_all(experiments: Sequence[Results], file_format: str = "svg") -> list[list[FigureFile]]:
-    """Draw the figures of several experiments, in a process a core: drawing takes most of the time of a report."""
-    processes = min(len(os.sched_getaffinity(0)), len(experiments))
+    """Draw the figures of several experiments, on Linux in a process a core: drawing takes most of a report's time."""
+    processes = min(len(os.sched_getaffinity(0)), len(experiments)) if sys.platform == "linux" else 1
     if processes < 2 or "tensorflow" in sys.modules:  # whose threads do not survive a fork
         return [draw(results, file_format) for results in experiments]
     with styled_pyplot():  # imported before the processes are forked, which then have it

@@ -76,12 +76,14 @@ def caption(results: Results, arms: Sequence[ArmImages], n_examples: int) -> str
     if n_examples:
         parts.append(
             "First row: clean images with their classes, the same for all arms: the first that all of them classify "
-            "correctly and that were then fooled. Second: the nearest image found that the network takes for another "
-            "class (below it). Third: what was changed (grey: nothing; one scale for all) and its L2 distance in "
+            "correctly and that the attack then succeeded on. Second: the nearest image found that the network takes for "
+            "another class (below it). Third: what was changed (grey: nothing; one scale for all) and its L2 distance in "
             f"{UNITS[distance_unit(results)]}."
         )
     elif any(arm.nearest for arm in arms):
-        parts.append("Of the images that were kept none was classified correctly and then fooled in all arms.")
+        parts.append(
+            "Of the images that were kept none was classified correctly and then attacked with success in all arms."
+        )
     if any(arm.fooling for arm in arms):
         options = next(o for o in results.experiment.measurements.values() if isinstance(o, Fooling))
         parts.append(
