@@ -77,8 +77,8 @@ def caption(results: Results, arms: Sequence[ArmImages], n_examples: int) -> str
         parts.append(
             "First row: clean images with their classes, the same for all arms: the first that all of them classify "
             "correctly and that the attack then succeeded on. Second: the nearest image found that the network takes "
-            "for another class (below it). Third: what was changed (grey: nothing; one scale for all) and its L2 distance "
-            f"in {UNITS[distance_unit(results)]}."
+            "for another class (below it). Third: what was changed (grey: nothing; one scale for all) and its L2 "
+            f"distance in {UNITS[distance_unit(results)]}."
         )
     elif any(arm.nearest for arm in arms):
         parts.append(
