@@ -45,6 +45,7 @@ from bn_vuln.config.experiment import (
     Suite,
     Table,
 )
+from bn_vuln.config.external import ExternalModel, OutputKind, Resize
 from bn_vuln.config.identity import canonical_json, digest, identity_of, perturbation_identity
 from bn_vuln.config.loading import (
     apply_override,
@@ -121,6 +122,9 @@ __all__ = [
     "SelectionRule",
     "BatchStatistics",
     "ColumnUnit",
+    "ExternalModel",
+    "OutputKind",
+    "Resize",
     "Experiment",
     "Figure",
     "Claim",
