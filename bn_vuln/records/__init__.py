@@ -9,6 +9,7 @@ from bn_vuln.records.folder import (
     read_arrays,
     read_cell,
     read_correct,
+    read_external,
     read_measurement,
     read_record,
     read_records,
@@ -18,6 +19,7 @@ from bn_vuln.records.folder import (
     run_folders,
     to_json,
     transfer_path,
+    write_external,
     write_measurement,
     write_record,
     write_transfer,
@@ -27,6 +29,7 @@ from bn_vuln.records.packed import PackedStore, is_packed
 from bn_vuln.records.packing import Published, pack, unpack
 from bn_vuln.records.schema import (
     SCHEMA,
+    ExternalRecord,
     Flag,
     MeasurementRecord,
     Record,
@@ -38,6 +41,7 @@ from bn_vuln.records.store import Store, open_run, open_store
 __all__ = [
     "LOCK",
     "SCHEMA",
+    "ExternalRecord",
     "Flag",
     "FolderStore",
     "PackedStore",
@@ -61,6 +65,7 @@ __all__ = [
     "read_arrays",
     "read_cell",
     "read_correct",
+    "read_external",
     "read_measurement",
     "read_record",
     "read_records",
@@ -70,6 +75,7 @@ __all__ = [
     "run_folders",
     "to_json",
     "transfer_path",
+    "write_external",
     "write_measurement",
     "write_record",
     "write_transfer",

@@ -5,6 +5,7 @@ Layout of a working folder::
     ROOT/CELL/config.yaml model.keras history.csv training.json
     ROOT/CELL/records/PERT.json    ROOT/CELL/outcomes/PERT.npz    ROOT/CELL/measurements/ID.json ID.npz
     ROOT/CELL/transfer/ID.json ID.npz
+    ROOT/CELL/model.json    (of an external model, instead of config, weights and history)
     ROOT/experiments/NAME-SCALE.yaml    ROOT/report/
 
 CELL and PERT are ids (bn_vuln/config/identity.py).
@@ -25,10 +26,11 @@ from pydantic import BaseModel, ValidationError
 
 from bn_vuln import config
 from bn_vuln.errors import BnvulnError, UsageError
-from bn_vuln.records.schema import SCHEMA, MeasurementRecord, Record, TrainingRecord, TransferRecord
+from bn_vuln.records.schema import SCHEMA, ExternalRecord, MeasurementRecord, Record, TrainingRecord, TransferRecord
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.typing import Arrays, Mask
 
+EXTERNAL = "model.json"
 Kind = TypeVar("Kind", bound=BaseModel)
 
 
@@ -137,6 +139,19 @@ def read_training(folder: Path) -> TrainingRecord | None:
     return _read(path, TrainingRecord, "training record")
 
 
+def write_external(folder: Path, record: ExternalRecord) -> Path:
+    """Write which external model the records of a folder are of."""
+    path = folder / EXTERNAL
+    atomic_write(path, to_json(record))
+    return path
+
+
+def read_external(folder: Path) -> ExternalRecord | None:
+    """Read which external model the records of a folder are of; None where it says nothing."""
+    path = folder / EXTERNAL
+    return _read(path, ExternalRecord, "record of an external model") if path.exists() else None
+
+
 def read_correct(folder: Path, perturbation_id: str) -> Mask:
     """Read which examples of a record are correct, bool [n]. Raises `BnvulnError` naming the file if it is damaged."""
     arrays = _load(correct_path(folder, perturbation_id), "outcomes", ("correct", "n"))
@@ -149,8 +164,10 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def run_folders(root: Path) -> list[Path]:
-    """Return the run folders directly in `root`: folders that hold a config or records."""
-    return sorted(p for p in root.glob("*") if (p / "config.yaml").exists() or (p / "records").is_dir())
+    """Return the run folders directly in `root`: folders that hold a config, an external model or records."""
+    return sorted(
+        p for p in root.glob("*") if any((p / name).exists() for name in ("config.yaml", EXTERNAL, "records"))
+    )
 
 
 def read_cell(folder: Path) -> config.Cell:
@@ -212,6 +229,9 @@ class FolderStore:
 
     def training(self, cell_id: str) -> TrainingRecord | None:
         return read_training(self.root / cell_id)
+
+    def external(self, cell_id: str) -> ExternalRecord | None:
+        return read_external(self.root / cell_id)
 
     def history(self, cell_id: str) -> str | None:
         path = self.root / cell_id / "history.csv"

@@ -34,7 +34,7 @@ from pydantic import BaseModel, ValidationError
 from bn_vuln import config
 from bn_vuln.errors import BnvulnError
 from bn_vuln.records.folder import first_line, read_experiments
-from bn_vuln.records.schema import MeasurementRecord, Record, TrainingRecord, TransferRecord
+from bn_vuln.records.schema import ExternalRecord, MeasurementRecord, Record, TrainingRecord, TransferRecord
 from bn_vuln.typing import Arrays, Mask, Plain
 
 CELLS, RECORDS, MEASUREMENTS, TRANSFERS = "cells.jsonl", "records.jsonl", "measurements.jsonl", "transfers.jsonl"
@@ -68,6 +68,9 @@ class PackedStore:
     def training(self, cell_id: str) -> TrainingRecord | None:
         fields = self._cells.get(cell_id, {}).get("training")
         return None if fields is None else self._parse_record(TrainingRecord, CELLS, {"cell_id": cell_id, **fields})
+
+    def external(self, cell_id: str) -> ExternalRecord | None:
+        return None
 
     def history(self, cell_id: str) -> str | None:
         return self._histories.get(cell_id)

@@ -187,3 +187,17 @@ class TrainingRecord(_Versioned):
     deterministic: bool = False
     resumed: int = 0
     dataset_info: Plain | None = None
+
+
+class ExternalRecord(_Versioned):
+    """An external model, whose records lie in the same folder.
+
+    `source` is the model as the user spelled it, `path` the absolute path of its file, None where it is none.
+    `identity` is what `cell_id` hashes, and `found` what the trial call found of its input and outputs.
+    """
+
+    cell_id: str
+    source: str
+    path: str | None = None
+    identity: Plain
+    found: Plain = {}

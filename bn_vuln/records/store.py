@@ -8,7 +8,7 @@ from typing import Protocol
 from bn_vuln.config import Cell, Experiment
 from bn_vuln.records.folder import FolderStore
 from bn_vuln.records.packed import PackedStore, is_packed
-from bn_vuln.records.schema import MeasurementRecord, Record, TrainingRecord, TransferRecord
+from bn_vuln.records.schema import ExternalRecord, MeasurementRecord, Record, TrainingRecord, TransferRecord
 from bn_vuln.typing import Arrays, Mask
 
 
@@ -31,6 +31,9 @@ class Store(Protocol):
 
     def training(self, cell_id: str) -> TrainingRecord | None:
         """Return how the training of a cell ended."""
+
+    def external(self, cell_id: str) -> ExternalRecord | None:
+        """Return which external model the records of a folder are of; None of a run. Packed stores hold runs alone."""
 
     def history(self, cell_id: str) -> str | None:
         """Return the epochs of a training as CSV text."""

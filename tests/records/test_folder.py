@@ -73,6 +73,22 @@ def test_all_records_of_a_folder_in_order(tmp_path: Path) -> None:
     assert read_records(tmp_path / "elsewhere") == []
 
 
+def test_an_external_model_comes_back(tmp_path: Path) -> None:
+    assert records.read_external(tmp_path / "none") is None
+    written = records.ExternalRecord(
+        cell_id="e" * 12, source="Mein Netz.keras", path="/data/Mein Netz.keras", identity={"weights": "abc"},
+        found={"output": "softmax", "size": [32, 48]},
+    )  # fmt: skip
+    folder = tmp_path / ("e" * 12)
+    assert records.write_external(folder, written) == folder / "model.json"
+    assert records.read_external(folder) == written
+    store = records.FolderStore(tmp_path)
+    assert (store.cells(), store.external("e" * 12)) == (["e" * 12], written)
+    (folder / "model.json").write_text("{")
+    with pytest.raises(BnvulnError, match="model.json: not a readable record of an external model"):
+        store.external("e" * 12)
+
+
 OTHER_SCHEMA = records.to_json(record()).replace('"schema_version": 1', '"schema_version": 2')
 UNKNOWN_FIELD = json.dumps({**json.loads(records.to_json(record())), "extra": 1})
 
