@@ -85,7 +85,7 @@ def test_an_external_model_comes_back(tmp_path: Path) -> None:
     store = records.FolderStore(tmp_path)
     assert (store.cells(), store.external("e" * 12)) == (["e" * 12], written)
     (folder / "model.json").write_text("{")
-    with pytest.raises(BnvulnError, match="model.json: not a readable record of an external model"):
+    with pytest.raises(BnvulnError, match=r"model\.json: not a readable record of an external model"):
         store.external("e" * 12)
 
 
