@@ -27,7 +27,14 @@ from bn_vuln.config.cell import (
     StepSchedule,
     Train,
 )
-from bn_vuln.config.describe import describe_cell, describe_fields, describe_perturbation
+from bn_vuln.config.describe import (
+    describe_cell,
+    describe_fields,
+    describe_perturbation,
+    order_of,
+    present_cell,
+    present_perturbation,
+)
 from bn_vuln.config.experiment import (
     DISTANCE_SUFFIX,
     EVALUATION_SEPARATOR,
@@ -168,4 +175,7 @@ __all__ = [
     "describe_cell",
     "describe_fields",
     "describe_perturbation",
+    "order_of",
+    "present_cell",
+    "present_perturbation",
 ]

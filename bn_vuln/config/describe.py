@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,10 +10,12 @@ from pydantic import TypeAdapter
 
 from bn_vuln.config.arch import WideResNetArch
 from bn_vuln.config.cell import Cell
+from bn_vuln.config.loading import to_plain, validate
 from bn_vuln.config.normalization import BatchNormalization
 from bn_vuln.config.perturbation import (
     AWGN,
     PARAMETER_FREE,
+    Attack,
     Box,
     Clean,
     Corruption,
@@ -20,7 +23,19 @@ from bn_vuln.config.perturbation import (
     MinimumNorm,
     Perturbation,
     StandardizedBox,
+    format_eps,
 )
+from bn_vuln.config.types import Frozen
+from bn_vuln.typing import Plain
+
+# In the order that tables have them.
+_BY_KIND: dict[str, type[Frozen]] = {
+    "clean": Clean,
+    "awgn": AWGN,
+    "corruption": Corruption,
+    "attack": Attack,
+    "minimal": MinimumNorm,
+}
 
 
 def describe_cell(cell: Cell) -> str:
@@ -34,7 +49,7 @@ def describe_cell(cell: Cell) -> str:
     if train.adversarial:
         a = train.adversarial
         steps = f"{a.steps} step{'s' if a.steps > 1 else ''}"
-        parts += [f"adversarial {a.ord} eps {a.eps:.4g} {a.unit}, {steps},"]
+        parts += [f"adversarial {a.ord} eps {format_eps(a.eps)} {a.unit}, {steps},"]
     parts += [f"crop pad {augment.pad}" + ("" if augment.flip else ",")] if augment and augment.pad else []
     parts += ["flip,"] if augment and augment.flip else []
     parts += [f"lr {train.lr:g}, batch size {train.batch_size}, {train.epochs} epochs,"]
@@ -47,20 +62,20 @@ def describe_perturbation(perturbation: Perturbation) -> str:
     if isinstance(p, Clean):
         return "clean"
     if isinstance(p, AWGN):
-        return f"AWGN std {p.std:g} {p.unit}, clip {_box_text(p.clip)}"
+        return f"AWGN std {format_eps(p.std)} {p.unit}, clip {_box_text(p.clip)}"
     if isinstance(p, Corruption):
         return f"{p.corruption} severity {p.severity}" + (f", {p.source}" if p.source != "auto" else "")
     if isinstance(p, MinimumNorm):
         return _minimal_text(p)
     steps = f"{p.steps} {'queries' if p.attack == 'square' else 'step' if p.steps == 1 else 'steps'}"
-    steps += f" of {p.step_size:.4g}" if p.step_size is not None else ""
+    steps += f" of {format_eps(p.step_size)}" if p.step_size is not None else ""
     steps += f", {p.queries} queries" if p.attack == "strong" else ""
-    parts = [f"{p.attack} {p.ord} eps {p.eps:.4g} {p.unit}", steps, f"box {_box_text(p.box)}"]
+    parts = [f"{p.attack} {p.ord} eps {format_eps(p.eps)} {p.unit}", steps, f"box {_box_text(p.box)}"]
     parts += [f"{p.restarts} restarts"] if p.restarts > 1 else []
     parts += [f"target {p.target}"] if p.target != "none" else []
     parts += [f"keep {p.keep}"] if p.keep != "last" and p.attack not in PARAMETER_FREE else []
     parts += [f"grid of {len(p.eps_grid) + 1} eps"] if p.eps_grid else []
-    parts += [f"min eps to within {p.min_eps_tolerance:.4g}"] if p.min_eps_tolerance is not None else []
+    parts += [f"min eps to within {format_eps(p.min_eps_tolerance)}"] if p.min_eps_tolerance is not None else []
     parts += ["CleverHans"] if p.backend == "cleverhans" else []
     return ", ".join(parts)
 
@@ -73,6 +88,24 @@ def describe_fields(fields: Mapping[str, Any]) -> str:
     evaluated = [fields["split"], *([str(fields["limit"])] if fields["limit"] is not None else [])]
     evaluated += [f"{fields['bn_statistics']} BN statistics"] if fields["bn_statistics"] != "tracked" else []
     return f"{text} ({', '.join(evaluated)})"
+
+
+def present_perturbation(fields: Mapping[str, Any]) -> Plain:
+    """Return the perturbation or measurement of a record under the present names of its fields and values."""
+    return dict(_BY_KIND.get(fields["kind"], Frozen).with_present_names(fields))
+
+
+def present_cell(fields: Mapping[str, Any]) -> Plain:
+    """Return what a record says of its model under the present names, with every field; external models stay."""
+    return to_plain(validate(Cell, dict(fields), "the cell of a record")) if "arch" in fields else dict(fields)
+
+
+def order_of(fields: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return the place of a record's perturbation: clean, noise, corruptions, attacks by name, norm and eps."""
+    place = list(_BY_KIND).index(fields["kind"]) if fields["kind"] in _BY_KIND else len(_BY_KIND)
+    names = [str(fields.get(key, "")) for key in ("attack", "corruption", "ord", "unit")]
+    size = fields.get("eps", fields.get("std", fields.get("severity", 0)))
+    return place, names, float(size), json.dumps(fields, sort_keys=True)
 
 
 def _minimal_text(p: MinimumNorm) -> str:

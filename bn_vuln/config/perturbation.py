@@ -291,9 +291,12 @@ def with_eps_grid(perturbations: Mapping[str, Perturbation]) -> dict[str, Pertur
 
 
 def format_eps(eps: float) -> str:
-    """Format an eps: `k/255` where it is a multiple of 1/255, else a decimal number."""
+    """Format an eps, or another length: a decimal number of up to four digits, `k/255`, or a rounded number."""
+    decimal = f"{eps:.4g}"
     whole = round(255 * eps)
-    return f"{whole}/255" if whole and abs(255 * eps - whole) < 1e-9 else f"{eps:.4g}"
+    if float(decimal) == eps or not whole or abs(255 * eps - whole) > 1e-9:
+        return decimal
+    return f"{whole}/255"
 
 
 class Evaluation(Frozen):

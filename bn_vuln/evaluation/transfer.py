@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from bn_vuln.evaluation import attack_diagnostics, sanity_checks
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.evaluation.evaluator import Evaluator
 from bn_vuln.evaluation.result import Result
+from bn_vuln.records.names import short_names
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
 from bn_vuln.runtime.progress import Progress, Quiet
 from bn_vuln.typing import Images, Mask, Plain
@@ -185,7 +185,10 @@ def run(
     """
     progress = progress or Quiet()
     models = {model.id: model for model in (*sources, *targets)}
-    names = short_names(list(models.values()))
+    names = short_names(
+        {key: model.classifier.identity for key, model in models.items()},
+        {key: model.label for key, model in models.items()},
+    )
     evaluation = evaluation or Evaluation()
     if attack.eps_grid or attack.min_eps_tolerance is not None:
         raise UsageError("transfer is of the points found at one eps: leave eps_grid and min_eps_tolerance out")
@@ -263,58 +266,6 @@ def _unfit(other: Model, first: Model, difference: str) -> UsageError:
         f"{other.label} does not take the images of {first.label}: {difference}; expected models of one data set (a "
         "external model's is named with --data), with the same examples, classes, channels and width of the input"
     )
-
-
-def short_names(models: Sequence[Model]) -> dict[str, str]:
-    """Return the names of models in tables and figures.
-
-    Args:
-        models: the models.
-
-    Returns:
-        By id: `mlp batch seed 0`, with whatever else of their cells differs among them (`mlp batch c=0.1 seed 0`,
-        `mlp none adversarial seed 0`); external models by the names of their files. Each name is another one.
-    """
-    cells = {model.id: _flat(model.classifier.identity) for model in models}
-    cells = {key: cell for key, cell in cells.items() if "arch.name" in cell}
-    names = {
-        model.id: _short_name(cells, model.id) if model.id in cells else Path(model.label).stem for model in models
-    }
-    count = Counter(names.values())
-    return {key: f"{name} {key[:6]}" if count[name] > 1 else name for key, name in names.items()}
-
-
-def _short_name(cells: Mapping[str, Plain], key: str) -> str:
-    cell, always = cells[key], ("arch.name", "normalization.name", "seed")
-    words = [cell["arch.name"], cell["normalization.name"]]
-    for field, value in cell.items():
-        words += _field_words(field, value, list(cells.values())) if field not in always else []
-    return " ".join([*dict.fromkeys(words), f"seed {cell['seed']}"])
-
-
-def _field_words(field: str, value: object, cells: Sequence[Plain]) -> list[str]:
-    """The words of a field in a name: none where the cells are alike in it, else its value.
-
-    Where other cells lack its block (`adversarial`), the name of the block, and the value if those that have it differ.
-    """
-    block, _, name = field.rpartition(".")
-    having = [cell for cell in cells if field in cell]
-    alike = len({str(cell[field]) for cell in having}) == 1
-    if alike and (len(having) == len(cells) or block in ("arch", "normalization")):  # these are named anyway
-        return []
-    text = f"{name}={str(value).replace(' ', '')}"
-    if block and not all(any(other.startswith(f"{block}.") for other in cell) for cell in cells):
-        return [block.rpartition(".")[2], *([] if alike else [text])]
-    return [text]
-
-
-def _flat(fields: Plain, prefix: str = "") -> Plain:
-    """Nested fields as one dict with dotted keys."""
-    flat: Plain = {}
-    for key, value in fields.items():
-        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-        flat.update(inner)
-    return flat
 
 
 # ---------------------------------------------------------------- measuring

@@ -115,7 +115,7 @@ def test_attack_prints_a_table_with_the_flags_of_the_newest_run(bnvuln, monkeypa
     code, out, err = bnvuln("attack", "--attack", "bim", "--eps", "8/255", "-q")
     assert code == 0
     assert "the newest run is" in err
-    assert "bim inf eps 0.03137 pixel, 20 steps" in out
+    assert "bim inf eps 8/255 pixel, 20 steps" in out
     assert FLAG.text in out
     assert measured[0][2]["folder"] == tmp_path / "newest"
 

@@ -626,7 +626,9 @@ def test_an_eps_grid_is_an_attack_at_each_eps() -> None:
     assert attack(eps=0.1).at_smaller_eps == ()
     again = validate(Attack, to_plain(strong.at_smaller_eps[0]), "a record")
     assert (again, again.at_smaller_eps) == (strong.at_smaller_eps[0], ())
-    assert [format_eps(eps) for eps in (8 / 255, 0.1, 1e-4, 2.0)] == ["8/255", "0.1", "0.0001", "510/255"]
+    assert [format_eps(eps) for eps in (8 / 255, 0.1, 1e-4, 2.0, 0.2, 51 / 255, 1 / 7)] == [
+        "8/255", "0.1", "0.0001", "2", "0.2", "0.2", "0.1429",
+    ]  # fmt: skip
 
 
 def test_every_eps_of_a_grid_can_be_a_column() -> None:

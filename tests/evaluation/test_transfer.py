@@ -7,7 +7,6 @@ margin of any other linear model on the result is its own minus eps times the su
 import json
 import re
 from dataclasses import replace
-from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -20,6 +19,7 @@ from bn_vuln.config import Attack, Cell, digest, identity_of, validate
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.evaluation import classifier, sanity_checks, transfer
 from bn_vuln.evaluation.evaluator import Evaluator
+from bn_vuln.records import names as model_names
 from bn_vuln.reporting import transfer as report
 
 N, WIDTH, EPS = 60, 4, 0.05
@@ -237,33 +237,39 @@ def test_a_run_keeps_its_records_until_it_is_trained_anew(folder, tmp_path):
 
 def cell(**fields):
     identity_ = identity_of(validate(Cell, {"arch": "mlp", **fields}, "test"))
-    return transfer.Model(SimpleNamespace(identity=identity_, id=digest(identity_)), None, "path")
+    return digest(identity_), identity_, "path"
+
+
+def short_names(models):
+    return list(
+        model_names.short_names({key: one for key, one, _ in models}, {key: path for key, _, path in models}).values()
+    )
 
 
 def test_names_say_what_differs():
     models = [cell(), cell(normalization="batch"), cell(normalization={"name": "batch", "c": 0.1}, seed=1),
               cell(weight_decay=0.01)]  # fmt: skip
-    assert list(transfer.short_names(models).values()) == [
-        "mlp none weight_decay=0.0 seed 0",
-        "mlp batch c=1e-05 weight_decay=0.0 seed 0",
-        "mlp batch c=0.1 weight_decay=0.0 seed 1",
+    assert short_names(models) == [
+        "mlp none weight_decay=0 seed 0",
+        "mlp batch c=1e-5 weight_decay=0 seed 0",
+        "mlp batch c=0.1 weight_decay=0 seed 1",
         "mlp none weight_decay=0.01 seed 0",
     ]
-    assert list(transfer.short_names(models[:2]).values()) == ["mlp none seed 0", "mlp batch seed 0"]
+    assert short_names(models[:2]) == ["mlp none seed 0", "mlp batch seed 0"]
     trained = [cell(), cell(train={"adversarial": {"eps": 0.1}}), cell(train={"lr": 0.5})]
-    assert list(transfer.short_names(trained[:2]).values()) == ["mlp none seed 0", "mlp none adversarial seed 0"]
-    name = list(transfer.short_names(trained).values())[1]
+    assert short_names(trained[:2]) == ["mlp none seed 0", "mlp none adversarial seed 0"]
+    name = short_names(trained)[1]
     assert re.fullmatch(r"mlp none lr=[.\d]+ adversarial seed 0", name)
     trained[2] = cell(train={"adversarial": {"eps": 0.2}})
-    assert "adversarial eps=0.2" in list(transfer.short_names(trained).values())[2]
+    assert "adversarial eps=0.2" in short_names(trained)[2]
 
 
 def test_external_models_of_one_name_have_their_ids_in_the_name():
     def external(weights, path):
-        return transfer.Model(SimpleNamespace(identity={"weights": weights}, id=weights), None, path)
+        return weights, {"weights": weights}, path
 
-    names = transfer.short_names([external("a" * 12, "x/net.keras"), external("b" * 12, "y/net.keras"), cell()])
-    assert list(names.values()) == ["net aaaaaa", "net bbbbbb", "mlp none seed 0"]
+    models = [external("a" * 12, "x/net.keras"), external("b" * 12, "y/net.keras"), cell()]
+    assert short_names(models) == ["net aaaaaa", "net bbbbbb", "mlp none seed 0"]
 
 
 # ---------------------------------------------------------------- models that do not fit together
