@@ -304,12 +304,14 @@ class Evaluation(Frozen):
 
     Attributes:
         dataset: Null: the data set that the model was trained on.
+        split: A published split, the validation examples held out of `train` where none are published, or `all`:
+            everything there is, in its order.
         limit: Number of examples of a fixed random order. Smaller limits are subsets of larger ones.
         bn_statistics: Those `tracked` in training; `reestimated`, the mean over the batches of one pass through the
             training examples; or those of the `batch` under evaluation, 500 examples.
     """
 
     dataset: str | None = None
-    split: Literal["test", "validation", "train"] = "test"
+    split: Literal["test", "validation", "train", "all"] = "test"
     limit: Count | None = None
     bn_statistics: Literal["tracked", "reestimated", "batch"] = "tracked"

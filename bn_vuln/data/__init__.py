@@ -7,8 +7,16 @@ file, or folder:PATH.
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.listing import describe_dataset, list_datasets
 from bn_vuln.data.loading import Dataset, class_centroids, load, load_training_data, load_whole_training_set, subset
-from bn_vuln.data.sources import canonical_name, dataset_info, is_user_data, prepare, with_digest
-from bn_vuln.data.splits import permutation
+from bn_vuln.data.published import permutation
+from bn_vuln.data.sources import (
+    canonical_name,
+    dataset_info,
+    default_split,
+    is_user_data,
+    prepare,
+    splits,
+    with_digest,
+)
 
 __all__ = [
     "Dataset",
@@ -16,6 +24,7 @@ __all__ = [
     "canonical_name",
     "class_centroids",
     "dataset_info",
+    "default_split",
     "describe_dataset",
     "is_user_data",
     "list_datasets",
@@ -24,6 +33,7 @@ __all__ = [
     "load_whole_training_set",
     "permutation",
     "prepare",
+    "splits",
     "subset",
     "with_digest",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 from bn_vuln.data import fingerprint
 from bn_vuln.data.describe import format_shape
 from bn_vuln.data.info import DatasetInfo
-from bn_vuln.data.splits import Split, SplitDataset, train_test_split
+from bn_vuln.data.published import Split, SplitDataset
 from bn_vuln.errors import UsageError
 from bn_vuln.runtime import backend
 from bn_vuln.typing import StoredImages
@@ -51,6 +51,15 @@ def dataset_info(name: str) -> DatasetInfo:
         UsageError: As `read`.
     """
     return _load(_root(name), digest(name)).info
+
+
+def splits(name: str) -> tuple[str, ...]:
+    """What the folder holds: `train` and `test`, or `whole`.
+
+    Raises:
+        UsageError: As `read`.
+    """
+    return tuple(_load(_root(name), digest(name)).splits)
 
 
 def read(name: str, split: str) -> Split:
@@ -127,8 +136,7 @@ def _load(root: Path, digest: str) -> SplitDataset:
         labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(paths) for paths in classes.values()])
         splits[split], images = Split.whole(images[: len(labels)], labels), images[len(labels) :]
     names = tuple(next(iter(files.values())))
-    splits = train_test_split(splits["whole"], str(root)) if "whole" in splits else splits
-    return SplitDataset.from_splits(f"folder:{digest}", names, splits)
+    return SplitDataset.from_splits(f"folder:{digest}", names, splits, label=f"{PREFIX}{root}")
 
 
 def decode_images(paths: list[Path]) -> StoredImages:

@@ -11,10 +11,12 @@ from bn_vuln import config
 from bn_vuln.analysis.tilt import centroids
 from bn_vuln.data import sources
 from bn_vuln.data.info import DatasetInfo
-from bn_vuln.data.splits import SPLIT_SEED, permutation
+from bn_vuln.data.published import SPLIT_SEED, permutation
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import UsageError
 from bn_vuln.typing import DatasetImages, Floats, Index, Labels
+
+SPLITS = ("train", "validation", "test", "all")
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Dataset:
     Attributes:
         images: uint8 [n, height, width, channels]; the points of `toy` are float32.
         labels: int32 [n].
-        index: int64 [n], place of each example in its published split; it keys per-example noise in any subset.
+        index: int64 [n], place of each example in its published split, of `all` among all examples; it keys
+            per-example noise in any subset.
         info: Info of the data set.
     """
 
@@ -55,8 +58,10 @@ def load(
 
     Args:
         name: `mnist`, `toy`, a data set of TFDS, the path of an .npz file, or folder:PATH.
-        split: `train` (without the validation examples), `validation`, or `test`.
-        validation: Number of validation examples: the first of a fixed permutation of the published training set.
+        split: `train` (without the validation examples), `validation`, `test`, or `all`: everything there is, in its
+            order, that of train, validation and test where these are published.
+        validation: Number of validation examples where none are published: the first of a fixed permutation of the
+            published training set. 0: none are held out.
         limit: Number of examples to take: the first of another fixed permutation of the split, so that a smaller
             limit is a subset of a larger. (The order of a published split is rarely random: the first half of MNIST's
             test set is the easier one.) None: all.
@@ -69,24 +74,32 @@ def load(
         The examples; images uint8 (points of `toy` float32) at their native width.
 
     Raises:
-        UsageError: The name, the split or a class is not known, or the split has fewer examples than asked for.
+        UsageError: The name or a class is not known, there is no such split, or it has fewer examples than asked for.
         BnvulnError: The data are not there and cannot be downloaded; in one line.
     """
-    if split not in ("train", "validation", "test"):
-        raise UsageError(f"split: expected train, validation or test, received {split!r}")
-    published = sources.read(name, "test" if split == "test" else "train", subset_seed)
+    if split not in SPLITS:
+        raise UsageError(f"split: expected {', '.join(SPLITS)}, received {split!r}")
+    hold_out = split in ("train", "validation") and "validation" not in sources.splits(name)
+    published = sources.read(name, "train" if hold_out else split, subset_seed)
     dataset = Dataset(published.images, published.labels, published.index, sources.dataset_info(name))
-    if split != "test":
-        if not 0 < validation < len(dataset):
-            raise UsageError(
-                f"{name}: data.validation: expected 1 to {len(dataset) - 1} examples held out, received {validation} "
-                "(--validation)"
-            )
-        order = permutation(len(dataset), SPLIT_SEED)
-        dataset = dataset.take(np.sort(order[:validation] if split == "validation" else order[validation:]))
+    if hold_out:
+        dataset = _without_validation(dataset, split, validation, name)
     if classes is not None:
         dataset = _select_classes(dataset, classes)
     return subset(dataset, limit, f"{name}: limit: the {split} split", balanced=balanced, subset_seed=subset_seed)
+
+
+def _without_validation(dataset: Dataset, split: str, validation: int, name: str) -> Dataset:
+    """The `train` or `validation` examples of a published training set, in the published order."""
+    if validation == 0 and split == "train":
+        return dataset
+    if not 0 < validation < len(dataset):
+        raise UsageError(
+            f"{name}: expected 1 to {len(dataset) - 1} of its {len(dataset)} training images to be held out for "
+            f"validation, received {validation}; say how many with --validation N (data.validation)"
+        )
+    order = permutation(len(dataset), SPLIT_SEED)
+    return dataset.take(np.sort(order[:validation] if split == "validation" else order[validation:]))
 
 
 def subset(
@@ -143,10 +156,10 @@ def load_training_data(options: config.Data, split: str, seed: int = 0) -> Datas
 
 
 def load_whole_training_set(options: config.Data) -> Dataset:
-    """Load all published training examples of the classes in `options`, validation examples among them.
+    """Load all published training examples of the classes in `options`.
 
     Returns:
-        The training examples, then the validation examples.
+        The training examples, then the validation examples that are held out of them.
 
     Raises:
         UsageError: As `load`.
@@ -156,6 +169,8 @@ def load_whole_training_set(options: config.Data) -> Dataset:
         load(options.name, split, validation=options.validation, classes=options.classes)
         for split in ("train", "validation")
     )
+    if "validation" in sources.splits(options.name):
+        return train
     return replace(
         train,
         images=np.concatenate([train.images, validation.images]),

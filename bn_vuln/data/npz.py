@@ -12,7 +12,7 @@ import numpy as np
 from bn_vuln.data import fingerprint
 from bn_vuln.data.describe import first_line
 from bn_vuln.data.info import DatasetInfo
-from bn_vuln.data.splits import Split, SplitDataset, train_test_split
+from bn_vuln.data.published import Split, SplitDataset
 from bn_vuln.errors import UsageError
 from bn_vuln.typing import AnyArray, Arrays, Labels, StoredImages
 
@@ -55,6 +55,15 @@ def dataset_info(name: str) -> DatasetInfo:
     return _load(absolute_name(name), digest(name)).info
 
 
+def splits(name: str) -> tuple[str, ...]:
+    """What the file holds: `train` and `test`, or `whole`.
+
+    Raises:
+        UsageError: As `read`.
+    """
+    return tuple(_load(absolute_name(name), digest(name)).splits)
+
+
 def read(name: str, split: str) -> Split:
     """Read a split of an .npz file.
 
@@ -87,12 +96,11 @@ def _load(path: str, digest: str) -> SplitDataset:
         splits[split] = Split.whole(images, labels)
     names = checked_names(arrays["classes"], path) if "classes" in arrays else None
     classes = checked_classes(names, [split.labels for split in splits.values()], path)
-    if "whole" in splits:
-        return SplitDataset.from_splits(f"npz:{digest}", classes, train_test_split(splits["whole"], path))
-    train, test = (split.images.shape[1:] for split in splits.values())
-    if train != test:
-        raise UsageError(f"{path}: expected images of one shape, received {train} to train, {test} to test")
-    return SplitDataset.from_splits(f"npz:{digest}", classes, splits)
+    if "train" in splits:
+        train, test = (split.images.shape[1:] for split in splits.values())
+        if train != test:
+            raise UsageError(f"{path}: expected images of one shape, received {train} to train, {test} to test")
+    return SplitDataset.from_splits(f"npz:{digest}", classes, splits, label=path)
 
 
 def read_arrays(path: str) -> Arrays:

@@ -8,7 +8,7 @@ from typing import Protocol
 from bn_vuln import config
 from bn_vuln.data import image_folder, mnist, npz, tfds, toy
 from bn_vuln.data.info import DatasetInfo
-from bn_vuln.data.splits import Split
+from bn_vuln.data.published import WHOLE, Split, concatenate, train_test_split
 from bn_vuln.errors import UsageError
 
 BUILT_IN = {"mnist": mnist.INFO, "toy": toy.INFO}
@@ -21,8 +21,12 @@ class DataSource(Protocol):
         """Info of a data set."""
         ...
 
+    def splits(self, name: str) -> tuple[str, ...]:
+        """What was published: some of `train`, `validation` and `test`, in this order, or `whole` alone."""
+        ...
+
     def read(self, name: str, split: str) -> Split:
-        """Read `train` or `test`."""
+        """Read one of what was published."""
         ...
 
 
@@ -77,21 +81,61 @@ def prepare(name: str) -> DatasetInfo:
     return dataset_info(name)
 
 
+def splits(name: str) -> tuple[str, ...]:
+    """What a data set was published as.
+
+    Returns:
+        Some of `train`, `validation` and `test`, in this order; or `whole` alone, of which a fixed fifth is `test` and
+        the rest `train`.
+
+    Raises:
+        UsageError: As `dataset_info`.
+        BnvulnError: As `dataset_info`.
+    """
+    return ("train", "test") if name in BUILT_IN else (user_data_source(name) or tfds).splits(name)
+
+
+def default_split(name: str) -> str:
+    """The split that a model of somebody else is evaluated on where none is named.
+
+    Returns:
+        `test` where it is published, else `validation` where that is, else `all`.
+
+    Raises:
+        UsageError: As `dataset_info`.
+        BnvulnError: As `dataset_info`.
+    """
+    published = splits(name)
+    return next((split for split in ("test", "validation") if split in published), "all")
+
+
 def read(name: str, split: str, subset_seed: int | None = None) -> Split:
-    """Read `train` (validation examples included) or `test` as published.
+    """Read a split, `train` with the validation examples that are to be held out of it, or everything.
 
     Args:
         name: A data set.
-        split: `train` or `test`.
+        split: `train`, `validation`, `test` or `all`.
         subset_seed: Seed of another training sample of `toy`; without effect on all other data.
 
     Returns:
         The examples in their published order, in read-only arrays.
 
     Raises:
-        UsageError: The name is not known, or the data are not of the expected format.
+        UsageError: The name is not known, the data are not of the expected format, or have no such split.
         BnvulnError: The data are not there and cannot be downloaded.
     """
+    published = splits(name)
+    if split == "all":
+        return concatenate([_read_published(name, part, subset_seed) for part in published])
+    if split in published:
+        return _read_published(name, split, subset_seed)
+    if published == (WHOLE,) and split in ("train", "test"):
+        return train_test_split(_read_published(name, WHOLE), name)[split]
+    expected = ("train", "test") if published == (WHOLE,) else published
+    raise UsageError(f"{name} has no {split} split: expected {', '.join(expected)} or all")
+
+
+def _read_published(name: str, split: str, subset_seed: int | None = None) -> Split:
     if name == "toy" and subset_seed is not None:
         return Split.whole(*toy.read(split, subset_seed))
     return _read_built_in(name, split) if name in BUILT_IN else (user_data_source(name) or tfds).read(name, split)

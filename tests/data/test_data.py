@@ -60,7 +60,7 @@ def test_permutation_depends_on_every_seed():
 def test_bad_requests_say_what_was_expected():
     for arguments, fragments in (
         ({"name": "mnits"}, ["'mnits'", "mnist", "did you mean"]),
-        ({"name": "mnist", "split": "tset"}, ["train, validation or test", "'tset'"]),
+        ({"name": "mnist", "split": "tset"}, ["train, validation, test, all", "'tset'"]),
         ({"name": "mnist", "limit": 20000}, ["10000", "20000"]),
         ({"name": "mnist", "split": "train", "validation": 60000}, ["1 to 59999", "60000"]),
     ):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bn_vuln import data
-from bn_vuln.data import splits, tfds
+from bn_vuln.data import published, tfds
 from bn_vuln.data.tfds import prepared
 
 # The first labels of the test split in TFDS' order, which is a hash of the keys.
@@ -23,7 +23,7 @@ def test_real_images_are_those_of_the_info(name):
     assert np.bincount(train.labels).tolist() == [len(train.labels) // classes] * classes
     assert np.bincount(test.labels).tolist() == [len(test) // classes] * classes
     assert test.labels[:10].tolist() == FIRST[name]
-    mean, std = splits.channel_statistics(train.images)
+    mean, std = published.channel_statistics(train.images)
     assert mean == info.mean
     if name == "fashion_mnist":
         assert std == info.std

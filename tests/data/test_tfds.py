@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bn_vuln import data
-from bn_vuln.data import constants, splits, tfds
+from bn_vuln.data import constants, published, sources, tfds
 from bn_vuln.data.tfds import builders, downloads, network, paths, preparation, prepared, reading
 from bn_vuln.errors import BnvulnError, UsageError
 
@@ -113,7 +113,7 @@ def test_a_set_of_test_images_can_be_evaluated_not_trained(at_ready):
     assert h.sorted_pairs(*whole("cifar10_1/v6", "test")) == h.sorted_pairs(*CIFAR_1)
     assert data.dataset_info("cifar10_1/v6").mean == data.dataset_info("cifar10").mean
     for split in ("train", "validation"):
-        with pytest.raises(UsageError, match="cifar10_1/v6 has only a test split"):
+        with pytest.raises(UsageError, match="cifar10_1/v6 has no train split: expected test or all"):
             data.load("cifar10_1/v6", split)
 
 
@@ -161,7 +161,7 @@ def test_stored_statistics_that_are_broken_are_computed_again(at_ready):
 
 def test_statistics_are_exact():
     images = h.examples(2500, 5, 3)[0]
-    mean, std = splits.channel_statistics(images)
+    mean, std = published.channel_statistics(images)
     assert mean == tuple((images / 255).mean((0, 1, 2)).round(4))
     assert std == tuple((images / 255).std((0, 1, 2)).round(4))
 
@@ -211,7 +211,7 @@ def squares():
 
 
 def test_a_fifth_of_the_training_images_is_the_test_split_where_there_is_none(squares):
-    train, test = tfds.read("tiny_squares", "train"), tfds.read("tiny_squares", "test")
+    train, test = sources.read("tiny_squares", "train"), sources.read("tiny_squares", "test")
     assert (len(train.labels), len(test.labels)) == (16, 4)
     assert sorted([*train.index, *test.index]) == list(range(20))
     info = data.dataset_info("tiny_squares")
@@ -344,11 +344,11 @@ def test_missing_data_are_noticed_without_tensorflow():
 def test_files_of_one_name_do_not_mix(offline, monkeypatch):
     """With one folder for all that is unpacked, TFDS makes Fashion-MNIST of MNIST's files."""
     h.few_idx_images(monkeypatch, 20, 10)
-    for name, published in (("kmnist", KMNIST), ("fashion_mnist", FASHION)):
-        folder = h.write_files(offline / "downloads/manual" / name, h.idx_files(*published))
+    for name, sets in (("kmnist", KMNIST), ("fashion_mnist", FASHION)):
+        folder = h.write_files(offline / "downloads/manual" / name, h.idx_files(*sets))
         h.register(monkeypatch, name, folder)
-    for name, published in (("kmnist", KMNIST), ("fashion_mnist", FASHION)):
-        for split, arrays in zip(("train", "test"), published, strict=True):
+    for name, sets in (("kmnist", KMNIST), ("fashion_mnist", FASHION)):
+        for split, arrays in zip(("train", "test"), sets, strict=True):
             assert h.sorted_pairs(*whole(name, split)) == h.sorted_pairs(*arrays)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bn_vuln import api, config, data
-from bn_vuln.data import fingerprint, image_folder, npz, splits
+from bn_vuln.data import fingerprint, published, sources
 from bn_vuln.errors import UsageError
 from bn_vuln.records import read_cell
 from bn_vuln.runtime import backend
@@ -85,14 +85,44 @@ def test_npz_gray_images_and_labels_in_a_column(tmp_path):
 
 def test_npz_without_a_test_split_gives_a_fixed_fifth_to_it(tmp_path):
     name = npz_file(tmp_path / "a.npz", x=TRAIN[0], y=TRAIN[1])
-    train, test = npz.read(name, "train"), npz.read(name, "test")
+    train, test = sources.read(name, "train"), sources.read(name, "test")
     assert (len(train.labels), len(test.labels)) == (24, 6)
     assert sorted([*train.index, *test.index]) == list(range(30))
     np.testing.assert_array_equal(test.images, TRAIN[0][test.index])
     assert train.labels.tolist() == TRAIN[1][train.index].tolist()
     assert data.dataset_info(name).sizes == {"train": 24, "test": 6}
-    assert data.dataset_info(name).mean == splits.channel_statistics(train.images)[0]
-    assert test.index.tolist() == np.sort(data.permutation(30, splits.SPLIT_SEED + 2)[:6]).tolist()
+    assert data.dataset_info(name).mean == published.channel_statistics(train.images)[0]
+    assert test.index.tolist() == np.sort(data.permutation(30, published.SPLIT_SEED + 2)[:6]).tolist()
+
+
+def test_data_without_splits_are_also_taken_whole(tmp_path):
+    name = npz_file(tmp_path / "a.npz", x=TRAIN[0], y=TRAIN[1])
+    assert (data.splits(name), data.default_split(name)) == (("whole",), "all")
+    found = data.load(name, "all")
+    np.testing.assert_array_equal(found.images, TRAIN[0])
+    assert found.labels.tolist() == TRAIN[1].tolist()
+    assert found.index.tolist() == list(range(30))
+    assert found.info.size("all") == 30
+
+
+def test_few_images_are_evaluated_but_not_split(tmp_path):
+    name = npz_file(tmp_path / "a.npz", x=TRAIN[0][:4], y=TRAIN[1][:4])
+    assert len(data.load(name, "all")) == data.dataset_info(name).size("all") == 4
+    for split in ("train", "test"):
+        with pytest.raises(UsageError, match="5 images at least, a fifth of them to test, received 4"):
+            data.load(name, split)
+
+
+def test_all_are_the_published_splits_one_after_the_other(tmp_path):
+    name = npz_file(tmp_path / "a.npz")
+    assert (data.splits(name), data.default_split(name)) == (("train", "test"), "test")
+    found = data.load(name, "all")
+    np.testing.assert_array_equal(found.images, np.concatenate([TRAIN[0], TEST[0]]))
+    assert found.labels.tolist() == [*TRAIN[1], *TEST[1]]
+    assert found.index.tolist() == list(range(39))
+    np.testing.assert_array_equal(data.load(name, "train", validation=0).images, TRAIN[0])
+    with pytest.raises(UsageError, match=r"1 to 29 of its 30 training images.*received 0.*--validation N"):
+        data.load(name, "validation", validation=0)
 
 
 FLOATS = (TRAIN[0] / 255, TRAIN[1])
@@ -118,7 +148,6 @@ WIDE = h.examples(9, 9, 3, classes=3)
         (keras_names(classes=np.array(["a", "b"])), ["classes names 0 to 1", "a label 2"]),
         (keras_names(classes=np.array(["a", "b", "c", "d"])), ["every class 0 to 3", "none is 3"]),
         (keras_names(classes=np.arange(3)), ["classes: expected names [K]"]),
-        ({"x": TRAIN[0][:4], "y": TRAIN[1][:4]}, ["5 images at least", "received 4"]),
         (keras_names((TRAIN[0], TRAIN[1].astype(object))), ["Python objects", "can run code"]),
     ],
 )  # fmt: skip
@@ -157,7 +186,7 @@ def test_folder_images_are_those_of_the_files(tmp_path, splits_):
     name = folder_of_images(tmp_path / "images", **splits_)
     by_class = np.argsort(TRAIN[1], kind="stable")
     pixels, labels = TRAIN[0][by_class], TRAIN[1][by_class]
-    train, test = image_folder.read(name, "train"), image_folder.read(name, "test")
+    train, test = sources.read(name, "train"), sources.read(name, "test")
     np.testing.assert_array_equal(train.images, pixels[train.index])
     assert train.labels.tolist() == labels[train.index].tolist()
     if "whole" in splits_:
@@ -168,7 +197,7 @@ def test_folder_images_are_those_of_the_files(tmp_path, splits_):
     info = data.dataset_info(name)
     assert (info.shape, info.classes) == ((8, 8, 3), tuple(CLASSES))
     assert info.sizes == {"train": len(train.labels), "test": len(test.labels)}
-    assert info.mean == splits.channel_statistics(train.images)[0]
+    assert info.mean == published.channel_statistics(train.images)[0]
 
 
 def test_folder_formats(tmp_path):
@@ -179,7 +208,7 @@ def test_folder_formats(tmp_path):
     (first / "000.png").write_bytes(io.encode_jpeg(np.full((8, 8, 3), 100, np.uint8), quality=100).numpy())
     (first / "003.png").write_bytes(bmp(pixels[3]))
     (first / "006.png").write_bytes(gif(np.arange(64), np.zeros(64)))
-    read = [image_folder.read(name, split) for split in ("train", "test")]
+    read = [sources.read(name, split) for split in ("train", "test")]
     whole = np.concatenate([part.images for part in read])[np.argsort(np.concatenate([part.index for part in read]))]
     assert abs(whole[0].astype(int) - 100).max() <= 1
     np.testing.assert_array_equal(whole[1], pixels[3])
@@ -232,7 +261,6 @@ def test_folders_that_are_wrong_are_refused(tmp_path):
     (root / "bee").mkdir()
     refused(f"folder:{root}", f"{root / 'ant'}: the class has no images")
     folder_of_images(root, whole=(TRAIN[0][:3], TRAIN[1][:3]))
-    refused(f"folder:{root}", "5 images at least")
     (root / "ant" / "inner").mkdir()
     refused(f"folder:{root}", "inner: expected an image file, received a folder")
 

@@ -10,7 +10,7 @@ import numpy as np
 from bn_vuln.config import nearest
 from bn_vuln.data import constants
 from bn_vuln.data.describe import first_line, format_list
-from bn_vuln.data.splits import train_test_sizes
+from bn_vuln.data.published import train_test_sizes
 from bn_vuln.data.tfds import paths, prepared
 from bn_vuln.data.tfds.preparation import is_prepared, prepare
 from bn_vuln.data.tfds.types import Builder

@@ -15,7 +15,7 @@ import numpy as np
 from bn_vuln.data import constants
 from bn_vuln.data.describe import first_line
 from bn_vuln.data.info import DatasetInfo
-from bn_vuln.data.splits import Split, channel_statistics, train_test_split
+from bn_vuln.data.published import WHOLE, Split, channel_statistics, train_test_split
 from bn_vuln.data.tfds import builders, prepared
 from bn_vuln.data.tfds.types import Builder
 from bn_vuln.errors import BnvulnError, UsageError
@@ -59,27 +59,48 @@ def dataset_info(name: str) -> DatasetInfo:
     )
 
 
+def splits(name: str) -> tuple[str, ...]:
+    """Which splits a data set has, without its data where constants are in use for it; any other is prepared.
+
+    Args:
+        name: A name of TFDS.
+
+    Returns:
+        `train` and `test`, one of them, or `whole`. The test split is TFDS' `test`, else its `validation`; a set that
+        has only `train` is `whole`.
+
+    Raises:
+        UsageError: As `read`.
+        BnvulnError: As `read`.
+    """
+    if name in constants.DATASET_INFO:
+        return tuple(dataset_info(name).sizes)
+    return tuple(_tfds_splits(name, list(builders.ensure_prepared(name).info.splits)))
+
+
+def _tfds_splits(name: str, published: list[str]) -> dict[str, str]:
+    """TFDS' split of each of `splits`."""
+    names = builders.split_names(name, published)
+    return {WHOLE: "train"} if names.get("train") == names["test"] else names
+
+
 def read(name: str, split: str) -> Split:
     """Read a split of a data set, which is prepared if it was not.
 
     Args:
         name: A name of TFDS.
-        split: `train` or `test`. The test split is TFDS' `test`, else its `validation`, else a fifth of `train` by a
-            fixed permutation.
+        split: One of `splits`.
 
     Returns:
         The examples; `index` is the place in TFDS' split.
 
     Raises:
-        UsageError: The name is not known, the set is not one of labelled images, or it has no training images.
+        UsageError: The name is not known, or the set is not one of labelled images.
         BnvulnError: The data set cannot be prepared, or is damaged.
     """
     builder = builders.ensure_prepared(name)
-    names = builders.split_names(name, list(builder.info.splits))
-    if split not in names:
-        raise UsageError(f"{name} has only a {names['test']} split: models can be evaluated on it, not trained")
-    published = _read_published(name, names[split], str(builder.data_dir))
-    return train_test_split(published, name)[split] if names.get("train") == names["test"] else published
+    names = _tfds_splits(name, list(builder.info.splits))
+    return _read_published(name, names[split], str(builder.data_dir))
 
 
 @functools.lru_cache(maxsize=4)
@@ -139,8 +160,9 @@ def training_statistics(name: str, builder: Builder) -> ImageStatistics:
     folder = Path(builder.data_dir)
     if stored := stored_statistics(folder):
         return stored
-    has_train = "train" in builders.split_names(name, list(builder.info.splits))
-    images = read(name, "train" if has_train else "test").images
+    published = splits(name)
+    examples = read(name, published[0])
+    images = (train_test_split(examples, name)["train"] if published == (WHOLE,) else examples).images
     height, width, channels = images.shape[1:]
     statistics = ImageStatistics((height, width, channels), *channel_statistics(images))
     with contextlib.suppress(OSError):  # a folder that cannot be written
