@@ -108,7 +108,7 @@ def _print(results: Results) -> None:
 
     click.echo(f"{results.experiment.title}\nClaim: {results.experiment.claim}\n")
     for table in tables.result_tables(results):
-        click.echo(f"{table.title}\n{tables.markdown_table(table)}\n")
+        click.echo(f"{table.title}\n{tables.text_table(table)}\n")
     for note in results.experiment.notes:
         click.echo(f"Note: {note}\n")
 

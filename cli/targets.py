@@ -110,12 +110,14 @@ def print_records(
 ) -> None:
     """Print records and measurements as one JSON object, or as tables with the flags under them."""
     if as_json:
-        plain = [{"name": name, "kind": r.kind, **r.model_dump(mode="json")} for name, r in records.items()]
-        others = [{"name": name, **r.model_dump(mode="json")} for name, r in (measurements or {}).items()]
+        from bn_vuln.reporting.exports import measurement_fields, record_fields
+
+        plain = [{"name": name, **record_fields(r)} for name, r in records.items()]
+        others = [{"name": name, **measurement_fields(r)} for name, r in (measurements or {}).items()]
         o.print_json({"target": str(target), "records": plain, **({"measurements": others} if others else {})})
         return
-    from bn_vuln.reporting.tables import measurements_table, records_table
+    from bn_vuln.reporting.tables import measurements_table, records_table, text_table
 
-    click.echo(records_table(dict(records)))
+    click.echo(text_table(records_table(records)))
     if measurements:
-        click.echo(f"\n{measurements_table(dict(measurements))}")
+        click.echo(f"\n{text_table(measurements_table(measurements))}")

@@ -97,19 +97,13 @@ def _run(models: tuple[Path, ...], matrix: bool, runs: Path, options: o.Options)
 
 def _print(transfers: TransferResult, matrix: bool) -> None:
     """Print the matrices, or one source's row of numbers, with what is wrong with them below."""
-    import sys
-
-    from rich.console import Console
-
     from bn_vuln.reporting import transfer as report
+    from bn_vuln.reporting.tables import text_table, wrap
 
-    tables = (
-        [report.matrix_table(transfers, q) for q in report.QUANTITIES] if matrix else [report.pairs_table(transfers)]
-    )
-    # A file or a pipe has no width that a table would have to fit into.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 100_000)
-    console.print(f"{report.describe(transfers)}\n", markup=False, soft_wrap=True)
-    for table in tables:
-        console.print(report.terminal_table(table))
+    tables = [report.matrix_table(transfers, q) for q in report.QUANTITIES] if matrix else []
+    click.echo("\n".join(wrap(report.describe(transfers), 80)))
+    for table in tables or [report.pairs_table(transfers)]:
+        click.echo(f"\n{table.title}\n{text_table(table)}")
+    click.echo()
     for line in report.flag_lines(transfers):
-        console.print(line, markup=False, soft_wrap=True)
+        click.echo("\n".join(wrap(line, 80, indent="    ")))

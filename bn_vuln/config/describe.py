@@ -95,9 +95,14 @@ def present_perturbation(fields: Mapping[str, Any]) -> Plain:
     return dict(_BY_KIND.get(fields["kind"], Frozen).with_present_names(fields))
 
 
+def is_cell(identity: Mapping[str, Any]) -> bool:
+    """Return whether what a record says of its model is the cell of a run, rather than an external model."""
+    return "arch" in identity and "train" in identity
+
+
 def present_cell(fields: Mapping[str, Any]) -> Plain:
     """Return what a record says of its model under the present names, with every field; external models stay."""
-    return to_plain(validate(Cell, dict(fields), "the cell of a record")) if "arch" in fields else dict(fields)
+    return to_plain(validate(Cell, dict(fields), "the cell of a record")) if is_cell(fields) else dict(fields)
 
 
 def order_of(fields: Mapping[str, Any]) -> tuple[object, ...]:

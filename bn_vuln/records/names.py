@@ -7,16 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bn_vuln.config import Cell, WideResNetArch, format_eps, to_plain, validate
+from bn_vuln.config import Cell, WideResNetArch, format_eps, is_cell, to_plain, validate
 from bn_vuln.config.normalization import BatchNormalization
 from bn_vuln.typing import Plain
 
 _NAMED = ("arch.name", "normalization.name", "normalization.c", "seed", "data.name", "data.digest")
-
-
-def is_cell(identity: Plain) -> bool:
-    """Return whether what a record says of its model is the cell of a run, rather than an external model."""
-    return "arch" in identity and "train" in identity
 
 
 def cell_name(cell: Cell) -> str:

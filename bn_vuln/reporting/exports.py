@@ -6,7 +6,8 @@ import csv
 import io
 
 from bn_vuln.analysis.statistics import Estimate
-from bn_vuln.config import to_plain
+from bn_vuln.config import present_cell, present_perturbation, to_plain
+from bn_vuln.records import MeasurementRecord, Record
 from bn_vuln.reporting.aggregate import Results
 from bn_vuln.reporting.claims import Comparison
 from bn_vuln.reporting.results import Run, Value
@@ -123,6 +124,21 @@ def comparison_fields(results: Results, comparison: Comparison) -> Plain:
         "interval_over_examples": comparison.over_examples,
         "source": comparison.paper.source,
     }
+
+
+def record_fields(record: Record) -> Plain:
+    """Return a record as plain data, with its kind, under the present names of its fields."""
+    fields = {"kind": record.kind, **record.model_dump(mode="json")}
+    return _with_present_names(fields, "perturbation")
+
+
+def measurement_fields(record: MeasurementRecord) -> Plain:
+    """Return a measurement as plain data, under the present names of its fields."""
+    return _with_present_names(record.model_dump(mode="json"), "measurement")
+
+
+def _with_present_names(fields: Plain, kind: str) -> Plain:
+    return {**fields, kind: present_perturbation(fields[kind]), "cell": present_cell(fields["cell"])}
 
 
 def estimate_fields(value: Estimate | None) -> Plain:

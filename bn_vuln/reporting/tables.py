@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from bn_vuln.analysis.statistics import Estimate
@@ -43,13 +44,17 @@ WORD = re.compile(r"(\d+: )?[^\W\d_]")
 
 @dataclass(frozen=True)
 class TextTable:
-    """A title, the header, rows of text, the numbers of the rows that are differences, and footnotes."""
+    """A title, the header, rows of text, the numbers of the rows that are differences, and footnotes.
+
+    The first `keys` columns say what a row is about.
+    """
 
     title: str
     header: list[str]
     rows: list[list[str]]
     differences: frozenset[int] = frozenset()
     notes: tuple[str, ...] = ()
+    keys: int = 1
 
     @property
     def text_columns(self) -> frozenset[int]:
@@ -153,7 +158,7 @@ def accuracy_table(results: Results) -> TextTable:
     quantities = "Accuracy" if set(units.values()) <= {"%", "points"} else "Measured"
     notes = [*flag_notes(flagged), *footnotes.notes(results, table.columns)]
     title = f"{quantities}, mean ± SEM over n seeds{preview}"
-    return TextTable(title, header, rows, frozenset(differences), tuple(notes))
+    return TextTable(title, header, rows, frozenset(differences), tuple(notes), keys=len(table.rows) + 1)
 
 
 def _format_value(value: Value, unit: ColumnUnit, note_numbers: Mapping[int, int]) -> str:
@@ -229,7 +234,7 @@ def comparison_table(results: Results) -> TextTable | None:
         notes.append("examples [...]: with one seed, the 95% bootstrap interval over the examples of its runs alone")
     notes += footnotes.notes(results, dict.fromkeys(c.perturbation for c in results.comparisons))
     title = f"Comparison with the claims (accuracies in %, differences in points{sign_convention(results)})"
-    return TextTable(title, header, rows, notes=tuple(notes))
+    return TextTable(title, header, rows, notes=tuple(notes), keys=len(keys) + 2)
 
 
 def sign_convention(results: Results) -> str:
@@ -329,27 +334,113 @@ def markdown_table(table: TextTable) -> str:
     return "\n".join([*lines, *(f"\n{note}" for note in table.notes)])
 
 
-def records_table(records: Mapping[str, Record]) -> str:
-    """Return records of one classifier as a Markdown table, with the flags under it."""
+# ---------------------------------------------------------------- the terminal
+
+WIDTH = 80
+
+
+def text_table(table: TextTable, width: int = WIDTH) -> str:
+    """Return a table as plain text of at most `width` columns, with its notes under it.
+
+    Cells of words are wrapped. Columns that do not fit beside each other follow below, again beside the keys.
+    """
+    columns = [[title, *(row[i] for row in table.rows)] for i, title in enumerate(table.header)]
+    narrowest = [_narrowest(column, words=i in table.text_columns) for i, column in enumerate(columns)]
+    keys = list(range(table.keys))
+    blocks = [keys]
+    for i in range(table.keys, len(columns)):
+        if len(blocks[-1]) > len(keys) and sum(narrowest[j] + 2 for j in [*blocks[-1], i]) - 2 > width:
+            blocks.append(keys)
+        blocks[-1] = [*blocks[-1], i]
+    lines = ["\n".join(_block_lines(columns, block, narrowest, table.text_columns, width)) for block in blocks]
+    notes = ["\n".join(wrap(note, width, indent="    ")) for note in table.notes]
+    return "\n\n".join([*lines, *(["\n".join(notes)] if notes else [])])
+
+
+def wrap(text: str, width: int, indent: str = "") -> list[str]:
+    """Wrap a line at its spaces, and words that are too long anywhere; `indent` begins every line but the first."""
+    lines, line = [], ""
+    for word in text.split(" "):
+        joined = f"{line} {word}" if line else word
+        if display_width(joined) <= width:
+            line = joined
+            continue
+        lines += [line] if line.strip() else []
+        line = indent * bool(lines) + word
+        while display_width(line) > width:
+            end = next(i for i in range(len(line), 0, -1) if display_width(line[:i]) <= width or i == 1)
+            lines.append(line[:end])
+            line = indent + line[end:] if len(indent) < width // 2 else line[end:]
+    return [*lines, line]
+
+
+def display_width(text: str) -> int:
+    """Return the columns that a text takes on a terminal: two for wide characters, none for combining ones."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(one) else 2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text
+    )
+
+
+def _narrowest(column: list[str], *, words: bool) -> int:
+    """The width below which a column is not wrapped: its longest word, or its longest number."""
+    if words:
+        return max((min(display_width(word), 20) for text in column for word in text.split()), default=1)
+    return max(display_width(text) for text in [*column[0].split(), *column[1:], MISSING])
+
+
+def _block_lines(
+    columns: list[list[str]], block: list[int], narrowest: list[int], text_columns: frozenset[int], width: int
+) -> list[str]:
+    """The lines of some columns: the widest ones are narrowed until all fit."""
+    natural = {i: max(display_width(text) for text in columns[i]) for i in block}
+    room = width - 2 * (len(block) - 1)
+    limit = max(natural.values())
+    while limit > 1 and sum(max(narrowest[i], min(natural[i], limit)) for i in block) > room:
+        limit -= 1
+    widths = {i: min(max(narrowest[i], min(natural[i], limit)), room) for i in block}
+    lines: list[str] = []
+    for row in range(len(columns[0])):
+        cells = {i: wrap(columns[i][row], widths[i]) for i in block}
+        for place in range(max(len(cell) for cell in cells.values())):
+            texts = [cell[place] if place < len(cell) else "" for cell in cells.values()]
+            padded = [
+                text + gap if i in text_columns or not i else gap + text
+                for i, text in zip(block, texts, strict=True)
+                for gap in [" " * (widths[i] - display_width(text))]
+            ]
+            lines.append("  ".join(padded).rstrip())
+        if not row:
+            lines.append("  ".join("-" * widths[i] for i in block))
+    return lines
+
+
+def records_table(records: Mapping[str, Record], *, named: bool = True) -> TextTable:
+    """Return records of one classifier as a table, with the flags in its notes.
+
+    `named` has the name of each in the first column, beside the perturbation.
+    """
     flags = list(dict.fromkeys(flag.text for record in records.values() for flag in record.flags))
     numbers = {flag: f"[{i}]" for i, flag in enumerate(flags, 1)}
     has_distances = any(r.mean_distance is not None or r.kind == "minimal" for r in records.values())
-    header = ["name", "under", "examples", "accuracy, %", *(["distance"] if has_distances else []), "flags"]
+    header = [*(["name"] if named else []), "under", "examples", "accuracy, %"]
+    header += [*(["distance"] if has_distances else []), "flags"]
     rows = []
     for name, record in records.items():
         distance = MISSING
         if record.mean_distance is not None:
             norm, unit = NORMS[record.perturbation["ord"]], record.perturbation["unit"]
             distance = f"{norm} mean {record.mean_distance:.3f}, median {record.median_distance:.3f} {unit}"
-        row = [name, describe_fields(record.perturbation), str(record.n), f"{100 * record.accuracy:.2f}"]
+        row = [name] if named else []
+        row += [describe_fields(record.perturbation), str(record.n), f"{100 * record.accuracy:.2f}"]
         row += [distance] if has_distances else []
         rows.append([*row, " ".join(numbers[flag.text] for flag in record.flags) or "none"])
-    table = TextTable("", header, rows)
-    return markdown_table(replace(table, notes=tuple(f"{numbers[flag]} {flag}" for flag in flags)))
+    return TextTable("", header, rows, notes=tuple(f"{numbers[flag]} {flag}" for flag in flags))
 
 
-def measurements_table(measurements: Mapping[str, MeasurementRecord]) -> str:
-    """Return measurements of one classifier as a Markdown table."""
+def measurements_table(measurements: Mapping[str, MeasurementRecord]) -> TextTable:
+    """Return measurements of one classifier as a table."""
     rows = []
     for name, record in measurements.items():
         value = "not applicable"
@@ -357,4 +448,4 @@ def measurements_table(measurements: Mapping[str, MeasurementRecord]) -> str:
             value = f"{100 * record.value if record.unit == '%' else record.value:.2f} {record.unit}"
         details = ", ".join(f"{key} {detail:.4g}" for key, detail in record.details.items())
         rows.append([name, MEASUREMENT_NAMES.get(record.measurement["kind"], ""), str(record.n), value, details])
-    return markdown_table(TextTable("", ["name", "what", "examples", "value", "further"], rows))
+    return TextTable("", ["name", "what", "examples", "value", "further"], rows)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bn_vuln.analysis.statistics import Proportion
-from bn_vuln.config import Cell, describe_cell, describe_fields, digest, validate
+from bn_vuln.config import Cell, describe_cell, describe_fields, digest, is_cell, present_perturbation, validate
 from bn_vuln.evaluation.transfer import TransferPair, TransferResult
 from bn_vuln.reporting.figures.style import FigureFile, render, styled_pyplot
 from bn_vuln.reporting.tables import MISSING, TextTable, markdown_table
@@ -19,7 +19,6 @@ from bn_vuln.typing import Floats, Plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from rich.table import Table
 
 CELL, LETTER, BAR = 0.75, 0.075, 1.3  # inches: a side of the heat map's cells, a letter of a label, the colour bar
 
@@ -98,7 +97,7 @@ def pairs_table(transfers: TransferResult) -> TextTable:
          *(format_with_interval(value) for value in (pair.clean, pair.accuracy, pair.rate, pair.success))]
         for (source, target), pair in transfers.pairs.items()
     ]  # fmt: skip
-    return TextTable("Every pair, with 95% Wilson intervals over examples", header, rows)
+    return TextTable("Every pair, with 95% Wilson intervals over examples", header, rows, keys=2)
 
 
 def format_with_interval(value: Proportion) -> str:
@@ -117,12 +116,12 @@ def models_table(transfers: TransferResult) -> TextTable:
     rows = []
     for key, name in transfers.names.items():
         identity = identities[key]
-        if "weights" in identity:
-            description = f"external model, weights sha256 {str(identity['weights'])[:12]}"
-        elif "arch" in identity:
+        if is_cell(identity):
             description = describe_cell(validate(Cell, dict(identity), "record"))
         else:
             description = "external model"
+            if isinstance(identity.get("weights"), str):
+                description += f", weights sha256 {identity['weights'][:12]}"
         rows.append([name, key, description])
     return TextTable("Models", ["name", "id", "what it is"], rows)
 
@@ -134,19 +133,6 @@ def flag_lines(transfers: TransferResult) -> list[str]:
     flagged += [(names[target], flag) for (_, target), pair in pairs.items() for flag in pair.record.target_flags]
     flagged += [(f"{names[source]} -> {names[target]}", flag) for (source, target), flag in transfers.flags().items()]
     return list(dict.fromkeys(f"{name}: {flag.text}" for name, flag in flagged))
-
-
-def terminal_table(table: TextTable) -> Table:
-    """Return a table for a rich console."""
-    from rich.table import Table
-    from rich.text import Text
-
-    shown = Table(title=table.title or None, title_justify="left")
-    for i, title in enumerate(table.header):
-        shown.add_column(Text(title), justify="left" if i in table.text_columns else "right", overflow="fold")
-    for row in table.rows:
-        shown.add_row(*(Text(text) for text in row))
-    return shown
 
 
 # ---------------------------------------------------------------- figures
@@ -235,7 +221,7 @@ def markdown(transfers: TransferResult, captions: Mapping[str, str]) -> str:
 def to_json(transfers: TransferResult) -> Plain:
     """Return all pairs as plain data, fractions throughout."""
     return {
-        "perturbation": transfers.perturbation,
+        "perturbation": present_perturbation(transfers.perturbation),
         "n": transfers.n,
         "models": [{"id": key, "name": name} for key, name in transfers.names.items()],
         "pairs": [pair_fields(pair) for pair in transfers.pairs.values()],

@@ -200,7 +200,7 @@ def test_what_lies_beside_the_record(tmp_path, evaluator, result):
     np.testing.assert_array_equal(records.read_correct(tmp_path, found.record.perturbation_id), result.correct)
     record = records.read_record(records.record_path(tmp_path, found.record.perturbation_id))
     assert record.mean_distance == found.record.mean_distance
-    text = tables.records_table({"cw": record})
+    text = tables.markdown_table(tables.records_table({"cw": record}))
     assert f"mean {record.mean_distance:.3f}, median {record.median_distance:.3f} pixel" in text
 
 
@@ -217,7 +217,7 @@ def test_other_records_have_no_distance_and_no_images(tmp_path, evaluator):
     assert (found.record.mean_distance, found.record.median_distance) == (None, None)
     arrays = records.read_arrays(records.correct_path(tmp_path, found.record.perturbation_id))
     assert arrays.keys() == {"correct", "n"}
-    assert "distance" not in tables.records_table({"clean": found.record})
+    assert "distance" not in tables.records_table({"clean": found.record}).header
 
 
 def test_a_summary_counts_what_the_attack_found():
@@ -282,7 +282,8 @@ def test_the_command_takes_it_and_prints_distances(bnvuln, runs, tmp_path):
     more = ["--initial-const", "1", "--ord", "2", "--limit", "20", "--save", tmp_path / "found.npz"]
     code, out, _ = bnvuln("attack", folder, *QUICK, *more)
     assert code == 0
-    assert "carlini_wagner 2 pixel, 3 times 40 steps of 0.1 from constant 1, box [0, 1]" in out
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert "carlini_wagner" in out
     assert "L2 mean" in out
     assert "median" in out
     _, out, _ = bnvuln("attack", folder, *QUICK, "--limit", "10", "--unit", "standardized", "--target", "next",

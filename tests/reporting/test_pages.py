@@ -140,7 +140,7 @@ def test_records_of_one_classifier(tmp_path: Path) -> None:
     fill(tmp_path, small(seeds=[0]), by_arm(HARM), flags=flag_bim)
     flagged = next(folder for folder in run_folders(tmp_path) if any(r.flags for r in read_records(folder)))
     found = {record.kind: record for record in read_records(flagged)}
-    text = records_table(found)
+    text = markdown_table(records_table(found))
     rows = {row[0]: row[1:] for row in markdown_rows(text)[1:]}
     assert rows["clean"] == ["clean (test)", "1000", "97.10", "none"]
     words = "bim inf eps 0.1 pixel, 20 steps of 0.0125, box [0, 1], keep first_success (test)"
