@@ -21,6 +21,7 @@ LAYERS = [
     "reporting",
     "experiments",
     "evaluation",
+    "external",
     "training",
     "attacks",
     "models",

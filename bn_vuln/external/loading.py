@@ -1,0 +1,529 @@
+"""Opening external models: files of Keras, models of `keras.applications` by name, and models in memory.
+
+Files of custom objects run code, as do Lambda layers and saved TensorFlow graphs in a `.keras` file: both are refused
+but where `custom_objects` is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import hashlib
+import importlib.util
+import inspect
+import json
+import os
+import re
+import sys
+import traceback
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from bn_vuln.errors import BnvulnError, UsageError
+from bn_vuln.models import custom_layers
+from bn_vuln.runtime import backend
+from bn_vuln.typing import KerasModel
+
+APPLICATIONS = "keras.applications"
+
+# What the models of each module of keras.applications expect: a mode of `preprocess_input`, or pixels of 0 to 255 where
+# the preprocessing is inside the model.
+PREPROCESSING = {
+    "convnext": "0-255",
+    "densenet": "torch",
+    "efficientnet": "0-255",
+    "efficientnet_v2": "0-255",
+    "inception_resnet_v2": "tf",
+    "inception_v3": "tf",
+    "mobilenet": "tf",
+    "mobilenet_v2": "tf",
+    "mobilenet_v3": "0-255",
+    "nasnet": "tf",
+    "resnet": "caffe",
+    "resnet_v2": "tf",
+    "vgg16": "caffe",
+    "vgg19": "caffe",
+    "xception": "tf",
+}
+
+_KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
+_TORCH = (
+    "a PyTorch model: bnvuln attacks Keras models; build the same architecture in Keras, copy the weights "
+    "(Conv2d [out, in, h, w] to [h, w, in, out], Linear transposed) and save it with model.save('model.keras')"
+)
+_ONNX = (
+    "an ONNX model: bnvuln attacks Keras models; convert it (onnx2tf -i MODEL.onnx -oh5) to a Keras .h5, "
+    "or save the model that it was exported from as .keras"
+)
+_TFLITE = (
+    "a TensorFlow Lite model, which has no gradients: save the Keras model that it was converted from "
+    "with model.save('model.keras')"
+)
+_FROZEN = (
+    "a TensorFlow graph: give the SavedModel's folder to keras.layers.TFSMLayer, "
+    "or save the Keras model with model.save('model.keras')"
+)
+_PICKLE = "a pickled object: bnvuln attacks Keras models; save one with model.save('model.keras')"
+_CHECKPOINT = (
+    "a checkpoint of weights without the architecture: build the model, load them, and save it with "
+    "model.save('model.keras')"
+)
+_OTHER_SUFFIXES = {
+    ".pb": _FROZEN,
+    ".tflite": _TFLITE,
+    ".onnx": _ONNX,
+    ".pt": _TORCH,
+    ".pth": _TORCH,
+    ".safetensors": _TORCH,
+    ".pkl": _PICKLE,
+    ".pickle": _PICKLE,
+    ".joblib": _PICKLE,
+    ".ckpt": _CHECKPOINT,
+    ".index": _CHECKPOINT,
+}
+
+# What Keras says of a class or function that it does not know.
+_UNKNOWN = re.compile(
+    r"Could not locate (?:class|function) '([^']+)'|Cannot deserialize object of type `([^`]+)`"
+    r"|Unknown (?:layer|object|function|activation function)[^:]*: '?([\w.>]+)"
+)
+
+Target: TypeAlias = "str | Path | KerasModel"
+CustomObjects: TypeAlias = "str | Path | Mapping[str, object]"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """An external model that was opened.
+
+    Attributes:
+        model: the Keras model, built, with one input.
+        source: the file or name as the user spelled it; class and name of a model in memory.
+        path: absolute path of the file, or None.
+        input_scale: what it expects, where that is known: `0-255`, or `caffe`, `torch` or `tf`, the modes of
+            `keras.applications`; else None.
+        custom_objects: the Python file of its custom layers and functions, or None.
+    """
+
+    model: KerasModel
+    source: str
+    path: Path | None = None
+    input_scale: str | None = None
+    custom_objects: Path | None = None
+
+
+def is_external(target: object) -> bool:
+    """Return whether a target is, or by its name claims to be, an external model rather than a run folder."""
+    if not isinstance(target, str | Path):
+        return True
+    if str(target).startswith(APPLICATIONS):
+        return True
+    path = Path(target)
+    if path.is_dir():
+        return _is_saved_model(path) or _is_keras_folder(path)
+    return path.is_file() or path.suffix.lower() in (*_KERAS_SUFFIXES, *_OTHER_SUFFIXES)
+
+
+def load(
+    target: Target,
+    *,
+    weights: str | Path | None = None,
+    classes: int | None = None,
+    custom_objects: CustomObjects | None = None,
+) -> LoadedModel:
+    """Open an external model, uncompiled.
+
+    Args:
+        target: a `.keras`, `.h5` or `.hdf5` file, `keras.applications:NAME`, or a Keras model.
+        weights: of `keras.applications:NAME` alone: `imagenet` (the default), `none` (random), or a file.
+        classes: number of outputs of `keras.applications:NAME` where the weights are not `imagenet`; None: 1000.
+        custom_objects: a Python file, which is run, or custom objects by their names. It is also the permission to
+            run the code of Lambda layers and TensorFlow graphs in the model's file.
+
+    Returns:
+        The model.
+
+    Raises:
+        UsageError: where the target is no such model, with what to do instead.
+        BnvulnError: where the file is damaged, or Keras cannot load it.
+    """
+    if not isinstance(target, str | Path):
+        return LoadedModel(_checked_model(target, _name_of(target)), _name_of(target))
+    source = str(target)
+    if source.startswith(APPLICATIONS):
+        return _from_applications(source, weights, classes)
+    if weights is not None:
+        raise UsageError(f"--weights is for keras.applications:NAME; {source} has its own")
+    path = Path(target)
+    _check_kind(path)
+    objects = _custom_objects(custom_objects)
+    model = _load_file(path, objects)
+    file = Path(custom_objects) if isinstance(custom_objects, str | Path) else None
+    return LoadedModel(_checked_model(model, source), source, Path(os.path.abspath(path)), None, file)
+
+
+def load_keras(path: Path) -> KerasModel:
+    """Load a model of this package, uncompiled.
+
+    Args:
+        path: the `.keras` file.
+
+    Returns:
+        The model.
+
+    Raises:
+        BnvulnError: in one line, where it cannot be loaded.
+    """
+    return _load_file(path, None)
+
+
+def _name_of(model: object) -> str:
+    name = getattr(model, "name", None)
+    return f"{type(model).__name__} {name!r}" if isinstance(name, str) else type(model).__name__
+
+
+def _checked_model(model: Any, source: str) -> KerasModel:
+    """The model, where it is a Keras model with weights and one input."""
+    backend.tensorflow()
+    import keras
+
+    if not isinstance(model, keras.Model):
+        cls = type(model)
+        hint = (
+            "; save it with tf_keras as .h5, and give the file"
+            if cls.__module__.startswith(("tf_keras", "tensorflow"))
+            else ""
+        )
+        raise UsageError(f"{source}: expected a Keras model, received {cls.__module__}.{cls.__qualname__}{hint}")
+    if not model.built:
+        raise UsageError(
+            f"{source}: it was never called, so it has no weights yet; call it once on an image (and save it)"
+        )
+    try:
+        inputs = list(model.inputs or [])
+    except (AttributeError, ValueError):  # a model of one's own class has none
+        inputs = []
+    if len(inputs) > 1:
+        names = ", ".join(getattr(model, "input_names", None) or [str(one.name) for one in inputs])
+        raise UsageError(f"{source}: expected one input, an image; it has {len(inputs)}: {names}")
+    return model
+
+
+def _is_saved_model(folder: Path) -> bool:
+    return (folder / "saved_model.pb").is_file() or (folder / "saved_model.pbtxt").is_file()
+
+
+def _is_keras_folder(folder: Path) -> bool:
+    """Return whether it is an unpacked `.keras` file."""
+    return all((folder / name).is_file() for name in ("config.json", "metadata.json"))
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse folders but for unpacked `.keras` files."""
+    if _is_saved_model(folder):
+        raise UsageError(
+            f"{folder}: a TensorFlow SavedModel: wrap it, keras.Sequential([keras.Input((HEIGHT, WIDTH, CHANNELS)), "
+            f"keras.layers.TFSMLayer('{folder}', call_endpoint='serve')]) (or 'serving_default'); give this model from "
+            "Python, or model.save('model.keras') with --custom-objects FILE.py (any file: it permits code)"
+        )
+    if not _is_keras_folder(folder):
+        raise UsageError(f"{folder}: expected a run folder or a .keras or .h5 file, received a folder without either")
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse what is no model file of Keras, before Keras is asked."""
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return _check_folder(path)
+    if not path.is_file():
+        raise UsageError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
+    if path.name.endswith(".weights.h5"):
+        raise UsageError(
+            f"{path}: weights without the architecture: build the model, model.load_weights('{path.name}'), and give "
+            "model.save('model.keras'); of a model of keras.applications give keras.applications:NAME with "
+            f"--weights {path}"
+        )
+    if suffix in _OTHER_SUFFIXES:
+        raise UsageError(f"{path}: {_OTHER_SUFFIXES[suffix]}")
+    if suffix not in _KERAS_SUFFIXES:
+        raise UsageError(f"{path}: expected a .keras or .h5 file (save the model with model.save('model.keras'))")
+    _check_content(path, suffix)
+
+
+def _check_content(path: Path, suffix: str) -> None:
+    """Refuse files whose content is not what their name says, and damaged archives."""
+    start = _read(path, 8)
+    if not start:
+        raise BnvulnError(f"{path}: the file is empty")
+    is_zip, is_hdf5 = start.startswith(b"PK"), start == b"\x89HDF\r\n\x1a\n"
+    if suffix == ".keras" and is_hdf5:
+        raise UsageError(f"{path}: an HDF5 file; rename it to {path.with_suffix('.h5').name}")
+    if suffix != ".keras" and is_zip:
+        raise UsageError(f"{path}: a zip archive, not HDF5; rename it to {path.with_suffix('.keras').name}")
+    if not (is_zip or is_hdf5):
+        raise BnvulnError(
+            f"{path}: not a model file of Keras, or damaged (save the model with model.save('model.keras'))"
+        )
+    if is_zip:
+        _check_archive(path)
+
+
+def _check_archive(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError):
+        raise BnvulnError(f"{path}: damaged or cut off: it cannot be read as a .keras file") from None
+    if damaged is not None:
+        raise BnvulnError(f"{path}: damaged: {damaged} inside it does not have its checksum")
+    if "config.json" not in names:
+        raise UsageError(
+            f"{path}: not a .keras file: no config.json inside (save the model with model.save('model.keras'))"
+        )
+
+
+def _read(path: Path, size: int = -1) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _load_file(path: Path, objects: Mapping[str, object] | None) -> KerasModel:
+    backend.tensorflow()
+    import keras
+
+    custom_layers.register()
+    named = None if objects is None else _with_registered_names(path, objects)
+    try:
+        model: KerasModel = keras.saving.load_model(
+            path, compile=False, custom_objects=named, safe_mode=objects is None
+        )
+    except Exception as error:  # Keras raises many kinds
+        raise _load_error(path, error, objects is not None) from None
+    return model
+
+
+def _load_error(path: Path, error: Exception, with_objects: bool) -> BnvulnError:
+    """What to tell the user where Keras could not load a file."""
+    text = " ".join(str(error).split())
+    unknown = _UNKNOWN.search(text)
+    if unknown:
+        name = next(group for group in unknown.groups() if group)
+        where = (
+            "the file of --custom-objects does not have it"
+            if with_objects
+            else (
+                "give the Python file that defines it with --custom-objects FILE.py, which runs that file "
+                "(from Python: custom_objects=)"
+            )
+        )
+        return UsageError(f"{path}: Keras does not know {name}; {where}")
+    if "safe_mode" in text or "unsafe_deserialization" in text:
+        kind = "a TensorFlow SavedModel (TFSMLayer)" if "TFSMLayer" in text else "a Python lambda"
+        return UsageError(
+            f"{path}: it holds {kind}, so loading it runs code from the file; if you trust it, give "
+            "--custom-objects FILE.py (any Python file, an empty one will do), which permits code (from Python: "
+            "custom_objects={})"
+        )
+    saved, installed = _saved_version(path), _keras_version()
+    newer = ""
+    if saved is not None and _version_key(saved) > _version_key(installed):
+        newer = f"; it was saved by Keras {saved}, this is {installed}: update Keras, or save it with {installed}"
+    reason = text.rpartition("Exception encountered: ")[2] or text
+    reason = re.split(r"\.? (?:Full object config|config=|Received: config)", reason)[0]
+    return BnvulnError(f"{path}: Keras cannot load it: {type(error).__name__}: {reason[:300]}{newer}")
+
+
+def _keras_version() -> str:
+    import keras
+
+    return str(keras.__version__)
+
+
+def _version_key(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)[:3]]
+
+
+def _saved_version(path: Path) -> str | None:
+    """The version of Keras that wrote a file, where it says so."""
+    with contextlib.suppress(Exception):
+        if path.is_dir():
+            return str(json.loads((path / "metadata.json").read_bytes())["keras_version"])
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return str(json.loads(archive.read("metadata.json"))["keras_version"])
+        import h5py
+
+        with h5py.File(path) as file:
+            version = file.attrs["keras_version"]
+            return version.decode() if isinstance(version, bytes) else str(version)
+    return None
+
+
+def _custom_objects(given: CustomObjects | None) -> Mapping[str, object] | None:
+    """Custom objects by name; None where none were given, which forbids code."""
+    if given is None or isinstance(given, Mapping):
+        return given
+    path = Path(given)
+    if path.is_dir() or not path.exists():
+        raise UsageError(f"--custom-objects {path}: {'is a folder' if path.is_dir() else 'no such file'}")
+    backend.tensorflow()
+    return _objects_of_file(os.path.abspath(path), hashlib.sha256(_read(path)).hexdigest(), str(given))
+
+
+@functools.cache
+def _objects_of_file(path: str, sha256: str, spelled: str) -> Mapping[str, object]:
+    """Run a Python file, and return its classes and functions by name and registered name."""
+    import keras
+
+    custom_layers.register()
+    name = f"custom_objects_{sha256[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"--custom-objects {spelled}: expected a Python file, FILE.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(Path(path).parent))
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        line = error.lineno if isinstance(error, SyntaxError) and error.filename == path else (lines or [None])[-1]
+        text = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())[:200]
+        where = f", line {line}" if line else ""
+        raise BnvulnError(f"--custom-objects {spelled}{where}: {type(error).__name__}: {text}") from None
+    finally:
+        sys.path.remove(str(Path(path).parent))
+    objects: dict[str, object] = {}
+    for key, value in vars(module).items():
+        if not key.startswith("__") and (inspect.isclass(value) or inspect.isfunction(value)):
+            objects |= {key: value, value.__name__: value, keras.saving.get_registered_name(value): value}
+    return objects
+
+
+def _with_registered_names(path: Path, objects: Mapping[str, object]) -> dict[str, object]:
+    """Custom objects, also by the names such as `package>Name` that the model's file calls them by."""
+    named = dict(objects)
+    with contextlib.suppress(Exception):  # a damaged file is reported by Keras
+        for name in re.findall(r'"([^"]+>[^"]+)"', _config_text(path)):
+            short = name.rpartition(">")[2]
+            if short in objects:
+                named.setdefault(name, objects[short])
+    return named
+
+
+def _config_text(path: Path) -> str:
+    """The architecture as a model's file holds it, in JSON."""
+    if path.is_dir():
+        return (path / "config.json").read_text()
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return archive.read("config.json").decode()
+    import h5py
+
+    with h5py.File(path) as file:
+        config = file.attrs["model_config"]
+        return config.decode() if isinstance(config, bytes) else str(config)
+
+
+def applications() -> dict[str, str]:
+    """Return the models of keras.applications by name, with what each expects (see PREPROCESSING)."""
+    backend.tensorflow()
+    import keras
+
+    found = {}
+    for name, function in vars(keras.applications).items():
+        if inspect.isfunction(function):
+            module = function.__module__.rpartition(".")[2]
+            if module in PREPROCESSING:
+                found[name] = PREPROCESSING[module]
+    return found
+
+
+def _from_applications(source: str, weights: str | Path | None, classes: int | None) -> LoadedModel:
+    known = applications()
+    import keras
+
+    name = source[len(APPLICATIONS) :].lstrip(":.")
+    if source != f"{APPLICATIONS}:{name}" or name not in known:
+        lower = {one.lower(): one for one in known}
+        near = [lower[one] for one in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
+        hint = (
+            f"did you mean {', '.join(f'{APPLICATIONS}:{one}' for one in near)}?"
+            if near
+            else f"it has {', '.join(known)}"
+        )
+        raise UsageError(f"{source}: expected {APPLICATIONS}:NAME; {hint}")
+    given = "imagenet" if weights is None else str(weights)
+    if given == "imagenet" and classes not in (None, 1000):
+        raise UsageError(
+            f"{source}: its weights of imagenet have 1000 classes, the data have {classes}; give the weights of a "
+            "model with your classes as --weights FILE"
+        )
+    build = getattr(keras.applications, name)
+    if given in ("imagenet", "none"):
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # the progress of a download
+                model = build(weights=None if given == "none" else given, classes=classes or 1000)
+        except Exception as error:
+            raise _download_error(source, error) from None
+        return LoadedModel(_checked_model(model, source), source, None, known[name])
+    path = Path(given)
+    if not path.is_file():
+        kind = "is a folder" if path.is_dir() else "no such file"
+        raise UsageError(f"--weights {path}: {kind}; expected imagenet, none, or a file")
+    _read(path, 1)
+    model = build(weights=None, classes=classes or 1000)
+    try:
+        model.load_weights(path)
+    except Exception as error:  # Keras raises many kinds
+        text = " ".join(str(error).split())[:200]
+        raise BnvulnError(
+            f"--weights {path}: not weights of {source} with {classes or 1000} classes ({text}); of another model "
+            "save it whole with model.save('model.keras')"
+        ) from None
+    _check_efficientnet(model, name, path)
+    return LoadedModel(_checked_model(model, source), source, Path(os.path.abspath(path)), known[name])
+
+
+def _cache() -> Path:
+    """The folder where Keras looks for weights of imagenet."""
+    return Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "models"
+
+
+def _download_error(source: str, error: Exception) -> BnvulnError:
+    text = " ".join(str(error).split())
+    address = re.search(r"https?://\S+?(?=:?\s|:?$)", text)
+    if address is None:
+        return BnvulnError(f"{source}: Keras cannot build it: {text[:300]}")
+    file = address.group().rstrip(":").rpartition("/")[2]
+    return BnvulnError(
+        f"{source}: the weights of imagenet are not at {_cache() / file}, and {address.group().rstrip(':')} cannot be "
+        "fetched; put the file there, or give it with --weights FILE"
+    )
+
+
+def _check_efficientnet(model: Any, name: str, path: Path) -> None:
+    """Refuse weights of imagenet by file where Keras builds another graph for them."""
+    import keras
+
+    if not re.fullmatch(r"EfficientNetB\d", name):
+        return
+    layer = next(layer for layer in model.layers if isinstance(layer, keras.layers.Normalization))
+    variance = keras.ops.convert_to_numpy(layer.adapt_variance).ravel()
+    if np.allclose(variance, [0.229, 0.224, 0.225], atol=1e-3):
+        raise UsageError(
+            f"--weights {path}: weights of imagenet: for them Keras' {name} has one more layer, which it leaves out "
+            f"with a file; put the file at {_cache() / (name.lower() + '.h5')} and give --weights imagenet, or save "
+            "the whole model with model.save('model.keras')"
+        )
