@@ -15,14 +15,10 @@ other mistakes `UsageError`, work that fails `BnvulnError`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-
 from bn_vuln import config, data, records
-from bn_vuln.analysis.statistics import Estimate, estimate
 from bn_vuln.config import (
     Attack,
     Cell,
@@ -35,9 +31,10 @@ from bn_vuln.config import (
     Scale,
     Suite,
 )
-from bn_vuln.errors import BnvulnError, UsageError
+from bn_vuln.errors import UsageError
 from bn_vuln.experiments import catalog, publishing, runner
-from bn_vuln.reporting import aggregate, pages
+from bn_vuln.reporting import aggregate, pages, paired
+from bn_vuln.reporting.paired import Comparison
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution, Strategy, choose
 from bn_vuln.runtime.progress import Progress
 
@@ -411,61 +408,23 @@ def _changed(
     return config.validate(Evaluation, {**config.to_plain(evaluation), **given}, "evaluation")
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One perturbation measured on two runs.
-
-    Attributes:
-        first: record of the first run.
-        second: record of the second run.
-        difference: accuracy of the second - that of the first over the same examples, with the standard error over
-            examples (not over seeds: two runs are one pair of seeds).
-    """
-
-    first: records.Record
-    second: records.Record
-    difference: Estimate
-
-
-def compare(first: str | Path, second: str | Path) -> list[Comparison]:
-    """Compare two runs under every perturbation that both have a record of.
+def compare(first: str | Path, second: str | Path, *, root: str | Path = RUNS) -> list[Comparison]:
+    """Compare two models under every perturbation that both have a record of.
 
     Args:
-        first: run folder, or STORE/CELL of a packed store.
+        first: run folder, STORE/CELL of a packed store, the file of an external model that was measured, or the
+            beginning of an id in `root`.
         second: likewise.
+        root: folder of the runs, and of the records of external models.
 
     Returns:
-        Paired differences, second - first.
+        Paired differences, second - first: clean, noise, corruptions, attacks by name and eps.
 
     Raises:
-        UsageError: where a folder is no run.
-        BnvulnError: where the runs share no perturbation, or were measured on different examples.
+        UsageError: where a model is not found, or has no records.
+        BnvulnError: where they share no perturbation, or were measured on different examples.
     """
-    runs = [records.open_run(Path(folder)) for folder in (first, second)]
-    found = [{record.perturbation_id: record for record in store.records(cell_id)} for store, cell_id in runs]
-    for folder, (store, cell_id), own in zip((first, second), runs, found, strict=True):
-        if not own and not Path(folder).is_dir() and cell_id not in store.cells():
-            raise UsageError(f"{folder}: no such folder, and no cell of a packed store")
-        if not own:
-            raise UsageError(f"{folder}: no records here; measure it first: bnvuln evaluate {folder} --suite quick")
-    before, after = found
-    common = [key for key in before if key in after]
-    if not common:
-        raise BnvulnError(f"{first} and {second} share no perturbation; run the same `bnvuln evaluate` on both")
-    pairs = []
-    for key in common:
-        one, other = before[key], after[key]
-        if one.n != other.n:
-            raise BnvulnError(
-                f"{first} and {second} were measured on different examples under {one.kind} ({one.n} and {other.n}): "
-                "nothing can be paired; measure both with the same --limit"
-            )
-        correct = [store.correct(cell_id, key) for store, cell_id in runs]
-        if correct[0] is None or correct[1] is None:
-            raise BnvulnError(f"{first if correct[0] is None else second}: no per-example outcomes of {key}")
-        differences = correct[1].astype(np.float64) - correct[0]
-        pairs.append(Comparison(one, other, estimate(differences.tolist())))
-    return pairs
+    return paired.pair(first, second, Path(root))[2]
 
 
 def reproduce(

@@ -13,9 +13,11 @@ from bn_vuln.version import __version__
 # name -> one line of help; the module bn_vuln.cli.NAME holds the command `command`.
 COMMANDS = {
     "train": "Train one model, with or without batch norm.",
-    "attack": "Attack a run, or any .keras classifier.",
+    "attack": "Attack a run, or any Keras classifier.",
     "evaluate": "Clean accuracy, noise, attacks and measurements in one table.",
-    "compare": "Paired differences between two runs.",
+    "list": "List the models of a results folder.",
+    "show": "Show a run or an external model with its records.",
+    "compare": "Paired differences between two models.",
     "transfer": "Measure how adversarial examples transfer between models.",
     "scale-input": "The pair of Table 6 (or 7) at one input width.",
     "reproduce": "Reproduce a table or figure, beside the paper's values.",

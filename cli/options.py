@@ -209,10 +209,11 @@ data_options = options(
 
 
 json_option = option("Output")("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+quiet_option = option("Output")("-q", "--quiet", is_flag=True, help="Nothing but errors on standard error.")
 output_options = options(
     (
         json_option,
-        option("Output")("-q", "--quiet", is_flag=True, help="No progress on standard error."),
+        option("Output")("-q", "--quiet", is_flag=True, help="No progress and no next step on standard error."),
         option("Output")("--verbose", is_flag=True, help="TensorFlow's start-up messages."),
     )
 )
@@ -229,6 +230,13 @@ def scale_option(default: str) -> OptionDecorator:
     )
 
 
+runs_option = option("Results")(
+    "--runs",
+    type=FOLDER,
+    default="runs",
+    show_default=True,
+    help="Results folder of ids, and of the records of external models.",
+)
 set_option = option("Experiment")(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A field of the config, e.g. train.epochs=3."
 )
@@ -293,6 +301,21 @@ def set_up(verbose: bool) -> None:
 def log(text: str) -> None:
     """Print a line that is no result, on standard error."""
     click.echo(text, err=True)
+
+
+def closing(folder: Path, *commands: str, quiet: bool) -> None:
+    """Say at the end of a command where its records are, and what to do next, on standard error."""
+    if not quiet:
+        log(f"records: {folder}")
+        for place, command in enumerate(commands):
+            log(f"{'   or' if place else 'next'}: {command}")
+
+
+def quote(path: Path) -> str:
+    """Return a path as a command line takes it."""
+    import shlex
+
+    return shlex.quote(str(path))
 
 
 def print_json(data: object) -> None:

@@ -24,6 +24,7 @@ from bn_vuln.records.folder import (
     write_record,
     write_transfer,
 )
+from bn_vuln.records.listing import Entry, entries, entry, externals, find, is_of, is_run_folder
 from bn_vuln.records.lock import LOCK, is_stale_lock, locked
 from bn_vuln.records.packed import PackedStore, is_packed
 from bn_vuln.records.packing import Published, pack, unpack
@@ -41,6 +42,13 @@ from bn_vuln.records.store import Store, open_run, open_store
 __all__ = [
     "LOCK",
     "SCHEMA",
+    "Entry",
+    "entries",
+    "entry",
+    "externals",
+    "find",
+    "is_of",
+    "is_run_folder",
     "ExternalRecord",
     "Flag",
     "FolderStore",

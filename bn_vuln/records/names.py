@@ -61,6 +61,16 @@ def _short_name(cells: Mapping[str, Plain], key: str) -> str:
     return " ".join([*dict.fromkeys(words), f"seed {cell['seed']}"])
 
 
+def differing_fields(identities: Mapping[str, Plain]) -> dict[str, list[str]]:
+    """Return by id the fields in which models differ, as `input_scale=0-255`, each shortened."""
+    flat = {key: _flat(identity) for key, identity in identities.items()}
+    fields = dict.fromkeys(field for one in flat.values() for field in one)
+    differing = [field for field in fields if len({str(one.get(field)) for one in flat.values()}) > 1]
+    return {
+        key: [f"{field}={_format(one[field])[:12]}" for field in differing if field in one] for key, one in flat.items()
+    }
+
+
 def _field_words(field: str, value: object, cells: Sequence[Plain]) -> list[str]:
     """The words of a field in a name: none where the cells are alike in it, else its value.
 

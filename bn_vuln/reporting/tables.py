@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -439,10 +439,15 @@ def records_table(records: Mapping[str, Record], *, named: bool = True) -> TextT
     return TextTable("", header, rows, notes=tuple(f"{numbers[flag]} {flag}" for flag in flags))
 
 
-def measurements_table(measurements: Mapping[str, MeasurementRecord]) -> TextTable:
-    """Return measurements of one classifier as a table."""
+def measurements_table(measurements: Mapping[str, MeasurementRecord] | Sequence[MeasurementRecord]) -> TextTable:
+    """Return measurements of one classifier as a table; those without names by their kinds."""
     rows = []
-    for name, record in measurements.items():
+    if not isinstance(measurements, Mapping):
+        names = [str(record.measurement["kind"]) for record in measurements]
+        items = list(zip(names, measurements, strict=True))
+    else:
+        items = list(measurements.items())
+    for name, record in items:
         value = "not applicable"
         if record.value is not None:
             value = f"{100 * record.value if record.unit == '%' else record.value:.2f} {record.unit}"

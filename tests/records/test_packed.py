@@ -166,7 +166,7 @@ def test_what_cannot_be_published_or_unpacked_is_said(tmp_path: Path, yaml: str)
         (lambda: api.unpack(runs, tmp_path / "x"), "no packed store"),
         (lambda: api.unpack(packed, packed), "a packed store"),
         (lambda: api.reproduce(yaml, root=packed), "unpack it first"),
-        (lambda: api.compare(packed / "nowhere", packed / "nowhere"), "no such folder"),
+        (lambda: api.compare(packed / "nowhere", packed / "nowhere"), "no such file, no run folder"),
     ]
     before = files(packed)
     for act, message in cases:

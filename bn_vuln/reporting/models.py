@@ -1,0 +1,90 @@
+"""Runs and external models with their records: as a list, one by one, and as a page. No experiment is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from bn_vuln.config import describe_cell, present_perturbation, to_plain
+from bn_vuln.records import Entry
+from bn_vuln.reporting.exports import measurement_fields, record_fields
+from bn_vuln.reporting.tables import MISSING, TextTable, measurements_table, records_table
+from bn_vuln.typing import Plain
+
+
+def models_table(entries: Sequence[Entry]) -> TextTable:
+    """Return one row for each model, with the files that cannot be read in the notes."""
+    rows = []
+    for one in entries:
+        accuracy = MISSING if one.clean is None else f"{100 * one.clean.accuracy:.2f}"
+        rows.append([one.name, one.id, one.dataset or MISSING, one.state, accuracy, str(len(one.records))])
+    notes = [problem for one in entries for problem in one.problems]
+    return TextTable("Models", ["model", "id", "data", "state", "clean, %", "records"], rows, notes=tuple(notes))
+
+
+def summary_rows(entry: Entry) -> list[tuple[str, str]]:
+    """Return what is known of a model besides its numbers, as (name, text)."""
+    rows = [("folder", str(entry.folder)), ("state", entry.state)]
+    if entry.cell is not None:
+        rows += [("config", describe_cell(entry.cell))]
+    if entry.external is not None:
+        rows += [("model", entry.external.path or entry.external.source), *_flat(entry.external.found)]
+    training = entry.training
+    if training is not None:
+        text = f"failed: {training.reason}"
+        if training.state != "failed":
+            text = f"{training.state}: validation accuracy {100 * (training.validation_accuracy or 0):.2f}%"
+            text += f" (epoch {training.best_epoch} of {training.epochs})" if training.epochs else ""
+        rows += [("training", f"{text}, {training.parameters:,} parameters, {training.seconds:.0f} s")]
+    rows += [("transfer", f"{len(entry.transfers)} records as a target")] if entry.transfers else []
+    return [*rows, *(("damaged", problem) for problem in entry.problems)]
+
+
+def _flat(found: Plain, prefix: str = "") -> list[tuple[str, str]]:
+    """What a trial call found, as (name, text)."""
+    rows: list[tuple[str, str]] = []
+    for key, value in found.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(value, Mapping):
+            rows += _flat(dict(value), f"{name} ")
+        else:
+            rows.append((name, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)))
+    return rows
+
+
+def result_tables(entry: Entry) -> list[TextTable]:
+    """Return the records and the measurements of a model, as far as there are any."""
+    records = {record.perturbation_id: record for record in entry.records}
+    tables = [replace(records_table(records, named=False), title="Records")] if records else []
+    measurements = [replace(measurements_table(entry.measurements), title="Measurements")] if entry.measurements else []
+    return [*tables, *measurements]
+
+
+def entry_row_fields(entry: Entry) -> Plain:
+    """Return the row of a model in a list as plain data."""
+    return {
+        "name": entry.name,
+        "id": entry.id,
+        "folder": str(entry.folder),
+        "dataset": entry.dataset or None,
+        "state": entry.state,
+        "clean_accuracy": None if entry.clean is None else entry.clean.accuracy,
+        "records": len(entry.records),
+        "problems": list(entry.problems),
+    }
+
+
+def entry_fields(entry: Entry) -> Plain:
+    """Return a model with its records as plain data."""
+    return {
+        **entry_row_fields(entry),
+        "config": None if entry.cell is None else to_plain(entry.cell),
+        "training": None if entry.training is None else entry.training.model_dump(mode="json"),
+        "external": None if entry.external is None else entry.external.model_dump(mode="json"),
+        "records": [record_fields(record) for record in entry.records],
+        "measurements": [measurement_fields(record) for record in entry.measurements],
+        "transfers": [
+            {**record.model_dump(mode="json"), "perturbation": present_perturbation(record.perturbation)}
+            for record in entry.transfers
+        ],
+    }

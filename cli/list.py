@@ -1,0 +1,54 @@
+"""`bnvuln list`: the models of a results folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import options as o
+
+EXAMPLES = """
+Examples:
+
+\b
+  bnvuln list                       # runs and external models in runs/
+  bnvuln list results/paper         # a packed store
+  bnvuln list --json
+"""
+
+
+@click.command("list", cls=o.GroupedCommand, epilog=EXAMPLES)
+@click.argument("folder", type=click.Path(path_type=Path), metavar="[DIR]", default="runs")
+@o.json_option
+@o.quiet_option
+def command(folder: Path, as_json: bool, quiet: bool) -> None:
+    """List the runs and external models in a results folder, the newest first.
+
+    Each has its name, id, data set, state, clean accuracy and number of records. DIR is runs, if it is not given.
+    """
+    from bn_vuln import records
+    from bn_vuln.errors import UsageError
+    from bn_vuln.reporting import models
+    from bn_vuln.reporting.tables import text_table
+
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: expected a results folder, received a file")
+    if not folder.exists() and o.is_given("folder"):
+        raise UsageError(f"{folder}: no such folder")
+    if records.is_run_folder(folder) and not records.is_packed(folder):
+        raise UsageError(f"{folder} is one run: bnvuln show {o.quote(folder)}")
+    found = records.entries(records.open_store(folder))
+    if as_json:
+        o.print_json({"folder": str(folder), "models": [models.entry_row_fields(one) for one in found]})
+    elif found:
+        click.echo(text_table(models.models_table(found)))
+    else:
+        click.echo(f"nothing in {folder}/: train a model (bnvuln train), or measure one of yours:")
+        click.echo("bnvuln evaluate MODEL.keras --data NAME")
+        below = sorted({path.parent for path in folder.glob("*/*") if records.is_run_folder(path)})
+        below += sorted(path for path in folder.glob("*") if records.is_packed(path))
+        if below:
+            click.echo(f"there are models in {', '.join(map(str, below))}")
+    if found:
+        o.closing(folder, f"bnvuln show {o.quote(found[0].folder)}", quiet=quiet)
