@@ -29,10 +29,12 @@ result = o.option("Result")
 @result("--from", "source", type=o.FOLDER, default="runs", show_default=True, help="Working folder.")
 @o.scale_option("full")
 @result("--models", type=int, metavar="SEED", help="Publish the models of this seed as well.")
-@o.option("Output")("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+@o.json_option
+@o.quiet_option
 def command(
-    experiments: tuple[str, ...], target: Path, source: Path, scale: Scale, models: int | None, as_json: bool
-) -> None:
+    experiments: tuple[str, ...], target: Path, source: Path, scale: Scale, models: int | None, as_json: bool,
+    quiet: bool,
+) -> None:  # fmt: skip
     """Add the finished cells of experiments to a packed store (JSON lines: one per model and one per record).
 
     `bnvuln report` and `bnvuln compare` read a packed store as it is; `bnvuln unpack` makes a working folder of it.
@@ -43,8 +45,8 @@ def command(
     if as_json:
         plain = [{"name": p.experiment.name, "published": p.published, "cells": p.cells} for p in published]
         o.print_json({"to": str(target), "experiments": plain})
-        return
-    for one in published:
+    for one in () if as_json else published:
         unfinished = one.cells - one.published
         rest = f" ({unfinished} are not finished)" if unfinished else ""
         click.echo(f"published {one.published} of {one.cells} cells of {one.experiment.name} to {target}{rest}")
+    o.closing(target, f"bnvuln report {o.quote(target)}", quiet=quiet)

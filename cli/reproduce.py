@@ -99,6 +99,7 @@ def run_and_print(name: str, scale: Scale, overrides: Sequence[str], options: o.
     for form in forms:
         for path in pages.write(out, form, results.experiment):
             o.log(f"report: {path}")
+    o.closing(out, f"bnvuln report {o.quote(out)}", quiet=options["quiet"])
     if options["check"] and any(comparison.verdict_at_full_scale == "fails" for comparison in results.comparisons):
         click.get_current_context().exit(1)
 

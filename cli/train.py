@@ -84,6 +84,9 @@ def command(out: Path | None, dry_run: bool, as_json: bool, verbose: bool, **opt
         o.print_json({"run": str(folder), **record.model_dump(mode="json")})
     else:
         click.echo(_summary(folder, record))
+    run = o.quote(folder)
+    steps = [f"bnvuln attack {run} --eps 8/255", f"bnvuln evaluate {run}"] if record.state == "trained" else []
+    o.closing(folder, *steps, quiet=options["quiet"])
 
 
 def _finished(cell: Cell, folder: Path, options: o.Options) -> TrainingRecord | None:

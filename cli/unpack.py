@@ -20,8 +20,9 @@ Examples:
 @click.command("unpack", cls=o.GroupedCommand, epilog=EXAMPLES)
 @click.argument("store", type=o.FOLDER, metavar="STORE")
 @click.argument("folder", type=o.FOLDER, metavar="DIR")
-@o.option("Output")("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
-def command(store: Path, folder: Path, as_json: bool) -> None:
+@o.json_option
+@o.quiet_option
+def command(store: Path, folder: Path, as_json: bool, quiet: bool) -> None:
     """Write a packed store as a working folder, from which `bnvuln reproduce` goes on.
 
     What is in DIR already stays. A cell whose model was not published is trained again when something new is to be
@@ -33,14 +34,18 @@ def command(store: Path, folder: Path, as_json: bool) -> None:
     folders = api.unpack(store, folder)
     if as_json:
         o.print_json({"store": str(store), "runs": [str(path) for path in folders]})
-        return
+    else:
+        click.echo(_summary(folder, folders, before))
+    o.closing(folder, f"bnvuln list {o.quote(folder)}", quiet=quiet)
+
+
+def _summary(folder: Path, folders: list[Path], before: dict[Path, set[Path]]) -> str:
+    """Say how many runs were added."""
     after = _files(folder)
     added = sum(run not in before for run in folders)
     unchanged = sum(before.get(run) == after[run] for run in folders)
     completed = len(folders) - added - unchanged
-    click.echo(
-        f"{folder}: added {added} runs, unchanged {unchanged}" + (f", completed {completed}" if completed else "")
-    )
+    return f"{folder}: added {added} runs, unchanged {unchanged}" + (f", completed {completed}" if completed else "")
 
 
 def _files(folder: Path) -> dict[Path, set[Path]]:

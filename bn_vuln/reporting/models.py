@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Literal
 
-from bn_vuln.config import describe_cell, present_perturbation, to_plain
-from bn_vuln.records import Entry
+from bn_vuln.config import describe_cell, describe_fields, present_perturbation, to_plain
+from bn_vuln.errors import UsageError
+from bn_vuln.records import Entry, entries, entry, is_packed, is_run_folder, open_run, open_store
 from bn_vuln.reporting.exports import measurement_fields, record_fields
-from bn_vuln.reporting.tables import MISSING, TextTable, measurements_table, records_table
+from bn_vuln.reporting.tables import MISSING, TextTable, markdown_table, measurements_table, records_table
+from bn_vuln.runtime.files import atomic_write
 from bn_vuln.typing import Plain
 
 
@@ -88,3 +95,72 @@ def entry_fields(entry: Entry) -> Plain:
             for record in entry.transfers
         ],
     }
+
+
+# ---------------------------------------------------------------- pages
+
+
+def read(folder: Path) -> list[Entry]:
+    """Return the models of a results folder, or the one of a run folder."""
+    if is_run_folder(folder) and not is_packed(folder):
+        return [entry(*open_run(folder))]
+    return entries(open_store(folder))
+
+
+def write(folder: Path, form: Literal["html", "md", "csv", "tex"]) -> list[Path]:
+    """Write the page of a results folder that has no experiments, or of one run folder, into FOLDER/report.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: There is no model, or the format is one of experiments.
+    """
+    found = read(folder)
+    if not found:
+        raise UsageError(
+            f"{folder}: no experiment here (bnvuln reproduce NAME makes one), no run and no measured model"
+        )
+    if form == "tex":
+        raise UsageError("--format tex is for experiments (bnvuln reproduce); expected html, md or csv")
+    text = csv_text(found) if form == "csv" else markdown(found) if form == "md" else html(found)
+    path = folder / "report" / f"models.{form}"
+    atomic_write(path, text)
+    return [path]
+
+
+def markdown(found: Sequence[Entry]) -> str:
+    """Return models with their records as a Markdown page."""
+    parts = ["# Models and their records"]
+    parts += [markdown_table(models_table(found))] if len(found) > 1 else []
+    for one in found:
+        parts += [f"## {one.name} ({one.id})", "\n".join(f"- {name}: {text}" for name, text in summary_rows(one))]
+        parts += [f"### {table.title}\n\n{markdown_table(table)}" for table in result_tables(one)]
+    return "\n\n".join(parts) + "\n"
+
+
+def html(found: Sequence[Entry]) -> str:
+    """Return models with their records as one self-contained page."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("bn_vuln.reporting", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    sections = [{"model": one, "summary": summary_rows(one), "tables": result_tables(one)} for one in found]
+    overview = models_table(found) if len(found) > 1 else None
+    report = (resources.files("bn_vuln.reporting") / "report.html.jinja").read_text(encoding="utf-8")
+    style = report.partition("<style>")[2].partition("</style>")[0]
+    return environment.get_template("models.html.jinja").render(sections=sections, overview=overview, style=style)
+
+
+def csv_text(found: Sequence[Entry]) -> str:
+    """Return one line for each record of each model, accuracies as fractions."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["model", "id", "dataset", "state", "perturbation", "examples", "accuracy", "flags"])
+    for one in found:
+        for record in one.records:
+            flags = " ".join(dict.fromkeys(str(flag.check) for flag in record.flags))
+            numbers = [describe_fields(record.perturbation), record.n, repr(record.accuracy), flags]
+            writer.writerow([one.name, one.id, one.dataset, one.state, *numbers])
+    return text.getvalue()

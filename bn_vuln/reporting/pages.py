@@ -11,7 +11,7 @@ from bn_vuln import config
 from bn_vuln.config import Experiment
 from bn_vuln.experiments import catalog
 from bn_vuln.records import open_store
-from bn_vuln.reporting import exports, figures, latex, summary, tables
+from bn_vuln.reporting import exports, figures, latex, models, summary, tables
 from bn_vuln.reporting.aggregate import Results, aggregate
 from bn_vuln.runtime.files import atomic_write
 
@@ -30,9 +30,12 @@ def render(results: Results, form: Format) -> str:
 def write(folder: Path, form: Format = "html", only: Experiment | None = None) -> list[Path]:
     """Write the report of a results folder (or of one of its experiments) into FOLDER/report.
 
-    html: one page for all; md (with its figures as SVG and PNG), csv and tex: one file for each experiment. Returns
-    the files written.
+    html: one page for all; md (with its figures as SVG and PNG), csv and tex: one file for each experiment. Without
+    experiments it is of the runs and external models in the folder, which may be one of these. Returns the files
+    written.
     """
+    if only is None and not has_experiments(folder):
+        return models.write(folder, form)
     store = open_store(folder)
     chosen = [only] if only else store.experiments()
     results = [aggregate(experiment, store) for experiment in chosen]
@@ -47,6 +50,11 @@ def write(folder: Path, form: Format = "html", only: Experiment | None = None) -
         text = markdown(one, pictures) if form == "md" else render(one, form)
         written += [*(path for path, _ in drawn), _write(target / f"{catalog.file_stem(one.experiment)}.{form}", text)]
     return written
+
+
+def has_experiments(folder: Path) -> bool:
+    """Return whether a results folder has experiments, rather than single models."""
+    return any((folder / "experiments").glob("*.yaml"))
 
 
 def _write_figures(target: Path, every: Sequence[Results]) -> list[list[tuple[Path, str]]]:
