@@ -40,17 +40,22 @@ class Evaluator(Protocol):
         """Measure one perturbation."""
 
 
+def sample_positions(n: int, checks: Checks) -> Index:
+    """Return the positions of the examples, of n, that are attacked again: evenly spaced, since a split has an order."""
+    wanted = min(sanity_checks.SAMPLE, n if checks == "full" else max(n // 4, min(n, 100)))
+    return np.linspace(0, n - 1, wanted).astype(np.int64)
+
+
 class Sample:
     """Examples to be attacked again, with `correct` bool [m] and `images` [m, ...] of the first attack."""
 
     def __init__(self, evaluator: Evaluator, result: Result, checks: Checks) -> None:
         """Take examples evenly spaced over the eval set of an attack with this result."""
-        n = len(result.correct)
-        wanted = min(sanity_checks.SAMPLE, n if checks == "full" else max(n // 4, min(n, 100)))
-        positions = np.linspace(0, n - 1, wanted).astype(np.int64)  # since a split may be in an order
+        positions = sample_positions(len(result.correct), checks)
         self.evaluator = evaluator.subset(positions)
         self.eval_set = self.evaluator.eval_set
-        self.correct, self.images = result.correct[positions], result.images[positions]
+        self.correct = result.correct[positions]
+        self.images = result.images if result.positions is not None else result.images[positions]
         self.info = self.eval_set.classifier.info
 
     def correct_on(self, images: Images) -> Mask:

@@ -10,13 +10,12 @@ import contextlib
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import attacks, records
+from bn_vuln import attacks
 from bn_vuln.analysis import metrics
 from bn_vuln.attacks import active_set, ensemble
 from bn_vuln.config import Attack, MinimumNorm, describe_perturbation
@@ -25,33 +24,13 @@ from bn_vuln.errors import UsageError
 from bn_vuln.evaluation import minimum_norm, sanity_checks
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.evaluation.eval_set import EvalSet
+from bn_vuln.evaluation.perturbed import PerturbedImages
 from bn_vuln.models import bn_folding
 from bn_vuln.runtime import backend
 from bn_vuln.runtime.progress import Progress, progress_task
-from bn_vuln.typing import Arrays, Floats, Images, Index, Labels, Logits, Mask
+from bn_vuln.typing import Floats, Images, Index, Labels, Logits, Mask
 
 MIN_GRADIENTS_FOR_XLA = 300_000  # gradients of examples above which XLA saves more time than it takes to compile
-
-
-@dataclass(frozen=True)
-class PerturbedImages:
-    """Images to be measured, with what their perturbation adds to the record.
-
-    Attributes:
-        images: float32 pixels [n, width, width, channels].
-        flags: the checks that tripped on the way; None for those that did not.
-        fields: fields of the record.
-        min_eps: as in `Result`.
-        arrays: arrays that lie beside the record.
-        logits: the classifier's logits [n, classes], where they are known already.
-    """
-
-    images: Images
-    flags: tuple[records.Flag | None, ...] = ()
-    fields: Mapping[str, object] = field(default_factory=dict)
-    min_eps: Floats | None = None
-    arrays: Arrays = field(default_factory=dict)
-    logits: Logits | None = None
 
 
 class AttackRunner:
@@ -142,13 +121,12 @@ class AttackRunner:
         threat_model = attacks.from_config(options, self.eval_set.classifier.info)
         run, labels = self._compiled_loop(options, progress), self.attack_labels(options)
         x, index = self.eval_set.pixels, self.eval_set.index
-        points, n = np.empty_like(x), len(x)
-        with progress_task(progress, describe_perturbation(options), n, "examples"):
-            for batch in self.eval_set.batches():
-                points[batch] = run(x[batch], labels[batch], index[batch])
-                progress.advance(min(n, batch.stop))
-        images, flags = self._projected(points, threat_model)
-        return PerturbedImages(images, (*flags, sanity_checks.reaches_border(options)))
+        with progress_task(progress, describe_perturbation(options), len(x), "examples"):
+            points = self.eval_set.map_batches(run, x, labels, index, on_batch=progress.advance)
+        images, violation, outside = self._projected(points, threat_model)
+        return PerturbedImages(
+            images, flags=(sanity_checks.reaches_border(options),), violation=violation, outside_box=outside
+        )
 
     def _search(self, options: Attack, progress: Progress) -> PerturbedImages:
         """Search with the active set, for the first success of each example, at one eps or several."""
@@ -183,13 +161,20 @@ class AttackRunner:
             on_stage=report_stage,
         )
         found = total.result
-        images, flags = self._projected(found.points, threat_model.with_eps(np.minimum(found.eps, options.eps)))
-        flags = (*flags, sanity_checks.reaches_border(options))
-        fields = {"robust_after": total.robust_after, "n_evaluations": float(found.n_evaluations.mean())}
-        if options.min_eps_tolerance is None:
-            return PerturbedImages(images, flags, fields, found.eps)
-        arrays = {"distance": found.eps.astype(np.float32)}
-        return PerturbedImages(images, flags, {**fields, **minimum_norm.summary(found.eps)}, found.eps, arrays)
+        images, violation, outside = self._projected(
+            found.points, threat_model.with_eps(np.minimum(found.eps, options.eps))
+        )
+        distance = {} if options.min_eps_tolerance is None else {"distance": found.eps.astype(np.float32)}
+        return PerturbedImages(
+            images,
+            flags=(sanity_checks.reaches_border(options),),
+            min_eps=found.eps,
+            n_evaluations=found.n_evaluations,
+            robust_after=total.robust_after,
+            violation=violation,
+            outside_box=outside,
+            arrays=distance,
+        )
 
     def _minimum_norm(self, options: MinimumNorm, progress: Progress) -> PerturbedImages:
         """Look for the nearest adversarial example of each image, in the box."""
@@ -202,35 +187,30 @@ class AttackRunner:
         x = eval_set.pixels
         with progress_task(progress, describe_perturbation(options), len(x), "examples"):
             points = run(x, labels, batch_size=eval_set.batch_size, xla=xla, on_progress=progress.advance)
-        images, (_, box) = self._projected(points, threat_model)
+        images, _, outside = self._projected(points, threat_model)
         logits = eval_set.logits(images)
         length = minimum_norm.distances(images, x, threat_model)
-        violations = sanity_checks.threat_model_violation(points, x, threat_model.with_eps(length))
-        flags = [sanity_checks.flag_violations(violations), box]
+        violation = sanity_checks.threat_model_violation(points, x, threat_model.with_eps(length))
         adversarial = self.is_adversarial(logits, labels, options)
-        if options.target == "none":
-            chance = 1 / len(eval_set.dataset.info.classes)
-            flags.append(
-                sanity_checks.above_chance_without_eps_limit(float(np.mean(~adversarial)), chance, minimum_norm=True)
-            )
         already = self.is_adversarial(eval_set.clean_logits, labels, options)
         distance = np.where(already, 0.0, np.where(adversarial, length, np.inf))
         arrays = minimum_norm.arrays(distance, images, x, eval_set.labels, logits)
-        return PerturbedImages(images, tuple(flags), minimum_norm.summary(distance), distance, arrays, logits)
+        return PerturbedImages(
+            images, logits, min_eps=distance, violation=violation, outside_box=outside, arrays=arrays
+        )
 
     # ---------------------------------------------------------------- final projection and checks
 
-    def _projected(
-        self, points: Images, threat_model: attacks.ThreatModel
-    ) -> tuple[Images, tuple[records.Flag | None, ...]]:
-        """(the points projected again, the flags of check 11), by batches, since float64 takes memory."""
-        images, violations = np.empty_like(self.eval_set.pixels), []
-        for batch in self.eval_set.batches():
+    def _projected(self, points: Images, threat_model: attacks.ThreatModel) -> tuple[Images, Floats, Mask]:
+        """(the points projected again, how far each lay outside, clean images outside the box), by batches."""
+        images, violations, outside = np.empty_like(points), [], []
+        for i in range(0, len(points), self.eval_set.batch_size):  # since float64 takes memory
+            batch = slice(i, i + self.eval_set.batch_size)
             x, own = self.eval_set.pixels[batch], threat_model.subset(batch)
             violations.append(sanity_checks.threat_model_violation(points[batch], x, own))
+            outside.append(sanity_checks.outside_box(x, own))
             images[batch] = _project(points[batch], x, own)
-        outside = sanity_checks.flag_violations(np.concatenate(violations))
-        return images, (outside, sanity_checks.box_excludes_clean(self.eval_set.pixels, threat_model))
+        return images, np.concatenate(violations), np.concatenate(outside)
 
     def _refuse_searches(self, options: Attack | MinimumNorm) -> None:
         """Raise `UsageError` where examples whose logits depend on their batch would change places in it."""

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from bn_vuln import config, data, records
-from bn_vuln.config import digest
+from bn_vuln.config import Resize, digest
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.models import custom_layers
 from bn_vuln.runtime import backend
 from bn_vuln.typing import KerasModel, Plain, Tensor
 
-InputScale = Literal["0-1", "0-255"]
+if TYPE_CHECKING:
+    from bn_vuln.external.outputs import Outputs
+    from bn_vuln.external.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -25,18 +28,22 @@ class Classifier:
 
     Attributes:
         model: the Keras model.
-        info: the data set that it was trained on.
-        identity: the cell that trained it, or {"weights": sha256, ...} of an external model.
+        info: the data set that it was trained on; of an external model, the data set that it is measured on.
+        identity: the cell that trained it; of an external model, hashes of the model and how it is called.
         id: hash of the identity.
         validation: number of validation examples that were held out of the training set.
-        width: height and width of its input, in pixels.
+        size: height and width of its input, in pixels.
         shape: full shape of its input, without the batch.
-        input_scale: the pixel values that it expects, 0 to 1 or 0 to 255.
-        from_probabilities: True where it ends in a softmax.
         dataset: name or path that its data set is loaded by.
         classes: as `data.load` takes them.
         subset_seed: as `data.load` takes it.
         training: True where it is called in training mode, so that BN uses the statistics of the batch.
+        input_scale: what becomes of pixels in [0, 1], where the model takes others.
+        outputs: what becomes of the model's outputs, where they are not logits [n, classes].
+        resize: how images that are larger than its input, or of another shape, are brought to it.
+        external: True for a model that is no run of this package.
+        trial: what a first call of an external model found.
+        label: what its user calls it.
     """
 
     model: KerasModel
@@ -44,25 +51,40 @@ class Classifier:
     identity: Plain
     id: str
     validation: int
-    width: int
+    size: tuple[int, int]
     shape: tuple[int, ...]
-    input_scale: InputScale = "0-1"
-    from_probabilities: bool = False
     dataset: str = "mnist"
     classes: tuple[int, ...] | None = None
     subset_seed: int | None = None
     training: bool = False
+    input_scale: Callable[[Tensor], Tensor] | None = None
+    outputs: Outputs | None = None
+    resize: Resize = "none"
+    external: bool = False
+    trial: Trial | None = None
+    label: str = "model"
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images that it takes."""
+        return self.info.shape[2]
 
     def predict(self, pixels: Tensor) -> Tensor:
-        """Return the logits [n, classes] of pixels in [0, 1], float [n, width, width, channels]."""
+        """Return the logits float32 [n, classes] of pixels in [0, 1], float32 [n, height, width, channels]."""
+        x = self.to_input(pixels)
+        if self.outputs is None:
+            return self.model(x, training=self.training)
+        return self.outputs.logits(self.model, x, training=self.training)
+
+    def to_input(self, pixels: Tensor) -> Tensor:
+        """Return what the model is called with for pixels in [0, 1]."""
         tf = backend.tensorflow()
-        x = pixels * 255.0 if self.input_scale == "0-255" else pixels
-        if self.shape != tuple(x.shape[1:]):
-            x = tf.reshape(x, (-1, *self.shape))
-        outputs = self.model(x, training=self.training)
-        if self.from_probabilities:
-            outputs = tf.math.log(tf.maximum(outputs, tf.constant(1e-30, outputs.dtype)))
-        return outputs
+        x = pixels if self.input_scale is None else self.input_scale(pixels)
+        if self.shape == tuple(x.shape[1:]):
+            return x
+        if self.shape == (x.shape[3], *x.shape[1:3]):
+            return tf.transpose(x, (0, 3, 1, 2))
+        return tf.reshape(x, (-1, *self.shape))
 
 
 def from_model(
@@ -72,21 +94,17 @@ def from_model(
     *,
     dataset: str | None = None,
     validation: int = 5000,
-    input_scale: InputScale = "0-1",
-    from_probabilities: bool = False,
     source: str = "model",
 ) -> Classifier:
-    """Wrap a Keras model.
+    """Wrap a Keras model that returns logits.
 
     Args:
-        model: its input is an image, an image without channel axis, or a flat vector; it returns logits [n, classes],
-            or probabilities.
+        model: its input is an image, an image without channel axis, or a flat vector, of pixels in [0, 1]; it returns
+            logits [n, classes].
         info: the data set that it was trained on.
         identity: what identifies it; its hash is the id.
         dataset: name or path that the data set is loaded by; None: the name in `info`.
         validation: number of validation examples that were held out of the training set.
-        input_scale: the pixel values that the model expects.
-        from_probabilities: True where the model ends in a softmax.
         source: its name in error messages.
 
     Returns:
@@ -95,43 +113,46 @@ def from_model(
     Raises:
         UsageError: where input or outputs do not fit the data set.
     """
-    shape, width = _fit_input(model, info, source)
+    shape, size = fit_input(model, info, source)
     outputs = getattr(model, "output_shape", None)
     if not isinstance(outputs, tuple) or len(outputs) != 2 or outputs[1] != len(info.classes):
         raise UsageError(
             f"{source}: expected outputs of shape (None, {len(info.classes)}) for {info.name}, received {outputs}"
         )
-    return Classifier(
-        model,
-        info,
-        identity,
-        digest(identity),
-        validation,
-        width,
-        shape,
-        input_scale,
-        from_probabilities,
-        dataset or info.name,
-    )
+    return Classifier(model, info, identity, digest(identity), validation, size, shape, dataset or info.name)
 
 
-def _fit_input(model: KerasModel, info: DatasetInfo, source: str) -> tuple[tuple[int, ...], int]:
-    """(input shape without batch, width in pixels) of images, images without channel axis, or flat vectors."""
+def fit_input(model: KerasModel, info: DatasetInfo, source: str) -> tuple[tuple[int, ...], tuple[int, int]]:
+    """Find what of a model's input is height, width and channels.
+
+    Args:
+        model: its input is an image, one without channel axis, one with channels first, or a flat vector.
+        info: the data set: its channels, and its size where the model leaves that open.
+        source: the model's name in error messages.
+
+    Returns:
+        (shape of the input without the batch, (height, width) of the images).
+
+    Raises:
+        UsageError: where it is none of these, or has other channels than the data.
+    """
     received = getattr(model, "input_shape", None)
     shape = tuple(received[1:]) if isinstance(received, tuple) else ()
-    native, channels = info.shape[1], info.shape[2]
-    if len(shape) == 3 and shape[2] == channels and shape[:2] == (None, None):
-        return info.shape, native
-    if len(shape) == 3 and shape[2] == channels and shape[0] == shape[1] and shape[0] >= native:
-        return shape, shape[0]
-    if len(shape) == 2 and channels == 1 and shape[0] == shape[1] and (shape[0] or 0) >= native:
-        return shape, shape[0]
-    width = round(((shape[0] or 0) / channels) ** 0.5) if len(shape) == 1 else 0
-    if width >= native and shape == (width * width * channels,):
-        return shape, width
-    raise UsageError(
-        f"{source}: expected an input of {info.name}'s shape {info.shape} (or wider, or flat), received {received}"
-    )
+    height, width, channels = info.shape
+    if len(shape) == 3 and shape[2] == channels:
+        size = (shape[0] or height, shape[1] or width)
+        return (*size, channels), size
+    if len(shape) == 3 and shape[0] == channels and None not in shape:
+        return shape, (shape[1], shape[2])
+    if len(shape) == 2 and channels == 1:
+        size = (shape[0] or height, shape[1] or width)
+        return size, size
+    if len(shape) == 1 and shape[0] == height * width * channels:
+        return shape, (height, width)
+    side = round(((shape[0] or 0) / channels) ** 0.5) if len(shape) == 1 else 0
+    if side and shape == (side * side * channels,):
+        return shape, (side, side)
+    raise UsageError(f"{source}: expected an input of images {info.shape}, of any size, or flat, received {received}")
 
 
 def from_run(folder: Path) -> Classifier:

@@ -5,30 +5,34 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln import data
 from bn_vuln.config import Evaluation
-from bn_vuln.data.transforms import check_width, pixel_array
+from bn_vuln.data.transforms import pixel_array, resize_pixels
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.models import bn_statistics
 from bn_vuln.runtime import backend
 from bn_vuln.runtime import batch_size as batching
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
-from bn_vuln.typing import Images, Index, KerasModel, Labels, Logits, Tensor
+from bn_vuln.typing import AnyArray, DatasetImages, Images, Index, KerasModel, Labels, Logits, Tensor
 
+LAZY_BYTES, ARRAY_BYTES = 2**28, 2**30  # of float32 pixels at once, of images in files and in memory
 BN_BATCH_SIZE = 500  # with bn_statistics: batch; the batch size changes the predictions
 
 
 class EvalSet:
     """A classifier with its examples: pixels, labels, and logits batch by batch.
 
+    Images of files are decoded when they are asked for, so that of a large set only a part is in memory (`parts`).
+
     Attributes:
         classifier: the classifier with the BN statistics of the evaluation.
-        dataset: the examples, as they are stored.
+        dataset: the examples, as they are stored, none larger than the classifier's input.
         batch_size: examples at a time, over all replicas.
     """
 
@@ -61,20 +65,20 @@ class EvalSet:
             _check_batches(len(self.dataset), batch_size, distribution.replicas)
             batch_size = BN_BATCH_SIZE
         if batch_size is None:
-            shape = (self.classifier.width, self.classifier.width, self.dataset.info.shape[2])
+            shape = (*self.classifier.size, self.classifier.channels)
             batch_size = distribution.replicas * batching.estimate_batch_size(self.classifier.model, shape)
         self.batch_size = batch_size
         self.predict_batch = distribution.compile_sharded(self.classifier.predict, signature=[self.signature[0]])
 
     @functools.cached_property
     def pixels(self) -> Images:
-        """Clean images, float32 [n, width, width, channels], at the width of the classifier's input."""
-        return pixel_array(self.dataset.images, self.classifier.width)
+        """Clean images, float32 [n, height, width, channels], at the size of the classifier's input."""
+        return self.at_input(self.dataset.images[:])
 
     @functools.cached_property
     def clean_logits(self) -> Logits:
         """Logits of the clean images, float32 [n, classes]."""
-        return self.logits(self.pixels)
+        return np.concatenate([self.logits(self._pixels_at(part)) for part in self._parts()])
 
     @property
     def labels(self) -> Labels:
@@ -90,25 +94,67 @@ class EvalSet:
     def signature(self) -> list[object]:
         """Specifications of the tensors (pixels, labels, index), for any number of examples."""
         tf = backend.tensorflow()
-        width, channels = self.classifier.width, self.dataset.info.shape[2]
         vector = tf.TensorSpec((None,), tf.int32)
-        return [tf.TensorSpec((None, width, width, channels), tf.float32), vector, vector]
+        return [tf.TensorSpec((None, *self.classifier.size, self.classifier.channels), tf.float32), vector, vector]
 
-    def batches(self) -> list[slice]:
-        """Slices of the examples, of `batch_size` each."""
-        return [slice(i, i + self.batch_size) for i in range(0, len(self.dataset), self.batch_size)]
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def at_input(self, images: DatasetImages) -> Images:
+        """Pixels, float32 [m, height, width, channels], of stored images, enlarged to the classifier's input."""
+        return pixel_array(images, self.classifier.size)
+
+    def map_batches(
+        self, function: Callable[..., AnyArray], *arrays: AnyArray, on_batch: Callable[[int], None] | None = None
+    ) -> AnyArray:
+        """Call a function of arrays on batches of their first axis, and join what it returns.
+
+        Args:
+            function: arrays [b, ...] -> array [b, ...].
+            arrays: each [m, ...].
+            on_batch: called with the number of examples that are done.
+
+        Returns:
+            [m, ...].
+        """
+        results, n = [], len(arrays[0])
+        for i in range(0, n, self.batch_size):
+            results.append(function(*(array[i : i + self.batch_size] for array in arrays)))
+            if on_batch is not None:
+                on_batch(min(n, i + self.batch_size))
+        return np.concatenate(results)
 
     def logits(self, images: Images) -> Logits:
-        """Logits, float32 [m, classes], of float32 pixels [m, width, width, channels]."""
-        starts = range(0, len(images), self.batch_size)
-        return np.concatenate([self.predict_batch(images[i : i + self.batch_size]) for i in starts])
+        """Logits, float32 [m, classes], of float32 pixels [m, height, width, channels]."""
+        return self.map_batches(self.predict_batch, images)
 
     def subset(self, positions: Index) -> EvalSet:
         """Return an eval set of the examples at these positions."""
         other = copy.copy(self)
-        other.dataset, other.pixels = self.dataset.take(positions), self.pixels[positions]
-        other.clean_logits = self.clean_logits[positions]
+        other.dataset, other.clean_logits = self.dataset.take(positions), self.clean_logits[positions]
+        other.__dict__.pop("pixels", None)
+        if "pixels" in self.__dict__:
+            other.pixels = self.pixels[positions]
         return other
+
+    def parts(self) -> Iterator[tuple[Index, EvalSet]]:
+        """Yield (positions, eval set) of consecutive examples, each as large as memory should hold at once."""
+        parts = self._parts()
+        for part in parts:
+            positions = np.arange(part.start, part.stop)
+            yield positions, self if len(parts) == 1 else self.subset(positions)
+
+    def _parts(self) -> list[slice]:
+        n, lazy = len(self.dataset), not isinstance(self.dataset.images, np.ndarray)
+        bytes_each = 4 * self.classifier.channels * int(np.prod(self.classifier.size))
+        batches = (LAZY_BYTES if lazy else ARRAY_BYTES) // (bytes_each * self.batch_size)
+        size = max(1, batches) * self.batch_size
+        return [slice(i, min(n, i + size)) for i in range(0, n, size)]
+
+    def _pixels_at(self, part: slice) -> Images:
+        if "pixels" in self.__dict__ or part == slice(0, len(self.dataset)):
+            return self.pixels[part]
+        return self.at_input(self.dataset.images[part])
 
 
 def _check_batches(n: int, batch_size: int | None, replicas: int) -> None:

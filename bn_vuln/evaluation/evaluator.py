@@ -10,13 +10,15 @@ import copy
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bn_vuln import records
 from bn_vuln.analysis import metrics
+from bn_vuln.attacks.threat_model import per_example
 from bn_vuln.config import (
     AWGN,
     Attack,
@@ -25,22 +27,19 @@ from bn_vuln.config import (
     MinimumNorm,
     Perturbation,
     describe_perturbation,
-    digest,
     format_eps,
-    perturbation_identity,
 )
-from bn_vuln.data import corruptions, noise
-from bn_vuln.data.transforms import pixel_array
-from bn_vuln.evaluation import attack_diagnostics, sanity_checks
-from bn_vuln.evaluation.attack_runner import AttackRunner, PerturbedImages
+from bn_vuln.evaluation import attack_diagnostics, minimum_norm, recording, sanity_checks
+from bn_vuln.evaluation import perturbed as perturbed_images
+from bn_vuln.evaluation.attack_runner import AttackRunner
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.evaluation.eval_set import EvalSet
+from bn_vuln.evaluation.perturbed import PerturbedImages
 from bn_vuln.evaluation.result import Result
-from bn_vuln.runtime import backend
 from bn_vuln.runtime import batch_size as batching
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
 from bn_vuln.runtime.progress import Progress, Quiet
-from bn_vuln.typing import Index, Logits, Mask
+from bn_vuln.typing import Images, Index, Logits
 
 
 class Evaluator:
@@ -92,25 +91,44 @@ class Evaluator:
         flags.append(sanity_checks.gradients(classifier.predict, sample, eval_set.labels[:n], eval_set.batch_size))
         return tuple(flag for flag in flags if flag is not None)
 
-    def run(self, perturbation: Perturbation, *, progress: Progress | None = None) -> Result:
+    def run(
+        self, perturbation: Perturbation, *, progress: Progress | None = None, keep_images: bool = True
+    ) -> Result:
         """Measure one perturbation; with a smaller batch size from now on where memory is exhausted.
 
         Args:
             perturbation: clean images, noise, a corruption or an attack.
             progress: where messages and the number of examples that are done go.
+            keep_images: keep the images of an eval set that is measured in parts.
 
         Returns:
-            The record, with the examples behind it.
+            The record, with the examples behind it; of an attack with an eps grid, those at the largest eps.
 
         Raises:
             UsageError: see `AttackRunner.run`.
             BnvulnError: where memory does not hold a single example.
         """
+        return self.run_eps_grid(perturbation, progress=progress, keep_images=keep_images)[-1][1]
+
+    def run_eps_grid(
+        self, perturbation: Perturbation, *, progress: Progress | None = None, keep_images: bool = True
+    ) -> list[tuple[Perturbation, Result]]:
+        """Measure one perturbation, as `run` does, and an attack at each smaller eps of its grid.
+
+        Args:
+            perturbation: as in `run`.
+            progress: as in `run`.
+            keep_images: as in `run`.
+
+        Returns:
+            (the attack at an eps, its result), by ascending eps. At the smaller ones the image of a robust example is
+            the clean one, so no loss is recorded.
+        """
         progress = progress or Quiet()
 
-        def run(batch_size: int) -> Result:
+        def run(batch_size: int) -> list[tuple[Perturbation, Result]]:
             self.eval_set.batch_size = batch_size
-            return self._measure(perturbation, progress)
+            return self._measure(perturbation, progress, keep_images)
 
         if self.eval_set.classifier.training:  # with another batch size it would be another classifier
             return run(self.eval_set.batch_size)
@@ -123,95 +141,109 @@ class Evaluator:
         other.attack_runner = self.attack_runner.on(other.eval_set)
         return other
 
-    def at_smaller_eps(self, options: Attack, result: Result) -> Iterator[tuple[Attack, Result]]:
-        """Yield the results at the smaller eps of an eps grid, from what the attack found.
-
-        Args:
-            options: the attack with its eps grid.
-            result: its result, at the largest eps.
-
-        Yields:
-            (the attack at that eps, its result). The image of a robust example is the clean one, so no loss is
-            recorded.
-        """
-        if result.min_eps is None:
-            return
-        for smaller in options.at_smaller_eps:
-            adversarial = result.min_eps <= smaller.eps
-            images = np.where(adversarial[:, None, None, None], result.images, self.eval_set.pixels)
-            logits = self.eval_set.logits(images)
-            record, correct = self._record(smaller, logits, result.record.flags, {}, result.record.seconds)
-            record = record.model_copy(update={"loss": None})
-            min_eps = np.where(adversarial, result.min_eps, np.inf)
-            yield smaller, Result(record, correct, images, result.labels, min_eps)
-
-    def _measure(self, perturbation: Perturbation, progress: Progress) -> Result:
+    def _measure(
+        self, perturbation: Perturbation, progress: Progress, keep_images: bool
+    ) -> list[tuple[Perturbation, Result]]:
         begun = time.monotonic()
-        found = self._perturb(perturbation, progress)
-        logits = self.eval_set.logits(found.images) if found.logits is None else found.logits
-        flags = tuple(f for f in (*self.model_flags, *found.flags, sanity_checks.finite(logits)) if f)
-        record, correct = self._record(perturbation, logits, flags, found.fields, time.monotonic() - begun)
-        if isinstance(perturbation, Attack) and (perturbation.eps_grid or perturbation.min_eps_tolerance):
-            record = record.model_copy(update={"loss": None})  # the images are those of smaller eps
-        result = Result(record, correct, found.images, self.eval_set.labels, found.min_eps, found.arrays)
-        if not isinstance(perturbation, Attack):
-            return result
-        flags = (*flags, *attack_diagnostics.flags(self, perturbation, result, self.checks))
-        return dataclasses.replace(result, record=result.record.model_copy(update={"flags": flags}))
+        smaller = perturbation.at_smaller_eps if isinstance(perturbation, Attack) else ()
+        wanted: list[Perturbation] = [*smaller, perturbation]
+        kept = attack_diagnostics.sample_positions(len(self.eval_set), self.checks)
+        images: list[list[Images]] = [[] for _ in wanted]
+        logits: list[list[Logits]] = [[] for _ in wanted]
+        found, whole = [], True
+        for positions, part in self.eval_set.parts():
+            whole = part is self.eval_set
+            own = np.arange(len(part)) if whole or keep_images else np.flatnonzero(np.isin(positions, kept))
+            perturbed = self._perturb(part, perturbation, progress)
+            for i, options in enumerate(smaller):
+                moved = self._images_at_eps(part, options, perturbed)
+                logits[i].append(part.logits(moved))
+                images[i].append(moved if whole else moved[own])
+            moved = perturbed.images if perturbed.images is not None else part.pixels
+            logits[-1].append(part.logits(moved) if perturbed.logits is None else perturbed.logits)
+            images[-1].append(moved if whole else moved[own])
+            found.append(dataclasses.replace(perturbed, images=None, logits=None))
+        joined, seconds = perturbed_images.merged(found), time.monotonic() - begun
+        results = [
+            self._result(options, joined, _joined(images[i]), _joined(logits[i]), seconds)
+            for i, options in enumerate(wanted)
+        ]
+        if not (whole or keep_images):
+            results = [dataclasses.replace(result, positions=kept) for result in results]
+        if isinstance(perturbation, Attack):
+            diagnosed = attack_diagnostics.flags(self, perturbation, results[-1], self.checks)
+            results = [result.with_flags(diagnosed) for result in results]
+        return list(zip(wanted, results, strict=True))
 
-    def _perturb(self, perturbation: Perturbation, progress: Progress) -> PerturbedImages:
-        """Perturb all images of the eval set."""
-        dataset, classifier = self.eval_set.dataset, self.eval_set.classifier
-        if isinstance(perturbation, Attack | MinimumNorm):
-            return self.attack_runner.run(perturbation, progress)
-        if isinstance(perturbation, Corruption):  # at the native width; the record says where the images are from
-            images, source = corruptions.corrupted_images(dataset, self.evaluation.split, perturbation)
-            return PerturbedImages(pixel_array(images, classifier.width), fields={"corruption_source": source})
-        if isinstance(perturbation, AWGN):
-            noisy = noise.add_noise(dataset.images, dataset.index, perturbation, classifier.info)
-            return PerturbedImages(pixel_array(noisy, classifier.width))
-        return PerturbedImages(self.eval_set.pixels, logits=self.eval_set.clean_logits)
+    def _images_at_eps(self, part: EvalSet, options: Attack, found: PerturbedImages) -> Images:
+        """The images at a smaller eps: the clean one where an example is robust there."""
+        assert found.min_eps is not None and found.images is not None
+        return np.where(per_example(found.min_eps <= options.eps), found.images, part.pixels)
 
-    def _record(
+    def _perturb(self, part: EvalSet, options: Perturbation, progress: Progress) -> PerturbedImages:
+        """Perturb all images of a part of the eval set."""
+        if isinstance(options, Attack | MinimumNorm):
+            return self.attack_runner.on(part).run(options, progress)
+        if isinstance(options, Corruption):
+            return perturbed_images.corrupted(part, self.evaluation.split, options)
+        return perturbed_images.with_noise(part, options) if isinstance(options, AWGN) else perturbed_images.clean(part)
+
+    def _result(
         self,
-        perturbation: Perturbation,
+        options: Perturbation,
+        found: PerturbedImages,
+        images: Images,
         logits: Logits,
-        flags: tuple[records.Flag, ...],
-        fields: Mapping[str, object],
         seconds: float,
-    ) -> tuple[records.Record, Mask]:
-        """(the record of these logits, correct bool [n])."""
-        classifier, info = self.eval_set.classifier, self.eval_set.dataset.info
-        labels, n = self.eval_set.labels, len(self.eval_set.dataset)
+    ) -> Result:
+        """The result of a perturbation from the images and logits of all examples."""
+        labels, classifier = self.eval_set.labels, self.eval_set.classifier
         correct = metrics.is_correct(logits, labels)
-        target_rate = None
-        if isinstance(perturbation, Attack | MinimumNorm) and perturbation.target != "none":
-            targets = self.attack_runner.attack_labels(perturbation)
-            target_rate = float(np.mean(self.attack_runner.is_adversarial(logits, targets, perturbation)))
-        evaluation = self.evaluation.model_copy(update={"dataset": info.name})
-        identity = perturbation_identity(evaluation, info.name, perturbation)
-        record = records.Record.model_validate(
-            {
-                "cell_id": classifier.id,
-                "perturbation_id": digest(identity),
-                "cell": classifier.identity,
-                "perturbation": identity,
-                "n": n,
-                "correct": int(correct.sum()),
-                "accuracy": float(correct.mean()),
-                "top5": metrics.top5(logits, labels),
-                "target_rate": target_rate,
-                "loss": metrics.cross_entropy(logits, labels),
-                "flags": flags,
-                "versions": backend.versions(),
-                "device": backend.device_name(),
-                "replicas": self.eval_set.distribution.replicas,
-                "seconds": round(seconds, 3),
-                **self._bn_fields(perturbation),
-                **fields,
-            }
+        fields = {**self._attack_fields(options, found, logits), **self._bn_fields(options)}
+        flags = (*self.model_flags, *found.flags, *self._attack_flags(options, found), sanity_checks.finite(logits))
+        min_eps = found.min_eps
+        if isinstance(options, Attack) and (options.eps_grid or options.min_eps_tolerance):
+            fields["loss"] = None  # the images are those of smaller eps
+            min_eps = None if min_eps is None else np.where(min_eps <= options.eps, min_eps, np.inf)
+        if found.source is not None:
+            fields["corruption_source"] = found.source
+        record = recording.accuracy(
+            classifier,
+            recording.identity(self.evaluation, self.eval_set.dataset.info.name, options),
+            logits,
+            labels,
+            seconds,
+            flags=tuple(flag for flag in flags if flag),
+            replicas=self.eval_set.distribution.replicas,
+            **fields,
         )
-        return record, correct
+        return Result(record, correct, images, labels, min_eps, found.arrays)
+
+    def _attack_fields(self, options: Perturbation, found: PerturbedImages, logits: Logits) -> dict[str, object]:
+        """The fields that attacks have in their record."""
+        fields: dict[str, object] = {}
+        if not isinstance(options, Attack | MinimumNorm):
+            return fields
+        if options.target != "none":
+            targets = self.attack_runner.attack_labels(options)
+            fields["target_rate"] = float(np.mean(self.attack_runner.is_adversarial(logits, targets, options)))
+        largest = isinstance(options, Attack) and options.eps > max(options.eps_grid, default=0.0)
+        if largest and found.n_evaluations is not None:
+            fields |= {"robust_after": dict(found.robust_after), "n_evaluations": float(found.n_evaluations.mean())}
+        if found.min_eps is not None and "distance" in found.arrays:
+            fields |= minimum_norm.summary(found.min_eps)
+        return fields
+
+    def _attack_flags(self, options: Perturbation, found: PerturbedImages) -> Iterator[records.Flag | None]:
+        """The checks of what an attack returned."""
+        if found.violation is not None:
+            yield sanity_checks.flag_violations(found.violation)
+        if found.outside_box is not None:
+            yield sanity_checks.box_excludes_clean(found.outside_box)
+        if isinstance(options, MinimumNorm) and options.target == "none" and found.min_eps is not None:
+            left = float(np.mean(np.isinf(found.min_eps)))
+            chance = 1 / len(self.eval_set.dataset.info.classes)
+            yield sanity_checks.above_chance_without_eps_limit(left, chance, minimum_norm=True)
 
     def _bn_fields(self, perturbation: Perturbation) -> dict[str, int]:
         """BN layers that the attacked copy had folded away or kept; or the examples behind the batch statistics."""
@@ -225,6 +257,11 @@ class Evaluator:
         return {"bn_folded": runner.folded.folded, "bn_kept": len(runner.folded.kept)}
 
 
+def _joined(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """The parts as one array, without a copy where there is one."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
 def measure(
     classifier: Classifier,
     perturbations: Mapping[str, Perturbation],
@@ -235,6 +272,7 @@ def measure(
     fold: bool = True,
     checks: attack_diagnostics.Checks = "basic",
     distribution: Distribution = ONE_DEVICE,
+    keep_images: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[tuple[str, Result]]:
     """Measure perturbations on one classifier, one after another.
@@ -248,6 +286,7 @@ def measure(
         fold: see `Evaluator`.
         checks: see `Evaluator`.
         distribution: see `Evaluator`.
+        keep_images: see `Evaluator.run`.
         progress: where messages and the number of examples that are done go.
 
     Yields:
@@ -269,12 +308,10 @@ def measure(
         distribution=distribution,
     )
     for name, perturbation in perturbations.items():
-        result = evaluator.run(perturbation, progress=progress)
-        results: list[tuple[str, Perturbation, Result]] = [(name, perturbation, result)]
-        if isinstance(perturbation, Attack):
-            smaller = evaluator.at_smaller_eps(perturbation, result)
-            results[:0] = [(f"{name} {format_eps(options.eps)}", options, found) for options, found in smaller]
-        for title, options, found in results:
+        for options, found in evaluator.run_eps_grid(perturbation, progress=progress, keep_images=keep_images):
+            title = name
+            if isinstance(perturbation, Attack) and isinstance(options, Attack) and options.eps < perturbation.eps:
+                title = f"{name} {format_eps(options.eps)}"
             if folder is not None:
                 records.write_record(folder, found.record, found.correct, found.arrays)
             progress.message(f"{title}: accuracy {found.record.accuracy:.4f} ({describe_perturbation(options)})")

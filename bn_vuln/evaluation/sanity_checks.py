@@ -126,9 +126,9 @@ def logits_not_probabilities(outputs: Logits) -> Flag | None:
     )  # fmt: skip
 
 
-def box_excludes_clean(x: Images, threat_model: ThreatModel) -> Flag | None:
-    """Check 11, first part: the share of clean images, pixels [n, ...], that lie outside the box themselves."""
-    share = float(np.mean(_outside_box(x, threat_model)))
+def box_excludes_clean(outside: Mask) -> Flag | None:
+    """Check 11, first part: the share of clean images that lie outside the box themselves, of `outside_box`."""
+    share = float(np.mean(outside))
     if share == 0:
         return None
     return Flag(
@@ -150,7 +150,7 @@ def threat_model_violation(point: Images, x: Images, threat_model: ThreatModel) 
         float64 [m], in the unit of eps: 0 inside, up to a tolerance of eps * 1e-5 and float32's resolution; infinite
         for a point that is not finite.
     """
-    held = ~_outside_box(x, threat_model)
+    held = ~outside_box(x, threat_model)
     point, x, threat_model = point[held], x[held], threat_model.subset(held)
     finite_points = np.isfinite(point).all(axis=tuple(range(1, point.ndim)))
     point = np.where(np.isfinite(point), point, x)
@@ -176,7 +176,8 @@ def flag_violations(distances: Floats) -> Flag | None:
     )  # fmt: skip
 
 
-def _outside_box(x: Images, threat_model: ThreatModel) -> Mask:
+def outside_box(x: Images, threat_model: ThreatModel) -> Mask:
+    """Return which images, pixels [n, height, width, channels], lie outside the box: bool [n]."""
     out = (x < threat_model.low) | (x > threat_model.high)
     return np.asarray(out.any(axis=tuple(range(1, x.ndim))))
 

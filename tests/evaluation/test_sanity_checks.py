@@ -213,17 +213,17 @@ def test_a_box_that_excludes_clean_images_is_flagged_with_their_share():
     x = np.zeros((8, *SHAPE), np.float32)
     x[:6] = 0.3
     threat_model = from_config(Attack(eps=0.1, unit="standardized", box={"standardized": (0.0, 2.0)}), INFO)
-    flag = sanity_checks.box_excludes_clean(x, threat_model)
+    flag = sanity_checks.box_excludes_clean(sanity_checks.outside_box(x, threat_model))
     assert (flag.check, flag.name) == (11, "box excludes clean images")
     assert flag.value == pytest.approx(0.25)
     x[0, 1, 1, 0] = 0.99
-    assert sanity_checks.box_excludes_clean(x, threat_model).value == pytest.approx(0.375)
+    assert sanity_checks.box_excludes_clean(sanity_checks.outside_box(x, threat_model)).value == pytest.approx(0.375)
 
 
 def test_a_box_that_holds_all_images_passes():
     x = np.linspace(0, 1, 8 * 9, dtype=np.float32).reshape(8, *SHAPE)
     for box in ("none", (0.0, 1.0), {"standardized": (-0.5, 3.0)}):
-        assert sanity_checks.box_excludes_clean(x, from_config(Attack(eps=0.1, box=box), INFO)) is None
+        assert sanity_checks.box_excludes_clean(sanity_checks.outside_box(x, from_config(Attack(eps=0.1, box=box), INFO))) is None
 
 
 # ---------------------------------------------------------------- 18: reach

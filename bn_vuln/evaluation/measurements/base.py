@@ -66,8 +66,8 @@ class MeasuredModel:
 
     @functools.cached_property
     def pixels(self) -> Images:
-        """Clean images, float32 [n, width, width, channels], at the width of the classifier's input."""
-        return pixel_array(self.examples.images, self.classifier.width)
+        """Clean images, float32 [n, height, width, channels], at the size of the classifier's input."""
+        return pixel_array(self.examples.images[:], self.classifier.size)
 
     @functools.cached_property
     def margin_gradients(self) -> tuple[NDArray[np.float32], Labels]:

@@ -56,8 +56,8 @@ def _moments(model: MeasuredModel, options: BatchStatistics) -> list[bn_statisti
         images = examples.images[begin : begin + size]
         if options.perturbation is not None:
             index = examples.index[begin : begin + size]
-            return pixel_array(noise.add_noise(images, index, options.perturbation, classifier.info), classifier.width)
-        return pixel_array(images, classifier.width)
+            return pixel_array(noise.add_noise(images, index, options.perturbation, classifier.info), classifier.size)
+        return pixel_array(images, classifier.size)
 
     begins = range(0, max(1, len(examples) // size) * size, size)
     return bn_statistics.input_moments(classifier.model, classifier.predict, map(batch, begins))

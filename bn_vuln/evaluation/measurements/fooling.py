@@ -39,7 +39,7 @@ def measure(model: MeasuredModel, options: Fooling) -> MeasurementResult:
         figures `images`, the first one of each class, float16 [k, height, width, channels], as many as fit.
     """
     classifier = model.classifier
-    noise, targets = starting_points(options, classifier.width, classifier.info)
+    noise, targets = starting_points(options, classifier.size, classifier.info)
     found = ascend(classifier.predict, noise, targets, options, classifier.info)
     offset = (found.images - noise).reshape(len(noise), -1)
     details = {
@@ -76,19 +76,19 @@ class FoolingImages:
     confidence_after: NDArray[np.float32]
 
 
-def starting_points(options: Fooling, width: int, info: DatasetInfo) -> tuple[Images, Labels]:
+def starting_points(options: Fooling, size: tuple[int, int], info: DatasetInfo) -> tuple[Images, Labels]:
     """Return the noise that the ascent starts at.
 
     Args:
         options: mean, std and box of the noise, in pixels; images for each class; seed.
-        width: height and width of the images.
+        size: height and width of the images.
         info: the data set, for its classes and channels.
 
     Returns:
-        (noise float32 [n, width, width, channels] in pixels, the classes that it is led to int32 [n]). The first images
+        (noise float32 [n, height, width, channels] in pixels, the classes that it is led to int32 [n]). The first images
         are one for each class, all from the same noise, the next ones from another; it depends on the seed alone.
     """
-    classes, shape = len(info.classes), (width, width, info.shape[2])
+    classes, shape = len(info.classes), (*size, info.shape[2])
     low, high = bounds(options.box, info)
     normal = [
         np.random.Generator(np.random.Philox(key=[options.seed, i])).standard_normal(shape, dtype=np.float32)

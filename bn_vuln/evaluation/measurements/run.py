@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bn_vuln import records
-from bn_vuln.config import BatchStatistics, Evaluation, Fooling, Measurement, Spectrum, digest, perturbation_identity
+from bn_vuln.config import BatchStatistics, Evaluation, Fooling, Measurement, Spectrum
 from bn_vuln.errors import UsageError
+from bn_vuln.evaluation import recording
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.evaluation.eval_set import load, with_statistics
 from bn_vuln.evaluation.measurements import bn_shift, fooling, spectrum, tilt
 from bn_vuln.evaluation.measurements.base import MeasuredModel, MeasurementResult
 from bn_vuln.models import bn_statistics
-from bn_vuln.runtime import backend
 from bn_vuln.runtime.progress import Progress, Quiet
 
 BATCH_STATISTICS_UNSUPPORTED = (
@@ -61,7 +61,15 @@ def measure(
             result = fooling.measure(model, options)
         else:
             result = spectrum.measure(model, options) if isinstance(options, Spectrum) else tilt.measure(model)
-        record = _record(model, options, result, time.monotonic() - begun)
+        record = recording.measurement(
+            classifier,
+            recording.identity(evaluation, examples.info.name, options),
+            time.monotonic() - begun,
+            value=result.value,
+            unit=result.unit,
+            n=result.n,
+            details=result.details,
+        )
         if folder is not None:
             records.write_measurement(folder, record, result.arrays)
         summary = NO_BATCH_NORM
@@ -85,24 +93,3 @@ def check(classifier: Classifier, measurements: Mapping[str, Measurement], evalu
     of_the_batch = evaluation.bn_statistics == "batch" and bn_statistics.has_batch_normalization(classifier.model)
     if of_the_batch and not all(isinstance(options, BatchStatistics) for options in measurements.values()):
         raise UsageError(BATCH_STATISTICS_UNSUPPORTED)
-
-
-def _record(
-    model: MeasuredModel, options: Measurement, result: MeasurementResult, seconds: float
-) -> records.MeasurementRecord:
-    dataset = model.examples.info.name
-    evaluation = model.evaluation.model_copy(update={"dataset": dataset})
-    fields = perturbation_identity(evaluation, dataset, options)
-    return records.MeasurementRecord(
-        cell_id=model.classifier.id,
-        measurement_id=digest(fields),
-        cell=model.classifier.identity,
-        measurement=fields,
-        value=result.value,
-        unit=result.unit,
-        n=result.n,
-        details=result.details,
-        versions=backend.versions(),
-        device=backend.device_name(),
-        seconds=round(seconds, 3),
-    )

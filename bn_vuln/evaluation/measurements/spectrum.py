@@ -29,10 +29,10 @@ def measure(model: MeasuredModel, options: Spectrum) -> MeasurementResult:
     Raises:
         BnvulnError: where no example has a finite gradient.
     """
-    width = model.classifier.width
-    images = training_examples(model.classifier)[0].images
+    size = model.classifier.size
+    images = training_examples(model.classifier)[0].images[:]
     variance, directions = spectrum.principal_components(
-        images if images.shape[1] == width else pixel_array(images, width)
+        images if images.shape[1:3] == size else pixel_array(images, size)
     )
     gradients, _ = model.margin_gradients
     energy = spectrum.energy(gradients, directions)
