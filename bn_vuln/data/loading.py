@@ -12,7 +12,7 @@ from bn_vuln.analysis.tilt import centroids
 from bn_vuln.data import sources
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.published import SPLIT_SEED, permutation
-from bn_vuln.data.transforms import pixel_array
+from bn_vuln.data.transforms import Size, pixel_array
 from bn_vuln.errors import UsageError
 from bn_vuln.typing import DatasetImages, Floats, Index, Labels
 
@@ -179,15 +179,15 @@ def load_whole_training_set(options: config.Data) -> Dataset:
     )
 
 
-def class_centroids(options: config.Data, width: int) -> Floats:
+def class_centroids(options: config.Data, size: Size) -> Floats:
     """Mean image of each class over all published training examples.
 
     Args:
         options: The data section of a config.
-        width: Width to resize to, which is linear: these are the means of the resized images too.
+        size: Size to resize to, which is linear: these are the means of the resized images too.
 
     Returns:
-        float64 [classes, width * width * channels], in pixels [0, 1].
+        float64 [classes, height * width * channels], in pixels [0, 1].
 
     Raises:
         UsageError: As `load`.
@@ -196,7 +196,7 @@ def class_centroids(options: config.Data, width: int) -> Floats:
     examples = load_whole_training_set(options)
     means = centroids(examples.images, examples.labels, len(examples.info.classes))
     images = means.reshape(-1, *examples.info.shape).astype(np.float32)
-    return pixel_array(images, width).reshape(len(means), -1).astype(np.float64)
+    return pixel_array(images, size).reshape(len(means), -1).astype(np.float64)
 
 
 def _select_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:

@@ -41,7 +41,7 @@ class Evaluator(Protocol):
 
 
 def sample_positions(n: int, checks: Checks) -> Index:
-    """Return the positions of the examples, of n, that are attacked again: evenly spaced, since a split has an order."""
+    """Return the positions of the examples, of n, that are attacked again: evenly spaced, as a split has an order."""
     wanted = min(sanity_checks.SAMPLE, n if checks == "full" else max(n // 4, min(n, 100)))
     return np.linspace(0, n - 1, wanted).astype(np.int64)
 

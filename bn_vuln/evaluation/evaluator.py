@@ -39,7 +39,7 @@ from bn_vuln.evaluation.result import Result
 from bn_vuln.runtime import batch_size as batching
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
 from bn_vuln.runtime.progress import Progress, Quiet
-from bn_vuln.typing import Images, Index, Logits
+from bn_vuln.typing import Images, Index, Logits, Mask
 
 
 class Evaluator:
@@ -91,9 +91,7 @@ class Evaluator:
         flags.append(sanity_checks.gradients(classifier.predict, sample, eval_set.labels[:n], eval_set.batch_size))
         return tuple(flag for flag in flags if flag is not None)
 
-    def run(
-        self, perturbation: Perturbation, *, progress: Progress | None = None, keep_images: bool = True
-    ) -> Result:
+    def run(self, perturbation: Perturbation, *, progress: Progress | None = None, keep_images: bool = True) -> Result:
         """Measure one perturbation; with a smaller batch size from now on where memory is exhausted.
 
         Args:
@@ -177,7 +175,8 @@ class Evaluator:
 
     def _images_at_eps(self, part: EvalSet, options: Attack, found: PerturbedImages) -> Images:
         """The images at a smaller eps: the clean one where an example is robust there."""
-        assert found.min_eps is not None and found.images is not None
+        assert found.min_eps is not None
+        assert found.images is not None
         return np.where(per_example(found.min_eps <= options.eps), found.images, part.pixels)
 
     def _perturb(self, part: EvalSet, options: Perturbation, progress: Progress) -> PerturbedImages:
@@ -200,7 +199,12 @@ class Evaluator:
         labels, classifier = self.eval_set.labels, self.eval_set.classifier
         correct = metrics.is_correct(logits, labels)
         fields = {**self._attack_fields(options, found, logits), **self._bn_fields(options)}
-        flags = (*self.model_flags, *found.flags, *self._attack_flags(options, found), sanity_checks.finite(logits))
+        flags = (
+            *self.model_flags,
+            *found.flags,
+            *self._attack_flags(options, found, correct),
+            sanity_checks.finite(logits),
+        )
         min_eps = found.min_eps
         if isinstance(options, Attack) and (options.eps_grid or options.min_eps_tolerance):
             fields["loss"] = None  # the images are those of smaller eps
@@ -234,16 +238,17 @@ class Evaluator:
             fields |= minimum_norm.summary(found.min_eps)
         return fields
 
-    def _attack_flags(self, options: Perturbation, found: PerturbedImages) -> Iterator[records.Flag | None]:
+    def _attack_flags(
+        self, options: Perturbation, found: PerturbedImages, correct: Mask
+    ) -> Iterator[records.Flag | None]:
         """The checks of what an attack returned."""
         if found.violation is not None:
             yield sanity_checks.flag_violations(found.violation)
         if found.outside_box is not None:
             yield sanity_checks.box_excludes_clean(found.outside_box)
-        if isinstance(options, MinimumNorm) and options.target == "none" and found.min_eps is not None:
-            left = float(np.mean(np.isinf(found.min_eps)))
+        if isinstance(options, MinimumNorm) and options.target == "none":
             chance = 1 / len(self.eval_set.dataset.info.classes)
-            yield sanity_checks.above_chance_without_eps_limit(left, chance, minimum_norm=True)
+            yield sanity_checks.above_chance_without_eps_limit(float(correct.mean()), chance, minimum_norm=True)
 
     def _bn_fields(self, perturbation: Perturbation) -> dict[str, int]:
         """BN layers that the attacked copy had folded away or kept; or the examples behind the batch statistics."""

@@ -58,9 +58,7 @@ def accuracy(
     return records.Record.model_validate({**found, **_shared(classifier, seconds), **fields})
 
 
-def measurement(
-    classifier: Classifier, identity: Plain, seconds: float, **fields: object
-) -> records.MeasurementRecord:
+def measurement(classifier: Classifier, identity: Plain, seconds: float, **fields: object) -> records.MeasurementRecord:
     """Make the record of a measurement.
 
     Args:

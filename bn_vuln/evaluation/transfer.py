@@ -23,9 +23,9 @@ import numpy as np
 from bn_vuln import records
 from bn_vuln.analysis import metrics
 from bn_vuln.analysis.statistics import Proportion
-from bn_vuln.config import Attack, Evaluation, digest, perturbation_identity
+from bn_vuln.config import Attack, Evaluation
 from bn_vuln.errors import UsageError
-from bn_vuln.evaluation import attack_diagnostics, sanity_checks
+from bn_vuln.evaluation import attack_diagnostics, recording, sanity_checks
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.evaluation.evaluator import Evaluator
 from bn_vuln.evaluation.result import Result
@@ -239,7 +239,7 @@ def check_fit(models: Sequence[Model], evaluation: Evaluation) -> None:
         evaluation: where they are evaluated.
 
     Raises:
-        UsageError: unless they have one data set, its classes and channels, and one width of the input (resizing an
+        UsageError: unless they have one data set, its classes and channels, and one size of the input (resizing an
             adversarial example would make another perturbation of it).
     """
 
@@ -249,7 +249,7 @@ def check_fit(models: Sequence[Model], evaluation: Evaluation) -> None:
             "data set": (evaluation.dataset or info.name,),
             "classes": info.classes,
             "channels": (info.shape[2],),
-            "width of the input": (model.classifier.width,),
+            "size of the input": model.classifier.size,
         }
 
     first, *others = models
@@ -264,7 +264,7 @@ def check_fit(models: Sequence[Model], evaluation: Evaluation) -> None:
 def _unfit(other: Model, first: Model, difference: str) -> UsageError:
     return UsageError(
         f"{other.label} does not take the images of {first.label}: {difference}; expected models of one data set (a "
-        "external model's is named with --data), with the same examples, classes, channels and width of the input"
+        "external model's is named with --data), with the same examples, classes, channels and size of the input"
     )
 
 
@@ -292,10 +292,12 @@ class _EvaluatedModel:
 def _share_clean_images(models: Sequence[_EvaluatedModel], evaluation: Evaluation) -> None:
     """Keep the clean images in memory once. Raises `UsageError` where models have other examples than the first."""
     first, *others = models
+    names = ("index", "labels")  # with the name of the data, which says what they hold, these make the images
     for other in others:
         expected, received = first.eval_set.dataset, other.eval_set.dataset
         # The validation examples that left the training set, or a subset by the seed, may be others.
-        if not all(np.array_equal(getattr(expected, f), getattr(received, f)) for f in ("index", "labels", "images")):
+        same_data = expected.info.name == received.info.name and expected.images.shape == received.images.shape
+        if not (same_data and all(np.array_equal(getattr(expected, f), getattr(received, f)) for f in names)):
             raise _unfit(other.model, first.model, f"other examples of the {evaluation.split} split")
     pixels = first.eval_set.pixels
     for other in others:
@@ -319,16 +321,12 @@ def _measure_source(
             yield target.model.id, _measure(source, target, result)
 
 
-def _identity(source: _EvaluatedModel, target: _EvaluatedModel, perturbation: Plain) -> str:
-    """The id of a pair under an attack."""
-    return digest({"source": source.model.id, "target": target.model.id, "perturbation": perturbation})
-
-
 def _recorded(source: _EvaluatedModel, target: _EvaluatedModel, attack: Attack) -> TransferPair | None:
     """The pair that was recorded; None where its record or its arrays are not there."""
     evaluation, name = source.evaluator.evaluation, source.eval_set.dataset.info.name
-    fields = perturbation_identity(evaluation.model_copy(update={"dataset": name}), name, attack)
-    path = records.transfer_path(target.model.folder, _identity(source, target, fields))
+    fields = recording.identity(evaluation, name, attack)
+    transfer_id = recording.transfer_id(source.model.classifier, target.model.classifier, fields)
+    path = records.transfer_path(target.model.folder, transfer_id)
     if not (path.exists() and path.with_suffix(".npz").exists()):
         return None
     record, correct = records.read_transfer(path)
@@ -357,31 +355,12 @@ def _record(
     target_flags: tuple[records.Flag, ...],
     seconds: float,
 ) -> records.TransferRecord:
-    n, eligible = attacked.n, int(pair.eligible.sum())
-    clean_correct, correct = int(pair.target_clean.sum()), int(pair.target.sum())
-    transferred = int((pair.eligible & pair.is_adversarial).sum())
-    return records.TransferRecord(
-        transfer_id=_identity(source, target, attacked.perturbation),
-        source_id=source.model.id,
-        target_id=target.model.id,
-        source=source.model.classifier.identity,
-        target=target.model.classifier.identity,
-        perturbation=attacked.perturbation,
-        n=n,
-        clean_correct=clean_correct,
-        clean_accuracy=clean_correct / n,
-        correct=correct,
-        accuracy=correct / n,
-        fooled=int(pair.is_adversarial.sum()),
-        eligible=eligible,
-        transferred=transferred,
-        transfer_rate=transferred / eligible if eligible else None,
-        flags=attacked.flags,
-        target_flags=target_flags,
-        versions=attacked.versions,
-        device=attacked.device,
-        seconds=round(seconds, 3),
-        replicas=attacked.replicas,
-        bn_folded=attacked.bn_folded,
-        bn_kept=attacked.bn_kept,
-    )
+    counts = {
+        "clean_correct": int(pair.target_clean.sum()),
+        "correct": int(pair.target.sum()),
+        "fooled": int(pair.is_adversarial.sum()),
+        "eligible": int(pair.eligible.sum()),
+        "transferred": int((pair.eligible & pair.is_adversarial).sum()),
+    }
+    models = source.model.classifier, target.model.classifier
+    return recording.transfer(*models, attacked, seconds, counts, target_flags=target_flags)

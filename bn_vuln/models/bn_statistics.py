@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln.data.transforms import to_pixels
+from bn_vuln.data.transforms import Size, to_pixels
 from bn_vuln.errors import UsageError
 from bn_vuln.runtime import backend
 from bn_vuln.typing import AnyArray, BatchNormLayer, DatasetImages, KerasLayer, KerasModel, Predict, Tensor, Variable
@@ -119,7 +119,7 @@ def reestimate_statistics(
     images: DatasetImages,
     batch_size: int,
     *,
-    width: int,
+    width: Size,
     call: Callable[[KerasModel, Tensor], Tensor],
 ) -> KerasModel:
     """Copy a model with tracked statistics that are the mean over batches of images.

@@ -223,7 +223,10 @@ def test_a_box_that_excludes_clean_images_is_flagged_with_their_share():
 def test_a_box_that_holds_all_images_passes():
     x = np.linspace(0, 1, 8 * 9, dtype=np.float32).reshape(8, *SHAPE)
     for box in ("none", (0.0, 1.0), {"standardized": (-0.5, 3.0)}):
-        assert sanity_checks.box_excludes_clean(sanity_checks.outside_box(x, from_config(Attack(eps=0.1, box=box), INFO))) is None
+        assert (
+            sanity_checks.box_excludes_clean(sanity_checks.outside_box(x, from_config(Attack(eps=0.1, box=box), INFO)))
+            is None
+        )
 
 
 # ---------------------------------------------------------------- 18: reach

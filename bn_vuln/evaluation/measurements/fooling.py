@@ -85,8 +85,9 @@ def starting_points(options: Fooling, size: tuple[int, int], info: DatasetInfo) 
         info: the data set, for its classes and channels.
 
     Returns:
-        (noise float32 [n, height, width, channels] in pixels, the classes that it is led to int32 [n]). The first images
-        are one for each class, all from the same noise, the next ones from another; it depends on the seed alone.
+        (noise float32 [n, height, width, channels] in pixels, the classes that it is led to int32 [n]). The first
+        images are one for each class, all from the same noise, the next ones from another; it depends on the seed
+        alone.
     """
     classes, shape = len(info.classes), (*size, info.shape[2])
     low, high = bounds(options.box, info)

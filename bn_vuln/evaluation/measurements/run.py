@@ -13,7 +13,7 @@ from bn_vuln.evaluation import recording
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.evaluation.eval_set import load, with_statistics
 from bn_vuln.evaluation.measurements import bn_shift, fooling, spectrum, tilt
-from bn_vuln.evaluation.measurements.base import MeasuredModel, MeasurementResult
+from bn_vuln.evaluation.measurements.base import MeasuredModel
 from bn_vuln.models import bn_statistics
 from bn_vuln.runtime.progress import Progress, Quiet
 

@@ -35,7 +35,7 @@ def measure(model: MeasuredModel) -> MeasurementResult:
     classifier, labels = model.classifier, model.examples.labels
     gradients, rivals = model.margin_gradients
     options = config.Data(name=classifier.dataset, validation=classifier.validation, classes=classifier.classes)
-    centroids = data.class_centroids(options, classifier.width)
+    centroids = data.class_centroids(options, classifier.size)
     angles = tilt.angle(gradients, centroids[labels] - centroids[rivals])
     usable = np.isfinite(angles)
     arrays: Arrays = {"angles": angles.astype(np.float32)}
