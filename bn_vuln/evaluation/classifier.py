@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bn_vuln import config, data, records
-from bn_vuln.config import Resize, digest
+from bn_vuln.config import ExternalModel, Resize, digest
 from bn_vuln.data.info import DatasetInfo
+from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import BnvulnError, UsageError
-from bn_vuln.models import custom_layers
+from bn_vuln.evaluation.fit_images import fit_images
+from bn_vuln.external import input_scale, loading, outputs
+from bn_vuln.external.identity import model_identity
+from bn_vuln.external.trial import Trial
 from bn_vuln.runtime import backend
-from bn_vuln.typing import KerasModel, Plain, Tensor
-
-if TYPE_CHECKING:
-    from bn_vuln.external.outputs import Outputs
-    from bn_vuln.external.trial import Trial
+from bn_vuln.typing import Images, KerasModel, Labels, Plain, Tensor
 
 
 @dataclass(frozen=True)
@@ -39,9 +35,10 @@ class Classifier:
         subset_seed: as `data.load` takes it.
         training: True where it is called in training mode, so that BN uses the statistics of the batch.
         input_scale: what becomes of pixels in [0, 1], where the model takes others.
-        outputs: what becomes of the model's outputs, where they are not logits [n, classes].
-        resize: how images that are larger than its input, or of another shape, are brought to it.
+        output: what becomes of the model's outputs, where they are not logits [n, classes].
+        resize: how images of an external model that are larger than its input, or of another shape, are brought to it.
         external: True for a model that is no run of this package.
+        class_names: names of an external model's classes, where the user gave them.
         trial: what a first call of an external model found.
         label: what its user calls it.
     """
@@ -57,10 +54,11 @@ class Classifier:
     classes: tuple[int, ...] | None = None
     subset_seed: int | None = None
     training: bool = False
-    input_scale: Callable[[Tensor], Tensor] | None = None
-    outputs: Outputs | None = None
+    input_scale: input_scale.InputScale | None = None
+    output: outputs.Output | None = None
     resize: Resize = "none"
     external: bool = False
+    class_names: tuple[str, ...] | None = None
     trial: Trial | None = None
     label: str = "model"
 
@@ -72,9 +70,9 @@ class Classifier:
     def predict(self, pixels: Tensor) -> Tensor:
         """Return the logits float32 [n, classes] of pixels in [0, 1], float32 [n, height, width, channels]."""
         x = self.to_input(pixels)
-        if self.outputs is None:
+        if self.output is None:
             return self.model(x, training=self.training)
-        return self.outputs.logits(self.model, x, training=self.training)
+        return self.output.logits(self.model, x, training=self.training)
 
     def to_input(self, pixels: Tensor) -> Tensor:
         """Return what the model is called with for pixels in [0, 1]."""
@@ -177,7 +175,7 @@ def from_run(folder: Path) -> Classifier:
         raise BnvulnError(f"{folder}: failed to train ({training.reason}); there is nothing to evaluate")
     recorded = training.dataset_info
     classifier = from_model(
-        load_keras(path),
+        loading.load_keras(path),
         data.dataset_info(cell.data.name) if recorded is None else DatasetInfo.from_plain(recorded),
         config.identity_of(cell),
         dataset=cell.data.name,
@@ -188,79 +186,159 @@ def from_run(folder: Path) -> Classifier:
     return replace(classifier, classes=cell.data.classes, subset_seed=subset_seed)
 
 
-def from_keras(
-    path: Path, dataset: str, *, input_scale: InputScale = "0-1", from_probabilities: bool = False
+def from_external(
+    target: loading.Target,
+    options: ExternalModel,
+    dataset: str,
+    split: str,
+    *,
+    validation: int = 0,
+    custom_objects: loading.CustomObjects | None = None,
 ) -> Classifier:
-    """Open a `.keras` classifier.
+    """Open a Keras model that is no run of this package, and find out how it is to be called.
 
     Args:
-        path: the file.
-        dataset: name or path of the data set that it was trained on.
-        input_scale: the pixel values that it expects.
-        from_probabilities: True where it ends in a softmax.
+        target: a file, `keras.applications:NAME`, or a Keras model.
+        options: what the user says about it; `auto` is decided here.
+        dataset: name or path of the data that it is measured on.
+        split: the split that is reported; what has to be decided is decided on another one where there is one.
+        validation: number of examples held out of the training set where the data have no validation split.
+        custom_objects: custom objects by name, instead of the file in `options`.
 
     Returns:
-        The classifier; its identity is the sha256 of its weights and how it is called.
+        The classifier. Its identity is the model by value, and every setting of its input and outputs.
 
     Raises:
-        UsageError: where there is no such file, or where input or outputs do not fit the data set.
+        UsageError: where the model is of another kind, does not fit the data, or something cannot be decided.
         BnvulnError: where Keras cannot load it.
     """
+    info = data.dataset_info(dataset)
+    names = None if options.class_names is None else data.read_class_names(options.class_names)
+    n_classes = len(names or info.classes)
+    objects = custom_objects if custom_objects is not None else options.custom_objects
+    loaded = loading.load(target, weights=options.weights, classes=n_classes, custom_objects=objects)
+    model, source = loaded.model, loaded.source
+    shape, size, channels = _image_input(model, info, options, source)
+    other = next((s for s in ("train", "validation") if s != split and s in data.splits(dataset)), split)
+    limit = min(input_scale.IMAGES, info.size(other, validation))
+    examples = data.load(dataset, other, validation=validation, limit=limit)
+    if names is not None:
+        examples = data.with_class_names(examples, names, options.class_names or "class names")
+    resize = _resize(options.resize, examples, size)
+    examples = fit_images(examples, size, channels, resize)
+    images = pixel_array(examples.images[:], size)
+    classifier = Classifier(
+        model,
+        _seen_by_model(examples.info, channels),
+        {},
+        "",
+        validation,
+        size,
+        shape,
+        dataset,
+        resize=resize,
+        external=True,
+        class_names=names,
+        label=source,
+    )
+    n_classes = _count_classes(model, classifier.info, names, options.head, source)
+    decision = _decide_scale(classifier, options, loaded.input_scale, images, examples.labels, n_classes, other)
+    classifier = replace(classifier, input_scale=decision.scale)
+    inputs = classifier.to_input(backend.tensorflow().constant(images[: outputs.IMAGES]))
+    output = outputs.find_output(model, inputs, n_classes, declared=options.output, head=options.head, source=source)
+    classes = classifier.info.classes
+    if len(classes) < n_classes:  # numbers, of which the data do not have them all
+        classes = tuple(map(str, range(n_classes)))
     identity = {
-        "weights": weights_sha256(path),
-        "input_scale": input_scale,
-        "from_probabilities": from_probabilities,
+        **model_identity(model, loaded.custom_objects),
+        "input_scale": decision.scale.name,
+        "size": list(size),
+        "channels": channels,
+        "resize": resize,
+        "output": output.kind,
+        "head": output.head,
+        **({"class_names": list(names)} if names is not None else {}),
+        **({"validation": validation} if validation else {}),
     }
-    return from_model(
-        load_keras(path),
-        data.dataset_info(dataset),
-        identity,
-        dataset=dataset,
-        input_scale=input_scale,
-        from_probabilities=from_probabilities,
-        source=str(path),
+    return replace(
+        classifier,
+        info=replace(classifier.info, classes=classes),
+        identity=identity,
+        id=digest(identity),
+        output=output,
+        trial=Trial.of(classifier, output, decision, loaded, images, examples.labels),
     )
 
 
-def load_keras(path: Path) -> KerasModel:
-    """Load a Keras model, uncompiled.
-
-    Args:
-        path: the `.keras` file.
-
-    Returns:
-        The model.
-
-    Raises:
-        BnvulnError: in one line, where it cannot be loaded.
-    """
-    backend.tensorflow()
-    import keras
-
-    custom_layers.register()
+def _image_input(
+    model: KerasModel, info: DatasetInfo, options: ExternalModel, source: str
+) -> tuple[tuple[int, ...], tuple[int, int], int]:
+    """(shape of the input, (height, width), channels), where gray images may be given to a model of three channels."""
     try:
-        model: KerasModel = keras.saving.load_model(path, compile=False)
-    except Exception as error:  # Keras raises many kinds; all of them mean the same to the user
-        raise BnvulnError(f"{path}: Keras cannot load it: {' '.join(str(error).split())[:300]}") from None
-    return model
+        return *fit_input(model, info, source), info.shape[2]
+    except UsageError:
+        if info.shape[2] != 1:
+            raise
+    as_rgb = replace(info, shape=(*info.shape[:2], 3))
+    shape, size = fit_input(model, as_rgb, source)
+    if not options.gray_to_rgb:
+        raise UsageError(f"{source}: it takes images of 3 channels, {info.label} has gray ones; give --gray-to-rgb")
+    return shape, size, 3
 
 
-def weights_sha256(path: Path) -> str:
-    """Return the sha256 of the weights inside a `.keras` file; the file itself holds a date.
+def _resize(asked: Resize, examples: data.Dataset, size: tuple[int, int]) -> Resize:
+    """How images are brought to the size: nothing is done where all have it."""
+    same = tuple(examples.images.shape[1:3]) == size
+    return "none" if same else "crop" if asked == "auto" else asked
 
-    Args:
-        path: the `.keras` file.
 
-    Returns:
-        64 hexadecimal digits.
+def _seen_by_model(info: DatasetInfo, channels: int) -> DatasetInfo:
+    """The info of gray images that are repeated for each channel."""
+    if info.shape[2] == channels:
+        return info
+    return replace(info, shape=(*info.shape[:2], channels), mean=info.mean * channels, std=info.std * channels)
 
-    Raises:
-        UsageError: where there is no such file, or none of Keras.
-    """
-    if not path.exists():
-        raise UsageError(f"{path}: no such file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return hashlib.sha256(archive.read("model.weights.h5")).hexdigest()
-    except (zipfile.BadZipFile, KeyError, OSError):
-        raise UsageError(f"{path}: not a .keras file (save the model with model.save('model.keras'))") from None
+
+def _count_classes(
+    model: KerasModel, info: DatasetInfo, names: tuple[str, ...] | None, head: str | None, source: str
+) -> int:
+    """The number of classes: that of the names, or of the model's outputs where the data have numbers alone."""
+    n, shape = len(names or info.classes), getattr(model, "output_shape", None)
+    columns = shape[-1] if isinstance(shape, tuple) and len(shape) >= 2 and isinstance(shape[-1], int) else None
+    if columns is None or head is not None or columns in (n, 1):
+        return n
+    if names is None and not info.has_class_names and columns > n:
+        return columns
+    what = f"{len(names)} names of classes" if names else f"{n} classes in {info.label}"
+    raise UsageError(
+        f"{source}: it has {columns} outputs, for {what}; name the classes in the order of its outputs with "
+        "--class-names FILE"
+    )
+
+
+def _decide_scale(
+    classifier: Classifier,
+    options: ExternalModel,
+    known: str | None,
+    images: Images,
+    labels: Labels,
+    n_classes: int,
+    split: str,
+) -> input_scale.Decision:
+    """What becomes of pixels: as the user says, as is known of the model, or by its accuracy."""
+    if options.input_scale != "auto":
+        return input_scale.Decision(input_scale.parse(options.input_scale, classifier.channels), "as given")
+    if known is not None:
+        return input_scale.Decision(input_scale.parse(known, classifier.channels), "as keras.applications has it")
+    tf, model, source = backend.tensorflow(), classifier.model, classifier.label
+    candidates = [s(tf.constant(images[: outputs.IMAGES])) for s in input_scale.candidates(classifier.channels)]
+    inputs = classifier.to_input(tf.concat(candidates, axis=0))
+    output = outputs.find_output(model, inputs, n_classes, declared=options.output, head=options.head, source=source)
+    return input_scale.decide(
+        lambda x: output.logits(model, classifier.to_input(x)),
+        images,
+        labels,
+        split=split,
+        seen=input_scale.seen(lambda x: model(classifier.to_input(x), training=False), images),
+        source=source,
+    )

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from bn_vuln import data
 from bn_vuln.config import Evaluation
-from bn_vuln.data.transforms import check_width, pixel_array, resize_pixels
+from bn_vuln.data.transforms import check_width, pixel_array
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluation.classifier import Classifier
+from bn_vuln.evaluation.fit_images import fit_images
 from bn_vuln.models import bn_statistics
 from bn_vuln.runtime import backend
 from bn_vuln.runtime import batch_size as batching
@@ -268,43 +269,12 @@ def load(classifier: Classifier, evaluation: Evaluation) -> data.Dataset:
         raise UsageError(f"{name} has changed since this was trained on it; name the data to measure on with --data")
     if info.classes != trained.classes:
         raise UsageError(f"{name}: its classes are not those of {classifier.dataset}")
-    return fitted(dataset, classifier, name)
-
-
-def fitted(dataset: data.Dataset, classifier: Classifier, name: str) -> data.Dataset:
-    """Bring images to the channels of a classifier, and to its size unless they only have to be enlarged.
-
-    Images are enlarged after noise and corruptions, as the paper does. Those that are reduced, cropped or padded are
-    so before: what a user's model is given is what is perturbed.
-
-    Args:
-        dataset: the examples, as they are stored.
-        classifier: its size, channels and `resize`.
-        name: name or path of the data, for error messages.
-
-    Returns:
-        The examples, with uint8 images where they were uint8.
-
-    Raises:
-        UsageError: for images of other channels or another size, where the classifier does not say what to do.
-    """
-    images, info, channels = dataset.images, dataset.info, classifier.channels
-    if not isinstance(images, np.ndarray):
-        return replace(dataset, images=images.at(classifier.size, classifier.resize, channels))
-    if images.shape[3] == 1 and channels == 3 and classifier.external:
-        images = np.repeat(images, 3, axis=3)
-    if images.shape[3] != channels:
-        raise UsageError(f"{name}: expected images of {channels} channels, received {images.shape[3]}")
-    native, how = (images.shape[1], images.shape[2]), classifier.resize
-    if not classifier.external:
-        check_width(min(classifier.size), max(native), name)
-    elif native != classifier.size:
-        (height, width), (rows, columns) = classifier.size, native
-        same_aspect = rows * width == columns * height
-        if rows > height or columns > width or not (how == "stretch" or same_aspect):
-            resized = resize_pixels(images, classifier.size, how)
-            images = np.round(255 * resized).astype(np.uint8) if images.dtype == np.uint8 else resized
-    return replace(dataset, images=images, info=info)
+    if classifier.external:
+        return fit_images(dataset, classifier.size, classifier.channels, classifier.resize)
+    if info.shape[2] != trained.shape[2]:
+        raise UsageError(f"{name}: expected images of {trained.shape[2]} channels, received {info.shape[2]}")
+    check_width(classifier.size[1], info.shape[1], name)
+    return dataset
 
 
 def _is_training_set(classifier: Classifier, evaluation: Evaluation) -> bool:
