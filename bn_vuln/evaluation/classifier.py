@@ -13,6 +13,8 @@ from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.evaluation.fit_images import fit_images
 from bn_vuln.external import input_scale, loading, outputs
 from bn_vuln.external.identity import model_identity
+from bn_vuln.external.input_scale import InputScale
+from bn_vuln.external.outputs import Output
 from bn_vuln.external.trial import Trial
 from bn_vuln.runtime import backend
 from bn_vuln.typing import Images, KerasModel, Labels, Plain, Tensor
@@ -41,6 +43,7 @@ class Classifier:
         class_names: names of an external model's classes, where the user gave them.
         trial: what a first call of an external model found.
         label: what its user calls it.
+        path: the file of an external model.
     """
 
     model: KerasModel
@@ -54,13 +57,14 @@ class Classifier:
     classes: tuple[int, ...] | None = None
     subset_seed: int | None = None
     training: bool = False
-    input_scale: input_scale.InputScale | None = None
-    output: outputs.Output | None = None
+    input_scale: InputScale | None = None
+    output: Output | None = None
     resize: Resize = "none"
     external: bool = False
     class_names: tuple[str, ...] | None = None
     trial: Trial | None = None
     label: str = "model"
+    path: Path | None = None
 
     @property
     def channels(self) -> int:
@@ -240,6 +244,7 @@ def from_external(
         external=True,
         class_names=names,
         label=source,
+        path=loaded.path,
     )
     n_classes = _count_classes(model, classifier.info, names, options.head, source)
     decision = _decide_scale(classifier, options, loaded.input_scale, images, examples.labels, n_classes, other)

@@ -1,0 +1,170 @@
+"""Opening of what is evaluated: a run, an external model, or a classifier that is open; with the data and its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from bn_vuln import config, data, records
+from bn_vuln.config import Evaluation, ExternalModel
+from bn_vuln.errors import UsageError
+from bn_vuln.evaluation import classifier as classifiers
+from bn_vuln.evaluation.classifier import Classifier
+from bn_vuln.external import loading
+from bn_vuln.runtime.distribution import Distribution
+from bn_vuln.runtime.progress import Progress, Quiet
+from bn_vuln.typing import KerasModel
+
+# A run folder, STORE/CELL of a packed store, a file of Keras, keras.applications:NAME, a Keras model, or a classifier.
+Target: TypeAlias = "str | Path | KerasModel | Classifier"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What is evaluated, and on what.
+
+    Attributes:
+        classifier: the classifier.
+        evaluation: with its split, and the data set where it is another than that of the training.
+        folder: run folder that its records go to; None: they are not kept.
+    """
+
+    classifier: Classifier
+    evaluation: Evaluation
+    folder: Path | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """How targets are opened.
+
+    Attributes:
+        external: how external models are called.
+        dataset: name or path of the data; None: those of the training, of external models mnist.
+        split: None: the split that the data are measured on by default.
+        limit: number of examples; None: all.
+        bn_statistics: as in `Evaluation`.
+        validation: number of examples held out of the training set, of external models.
+        custom_objects: custom objects by name, instead of a file.
+        root: folder of the runs; None: records are not kept.
+    """
+
+    external: ExternalModel
+    dataset: str | None = None
+    split: str | None = None
+    limit: int | None = None
+    bn_statistics: str = "tracked"
+    validation: int | None = None
+    custom_objects: Mapping[str, object] | None = None
+    root: Path | None = None
+
+
+def check(target: Target, request: Request) -> None:
+    """Refuse what is wrong with a target and the options of its model, before TensorFlow is started.
+
+    Raises:
+        UsageError: There is no such file, or options of external models are given for a run.
+    """
+    if not isinstance(target, str | Path):
+        return
+    if loading.is_external(target):
+        path = Path(target)
+        if not str(target).startswith(loading.APPLICATIONS) and not path.exists():
+            raise UsageError(f"{target}: no such file")
+        for name in ("custom_objects", "class_names"):
+            file = getattr(request.external, name)
+            if file is not None and not Path(file).is_file():
+                raise UsageError(f"{_option(name)} {file}: no such file")
+        return
+    path = Path(target)
+    if not path.is_dir() and not records.is_packed(path.parent):
+        expected = "a run folder, a .keras or .h5 file, or keras.applications:NAME"
+        raise UsageError(f"{target}: no such file or folder; expected {expected}")
+    given = [name for name in ExternalModel.model_fields if getattr(request.external, name) != _default(name)]
+    if given or request.validation is not None:
+        names = ", ".join(map(_option, given or ["validation"]))
+        raise UsageError(f"{target} is a run of this package, which knows how it is called: leave out {names}")
+
+
+def open_target(
+    target: Target, request: Request, distribution: Distribution, progress: Progress | None = None
+) -> Opened:
+    """Open what is evaluated.
+
+    Args:
+        target: the target.
+        request: how it is opened.
+        distribution: devices that get the variables.
+        progress: where it is said what an external model was taken for.
+
+    Returns:
+        The classifier, the evaluation, and the folder of its records, in which it is recorded what the model is.
+
+    Raises:
+        UsageError: see `check` and `classifier.from_external`.
+        BnvulnError: where the model cannot be loaded.
+    """
+    check(target, request)
+    progress = progress or Quiet()
+    if isinstance(target, Classifier):
+        opened = target
+    elif isinstance(target, str | Path) and not loading.is_external(target):
+        with distribution.scope():
+            opened = classifiers.from_run(Path(target))
+    else:
+        opened = _open_external(target, request, distribution)
+        for line in () if opened.trial is None else opened.trial.lines():
+            progress.message(line)
+    split = request.split or _default_split(opened, request.dataset)
+    fields = {"dataset": request.dataset, "split": split, "limit": request.limit}
+    fields["bn_statistics"] = request.bn_statistics
+    evaluation = config.validate(Evaluation, fields, "evaluation")
+    return Opened(opened, evaluation, _folder(target, opened, request.root))
+
+
+def _open_external(target: str | Path | KerasModel, request: Request, distribution: Distribution) -> Classifier:
+    dataset = request.dataset or "mnist"
+    with distribution.scope():
+        return classifiers.from_external(
+            target,
+            request.external,
+            dataset,
+            request.split or data.default_split(dataset),
+            validation=request.validation or 0,
+            custom_objects=request.custom_objects,
+        )
+
+
+def _default_split(classifier: Classifier, dataset: str | None) -> str:
+    """The test split, of data published whole all; of the data that a run was trained on the part it held out."""
+    if classifier.external:
+        return data.default_split(dataset or classifier.dataset)
+    own = dataset is None or data.dataset_info(dataset).name == classifier.info.name
+    return "test" if own else data.default_split(dataset or "")
+
+
+def _folder(target: Target, classifier: Classifier, root: Path | None) -> Path | None:
+    """The folder of the records; of an external model it says what it is, of a packed cell it holds its config."""
+    if root is None:
+        return None
+    if isinstance(target, str | Path) and not classifier.external and Path(target).is_dir():
+        return Path(target)
+    folder = root / classifier.id
+    if classifier.external:
+        path = None if classifier.path is None else str(classifier.path)
+        found = {} if classifier.trial is None else classifier.trial.plain()
+        record = records.ExternalRecord(
+            cell_id=classifier.id, source=classifier.label, path=path, identity=classifier.identity, found=found
+        )
+        records.write_external(folder, record)
+    return folder
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _default(name: str) -> Any:
+    return ExternalModel.model_fields[name].default
