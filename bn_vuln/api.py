@@ -3,20 +3,23 @@
     import bn_vuln as bnv
 
     run = bnv.train({"arch": "mlp", "normalization": "batch"}, "runs/bn")
-    result = bnv.attack("runs/bn", {"attack": "pgd", "eps": "8/255", "steps": 20}, limit=1000)
+    result = bnv.attack("runs/bn", attack="pgd", eps="8/255", steps=20, limit=1000)
     result.record.accuracy, result.record.flags
-    bnv.evaluate("runs/bn", "mechanism")["awgn"].accuracy
-    bnv.measure("runs/bn", "mechanism")["tilt"].value
+    bnv.attack(model, images, labels, attack="strong", eps="8/255")  # a Keras model and arrays
+    bnv.evaluate("runs/bn", suite="mechanism")["awgn"].accuracy
+    bnv.measure("runs/bn", suite="mechanism")["tilt"].value
 
-Configs may be objects of `bn_vuln.config` or plain dicts of the same fields. Mistakes in them raise `ConfigError`,
-other mistakes `UsageError`, work that fails `BnvulnError`.
+The commands call these functions alone, with the same options. Configs may be objects of `bn_vuln.config` or plain
+dicts of the same fields. Mistakes in them raise `ConfigError`, other mistakes `UsageError`, work that fails
+`BnvulnError`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, Unpack, get_args
 
 from bn_vuln import config, data, records
 from bn_vuln.config import (
@@ -32,22 +35,22 @@ from bn_vuln.config import (
     Suite,
 )
 from bn_vuln.errors import UsageError
+from bn_vuln.evaluation.settings import AttackOptions, EvaluateOptions, Settings, parse
 from bn_vuln.experiments import catalog, publishing, runner
 from bn_vuln.reporting import aggregate, pages, paired
 from bn_vuln.reporting.paired import Comparison
-from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution, Strategy, choose
+from bn_vuln.runtime.distribution import Strategy, choose
 from bn_vuln.runtime.progress import Progress
 
 if TYPE_CHECKING:
-    from bn_vuln.evaluation.attack_diagnostics import Checks
-    from bn_vuln.evaluation.classifier import Classifier, InputScale
-    from bn_vuln.evaluation.result import Result
-    from bn_vuln.evaluation.transfer import Model, TransferResult
+    from bn_vuln.evaluation.classifier import Classifier
+    from bn_vuln.evaluation.opening import Opened, Target
+    from bn_vuln.evaluation.result import AttackResult, Result
+    from bn_vuln.evaluation.transfer import TransferResult
     from bn_vuln.training import TrainingResult
 
 RUNS = Path("runs")
 
-Target: TypeAlias = "str | Path | Classifier"  # a run folder, a .keras file, or a classifier that is open
 Fields: TypeAlias = Mapping[str, object]  # of a config, as YAML has them
 
 
@@ -122,179 +125,88 @@ def check_data(cell: Cell | Fields) -> bool:
 
 
 def open_classifier(
-    target: str | Path,
-    *,
-    dataset: str | None = None,
-    input_scale: InputScale = "0-1",
-    from_probabilities: bool = False,
-    distribution: Distribution = ONE_DEVICE,
+    model: Target, images: object = None, labels: object = None, **options: Unpack[EvaluateOptions]
 ) -> Classifier:
-    """Open a run folder, or any `.keras` classifier.
+    """Open a run folder, or any Keras classifier, to be given to the functions below.
 
     Args:
-        target: the folder or the file.
-        dataset: data set of an external model, by name or path; None: mnist.
-        input_scale: pixel values that an external model expects.
-        from_probabilities: True where an external model ends in a softmax.
-        distribution: devices that get the variables.
+        model: run folder, STORE/CELL of a packed store, `.keras` or `.h5` file, `keras.applications:NAME`, or a Keras
+            model.
+        images: as `attack` takes them.
+        labels: as `attack` takes them.
+        options: see `EvaluateOptions`. What has to be decided about an external model is decided on another split than
+            `split`, the one that is reported.
 
     Returns:
         The classifier.
 
     Raises:
-        UsageError: where the target is neither, or does not fit its data set.
+        UsageError: where the model is none of these, or does not fit its data set.
         BnvulnError: where the training of the run failed or never finished, or Keras cannot load the file.
     """
-    from bn_vuln.evaluation import classifier
-
-    path = Path(target)
-    if path.is_dir() or (path.suffix != ".keras" and records.is_packed(path.parent)):
-        with distribution.scope():
-            return classifier.from_run(path)
-    if path.suffix != ".keras":
-        raise UsageError(
-            f"{path}: expected a run folder or a .keras file" + ("" if path.exists() else "; no such file or folder")
-        )
-    with distribution.scope():
-        return classifier.from_keras(
-            path, dataset or "mnist", input_scale=input_scale, from_probabilities=from_probabilities
-        )
+    return _opened(model, parse(options, images, labels)).classifier
 
 
 def attack(
-    target: Target,
-    options: Attack | MinimumNorm | Fields,
+    model: Target,
+    images: object = None,
+    labels: object = None,
     *,
-    dataset: str | None = None,
-    split: str = "test",
-    limit: int | None = None,
-    checks: Checks = "basic",
-    batch_size: int | None = None,
-    strategy: Strategy = "auto",
-    progress: Progress | None = None,
-) -> Result:
+    attack: str | Attack | MinimumNorm | Fields = "pgd",
+    **options: Unpack[AttackOptions],
+) -> AttackResult:
     """Attack a classifier.
 
     Args:
-        target: run folder, `.keras` file or open classifier.
-        options: the attack; fields with `kind: minimal` are those of a minimum-norm attack.
-        dataset: data set by name or path; None: the one trained on.
-        split: `test`, `validation` or `train`.
-        limit: number of examples, taken in a fixed random order; None: all.
-        checks: attack diagnostics, `none`, `basic` or `full`.
-        batch_size: examples at a time; None: as many as memory holds.
-        strategy: `auto` uses all GPUs, `mirrored` all devices, `none` one.
-        progress: where messages and the number of examples that are done go.
+        model: run folder, STORE/CELL of a packed store, `.keras` or `.h5` file, `keras.applications:NAME`, a Keras
+            model, or an open classifier.
+        images: images in memory [n, height, width] or [n, height, width, channels], uint8 or floats in [0, 1] or 0-255;
+            None: those of `dataset`.
+        labels: their classes [n], or one-hot.
+        attack: the attack by name, or its config.
+        options: the fields of the attack where it is named (`eps`, by default 8/255, `steps`, ...), and see
+            `AttackOptions`.
 
     Returns:
-        The record with accuracy and flags, correct for each example, the attacked images, and of attacks with several
-        eps and minimum-norm attacks `min_eps`.
+        The records of the clean images, of each eps of a grid, and of the attack; which examples are classified
+        correctly, and the attacked images.
 
     Raises:
         ConfigError: for an attack that is not valid.
         UsageError: where the examples do not fit the classifier, or the attack does not fit the evaluation.
+        BnvulnError: where the model or the data cannot be loaded.
     """
-    from bn_vuln.evaluation.evaluator import Evaluator
+    from bn_vuln.evaluation.result import AttackResult
 
-    evaluation = config.validate(Evaluation, {"dataset": dataset, "split": split, "limit": limit}, "evaluation")
-    distribution = choose(strategy)
-    classifier = _classifier(target, dataset, distribution)
-    evaluator = Evaluator(classifier, evaluation, batch_size=batch_size, checks=checks, distribution=distribution)
-    return evaluator.run(_attack(options), progress=progress)
-
-
-def transfer(
-    models: Sequence[Target],
-    options: Attack | Fields,
-    *,
-    matrix: bool = False,
-    evaluation: Evaluation | Fields | None = None,
-    root: str | Path = RUNS,
-    fold: bool = True,
-    input_scale: InputScale = "0-1",
-    from_probabilities: bool = False,
-    batch_size: int | None = None,
-    strategy: Strategy = "auto",
-    progress: Progress | None = None,
-) -> TransferResult:
-    """Attack the first model, and measure all models on its adversarial examples.
-
-    Args:
-        models: run folders, `.keras` files or open classifiers, two different ones at least.
-        options: the attack.
-        matrix: attack each of them.
-        evaluation: data set, split and limit.
-        root: folder of the runs of external models and open classifiers: their records go into `root`/ID, those of run
-            folders into the folders. What is recorded is not done again.
-        fold: attack a copy with BN folded away, which is the same function and faster.
-        input_scale: pixel values that external models expect.
-        from_probabilities: True where external models end in a softmax.
-        batch_size: examples at a time; None: as many as memory holds.
-        strategy: `auto` uses all GPUs, `mirrored` all devices, `none` one.
-        progress: where messages and the number of examples that are done go.
-
-    Returns:
-        Every pair of a source and a target.
-
-    Raises:
-        ConfigError: for an attack that is not valid.
-        UsageError: where the models do not take the same images, and for an attack at several eps.
-    """
-    from bn_vuln.evaluation.transfer import default_fields, run
-
-    checked_evaluation = config.validate(Evaluation, evaluation or {}, "evaluation")
-    if not isinstance(options, Attack):
-        options = {**default_fields(str(options.get("attack", "pgd"))), **options}
-    checked = config.validate(Attack, options, "attack")
-    distribution = choose(strategy)
-    opened = [
-        _model(model, Path(root), checked_evaluation.dataset, input_scale, from_probabilities, distribution)
-        for model in models
-    ]
-    if len({model.id for model in opened}) < 2:
-        raise UsageError(
-            "transfer needs two different models at least: the first one's examples are given to the others"
-        )
-    return run(
-        opened if matrix else opened[:1],
-        opened,
-        checked,
-        checked_evaluation,
-        fold=fold,
-        batch_size=batch_size,
-        distribution=distribution,
-        progress=progress,
-    )
+    if isinstance(images, Mapping | Attack | MinimumNorm):  # as the second argument was, before there were images
+        attack, images = images, None
+    fields, others = _attack_fields(options)
+    keep_images = bool(others.pop("keep_images", True))
+    checked = _attack(attack, fields)
+    settings = parse(others, images, labels)
+    perturbations: dict[str, Perturbation] = {"clean": Clean(), checked.attack: checked}
+    opened = _opened(model, settings)
+    found, results = _measured(opened, settings, perturbations, keep_images=keep_images)
+    return AttackResult(found, results, checked.attack, opened.folder)
 
 
 def evaluate(
-    target: Target,
-    suite: str | Mapping[str, Perturbation | Fields] = "quick",
+    model: Target,
+    images: object = None,
+    labels: object = None,
     *,
-    dataset: str | None = None,
-    split: str | None = None,
-    limit: int | None = None,
-    bn_statistics: str | None = None,
-    folder: str | Path | None = None,
-    checks: Checks = "basic",
-    batch_size: int | None = None,
-    strategy: Strategy = "auto",
-    progress: Progress | None = None,
+    suite: str | Mapping[str, Perturbation | Fields] = "quick",
+    **options: Unpack[EvaluateOptions],
 ) -> dict[str, records.Record]:
     """Measure accuracies of a classifier under the perturbations of a suite.
 
     Args:
-        target: run folder, `.keras` file or open classifier.
+        model: as `attack` takes it.
+        images: as `attack` takes them.
+        labels: as `attack` takes them.
         suite: perturbations by name, or a suite by name or path; its measurements are left to `measure`.
-        dataset: data set by name or path; None: the suite's, or the one trained on.
-        split: `test`, `validation` or `train`; None: the suite's.
-        limit: number of examples, taken in a fixed random order; None: the suite's, where the data have as many.
-        bn_statistics: `tracked`, `reestimated` or `batch`; None: the suite's.
-        folder: run folder that each record is written into as soon as it is there.
-        checks: attack diagnostics, `none`, `basic` or `full`.
-        batch_size: examples at a time; None: as many as memory holds.
-        strategy: `auto` uses all GPUs, `mirrored` all devices, `none` one.
-        progress: where messages and the number of examples that are done go.
+        options: see `EvaluateOptions`; data set, split, limit and BN statistics are those of the suite where they are
+            not given, its limit only where the data have as many examples.
 
     Returns:
         Records by the name of the perturbation; an attack with an eps grid has one for each eps.
@@ -302,51 +214,35 @@ def evaluate(
     Raises:
         ConfigError: for a suite or a perturbation that is not valid.
         UsageError: where the examples do not fit the classifier.
+        BnvulnError: where the model or the data cannot be loaded.
     """
-    from bn_vuln.evaluation.evaluator import measure as run
+    if isinstance(images, str | Mapping):  # as the second argument was, before there were images
+        suite, images = images, None
+    chosen = _suite(suite, "perturbations")
+    settings = parse({**_of_suite(chosen.evaluation, options), **options}, images, labels)
+    opened = _opened(model, settings, own_limit=options.get("limit") is None)
+    from bn_vuln.evaluation.measurements.run import check
 
-    evaluation, perturbations = resolve_suite(
-        suite, dataset=dataset, split=split, limit=limit, bn_statistics=bn_statistics
-    )
-    distribution = choose(strategy)
-    classifier, evaluation = _eval_set(target, dataset, limit, evaluation, distribution)
-    results = run(
-        classifier,
-        perturbations,
-        evaluation,
-        folder=_path(folder),
-        batch_size=batch_size,
-        checks=checks,
-        distribution=distribution,
-        progress=progress,
-    )
-    return {name: result.record for name, result in results}
+    check(opened.classifier, chosen.measurements, opened.evaluation)  # of the same suite: before much is computed
+    return _measured(opened, settings, chosen.perturbations, keep_results=False)[0]
 
 
 def measure(
-    target: Target,
-    suite: str | Mapping[str, Measurement | Fields] = "mechanism",
+    model: Target,
+    images: object = None,
+    labels: object = None,
     *,
-    dataset: str | None = None,
-    split: str | None = None,
-    limit: int | None = None,
-    bn_statistics: str | None = None,
-    folder: str | Path | None = None,
-    strategy: Strategy = "auto",
-    progress: Progress | None = None,
+    suite: str | Mapping[str, Measurement | Fields] = "mechanism",
+    **options: Unpack[EvaluateOptions],
 ) -> dict[str, records.MeasurementRecord]:
     """Measure other numbers than accuracies: tilting angle, spectrum, fooling images, shift of BN statistics.
 
     Args:
-        target: run folder, `.keras` file or open classifier.
+        model: as `attack` takes it.
+        images: as `attack` takes them.
+        labels: as `attack` takes them.
         suite: measurements by name, or a suite by name or path.
-        dataset: data set by name or path; None: the suite's, or the one trained on.
-        split: `test`, `validation` or `train`; None: the suite's.
-        limit: number of examples, taken in a fixed random order; None: the suite's, where the data have as many.
-        bn_statistics: `tracked`, `reestimated` or `batch`; None: the suite's.
-        folder: run folder that each record is written into as soon as it is there.
-        strategy: `auto` uses all GPUs, `mirrored` all devices, `none` one.
-        progress: where messages go.
+        options: as `evaluate` takes them.
 
     Returns:
         Records by the name of the measurement; empty for a suite that has none.
@@ -356,41 +252,78 @@ def measure(
         UsageError: where the examples do not fit the classifier, or a measurement not the BN statistics.
         BnvulnError: for a classifier without gradients, or whose activations are not finite.
     """
-    from bn_vuln.evaluation.measurements.run import measure as run
-
+    if isinstance(images, str | Mapping):  # as the second argument was, before there were images
+        suite, images = images, None
     chosen = _suite(suite, "measurements")
-    evaluation = _changed(chosen.evaluation, dataset, split, limit, bn_statistics)
     if not chosen.measurements:
         return {}
-    classifier, evaluation = _eval_set(target, dataset, limit, evaluation, choose(strategy))
-    return dict(run(classifier, chosen.measurements, evaluation, folder=_path(folder), progress=progress))
+    from bn_vuln.evaluation.measurements.run import measure as run
+
+    settings = parse({**_of_suite(chosen.evaluation, options), **options}, images, labels)
+    opened = _opened(model, settings, own_limit=options.get("limit") is None)
+    found = run(
+        opened.classifier, chosen.measurements, opened.evaluation, folder=opened.folder, progress=settings.progress
+    )
+    return dict(found)
 
 
-def resolve_suite(
-    suite: str | Mapping[str, Perturbation | Fields],
+def transfer(
+    models: Sequence[Target],
+    images: object = None,
+    labels: object = None,
     *,
-    dataset: str | None = None,
-    split: str | None = None,
-    limit: int | None = None,
-    bn_statistics: str | None = None,
-) -> tuple[Evaluation, Mapping[str, Perturbation]]:
-    """Return the evaluation and the perturbations of a suite.
+    attack: str | Attack | Fields = "pgd",
+    matrix: bool = False,
+    **options: Unpack[AttackOptions],
+) -> TransferResult:
+    """Attack the first model, and measure all models on its adversarial examples.
 
     Args:
-        suite: perturbations by name, or a suite by name or path.
-        dataset: data set by name or path; None: the suite's.
-        split: `test`, `validation` or `train`; None: the suite's.
-        limit: number of examples; None: the suite's.
-        bn_statistics: `tracked`, `reestimated` or `batch`; None: the suite's.
+        models: targets as `attack` takes them, two different ones at least.
+        images: as `attack` takes them.
+        labels: as `attack` takes them.
+        attack: the attack by name, or its config; `bim` and `pgd` keep the last iterate unless another is named.
+        matrix: attack each of them.
+        options: as `attack` takes them; those of external models hold for all of them. Without `root`, records are
+            kept in runs/. What is recorded is not done again.
 
     Returns:
-        (evaluation, perturbations by name).
+        Every pair of a source and a target.
 
     Raises:
-        ConfigError: for a suite or a perturbation that is not valid.
+        ConfigError: for an attack that is not valid.
+        UsageError: where the models do not take the same images, and for an attack at several eps.
+        BnvulnError: where a model or the data cannot be loaded.
     """
-    chosen = _suite(suite, "perturbations")
-    return _changed(chosen.evaluation, dataset, split, limit, bn_statistics), chosen.perturbations
+    if isinstance(images, Mapping | Attack):  # as the second argument was, before there were images
+        attack, images = images, None
+    from bn_vuln.evaluation.transfer import Model, default_fields, run
+
+    fields, others = _attack_fields(options)
+    name = (
+        attack if isinstance(attack, str) else str(attack.get("attack", "pgd")) if isinstance(attack, Mapping) else ""
+    )
+    checked = _attack(attack, {**default_fields(name), **fields})
+    if not isinstance(checked, Attack):
+        raise UsageError(f"transfer is of attacks at an eps: {checked.attack} has none")
+    settings = parse({"root": RUNS, **others}, images, labels)
+    opened = [_opened(target, settings) for target in models]
+    found = [Model(one.classifier, one.folder or RUNS / one.classifier.id, _label(target, one.classifier))
+             for target, one in zip(models, opened, strict=True)]  # fmt: skip
+    if len({model.id for model in found}) < 2:
+        raise UsageError(
+            "transfer needs two different models at least: the first one's examples are given to the others"
+        )
+    return run(
+        found if matrix else found[:1],
+        found,
+        checked,
+        opened[0].evaluation,
+        fold=settings.fold,
+        batch_size=settings.batch_size,
+        distribution=choose(settings.strategy),
+        progress=settings.progress,
+    )
 
 
 def _suite(suite: str | Mapping[str, object], kind: str) -> Suite:
@@ -400,12 +333,10 @@ def _suite(suite: str | Mapping[str, object], kind: str) -> Suite:
     return config.validate(Suite, {"title": kind, "perturbations": {"clean": Clean()}, kind: suite}, "suite")
 
 
-def _changed(
-    evaluation: Evaluation, dataset: str | None, split: str | None, limit: int | None, bn_statistics: str | None
-) -> Evaluation:
-    changes = {"dataset": dataset, "split": split, "limit": limit, "bn_statistics": bn_statistics}
-    given = {key: value for key, value in changes.items() if value is not None}
-    return config.validate(Evaluation, {**config.to_plain(evaluation), **given}, "evaluation")
+def _of_suite(evaluation: Evaluation, options: Mapping[str, object]) -> dict[str, object]:
+    """What a suite says about the examples, and whether a limit of its own may be left out."""
+    fields = evaluation.model_dump(exclude_defaults=True)
+    return {name: value for name, value in fields.items() if options.get(name) is None}
 
 
 def compare(first: str | Path, second: str | Path, *, root: str | Path = RUNS) -> list[Comparison]:
@@ -536,53 +467,90 @@ def newest_run(root: str | Path = RUNS) -> Path:
     return max(finished, key=lambda folder: (folder / "training.json").stat().st_mtime)
 
 
-def _attack(options: Attack | MinimumNorm | Fields) -> Attack | MinimumNorm:
-    minimal = isinstance(options, MinimumNorm) or (isinstance(options, Mapping) and options.get("kind") == "minimal")
-    return config.validate(MinimumNorm, options, "attack") if minimal else config.validate(Attack, options, "attack")
+def _attack_fields(options: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
+    """(the fields of an attack, the other options); None is no value."""
+    names = {*Attack.model_fields, *MinimumNorm.model_fields}
+    given = {name: value for name, value in options.items() if value is not None}
+    return (
+        {name: value for name, value in given.items() if name in names},
+        {name: value for name, value in given.items() if name not in names},
+    )
+
+
+def _attack(attack: str | Attack | MinimumNorm | Fields, fields: Fields) -> Attack | MinimumNorm:
+    """The config of an attack: by its name and fields, or as it is given."""
+    if isinstance(attack, Attack | MinimumNorm):
+        if fields:
+            raise UsageError(f"{', '.join(fields)}: fields of the attack belong into its config, which is given")
+        return attack
+    given = {"attack": attack, **fields} if isinstance(attack, str) else {**fields, **attack}
+    name = given.get("attack", "pgd")
+    minimum_norm = get_args(MinimumNorm.model_fields["attack"].annotation)
+    known = (*get_args(Attack.model_fields["attack"].annotation), *minimum_norm)
+    if name not in known:
+        hint = config.nearest(str(name), known)
+        raise UsageError(f"attack: {name!r} is not known (known: {', '.join(known)}){hint}")
+    if name in minimum_norm or given.get("kind") == "minimal":
+        return config.validate(MinimumNorm, given, "attack")
+    return config.validate(Attack, {"eps": "8/255", **given}, "attack")
+
+
+def _opened(target: Target, settings: Settings, *, own_limit: bool = False) -> Opened:
+    """Open a target; a limit of a suite's own is left out where the data have fewer examples."""
+    from bn_vuln.evaluation import opening
+    from bn_vuln.evaluation.eval_set import without_large_limit
+
+    opening.check(target, settings.request)
+    if settings.request.dataset is not None:
+        data.prepare(settings.request.dataset)  # before TensorFlow is started: mistakes are named within a second
+    opened = opening.open_target(target, settings.request, choose(settings.strategy), settings.progress)
+    if not own_limit:
+        return opened
+    return replace(opened, evaluation=without_large_limit(opened.evaluation, opened.classifier))
+
+
+def _measured(
+    opened: Opened,
+    settings: Settings,
+    perturbations: Mapping[str, Perturbation],
+    *,
+    keep_images: bool = False,
+    keep_results: bool = True,
+) -> tuple[dict[str, records.Record], dict[str, Result]]:
+    """(records by name, the results of those that were measured now)."""
+    from bn_vuln.evaluation import evaluator
+
+    wanted = config.with_eps_grid(perturbations)
+    known = {} if settings.force or settings.checks == "full" else evaluator.recorded(
+        opened.classifier, wanted, opened.evaluation, opened.folder
+    )  # fmt: skip
+    for name in known:
+        if settings.progress is not None:
+            settings.progress.message(f"{name}: accuracy {known[name].accuracy:.4f}, recorded before")
+    missing = {n: p for n, p in perturbations.items() if not config.with_eps_grid({n: p}).keys() <= known.keys()}
+    results = {}
+    found = dict(known)
+    for name, result in evaluator.measure(
+        opened.classifier,
+        missing,
+        opened.evaluation,
+        folder=opened.folder,
+        batch_size=settings.batch_size,
+        fold=settings.fold,
+        checks=settings.checks,
+        distribution=choose(settings.strategy),
+        keep_images=keep_images,
+        progress=settings.progress,
+    ):
+        found[name] = result.record
+        if keep_results:
+            results[name] = result
+    return {name: found[name] for name in wanted}, results
+
+
+def _label(target: Target, classifier: Classifier) -> str:
+    return str(target) if isinstance(target, str | Path) else classifier.label
 
 
 def _cell(cell: Cell | Fields) -> Cell:
     return cell if isinstance(cell, Cell) else config.validate(Cell, cell, "cell")
-
-
-def _model(
-    target: Target,
-    root: Path,
-    dataset: str | None,
-    input_scale: InputScale,
-    from_probabilities: bool,
-    distribution: Distribution,
-) -> Model:
-    """A classifier with the folder that its transfer records go to."""
-    from bn_vuln.evaluation.transfer import Model
-
-    if not isinstance(target, str | Path):
-        return Model(target, root / target.id, target.id)
-    opened = open_classifier(
-        target,
-        dataset=dataset,
-        input_scale=input_scale,
-        from_probabilities=from_probabilities,
-        distribution=distribution,
-    )
-    return Model(opened, Path(target) if Path(target).is_dir() else root / opened.id, str(target))
-
-
-def _eval_set(
-    target: Target, dataset: str | None, limit: int | None, evaluation: Evaluation, distribution: Distribution
-) -> tuple[Classifier, Evaluation]:
-    """(the classifier, the evaluation without a suite's limit that its data are too few for)."""
-    from bn_vuln.evaluation.eval_set import without_large_limit
-
-    classifier = _classifier(target, dataset, distribution)
-    return classifier, evaluation if limit is not None else without_large_limit(evaluation, classifier)
-
-
-def _path(folder: str | Path | None) -> Path | None:
-    return None if folder is None else Path(folder)
-
-
-def _classifier(target: Target, dataset: str | None, distribution: Distribution) -> Classifier:
-    if not isinstance(target, str | Path):
-        return target
-    return open_classifier(target, dataset=dataset, distribution=distribution)

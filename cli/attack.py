@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options as o
-from .attack_options import attack_config, attack_options, curve_options, evaluation_config
+from .attack_options import attack_config, attack_options, curve_options
 from .minimum_norm import NAMES, minimum_norm_config, minimum_norm_options
-from .targets import TARGET, evaluate, open_target, print_records, runs_option
+from .targets import TARGET, api_options, force_option, print_records, runs_option, target_of
 
 if TYPE_CHECKING:
     from bn_vuln.evaluation.result import Result
@@ -36,7 +36,9 @@ Examples:
   # adversarial images in a file
   bnvuln attack runs/ID --ord 2 --eps 1 --restarts 5 --save adversarial.npz
   # an external model
-  bnvuln attack model.keras --data mnist --eps 8/255 --from-probabilities
+  bnvuln attack model.keras --data images.npz --eps 8/255
+  bnvuln attack keras.applications:MobileNetV2 --data folder:photos \\
+      --class-names imagenet_class_index.json --limit 200
 """
 
 
@@ -46,6 +48,7 @@ Examples:
 @curve_options
 @minimum_norm_options
 @runs_option
+@force_option
 @o.option("Results")(
     "--save",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -60,27 +63,30 @@ Examples:
 def command(
     target_path: Path | None, runs: Path, save: Path | None, as_json: bool, verbose: bool, **options: Any
 ) -> None:
-    """Attack a run or any .keras classifier; by default the newest run.
+    """Attack a run or any Keras classifier; by default the newest run.
 
-    Prints clean accuracy, robust accuracy, and warnings on unreliable numbers. The records go into the run folder.
+    MODEL is a .keras or .h5 file, or keras.applications:NAME. What it takes and returns is found out and said. Prints
+    clean accuracy, robust accuracy, and warnings on unreliable numbers. The records go into the run folder, or into
+    RUNS/ID; what is recorded is not measured again, unless more is asked (--force, --save, --checks full).
     """
     o.set_up(verbose)
     if save is not None and save.suffix != ".npz":
         raise click.BadParameter(f"{save}: expected a file name ending in .npz", param_hint="--save")
-    from bn_vuln import config
+    from bn_vuln import api
 
-    attack, evaluation = minimum_norm_config(options) or attack_config(options), evaluation_config(options)
-    target, classifier = open_target(target_path, runs, options)
-    folder = target if target.is_dir() else runs / classifier.id
-    results = evaluate(classifier, evaluation, {"clean": config.Clean(), options["name"]: attack}, folder, options)
+    attack = minimum_norm_config(options) or attack_config(options)
+    shared = api_options(options, runs)
+    target = target_of(target_path, runs)
+    shared["force"] |= save is not None
+    result = api.attack(target, attack=attack, keep_images=save is not None, **shared)
     if save is not None:
-        _save(save, results["clean"], results[options["name"]])
+        _save(save, result.clean, result.attacked)
         o.log(f"saved {save}")
-    print_records({name: result.record for name, result in results.items()}, as_json, target)
+    print_records(result.records, as_json, target)
 
 
 def _save(path: Path, clean: Result, attacked: Result) -> None:
-    """Write the images before and after, in pixels [n, width, width, channels], and what is known of each example.
+    """Write the images before and after, in pixels [n, height, width, channels], and what is known of each example.
 
     `smallest_eps` is the smallest eps at which it is adversarial, or its distance: 0 where the clean image is
     misclassified, infinite where no adversarial image was found.

@@ -7,23 +7,17 @@ from typing import TYPE_CHECKING
 import click
 
 from . import options as o
-from .targets import data_option, external_model_options
+from .targets import data_option, external_model_options, split_option
 
 if TYPE_CHECKING:
-    from bn_vuln.config import Attack, Evaluation
+    from bn_vuln.config import Attack
 
 _model_option, _threat_option, _attack_option = (
     o.option("Model and data"), o.option("Threat model"), o.option("Attack"),
 )  # fmt: skip
 _BEFORE_ATTACK = (
     data_option,
-    _model_option(
-        "--split",
-        type=click.Choice(["test", "validation", "train"]),
-        default="test",
-        show_default=True,
-        help="Split that is attacked.",
-    ),
+    split_option,
     _model_option(
         "--limit", type=int, metavar="N", help="Number of examples, in a fixed random order.  [default: all]"
     ),
@@ -161,11 +155,3 @@ def attack_config(options: o.Options) -> Attack:
             raise click.UsageError(f"--eps-grid: expected eps of at most --eps {eps:.4g}, from which it goes down")
         fields["eps_grid"] = sorted({smaller for smaller in eps_grid if smaller != eps})  # eps itself may be named
     return config.validate(config.Attack, {"attack": options["name"], **fields}, "attack")
-
-
-def evaluation_config(options: o.Options) -> Evaluation:
-    """Return the config of the images that are attacked."""
-    from bn_vuln import config
-
-    fields = {key: options[key] for key in ("dataset", "split", "limit") if options[key] is not None}
-    return config.validate(config.Evaluation, fields, "attack")

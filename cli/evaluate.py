@@ -8,7 +8,16 @@ from typing import Any
 import click
 
 from . import options as o
-from .targets import TARGET, data_option, external_model_options, open_target, print_records, runs_option
+from .targets import (
+    TARGET,
+    api_options,
+    data_option,
+    external_model_options,
+    force_option,
+    print_records,
+    runs_option,
+    target_of,
+)
 
 EXAMPLES = """
 Examples:
@@ -18,7 +27,7 @@ Examples:
   bnvuln evaluate runs/ID --suite paper
   bnvuln evaluate runs/ID --suite mechanism     # tilting angle and spectrum
   bnvuln evaluate runs/ID --split validation    # leaves the test set alone
-  bnvuln evaluate model.keras --data mnist --from-probabilities --json
+  bnvuln evaluate model.keras --data images.npz --json
 """
 _suite_option = o.option("Model and data")
 _OPTIONS = (
@@ -32,8 +41,8 @@ _OPTIONS = (
     data_option,
     _suite_option(
         "--split",
-        type=click.Choice(["test", "validation", "train"]),
-        help="Split that is evaluated.  [default: the suite's]",
+        type=click.Choice(["test", "validation", "train", "all"]),
+        help="Split that is measured; all: every image there is.  [default: the suite's]",
     ),
     _suite_option(
         "--limit", type=int, metavar="N", help="Number of examples, in a fixed random order.  [default: the suite's]"
@@ -52,6 +61,7 @@ _OPTIONS = (
 @click.argument("target_path", required=False, type=click.Path(path_type=Path), metavar=TARGET)
 @o.options(_OPTIONS)
 @runs_option
+@force_option
 @o.checks_option
 @o.data_options
 @o.strategy_option
@@ -60,26 +70,19 @@ _OPTIONS = (
 def command(
     target_path: Path | None, suite: str, runs: Path, as_json: bool, quiet: bool, verbose: bool, **options: Any
 ) -> None:
-    """Evaluate a run or any .keras classifier with a suite; by default the newest run.
+    """Evaluate a run or any Keras classifier with a suite; by default the newest run.
 
-    Prints accuracy under each perturbation and each measurement, with warnings on unreliable numbers. The records
-    go into the run folder.
+    MODEL is a .keras or .h5 file, or keras.applications:NAME. Prints accuracy under each perturbation and each
+    measurement, with warnings on unreliable numbers. The records go into the run folder, or into RUNS/ID; what is
+    recorded is not measured again (--force does).
     """
     o.set_up(verbose)
     from bn_vuln import api
     from bn_vuln.experiments import catalog
 
-    changes = {key: options[key] for key in ("dataset", "split", "limit", "bn_statistics")}
-    evaluation, _ = api.resolve_suite(suite, **changes)  # before TensorFlow is started, so that mistakes show at once
-    target, classifier = open_target(target_path, runs, options)
-    from bn_vuln.evaluation.measurements import run  # TensorFlow
-
-    run.check(classifier, catalog.suite(suite).measurements, evaluation)
-    shared: o.Options = {
-        **changes,
-        "folder": target if target.is_dir() else runs / classifier.id,
-        "strategy": options["strategy"],
-        "progress": o.progress(quiet),
-    }
-    records = api.evaluate(classifier, suite, checks=options["checks"], batch_size=options["batch_size"], **shared)
-    print_records(records, as_json, target, api.measure(classifier, suite, **shared))
+    catalog.suite(suite)  # before TensorFlow is started, so that mistakes show at once
+    shared = api_options(options, runs)
+    target = target_of(target_path, runs)
+    classifier = api.open_classifier(target, **shared)
+    found = api.evaluate(classifier, suite=suite, **shared)
+    print_records(found, as_json, target, api.measure(classifier, suite=suite, **shared))

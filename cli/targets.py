@@ -1,23 +1,21 @@
-"""The classifier that attack, evaluate and transfer take, and its records."""
+"""What attack, evaluate and transfer take: a run or an external model, its data, and its records."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import options as o
 
 if TYPE_CHECKING:
-    from bn_vuln.config import Evaluation, Perturbation
-    from bn_vuln.evaluation.classifier import Classifier
-    from bn_vuln.evaluation.result import Result
     from bn_vuln.records import MeasurementRecord, Record
 
 _model_option = o.option("Model and data")
-TARGET = "[RUN or MODEL.keras]"
+_external_option = o.option("External models")
+TARGET = "[RUN or MODEL]"
 
 data_option = _model_option(
     "--data",
@@ -25,13 +23,56 @@ data_option = _model_option(
     metavar="NAME",
     help="Data set: a name, FILE.npz or folder:PATH.  [default: that of the training; external models: mnist]",
 )
+split_option = _model_option(
+    "--split",
+    type=click.Choice(["test", "validation", "train", "all"]),
+    help="Split that is measured; all: every image there is.  [default: test; all of data without a test split]",
+)
 external_model_options = (
-    _model_option(
+    _external_option(
         "--input-scale",
-        type=click.Choice(["0-1", "0-255"]),
-        help="Range of pixels that an external model takes.  [default: 0-1]",
+        metavar="SCALE",
+        help="What pixels become: 0-1, 0-255, -1-1, MEAN,STD, or MEAN and STD of each channel (in pixels of [0, 1]); "
+        "caffe, torch or tf, as keras.applications has them; auto decides on labelled images.  [default: auto]",
     ),
-    _model_option("--from-probabilities", is_flag=True, help="For an external model that ends in a softmax."),
+    _external_option(
+        "--resize",
+        type=click.Choice(["auto", "none", "stretch", "crop", "pad"]),
+        help="How images of another size become the model's input. stretch; crop: the shorter side fits, centre; pad: "
+        "the longer side fits, zeros around; auto: crop where a size differs.  [default: auto]",
+    ),
+    _external_option("--gray-to-rgb", is_flag=True, help="Give gray images to a model of three channels."),
+    _external_option(
+        "--output",
+        type=click.Choice(["auto", "logits", "softmax", "sigmoid", "log-softmax"]),
+        help="What the model returns.  [default: auto]",
+    ),
+    _external_option("--head", metavar="NAME", help="Output that is taken, of a model with several."),
+    _external_option(
+        "--class-names",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Names of the classes in the order of the model's outputs: one a line, or JSON. Labels are matched by "
+        "name.",
+    ),
+    _external_option(
+        "--weights",
+        metavar="imagenet|none|FILE",
+        help="Weights of keras.applications:NAME.  [default: imagenet]",
+    ),
+    _external_option(
+        "--custom-objects",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE.py",
+        help="Python file of custom layers and functions. It is run, and so is code inside the model's file.",
+    ),
+    _external_option(
+        "--validation",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Images held out of the training split for --split validation, where the data have no such split.",
+    ),
+    _external_option("--from-probabilities", is_flag=True, hidden=True, help="Older name of --output softmax."),
 )
 runs_option = o.option("Results")(
     "--runs",
@@ -40,66 +81,40 @@ runs_option = o.option("Results")(
     show_default=True,
     help="Folder of the newest run, and of the records of external models.",
 )
+force_option = o.option("Results")("--force", is_flag=True, help="Measure again what is recorded already.")
+_FIELDS = (
+    "dataset", "split", "limit", "bn_statistics", "input_scale", "resize", "output", "head", "class_names", "weights",
+    "custom_objects", "validation", "checks", "batch_size", "strategy",
+)  # fmt: skip
 
 
-def open_target(target: Path | None, runs: Path, options: o.Options) -> tuple[Path, Classifier]:
-    """Return the target, by default the newest run, and its classifier."""
+def target_of(path: Path | None, runs: Path) -> Path:
+    """Return the target, by default the newest run."""
     from bn_vuln import api
-    from bn_vuln.runtime.distribution import choose
 
-    prepare(options)
-    if target is None:
-        target = api.newest_run(runs)
-        o.log(f"the newest run is {target}")
-    if has_external_options(options) and target.is_dir():
-        raise click.UsageError(f"{target} is a run: --input-scale and --from-probabilities are for .keras files")
-    classifier = api.open_classifier(
-        target,
-        dataset=options["dataset"],
-        input_scale=options["input_scale"] or "0-1",
-        from_probabilities=options["from_probabilities"],
-        distribution=choose(options["strategy"]),
-    )
-    return target, classifier
+    if path is not None:
+        return path
+    newest = api.newest_run(runs)
+    o.log(f"the newest run is {newest}")
+    return newest
 
 
-def prepare(options: o.Options) -> None:
-    """Prepare the data set of --data before TensorFlow is started, so that a mistake is reported at once."""
-    from bn_vuln import data
-
-    if options["dataset"] is not None:
-        data.prepare(options["dataset"])
-
-
-def has_external_options(options: o.Options) -> bool:
-    """Return whether an option was given that only external models have."""
-    return options["from_probabilities"] or options["input_scale"] is not None
-
-
-def evaluate(
-    classifier: Classifier,
-    evaluation: Evaluation,
-    perturbations: Mapping[str, Perturbation],
-    folder: Path,
-    options: o.Options,
-) -> dict[str, Result]:
-    """Evaluate a classifier; each record is written into `folder` as soon as it is there."""
-    from bn_vuln.evaluation import evaluator
-    from bn_vuln.runtime.distribution import choose
-
-    return dict(
-        evaluator.measure(
-            classifier,
-            perturbations,
-            evaluation,
-            folder=folder,
-            checks=options["checks"],
-            batch_size=options["batch_size"],
-            fold=not options["no_fold"],
-            distribution=choose(options["strategy"]),
-            progress=o.progress(options["quiet"]),
-        )
-    )
+def api_options(options: o.Options, runs: Path) -> dict[str, Any]:
+    """Return the options that the functions of `api` share, of those that were given."""
+    fields = {name: options[name] for name in _FIELDS if options.get(name) is not None}
+    if options.get("from_probabilities"):
+        if options.get("output") not in (None, "softmax"):
+            raise click.UsageError("--from-probabilities is the older name of --output softmax: give one of them")
+        fields["output"] = "softmax"
+    if options.get("gray_to_rgb"):
+        fields["gray_to_rgb"] = True
+    return {
+        **fields,
+        "root": runs,
+        "force": bool(options.get("force")),
+        "fold": not options.get("no_fold"),
+        "progress": o.progress(options["quiet"]),
+    }
 
 
 def print_records(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options as o
-from .attack_options import attack_config, attack_options, evaluation_config
-from .targets import has_external_options, prepare
+from .attack_options import attack_config, attack_options
+from .targets import api_options
 
 if TYPE_CHECKING:
     from bn_vuln.evaluation.transfer import TransferResult
@@ -76,23 +76,7 @@ def _run(models: tuple[Path, ...], matrix: bool, runs: Path, options: o.Options)
     """Return the pairs of models, measured now or before."""
     from bn_vuln import api
 
-    attack, evaluation = attack_config(options), evaluation_config(options)
-    prepare(options)
-    if has_external_options(options) and all(path.is_dir() for path in models):
-        raise click.UsageError("these are runs: --input-scale and --from-probabilities are for .keras files")
-    return api.transfer(
-        models,
-        attack,
-        matrix=matrix,
-        evaluation=evaluation,
-        root=runs,
-        fold=not options["no_fold"],
-        strategy=options["strategy"],
-        batch_size=options["batch_size"],
-        progress=o.progress(options["quiet"]),
-        input_scale=options["input_scale"] or "0-1",
-        from_probabilities=options["from_probabilities"],
-    )
+    return api.transfer(models, attack=attack_config(options), matrix=matrix, **api_options(options, runs))
 
 
 def _print(transfers: TransferResult, matrix: bool) -> None:

@@ -15,7 +15,7 @@ from bn_vuln.external import input_scale, loading, outputs
 from bn_vuln.external.identity import model_identity
 from bn_vuln.external.input_scale import InputScale
 from bn_vuln.external.outputs import Output
-from bn_vuln.external.trial import Trial
+from bn_vuln.external.trial import ModelInput, Trial, find_input, try_model
 from bn_vuln.runtime import backend
 from bn_vuln.typing import Images, KerasModel, Labels, Plain, Tensor
 
@@ -31,7 +31,7 @@ class Classifier:
         id: hash of the identity.
         validation: number of validation examples that were held out of the training set.
         size: height and width of its input, in pixels.
-        shape: full shape of its input, without the batch.
+        input: how it takes images: with channels last or first, without channels, or flat.
         dataset: name or path that its data set is loaded by.
         classes: as `data.load` takes them.
         subset_seed: as `data.load` takes it.
@@ -42,8 +42,9 @@ class Classifier:
         external: True for a model that is no run of this package.
         class_names: names of an external model's classes, where the user gave them.
         trial: what a first call of an external model found.
+        found: the same and what becomes of the images, in lines for people.
         label: what its user calls it.
-        path: the file of an external model.
+        path: its run folder, or the file of an external model.
     """
 
     model: KerasModel
@@ -52,7 +53,7 @@ class Classifier:
     id: str
     validation: int
     size: tuple[int, int]
-    shape: tuple[int, ...]
+    input: ModelInput
     dataset: str = "mnist"
     classes: tuple[int, ...] | None = None
     subset_seed: int | None = None
@@ -63,6 +64,7 @@ class Classifier:
     external: bool = False
     class_names: tuple[str, ...] | None = None
     trial: Trial | None = None
+    found: tuple[str, ...] = ()
     label: str = "model"
     path: Path | None = None
 
@@ -80,13 +82,7 @@ class Classifier:
 
     def to_input(self, pixels: Tensor) -> Tensor:
         """Return what the model is called with for pixels in [0, 1]."""
-        tf = backend.tensorflow()
-        x = pixels if self.input_scale is None else self.input_scale(pixels)
-        if self.shape == tuple(x.shape[1:]):
-            return x
-        if self.shape == (x.shape[3], *x.shape[1:3]):
-            return tf.transpose(x, (0, 3, 1, 2))
-        return tf.reshape(x, (-1, *self.shape))
+        return self.input.arrange(pixels if self.input_scale is None else self.input_scale(pixels))
 
 
 def from_model(
@@ -115,46 +111,28 @@ def from_model(
     Raises:
         UsageError: where input or outputs do not fit the data set.
     """
-    shape, size = fit_input(model, info, source)
-    outputs = getattr(model, "output_shape", None)
-    if not isinstance(outputs, tuple) or len(outputs) != 2 or outputs[1] != len(info.classes):
+    found, size = _input_of(model, info, source)
+    shape = getattr(model, "output_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 2 or shape[1] != len(info.classes):
         raise UsageError(
-            f"{source}: expected outputs of shape (None, {len(info.classes)}) for {info.name}, received {outputs}"
+            f"{source}: expected outputs of shape (None, {len(info.classes)}) for {info.label}, received {shape}"
         )
-    return Classifier(model, info, identity, digest(identity), validation, size, shape, dataset or info.name)
+    return Classifier(
+        model, info, identity, digest(identity), validation, size, found, dataset or info.name, label=source
+    )
 
 
-def fit_input(model: KerasModel, info: DatasetInfo, source: str) -> tuple[tuple[int, ...], tuple[int, int]]:
-    """Find what of a model's input is height, width and channels.
-
-    Args:
-        model: its input is an image, one without channel axis, one with channels first, or a flat vector.
-        info: the data set: its channels, and its size where the model leaves that open.
-        source: the model's name in error messages.
-
-    Returns:
-        (shape of the input without the batch, (height, width) of the images).
-
-    Raises:
-        UsageError: where it is none of these, or has other channels than the data.
-    """
-    received = getattr(model, "input_shape", None)
-    shape = tuple(received[1:]) if isinstance(received, tuple) else ()
-    height, width, channels = info.shape
-    if len(shape) == 3 and shape[2] == channels:
-        size = (shape[0] or height, shape[1] or width)
-        return (*size, channels), size
-    if len(shape) == 3 and shape[0] == channels and None not in shape:
-        return shape, (shape[1], shape[2])
-    if len(shape) == 2 and channels == 1:
-        size = (shape[0] or height, shape[1] or width)
-        return size, size
-    if len(shape) == 1 and shape[0] == height * width * channels:
-        return shape, (height, width)
-    side = round(((shape[0] or 0) / channels) ** 0.5) if len(shape) == 1 else 0
-    if side and shape == (side * side * channels,):
-        return shape, (side, side)
-    raise UsageError(f"{source}: expected an input of images {info.shape}, of any size, or flat, received {received}")
+def _input_of(model: KerasModel, info: DatasetInfo, source: str) -> tuple[ModelInput, tuple[int, int]]:
+    """(what a model takes, (height, width)); a size that it leaves open is that of the data."""
+    found = find_input(model, info.shape, source)
+    if found.channels not in (None, info.shape[2]):
+        kinds = {1: "gray", 3: "RGB"}
+        hint = "; give --gray-to-rgb" if found.channels == 3 else ""
+        raise UsageError(
+            f"{source}: it takes {kinds[found.channels or 0]} images, those of {info.label} are "
+            f"{kinds[info.shape[2]]}{hint}"
+        )
+    return found, (found.height or info.shape[0], found.width or info.shape[1])
 
 
 def from_run(folder: Path) -> Classifier:
@@ -187,7 +165,8 @@ def from_run(folder: Path) -> Classifier:
         source=str(path),
     )
     subset_seed = cell.seed if cell.data.subset_seed == "seed" else None
-    return replace(classifier, classes=cell.data.classes, subset_seed=subset_seed)
+    own_folder = folder if folder.is_dir() else None
+    return replace(classifier, classes=cell.data.classes, subset_seed=subset_seed, label=str(folder), path=own_folder)
 
 
 def from_external(
@@ -198,6 +177,7 @@ def from_external(
     *,
     validation: int = 0,
     custom_objects: loading.CustomObjects | None = None,
+    class_names: tuple[str, ...] | None = None,
 ) -> Classifier:
     """Open a Keras model that is no run of this package, and find out how it is to be called.
 
@@ -208,6 +188,7 @@ def from_external(
         split: the split that is reported; what has to be decided is decided on another one where there is one.
         validation: number of examples held out of the training set where the data have no validation split.
         custom_objects: custom objects by name, instead of the file in `options`.
+        class_names: names of the model's classes in the order of its outputs, instead of the file in `options`.
 
     Returns:
         The classifier. Its identity is the model by value, and every setting of its input and outputs.
@@ -217,28 +198,30 @@ def from_external(
         BnvulnError: where Keras cannot load it.
     """
     info = data.dataset_info(dataset)
-    names = None if options.class_names is None else data.read_class_names(options.class_names)
+    names = class_names if options.class_names is None else data.read_class_names(options.class_names)
     n_classes = len(names or info.classes)
     objects = custom_objects if custom_objects is not None else options.custom_objects
     loaded = loading.load(target, weights=options.weights, classes=n_classes, custom_objects=objects)
     model, source = loaded.model, loaded.source
-    shape, size, channels = _image_input(model, info, options, source)
+    if options.gray_to_rgb and info.shape[2] == 1:
+        info = _as_rgb(info)
+    found, size = _input_of(model, info, source)
     other = next((s for s in ("train", "validation") if s != split and s in data.splits(dataset)), split)
     limit = min(input_scale.IMAGES, info.size(other, validation))
     examples = data.load(dataset, other, validation=validation, limit=limit)
     if names is not None:
         examples = data.with_class_names(examples, names, options.class_names or "class names")
     resize = _resize(options.resize, examples, size)
-    examples = fit_images(examples, size, channels, resize)
+    examples = fit_images(examples, size, info.shape[2], resize)
     images = pixel_array(examples.images[:], size)
     classifier = Classifier(
         model,
-        _seen_by_model(examples.info, channels),
+        replace(info, classes=examples.info.classes),
         {},
         "",
         validation,
         size,
-        shape,
+        found,
         dataset,
         resize=resize,
         external=True,
@@ -258,37 +241,24 @@ def from_external(
         **model_identity(model, loaded.custom_objects),
         "input_scale": decision.scale.name,
         "size": list(size),
-        "channels": channels,
+        "channels": info.shape[2],
         "resize": resize,
         "output": output.kind,
         "head": output.head,
-        **({"class_names": list(names)} if names is not None else {}),
+        **({} if names is None else {"class_names": list(names)}),
         **({"validation": validation} if validation else {}),
     }
+    custom = () if loaded.custom_objects is None else (loaded.custom_objects.name,)
+    trial = try_model(model, inputs, found, output, source=source, custom=custom)
     return replace(
         classifier,
         info=replace(classifier.info, classes=classes),
         identity=identity,
         id=digest(identity),
         output=output,
-        trial=Trial.of(classifier, output, decision, loaded, images, examples.labels),
+        trial=trial,
+        found=(*trial.lines(decision.text), *_said(examples, size, resize)),
     )
-
-
-def _image_input(
-    model: KerasModel, info: DatasetInfo, options: ExternalModel, source: str
-) -> tuple[tuple[int, ...], tuple[int, int], int]:
-    """(shape of the input, (height, width), channels), where gray images may be given to a model of three channels."""
-    try:
-        return *fit_input(model, info, source), info.shape[2]
-    except UsageError:
-        if info.shape[2] != 1:
-            raise
-    as_rgb = replace(info, shape=(*info.shape[:2], 3))
-    shape, size = fit_input(model, as_rgb, source)
-    if not options.gray_to_rgb:
-        raise UsageError(f"{source}: it takes images of 3 channels, {info.label} has gray ones; give --gray-to-rgb")
-    return shape, size, 3
 
 
 def _resize(asked: Resize, examples: data.Dataset, size: tuple[int, int]) -> Resize:
@@ -297,11 +267,17 @@ def _resize(asked: Resize, examples: data.Dataset, size: tuple[int, int]) -> Res
     return "none" if same else "crop" if asked == "auto" else asked
 
 
-def _seen_by_model(info: DatasetInfo, channels: int) -> DatasetInfo:
+def _as_rgb(info: DatasetInfo) -> DatasetInfo:
     """The info of gray images that are repeated for each channel."""
-    if info.shape[2] == channels:
-        return info
-    return replace(info, shape=(*info.shape[:2], channels), mean=info.mean * channels, std=info.std * channels)
+    return replace(info, shape=(*info.shape[:2], 3), mean=info.mean * 3, std=info.std * 3)
+
+
+def _said(examples: data.Dataset, size: tuple[int, int], resize: Resize) -> list[str]:
+    """Lines on what becomes of the images."""
+    lines = [f"{'data':15}{note}" for note in (*examples.info.notes, *examples.info.flags)]
+    if resize != "none":
+        lines.append(f"{'resize':15}images are brought to {size[0]} x {size[1]}: {resize}")
+    return lines
 
 
 def _count_classes(
@@ -336,7 +312,8 @@ def _decide_scale(
     if known is not None:
         return input_scale.Decision(input_scale.parse(known, classifier.channels), "as keras.applications has it")
     tf, model, source = backend.tensorflow(), classifier.model, classifier.label
-    candidates = [s(tf.constant(images[: outputs.IMAGES])) for s in input_scale.candidates(classifier.channels)]
+    some = tf.constant(images[: outputs.IMAGES])
+    candidates = [scale(some) for scale in input_scale.scales(classifier.channels)]
     inputs = classifier.to_input(tf.concat(candidates, axis=0))
     output = outputs.find_output(model, inputs, n_classes, declared=options.output, head=options.head, source=source)
     return input_scale.decide(

@@ -6,6 +6,7 @@ itself is verified by further attacks.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_vuln import records
+from bn_vuln import data, records
 from bn_vuln.analysis import metrics
 from bn_vuln.attacks.threat_model import per_example
 from bn_vuln.config import (
@@ -27,8 +28,10 @@ from bn_vuln.config import (
     MinimumNorm,
     Perturbation,
     describe_perturbation,
+    digest,
     format_eps,
 )
+from bn_vuln.errors import BnvulnError
 from bn_vuln.evaluation import attack_diagnostics, minimum_norm, recording, sanity_checks
 from bn_vuln.evaluation import perturbed as perturbed_images
 from bn_vuln.evaluation.attack_runner import AttackRunner
@@ -265,6 +268,32 @@ class Evaluator:
 def _joined(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     """The parts as one array, without a copy where there is one."""
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def recorded(
+    classifier: Classifier, perturbations: Mapping[str, Perturbation], evaluation: Evaluation, folder: Path | None
+) -> dict[str, records.Record]:
+    """Return what of some perturbations is recorded.
+
+    Args:
+        classifier: the classifier.
+        perturbations: by name, each at one eps.
+        evaluation: as in `measure`.
+        folder: run folder; None: there is none.
+
+    Returns:
+        Records by name. A damaged one counts as missing.
+    """
+    found: dict[str, records.Record] = {}
+    if folder is None:
+        return found
+    name = classifier.info.name if evaluation.dataset is None else data.dataset_info(evaluation.dataset).name
+    for title, options in perturbations.items():
+        path = records.record_path(folder, digest(recording.identity(evaluation, name, options)))
+        with contextlib.suppress(BnvulnError):
+            if path.exists():
+                found[title] = records.read_record(path)
+    return found
 
 
 def measure(

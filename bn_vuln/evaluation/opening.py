@@ -1,4 +1,4 @@
-"""Opening of what is evaluated: a run, an external model, or a classifier that is open; with the data and its folder."""
+"""Opening of what is evaluated: a run or an external model, with the data and the folder of the records."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from bn_vuln.evaluation import classifier as classifiers
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.external import loading
 from bn_vuln.runtime.distribution import Distribution
+from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet
 from bn_vuln.typing import KerasModel
 
@@ -48,6 +49,7 @@ class Request:
         bn_statistics: as in `Evaluation`.
         validation: number of examples held out of the training set, of external models.
         custom_objects: custom objects by name, instead of a file.
+        class_names: names of an external model's classes, instead of a file.
         root: folder of the runs; None: records are not kept.
     """
 
@@ -58,6 +60,7 @@ class Request:
     bn_statistics: str = "tracked"
     validation: int | None = None
     custom_objects: Mapping[str, object] | None = None
+    class_names: tuple[str, ...] | None = None
     root: Path | None = None
 
 
@@ -83,8 +86,9 @@ def check(target: Target, request: Request) -> None:
         expected = "a run folder, a .keras or .h5 file, or keras.applications:NAME"
         raise UsageError(f"{target}: no such file or folder; expected {expected}")
     given = [name for name in ExternalModel.model_fields if getattr(request.external, name) != _default(name)]
-    if given or request.validation is not None:
-        names = ", ".join(map(_option, given or ["validation"]))
+    given += [name for name in ("validation", "custom_objects", "class_names") if getattr(request, name) is not None]
+    if given:
+        names = ", ".join(map(_option, given))
         raise UsageError(f"{target} is a run of this package, which knows how it is called: leave out {names}")
 
 
@@ -115,13 +119,13 @@ def open_target(
             opened = classifiers.from_run(Path(target))
     else:
         opened = _open_external(target, request, distribution)
-        for line in () if opened.trial is None else opened.trial.lines():
+        for line in opened.found:
             progress.message(line)
     split = request.split or _default_split(opened, request.dataset)
     fields = {"dataset": request.dataset, "split": split, "limit": request.limit}
     fields["bn_statistics"] = request.bn_statistics
     evaluation = config.validate(Evaluation, fields, "evaluation")
-    return Opened(opened, evaluation, _folder(target, opened, request.root))
+    return Opened(opened, evaluation, _folder(opened, request.root))
 
 
 def _open_external(target: str | Path | KerasModel, request: Request, distribution: Distribution) -> Classifier:
@@ -134,6 +138,7 @@ def _open_external(target: str | Path | KerasModel, request: Request, distributi
             request.split or data.default_split(dataset),
             validation=request.validation or 0,
             custom_objects=request.custom_objects,
+            class_names=request.class_names,
         )
 
 
@@ -145,12 +150,12 @@ def _default_split(classifier: Classifier, dataset: str | None) -> str:
     return "test" if own else data.default_split(dataset or "")
 
 
-def _folder(target: Target, classifier: Classifier, root: Path | None) -> Path | None:
-    """The folder of the records; of an external model it says what it is, of a packed cell it holds its config."""
+def _folder(classifier: Classifier, root: Path | None) -> Path | None:
+    """The folder of the records; of an external model it says what it is, of a published cell it has its config."""
     if root is None:
         return None
-    if isinstance(target, str | Path) and not classifier.external and Path(target).is_dir():
-        return Path(target)
+    if not classifier.external and classifier.path is not None:
+        return classifier.path
     folder = root / classifier.id
     if classifier.external:
         path = None if classifier.path is None else str(classifier.path)
@@ -159,6 +164,9 @@ def _folder(target: Target, classifier: Classifier, root: Path | None) -> Path |
             cell_id=classifier.id, source=classifier.label, path=path, identity=classifier.identity, found=found
         )
         records.write_external(folder, record)
+    elif not (folder / "config.yaml").exists():
+        cell = config.validate(config.Cell, classifier.identity, "cell")
+        atomic_write(folder / "config.yaml", config.to_yaml(cell))
     return folder
 
 

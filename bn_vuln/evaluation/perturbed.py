@@ -52,7 +52,7 @@ def clean(eval_set: EvalSet) -> PerturbedImages:
 def with_noise(eval_set: EvalSet, options: AWGN) -> PerturbedImages:
     """Add noise to the images as the data set has them, before they are enlarged."""
     dataset = eval_set.dataset
-    noisy = noise.add_noise(np.asarray(dataset.images), dataset.index, options, eval_set.classifier.info)
+    noisy = noise.add_noise(dataset.images[:], dataset.index, options, eval_set.classifier.info)
     return PerturbedImages(eval_set.at_input(noisy))
 
 

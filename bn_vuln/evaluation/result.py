@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from bn_vuln import records
+from bn_vuln.errors import BnvulnError
+from bn_vuln.records import Record
 from bn_vuln.typing import Arrays, Floats, Images, Index, Labels, Mask
 
 
@@ -36,3 +40,60 @@ class Result:
         """Return the same with further flags in its record."""
         record = self.record.model_copy(update={"flags": (*self.record.flags, *flags)})
         return replace(self, record=record)
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What an attack found.
+
+    Attributes:
+        records: by name: `clean`, the attack at each smaller eps of a grid, and the attack by its own name.
+        results: by the same names, those that were measured now rather than read.
+        name: the attack.
+        folder: where the records are kept; None: nowhere.
+    """
+
+    records: Mapping[str, Record]
+    results: Mapping[str, Result]
+    name: str
+    folder: Path | None = None
+
+    @property
+    def record(self) -> Record:
+        """The record of the attack, at the largest eps."""
+        return self.records[self.name]
+
+    @property
+    def clean(self) -> Result:
+        """The result on the clean images."""
+        return self._measured("clean")
+
+    @property
+    def attacked(self) -> Result:
+        """The result of the attack, at the largest eps."""
+        return self._measured(self.name)
+
+    @property
+    def correct(self) -> Mask:
+        """Bool [n], True where the image is still classified correctly."""
+        return self.attacked.correct
+
+    @property
+    def images(self) -> Images:
+        """The attacked images, float32 pixels [n, height, width, channels]."""
+        return self.attacked.images
+
+    @property
+    def labels(self) -> Labels:
+        """The true classes, int32 [n]."""
+        return self.attacked.labels
+
+    @property
+    def min_eps(self) -> Floats | None:
+        """The smallest eps of each example, or its distance, as in `Result`."""
+        return self.attacked.min_eps
+
+    def _measured(self, name: str) -> Result:
+        if name not in self.results:
+            raise BnvulnError(f"{name} was recorded before in {self.folder}, without images: attack with force=True")
+        return self.results[name]

@@ -107,6 +107,11 @@ def _numbers(text: str) -> tuple[float, ...]:
     return tuple(values) if np.isfinite(values).all() else ()
 
 
+def scales(channels: int) -> list[InputScale]:
+    """Return the input scales that are tried for a model of 1 or 3 channels."""
+    return [parse(name, channels) for name in (NAMES if channels == 3 else NAMES[:3])]
+
+
 @dataclass(frozen=True)
 class Seen:
     """What arithmetic at the beginning of a model says about the pixels that it takes.
@@ -242,8 +247,7 @@ def decide(
         UsageError: No scale is clearly better than the others; the message lists them.
     """
     images, labels = images[:IMAGES], labels[:IMAGES]
-    names = NAMES if images.shape[-1] == 3 else NAMES[:3]
-    candidates = _distinct([_measure(logits, parse(name, images.shape[-1]), images, labels) for name in names])
+    candidates = _distinct([_measure(logits, scale, images, labels) for scale in scales(images.shape[-1])])
     candidates.sort(key=lambda one: -one.correct.count)
     best, others = candidates[0], candidates[1:]
     listed = ", ".join(one.text() for one in candidates)
