@@ -35,7 +35,7 @@ def fit_images(dataset: Dataset, size: tuple[int, int], channels: int, resize: R
     if not isinstance(images, np.ndarray):
         return replace(dataset, images=images.at(size, resize, channels))
     if images.shape[3] == 1 and channels == 3:
-        images = np.repeat(images, 3, axis=3)
+        images = images.repeat(3, axis=3)
     if images.shape[3] != channels:
         raise UsageError(f"{label}: expected images of {channels} channels, received {images.shape[3]}")
     native = images.shape[1], images.shape[2]
