@@ -172,6 +172,8 @@ def find(target: str | Path, root: Path) -> tuple[Store, str]:
         UsageError: where there is no such model, or several.
     """
     path = Path(target).expanduser()
+    if not str(target):
+        raise UsageError(f"the name of a model is empty; see bnvuln list {root}")
     if path.is_dir() and is_run_folder(path):
         return open_run(path)
     if not path.is_dir() and is_packed(path.parent):
