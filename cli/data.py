@@ -43,8 +43,8 @@ Examples:
   bnvuln data prepare cifar10 --manual-dir ~/Downloads    # without network
 """
 OTHER_DATA = (
-    "Any other image classification set of TFDS works by its name, and user data as FILE.npz (x_train, y_train,\n"
-    "x_test, y_test, or x and y) or folder:PATH (a folder for each class)."
+    "Any other image classification set of TFDS works by its name, and user data as FILE.npz (x_test and y_test,\n"
+    "x_train and y_train, or x and y) or folder:PATH (a folder for each class)."
 )
 as_json = o.json_option
 
@@ -136,13 +136,15 @@ def _info_text(dataset: Plain) -> str:
     rows = [
         ("images", format_shape(dataset["shape"])),
         ("classes", f"{len(dataset['classes'])}: {format_list(dataset['classes'], 10)}"),
-        *((split, f"{n:,}") for split, n in dataset["sizes"].items()),
+        *_sizes(dataset),
         ("mean", _numbers(dataset["mean"]) or computed),
         ("std", _numbers(dataset["std"]) or computed),
         ("state", dataset["state"]),
-        *([("folder", dataset["folder"])] if dataset["folder"] else []),
+        *([("folder", dataset["folder"])] if dataset["folder"] not in ("", dataset["label"]) else []),
+        *(("note", note) for note in dataset["notes"]),
+        *(("doubtful", flag) for flag in dataset["flags"]),
     ]
-    lines = [dataset["name"], *(f"  {key:8} {value}" for key, value in rows)]
+    lines = [dataset["label"], *(f"  {key:8} {value}" for key, value in rows)]
     if dataset.get("by_hand"):
         lines += ["", f"Has to be downloaded by hand into {dataset['put_into']}: {dataset['by_hand']}"]
     if dataset["files"]:
@@ -154,6 +156,15 @@ def _info_text(dataset: Plain) -> str:
         if dataset["state"] == "not prepared":
             lines += [f"Without network put these into {dataset['put_into']}, or into any folder, with --manual-dir."]
     return "\n".join(lines)
+
+
+def _sizes(dataset: Plain) -> list[tuple[str, str]]:
+    """Rows of the splits; data without any are evaluated whole, and split where a model is trained on them."""
+    sizes = dataset["sizes"]
+    if list(dataset["splits"]) != ["whole"]:
+        return [(split, f"{n:,}") for split, n in sizes.items()]
+    parts = "too few to train on" if not sizes["test"] else f"to train on, {sizes['test']:,} of them are the test split"
+    return [("all", f"{sum(sizes.values()):,} ({parts})")]
 
 
 def _numbers(values: Sequence[float] | None) -> str:

@@ -1,9 +1,11 @@
 """Data sets by name: `load(name, split)` gives uint8 images in memory, labels and info.
 
 A name is `mnist` (bundled), `toy` (made), a data set of TFDS (`fashion_mnist`, `cifar10_1/v6`), the path of an .npz
-file, or folder:PATH.
+file, folder:PATH, or what `register` returns for arrays in memory.
 """
 
+from bn_vuln.data.arrays import register, release
+from bn_vuln.data.class_names import read_class_names, with_class_names
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.listing import describe_dataset, list_datasets
 from bn_vuln.data.loading import Dataset, class_centroids, load, load_training_data, load_whole_training_set, subset
@@ -33,7 +35,11 @@ __all__ = [
     "load_whole_training_set",
     "permutation",
     "prepare",
+    "read_class_names",
+    "register",
+    "release",
     "splits",
     "subset",
+    "with_class_names",
     "with_digest",
 ]

@@ -44,10 +44,11 @@ def describe_dataset(name: str) -> Plain:
         name: Any name that `load` takes.
 
     Returns:
-        A dict of `name`, `shape`, `classes`, `sizes` (empty where they are not known yet), `mean` and `std` (None where
+        A dict of `name`, `label` (as `DatasetInfo` has it, like `notes` and `flags`), `shape`, `classes`, `splits`
+        (what was published) and `sizes`, which are empty where they are not known yet, `mean` and `std` (None where
         they are computed when the data are first read), `state` (bundled, made, prepared, not prepared, user data),
-        `folder`, and `files`; of a data set of TFDS also `by_hand`, its instructions where files have to be downloaded
-        by hand, and `put_into`, the folder for them.
+        `folder`, `files`, `notes` and `flags`; of a data set of TFDS also `by_hand`, its instructions where files have
+        to be downloaded by hand, and `put_into`, the folder for them.
 
     Raises:
         UsageError: The name is not known, or user data are not of the expected format.
@@ -69,13 +70,14 @@ def describe_dataset(name: str) -> Plain:
         return {**_describe(mnist.INFO, "bundled", str(mnist.FOLDER)), "files": files}
     source = user_data_source(name)
     if source is not None:
-        return _describe(source.dataset_info(name), "user data", source.absolute_name(name))
+        return _describe(source.dataset_info(name), "user data", source.absolute_name(name), source.splits(name))
     return _describe_tfds(name)
 
 
-def _describe(info: DatasetInfo, state: str, folder: str = "") -> Plain:
-    fields = {key: getattr(info, key) for key in ("name", "shape", "classes", "sizes", "mean", "std")}
-    return {**fields, "state": state, "folder": folder, "files": []}
+def _describe(info: DatasetInfo, state: str, folder: str = "", splits: tuple[str, ...] = ("train", "test")) -> Plain:
+    shown = ("name", "label", "shape", "classes", "sizes", "mean", "std", "notes", "flags")
+    fields = {key: getattr(info, key) for key in shown}
+    return {**fields, "splits": splits, "state": state, "folder": folder, "files": []}
 
 
 def _describe_tfds(name: str) -> Plain:
@@ -89,11 +91,15 @@ def _describe_tfds(name: str) -> Plain:
     files = required.files or downloads.registered_files(builder)
     return {
         "name": name,
+        "label": name,
         "shape": statistics.shape if statistics else tfds.image_shape(name, builder),
         "classes": constants.DATASET_INFO[name].classes
         if name in constants.DATASET_INFO
         else tfds.classes(name, builder),
+        "splits": tfds.published(name, found.sizes) if found else tuple(sizes),
         "sizes": sizes,
+        "notes": (),
+        "flags": (),
         "mean": mean,
         "std": std,
         "state": "prepared" if found else "not prepared",

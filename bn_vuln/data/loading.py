@@ -141,9 +141,10 @@ def load_training_data(options: config.Data, split: str, seed: int = 0) -> Datas
         The examples; the validation examples whole, without limit.
 
     Raises:
-        UsageError: As `load`.
+        UsageError: As `load`; or a class of user data has no training image, or the images are not square.
         BnvulnError: As `load`.
     """
+    sources.check_trainable(options.name)
     return load(
         options.name,
         split,
@@ -165,6 +166,7 @@ def load_whole_training_set(options: config.Data) -> Dataset:
         UsageError: As `load`.
         BnvulnError: As `load`.
     """
+    sources.check_trainable(options.name)
     train, validation = (
         load(options.name, split, validation=options.validation, classes=options.classes)
         for split in ("train", "validation")
@@ -204,7 +206,7 @@ def _select_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
     names = dataset.info.classes
     if max(classes) >= len(names):
         raise UsageError(
-            f"data.classes: {dataset.info.name} has classes 0 to {len(names) - 1}, received {max(classes)}"
+            f"data.classes: {dataset.info.label} has classes 0 to {len(names) - 1}, received {max(classes)}"
         )
     new_label = np.full(len(names), -1, np.int32)
     new_label[list(classes)] = np.arange(len(classes))

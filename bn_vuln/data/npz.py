@@ -1,32 +1,37 @@
-"""User data in an .npz file: arrays of uint8 images and integer labels."""
+"""User data in an .npz file: arrays of images and labels, under the names that people give them."""
 
 from __future__ import annotations
 
 import functools
-import zipfile
-import zlib
+import re
 from pathlib import Path
 
 import numpy as np
 
-from bn_vuln.data import fingerprint
-from bn_vuln.data.describe import first_line
+from bn_vuln.data import array_checks, fingerprint
+from bn_vuln.data.describe import first_line, format_list
 from bn_vuln.data.info import DatasetInfo
-from bn_vuln.data.published import Split, SplitDataset
+from bn_vuln.data.published import PUBLISHED, WHOLE, Split, SplitDataset
 from bn_vuln.errors import UsageError
-from bn_vuln.typing import AnyArray, Arrays, Labels, StoredImages
+from bn_vuln.typing import AnyArray, Arrays
 
-# Names of the arrays of images and labels in a file with two splits, and in one without.
-TWO_SPLITS = {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")}
-ONE_SPLIT = {"whole": ("x", "y")}
-EXPECTED = "expected x_train, y_train, x_test, y_test, or x and y"
-# Errors of np.load for files that are not .npz, or damaged.
-LOAD_ERRORS = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+# What the words in the name of an array say: x_train, train_images, val_labels.
+ROLES = {"images": ("x", "image", "images", "data"), "labels": ("y", "label", "labels", "target", "targets")}
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+EXPECTED = "expected x_train, y_train, x_test, y_test (or some of these splits), or x and y"
+CLASS_NAMES = ("classes", "class_names")
 
 
 def matches(name: str) -> bool:
-    """Return True for the path of an .npz file."""
-    return name.lower().endswith(".npz")
+    """Return True for the path of an .npz file; of an .npy file too, so that it is refused by name."""
+    return name.lower().endswith((".npz", ".npy"))
 
 
 def absolute_name(name: str) -> str:
@@ -42,7 +47,8 @@ def digest(name: str) -> str:
     """
     path = Path(absolute_name(name))
     if not path.is_file():
-        raise UsageError(f"{path}: no such file; {EXPECTED} in an .npz file")
+        found = "no such file" if not path.exists() else "no file" if not path.is_dir() else "a folder, no file"
+        raise UsageError(f"{path}: {found}; {EXPECTED} in an .npz file")
     return fingerprint.digest([("", path)])
 
 
@@ -56,7 +62,7 @@ def dataset_info(name: str) -> DatasetInfo:
 
 
 def splits(name: str) -> tuple[str, ...]:
-    """What the file holds: `train` and `test`, or `whole`.
+    """What the file holds: some of `train`, `validation` and `test`, or `whole`.
 
     Raises:
         UsageError: As `read`.
@@ -65,15 +71,15 @@ def splits(name: str) -> tuple[str, ...]:
 
 
 def read(name: str, split: str) -> Split:
-    """Read a split of an .npz file.
+    """Read what a file holds.
 
-    The file holds x_train, y_train, x_test and y_test, as Keras names them, or x and y, of which a fifth, by a fixed
-    permutation, is the test split; and `classes` where they have names.
+    Its arrays are x_train and y_train, x_val and y_val, x_test and y_test, as Keras names them, or some of these pairs;
+    or x and y; or under other names of the words above, as train_images and train_labels. `classes` are names of the
+    classes, where they have any.
 
     Args:
-        name: Path of a file with images uint8 [n, size, size] or [n, size, size, 1 or 3], and labels 0..K-1, whole
-            numbers [n] or [n, 1].
-        split: `train` or `test`.
+        name: Path of a file with images and labels as `array_checks` takes them.
+        split: One of `splits`.
 
     Returns:
         The examples; `index` is the place in the arrays of the file.
@@ -87,30 +93,19 @@ def read(name: str, split: str) -> Split:
 @functools.lru_cache(maxsize=2)
 def _load(path: str, digest: str) -> SplitDataset:
     """The data set in a file; `digest` keys the cache and names the data."""
-    arrays = read_arrays(path)
-    splits = {}
-    for split, (x, y) in (TWO_SPLITS if "x_train" in arrays else ONE_SPLIT).items():
-        images, labels = checked_images(arrays[x], f"{path}: {x}"), checked_labels(arrays[y], f"{path}: {y}")
-        if len(images) != len(labels):
-            raise UsageError(f"{path}: {x} has {len(images)} images and {y} {len(labels)} labels, expected as many")
-        splits[split] = Split.whole(images, labels)
-    names = checked_names(arrays["classes"], path) if "classes" in arrays else None
-    classes = checked_classes(names, [split.labels for split in splits.values()], path)
-    if "train" in splits:
-        train, test = (split.images.shape[1:] for split in splits.values())
-        if train != test:
-            raise UsageError(f"{path}: expected images of one shape, received {train} to train, {test} to test")
-    return SplitDataset.from_splits(f"npz:{digest}", classes, splits, label=path)
+    pairs, arrays, notes = _read(path)
+    names = next((arrays[name] for name in CLASS_NAMES if name in arrays), None)
+    return array_checks.dataset(f"npz:{digest}", pairs, arrays, names, label=path, notes=notes)
 
 
-def read_arrays(path: str) -> Arrays:
+def _read(path: str) -> tuple[dict[str, tuple[str, str]], Arrays, tuple[str, ...]]:
     """Read the arrays of a file that make a data set.
 
     Args:
         path: An .npz file.
 
     Returns:
-        The arrays of two splits or of one, and `classes` where it is there, by name.
+        (split, or `whole` -> names of its images and labels; the arrays by name; what is to be said).
 
     Raises:
         UsageError: The file cannot be read, or arrays are missing.
@@ -118,15 +113,17 @@ def read_arrays(path: str) -> Arrays:
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
-            raise UsageError(f"{path}: {EXPECTED}, received one array without a name")
+            remedy = "make the file by np.savez('FILE.npz', x=images, y=labels)"
+            raise UsageError(f"{path}: {EXPECTED}, received one array without a name; {remedy}")
         with loaded as archive:
-            for names in (sum(TWO_SPLITS.values(), ()), ONE_SPLIT["whole"]):
-                if set(names) <= set(archive):
-                    return {name: archive[name] for name in (*names, "classes") if name in archive}
-            raise UsageError(f"{path}: {EXPECTED}, received {', '.join(archive) or 'no arrays'}")
+            pairs = _pairs(archive.files, path)
+            used = [*(name for pair in pairs.values() for name in pair), *CLASS_NAMES]
+            left_out = [name for name in archive.files if name not in used]
+            notes = (f"left out: {format_list(left_out)}",) if left_out else ()
+            return pairs, {name: _array(archive[name], name, path) for name in used if name in archive}, notes
     except UsageError:
         raise
-    except LOAD_ERRORS as error:
+    except Exception as error:  # zip, zlib and the parser of headers raise many kinds; all mean the same to the user
         text = first_line(error)
         if text.startswith("Object arrays"):
             reason = "holds Python objects, which are not loaded because they can run code"
@@ -135,81 +132,52 @@ def read_arrays(path: str) -> Arrays:
         raise UsageError(f"{path}: {reason}; expected an .npz file as np.savez writes it") from None
 
 
-def checked_images(array: AnyArray, label: str) -> StoredImages:
-    """Check an array of images and add the axis of channels where it lacks.
+def _array(found: AnyArray | bytes, name: str, path: str) -> AnyArray:
+    """What an archive has of this name; `UsageError` where that is no array."""
+    if isinstance(found, bytes):
+        raise UsageError(f"{path}: {name} is no array; expected an .npz file as np.savez writes it")
+    return found
+
+
+def _pairs(names: list[str], path: str) -> dict[str, tuple[str, str]]:
+    """Find the images and labels among the names of arrays.
 
     Args:
-        array: uint8 [n, size, size] or [n, size, size, 1 or 3].
-        label: Beginning of the error message.
-
-    Returns:
-        uint8 [n, size, size, 1 or 3].
-
-    Raises:
-        UsageError: The array has another type or shape.
-    """
-    if array.dtype != np.uint8:
-        remedy = "; of pixels in [0, 1] make them by np.uint8(np.round(255 * x))" if array.dtype.kind == "f" else ""
-        raise UsageError(f"{label}: expected uint8 pixels of 0 to 255, received {array.dtype}{remedy}")
-    images = array[..., None] if array.ndim == 3 else array
-    if images.ndim == 4 and len(images) and images.shape[1] == images.shape[2] and images.shape[3] in (1, 3):
-        return np.ascontiguousarray(images)
-    channels_first = array.ndim == 4 and array.shape[1] in (1, 3)
-    remedy = "; move the channels last by x.transpose(0, 2, 3, 1)" if channels_first else ""
-    expected = "expected square images [n, size, size] or [n, size, size, 1 or 3]"
-    raise UsageError(f"{label}: {expected}, received {list(array.shape)}{remedy}")
-
-
-def checked_labels(array: AnyArray, label: str) -> Labels:
-    """Check an array of labels.
-
-    Args:
-        array: Whole numbers >= 0, [n] or [n, 1].
-        label: Beginning of the error message.
-
-    Returns:
-        int32 [n].
-
-    Raises:
-        UsageError: The array has another type or shape, or holds negative or huge numbers.
-    """
-    if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[1] != 1):
-        remedy = "; of one-hot labels make them by y.argmax(1)" if array.ndim == 2 else ""
-        raise UsageError(f"{label}: expected labels [n] or [n, 1], received {list(array.shape)}{remedy}")
-    if array.dtype.kind not in "iu":
-        raise UsageError(f"{label}: expected whole numbers, received {array.dtype}")
-    if len(array) and (array.min() < 0 or array.max() > np.iinfo(np.int32).max):
-        raise UsageError(f"{label}: expected labels of 0 to K-1, received {array.min()} to {array.max()}")
-    return array.ravel().astype(np.int32)
-
-
-def checked_names(array: AnyArray, path: str) -> tuple[str, ...]:
-    """Names of the classes, from an array of text [K]; raise `UsageError` for any other array."""
-    if array.ndim != 1 or array.dtype.kind not in "US":
-        raise UsageError(f"{path}: classes: expected names [K], received {array.dtype} {list(array.shape)}")
-    return tuple(name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in array.tolist())
-
-
-def checked_classes(names: tuple[str, ...] | None, labels: list[Labels], path: str) -> tuple[str, ...]:
-    """Check that the training labels are 0..K-1 and that all other labels are among them.
-
-    Args:
-        names: Names of the classes, None where they have none.
-        labels: Labels of each split, the training labels first.
+        names: Names of all arrays.
         path: The file, for the error message.
 
     Returns:
-        The names of the classes; their numbers where they have none.
+        split -> (name of the images, name of the labels), of published splits in their order, or of `whole`.
 
     Raises:
-        UsageError: A class has no training example, or a label no class.
+        UsageError: Two names say the same, or no split has both images and labels.
     """
-    present, highest = np.unique(labels[0]), max(int(array.max()) for array in labels)
-    k = int(present[-1]) + 1 if names is None else len(names)
-    if highest >= k:
-        given = "the training labels are" if names is None else "classes names"
-        raise UsageError(f"{path}: {given} 0 to {k - 1}, received a label {highest}")
-    if len(present) < max(k, 2):
-        absent = next(label for label in range(k + 1) if label >= len(present) or present[label] != label)
-        raise UsageError(f"{path}: expected training labels of every class 0 to {max(k, 2) - 1}, none is {absent}")
-    return tuple(map(str, range(k))) if names is None else names
+    found: dict[tuple[str, str], str] = {}  # (split, images or labels) -> name
+    for name in names:
+        role = _role(name)
+        if role in found:
+            raise UsageError(f"{path}: {found[role]} and {name} are both {role[1]} of {role[0]}; leave one of them out")
+        if role is not None:
+            found[role] = name
+    complete = [split for split in (*PUBLISHED, WHOLE) if {(split, "images"), (split, "labels")} <= found.keys()]
+    if not complete:
+        lonely = next(iter(found), None)
+        missing = "" if lonely is None else f", where {found[lonely]} lacks its {_other(lonely[1])}"
+        received = format_list(names, 12) or "no arrays"
+        raise UsageError(f"{path}: {EXPECTED}, received {received}{missing}")
+    chosen = [split for split in complete if split != WHOLE] or complete
+    return {split: (found[split, "images"], found[split, "labels"]) for split in chosen}
+
+
+def _other(role: str) -> str:
+    return "labels" if role == "images" else "images"
+
+
+def _role(name: str) -> tuple[str, str] | None:
+    """(split, `images` or `labels`) that a name says an array to be, None where it says nothing of the kind."""
+    words = re.split("[_ -]", name.lower())
+    roles = [role for word in words for role, known in ROLES.items() if word in known]
+    splits = [SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS]
+    if len(roles) != 1 or len(words) != 1 + len(splits) or len(splits) > 1:
+        return None
+    return splits[0] if splits else WHOLE, roles[0]

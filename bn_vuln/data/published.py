@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bn_vuln.data.describe import format_list
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.errors import UsageError
 from bn_vuln.typing import DatasetImages, Floats, Index, Labels
@@ -82,6 +83,11 @@ class SplitDataset:
             sizes = {split: len(examples) for split, examples in splits.items()}
         mean, std = channel_statistics(*(images or [examples.images for examples in splits.values()]))
         height, width, channels = next(iter(splits.values())).images.shape[1:]
+        if all(text.isdecimal() for text in classes) and list(classes) != sorted(classes, key=int):
+            notes = (
+                *notes,
+                f"classes: in the order of names ({format_list(classes, 4)}), not of the numbers that they are",
+            )
         return cls(DatasetInfo(name, (height, width, channels), classes, mean, std, sizes, label, notes, flags), splits)
 
 

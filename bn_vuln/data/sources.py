@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 from typing import Protocol
 
+import numpy as np
+
 from bn_vuln import config
-from bn_vuln.data import image_folder, mnist, npz, tfds, toy
+from bn_vuln.data import arrays, image_folder, mnist, npz, tfds, toy
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.published import WHOLE, Split, concatenate, train_test_split
 from bn_vuln.errors import UsageError
@@ -46,7 +48,7 @@ class UserDataSource(DataSource, Protocol):
         ...
 
 
-USER_DATA_SOURCES: tuple[UserDataSource, ...] = (npz, image_folder)
+USER_DATA_SOURCES: tuple[UserDataSource, ...] = (npz, image_folder, arrays)
 
 
 def user_data_source(name: str) -> UserDataSource | None:
@@ -55,7 +57,7 @@ def user_data_source(name: str) -> UserDataSource | None:
 
 
 def is_user_data(name: str) -> bool:
-    """Return True for the path of an .npz file and for folder:PATH."""
+    """Return True for the path of an .npz file, for folder:PATH, and for arrays in memory."""
     return user_data_source(name) is not None
 
 
@@ -135,6 +137,25 @@ def read(name: str, split: str, subset_seed: int | None = None) -> Split:
     raise UsageError(f"{name} has no {split} split: expected {', '.join(expected)} or all")
 
 
+def check_trainable(name: str) -> None:
+    """Check user data for what training needs and evaluation does not.
+
+    Raises:
+        UsageError: The data have no training images, a class has none, or the images are not square.
+    """
+    if not is_user_data(name):
+        return
+    info, whole = dataset_info(name), splits(name) == (WHOLE,)
+    height, width, _ = info.shape
+    if height != width:
+        raise UsageError(f"{info.label}: training takes square images, received {height}x{width}")
+    present = np.unique((_read_published(name, WHOLE) if whole else read(name, "train")).labels)
+    k = max(len(info.classes), 2)
+    absent = next((label for label in range(k) if label not in present), None)
+    if absent is not None:
+        raise UsageError(f"{info.label}: expected training labels of every class 0 to {k - 1}, none is {absent}")
+
+
 def _read_published(name: str, split: str, subset_seed: int | None = None) -> Split:
     if name == "toy" and subset_seed is not None:
         return Split.whole(*toy.read(split, subset_seed))
@@ -147,7 +168,7 @@ def _read_built_in(name: str, split: str) -> Split:
 
 
 def canonical_name(name: str) -> str:
-    """The name that identifies the data: npz:DIGEST or folder:DIGEST for user data, else the name itself.
+    """The name that identifies the data: its kind and digest (npz:DIGEST) for user data, else the name itself.
 
     Raises:
         UsageError: There is no such file or folder.

@@ -116,8 +116,9 @@ def test_info_of_one_s_own_data(bnvuln, tmp_path):
     np.savez(tmp_path / "mine.npz", x=images, y=labels, classes=["no", "yes"])
     code, out, _ = bnvuln("data", "info", tmp_path / "mine.npz")
     assert code == 0
-    assert out.startswith("npz:")
+    assert out.startswith(f"{tmp_path / 'mine.npz'}\n")
     assert "2: no and yes" in out
+    assert "20 (to train on, 4 of them are the test split)" in out
     code, out, _ = bnvuln("data", "info", tmp_path / "mine.npz", "--json")
     assert json.loads(out)["sizes"] == {"train": 16, "test": 4}
 
@@ -228,7 +229,7 @@ def test_a_dry_run_is_checked_against_data_that_are_prepared(bnvuln, tmp_path, m
     dry = ["train", "--data", "cifar10", "--batch-size", "10", "--dry-run"]
     with h.prepared(tmp_path / "data", {"cifar10": files}):
         code, _, err = bnvuln(*dry)
-        assert (code, "held out, received 5000" in err) == (2, True)
+        assert (code, "held out for validation, received 5000" in err) == (2, True)
         code, out, err = bnvuln(*dry, "--validation", "5", "--json")
         assert (code, err, json.loads(out)["data"]["width"]) == (0, "", 32)
         code, _, err = bnvuln(*dry, "--validation", "5", "--width", "31")

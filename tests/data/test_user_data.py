@@ -1,4 +1,4 @@
-"""User data: .npz files and folders of images, every way in which they can be wrong, and runs on them."""
+"""User data: folders of images, every way in which they can be wrong, digests, and runs on user data."""
 
 import json
 import shutil
@@ -50,132 +50,6 @@ def refused(name, *fragments):
     assert "\n" not in message
     for fragment in fragments:
         assert fragment in message
-
-
-# ---------------------------------------------------------------- npz
-
-
-def test_npz_arrays_are_those_of_the_file(tmp_path):
-    name = npz_file(tmp_path / "a.npz")
-    train, validation, test = (data.load(name, split, validation=4) for split in ("train", "validation", "test"))
-    np.testing.assert_array_equal(test.images, TEST[0])
-    assert (test.images.dtype, test.labels.dtype) == (np.uint8, np.int32)
-    assert test.labels.tolist() == TEST[1].tolist()
-    assert test.index.tolist() == list(range(9))
-    assert sorted([*train.index, *validation.index]) == list(range(30))
-    np.testing.assert_array_equal(train.images, TRAIN[0][train.index])
-    np.testing.assert_array_equal(validation.labels, TRAIN[1][validation.index])
-
-
-def test_npz_info_is_that_of_the_training_images(tmp_path):
-    info = data.dataset_info(npz_file(tmp_path / "a.npz", **keras_names(classes=np.array(CLASSES))))
-    assert (info.shape, info.classes, info.sizes) == ((8, 8, 3), tuple(CLASSES), {"train": 30, "test": 9})
-    pixels = TRAIN[0] / 255
-    assert info.mean == tuple(pixels.mean((0, 1, 2)).round(4))
-    assert info.std == tuple(pixels.std((0, 1, 2)).round(4))
-
-
-def test_npz_gray_images_and_labels_in_a_column(tmp_path):
-    pixels, labels = TRAIN[0][..., 0], TRAIN[1].astype(np.int64)[:, None]
-    test = data.load(npz_file(tmp_path / "a.npz", **keras_names((pixels, labels), (pixels, labels))), "test")
-    assert test.images.shape == (30, 8, 8, 1)
-    np.testing.assert_array_equal(test.images[..., 0], pixels)
-    assert test.labels.tolist() == TRAIN[1].tolist()
-
-
-def test_npz_without_a_test_split_gives_a_fixed_fifth_to_it(tmp_path):
-    name = npz_file(tmp_path / "a.npz", x=TRAIN[0], y=TRAIN[1])
-    train, test = sources.read(name, "train"), sources.read(name, "test")
-    assert (len(train.labels), len(test.labels)) == (24, 6)
-    assert sorted([*train.index, *test.index]) == list(range(30))
-    np.testing.assert_array_equal(test.images, TRAIN[0][test.index])
-    assert train.labels.tolist() == TRAIN[1][train.index].tolist()
-    assert data.dataset_info(name).sizes == {"train": 24, "test": 6}
-    assert data.dataset_info(name).mean == published.channel_statistics(train.images)[0]
-    assert test.index.tolist() == np.sort(data.permutation(30, published.SPLIT_SEED + 2)[:6]).tolist()
-
-
-def test_data_without_splits_are_also_taken_whole(tmp_path):
-    name = npz_file(tmp_path / "a.npz", x=TRAIN[0], y=TRAIN[1])
-    assert (data.splits(name), data.default_split(name)) == (("whole",), "all")
-    found = data.load(name, "all")
-    np.testing.assert_array_equal(found.images, TRAIN[0])
-    assert found.labels.tolist() == TRAIN[1].tolist()
-    assert found.index.tolist() == list(range(30))
-    assert found.info.size("all") == 30
-
-
-def test_few_images_are_evaluated_but_not_split(tmp_path):
-    name = npz_file(tmp_path / "a.npz", x=TRAIN[0][:4], y=TRAIN[1][:4])
-    assert len(data.load(name, "all")) == data.dataset_info(name).size("all") == 4
-    for split in ("train", "test"):
-        with pytest.raises(UsageError, match="5 images at least, a fifth of them to test, received 4"):
-            data.load(name, split)
-
-
-def test_all_are_the_published_splits_one_after_the_other(tmp_path):
-    name = npz_file(tmp_path / "a.npz")
-    assert (data.splits(name), data.default_split(name)) == (("train", "test"), "test")
-    found = data.load(name, "all")
-    np.testing.assert_array_equal(found.images, np.concatenate([TRAIN[0], TEST[0]]))
-    assert found.labels.tolist() == [*TRAIN[1], *TEST[1]]
-    assert found.index.tolist() == list(range(39))
-    np.testing.assert_array_equal(data.load(name, "train", validation=0).images, TRAIN[0])
-    with pytest.raises(UsageError, match=r"1 to 29 of its 30 training images.*received 0.*--validation N"):
-        data.load(name, "validation", validation=0)
-
-
-FLOATS = (TRAIN[0] / 255, TRAIN[1])
-WIDE = h.examples(9, 9, 3, classes=3)
-
-
-@pytest.mark.parametrize(
-    ("arrays", "fragments"),
-    [
-        ({"x_train": TRAIN[0], "y_train": TRAIN[1]}, ["y_test, or x and y", "received x_train, y_train"]),
-        (keras_names(FLOATS), ["x_train", "uint8", "received float64", "np.uint8(np.round(255 * x))"]),
-        (keras_names((TRAIN[0].transpose(0, 3, 1, 2), TRAIN[1])), ["[30, 3, 8, 8]", "transpose(0, 2, 3, 1)"]),
-        (keras_names((TRAIN[0][:, :6], TRAIN[1])), ["square", "[30, 6, 8, 3]"]),
-        (keras_names((TRAIN[0][:0], TRAIN[1][:0])), ["[0, 8, 8, 3]"]),
-        (keras_names((TRAIN[0], TRAIN[1][:29])), ["x_train has 30 images and y_train 29 labels"]),
-        (keras_names((TRAIN[0], TRAIN[1] * 0.5)), ["y_train", "whole numbers", "float64"]),
-        (keras_names((TRAIN[0], np.eye(3, dtype=int)[TRAIN[1]])), ["[30, 3]", "y.argmax(1)"]),
-        (keras_names((TRAIN[0], TRAIN[1] * 2)), ["every class 0 to 4", "none is 1"]),
-        (keras_names((TRAIN[0], TRAIN[1] * 0), (TEST[0], TEST[1] * 0)), ["every class 0 to 1", "none is 1"]),
-        (keras_names((TRAIN[0], np.full(30, 2**31))), ["labels of 0 to K-1", "2147483648"]),
-        (keras_names(test=(TEST[0], TEST[1] + 1)), ["training labels are 0 to 2", "a label 3"]),
-        (keras_names(test=WIDE), ["one shape", "(8, 8, 3) to train, (9, 9, 3) to test"]),
-        (keras_names(classes=np.array(["a", "b"])), ["classes names 0 to 1", "a label 2"]),
-        (keras_names(classes=np.array(["a", "b", "c", "d"])), ["every class 0 to 3", "none is 3"]),
-        (keras_names(classes=np.arange(3)), ["classes: expected names [K]"]),
-        (keras_names((TRAIN[0], TRAIN[1].astype(object))), ["Python objects", "can run code"]),
-    ],
-)  # fmt: skip
-def test_npz_that_is_wrong_is_refused(tmp_path, arrays, fragments):
-    refused(npz_file(tmp_path / "a.npz", **arrays), str(tmp_path / "a.npz"), *fragments)
-
-
-def test_files_that_are_no_npz_are_refused(tmp_path):
-    path = tmp_path / "a.npz"
-    refused(str(path), "a.npz: no such file", "x_train")
-    path.mkdir()
-    refused(str(path), "a.npz: no such file")
-    path.rmdir()
-    for content, fragment in ((b"", "cannot be read"), (b"some text", "is no .npz file")):
-        path.write_bytes(content)
-        refused(str(path), fragment, "as np.savez writes it")
-    with path.open("wb") as file:
-        np.save(file, TRAIN[0])
-    refused(str(path), "received one array without a name")
-
-
-def test_a_damaged_npz_is_refused(tmp_path):
-    path = tmp_path / "a.npz"
-    np.savez_compressed(path, **keras_names())
-    content = path.read_bytes()
-    for damaged in (content[: len(content) // 2], content[:300] + bytes(200) + content[500:]):
-        path.write_bytes(damaged)
-        refused(str(path), "cannot be read")
 
 
 # ---------------------------------------------------------------- folders
@@ -278,7 +152,7 @@ def test_splits_must_have_the_same_classes(tmp_path):
     [
         (lambda: b"", ["no PNG, JPEG, BMP or GIF image"]),
         (lambda: h.png(TRAIN[0][0])[:60], ["no PNG, JPEG, BMP or GIF image"]),
-        (lambda: h.png(WIDE[0][0]), ["expected 8x8x3 as in", "received 9x9x3", "one size"]),
+        (lambda: h.png(h.examples(9, 9, 3)[0][0]), ["expected 8x8x3 as in", "received 9x9x3", "one size"]),
         (lambda: h.png(TRAIN[0][0][..., :1]), ["expected 8x8x3 as in", "received 8x8x1", "number of channels"]),
         (lambda: h.png(TRAIN[0][0].astype(np.uint16)), ["expected 8 bits a channel, received 16"]),
     ],

@@ -1,7 +1,7 @@
 """Image classification sets of TensorFlow Datasets by name: `fashion_mnist`, `cifar10`, `cifar10_1/v6`, any other."""
 
 from bn_vuln.data.tfds.builders import classes, ensure_prepared, find_builder, image_shape, sizes
-from bn_vuln.data.tfds.reading import dataset_info, read, splits, stored_statistics
+from bn_vuln.data.tfds.reading import dataset_info, published, read, splits, stored_statistics
 
 __all__ = [
     "classes",
@@ -9,6 +9,7 @@ __all__ = [
     "ensure_prepared",
     "find_builder",
     "image_shape",
+    "published",
     "read",
     "sizes",
     "splits",

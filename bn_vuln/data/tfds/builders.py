@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from pathlib import Path
 
 import numpy as np
 
@@ -40,7 +41,10 @@ def find_builder(name: str) -> Builder:
         raise _unknown(name) from None
     except Exception as error:
         base, _, config = name.partition("/")
-        configs = list(tensorflow_datasets.builder_cls(base).builder_configs)
+        try:
+            configs = list(tensorflow_datasets.builder_cls(base).builder_configs)
+        except tensorflow_datasets.core.DatasetNotFoundError:  # prepared by code that is not here, and damaged
+            configs = [config]
         if config and config not in configs:
             existing = format_list(configs) or "none"
             message = f"{base} has no config {config!r} (it has {existing}){nearest(config, configs)}"
@@ -55,6 +59,13 @@ def find_builder(name: str) -> Builder:
 def _unknown(name: str) -> UsageError:
     import tensorflow_datasets
 
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        return UsageError(f"{name} is a folder: name its images by folder:{name}")
+    if name and path.exists():
+        return UsageError(
+            f"{name}: expected an .npz file with images and labels (x_test, y_test, or x and y), or folder:PATH"
+        )
     known, word = ["mnist", *constants.summaries()], re.split("[:/]", name)[0]
     local = [*known, *(found.name for found in prepared.all_prepared())]
     # Of TFDS' many names one is always close, hence the high cutoff.

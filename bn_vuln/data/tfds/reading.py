@@ -75,7 +75,12 @@ def splits(name: str) -> tuple[str, ...]:
     """
     if name in constants.DATASET_INFO:
         return tuple(dataset_info(name).sizes)
-    return tuple(_tfds_splits(name, list(builders.ensure_prepared(name).info.splits)))
+    return published(name, builders.ensure_prepared(name).info.splits)
+
+
+def published(name: str, tfds_splits: Iterable[str]) -> tuple[str, ...]:
+    """`splits` of a data set that has these splits of TFDS; `UsageError` as `read`."""
+    return tuple(_tfds_splits(name, list(tfds_splits)))
 
 
 def _tfds_splits(name: str, published: list[str]) -> dict[str, str]:
