@@ -277,6 +277,7 @@ def test_info_of_the_toy():
     assert data.describe_dataset("toy") == {
         "name": "toy", "shape": (1, 1, 2), "classes": ("0", "1"), "sizes": {"train": 6000, "test": 10000},
         "mean": (0.0, 0.0), "std": (1.0, 1.0), "state": "made", "folder": "", "files": [],
+        "label": "toy", "splits": ("train", "test"), "notes": (), "flags": (),
     }  # fmt: skip
 
 
