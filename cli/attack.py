@@ -51,7 +51,7 @@ Examples:
 @force_option
 @o.option("Results")(
     "--save",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=o.OUTPUT_FILE,
     metavar="FILE.npz",
     help="File for images, labels, which of them are classified correctly, and distances where there are any.",
 )

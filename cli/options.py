@@ -84,8 +84,24 @@ class NumbersType(click.ParamType):  # type: ignore[type-arg]  # generic from cl
         return tuple(NUMBER.convert(part, param, ctx) for part in value.split(",")) if isinstance(value, str) else value
 
 
+class OutputPath(click.Path):
+    """A file or folder that will be written, in a place where that can be done."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse a place below a file, or one that may not be written."""
+        path = Path(str(super().convert(value, param, ctx)))
+        place = next(one for one in (path, *path.absolute().parents) if one.is_dir() or (one.exists() and one != path))
+        if not place.is_dir():
+            self.fail(f"{str(path)!r} cannot be written: {str(place)!r} is a file", param, ctx)
+        is_default = param is not None and value == param.default  # which a command need not use
+        if not is_default and not os.access(place, os.W_OK | os.X_OK):
+            self.fail(f"{str(path)!r} cannot be written: {str(place)!r} is read-only for you", param, ctx)
+        return path
+
+
 NUMBER, NUMBERS, RANGE, INTEGERS = NumberType(), NumbersType(), RangeType(), IntegersType()
 FOLDER = click.Path(file_okay=False, path_type=Path)
+OUTPUT_FOLDER, OUTPUT_FILE = OutputPath(file_okay=False, path_type=Path), OutputPath(dir_okay=False, path_type=Path)
 
 
 class GroupedCommand(click.Command):
@@ -246,7 +262,7 @@ dry_run_option = option("Experiment")(
 _result_option = option("Results")
 run_options = options(
     (
-        _result_option("--out", type=FOLDER, default="runs", show_default=True, help="Results folder."),
+        _result_option("--out", type=OUTPUT_FOLDER, default="runs", show_default=True, help="Results folder."),
         _result_option(
             "--jobs",
             type=click.IntRange(min=1),

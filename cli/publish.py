@@ -25,7 +25,7 @@ result = o.option("Result")
 
 @click.command("publish", cls=o.GroupedCommand, epilog=EXAMPLES)
 @click.argument("experiments", nargs=-1, required=True, metavar="EXPERIMENT...")
-@result("--to", "target", type=o.FOLDER, required=True, help="Packed store; what is in it already stays.")
+@result("--to", "target", type=o.OUTPUT_FOLDER, required=True, help="Packed store; what is in it already stays.")
 @result("--from", "source", type=o.FOLDER, default="runs", show_default=True, help="Working folder.")
 @o.scale_option("full")
 @result("--models", type=int, metavar="SEED", help="Publish the models of this seed as well.")

@@ -76,7 +76,7 @@ external_model_options = (
 )
 runs_option = o.option("Results")(
     "--runs",
-    type=o.FOLDER,
+    type=o.OUTPUT_FOLDER,
     default="runs",
     show_default=True,
     help="Folder of the newest run, and of the records of external models.",

@@ -41,7 +41,7 @@ _result = o.option("Results")
 
 @click.command("train", cls=o.GroupedCommand, epilog=EXAMPLES)
 @train_options
-@_result("--out", type=o.FOLDER, help="Run folder.  [default: runs/ID]")
+@_result("--out", type=o.OUTPUT_FOLDER, help="Run folder.  [default: runs/ID]")
 @_result("--force", is_flag=True, help="Train again a run that is finished; replace another run in --out.")
 @_result("--resume/--no-resume", default=None, help="Go on from the run's checkpoint.  [default: where it has one]")
 @_result(

@@ -32,10 +32,12 @@ _result = o.option("Results")
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SRC DST [DST ...]")
 @o.option("Model and data")("--matrix", is_flag=True, help="Every model as a source and a target.")
 @attack_options()
-@_result("--runs", type=o.FOLDER, default="runs", show_default=True, help="Folder of records of external models.")
+@_result(
+    "--runs", type=o.OUTPUT_FOLDER, default="runs", show_default=True, help="Folder of records of external models."
+)
 @_result(
     "--out",
-    type=o.FOLDER,
+    type=o.OUTPUT_FOLDER,
     help="Folder of the tables (Markdown) and heat maps (SVG, PNG).  [default: RUNS/report with --matrix, else none]",
 )
 @o.data_options

@@ -19,7 +19,7 @@ Examples:
 
 @click.command("unpack", cls=o.GroupedCommand, epilog=EXAMPLES)
 @click.argument("store", type=o.FOLDER, metavar="STORE")
-@click.argument("folder", type=o.FOLDER, metavar="DIR")
+@click.argument("folder", type=o.OUTPUT_FOLDER, metavar="DIR")
 @o.json_option
 @o.quiet_option
 def command(store: Path, folder: Path, as_json: bool, quiet: bool) -> None:
