@@ -67,7 +67,7 @@ class Data(Frozen):
     @property
     def canonical(self) -> str:
         """The name that identifies the data: npz:DIGEST or folder:DIGEST for user data, once that is known."""
-        kind = next((kind for kind in ("folder", "arrays") if self.name.startswith(f"{kind}:")), "npz")
+        kind = next((kind for kind in ("folder", "arrays") if self.name.startswith((f"{kind}:", f"{kind}+"))), "npz")
         return self.name if self.digest is None else f"{kind}:{self.digest}"
 
     def identity_fields(self, fields: Plain) -> Plain:

@@ -76,4 +76,4 @@ def summaries() -> dict[str, Summary]:
 def standardization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """The constants (mean, std) in use for a data set, in pixels [0, 1]; None where they are computed."""
     info = STANDARDIZED_AS.get(name.partition("/")[0])
-    return None if info is None else (info.mean, info.std)
+    return None if info is None else (tuple(info.mean), tuple(info.std))

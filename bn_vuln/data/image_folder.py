@@ -1,120 +1,231 @@
-"""User data as `folder:PATH`: a folder of image files for each class."""
+"""User data as `folder:PATH`: a folder of image files for each class.
+
+Options stand in the name, so that they go wherever it goes. `folder+no-exif:PATH`: images are not turned as their EXIF
+orientation says. `folder+skip-bad:PATH`: files that are no images, or damaged, are left out. See `with_options`.
+"""
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from bn_vuln.data import fingerprint
-from bn_vuln.data.describe import format_shape
+from bn_vuln.config.identity import ID_LENGTH
+from bn_vuln.data import fingerprint, image_files
+from bn_vuln.data.describe import format_list
+from bn_vuln.data.images import LazyImages, as_array, take
 from bn_vuln.data.info import DatasetInfo
-from bn_vuln.data.published import Split, SplitDataset
+from bn_vuln.data.published import PUBLISHED, WHOLE, Split, SplitDataset
 from bn_vuln.errors import UsageError
-from bn_vuln.runtime import backend
-from bn_vuln.typing import StoredImages
+from bn_vuln.runtime.threads import map_in_order
+from bn_vuln.typing import DatasetImages
 
-PREFIX = "folder:"
-EXPECTED = "expected PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/CLASS/*"
-ImageFiles = dict[str, dict[str, list[Path]]]  # split (`train` and `test`, or `whole`) -> class -> files, in order
+NAME = re.compile(r"folder(?P<no_exif>\+no-exif)?(?P<skip_bad>\+skip-bad)?:(?P<path>.*)", re.DOTALL)
+SPLIT_FOLDERS = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+EXPECTED = "expected PATH/CLASS/*, or PATH/SPLIT/CLASS/* where SPLIT is train, val (valid, validation) or test"
+IN_MEMORY = 200_000_000  # bytes of the images of a folder, above which they are decoded when they are asked for
+ImageFiles = dict[str, dict[str, list[Path]]]  # split (or `whole`) -> class -> files, in order
+
+
+class _Folder(NamedTuple):
+    """What a name says."""
+
+    root: Path
+    exif: bool
+    skip_bad: bool
 
 
 def matches(name: str) -> bool:
-    """Return True for folder:PATH."""
-    return name.startswith(PREFIX)
+    """Return True for folder:PATH, with or without options."""
+    return NAME.fullmatch(name) is not None
+
+
+def with_options(name: str, *, exif: bool = True, skip_bad: bool = False) -> str:
+    """The name of the same folder, read with these options.
+
+    Args:
+        name: folder:PATH; any other name is returned as it is where the options are the default.
+        exif: Turn images as their EXIF orientation says.
+        skip_bad: Leave out files that are no images, or damaged.
+
+    Returns:
+        The name. Options of `name` stay.
+
+    Raises:
+        UsageError: There are options, and the name is not that of a folder.
+    """
+    match = NAME.fullmatch(name)
+    if match is None:
+        if exif and not skip_bad:
+            return name
+        raise UsageError(f"{name}: --no-exif and --skip-bad are for a folder of images, folder:PATH")
+    return _name(_Folder(Path(match["path"]), exif and not match["no_exif"], skip_bad or bool(match["skip_bad"])))
 
 
 def absolute_name(name: str) -> str:
     """The name with its path made absolute."""
-    return f"{PREFIX}{_root(name)}"
+    return _name(_parsed(name))
 
 
-def _root(name: str) -> Path:
-    return Path(name.removeprefix(PREFIX)).expanduser().absolute()
+def _name(folder: _Folder) -> str:
+    return f"folder{'' if folder.exif else '+no-exif'}{'+skip-bad' if folder.skip_bad else ''}:{folder.root}"
+
+
+def _parsed(name: str) -> _Folder:
+    match = NAME.fullmatch(name)
+    assert match is not None
+    path = Path(match["path"]).expanduser().absolute()
+    return _Folder(path, exif=not match["no_exif"], skip_bad=bool(match["skip_bad"]))
 
 
 def digest(name: str) -> str:
-    """Digest of the names and bytes of all image files.
+    """Digest of the names and bytes of all image files, and of whether they are turned.
 
     Raises:
-        UsageError: As `image_files`.
+        UsageError: As `read`, for what can be seen without decoding images.
     """
-    root = _root(name)
-    return fingerprint.digest((path.relative_to(root).as_posix(), path) for path in _all_files(image_files(root)))
+    return _digest(_parsed(name))
+
+
+def _digest(folder: _Folder) -> str:
+    files, _ = _good_files(folder)
+    named = fingerprint.digest((path.relative_to(folder.root).as_posix(), path) for path in _all_files(files))
+    return named if folder.exif else hashlib.sha256(f"{named}\0no-exif".encode()).hexdigest()[:ID_LENGTH]
 
 
 def dataset_info(name: str) -> DatasetInfo:
-    """Info of the data: mean and std of the training images, classes by the names of their folders.
+    """Info of the data: classes by the names of their folders; mean and std are computed when they are first read.
 
     Raises:
         UsageError: As `read`.
     """
-    return _load(_root(name), digest(name)).info
+    return _dataset(name).info
 
 
 def splits(name: str) -> tuple[str, ...]:
-    """What the folder holds: `train` and `test`, or `whole`.
+    """What the folder holds: some of `train`, `validation` and `test`, or `whole`.
 
     Raises:
         UsageError: As `read`.
     """
-    return tuple(_load(_root(name), digest(name)).splits)
+    return tuple(_dataset(name).splits)
 
 
 def read(name: str, split: str) -> Split:
     """Read a split of a folder of images.
 
-    The images are those of PATH/train/CLASS/* and PATH/test/CLASS/*, or of PATH/CLASS/*, of which a fifth, by a fixed
-    permutation, is the test split. Classes and files come in the order of their names; hidden files do not count.
+    The images are those of PATH/SPLIT/CLASS/* or of PATH/CLASS/*. Classes and files come in the order of their names;
+    hidden files do not count. The classes of all splits together are those of the data.
 
     Args:
-        name: folder:PATH, of PNG, JPEG, BMP or GIF files (the first frame), gray or RGB, all of one square shape.
-        split: `train` or `test`.
+        name: folder:PATH, of files that `image_files` can read. They are gray where all are, else RGB.
+        split: One of `splits`.
 
     Returns:
-        The examples; `index` counts the files of a published split in their order.
+        The examples; `index` counts the files of the split in their order. The images are an array where all have one
+        size and are together no larger than `IN_MEMORY`; else they are lazy.
 
     Raises:
         UsageError: A folder or file, which is named, is not there or not of this format.
     """
-    return _load(_root(name), digest(name)).splits[split]
+    return _dataset(name).splits[split]
 
 
-def image_files(root: Path) -> ImageFiles:
-    """Find the image files under a folder.
+def left_out(name: str) -> dict[str, str]:
+    """Files that `+skip-bad` leaves out, by path, with what is wrong with each; none for any other name."""
+    return {str(path): text for path, text in _good_files(_parsed(name))[1].items()} if matches(name) else {}
+
+
+def _dataset(name: str) -> SplitDataset:
+    folder = _parsed(name)
+    return _load(folder, _digest(folder))
+
+
+@functools.lru_cache(maxsize=2)
+def _load(folder: _Folder, digest: str) -> SplitDataset:
+    """The data set in a folder; `digest` keys the cache and names the data."""
+    files, bad = _good_files(folder)
+    names = sorted({name for classes in files.values() for name in classes})
+    images = _images(_all_files(files), folder.exif)
+    splits: dict[str, Split] = {}
+    for split, classes in files.items():
+        sizes = [len(classes.get(name, [])) for name in names]
+        labels = np.repeat(np.arange(len(names), dtype=np.int32), sizes)
+        splits[split] = Split.whole(take(images, slice(len(labels))), labels)
+        images = take(images, slice(len(labels), None))
+    return SplitDataset.from_splits(
+        f"folder:{digest}", tuple(names), splits, label=_name(folder), notes=_notes(folder.root, files, bad)
+    )
+
+
+def _images(paths: list[Path], exif: bool) -> DatasetImages:
+    """All images, of one number of channels; lazy where they are of several sizes, or many."""
+    with image_files.quiet():
+        headers = list(map_in_order(functools.partial(image_files.read_header, exif=exif), paths))
+    sizes = np.array([(header.height, header.width) for header in headers], np.int32)
+    lazy = LazyImages(paths, sizes, max(header.channels for header in headers), exif)
+    return lazy[:] if lazy.shape[1] and lazy.nbytes <= IN_MEMORY else as_array(lazy)
+
+
+def _notes(root: Path, files: ImageFiles, bad: Mapping[Path, str]) -> tuple[str, ...]:
+    notes = []
+    if bad:
+        messages = format_list([message.removeprefix(f"{root}/") for message in bad.values()])
+        notes.append(f"left out {len(bad)} file{'s' if len(bad) > 1 else ''}: {messages}")
+    if WHOLE not in files:
+        unread = [
+            path.name for path in _visible(root) if SPLIT_FOLDERS.get(path.name.lower(), "-") not in (*files, "-")
+        ]
+        notes += [f"{name}/ holds no folders of classes and is not read" for name in unread]
+    return tuple(notes)
+
+
+def files_by_split(root: Path) -> ImageFiles:
+    """Find the files under a folder, whatever they are.
 
     Args:
-        root: Folder of the classes, or of `train` and `test`.
+        root: Folder of the classes, or of splits.
 
     Returns:
-        split (`train` and `test`, or `whole`) -> class -> paths, in the order of their names.
+        split (some of `train`, `validation` and `test`, or `whole` alone) -> class -> paths, in the order of their
+        names.
 
     Raises:
-        UsageError: A folder is missing or empty, or the splits have different classes.
+        UsageError: There is no such folder, two are for one split, or there are fewer than two classes.
     """
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder; {EXPECTED}")
-    # A class may be called train, but it holds no folders.
-    if not any(path.is_dir() for path in _visible(root / "train")):
-        return {"whole": _files_by_class(root)}
-    splits = {split: _files_by_class(root / split) for split in ("train", "test")}
-    different = sorted(splits["train"].keys() ^ splits["test"].keys())
-    if different:
-        raise UsageError(f"{root}: expected the same classes in train and test, {different[0]} is only in one of them")
-    return splits
+    folders: dict[str, Path] = {}  # split -> its folder
+    for path in _visible(root):
+        split = SPLIT_FOLDERS.get(path.name.lower())
+        # A class may be called train, but it holds no folders.
+        if split is not None and any(inner.is_dir() for inner in _visible(path)):
+            if split in folders:
+                raise UsageError(
+                    f"{root}: expected one folder for {split}, received {folders[split].name} and {path.name}"
+                )
+            folders[split] = path
+    files = {split: _files_by_class(folders[split]) for split in PUBLISHED if split in folders}
+    files = files or {WHOLE: _files_by_class(root)}
+    classes = {name for by_class in files.values() for name in by_class}
+    if len(classes) < 2:
+        raise UsageError(f"{root}: expected folders of two classes or more, received {len(classes)}; {EXPECTED}")
+    return files
 
 
 def _files_by_class(folder: Path) -> dict[str, list[Path]]:
-    files = {path.name: _visible(path) for path in _visible(folder) if path.is_dir()}
-    if len(files) < 2:
-        raise UsageError(f"{folder}: expected folders of two classes or more, received {len(files)}; {EXPECTED}")
-    for name, paths in files.items():
-        if not paths:
-            raise UsageError(f"{folder / name}: the class has no images")
-        if inner := next((path for path in paths if path.is_dir()), None):
-            raise UsageError(f"{inner}: expected an image file, received a folder; {EXPECTED}")
-    return files
+    return {path.name: _visible(path) for path in _visible(folder) if path.is_dir()}
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -123,70 +234,53 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _all_files(files: ImageFiles) -> list[Path]:
-    return [path for classes in files.values() for paths in classes.values() for path in paths]
+    return [path for classes in files.values() for _, paths in sorted(classes.items()) for path in paths]
 
 
-@functools.lru_cache(maxsize=2)
-def _load(root: Path, digest: str) -> SplitDataset:
-    """The data set in a folder; `digest` keys the cache and names the data."""
-    files = image_files(root)
-    images = decode_images(_all_files(files))  # together, so that all splits have one shape
-    splits: dict[str, Split] = {}
+def _good_files(folder: _Folder) -> tuple[ImageFiles, Mapping[Path, str]]:
+    """The files that are read, and those that are left out, with what is wrong with them."""
+    files = files_by_split(folder.root)
+    bad: Mapping[Path, str] = {}
+    if folder.skip_bad:
+        bad = _bad_files(tuple((path, *_state(path)) for path in _all_files(files)), folder.exif)
+        files = {
+            split: {name: [path for path in paths if path not in bad] for name, paths in classes.items()}
+            for split, classes in files.items()
+        }
+    elif folders := [path for path in _all_files(files) if path.is_dir()]:
+        raise UsageError(f"{folders[0]}: expected an image file, received a folder; {EXPECTED}")
     for split, classes in files.items():
-        labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(paths) for paths in classes.values()])
-        splits[split], images = Split.whole(images[: len(labels)], labels), images[len(labels) :]
-    names = tuple(next(iter(files.values())))
-    return SplitDataset.from_splits(f"folder:{digest}", names, splits, label=f"{PREFIX}{root}")
-
-
-def decode_images(paths: list[Path]) -> StoredImages:
-    """Decode image files of one square shape.
-
-    Args:
-        paths: PNG, JPEG, BMP or GIF files, gray or RGB.
-
-    Returns:
-        uint8 [n, size, size, 1 or 3].
-
-    Raises:
-        UsageError: A file, which is named, is no image, or not of the shape of the first.
-    """
-    first = decode_image(paths[0])
-    size, width, channels = first.shape
-    if size != width or channels not in (1, 3):
-        raise UsageError(f"{paths[0]}: expected a square image, gray or RGB, received {format_shape(first.shape)}")
-    images = np.empty((len(paths), *first.shape), np.uint8)
-    for i, path in enumerate(paths):
-        image = decode_image(path)
-        if image.shape != first.shape:
+        if not any(classes.values()):
             raise UsageError(
-                f"{path}: expected {format_shape(first.shape)} as in {paths[0]}, received {format_shape(image.shape)}; "
-                "bring all images to one size and one number of channels"
+                f"{folder.root}: {'' if split == WHOLE else f'{split}: '}no images in the folders of classes"
             )
-        images[i] = image
-    return images
+    for name in sorted({name for classes in files.values() for name in classes}):
+        if not any(classes.get(name) for classes in files.values()):
+            raise UsageError(f"{folder.root}: the class {name} has no images; give it some, or remove its folder")
+    return files, bad
 
 
-def decode_image(path: Path) -> StoredImages:
-    """Decode one image file.
-
-    Args:
-        path: A PNG, JPEG, BMP or GIF file, whose first frame is taken.
-
-    Returns:
-        uint8 [height, width, channels].
-
-    Raises:
-        UsageError: The file cannot be read or decoded, or has 16 bits a channel.
-    """
-    tf = backend.tensorflow()
+def _state(path: Path) -> tuple[int, int]:
+    """What tells whether a file has changed."""
     try:
-        data = path.read_bytes()
-        if data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:25] == b"\x10":
-            raise UsageError(f"{path}: expected 8 bits a channel, received 16")
-        image: StoredImages = tf.io.decode_image(data, expand_animations=False).numpy()
-        return image
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from None
-    except tf.errors.OpError:
-        raise UsageError(f"{path}: no PNG, JPEG, BMP or GIF image, or a damaged one") from None
+        stat = path.stat()
+    except OSError:
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=4)
+def _bad_files(files: tuple[tuple[Path, int, int], ...], exif: bool) -> Mapping[Path, str]:
+    """Files that cannot be decoded -> what is wrong with them."""
+
+    def message(path: Path) -> str | None:
+        try:
+            image_files.decode(path, image_files.read_header(path, exif=exif).channels, exif=exif)
+        except UsageError as error:
+            return str(error).removesuffix(image_files.REMEDY)
+        return None
+
+    paths = [path for path, *_ in files]
+    with image_files.quiet():
+        found = dict(zip(paths, map_in_order(message, paths), strict=True))
+    return {path: text for path, text in found.items() if text is not None}

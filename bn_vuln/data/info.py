@@ -2,9 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from typing import overload
 
 from bn_vuln.typing import Plain
+
+
+class LazyNumbers(Sequence[float]):
+    """A known number of numbers, which are computed when one of them is first read."""
+
+    def __init__(self, n: int, compute: Callable[[], tuple[float, ...]]) -> None:
+        self._n, self._compute = n, compute
+
+    def __len__(self) -> int:
+        return self._n
+
+    @overload
+    def __getitem__(self, key: int) -> float: ...
+    @overload
+    def __getitem__(self, key: slice) -> tuple[float, ...]: ...
+    def __getitem__(self, key: int | slice) -> float | tuple[float, ...]:
+        return self._compute()[key]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
 
 
 @dataclass(frozen=True)
@@ -13,7 +38,7 @@ class DatasetInfo:
 
     Attributes:
         name: The name that identifies the data: npz:DIGEST or folder:DIGEST for user data.
-        shape: (height, width, channels) as published.
+        shape: (height, width, channels) as published; height and width are 0 where images are of several sizes.
         classes: Names of the classes, in the order of their numbers.
         mean: Mean of the training images per channel, in pixels [0, 1]; of all images where none are for training.
         std: Standard deviation of the same images per channel, in pixels [0, 1].
@@ -27,8 +52,8 @@ class DatasetInfo:
     name: str
     shape: tuple[int, int, int]
     classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: Sequence[float]
+    std: Sequence[float]
     sizes: dict[str, int]
     label: str = field(default="", compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
@@ -63,7 +88,7 @@ class DatasetInfo:
         """The fields that describe the data, as JSON has them, with lists for tuples."""
         described = [field.name for field in fields(self) if field.compare]
         values = {name: getattr(self, name) for name in described}
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        return {key: list(value) if isinstance(value, tuple | LazyNumbers) else value for key, value in values.items()}
 
     @classmethod
     def from_plain(cls, plain: Plain) -> DatasetInfo:

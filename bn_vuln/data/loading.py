@@ -10,6 +10,7 @@ import numpy as np
 from bn_vuln import config
 from bn_vuln.analysis.tilt import centroids
 from bn_vuln.data import sources
+from bn_vuln.data.images import as_lazy, take
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.published import SPLIT_SEED, permutation
 from bn_vuln.data.transforms import Size, pixel_array
@@ -41,7 +42,9 @@ class Dataset:
 
     def take(self, positions: Index) -> Dataset:
         """The examples at these positions, in this order."""
-        return replace(self, images=self.images[positions], labels=self.labels[positions], index=self.index[positions])
+        return replace(
+            self, images=take(self.images, positions), labels=self.labels[positions], index=self.index[positions]
+        )
 
 
 def load(
@@ -145,7 +148,7 @@ def load_training_data(options: config.Data, split: str, seed: int = 0) -> Datas
         BnvulnError: As `load`.
     """
     sources.check_trainable(options.name)
-    return load(
+    examples = load(
         options.name,
         split,
         validation=options.validation,
@@ -154,6 +157,7 @@ def load_training_data(options: config.Data, split: str, seed: int = 0) -> Datas
         balanced=options.balanced and split == "train",
         subset_seed=seed if options.subset_seed == "seed" else None,
     )
+    return _in_memory(examples)
 
 
 def load_whole_training_set(options: config.Data) -> Dataset:
@@ -168,7 +172,7 @@ def load_whole_training_set(options: config.Data) -> Dataset:
     """
     sources.check_trainable(options.name)
     train, validation = (
-        load(options.name, split, validation=options.validation, classes=options.classes)
+        _in_memory(load(options.name, split, validation=options.validation, classes=options.classes))
         for split in ("train", "validation")
     )
     if "validation" in sources.splits(options.name):
@@ -179,6 +183,11 @@ def load_whole_training_set(options: config.Data) -> Dataset:
         labels=np.concatenate([train.labels, validation.labels]),
         index=np.concatenate([train.index, validation.index]),
     )
+
+
+def _in_memory(examples: Dataset) -> Dataset:
+    lazy = as_lazy(examples.images)
+    return examples if lazy is None else replace(examples, images=lazy[:])
 
 
 def class_centroids(options: config.Data, size: Size) -> Floats:

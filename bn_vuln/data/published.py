@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln.data.describe import format_list
-from bn_vuln.data.info import DatasetInfo
+from bn_vuln.data.images import as_lazy, take
+from bn_vuln.data.images import concatenate as concatenate_images
+from bn_vuln.data.info import DatasetInfo, LazyNumbers
 from bn_vuln.errors import UsageError
 from bn_vuln.typing import DatasetImages, Floats, Index, Labels
 
@@ -23,7 +26,7 @@ class Split:
     """Examples of one split of a data set. The arrays are made read-only: callers share them.
 
     Attributes:
-        images: uint8 [n, height, width, channels]; the points of `toy` are float32.
+        images: uint8 [n, height, width, channels], or lazy images; the points of `toy` are float32.
         labels: int32 [n].
         index: int64 [n], place of each example in what was published.
     """
@@ -33,7 +36,7 @@ class Split:
     index: Index
 
     def __post_init__(self) -> None:
-        for array in (self.images, self.labels, self.index):
+        for array in (self.labels, self.index, *([] if as_lazy(self.images) else [self.images])):
             array.setflags(write=False)
 
     def __len__(self) -> int:
@@ -68,7 +71,7 @@ class SplitDataset:
         Args:
             name: The name that identifies the data.
             classes: Names of the classes.
-            splits: What was published, with images of one shape.
+            splits: What was published. Lazy images may be of several sizes.
             label: As in `DatasetInfo`.
             notes: As in `DatasetInfo`.
             flags: As in `DatasetInfo`.
@@ -78,17 +81,19 @@ class SplitDataset:
         if WHOLE in splits:
             whole = splits[WHOLE].images
             sizes = train_test_sizes(len(whole))
-            images = [whole[_positions(len(whole))["train"]]]
+            images = [take(whole, _positions(len(whole))["train"])]
         else:
             sizes = {split: len(examples) for split, examples in splits.items()}
-        mean, std = channel_statistics(*(images or [examples.images for examples in splits.values()]))
-        height, width, channels = next(iter(splits.values())).images.shape[1:]
+        mean, std = _statistics(images or [examples.images for examples in splits.values()])
+        shapes = {examples.images.shape[1:] for examples in splits.values()}
+        height, width, channels = shapes.pop()
+        shape = (0, 0, channels) if shapes else (height, width, channels)
         if all(text.isdecimal() for text in classes) and list(classes) != sorted(classes, key=int):
             notes = (
                 *notes,
                 f"classes: in the order of names ({format_list(classes, 4)}), not of the numbers that they are",
             )
-        return cls(DatasetInfo(name, (height, width, channels), classes, mean, std, sizes, label, notes, flags), splits)
+        return cls(DatasetInfo(name, shape, classes, mean, std, sizes, label, notes, flags), splits)
 
 
 def permutation(n: int, *seed: int) -> Index:
@@ -125,7 +130,8 @@ def train_test_split(whole: Split, label: str) -> dict[str, Split]:
     if len(whole) < 5:
         raise UsageError(f"{label}: expected 5 images at least, a fifth of them to test, received {len(whole)}")
     return {
-        name: Split(whole.images[at], whole.labels[at], whole.index[at]) for name, at in _positions(len(whole)).items()
+        name: Split(take(whole.images, at), whole.labels[at], whole.index[at])
+        for name, at in _positions(len(whole)).items()
     }
 
 
@@ -141,10 +147,20 @@ def concatenate(splits: Sequence[Split]) -> Split:
         return splits[0]
     starts = np.cumsum([0, *(len(split) for split in splits)])
     return Split(
-        np.concatenate([split.images for split in splits]),
+        concatenate_images([split.images for split in splits]),
         np.concatenate([split.labels for split in splits]),
         np.concatenate([split.index + start for split, start in zip(splits, starts, strict=False)]),
     )
+
+
+def _statistics(parts: Sequence[DatasetImages]) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and std of each channel of all images; those of lazy images are computed when one of them is first read."""
+    lazy = as_lazy(concatenate_images(parts)) if as_lazy(parts[0]) else None
+    if lazy is None:
+        return channel_statistics(*parts)
+    both = functools.cache(lambda: _statistics_of_bytes(lazy.stream()))
+    mean = LazyNumbers(lazy.channels, lambda: _rounded(both()[0]))
+    return mean, LazyNumbers(lazy.channels, lambda: _rounded(both()[1]))
 
 
 def channel_statistics(*images: DatasetImages) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -160,10 +176,14 @@ def channel_statistics(*images: DatasetImages) -> tuple[tuple[float, ...], tuple
         mean, std = _statistics_of_bytes(images)
     else:
         mean, std = _statistics_of_pixels(images)
-    return tuple(round(float(x), 4) for x in mean), tuple(round(float(x), 4) for x in std)
+    return _rounded(mean), _rounded(std)
 
 
-def _statistics_of_bytes(images: Sequence[DatasetImages]) -> tuple[Floats, Floats]:
+def _rounded(values: Floats) -> tuple[float, ...]:
+    return tuple(round(float(x), 4) for x in values)
+
+
+def _statistics_of_bytes(images: Iterable[DatasetImages]) -> tuple[Floats, Floats]:
     """Mean and std of each channel, float64 [channels], computed from counts of the 256 values."""
     counts = sum(
         np.stack([_value_counts(array[..., channel]) for channel in range(array.shape[-1])]) for array in images

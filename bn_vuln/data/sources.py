@@ -9,6 +9,7 @@ import numpy as np
 
 from bn_vuln import config
 from bn_vuln.data import arrays, image_folder, mnist, npz, tfds, toy
+from bn_vuln.data.images import as_lazy
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.published import WHOLE, Split, concatenate, train_test_split
 from bn_vuln.errors import UsageError
@@ -146,10 +147,15 @@ def check_trainable(name: str) -> None:
     if not is_user_data(name):
         return
     info, whole = dataset_info(name), splits(name) == (WHOLE,)
+    examples = _read_published(name, WHOLE) if whole else read(name, "train")
     height, width, _ = info.shape
+    if not height:
+        if (lazy := as_lazy(examples.images)) is not None:
+            lazy.check_one_size()
+        raise UsageError(f"{info.label}: training takes images of one size, its splits have several")
     if height != width:
         raise UsageError(f"{info.label}: training takes square images, received {height}x{width}")
-    present = np.unique((_read_published(name, WHOLE) if whole else read(name, "train")).labels)
+    present = np.unique(examples.labels)
     k = max(len(info.classes), 2)
     absent = next((label for label in range(k) if label not in present), None)
     if absent is not None:

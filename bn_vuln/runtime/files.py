@@ -1,12 +1,23 @@
-"""Atomic file writes: a temporary file, then a rename."""
+"""Atomic file writes, a temporary file, then a rename; and the check that a path is a file."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+
+from bn_vuln.errors import UsageError
+
+KINDS = {  # what is no regular file -> its name
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 def atomic_write(path: Path, content: bytes | str) -> None:
@@ -25,3 +36,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def regular_file_stat(path: Path) -> os.stat_result:
+    """Look at a file without opening it: opening a pipe or a device may never return, or do something.
+
+    Args:
+        path: A file, or a link to one.
+
+    Returns:
+        Its stat.
+
+    Raises:
+        UsageError: It is not there, or no regular file; the message names it.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise UsageError(f"{path}: {'a broken link' if path.is_symlink() else 'no such file'}") from None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise UsageError(f"{path}: expected a file, received {KINDS.get(stat.S_IFMT(found.st_mode), 'something else')}")
+    return found

@@ -1,0 +1,160 @@
+"""Images in files, decoded when they are asked for: what the images of a large folder are instead of an array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bn_vuln.data import image_files
+from bn_vuln.data.describe import format_shape
+from bn_vuln.data.transforms import Resize
+from bn_vuln.errors import UsageError
+from bn_vuln.runtime.threads import map_in_order
+from bn_vuln.typing import DatasetImages, Index, StoredImages
+
+CHOOSE = "choose how images are resized: --resize stretch, crop or pad"
+
+
+@dataclass(frozen=True, eq=False)
+class LazyImages:
+    """Images in files. Indexing decodes and resizes them, in threads, and nothing decoded is kept.
+
+    They stand where an array uint8 [n, height, width, channels] does: they have its `len`, `shape`, `dtype` and `ndim`;
+    slices, positions and masks give such an array. Images of several sizes must be brought to one first: see `at`.
+
+    Attributes:
+        paths: The files.
+        native_sizes: (height, width) of each, turned as it will be; int32 [n, 2].
+        channels: 1 or 3.
+        exif: Whether images are turned as their EXIF orientation says.
+        resized: (height, width) that they are resized to; None: they are not.
+        how: As `transforms.resize_pixels` takes it.
+        on_decoded: Called with the number of images that one indexing has decoded so far.
+    """
+
+    paths: Sequence[Path]
+    native_sizes: NDArray[np.int32]
+    channels: int
+    exif: bool = True
+    resized: tuple[int, int] | None = None
+    how: Resize = "none"
+    on_decoded: Callable[[int], None] | None = None
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(n, height, width, channels); height and width are 0 where images are of several sizes."""
+        height, width = self.resized or (0, 0)
+        if self.resized is None and len(self) and (self.native_sizes == self.native_sizes[0]).all():
+            height, width = self.native_sizes[0].tolist()
+        return len(self), height, width, self.channels
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images, decoded but not resized."""
+        return int(self.native_sizes.astype(np.int64).prod(axis=1).sum()) * self.channels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def at(
+        self,
+        size: tuple[int, int],
+        how: Resize,
+        channels: int | None = None,
+        on_decoded: Callable[[int], None] | None = None,
+    ) -> LazyImages:
+        """The same images at one size.
+
+        Args:
+            size: (height, width).
+            how: As `transforms.resize_pixels` takes it. Images are resized as Pillow does it, to 8 bits, which is what
+                most pipelines feed to a model. Images of this size are not touched.
+            channels: 3; or 1, the luma of colour images. None: as they are.
+            on_decoded: Called with the number of images that one indexing has decoded so far.
+
+        Returns:
+            Images of which indexing gives uint8 [k, height, width, channels].
+
+        Raises:
+            UsageError: `how` is `none`, and a file, which is named, has another size.
+        """
+        others = np.flatnonzero((self.native_sizes != size).any(axis=1))
+        if how == "none" and len(others):
+            raise UsageError(f"expected images of {format_shape(size)}: {self._file_and_size(others[0])}; {CHOOSE}")
+        return replace(self, resized=size, how=how, channels=channels or self.channels, on_decoded=on_decoded)
+
+    def take(self, positions: Index | slice) -> LazyImages:
+        """The images at these positions, in this order, still in their files."""
+        at = np.arange(len(self))[positions]
+        return replace(self, paths=[self.paths[i] for i in at], native_sizes=self.native_sizes[at])
+
+    def check_one_size(self) -> None:
+        """Raise `UsageError`, which names two files, where images are of several sizes."""
+        if len(self) and not self.shape[1]:
+            other = np.flatnonzero((self.native_sizes != self.native_sizes[0]).any(axis=1))[0]
+            files = f"{self._file_and_size(0)} and {self._file_and_size(other)}"
+            raise UsageError(f"expected images of one size: {files}; bring all to one size; or, to evaluate, {CHOOSE}")
+
+    def stream(self) -> Iterator[StoredImages]:
+        """Decode all images one after another: uint8 [1, height, width, channels], of several sizes where they are."""
+        with image_files.quiet():
+            yield from map_in_order(self._decode, range(len(self)))
+
+    def __getitem__(self, key: Index | slice | Sequence[int] | int) -> StoredImages:
+        """Decode some images: uint8 [k, height, width, channels]; of one position [height, width, channels]."""
+        positions = np.arange(len(self))[key]
+        wanted = self.take(np.atleast_1d(positions))
+        wanted.check_one_size()
+        images = np.empty(wanted.shape, np.uint8)
+        for i, image in enumerate(wanted.stream()):
+            images[i] = image[0]
+            if self.on_decoded is not None:
+                self.on_decoded(i + 1)
+        return images.reshape(*positions.shape, *images.shape[1:])
+
+    def __array__(self, dtype: np.dtype[np.generic] | None = None, copy: bool | None = None) -> NDArray[np.generic]:
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+    def _decode(self, position: int) -> StoredImages:
+        path, (height, width) = self.paths[position], self.native_sizes[position]
+        image = image_files.decode(path, self.channels, exif=self.exif)
+        if image.size != (width, height):
+            raise UsageError(f"{path}: changed while it was in use; start again")
+        resized = image if self.resized is None else image_files.resize(image, self.resized, self.how)
+        return np.asarray(resized).reshape(1, resized.height, resized.width, self.channels)
+
+    def _file_and_size(self, position: int | np.integer) -> str:
+        return f"{self.paths[position]} has {format_shape(self.native_sizes[position].tolist())}"
+
+
+def as_lazy(images: object) -> LazyImages | None:
+    """The images where they are lazy, None where they are an array."""
+    return images if isinstance(images, LazyImages) else None
+
+
+def as_array(images: LazyImages) -> DatasetImages:
+    """Lazy images under the type of the array that they stand for."""
+    return cast("DatasetImages", images)
+
+
+def take(images: DatasetImages, positions: Index | slice) -> DatasetImages:
+    """The images at these positions; lazy images stay in their files."""
+    lazy = as_lazy(images)
+    return images[positions] if lazy is None else as_array(lazy.take(positions))
+
+
+def concatenate(parts: Sequence[DatasetImages]) -> DatasetImages:
+    """All images of some arrays, or of parts of one data set in files, in this order; these stay in their files."""
+    lazy = [part for part in map(as_lazy, parts) if part is not None]
+    if not lazy:
+        return cast("DatasetImages", np.concatenate(parts))
+    paths = [path for part in lazy for path in part.paths]
+    return as_array(replace(lazy[0], paths=paths, native_sizes=np.concatenate([part.native_sizes for part in lazy])))
