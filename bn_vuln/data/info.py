@@ -25,6 +25,9 @@ class LazyNumbers(Sequence[float]):
     def __getitem__(self, key: int | slice) -> float | tuple[float, ...]:
         return self._compute()[key]
 
+    def __mul__(self, times: int) -> LazyNumbers:
+        return LazyNumbers(self._n * times, lambda: self._compute() * times)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and tuple(self) == tuple(other)
 
@@ -52,8 +55,8 @@ class DatasetInfo:
     name: str
     shape: tuple[int, int, int]
     classes: tuple[str, ...]
-    mean: Sequence[float]
-    std: Sequence[float]
+    mean: tuple[float, ...] | LazyNumbers
+    std: tuple[float, ...] | LazyNumbers
     sizes: dict[str, int]
     label: str = field(default="", compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)

@@ -153,7 +153,9 @@ def concatenate(splits: Sequence[Split]) -> Split:
     )
 
 
-def _statistics(parts: Sequence[DatasetImages]) -> tuple[Sequence[float], Sequence[float]]:
+def _statistics(
+    parts: Sequence[DatasetImages],
+) -> tuple[tuple[float, ...] | LazyNumbers, tuple[float, ...] | LazyNumbers]:
     """Mean and std of each channel of all images; those of lazy images are computed when one of them is first read."""
     lazy = as_lazy(concatenate_images(parts)) if as_lazy(parts[0]) else None
     if lazy is None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from bn_vuln.config import Resize
 from bn_vuln.data import Dataset
+from bn_vuln.data.images import as_array, as_lazy
 from bn_vuln.data.transforms import resize_pixels
 from bn_vuln.errors import UsageError
 from bn_vuln.typing import DatasetImages
@@ -32,8 +33,11 @@ def fit_images(dataset: Dataset, size: tuple[int, int], channels: int, resize: R
         UsageError: for images of another size where `resize` is `none`, and for RGB images for a gray model.
     """
     images, label = dataset.images, dataset.info.label
-    if not isinstance(images, np.ndarray):
-        return replace(dataset, images=images.at(size, resize, channels))
+    if images.shape[3] > channels:
+        raise UsageError(f"{label}: expected images of {channels} channels, received {images.shape[3]}")
+    lazy = as_lazy(images)
+    if lazy is not None:
+        return replace(dataset, images=as_array(lazy.at(size, "none" if resize == "auto" else resize, channels)))
     if images.shape[3] == 1 and channels == 3:
         images = images.repeat(3, axis=3)
     if images.shape[3] != channels:
