@@ -88,7 +88,9 @@ class LazyImages:
         """
         others = np.flatnonzero((self.native_sizes != size).any(axis=1))
         if how == "none" and len(others):
-            raise UsageError(f"expected images of {format_shape(size)}: {self._file_and_size(others[0])}; {CHOOSE}")
+            raise UsageError(
+                f"expected images of {format_shape(size)}: {self._file_and_size(int(others[0]))}; {CHOOSE}"
+            )
         return replace(self, resized=size, how=how, channels=channels or self.channels, on_decoded=on_decoded)
 
     def take(self, positions: Index | slice) -> LazyImages:
@@ -100,7 +102,7 @@ class LazyImages:
         """Raise `UsageError`, which names two files, where images are of several sizes."""
         if len(self) and not self.shape[1]:
             other = np.flatnonzero((self.native_sizes != self.native_sizes[0]).any(axis=1))[0]
-            files = f"{self._file_and_size(0)} and {self._file_and_size(other)}"
+            files = f"{self._file_and_size(0)} and {self._file_and_size(int(other))}"
             raise UsageError(f"expected images of one size: {files}; bring all to one size; or, to evaluate, {CHOOSE}")
 
     def stream(self) -> Iterator[StoredImages]:
@@ -131,7 +133,7 @@ class LazyImages:
         resized = image if self.resized is None else image_files.resize(image, self.resized, self.how)
         return np.asarray(resized).reshape(1, resized.height, resized.width, self.channels)
 
-    def _file_and_size(self, position: int | np.integer) -> str:
+    def _file_and_size(self, position: int) -> str:
         return f"{self.paths[position]} has {format_shape(self.native_sizes[position].tolist())}"
 
 
