@@ -321,6 +321,7 @@ def _decide_scale(
         images,
         labels,
         split=split,
+        model=model,
         seen=input_scale.seen(lambda x: model(classifier.to_input(x), training=False), images),
         source=source,
     )

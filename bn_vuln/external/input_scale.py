@@ -4,29 +4,31 @@
     inputs = scale(pixels)              # float32 [n, height, width, channels]; the gradient flows through it
 
     found = seen(call, images)          # what arithmetic at the beginning of the model says; None where there is none
-    decision = decide(logits, images, labels, split="train", seen=found, source="model.keras")
+    decision = decide(logits, images, labels, split="train", model=model, seen=found, source="model.keras")
 
 `call` takes the model's inputs and returns what the model does, `logits` takes them and returns its logits.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import logsumexp
 
 from bn_vuln.analysis.statistics import Proportion
 from bn_vuln.errors import UsageError
 from bn_vuln.external import graph
+from bn_vuln.models import bn_statistics
 from bn_vuln.runtime import backend
-from bn_vuln.typing import Floats, Images, Labels, Logits, Tensor
+from bn_vuln.typing import Floats, Images, KerasModel, Labels, Logits, Tensor
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of R, G, B, in pixels
 _CAFFE = (103.939, 116.779, 123.68)  # mean of B, G, R, from 0 to 255
 IMAGES = 200  # that decide
 LEAD = 0.1  # in accuracy
+MATCH, FAR = 0.5, 1.0  # of mismatches: of right scales they were below 0.2, of wrong ones above 1.5
 _BATCH = 50
 NAMES = ("0-1", "0-255", "-1-1", "torch", "caffe")
 CHOICES = "0-1, 0-255, -1-1, MEAN,STD, MEAN,MEAN,MEAN,STD,STD,STD, caffe, torch or tf"
@@ -117,11 +119,11 @@ class Seen:
     """What arithmetic at the beginning of a model says about the pixels that it takes.
 
     Attributes:
-        names: input scales that it speaks for, of `NAMES`; none where it fits none of them.
+        name: the input scale that it speaks for, of `NAMES`; None where it fits none of them.
         text: the arithmetic, such as `x * 0.003922`.
     """
 
-    names: tuple[str, ...]
+    name: str | None
     text: str
 
 
@@ -129,7 +131,7 @@ def seen(call: Callable[[Tensor], object], images: Images) -> Seen | None:
     """Look for Rescaling, Normalization or the same as plain arithmetic at the beginning of a model.
 
     It speaks for the scale whose pixels it brings to [0, 1], [-1, 1], [-0.5, 0.5], [0, 255] or [-127.5, 127.5], else
-    for the one with which the images are standardized or centred.
+    for the one whose pixels it standardizes.
 
     Args:
         call: the model's inputs -> what it returns.
@@ -151,8 +153,8 @@ def seen(call: Callable[[Tensor], object], images: Images) -> Seen | None:
     factor, offset = np.ones(1), np.zeros(1)
     for (operation, first), value in zip(steps, values, strict=True):
         by = value.reshape(-1, value.shape[-1]).mean(axis=0) if value.ndim else value.reshape(1)
-        if len(by) not in (1, images.shape[-1]):
-            break
+        if len(by) != images.shape[-1]:  # numbers of each feature of flat vectors
+            by = by.mean(keepdims=True)
         if operation == "Mul":
             factor, offset = factor * by, offset * by
         elif operation == "RealDiv":
@@ -163,33 +165,35 @@ def seen(call: Callable[[Tensor], object], images: Images) -> Seen | None:
             offset = offset + by
     if np.allclose(factor, 1, rtol=0.01) and np.allclose(offset, 0, atol=0.01):
         return None
-    ends = {"0-1": (0, 1), "0-255": (0, 255), "-1-1": (-1, 1)}
-    ranges = {name: [factor * end + offset for end in pair] for name, pair in ends.items()}
-    fitting = [
-        name for name, pair in ranges.items() if any(_close(pair, one) for one in (_RANGES if offset.any() else _PLAIN))
-    ]
-    if not fitting:
-        moments = {}
-        for name in ends:
-            x = np.asarray(InputScale(name)(tf.constant(images))).astype(np.float64) * factor + offset
-            moments[name] = x.mean(axis=(0, 1, 2)), x.std(axis=(0, 1, 2))
-        fitting = [
-            name for name, (mean, std) in moments.items()
-            if (np.abs(mean) < 1.5).all() and ((std > 0.4) & (std < 2.5)).all()
-        ]  # fmt: skip
-        if not fitting and offset.any():
-            fitting = [name for name, (mean, std) in moments.items() if (np.abs(mean) < 0.75 * std).all()]
-    return Seen(tuple(fitting), f"x * {_shown(factor)}" + (f" + {_shown(offset)}" if offset.any() else ""))
+    plus = f" + {_shown(offset)}".replace("+ -", "- ") if offset.any() else ""
+    return Seen(_spoken_for(factor, offset, images), f"x * {_shown(factor)}{plus}")
 
 
+_ENDS = {"0-1": (0, 1), "0-255": (0, 255), "-1-1": (-1, 1)}
 _PLAIN = ((0, 1), (-1, 1), (0, 255))
 _RANGES = (*_PLAIN, (-0.5, 0.5), (-127.5, 127.5))
 
 
-def _close(ends: list[Floats], target: tuple[float, float]) -> bool:
-    """If ends of a range are those of the target, within 1% of its width."""
-    width = target[1] - target[0]
-    return all(bool((np.abs(end - one) < 0.01 * width).all()) for end, one in zip(ends, target, strict=True))
+def _spoken_for(factor: Floats, offset: Floats, images: Images) -> str | None:
+    """The input scale that x * factor + offset is made for."""
+
+    def distance(name: str, target: tuple[float, float]) -> float:
+        """Of the ends that it makes of a scale's from those of a range, in widths of the range."""
+        pairs = zip(_ENDS[name], target, strict=True)
+        return max(float(np.abs(factor * end + offset - one).max()) for end, one in pairs) / (target[1] - target[0])
+
+    distances = {name: min(distance(name, r) for r in (_RANGES if offset.any() else _PLAIN)) for name in _ENDS}
+    nearest = min(distances, key=distances.__getitem__)
+    if distances[nearest] < 0.005:
+        return nearest
+    if np.allclose(factor, 1) and (offset < -20).all():  # less the mean of bytes
+        return "0-255"
+    scores = {}
+    for name, (low, high) in _ENDS.items():
+        x = (low + (high - low) * images.astype(np.float64)) * factor + offset
+        scores[name] = float((np.abs(x.mean(axis=(0, 1, 2))) + np.abs(np.log(x.std(axis=(0, 1, 2)) + 1e-9))).max())
+    first, second, _ = sorted(scores, key=scores.__getitem__)
+    return first if scores[first] < 1 and scores[second] - scores[first] > 0.7 else None
 
 
 def _shown(values: Floats) -> str:
@@ -199,16 +203,27 @@ def _shown(values: Floats) -> str:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An input scale and how the model does with it: share of labelled images that are right, mean loss in nats."""
+    """An input scale, and how a model does with it.
+
+    Attributes:
+        scale: the input scale.
+        correct: labelled images that are classified correctly.
+        outputs: logits of the images.
+    """
 
     scale: InputScale
     correct: Proportion
-    loss: float
     outputs: Logits
 
     def text(self) -> str:
         """Return its name and accuracy."""
         return f"{self.scale.name} {100 * (self.correct.rate or 0):.1f}%"
+
+    def leads(self, other: Candidate) -> bool:
+        """Return if it is better by 10 points, outside of the intervals."""
+        low, high = self.correct.interval(), other.correct.interval()
+        lead = (self.correct.rate or 0) - (other.correct.rate or 0)
+        return low is not None and high is not None and lead >= LEAD and low[0] > high[1]
 
 
 @dataclass(frozen=True)
@@ -225,17 +240,28 @@ def decide(
     labels: Labels,
     *,
     split: str,
+    model: KerasModel | None = None,
     seen: Seen | None = None,
     source: str = "model",
     option: str = "--input-scale",
 ) -> Decision:
-    """Decide which input scale a model was trained with, by its accuracy on labelled images.
+    """Decide which input scale a model was trained with.
+
+    1. What arithmetic at the beginning of the model says, unless another scale is better by 10 points.
+    2. The best accuracy, where it leads all others by 10 points.
+    3. Of those that it does not lead: the one with which the inputs of the model's first batch normalization have the
+       moments that this tracks (`MATCH`), where all others are far from it (`FAR`).
+
+    Else it refuses. Accuracies alone cannot tell 0-1 from 0-255 for nets of ReLU without normalization: they are nearly
+    homogeneous, so with both they predict nearly the same. Losses do not help: the loss of a net that was trained
+    on 0-255 is often lower with 0-1, since dividing its inputs calms its overconfident logits.
 
     Args:
         logits: the model's inputs -> its logits [n, classes].
         images: pixels [n, height, width, channels] in [0, 1], as large as the model takes them; `IMAGES` are taken.
         labels: their classes.
         split: where they come from, for messages. They should not be those that are reported.
+        model: the Keras model, whose batch normalization is looked at.
         seen: what the beginning of the model says.
         source: name of the model in messages.
         option: what a user gives to decide, for messages.
@@ -244,47 +270,70 @@ def decide(
         The decision.
 
     Raises:
-        UsageError: No scale is clearly better than the others; the message lists them.
+        UsageError: No scale is clearly right; the message lists them.
     """
     images, labels = images[:IMAGES], labels[:IMAGES]
-    candidates = _distinct([_measure(logits, scale, images, labels) for scale in scales(images.shape[-1])])
+    compiled = backend.compile(logits, signature=[backend.tensorflow().TensorSpec((None, *images.shape[1:]))])
+    candidates = _distinct([_measure(compiled, scale, images, labels) for scale in scales(images.shape[-1])])
     candidates.sort(key=lambda one: -one.correct.count)
-    best, others = candidates[0], candidates[1:]
+    best = candidates[0]
     listed = ", ".join(one.text() for one in candidates)
     on = f"on {len(labels)} labelled images of {split}"
-
-    def leads(one: Candidate, other: Candidate) -> bool:
-        low, high = one.correct.interval(), other.correct.interval()
-        lead = (one.correct.rate or 0) - (other.correct.rate or 0)
-        return low is not None and high is not None and lead >= LEAD and low[0] > high[1]
 
     def refuse(why: str) -> UsageError:
         return UsageError(f"{source}: {option} auto cannot decide {on}: {why} ({listed}); give {option} {CHOICES}")
 
-    if seen is not None and seen.names:
-        said = [one for one in candidates if one.scale.name in seen.names]
-        if len(said) == 1:
-            if any(leads(one, said[0]) for one in candidates):
-                raise refuse(f"the model begins with {seen.text}, which speaks for {said[0].scale.name}")
-            return Decision(said[0].scale, f"the model begins with {seen.text}; {on}: {listed}")
-    counts = np.bincount(labels)
-    chance = max(1 / best.outputs.shape[1], counts.max() / len(labels))
+    said = next((one for one in candidates if seen is not None and one.scale.name == seen.name), None)
+    if seen is not None and said is not None:
+        if best.leads(said):
+            raise refuse(f"the model begins with {seen.text}, which speaks for {said.scale.name}")
+        return Decision(said.scale, f"the model begins with {seen.text}; {on}: {listed}")
+    guessing = max(1 / best.outputs.shape[1], np.bincount(labels).max() / len(labels))
     interval = best.correct.interval()
-    if interval is None or interval[0] <= chance:
-        raise refuse(f"no accuracy is above {100 * chance:.1f}%, that of guessing")
-    if not all(leads(best, other) for other in others):
-        raise refuse("no accuracy leads by 10 points, outside of the intervals")
-    return Decision(best.scale, f"by the accuracy {on}: {listed}")
+    if interval is None or interval[0] <= guessing:
+        raise refuse(f"no accuracy is above {100 * guessing:.1f}%, that of guessing")
+    close = [one for one in candidates if not best.leads(one)]
+    if len(close) == 1:
+        return Decision(best.scale, f"by the accuracies {on}: {listed}")
+    mismatches = _mismatches(model, logits, [one.scale for one in close], images)
+    first, second = np.argsort(mismatches)[:2]
+    if mismatches[first] < MATCH and mismatches[second] > FAR:
+        why = "by the statistics of its first batch normalization, which fit no other"
+        return Decision(close[first].scale, f"{why}; {on}: {listed}")
+    raise refuse("no accuracy leads by 10 points, outside of the intervals")
 
 
-def _measure(logits: Callable[[Tensor], Tensor], scale: InputScale, images: Images, labels: Labels) -> Candidate:
+def _batches(scale: InputScale, images: Images) -> list[Tensor]:
     tf = backend.tensorflow()
-    compiled = backend.compile(lambda pixels: logits(scale(pixels)))
-    outputs = np.concatenate([compiled(tf.constant(images[i : i + _BATCH])) for i in range(0, len(images), _BATCH)])
-    exact = outputs.astype(np.float64)
-    losses = logsumexp(exact, axis=1) - exact[np.arange(len(labels)), labels]
-    correct = Proportion(int((outputs.argmax(axis=1) == labels).sum()), len(labels))
-    return Candidate(scale, correct, float(losses.mean()), outputs)
+    return [scale(tf.constant(images[i : i + _BATCH])) for i in range(0, len(images), _BATCH)]
+
+
+def _measure(logits: Callable[..., Tensor], scale: InputScale, images: Images, labels: Labels) -> Candidate:
+    outputs = np.concatenate([np.asarray(logits(batch)) for batch in _batches(scale, images)])
+    return Candidate(scale, Proportion(int((outputs.argmax(axis=1) == labels).sum()), len(labels)), outputs)
+
+
+def _mismatches(
+    model: KerasModel | None, logits: Callable[[Tensor], Tensor], scales: list[InputScale], images: Images
+) -> list[float]:
+    """For each scale: how far the inputs of the first batch normalization are from the statistics that it tracks.
+
+    The median over channels of |log of the ratio of variances| + |difference of means| / std; infinity without any.
+    """
+    batches = [np.asarray(batch) for scale in scales for batch in _batches(scale, images)]
+    moments = bn_statistics.input_moments(model, logits, batches) if model is not None else []
+    if not moments:
+        return [math.inf] * len(scales)
+    layer = moments[0].layer
+    mean, variance = (np.asarray(v, np.float64) for v in (layer.moving_mean, layer.moving_variance))
+    found = []
+    for means, variances in zip(
+        *(np.split(a, len(scales)) for a in (moments[0].means, moments[0].variances)), strict=True
+    ):
+        total = variances.mean(axis=0) + means.var(axis=0, dtype=np.float64)
+        ratio = np.abs(np.log((total + layer.epsilon) / (variance + layer.epsilon)))
+        found.append(float(np.median(ratio + np.abs(means.mean(axis=0) - mean) / np.sqrt(variance + layer.epsilon))))
+    return found
 
 
 def _distinct(candidates: list[Candidate]) -> list[Candidate]:

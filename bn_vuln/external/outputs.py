@@ -124,7 +124,8 @@ def find_output(
 
     Args:
         model: the Keras model.
-        inputs: some images, at least 2, as the model takes them: at the right scale, or at each that is possible.
+        inputs: some images as the model takes them: at the right scale, or at each that is possible, one
+            after another; `IMAGES` of them are taken, from all parts.
         classes: number of classes.
         declared: what the user says that it returns, or `auto`.
         head: name of the output to take, of a model with several.
@@ -269,8 +270,9 @@ def _choose(heads: list[_Head], classes: int, name: str | None, source: str) -> 
 def _call(model: KerasModel, inputs: Tensor, source: str, inline: bool = False) -> list[_Head]:
     """Call a model with images, fainter ones and mixtures of two, and look at each of its outputs."""
     tf = backend.tensorflow()
-    inputs = tf.cast(inputs[:IMAGES], inputs.dtype if inputs.dtype.is_floating else tf.float32)
-    batch = tf.concat([inputs, inputs / 100, (inputs + tf.reverse(inputs, [0])) / 2], axis=0)
+    inputs = tf.cast(inputs[:: -(-int(inputs.shape[0]) // IMAGES)], inputs.dtype if inputs.dtype.is_floating else tf.float32)
+    some = inputs[:: -(-int(inputs.shape[0]) // 8)]
+    batch = tf.concat([inputs, some / 100, (some + tf.reverse(some, [0])) / 2], axis=0)
     seen: list[tuple[str, tuple[str | int, ...], str, str | None]] = []
 
     def call(x: Tensor) -> list[tuple[Tensor, Tensor]]:
