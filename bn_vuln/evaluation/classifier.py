@@ -35,7 +35,8 @@ class Classifier:
         dataset: name or path that its data set is loaded by.
         classes: as `data.load` takes them.
         subset_seed: as `data.load` takes it.
-        training: True where it is called in training mode, so that BN uses the statistics of the batch.
+        training: True where it is called with training=True, so that BN uses the statistics of the batch.
+        held_off: names of the layers that act in training only, which stay off then.
         input_scale: what becomes of pixels in [0, 1], where the model takes others.
         output: what becomes of the model's outputs, where they are not logits [n, classes].
         resize: how images of an external model that are larger than its input, or of another shape, are brought to it.
@@ -58,6 +59,7 @@ class Classifier:
     classes: tuple[int, ...] | None = None
     subset_seed: int | None = None
     training: bool = False
+    held_off: tuple[str, ...] = ()
     input_scale: InputScale | None = None
     output: Output | None = None
     resize: Resize = "none"

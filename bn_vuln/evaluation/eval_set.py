@@ -178,14 +178,18 @@ def with_statistics(classifier: Classifier, evaluation: Evaluation) -> Classifie
         evaluation: `bn_statistics` is `tracked`, `batch` or `reestimated`.
 
     Returns:
-        A classifier with a copy of the model, or the same one for `tracked`.
+        A classifier with a copy or a view of the model, or the same one for `tracked`; layers that act in training only
+        are held off, and named.
 
     Raises:
-        UsageError: where the model cannot be copied layer by layer, or has random layers.
+        UsageError: where `reestimate_statistics` cannot tell what a BN layer of another class tracks.
     """
     kind = evaluation.bn_statistics
     if kind == "tracked" or not bn_statistics.has_batch_normalization(classifier.model):
         return classifier
+
+    held_off = bn_statistics.held_off(classifier.model, classifier.to_input(_noise(classifier)))
+    classifier = replace(classifier, held_off=held_off)
     if kind == "batch":
         return replace(classifier, model=bn_statistics.use_batch_statistics(classifier.model), training=True)
     examples, batch_size = training_examples(classifier)
@@ -199,6 +203,13 @@ def with_statistics(classifier: Classifier, evaluation: Evaluation) -> Classifie
         classifier.model, examples.images, batch_size, width=classifier.size, call=call
     )
     return replace(classifier, model=model)
+
+
+def _noise(classifier: Classifier) -> Tensor:
+    """A few images of noise, on which layers show what they do in training."""
+    shape = (8, *classifier.size, classifier.channels)
+    noise: Tensor = backend.tensorflow().constant(np.random.default_rng(0).uniform(size=shape), "float32")
+    return noise
 
 
 def training_examples(classifier: Classifier, dataset: str | None = None) -> tuple[data.Dataset, int]:

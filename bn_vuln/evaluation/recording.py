@@ -54,6 +54,7 @@ def accuracy(
         "accuracy": float(correct.mean()),
         "top5": metrics.top5(logits, labels),
         "loss": metrics.cross_entropy(logits, labels),
+        "held_off": classifier.held_off,
     }
     return records.Record.model_validate({**found, **_shared(classifier, seconds), **fields})
 
@@ -70,7 +71,7 @@ def measurement(classifier: Classifier, identity: Plain, seconds: float, **field
     Returns:
         The record.
     """
-    found = {"measurement_id": digest(identity), "measurement": identity}
+    found = {"measurement_id": digest(identity), "measurement": identity, "held_off": classifier.held_off}
     return records.MeasurementRecord.model_validate({**found, **_shared(classifier, seconds), **fields})
 
 

@@ -70,6 +70,8 @@ class Record(_Versioned):
         corruption_source: Images `made` by the published formulas, or those of the published `archive`.
         bn_batch_size: Examples in a batch, where BN has the statistics of the batch: consecutive ones of the fixed
             random order that limits take them in.
+        held_off: Layers that act in training only (dropout, augmentation), which stayed off where BN has the statistics
+            of the batch, or re-estimated ones.
     """
 
     cell_id: str
@@ -95,6 +97,7 @@ class Record(_Versioned):
     median_distance: float | None = None
     corruption_source: Literal["made", "archive"] | None = None
     bn_batch_size: int | None = None
+    held_off: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -107,7 +110,7 @@ class MeasurementRecord(_Versioned):
 
     `value` is in `unit` (deg, steps, std, or % for fractions), over `n` examples; None, over none, where the model has
     no such number, as without BN the distance of its statistics. `details` are further numbers of it; arrays lie
-    beside the record as .npz.
+    beside the record as .npz; `held_off` is as in `Record`.
     """
 
     cell_id: str
@@ -118,6 +121,7 @@ class MeasurementRecord(_Versioned):
     unit: str
     n: int
     details: dict[str, float] = {}
+    held_off: tuple[str, ...] = ()
     versions: dict[str, str]
     device: str
     seconds: float

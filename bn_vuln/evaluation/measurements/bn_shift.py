@@ -34,9 +34,9 @@ def measure(model: MeasuredModel, options: BatchStatistics) -> MeasurementResult
     found = _moments(model, options) if bn_statistics.has_batch_normalization(model.classifier.model) else []
     shifts, scales = [], []
     for layer in found:
-        mean, variance = (np.asarray(v) for v in (layer.layer.moving_mean, layer.layer.moving_variance))
-        shifts.append(moments.mean_shift(layer.means, mean, variance, layer.layer.epsilon))
-        scales.append(moments.log_std_ratio(layer.variances, variance, layer.layer.epsilon))
+        mean, variance = layer.tracked_mean, layer.tracked_variance
+        shifts.append(moments.mean_shift(layer.means, mean, variance, getattr(layer.layer, "epsilon", 0.0)))
+        scales.append(moments.log_std_ratio(layer.variances, variance, getattr(layer.layer, "epsilon", 0.0)))
     if not np.isfinite([*shifts, *scales]).all():
         raise BnvulnError(NOT_FINITE)
     arrays = {"shift": np.asarray(shifts, np.float32), "scale": np.asarray(scales, np.float32)}
