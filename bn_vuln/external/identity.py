@@ -9,6 +9,7 @@ model with such code may differ among minor versions of Python.
 from __future__ import annotations
 
 import contextlib
+import dis
 import functools
 import hashlib
 import inspect
@@ -49,7 +50,7 @@ def model_identity(model: KerasModel, custom_objects: str | Path | None = None) 
     for variable in form.variables:
         array = _array(variable)
         weights.update(f"{array.dtype.name} {array.shape} ".encode())
-        weights.update(array.tobytes())
+        weights.update(array.view(np.uint8).data)
     identity = {"architecture": architecture, "weights": weights.hexdigest()}
     if custom_objects is not None:
         identity["custom_objects"] = _sha256(Path(custom_objects).read_bytes())
@@ -107,7 +108,6 @@ class _Form:
         before = len(self.variables)
         children: list[Any] = []
         if isinstance(operation, keras.layers.Layer):
-            form["dtype"] = _dtype_policy(operation.dtype_policy)
             children = list(operation._flatten_layers(include_self=False, recursive=False))
             inner = {id(variable) for child in children for variable in child.weights}
             self.variables += [variable for variable in operation.weights if id(variable) not in inner]
@@ -115,12 +115,16 @@ class _Form:
             form["graph"] = self._graph(operation)
         else:
             form["layers"] = [self.operation(child) for child in children]
+        if not _is_graph(operation) and not isinstance(operation, keras.Sequential):
             form["settings"] = self._settings(operation, bool(children))
         form["weights"] = len(self.variables) - before
         form["state"] = _state(operation)
         if _is_installed(type(operation)):  # it may hold a function of one's own, such as an activation
-            own = {name: one for name, one in vars(operation).items() if isinstance(one, types.FunctionType)}
-            form["functions"] = self.value({name: one for name, one in own.items() if not _is_installed(one)})
+            held = {name: one for name, one in vars(operation).items() if name not in _keras_attributes()}
+            functions = {
+                name: one for name, one in held.items() if isinstance(one, types.FunctionType | types.MethodType)
+            }
+            form["functions"] = self.value({name: one for name, one in functions.items() if not _is_installed(one)})
         else:
             form["attributes"] = self._attributes(operation, {id(child) for child in children})
         self._open.pop()
@@ -182,9 +186,12 @@ class _Form:
 
         cls = type(operation)
         form: Plain = {}
-        for key, value in _config(operation).items():
+        config = dict(_config(operation))
+        if isinstance(operation, keras.layers.Layer) and not isinstance(config.get("dtype"), str):
+            config["dtype"] = _dtype_policy(operation.dtype_policy)
+        for key, value in config.items():
             is_batch_norm = isinstance(operation, keras.layers.BatchNormalization)
-            if key in ("name", "dtype") or value is None or (key == "filepath" and cls is keras.layers.TFSMLayer):
+            if key == "name" or value is None or (key == "filepath" and cls is keras.layers.TFSMLayer):
                 continue
             if key == "trainable" and _is_installed(cls) and not is_batch_norm:
                 continue  # of BN it decides about the statistics of the batch
@@ -204,7 +211,7 @@ class _Form:
         if not {"class_name", "config"} <= value.keys():
             return {str(key): self._config_value(inner, has_children) for key, inner in value.items()}
         config = value["config"]
-        if isinstance(config, Mapping) and "name" in config and ("trainable" in config or "layers" in config):
+        if isinstance(config, Mapping) and "name" in config and config.keys() & {"trainable", "layers", "batch_shape"}:
             config = None if has_children else {key: inner for key, inner in config.items() if key != "name"}
         return {"class": str(value["class_name"]), "config": self._config_value(config, has_children)}
 
@@ -265,7 +272,8 @@ class _Form:
         return {"function": _name(function)} if _is_installed(function) else self._once(function, self._own_function)
 
     def _own_function(self, function: types.FunctionType) -> object:
-        referred = {name: function.__globals__.get(name) for name in sorted(_global_names(function.__code__))}
+        names = global_names(function.__code__) & function.__globals__.keys()
+        referred = {name: function.__globals__[name] for name in sorted(names)}
         return {
             "code": self._code(function.__code__),
             "defaults": self.value([function.__defaults__, function.__kwdefaults__]),
@@ -328,9 +336,7 @@ def _is_graph(operation: Any) -> bool:
 
 
 def _array(value: Any) -> AnyArray:
-    import keras
-
-    return np.ascontiguousarray(value if isinstance(value, np.ndarray) else keras.ops.convert_to_numpy(value))
+    return np.ascontiguousarray(value if isinstance(value, np.ndarray) else value.numpy())
 
 
 def _array_form(value: Any) -> object:
@@ -416,7 +422,14 @@ def _content(cell: types.CellType) -> object:
         return None
 
 
-def _global_names(code: types.CodeType) -> set[str]:
-    """All names that code and the functions in it refer to, those of attributes among them."""
-    inner = [_global_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    return set(code.co_names).union(*inner)
+def global_names(code: types.CodeType) -> set[str]:
+    """Return the names of the globals that code and the functions in it refer to.
+
+    Args:
+        code: the code of a function.
+
+    Returns:
+        The names, those of Python's built-in functions among them.
+    """
+    inner = [global_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return {one.argval for one in dis.get_instructions(code) if one.opname == "LOAD_GLOBAL"}.union(*inner)

@@ -6,6 +6,7 @@ but where `custom_objects` is given.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import difflib
 import functools
@@ -17,8 +18,10 @@ import os
 import re
 import sys
 import traceback
+import types
+import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,6 +29,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from bn_vuln.errors import BnvulnError, UsageError
+from bn_vuln.external.identity import global_names
 from bn_vuln.models import custom_layers
 from bn_vuln.runtime import backend
 from bn_vuln.typing import KerasModel
@@ -54,12 +58,12 @@ PREPROCESSING = {
 
 _KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 _TORCH = (
-    "a PyTorch model: bnvuln attacks Keras models; build the same architecture in Keras, copy the weights "
-    "(Conv2d [out, in, h, w] to [h, w, in, out], Linear transposed) and save it with model.save('model.keras')"
+    "a PyTorch model: bnvuln attacks Keras models; build the architecture in Keras and copy the weights, or export it "
+    "to ONNX, convert that to a SavedModel (onnx2tf) and give the folder, which says how to go on"
 )
 _ONNX = (
-    "an ONNX model: bnvuln attacks Keras models; convert it (onnx2tf -i MODEL.onnx -oh5) to a Keras .h5, "
-    "or save the model that it was exported from as .keras"
+    "an ONNX model: bnvuln attacks Keras models; save the original as .keras, or convert this to a SavedModel "
+    "(onnx2tf) and give the folder, which says how to go on"
 )
 _TFLITE = (
     "a TensorFlow Lite model, which has no gradients: save the Keras model that it was converted from "
@@ -70,17 +74,14 @@ _FROZEN = (
     "or save the Keras model with model.save('model.keras')"
 )
 _PICKLE = "a pickled object: bnvuln attacks Keras models; save one with model.save('model.keras')"
-_CHECKPOINT = (
-    "a checkpoint of weights without the architecture: build the model, load them, and save it with "
-    "model.save('model.keras')"
-)
+_CHECKPOINT = "weights without the architecture: build the model, load them, and save it with model.save('model.keras')"
 _OTHER_SUFFIXES = {
     ".pb": _FROZEN,
     ".tflite": _TFLITE,
     ".onnx": _ONNX,
     ".pt": _TORCH,
     ".pth": _TORCH,
-    ".safetensors": _TORCH,
+    ".safetensors": _CHECKPOINT,
     ".pkl": _PICKLE,
     ".pickle": _PICKLE,
     ".joblib": _PICKLE,
@@ -116,6 +117,14 @@ class LoadedModel:
     path: Path | None = None
     input_scale: str | None = None
     custom_objects: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Code:
+    """Code that loading a model may run: classes and functions that the model names, and all names of their file."""
+
+    objects: Mapping[str, object]
+    names: Mapping[str, object]
 
 
 def is_external(target: object) -> bool:
@@ -162,8 +171,7 @@ def load(
         raise UsageError(f"--weights is for keras.applications:NAME; {source} has its own")
     path = Path(target)
     _check_kind(path)
-    objects = _custom_objects(custom_objects)
-    model = _load_file(path, objects)
+    model = _load_file(path, _code(custom_objects))
     file = Path(custom_objects) if isinstance(custom_objects, str | Path) else None
     return LoadedModel(_checked_model(model, source), source, Path(os.path.abspath(path)), None, file)
 
@@ -194,13 +202,12 @@ def _checked_model(model: Any, source: str) -> KerasModel:
     import keras
 
     if not isinstance(model, keras.Model):
-        cls = type(model)
-        hint = (
-            "; save it with tf_keras as .h5, and give the file"
-            if cls.__module__.startswith(("tf_keras", "tensorflow"))
-            else ""
-        )
-        raise UsageError(f"{source}: expected a Keras model, received {cls.__module__}.{cls.__qualname__}{hint}")
+        modules = {base.__module__.partition(".")[0] for base in type(model).__mro__}
+        if "torch" in modules:
+            raise UsageError(f"{source}: {_TORCH}")
+        hint = "; save it as .h5 and give the file" if "tf_keras" in modules else ""
+        received = f"{type(model).__module__}.{type(model).__qualname__}"
+        raise UsageError(f"{source}: expected a Keras model or the path of one, received {received}{hint}")
     if not model.built:
         raise UsageError(
             f"{source}: it was never called, so it has no weights yet; call it once on an image (and save it)"
@@ -244,16 +251,20 @@ def _check_kind(path: Path) -> None:
     if not path.is_file():
         raise UsageError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
     if path.name.endswith(".weights.h5"):
-        raise UsageError(
-            f"{path}: weights without the architecture: build the model, model.load_weights('{path.name}'), and give "
-            "model.save('model.keras'); of a model of keras.applications give keras.applications:NAME with "
-            f"--weights {path}"
-        )
+        raise _only_weights(path)
     if suffix in _OTHER_SUFFIXES:
         raise UsageError(f"{path}: {_OTHER_SUFFIXES[suffix]}")
     if suffix not in _KERAS_SUFFIXES:
         raise UsageError(f"{path}: expected a .keras or .h5 file (save the model with model.save('model.keras'))")
+    if suffix != path.suffix:
+        raise UsageError(f"{path}: Keras knows {suffix} in lower case alone: rename it to {path.stem + suffix}")
     _check_content(path, suffix)
+
+
+def _only_weights(path: Path) -> UsageError:
+    return UsageError(
+        f"{path}: {_CHECKPOINT}; of a model of keras.applications give keras.applications:NAME with --weights {path}"
+    )
 
 
 def _check_content(path: Path, suffix: str) -> None:
@@ -297,56 +308,117 @@ def _read(path: Path, size: int = -1) -> bytes:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _load_file(path: Path, objects: Mapping[str, object] | None) -> KerasModel:
+def _load_file(path: Path, code: _Code | None) -> KerasModel:
     backend.tensorflow()
     import keras
 
     custom_layers.register()
-    named = None if objects is None else _with_registered_names(path, objects)
+    objects = None if code is None else _with_registered_names(path, code.objects)
     try:
-        model: KerasModel = keras.saving.load_model(
-            path, compile=False, custom_objects=named, safe_mode=objects is None
-        )
+        with _complete_weights(), _lambdas(code):
+            model: KerasModel = keras.saving.load_model(
+                path, compile=False, custom_objects=objects, safe_mode=code is None
+            )
     except Exception as error:  # Keras raises many kinds
-        raise _load_error(path, error, objects is not None) from None
+        raise _load_error(path, error, code is not None) from None
     return model
+
+
+@contextlib.contextmanager
+def _lambdas(code: _Code | None) -> Iterator[None]:
+    """Let lambdas that are loaded find the names that they refer to, which are not saved with them."""
+    if code is None:
+        yield
+        return
+    import keras
+    from keras.src.utils import python_utils
+
+    usual = {"tf": backend.tensorflow(), "keras": keras, "np": np, "ops": keras.ops, "layers": keras.layers}
+    names = {**usual, **code.names, "__builtins__": builtins}
+    original = python_utils.func_load
+
+    def load(dump: Any, defaults: Any = None, closure: Any = None, globs: object = None) -> types.FunctionType:
+        # Keras passes on defaults as JSON has them, in a list.
+        function: types.FunctionType = original(dump, None if defaults is None else tuple(defaults), closure, names)
+        missing = sorted(global_names(function.__code__) - names.keys() - vars(builtins).keys())
+        if missing:
+            raise UsageError(
+                f"a Python lambda in it refers to {', '.join(missing)}: import or define this in the file of "
+                "--custom-objects"
+            )
+        return function
+
+    python_utils.func_load = load
+    try:
+        yield
+    finally:
+        python_utils.func_load = original
+
+
+@contextlib.contextmanager
+def _complete_weights() -> Iterator[None]:
+    """Raise where Keras only warns that some weights are not in the file and stay random."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for one in caught:
+        if "freshly-initialized" in str(one.message):
+            raise BnvulnError("some of its weights are not in the file")
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 def _load_error(path: Path, error: Exception, with_objects: bool) -> BnvulnError:
     """What to tell the user where Keras could not load a file."""
     text = " ".join(str(error).split())
     unknown = _UNKNOWN.search(text)
-    if unknown:
-        name = next(group for group in unknown.groups() if group)
-        where = (
-            "the file of --custom-objects does not have it"
-            if with_objects
-            else (
-                "give the Python file that defines it with --custom-objects FILE.py, which runs that file "
-                "(from Python: custom_objects=)"
-            )
+    name = next(group for group in unknown.groups() if group) if unknown else ""
+    if isinstance(error, BnvulnError):
+        told: BnvulnError = type(error)(f"{path}: {text}")
+    elif "No model config found" in text:
+        told = _only_weights(path)
+    elif "activation function identifier: {'value'" in text:
+        told = BnvulnError(f"{path}: Keras cannot load an activation that is a lambda: save it as a named function")
+    elif path.suffix != ".keras" and (_is_operation(name) or "positional argument" in text):
+        told = BnvulnError(
+            f"{path}: an .h5 file does not keep operations between layers{f' ({name})' if name else ''} as Keras could "
+            "load them; save the model with model.save('model.keras') where it was built"
         )
-        return UsageError(f"{path}: Keras does not know {name}; {where}")
-    if "safe_mode" in text or "unsafe_deserialization" in text:
+    elif name and with_objects:
+        told = UsageError(f"{path}: Keras does not know {name}; the file of --custom-objects does not have it")
+    elif name:
+        told = UsageError(
+            f"{path}: Keras does not know {name}; give the Python file that defines it with --custom-objects FILE.py, "
+            "which runs that file (from Python: custom_objects=)"
+        )
+    elif "unsafe_deserialization" in text:
         kind = "a TensorFlow SavedModel (TFSMLayer)" if "TFSMLayer" in text else "a Python lambda"
-        return UsageError(
+        told = UsageError(
             f"{path}: it holds {kind}, so loading it runs code from the file; if you trust it, give "
             "--custom-objects FILE.py (any Python file, an empty one will do), which permits code (from Python: "
             "custom_objects={})"
         )
-    saved, installed = _saved_version(path), _keras_version()
-    newer = ""
-    if saved is not None and _version_key(saved) > _version_key(installed):
-        newer = f"; it was saved by Keras {saved}, this is {installed}: update Keras, or save it with {installed}"
-    reason = text.rpartition("Exception encountered: ")[2] or text
-    reason = re.split(r"\.? (?:Full object config|config=|Received: config)", reason)[0]
-    return BnvulnError(f"{path}: Keras cannot load it: {type(error).__name__}: {reason[:300]}{newer}")
+    else:
+        reason = text.rpartition("Exception encountered: ")[2] or text
+        reason = re.split(r"\.? (?:Full object config|config=|Received: config)", reason)[0][:300]
+        told = BnvulnError(f"{path}: Keras cannot load it: {type(error).__name__}: {reason}{_newer_keras(path)}")
+    return told
 
 
-def _keras_version() -> str:
+def _newer_keras(path: Path) -> str:
+    """Where a newer Keras saved the file, what to do about it."""
     import keras
 
-    return str(keras.__version__)
+    saved, installed = _saved_version(path), str(keras.__version__)
+    if saved is None or _version_key(saved) <= _version_key(installed):
+        return ""
+    return f"; it was saved by Keras {saved}, this is {installed}: update Keras, or save it with {installed}"
+
+
+def _is_operation(name: str) -> bool:
+    """Return whether it is an operation of a graph that is no layer, in Keras 3 or 2."""
+    import keras
+
+    return name in ("TFOpLambda", "SlicingOpLambda", *(one.__name__ for one in keras.Operation.__subclasses__()))
 
 
 def _version_key(version: str) -> list[int]:
@@ -369,20 +441,22 @@ def _saved_version(path: Path) -> str | None:
     return None
 
 
-def _custom_objects(given: CustomObjects | None) -> Mapping[str, object] | None:
-    """Custom objects by name; None where none were given, which forbids code."""
-    if given is None or isinstance(given, Mapping):
-        return given
+def _code(given: CustomObjects | None) -> _Code | None:
+    """The code that a model may run; None where no custom objects were given, which forbids code."""
+    if given is None:
+        return None
+    if isinstance(given, Mapping):
+        return _Code(given, given)
     path = Path(given)
     if path.is_dir() or not path.exists():
         raise UsageError(f"--custom-objects {path}: {'is a folder' if path.is_dir() else 'no such file'}")
     backend.tensorflow()
-    return _objects_of_file(os.path.abspath(path), hashlib.sha256(_read(path)).hexdigest(), str(given))
+    return _code_of_file(os.path.abspath(path), hashlib.sha256(_read(path)).hexdigest(), str(given))
 
 
 @functools.cache
-def _objects_of_file(path: str, sha256: str, spelled: str) -> Mapping[str, object]:
-    """Run a Python file, and return its classes and functions by name and registered name."""
+def _code_of_file(path: str, sha256: str, spelled: str) -> _Code:
+    """Run a Python file, once for each content."""
     import keras
 
     custom_layers.register()
@@ -403,12 +477,17 @@ def _objects_of_file(path: str, sha256: str, spelled: str) -> Mapping[str, objec
         where = f", line {line}" if line else ""
         raise BnvulnError(f"--custom-objects {spelled}{where}: {type(error).__name__}: {text}") from None
     finally:
-        sys.path.remove(str(Path(path).parent))
+        with contextlib.suppress(ValueError):  # the file may have changed it
+            sys.path.remove(str(Path(path).parent))
     objects: dict[str, object] = {}
     for key, value in vars(module).items():
-        if not key.startswith("__") and (inspect.isclass(value) or inspect.isfunction(value)):
+        known = getattr(value, "__module__", None) or ""
+        if (inspect.isclass(value) or inspect.isfunction(value)) and known.partition(".")[0] not in (
+            "keras",
+            "tensorflow",
+        ):
             objects |= {key: value, value.__name__: value, keras.saving.get_registered_name(value): value}
-    return objects
+    return _Code(objects, vars(module))
 
 
 def _with_registered_names(path: Path, objects: Mapping[str, object]) -> dict[str, object]:
@@ -485,7 +564,8 @@ def _from_applications(source: str, weights: str | Path | None, classes: int | N
     _read(path, 1)
     model = build(weights=None, classes=classes or 1000)
     try:
-        model.load_weights(path)
+        with _complete_weights():
+            model.load_weights(path)
     except Exception as error:  # Keras raises many kinds
         text = " ".join(str(error).split())[:200]
         raise BnvulnError(
