@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from bn_vuln.training import TrainingResult
 
 RUNS = Path("runs")
+_TWO_MODELS = "transfer needs two different models at least: the first one's examples are given to the others"
 
 Fields: TypeAlias = Mapping[str, object]  # of a config, as YAML has them
 
@@ -297,6 +298,7 @@ def transfer(
     """
     if isinstance(images, Mapping | Attack):  # as the second argument was, before there were images
         attack, images = images, None
+    from bn_vuln.evaluation import opening
     from bn_vuln.evaluation.transfer import Model, default_fields, run
 
     fields, others = _attack_fields(options)
@@ -307,13 +309,16 @@ def transfer(
     if not isinstance(checked, Attack):
         raise UsageError(f"transfer is of attacks at an eps: {checked.attack} has none")
     settings = parse({"root": RUNS, **others}, images, labels)
-    opened = [_opened(target, settings) for target in models]
+    if len({str(target) if isinstance(target, str | Path) else id(target) for target in models}) < 2:
+        raise UsageError(_TWO_MODELS)
+    shared = _for_each(models, settings)
+    for target, own in zip(models, shared, strict=True):
+        opening.check(target, own.request)
+    opened = [_opened(target, own) for target, own in zip(models, shared, strict=True)]
     found = [Model(one.classifier, one.folder or RUNS / one.classifier.id, _label(target, one.classifier))
              for target, one in zip(models, opened, strict=True)]  # fmt: skip
     if len({model.id for model in found}) < 2:
-        raise UsageError(
-            "transfer needs two different models at least: the first one's examples are given to the others"
-        )
+        raise UsageError(_TWO_MODELS)
     return run(
         found if matrix else found[:1],
         found,
@@ -507,6 +512,18 @@ def _opened(target: Target, settings: Settings, *, own_limit: bool = False) -> O
     if not own_limit:
         return opened
     return replace(opened, evaluation=without_large_limit(opened.evaluation, opened.classifier))
+
+
+def _for_each(models: Sequence[Target], settings: Settings) -> list[Settings]:
+    """The settings of each model; the options of external models are not for the runs among them."""
+    from bn_vuln.evaluation import opening
+    from bn_vuln.external import loading
+
+    external = [loading.is_external(target) for target in models]
+    if not any(external):
+        return [settings] * len(models)
+    of_runs = replace(settings, request=opening.without_external_options(settings.request))
+    return [settings if one else of_runs for one in external]
 
 
 def _measured(

@@ -10,7 +10,7 @@ import click
 from . import options as o
 from .attack_options import attack_config, attack_options, curve_options
 from .minimum_norm import NAMES, minimum_norm_config, minimum_norm_options
-from .targets import TARGET, api_options, force_option, print_records, runs_option, target_of
+from .targets import TARGET, api_options, force_option, print_next, print_records, runs_option, target_of
 
 if TYPE_CHECKING:
     from bn_vuln.evaluation.result import Result
@@ -83,6 +83,7 @@ def command(
         _save(save, result.clean, result.attacked)
         o.log(f"saved {save}")
     print_records(result.records, as_json, target)
+    print_next(result.folder or runs, options)
 
 
 def _save(path: Path, clean: Result, attacked: Result) -> None:

@@ -14,6 +14,7 @@ from .targets import (
     data_option,
     external_model_options,
     force_option,
+    print_next,
     print_records,
     runs_option,
     target_of,
@@ -67,9 +68,7 @@ _OPTIONS = (
 @o.strategy_option
 @o.batch_option
 @o.output_options
-def command(
-    target_path: Path | None, suite: str, runs: Path, as_json: bool, quiet: bool, verbose: bool, **options: Any
-) -> None:
+def command(target_path: Path | None, suite: str, runs: Path, as_json: bool, verbose: bool, **options: Any) -> None:
     """Evaluate a run or any Keras classifier with a suite; by default the newest run.
 
     MODEL is a .keras or .h5 file, or keras.applications:NAME. Prints accuracy under each perturbation and each
@@ -78,6 +77,7 @@ def command(
     """
     o.set_up(verbose)
     from bn_vuln import api
+    from bn_vuln.evaluation.opening import folder_of
     from bn_vuln.experiments import catalog
 
     catalog.suite(suite)  # before TensorFlow is started, so that mistakes show at once
@@ -86,3 +86,4 @@ def command(
     classifier = api.open_classifier(target, **shared)
     found = api.evaluate(classifier, suite=suite, **shared)
     print_records(found, as_json, target, api.measure(classifier, suite=suite, **shared))
+    print_next(folder_of(classifier, runs), options)

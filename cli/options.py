@@ -319,7 +319,7 @@ def log(text: str) -> None:
     click.echo(text, err=True)
 
 
-def closing(folder: Path, *commands: str, quiet: bool) -> None:
+def closing(folder: Path | str, *commands: str, quiet: bool) -> None:
     """Say at the end of a command where its records are, and what to do next, on standard error."""
     if not quiet:
         log(f"records: {folder}")

@@ -136,3 +136,9 @@ def print_records(
     click.echo(text_table(records_table(records)))
     if measurements:
         click.echo(f"\n{text_table(measurements_table(measurements))}")
+
+
+def print_next(folder: Path, options: o.Options) -> None:
+    """Say where the records are, and what to do with them."""
+    name = o.quote(folder)
+    o.closing(folder, f"bnvuln show {name}", f"bnvuln compare {name} OTHER", quiet=options["quiet"])

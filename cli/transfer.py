@@ -72,6 +72,8 @@ def command(
         _print(transfers, matrix)
     for path in files[-1:]:
         o.log(f"report: {path}")
+    folders = list(dict.fromkeys(path if path.is_dir() else runs for path in models))
+    o.closing(", ".join(map(str, folders)), f"bnvuln show {o.quote(models[-1])}", quiet=options["quiet"])
 
 
 def _run(models: tuple[Path, ...], matrix: bool, runs: Path, options: o.Options) -> TransferResult:

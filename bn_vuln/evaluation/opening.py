@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,7 +12,7 @@ from bn_vuln.config import Evaluation, ExternalModel
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluation import classifier as classifiers
 from bn_vuln.evaluation.classifier import Classifier
-from bn_vuln.external import loading
+from bn_vuln.external import input_scale, loading
 from bn_vuln.runtime.distribution import Distribution
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet
@@ -69,13 +69,15 @@ def check(target: Target, request: Request) -> None:
 
     Raises:
         UsageError: There is no such file, or options of external models are given for a run.
+        ConfigError: The limit, the split or the BN statistics are none.
     """
+    fields = {"split": request.split, "limit": request.limit, "bn_statistics": request.bn_statistics}
+    config.validate(Evaluation, {name: value for name, value in fields.items() if value is not None}, "evaluation")
     if not isinstance(target, str | Path):
         return
     if loading.is_external(target):
-        path = Path(target)
-        if not str(target).startswith(loading.APPLICATIONS) and not path.exists():
-            raise UsageError(f"{target}: no such file")
+        loading.check(target, request.external.weights)
+        input_scale.check(request.external.input_scale)
         for name in ("custom_objects", "class_names"):
             file = getattr(request.external, name)
             if file is not None and not Path(file).is_file():
@@ -90,6 +92,8 @@ def check(target: Target, request: Request) -> None:
     if given:
         names = ", ".join(map(_option, given))
         raise UsageError(f"{target} is a run of this package, which knows how it is called: leave out {names}")
+    if path.is_dir() and not records.is_run_folder(path):
+        raise UsageError(f"{target}: not a run folder (no config.yaml); see bnvuln list {target}")
 
 
 def open_target(
@@ -154,9 +158,9 @@ def _folder(classifier: Classifier, root: Path | None) -> Path | None:
     """The folder of the records; of an external model it says what it is, of a published cell it has its config."""
     if root is None:
         return None
-    if not classifier.external and classifier.path is not None:
-        return classifier.path
-    folder = root / classifier.id
+    folder = folder_of(classifier, root)
+    if folder == classifier.path:
+        return folder
     if classifier.external:
         path = None if classifier.path is None else str(classifier.path)
         found = {} if classifier.trial is None else classifier.trial.plain()
@@ -168,6 +172,16 @@ def _folder(classifier: Classifier, root: Path | None) -> Path | None:
         cell = config.validate(config.Cell, classifier.identity, "cell")
         atomic_write(folder / "config.yaml", config.to_yaml(cell))
     return folder
+
+
+def without_external_options(request: Request) -> Request:
+    """Return how a run is opened beside external models, whose options are not its own."""
+    return replace(request, external=ExternalModel(), validation=None, custom_objects=None, class_names=None)
+
+
+def folder_of(classifier: Classifier, root: Path) -> Path:
+    """Return the folder of the records of a classifier: its run folder, else ROOT/ID."""
+    return root / classifier.id if classifier.external or classifier.path is None else classifier.path
 
 
 def _option(name: str) -> str:

@@ -99,6 +99,15 @@ def parse(text: str, channels: int, option: str = "--input-scale") -> InputScale
     return InputScale(",".join(f"{one:.9g}" for one in numbers), mean, std)
 
 
+def check(text: str) -> None:
+    """Refuse a text that is `auto` or an input scale for no number of channels. Raises `UsageError`."""
+    if text != "auto":
+        try:
+            parse(text, 3)
+        except UsageError:
+            parse(text, 1)
+
+
 def _numbers(text: str) -> tuple[float, ...]:
     """Numbers and fractions between commas; none where one is neither."""
     try:

@@ -139,6 +139,26 @@ def is_external(target: object) -> bool:
     return path.is_file() or path.suffix.lower() in (*_KERAS_SUFFIXES, *_OTHER_SUFFIXES)
 
 
+def check(target: str | Path, weights: str | Path | None = None) -> None:
+    """Refuse what is no model by its name, its kind and its first bytes; TensorFlow is not started.
+
+    Args:
+        target: as `load` takes it.
+        weights: likewise.
+
+    Raises:
+        UsageError: where it is none, with what to do instead.
+        BnvulnError: where the file is damaged.
+    """
+    if not str(target).startswith(APPLICATIONS):
+        if weights is not None:
+            raise UsageError(f"--weights is for keras.applications:NAME; {target} has its own")
+        _check_kind(Path(target))
+    elif weights is not None and str(weights) not in ("imagenet", "none") and not Path(weights).is_file():
+        kind = "is a folder" if Path(weights).is_dir() else "no such file"
+        raise UsageError(f"--weights {weights}: {kind}; expected imagenet, none, or a file")
+
+
 def load(
     target: Target,
     *,
@@ -164,13 +184,10 @@ def load(
     """
     if not isinstance(target, str | Path):
         return LoadedModel(_checked_model(target, _name_of(target)), _name_of(target))
-    source = str(target)
+    source, path = str(target), Path(target)
+    check(target, weights)
     if source.startswith(APPLICATIONS):
         return _from_applications(source, weights, classes)
-    if weights is not None:
-        raise UsageError(f"--weights is for keras.applications:NAME; {source} has its own")
-    path = Path(target)
-    _check_kind(path)
     model = _load_file(path, _code(custom_objects))
     file = Path(custom_objects) if isinstance(custom_objects, str | Path) else None
     return LoadedModel(_checked_model(model, source), source, Path(os.path.abspath(path)), None, file)
@@ -558,9 +575,6 @@ def _from_applications(source: str, weights: str | Path | None, classes: int | N
             raise _download_error(source, error) from None
         return LoadedModel(_checked_model(model, source), source, None, known[name])
     path = Path(given)
-    if not path.is_file():
-        kind = "is a folder" if path.is_dir() else "no such file"
-        raise UsageError(f"--weights {path}: {kind}; expected imagenet, none, or a file")
     _read(path, 1)
     model = build(weights=None, classes=classes or 1000)
     try:
