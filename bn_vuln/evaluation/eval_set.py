@@ -275,17 +275,35 @@ def load(classifier: Classifier, evaluation: Evaluation) -> data.Dataset:
     except UsageError as error:
         moved = evaluation.dataset is None and ":" in trained.name  # user data, by their digest
         raise UsageError(f"{error}" + ("; if the data were moved, name them with --data" if moved else "")) from None
-    info = dataset.info
-    if evaluation.dataset is None and info.name != trained.name:
+    if evaluation.dataset is None and dataset.info.name != trained.name:
         raise UsageError(f"{name} has changed since this was trained on it; name the data to measure on with --data")
-    if info.classes != trained.classes:
-        raise UsageError(f"{name}: its classes are not those of {classifier.dataset}")
+    dataset = _with_classes_of(classifier, dataset)
     if classifier.external:
         return fit_images(dataset, classifier.size, classifier.channels, classifier.resize)
-    if info.shape[2] != trained.shape[2]:
-        raise UsageError(f"{name}: expected images of {trained.shape[2]} channels, received {info.shape[2]}")
-    check_width(classifier.size[1], info.shape[1], name)
+    height, width, channels = dataset.info.shape
+    if channels != trained.shape[2]:
+        raise UsageError(f"{name}: expected images of {trained.shape[2]} channels, received {channels}")
+    check_width(min(classifier.size), max(height, width), name)
     return dataset
+
+
+def _with_classes_of(classifier: Classifier, dataset: data.Dataset) -> data.Dataset:
+    """The examples with the classes of the classifier, where theirs are the same, or numbers without names."""
+    info, classes = dataset.info, classifier.info.classes
+    if classifier.class_names is not None:
+        return data.with_class_names(dataset, classifier.class_names, "class names")
+    if info.classes == classes:
+        return dataset
+    if info.has_class_names or len(info.classes) > len(classes):
+        raise UsageError(
+            f"{info.label}: its classes ({_listed(info.classes)}) are not those of the model ({_listed(classes)})"
+        )
+    return replace(dataset, info=replace(info, classes=classes))
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """Some names of classes."""
+    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])}, ... {len(names)} in all"
 
 
 def _is_training_set(classifier: Classifier, evaluation: Evaluation) -> bool:
@@ -316,7 +334,7 @@ def without_large_limit(evaluation: Evaluation, classifier: Classifier) -> Evalu
         The same evaluation, or one without a limit.
     """
     info = data.dataset_info(evaluation.dataset) if evaluation.dataset else classifier.info
-    size = {**info.sizes, "validation": classifier.validation}.get(evaluation.split, 0)
+    size = info.size(evaluation.split, classifier.validation)
     if _is_training_set(classifier, evaluation):
         size = len(training_examples(classifier, evaluation.dataset)[0])
     large = evaluation.limit is not None and 0 < size < evaluation.limit
