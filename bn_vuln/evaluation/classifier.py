@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bn_vuln import config, data, records
 from bn_vuln.config import ExternalModel, Resize, digest
+from bn_vuln.data.class_names import ClassNames
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import BnvulnError, UsageError
@@ -64,7 +66,7 @@ class Classifier:
     output: Output | None = None
     resize: Resize = "none"
     external: bool = False
-    class_names: tuple[str, ...] | None = None
+    class_names: Sequence[str] | ClassNames | None = None
     trial: Trial | None = None
     found: tuple[str, ...] = ()
     label: str = "model"
@@ -179,7 +181,7 @@ def from_external(
     *,
     validation: int = 0,
     custom_objects: loading.CustomObjects | None = None,
-    class_names: tuple[str, ...] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Classifier:
     """Open a Keras model that is no run of this package, and find out how it is to be called.
 
@@ -200,7 +202,9 @@ def from_external(
         BnvulnError: where Keras cannot load it.
     """
     info = data.dataset_info(dataset)
-    names = class_names if options.class_names is None else data.read_class_names(options.class_names)
+    names: Sequence[str] | ClassNames | None = class_names
+    if options.class_names is not None:
+        names = data.read_class_names(options.class_names)
     n_classes = len(names or info.classes)
     objects = custom_objects if custom_objects is not None else options.custom_objects
     loaded = loading.load(target, weights=options.weights, classes=n_classes, custom_objects=objects)
@@ -213,7 +217,12 @@ def from_external(
     examples = data.load(dataset, other, validation=validation, limit=limit)
     if names is not None:
         examples = data.with_class_names(examples, names, options.class_names or "class names")
-    resize = _resize(options.resize, examples, size)
+    if 0 in size:
+        raise UsageError(
+            f"{source}: it takes images of any size, and {info.label} has several: bring them to one, or save the "
+            "model with an input of a fixed size"
+        )
+    resize = _resize(options.resize, info, size)
     examples = fit_images(examples, size, info.shape[2], resize)
     images = pixel_array(examples.images[:], size)
     classifier = Classifier(
@@ -247,7 +256,7 @@ def from_external(
         "resize": resize,
         "output": output.kind,
         "head": output.head,
-        **({} if names is None else {"class_names": list(names)}),
+        **({} if names is None else {"class_names": [name if isinstance(name, str) else list(name) for name in names]}),
         **({"validation": validation} if validation else {}),
     }
     custom = () if loaded.custom_objects is None else (loaded.custom_objects.name,)
@@ -263,10 +272,9 @@ def from_external(
     )
 
 
-def _resize(asked: Resize, examples: data.Dataset, size: tuple[int, int]) -> Resize:
+def _resize(asked: Resize, info: DatasetInfo, size: tuple[int, int]) -> Resize:
     """How images are brought to the size: nothing is done where all have it."""
-    same = tuple(examples.images.shape[1:3]) == size
-    return "none" if same else "crop" if asked == "auto" else asked
+    return "none" if info.shape[:2] == size else "crop" if asked == "auto" else asked
 
 
 def _as_rgb(info: DatasetInfo) -> DatasetInfo:
@@ -283,7 +291,7 @@ def _said(examples: data.Dataset, size: tuple[int, int], resize: Resize) -> list
 
 
 def _count_classes(
-    model: KerasModel, info: DatasetInfo, names: tuple[str, ...] | None, head: str | None, source: str
+    model: KerasModel, info: DatasetInfo, names: Sequence[object] | None, head: str | None, source: str
 ) -> int:
     """The number of classes: that of the names, or of the model's outputs where the data have numbers alone."""
     n, shape = len(names or info.classes), getattr(model, "output_shape", None)

@@ -270,7 +270,9 @@ def _choose(heads: list[_Head], classes: int, name: str | None, source: str) -> 
 def _call(model: KerasModel, inputs: Tensor, source: str, inline: bool = False) -> list[_Head]:
     """Call a model with images, fainter ones and mixtures of two, and look at each of its outputs."""
     tf = backend.tensorflow()
-    inputs = tf.cast(inputs[:: -(-int(inputs.shape[0]) // IMAGES)], inputs.dtype if inputs.dtype.is_floating else tf.float32)
+    inputs = tf.cast(
+        inputs[:: -(-int(inputs.shape[0]) // IMAGES)], inputs.dtype if inputs.dtype.is_floating else tf.float32
+    )
     some = inputs[:: -(-int(inputs.shape[0]) // 8)]
     batch = tf.concat([inputs, some / 100, (some + tf.reverse(some, [0])) / 2], axis=0)
     seen: list[tuple[str, tuple[str | int, ...], str, str | None]] = []
