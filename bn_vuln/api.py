@@ -396,12 +396,15 @@ def reproduce(
     return aggregate.aggregate(chosen, Path(root))
 
 
-def report(folder: str | Path = RUNS, *, form: pages.Format = "html") -> list[Path]:
+def report(folder: str | Path = RUNS, *, form: pages.Format = "html", progress: Progress | None = None) -> list[Path]:
     """Write the report of a results folder, from its records alone.
+
+    Damaged files count as missing; the report names them.
 
     Args:
         folder: folder of the runs.
         form: the format.
+        progress: where messages on damaged files go.
 
     Returns:
         The files that were written.
@@ -409,7 +412,7 @@ def report(folder: str | Path = RUNS, *, form: pages.Format = "html") -> list[Pa
     Raises:
         UsageError: where the folder has no results.
     """
-    return pages.write(Path(folder), form)
+    return pages.write(Path(folder), form, progress=progress)
 
 
 def publish(
@@ -419,6 +422,7 @@ def publish(
     source: str | Path = RUNS,
     scale: Scale = "full",
     models: int | None = None,
+    progress: Progress | None = None,
 ) -> list[publishing.Publication]:
     """Add what is finished of experiments to a packed store.
 
@@ -428,6 +432,7 @@ def publish(
         source: The working folder that the experiments were run in.
         scale: The scale at which they were run.
         models: The seed whose models are published too; none by default.
+        progress: where messages on damaged files go, which are left out.
 
     Returns:
         For each experiment, how many of its cells were finished.
@@ -438,11 +443,16 @@ def publish(
     """
     names = [experiments] if isinstance(experiments, str) else experiments
     chosen = [catalog.experiment(name, scale) for name in names]
-    return publishing.publish_experiments(chosen, Path(source), Path(target), models)
+    return publishing.publish_experiments(chosen, Path(source), Path(target), models, progress)
 
 
-def unpack(store: str | Path, folder: str | Path = RUNS) -> list[Path]:
+def unpack(store: str | Path, folder: str | Path = RUNS, *, progress: Progress | None = None) -> list[Path]:
     """Write a packed store as a working folder, from which `reproduce` goes on. What is there already stays.
+
+    Args:
+        store: the folder of the packed store.
+        folder: the working folder.
+        progress: where messages on damaged lines go, which are left out.
 
     Returns:
         The run folders.
@@ -451,7 +461,7 @@ def unpack(store: str | Path, folder: str | Path = RUNS) -> list[Path]:
         UsageError: `store` is no packed store, or `folder` is one.
         BnvulnError: A file is damaged, or `folder` has other numbers for the same id.
     """
-    return records.unpack(Path(store), Path(folder))
+    return records.unpack(Path(store), Path(folder), progress=progress)
 
 
 def newest_run(root: str | Path = RUNS) -> Path:

@@ -41,7 +41,9 @@ def command(
     """
     from bn_vuln import api
 
-    published = api.publish(experiments, target, source=source, scale=scale, models=models)
+    published = api.publish(
+        experiments, target, source=source, scale=scale, models=models, progress=o.progress(quiet=False)
+    )
     if as_json:
         plain = [{"name": p.experiment.name, "published": p.published, "cells": p.cells} for p in published]
         o.print_json({"to": str(target), "experiments": plain})

@@ -31,7 +31,7 @@ def command(store: Path, folder: Path, as_json: bool, quiet: bool) -> None:
     from bn_vuln import api
 
     before = _files(folder)
-    folders = api.unpack(store, folder)
+    folders = api.unpack(store, folder, progress=o.progress(quiet=False))
     if as_json:
         o.print_json({"store": str(store), "runs": [str(path) for path in folders]})
     else:

@@ -19,23 +19,66 @@ from bn_vuln.typing import Plain
 Model = TypeVar("Model", bound=BaseModel)
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where it was built, takes a tenth of the time
+MAX_DEPTH, MAX_VALUES = 50, 1_000_000  # of YAML: no config is deeper or longer
 
 
 def read_yaml(path: Path) -> Plain:
     """Return the mapping in a YAML file.
 
     Raises:
-        ConfigError: The file holds none; the message names the file and the line.
+        ConfigError: The file holds none, or a key twice; the message names the file and the line.
     """
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+        data = _parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping, received {type(data).__name__}")
     return data
+
+
+def _parse_yaml(text: str) -> object:
+    """Return what YAML says. Raises `ValueError` and `yaml.YAMLError`, among others for a key that is there twice."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):  # before anything recursive: libyaml's loader has no limit
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"nested more than {MAX_DEPTH} deep")
+    loader = _LOADER(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_node(node, {})
+        return loader.construct_document(node)
+    except (AttributeError, KeyError) as error:  # of a tag that its text does not fit
+        raise ValueError(f"a tag does not fit its text ({error})") from None
+    finally:
+        loader.dispose()
+
+
+def _check_node(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """Return the number of values in a node, aliases counted as often as they stand; `sizes` has those seen already."""
+    if id(node) in sizes:
+        if not sizes[id(node)]:
+            raise ValueError("an alias stands in what it is an alias of")
+        return sizes[id(node)]
+    sizes[id(node)] = 0  # until it is known
+    size = 1
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in {key for key in keys if keys.count(key) > 1}:
+            line = max(k.start_mark.line for k, _ in node.value if k.value == key) + 1
+            raise ValueError(f"line {line}: the key {key!r} is there twice")
+        size += sum(_check_node(child, sizes) for pair in node.value for child in pair)
+    elif isinstance(node, yaml.SequenceNode):
+        size += sum(_check_node(child, sizes) for child in node.value)
+    if size > MAX_VALUES:
+        raise ValueError(f"aliases expand to more than {MAX_VALUES:,} values")
+    sizes[id(node)] = size
+    return size
 
 
 def validate(model: type[Model], data: object, source: str) -> Model:
@@ -117,8 +160,8 @@ def parse_assignment(text: str) -> tuple[str, object]:
     if not equals or not key.strip():
         raise ConfigError(f"--set {text}: expected key=value, for example train.epochs=3")
     try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
+        return key.strip(), _parse_yaml(value)
+    except (yaml.YAMLError, ValueError):
         raise ConfigError(f"--set {text}: {value!r} is not valid YAML") from None
 
 

@@ -151,14 +151,9 @@ def from_run(folder: Path) -> Classifier:
 
     Raises:
         UsageError: where the folder is no run folder.
-        BnvulnError: where its training failed or never finished.
+        BnvulnError: where its training failed or never finished, or a file is damaged or of another run.
     """
-    store, cell_id = records.open_run(folder)
-    cell, training, path = store.cell(cell_id), store.training(cell_id), store.model(cell_id)
-    if training is None or path is None:
-        raise BnvulnError(f"{folder}: no finished training here (no {'model.keras' if training else 'training.json'})")
-    if training.state == "failed":
-        raise BnvulnError(f"{folder}: failed to train ({training.reason}); there is nothing to evaluate")
+    cell, training, path = records.open_trained(folder)
     recorded = training.dataset_info
     classifier = from_model(
         loading.load_keras(path),

@@ -11,6 +11,7 @@ from bn_vuln.config import Experiment, digest, identity_of, perturbation_identit
 from bn_vuln.errors import UsageError
 from bn_vuln.experiments import catalog, runner
 from bn_vuln.records import FolderStore, Published
+from bn_vuln.runtime.progress import Progress, Quiet
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,11 @@ class Publication:
 
 
 def publish_experiments(
-    chosen: Sequence[Experiment], source: Path, target: Path, models: int | None = None
+    chosen: Sequence[Experiment],
+    source: Path,
+    target: Path,
+    models: int | None = None,
+    progress: Progress | None = None,
 ) -> list[Publication]:
     """Add every finished cell of experiments to a packed store, with the records that the experiments ask for.
 
@@ -33,6 +38,7 @@ def publish_experiments(
         target: The packed store, which is made where there is none; what is in it stays.
         models: The seed whose models are published too; none by default: a cell is trained again when something new
             is to be measured on it.
+        progress: Receiver of messages on damaged files, which are left out. None: no messages.
 
     Returns:
         For each experiment, how much of it was finished.
@@ -50,6 +56,8 @@ def publish_experiments(
     for experiment in chosen:
         tasks = runner.tasks(experiment)
         finished = [task for task in tasks if task.finished(source)]
+        for damaged in (one for task in tasks if task not in finished for one in task.damaged(source)):
+            (progress or Quiet()).message(f"left out: {damaged.text}")
         if not finished:
             raise UsageError(
                 f"{experiment.name}: none of its {len(tasks)} cells is finished in {source}; run it first: "
@@ -64,7 +72,8 @@ def publish_experiments(
     known = {path.stem for path in (target / "experiments").glob("*.yaml")}
     others = [e for e in records.open_store(target).experiments() if catalog.file_stem(e) not in texts] if known else []
     members = _members([*chosen, *others])
-    records.pack(FolderStore(source), target, published, {stem: to_yaml(e) for stem, e in texts.items()}, members)
+    configs = {stem: to_yaml(e) for stem, e in texts.items()}
+    records.pack(FolderStore(source), target, published, configs, members, progress)
     return publications
 
 

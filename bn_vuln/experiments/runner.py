@@ -10,10 +10,9 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 from pydantic import BaseModel
 
@@ -44,7 +43,6 @@ from bn_vuln.runtime.progress import Progress, Quiet
 MAX_IDLE_ROUNDS = 3  # rounds that finish nothing, as where a worker is killed each time, before a run gives up
 POLL_SECONDS = 2.0
 MAX_CHECKPOINTS = 100  # of a training: 1,000 epochs of milliseconds would be spent writing them
-Measured = TypeVar("Measured", bound=BaseModel)  # a perturbation or a measurement
 
 
 @dataclass(frozen=True)
@@ -75,33 +73,48 @@ class Task:
         }
 
     def missing(self, root: Path) -> list[EvaluationPlan]:
-        """Return plans of the perturbations and measurements without a record.
+        """Return plans of the perturbations and measurements without a record that is whole, outcomes included.
 
         An attack is missing where the record of any eps of its grid is. Nothing is missing of a cell that failed to
         train.
         """
-        training = records.read_training(self.folder(root))
+        return self._missing_in(records.FolderStore(root))
+
+    def damaged(self, root: Path) -> list[records.Damaged]:
+        """Return the files of the cell that are damaged or of another run: what is in them counts as missing."""
+        store = records.FolderStore(root)
+        self._missing_in(store)
+        if (self.folder(root) / "config.yaml").exists():
+            store.attempt(lambda: store.cell(self.folder(root).name))
+        return store.damaged
+
+    def _missing_in(self, store: records.FolderStore) -> list[EvaluationPlan]:
+        training = store.training(self.folder(store.root).name)
         if training is not None and training.state == "failed":
             return []
-        plans = [self._missing_of(plan, root) for plan in self.plans]
+        plans = [self._missing_of(plan, store) for plan in self.plans]
         return [plan for plan in plans if plan.perturbations or plan.measurements]
 
     def finished(self, root: Path) -> bool:
         """Return whether the cell is trained (or recorded as failed) and every record is there."""
-        return records.read_training(self.folder(root)) is not None and not self.missing(root)
+        store = records.FolderStore(root)
+        return store.training(self.folder(root).name) is not None and not self._missing_in(store)
 
-    def _missing_of(self, plan: EvaluationPlan, root: Path) -> EvaluationPlan:
-        absent = self._absent(root, plan, with_eps_grid(plan.perturbations), records.record_path)
-        perturbations = {n: p for n, p in plan.perturbations.items() if absent.keys() & with_eps_grid({n: p}).keys()}
-        measurements = self._absent(root, plan, plan.measurements, records.measurement_path)
+    def _missing_of(self, plan: EvaluationPlan, store: records.FolderStore) -> EvaluationPlan:
+        cell_id = self.folder(store.root).name
+
+        def is_measured(perturbation: Perturbation) -> bool:
+            own = self._id(plan, perturbation)
+            return store.record(cell_id, own) is not None and records.correct_path(store.root / cell_id, own).exists()
+
+        absent = {name for name, item in with_eps_grid(plan.perturbations).items() if not is_measured(item)}
+        perturbations = {n: p for n, p in plan.perturbations.items() if absent & with_eps_grid({n: p}).keys()}
+        measurements = {
+            name: item
+            for name, item in plan.measurements.items()
+            if store.measurement(cell_id, self._id(plan, item)) is None
+        }
         return replace(plan, perturbations=perturbations, measurements=measurements)
-
-    def _absent(
-        self, root: Path, plan: EvaluationPlan, wanted: Mapping[str, Measured], path: Callable[[Path, str], Path]
-    ) -> dict[str, Measured]:
-        """Return those of the wanted ones that have no file."""
-        folder = self.folder(root)
-        return {name: item for name, item in wanted.items() if not path(folder, self._id(plan, item)).exists()}
 
     def _id(self, plan: EvaluationPlan, measured: BaseModel) -> str:
         return digest(perturbation_identity(plan.evaluation, self.cell.data.canonical, measured))
@@ -161,6 +174,8 @@ def run(
     todo = tasks(experiment)  # before anything is written, since it raises for a wrong experiment
     check_data(task for task in todo if not task.finished(root))
     atomic_write(experiment_path(root, experiment), to_yaml(experiment))
+    for task in todo:
+        _set_damaged_aside(task, root, progress)
     unfinished, idle_rounds = [task for task in todo if not task.finished(root)], 0
     while unfinished and idle_rounds < MAX_IDLE_ROUNDS:
         progress.message(f"{experiment.name}: {len(todo) - len(unfinished)} of {len(todo)} cells are finished")
@@ -226,6 +241,23 @@ def _is_locked(task: Task, root: Path) -> bool:
     return (folder / records.LOCK).exists() and not task.finished(root) and not records.is_stale_lock(folder)
 
 
+def _set_damaged_aside(task: Task, root: Path, progress: Progress) -> None:
+    """Rename what is damaged of a cell, so that it is made again; a damaged config is written again at once."""
+    if not task.damaged(root):
+        return
+    with records.locked(task.folder(root)) as acquired:
+        for damaged in task.damaged(root) if acquired else ():
+            _set_aside(damaged, progress)
+            if damaged.path.name == "config.yaml":
+                atomic_write(damaged.path, to_yaml(task.cell))
+
+
+def _set_aside(damaged: records.Damaged, progress: Progress) -> None:
+    kept = records.set_aside(damaged.path)
+    now = f" (the file is now {kept.name})" if kept else ""
+    progress.message(f"{damaged.path}: {damaged.reason}; it is made again{now}")
+
+
 def _run_in_worker(task: Task, root: Path) -> str:
     """Run one task in a worker process; return a line to show."""
     begun = time.monotonic()
@@ -254,15 +286,20 @@ def _train_if_missing(task: Task, root: Path, strategy: Strategy, progress: Prog
     from bn_vuln import training
 
     folder, cell = task.folder(root), task.cell
-    before = records.read_training(folder)
-    if before is not None and (before.state == "failed" or (folder / "model.keras").exists()):
+    store = records.FolderStore(root)
+    before, model = store.training(folder.name), store.model(folder.name)
+    if before is not None and (before.state == "failed" or model is not None):
         return before
+    for damaged in store.damaged:  # the model
+        _set_aside(damaged, progress)
     distribution = training.choose_distribution(cell, strategy, progress)
     every = math.ceil(cell.train.epochs / MAX_CHECKPOINTS)
     trained = training.train(cell, folder, checkpoint_every=every, distribution=distribution, progress=progress).record
-    if before is not None and _result_of(trained) != _result_of(before):
+    measured = any(folder.glob("records/*.json")) or any(folder.glob("measurements/*.json"))
+    if measured and (before is None or _result_of(trained) != _result_of(before)):
         # Other rounding, other weights: records of two models must not stand, or be subtracted, beside each other.
-        progress.message(f"{folder}: retraining gave different results; all measurements are redone")
+        why = "there was no record of the earlier training" if before is None else "retraining gave different results"
+        progress.message(f"{folder}: {why}; all measurements are redone")
         records.clear_measured(folder)
     return trained
 

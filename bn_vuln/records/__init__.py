@@ -2,10 +2,12 @@
 
 from bn_vuln.records.folder import (
     FolderStore,
+    check_model,
     clear_measured,
     clear_run,
     correct_path,
     measurement_path,
+    model_sha256,
     read_arrays,
     read_cell,
     read_correct,
@@ -17,6 +19,7 @@ from bn_vuln.records.folder import (
     read_transfer,
     record_path,
     run_folders,
+    set_aside,
     to_json,
     transfer_path,
     write_external,
@@ -28,6 +31,7 @@ from bn_vuln.records.listing import Entry, entries, entry, externals, find, is_o
 from bn_vuln.records.lock import LOCK, is_stale_lock, locked
 from bn_vuln.records.packed import PackedStore, is_packed
 from bn_vuln.records.packing import Published, pack, unpack
+from bn_vuln.records.reading import Damaged, DamagedError, ParsedArrays, describe_damaged, first_line, read_file
 from bn_vuln.records.schema import (
     SCHEMA,
     ExternalRecord,
@@ -37,7 +41,7 @@ from bn_vuln.records.schema import (
     TrainingRecord,
     TransferRecord,
 )
-from bn_vuln.records.store import Store, open_run, open_store
+from bn_vuln.records.store import Store, open_run, open_store, open_trained
 
 __all__ = [
     "LOCK",
@@ -49,6 +53,8 @@ __all__ = [
     "find",
     "is_of",
     "is_run_folder",
+    "Damaged",
+    "DamagedError",
     "ExternalRecord",
     "Flag",
     "FolderStore",
@@ -58,6 +64,8 @@ __all__ = [
     "is_packed",
     "open_run",
     "open_store",
+    "open_trained",
+    "ParsedArrays",
     "pack",
     "unpack",
     "MeasurementRecord",
@@ -66,14 +74,19 @@ __all__ = [
     "TransferRecord",
     "clear_measured",
     "clear_run",
+    "check_model",
     "correct_path",
+    "describe_damaged",
+    "first_line",
     "is_stale_lock",
     "locked",
     "measurement_path",
+    "model_sha256",
     "read_arrays",
     "read_cell",
     "read_correct",
     "read_external",
+    "read_file",
     "read_measurement",
     "read_record",
     "read_records",
@@ -81,6 +94,7 @@ __all__ = [
     "read_transfer",
     "record_path",
     "run_folders",
+    "set_aside",
     "to_json",
     "transfer_path",
     "write_external",

@@ -13,25 +13,47 @@ CELL and PERT are ids (bn_vuln/config/identity.py).
 
 from __future__ import annotations
 
+import csv
+import functools
+import hashlib
 import io
+import itertools
 import json
+import os
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from bn_vuln import config
-from bn_vuln.errors import BnvulnError, UsageError
+from bn_vuln.config import digest, identity_of
+from bn_vuln.config.identity import ID_LENGTH
+from bn_vuln.errors import ConfigError, UsageError
+from bn_vuln.records import checks
+from bn_vuln.records.reading import (
+    Damaged,
+    DamagedError,
+    DamageLog,
+    ParsedArrays,
+    first_line,
+    parse_json,
+    read_file,
+    unpack_bits,
+)
 from bn_vuln.records.schema import SCHEMA, ExternalRecord, MeasurementRecord, Record, TrainingRecord, TransferRecord
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.typing import Arrays, Mask
 
 EXTERNAL = "model.json"
 Kind = TypeVar("Kind", bound=BaseModel)
+MEASURED_FOLDERS = ("records", "outcomes", "measurements", "transfer")
+MEASURE_AGAIN = "measure it again: bnvuln reproduce NAME, or bnvuln evaluate RUN, replaces it"
+TRAIN_AGAIN = "train it again: bnvuln reproduce NAME, or bnvuln train --force, replaces it"
 
 
 def to_json(model: BaseModel) -> str:
@@ -61,15 +83,31 @@ def write_record(
 
 
 def read_record(path: Path) -> Record:
-    """Read a record. Raises `BnvulnError` naming the file if it is damaged or of another schema."""
-    return _read(path, Record, "record")
+    """Read a record. Raises `DamagedError` if it is damaged, of another schema, or not of its name."""
+    record = _read(path, Record, "record", MEASURE_AGAIN)
+    _check_name(path, "perturbation_id", record.perturbation_id)
+    return record
 
 
-def _read(path: Path, kind: type[Kind], what: str) -> Kind:
+def _read(path: Path, kind: type[Kind], what: str, remedy: str) -> Kind:
     try:
-        return kind.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise BnvulnError(f"{path}: not a readable {what} of schema {SCHEMA} ({first_line(error)})") from None
+        record = kind.model_validate(parse_json(read_file(path)))
+        checks.check_numbers(record)
+        checks.check_ids(record)
+    except (OSError, ValueError) as error:
+        _refuse(path, f"not a readable {what} of schema {SCHEMA} ({first_line(error)})", remedy)
+    return record
+
+
+def _check_name(path: Path, name: str, received: str) -> None:
+    """Refuse a record whose file has another name than its id."""
+    if received != path.stem:
+        _refuse(path, f"{name} is {received}, which is another one's", MEASURE_AGAIN)
+
+
+def _refuse(path: Path, reason: str, remedy: str) -> NoReturn:
+    folder = path.parent if path.parent.name not in MEASURED_FOLDERS else path.parent.parent
+    raise DamagedError(Damaged(path, reason, remedy, folder.name)) from None
 
 
 def measurement_path(folder: Path, measurement_id: str) -> Path:
@@ -93,22 +131,22 @@ def _write_arrays(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None
 
 
 def read_measurement(path: Path) -> MeasurementRecord:
-    """Read a measurement. Raises `BnvulnError` naming the file if it is damaged or of another schema."""
-    return _read(path, MeasurementRecord, "measurement")
+    """Read a measurement. Raises `DamagedError` if it is damaged, of another schema, or not of its name."""
+    record = _read(path, MeasurementRecord, "measurement", MEASURE_AGAIN)
+    _check_name(path, "measurement_id", record.measurement_id)
+    return record
 
 
 def read_arrays(path: Path) -> Arrays:
-    """Read the arrays beside a record. Raises `BnvulnError` naming the file if they are missing or damaged."""
+    """Read the arrays beside a record. Raises `DamagedError` if they are missing or damaged."""
     return _load(path.with_suffix(".npz"), "arrays")
 
 
-def _load(path: Path, what: str, names: tuple[str, ...] | None = None) -> Arrays:
-    """The arrays of these names in a file, or all."""
+def _load(path: Path, what: str) -> Arrays:
     try:
-        with np.load(path) as arrays:
-            return {name: arrays[name] for name in names or arrays.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise BnvulnError(f"{path}: not readable {what} ({first_line(error)})") from None
+        return dict(ParsedArrays(read_file(path)))
+    except (OSError, ValueError) as error:
+        _refuse(path, f"not readable {what} ({first_line(error)})", MEASURE_AGAIN)
 
 
 def transfer_path(folder: Path, transfer_id: str) -> Path:
@@ -125,18 +163,22 @@ def write_transfer(folder: Path, record: TransferRecord, outcomes: Mapping[str, 
 
 
 def read_transfer(path: Path) -> tuple[TransferRecord, dict[str, Mask]]:
-    """Read a transfer record and its outcomes. Raises `BnvulnError` naming the file if one of them is damaged."""
-    record = _read(path, TransferRecord, "transfer record")
-    packed = read_arrays(path)
-    return record, {name: np.unpackbits(bits, count=record.n).astype(bool) for name, bits in packed.items()}
+    """Read a transfer record and its outcomes. Raises `DamagedError` if one of them is damaged."""
+    record = _read(path, TransferRecord, "transfer record", "run bnvuln transfer again, which replaces it")
+    _check_name(path, "transfer_id", record.transfer_id)
+    arrays = read_arrays(path)
+    try:
+        outcomes = {name: unpack_bits(bits, record.n) for name, bits in arrays.items()}
+        checks.check_transfer_outcomes(outcomes, record)
+    except ValueError as error:
+        _refuse(path.with_suffix(".npz"), first_line(error), "run bnvuln transfer again, which replaces it")
+    return record, outcomes
 
 
 def read_training(folder: Path) -> TrainingRecord | None:
     """Read how the training of a run folder ended; None while there is no such record."""
     path = folder / "training.json"
-    if not path.exists():
-        return None
-    return _read(path, TrainingRecord, "training record")
+    return _read(path, TrainingRecord, "training record", TRAIN_AGAIN) if path.exists() else None
 
 
 def write_external(folder: Path, record: ExternalRecord) -> Path:
@@ -149,18 +191,40 @@ def write_external(folder: Path, record: ExternalRecord) -> Path:
 def read_external(folder: Path) -> ExternalRecord | None:
     """Read which external model the records of a folder are of; None where it says nothing."""
     path = folder / EXTERNAL
-    return _read(path, ExternalRecord, "record of an external model") if path.exists() else None
+    remedy = "bnvuln attack MODEL writes it again"
+    return _read(path, ExternalRecord, "record of an external model", remedy) if path.exists() else None
 
 
 def read_correct(folder: Path, perturbation_id: str) -> Mask:
-    """Read which examples of a record are correct, bool [n]. Raises `BnvulnError` naming the file if it is damaged."""
-    arrays = _load(correct_path(folder, perturbation_id), "outcomes", ("correct", "n"))
-    return np.unpackbits(arrays["correct"], count=int(arrays["n"])).astype(bool)
+    """Read which examples of a record are correct, bool [n]. Raises `DamagedError` naming the file if it is damaged."""
+    path = correct_path(folder, perturbation_id)
+    arrays = _load(path, "outcomes")
+    try:
+        return unpack_bits(arrays["correct"], int(arrays["n"]))
+    except (KeyError, ValueError, TypeError) as error:
+        _refuse(path, f"not readable outcomes ({first_line(error)})", MEASURE_AGAIN)
 
 
 def read_records(folder: Path) -> list[Record]:
     """Read all records of a run folder, in the order of their ids."""
-    return [read_record(path) for path in sorted((folder / "records").glob("*.json"))]
+    return [read_record(path) for path in _json_files(folder, "records")]
+
+
+def _json_files(folder: Path, kind: str) -> list[Path]:
+    return sorted(path for path in (folder / kind).glob("*.json") if not path.name.startswith("."))
+
+
+def read_history(folder: Path, training: TrainingRecord | None = None) -> str | None:
+    """Read the epochs of a training as CSV text, which fit its record; None where there is none."""
+    path = folder / "history.csv"
+    if not path.exists():
+        return None
+    try:
+        text = read_file(path).decode()
+        checks.check_history(text, training)
+    except (OSError, ValueError, csv.Error) as error:
+        _refuse(path, f"not the epochs of this training ({first_line(error)})", TRAIN_AGAIN)
+    return text
 
 
 def run_folders(root: Path) -> list[Path]:
@@ -171,13 +235,84 @@ def run_folders(root: Path) -> list[Path]:
 
 
 def read_cell(folder: Path) -> config.Cell:
-    """Read the cell of a run folder from its config.yaml."""
-    path = folder / "config.yaml"
+    """Read the cell of a run folder from its config.yaml.
+
+    Raises:
+        UsageError: There is none.
+        DamagedError: It is damaged, or that of another run than the folder's name says.
+    """
+    path, named = folder / "config.yaml", run_id(folder)
     if not path.exists():
         raise UsageError(
             f"{folder}: not a run folder (no config.yaml); expected a run of `bnvuln train` or a .keras file"
         )
-    return config.validate(config.Cell, config.read_yaml(path), str(path))
+    try:
+        cell = config.validate(config.Cell, config.read_yaml(path), str(path))
+    except ConfigError as error:
+        reason = first_line(error).removeprefix(f"{path}: ")
+        _refuse(path, reason, "bnvuln reproduce NAME, or bnvuln train --force, writes it again")
+    if named not in (None, own := digest(identity_of(cell))):
+        _refuse(path, f"that of run {own}, but the folder is named as run {named}",
+                f"if the folder was renamed or copied, name it {own} (or any name that is no id)")  # fmt: skip
+    return cell
+
+
+def run_id(folder: Path) -> str | None:
+    """Return the id that the name of a run folder says; None where the user chose another name (train --out)."""
+    name = folder.resolve().name
+    return name if re.fullmatch(rf"[0-9a-f]{{{ID_LENGTH}}}", name) else None
+
+
+def model_sha256(path: Path) -> str:
+    """Return the hash of architecture and weights in a `.keras` file, which holds a date besides.
+
+    Raises:
+        ValueError: It is damaged, or no `.keras` file.
+    """
+    found = hashlib.sha256()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if not {"config.json", "model.weights.h5"} <= set(archive.namelist()):
+                raise ValueError("no .keras file")
+            for name in sorted(set(archive.namelist()) - {"metadata.json"}):
+                found.update(f"{name}\0".encode())
+                with archive.open(name) as member:
+                    while block := member.read(2**20):
+                        found.update(block)
+    except Exception as error:  # zipfile and zlib raise many kinds; all of them mean the same to the user
+        raise ValueError(first_line(error)) from None
+    return found.hexdigest()
+
+
+def check_model(path: Path, training: TrainingRecord) -> Path:
+    """Return the path of a model that is whole, and that of a training where its record says which.
+
+    Raises:
+        DamagedError: It is not.
+    """
+    try:
+        if not path.is_file():
+            raise ValueError("no regular file")
+        found = model_sha256(path)
+    except ValueError as error:
+        _refuse(path, f"no readable model ({first_line(error)})", TRAIN_AGAIN)
+    if training.model_sha256 not in (None, found):
+        _refuse(path, "not the model that training.json is of (architecture or weights differ)",
+                f"restore the file that belongs to it, or {TRAIN_AGAIN}")  # fmt: skip
+    return path
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename a damaged file to NAME.damaged, so that another can take its place.
+
+    Returns:
+        The new path; None where the file is not there.
+    """
+    if not os.path.lexists(path):
+        return None
+    others = (path.with_name(f"{path.name}.damaged{number or ''}") for number in itertools.count())
+    free = next(other for other in others if not other.exists())
+    return path.rename(free)
 
 
 def clear_run(folder: Path) -> None:
@@ -189,37 +324,50 @@ def clear_run(folder: Path) -> None:
 
 def clear_measured(folder: Path) -> None:
     """Remove what was measured of a run."""
-    for kind in ("records", "outcomes", "measurements", "transfer"):
+    for kind in MEASURED_FOLDERS:
         for path in (folder / kind).glob("*"):
             path.unlink()
-
-
-def first_line(error: Exception) -> str:
-    """Return the message of an error in one line."""
-    return " ".join(str(error).split())[:200]
 
 
 # ---------------------------------------------------------------- the store
 
 
-def read_experiments(root: Path) -> list[config.Experiment]:
-    """Return the experiments of a results folder, in the order of their files. Raises `UsageError` if it has none."""
+def read_experiments(root: Path, log: DamageLog) -> list[config.Experiment]:
+    """Return the experiments of a results folder, in the order of their files; damaged ones go into the log.
+
+    Raises:
+        UsageError: There is none, or none that is whole.
+    """
     paths = sorted((root / "experiments").glob("*.yaml"))
     if not paths:
         raise UsageError(f"{root}: no experiment here (expected {root}/experiments/NAME-SCALE.yaml); "
                          "`bnvuln reproduce NAME` makes one")  # fmt: skip
-    return [config.validate(config.Experiment, config.read_yaml(path), str(path)) for path in paths]
+    found = [experiment for path in paths if (experiment := log.attempt(functools.partial(read_experiment, path)))]
+    if not found:
+        raise ConfigError(log.damaged[-1].text)
+    return found
 
 
-class FolderStore:
+def read_experiment(path: Path) -> config.Experiment:
+    """Read an experiment of a results folder. Raises `DamagedError` if it is damaged."""
+    try:
+        return config.validate(config.Experiment, config.read_yaml(path), str(path))
+    except ConfigError as error:
+        reason = first_line(error).removeprefix(f"{path}: ")
+        raise DamagedError(Damaged(path, reason, "bnvuln reproduce NAME writes it again")) from None
+
+
+class FolderStore(DamageLog):
     """Results in a working folder, one folder a cell. See `Store`."""
 
     def __init__(self, root: Path) -> None:
         """`root` need not exist: it then holds nothing."""
+        super().__init__()
         self.root = root
+        self._ids: dict[str, str | None] = {}
 
     def experiments(self) -> list[config.Experiment]:
-        return read_experiments(self.root)
+        return read_experiments(self.root, self)
 
     def cells(self) -> list[str]:
         return [folder.name for folder in run_folders(self.root)]
@@ -228,44 +376,101 @@ class FolderStore:
         return read_cell(self.root / cell_id)
 
     def training(self, cell_id: str) -> TrainingRecord | None:
-        return read_training(self.root / cell_id)
+        return self.attempt(lambda: self._training(cell_id))
+
+    def _training(self, cell_id: str) -> TrainingRecord | None:
+        training = read_training(self.root / cell_id)
+        if training is not None:
+            self._check_cell(self.root / cell_id / "training.json", cell_id, training.cell_id, TRAIN_AGAIN)
+        return training
 
     def external(self, cell_id: str) -> ExternalRecord | None:
-        return read_external(self.root / cell_id)
+        return self.attempt(lambda: read_external(self.root / cell_id))
 
     def history(self, cell_id: str) -> str | None:
-        path = self.root / cell_id / "history.csv"
-        return path.read_bytes().decode() if path.exists() else None
+        return self.attempt(lambda: read_history(self.root / cell_id, self.training(cell_id)))
 
     def model(self, cell_id: str) -> Path | None:
-        path = self.root / cell_id / "model.keras"
-        return path if path.exists() else None
+        path, training = self.root / cell_id / "model.keras", self.training(cell_id)
+        if not path.exists():
+            return None
+        return path if training is None else self.attempt(lambda: check_model(path, training))
 
     def records(self, cell_id: str) -> list[Record]:
-        return read_records(self.root / cell_id)
+        paths = _json_files(self.root / cell_id, "records")
+        return [record for path in paths if (record := self.record(cell_id, path.stem))]
 
     def record(self, cell_id: str, perturbation_id: str) -> Record | None:
-        path = record_path(self.root / cell_id, perturbation_id)
-        return read_record(path) if path.exists() else None
+        return self.attempt(lambda: self._record(cell_id, perturbation_id))
+
+    def _record(self, cell_id: str, perturbation_id: str) -> Record | None:
+        """The record, if its outcomes and arrays, where there are any, are whole as well."""
+        folder = self.root / cell_id
+        path, outcomes = record_path(folder, perturbation_id), correct_path(folder, perturbation_id)
+        if not path.exists():
+            return None
+        record = read_record(path)
+        self._check_cell(path, cell_id, record.cell_id, MEASURE_AGAIN)
+        if outcomes.exists():
+            try:
+                checks.check_outcomes(read_correct(folder, perturbation_id), record)
+            except ValueError as error:
+                _refuse(outcomes, first_line(error), MEASURE_AGAIN)
+        return record
 
     def correct(self, cell_id: str, perturbation_id: str) -> Mask | None:
         folder = self.root / cell_id
-        return read_correct(folder, perturbation_id) if correct_path(folder, perturbation_id).exists() else None
+        if not correct_path(folder, perturbation_id).exists():
+            return None
+        return self.attempt(lambda: read_correct(folder, perturbation_id))
 
     def arrays(self, cell_id: str, perturbation_id: str) -> Arrays:
         path = correct_path(self.root / cell_id, perturbation_id)
-        found = read_arrays(path) if path.exists() else {}
-        return {name: array for name, array in found.items() if name not in ("correct", "n")}
+        found = self.attempt(lambda: read_arrays(path)) if path.exists() else None
+        return {name: array for name, array in (found or {}).items() if name not in ("correct", "n")}
 
     def measurements(self, cell_id: str) -> list[MeasurementRecord]:
-        return [read_measurement(path) for path in sorted((self.root / cell_id / "measurements").glob("*.json"))]
+        paths = _json_files(self.root / cell_id, "measurements")
+        return [record for path in paths if (record := self.measurement(cell_id, path.stem))]
 
     def measurement(self, cell_id: str, measurement_id: str) -> MeasurementRecord | None:
+        return self.attempt(lambda: self._measurement(cell_id, measurement_id))
+
+    def _measurement(self, cell_id: str, measurement_id: str) -> MeasurementRecord | None:
+        """The measurement, if its arrays are whole as well."""
         path = measurement_path(self.root / cell_id, measurement_id)
-        return read_measurement(path) if path.exists() else None
+        if not path.exists():
+            return None
+        record = read_measurement(path)
+        self._check_cell(path, cell_id, record.cell_id, MEASURE_AGAIN)
+        read_arrays(path)
+        return record
 
     def measurement_arrays(self, cell_id: str, measurement_id: str) -> Arrays:
-        return read_arrays(measurement_path(self.root / cell_id, measurement_id))
+        return self.attempt(lambda: read_arrays(measurement_path(self.root / cell_id, measurement_id))) or {}
 
     def transfers(self, cell_id: str) -> list[tuple[TransferRecord, dict[str, Mask]]]:
-        return [read_transfer(path) for path in sorted((self.root / cell_id / "transfer").glob("*.json"))]
+        paths = _json_files(self.root / cell_id, "transfer")
+        return [found for path in paths if (found := self.attempt(functools.partial(self._transfer, cell_id, path)))]
+
+    def _transfer(self, cell_id: str, path: Path) -> tuple[TransferRecord, dict[str, Mask]]:
+        record, outcomes = read_transfer(path)
+        self._check_cell(path, cell_id, record.target_id, "run bnvuln transfer again, which replaces it")
+        return record, outcomes
+
+    def _check_cell(self, path: Path, cell_id: str, received: str, remedy: str) -> None:
+        """Refuse a record of another run than its folder is of: by its name, its config, or its external model."""
+        if cell_id not in self._ids:
+            self._ids[cell_id] = self._id_of(self.root / cell_id)
+        expected = self._ids[cell_id]
+        if expected not in (None, received):
+            _refuse(path, f"that of run {received}, but this folder is of run {expected}", remedy)
+
+    def _id_of(self, folder: Path) -> str | None:
+        if (named := run_id(folder)) is not None:
+            return named
+        if (folder / "config.yaml").exists():
+            cell = self.attempt(lambda: read_cell(folder))
+            return None if cell is None else digest(identity_of(cell))
+        external = self.external(folder.name)
+        return None if external is None else external.cell_id

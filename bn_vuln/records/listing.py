@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from bn_vuln.config import Cell, is_cell, order_of, validate
-from bn_vuln.errors import BnvulnError, UsageError
-from bn_vuln.records.folder import (
-    EXTERNAL,
-    FolderStore,
-    read_external,
-    read_measurement,
-    read_record,
-    read_transfer,
-    run_folders,
-)
+from bn_vuln.errors import BnvulnError, ConfigError, UsageError
+from bn_vuln.records.folder import EXTERNAL, FolderStore, read_external, run_folders
 from bn_vuln.records.lock import LOCK, is_stale_lock
 from bn_vuln.records.names import cell_name, differing_fields, external_name
 from bn_vuln.records.packed import is_packed
 from bn_vuln.records.schema import ExternalRecord, MeasurementRecord, Record, TrainingRecord, TransferRecord
 from bn_vuln.records.store import Store, open_run, open_store
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -40,7 +30,7 @@ class Entry:
         external: Which external model it is.
         training: How its training ended.
         records: In the order of tables.
-        problems: What cannot be read, each naming its file.
+        problems: What is damaged, or of another model: file, reason and remedy.
         changed: When its folder changed, in seconds since 1970; 0 in packed stores.
         is_locked: True while a process works on it.
     """
@@ -112,41 +102,25 @@ def entries(store: Store) -> list[Entry]:
 
 
 def entry(store: Store, cell_id: str) -> Entry:
-    """Return one model of a store. What cannot be read is left out, and is among its problems."""
-    problems: list[str] = []
-
-    def attempt(read: Callable[[], Item]) -> Item | None:
-        try:
-            return read()
-        except BnvulnError as error:
-            problems.append(str(error))
-            return None
-
-    def each(kind: str, read: Callable[[Path], Item]) -> list[Item]:
-        paths = sorted((store.root / cell_id / kind).glob("*.json"))
-        return [item for path in paths if (item := attempt(lambda path=path: read(path))) is not None]  # type: ignore[misc]
-
-    in_folder = isinstance(store, FolderStore)
-    folder = store.root / cell_id
-    external = attempt(lambda: store.external(cell_id))
-    found = each("records", read_record) if in_folder else attempt(lambda: store.records(cell_id)) or []
-    measured = each("measurements", read_measurement) if in_folder else attempt(lambda: store.measurements(cell_id))
-    transferred = each("transfer", read_transfer) if in_folder else attempt(lambda: store.transfers(cell_id))
-    cell = None
+    """Return one model of a store. What is damaged is left out, and is among its problems."""
+    in_folder, folder, cell = isinstance(store, FolderStore), store.root / cell_id, None
+    external, training, found = store.external(cell_id), store.training(cell_id), store.records(cell_id)
+    measurements, transfers = store.measurements(cell_id), store.transfers(cell_id)
     if not in_folder or (folder / "config.yaml").exists():
-        cell = attempt(lambda: store.cell(cell_id))
+        cell = store.attempt(lambda: store.cell(cell_id))
     elif found and is_cell(found[0].cell):
-        cell = attempt(lambda: validate(Cell, dict(found[0].cell), str(folder)))
+        with contextlib.suppress(ConfigError):
+            cell = validate(Cell, dict(found[0].cell), str(folder))
     return Entry(
         store,
         cell_id,
         cell,
         external,
-        attempt(lambda: store.training(cell_id)),
+        training,
         tuple(sorted(found, key=lambda record: order_of(record.perturbation))),
-        tuple(measured or ()),
-        tuple(record for record, _ in transferred or ()),
-        tuple(problems),
+        tuple(measurements),
+        tuple(record for record, _ in transfers),
+        tuple(one.text for one in store.damaged if one.cell_id == cell_id),
         max((path.stat().st_mtime for path in [folder, *folder.iterdir()] if path.exists()), default=0.0)
         if in_folder
         else 0.0,

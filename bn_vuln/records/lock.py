@@ -66,9 +66,11 @@ def _is_stale(path: Path) -> bool:
     try:
         owner = json.loads(path.read_text())
         host, pid = owner["host"], int(owner["pid"])
+        if not 0 < pid < 2**31:
+            return _is_old(path)
     except FileNotFoundError:
         return False
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return _is_old(path)
     if host != socket.gethostname():
         return False

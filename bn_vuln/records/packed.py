@@ -20,26 +20,34 @@ from __future__ import annotations
 
 import functools
 import gzip
-import io
-import json
-import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
-import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from bn_vuln import config
-from bn_vuln.errors import BnvulnError
-from bn_vuln.records.folder import first_line, read_experiments
+from bn_vuln.errors import ConfigError
+from bn_vuln.records import checks
+from bn_vuln.records.folder import check_model, read_experiments
+from bn_vuln.records.reading import (
+    Damaged,
+    DamagedError,
+    DamageLog,
+    ParsedArrays,
+    first_line,
+    parse_json,
+    read_file,
+    unpack_bits,
+)
 from bn_vuln.records.schema import ExternalRecord, MeasurementRecord, Record, TrainingRecord, TransferRecord
-from bn_vuln.typing import Arrays, Mask, Plain
+from bn_vuln.typing import AnyArray, Arrays, Mask, Plain
 
 CELLS, RECORDS, MEASUREMENTS, TRANSFERS = "cells.jsonl", "records.jsonl", "measurements.jsonl", "transfers.jsonl"
 PERTURBATIONS, OUTCOMES, ARRAYS, HISTORY = "perturbations.json", "outcomes.npz", "arrays.npz", "history.csv.gz"
 Kind = TypeVar("Kind", bound=BaseModel)
+Result = TypeVar("Result")
+REMEDY = "restore the file from where the store is from, or publish the results again"
 Rows = dict[str, dict[str, Plain]]  # cell id -> id -> line
 
 
@@ -48,107 +56,178 @@ def is_packed(root: Path) -> bool:
     return any((root / name).exists() for name in (CELLS, RECORDS, MEASUREMENTS))
 
 
-class PackedStore:
-    """Results in packed files. Nothing is read before it is asked for. See `Store`."""
+class PackedStore(DamageLog):
+    """Results in packed files. Nothing is read before it is asked for. See `Store`.
+
+    A damaged line costs itself; so does a damaged file, but for those that all others refer to: `cells.jsonl` and
+    `perturbations.json`, without which nothing can be read.
+    """
 
     def __init__(self, root: Path) -> None:
         """`root` is a folder for which `is_packed` holds."""
+        super().__init__()
         self.root = root
 
     def experiments(self) -> list[config.Experiment]:
-        return read_experiments(self.root)
+        return read_experiments(self.root, self)
 
     def cells(self) -> list[str]:
         return list(self._cells)
 
     def cell(self, cell_id: str) -> config.Cell:
         row = self._row(cell_id)
-        return config.validate(config.Cell, row.get("config", row["identity"]), f"{self.root / CELLS}: {cell_id}")
+        try:
+            cell = config.validate(config.Cell, row.get("config", row["identity"]), cell_id)
+        except ConfigError as error:
+            self._refuse(CELLS, first_line(error), cell_id)
+        if (own := config.digest(config.identity_of(cell))) != cell_id:
+            self._refuse(CELLS, f"the config of {cell_id} is that of {own}", cell_id)
+        return cell
 
     def training(self, cell_id: str) -> TrainingRecord | None:
         fields = self._cells.get(cell_id, {}).get("training")
-        return None if fields is None else self._parse_record(TrainingRecord, CELLS, {"cell_id": cell_id, **fields})
+        return None if fields is None else self.attempt(lambda: self._training(cell_id, fields))
+
+    def _training(self, cell_id: str, fields: object) -> TrainingRecord:
+        if not isinstance(fields, Mapping):
+            self._refuse(CELLS, f"the training of {cell_id} is no object", cell_id)
+        return self._parse_record(TrainingRecord, CELLS, {**fields, "cell_id": cell_id}, cell_id)
 
     def external(self, cell_id: str) -> ExternalRecord | None:
         return None
 
     def history(self, cell_id: str) -> str | None:
-        return self._histories.get(cell_id)
+        text = self._histories.get(cell_id)
+        return None if text is None else self.attempt(lambda: self._history(cell_id, text))
+
+    def _history(self, cell_id: str, text: str) -> str:
+        try:
+            checks.check_history(text, self.training(cell_id))
+        except ValueError as error:
+            self._refuse(HISTORY, f"epochs of {cell_id}: {first_line(error)}", cell_id)
+        return text
 
     def model(self, cell_id: str) -> Path | None:
         name = self._cells.get(cell_id, {}).get("model")
-        if name is not None and not (self.root / name).exists():
-            raise BnvulnError(f"{self.root / name}: no such file, which {self.root / CELLS} names")
-        return None if name is None else self.root / name
+        return None if name is None else self.attempt(lambda: self._model(cell_id, name))
+
+    def _model(self, cell_id: str, name: object) -> Path:
+        folder = self.root / "models"
+        path = self.root / str(name)
+        if path.parent != folder:
+            self._refuse(CELLS, f"the model of {cell_id} is not in {folder}", cell_id)
+        if not path.exists():
+            raise DamagedError(Damaged(path, f"no such file, which {CELLS} names", REMEDY, cell_id))
+        if training := self.training(cell_id):
+            check_model(path, training)
+        return path
 
     def records(self, cell_id: str) -> list[Record]:
-        return [self._record(cell_id, row) for row in self._records.get(cell_id, {}).values()]
+        return [record for own in self._records.get(cell_id, {}) if (record := self.record(cell_id, own))]
 
     def record(self, cell_id: str, perturbation_id: str) -> Record | None:
         row = self._records.get(cell_id, {}).get(perturbation_id)
-        return None if row is None else self._record(cell_id, row)
+        return None if row is None else self.attempt(lambda: self._record(cell_id, row))
 
     def correct(self, cell_id: str, perturbation_id: str) -> Mask | None:
-        row, key = self._records.get(cell_id, {}).get(perturbation_id), f"{cell_id}/{perturbation_id}"
-        if row is None or key not in self._outcomes:
-            return None
-        return self._bits(key, int(row["n"]))
+        record = self.record(cell_id, perturbation_id)
+        return None if record is None else self._correct(record)
+
+    def _correct(self, record: Record) -> Mask | None:
+        key = f"{record.cell_id}/{record.perturbation_id}"
+        return self._bits(key, record.n, record.cell_id) if key in self._outcomes else None
 
     def arrays(self, cell_id: str, perturbation_id: str) -> Arrays:
-        return {name: self._array(ARRAYS, key) for name, key in self._names.get((cell_id, perturbation_id), {}).items()}
+        names = self._names.get((cell_id, perturbation_id), {})
+        return self.attempt(lambda: {name: self._array(ARRAYS, key, cell_id) for name, key in names.items()}) or {}
 
     def measurements(self, cell_id: str) -> list[MeasurementRecord]:
-        return [self._measurement(cell_id, row) for row in self._measurements.get(cell_id, {}).values()]
+        return [record for own in self._measurements.get(cell_id, {}) if (record := self.measurement(cell_id, own))]
 
     def measurement(self, cell_id: str, measurement_id: str) -> MeasurementRecord | None:
         row = self._measurements.get(cell_id, {}).get(measurement_id)
-        return None if row is None else self._measurement(cell_id, row)
+        return None if row is None else self.attempt(lambda: self._measurement(cell_id, row))
 
     def measurement_arrays(self, cell_id: str, measurement_id: str) -> Arrays:
         return self.arrays(cell_id, measurement_id)
 
     def transfers(self, cell_id: str) -> list[tuple[TransferRecord, dict[str, Mask]]]:
-        found = []
-        for row in self._transfers.get(cell_id, {}).values():
-            fields = {"target": self._row(cell_id)["identity"], **row, "target_id": cell_id}
-            fields["perturbation"] = self._identity(fields.pop("perturbation_id", ""))
-            del fields["cell_id"]
-            record = self._parse_record(TransferRecord, TRANSFERS, fields)
-            prefix = f"{cell_id}/{record.transfer_id}/"
-            names = [key.removeprefix(prefix) for key in self._outcomes if key.startswith(prefix)]
-            found.append((record, {name: self._bits(prefix + name, record.n) for name in names}))
-        return found
+        rows = self._transfers.get(cell_id, {}).values()
+        return [found for row in rows if (found := self.attempt(functools.partial(self._transfer, cell_id, row)))]
 
     # ------------------------------------------------------------ lines
 
+    def _refuse(self, name: str, reason: str, cell_id: str = "") -> NoReturn:
+        raise DamagedError(Damaged(self.root / name, reason, REMEDY, cell_id)) from None
+
     def _row(self, cell_id: str) -> Plain:
         if cell_id not in self._cells:
-            raise BnvulnError(f"{self.root / CELLS}: no cell {cell_id}")
+            self._refuse(CELLS, f"no cell {cell_id}", cell_id)
         return self._cells[cell_id]
 
-    def _identity(self, key: str) -> Plain:
+    def _identity(self, key: str, cell_id: str) -> Plain:
         if key not in self._perturbations:
-            raise BnvulnError(f"{self.root / PERTURBATIONS}: no perturbation {key}, which another file names")
+            self._refuse(PERTURBATIONS, f"no perturbation {key}, which another file names", cell_id)
         return self._perturbations[key]
 
     def _record(self, cell_id: str, row: Plain) -> Record:
-        fields = {"cell": self._row(cell_id)["identity"], **row, "cell_id": cell_id}
-        return self._parse_record(Record, RECORDS, {**fields, "perturbation": self._identity(row["perturbation_id"])})
+        fields = {**row, "cell_id": cell_id, "perturbation": self._identity(row["perturbation_id"], cell_id)}
+        record = self._parse_record(Record, RECORDS, fields, cell_id)
+        correct = self._correct(record)
+        try:
+            if correct is not None:
+                checks.check_outcomes(correct, record)
+        except ValueError as error:
+            self._refuse(OUTCOMES, f"{record.perturbation_id} of {cell_id}: {first_line(error)}", cell_id)
+        return record
 
     def _measurement(self, cell_id: str, row: Plain) -> MeasurementRecord:
-        fields = {"cell": self._row(cell_id)["identity"], **row, "cell_id": cell_id}
-        measurement = self._identity(row["measurement_id"])
-        return self._parse_record(MeasurementRecord, MEASUREMENTS, {**fields, "measurement": measurement})
+        fields = {**row, "cell_id": cell_id, "measurement": self._identity(row["measurement_id"], cell_id)}
+        return self._parse_record(MeasurementRecord, MEASUREMENTS, fields, cell_id)
 
-    def _parse_record(self, kind: type[Kind], name: str, fields: Plain) -> Kind:
+    def _transfer(self, cell_id: str, row: Plain) -> tuple[TransferRecord, dict[str, Mask]]:
+        fields = {"target": self._row(cell_id)["identity"], **row, "target_id": cell_id}
+        fields["perturbation"] = self._identity(str(fields.pop("perturbation_id", "")), cell_id)
+        del fields["cell_id"]
+        record = self._parse_record(TransferRecord, TRANSFERS, fields, cell_id)
+        prefix = f"{cell_id}/{record.transfer_id}/"
+        names = [key.removeprefix(prefix) for key in self._outcomes if key.startswith(prefix)]
+        outcomes = {name: self._bits(prefix + name, record.n, cell_id) for name in names}
         try:
-            return kind.model_validate({key: value for key, value in fields.items() if key != "experiments"})
-        except ValidationError as error:
-            raise BnvulnError(f"{self.root / name}: not a readable {kind.__name__} ({first_line(error)})") from None
+            checks.check_ids(record)
+            checks.check_transfer_outcomes(outcomes, record)
+        except ValueError as error:
+            self._refuse(TRANSFERS, f"{record.transfer_id} of {cell_id}: {first_line(error)}", cell_id)
+        return record, outcomes
+
+    def _parse_record(self, kind: type[Kind], name: str, fields: Plain, cell_id: str) -> Kind:
+        """A record of a line, of a cell and a perturbation whose ids are checked already."""
+        fields = {key: value for key, value in fields.items() if key != "experiments"}
+        try:
+            if kind in (Record, MeasurementRecord):
+                fields = {"cell": self._row(cell_id)["identity"], **fields}
+                checks.check_id("cell_id", cell_id, fields["cell"], "cell")
+            record = kind.model_validate(fields)
+            checks.check_numbers(record)
+        except (ValueError, TypeError) as error:
+            about = [str(fields[key]) for key in ("perturbation_id", "measurement_id", "transfer_id") if key in fields]
+            what = " of ".join([*about, cell_id])
+            self._refuse(name, f"{what}: not a readable {kind.__name__} ({first_line(error)})", cell_id)
+        return record
 
     @functools.cached_property
     def _cells(self) -> dict[str, Plain]:
-        return {row["cell_id"]: row for row in self._lines(CELLS, ("cell_id", "identity"))}
+        rows: dict[str, Plain] = {}
+        for row in self._unique(CELLS, ("cell_id",), self._lines(CELLS, ("cell_id",))):
+            try:
+                if not isinstance(row.get("identity"), dict):
+                    raise ValueError("identity: expected an object")
+                checks.check_id("cell_id", row["cell_id"], row["identity"], "identity")
+            except ValueError as error:
+                self.note(Damaged(self.root / CELLS, first_line(error), REMEDY, row["cell_id"]))
+            else:
+                rows[row["cell_id"]] = row
+        return rows
 
     @functools.cached_property
     def _records(self) -> Rows:
@@ -164,43 +243,67 @@ class PackedStore:
 
     def _by_cell(self, name: str, key: str) -> Rows:
         rows: Rows = {}
-        for row in self._lines(name, ("cell_id", key, "n")):
-            if row["cell_id"] not in self._cells:
-                raise BnvulnError(f"{self.root / CELLS}: no cell {row['cell_id']}, which {name} names")
-            rows.setdefault(row["cell_id"], {})[row[key]] = row
+        keys = ("cell_id", key)
+        for row in self._unique(name, keys, self._or([], lambda: self._lines(name, keys))):
+            cell_id = row["cell_id"]
+            if cell_id in self._cells:
+                rows.setdefault(cell_id, {})[row[key]] = row
+            else:
+                self.note(Damaged(self.root / CELLS, f"no cell {cell_id}, which {name} names", REMEDY, cell_id))
         return rows
 
-    def _lines(self, name: str, needed: tuple[str, ...]) -> Iterator[Plain]:
-        """The objects of a file, one a line."""
-        text = self._bytes(name)
-        if text and not text.endswith(b"\n"):
-            raise BnvulnError(f"{self.root / name}: file is truncated (no final newline)")
-        for number, line in enumerate(text.splitlines(), 1):
+    def _unique(self, name: str, keys: tuple[str, ...], rows: Iterable[Plain]) -> Iterator[Plain]:
+        """The rows without those of an id that is there twice: which of them is right cannot be told."""
+        found: dict[tuple[str, ...], list[Plain]] = {}
+        for row in rows:
+            found.setdefault(tuple(row[key] for key in keys), []).append(row)
+        for own, alike in found.items():
+            if len(alike) == 1:
+                yield alike[0]
+            else:
+                about = " of ".join(reversed(own))
+                self.note(Damaged(self.root / name, f"{len(alike)} lines of {about}", REMEDY, own[0]))
+
+    def _lines(self, name: str, ids: tuple[str, ...]) -> list[Plain]:
+        """The objects of a file, one a line, that have these ids; others are noted."""
+        rows = []
+        for number, line in enumerate(self._bytes(name).splitlines(keepends=True), 1):
             try:
-                row = json.loads(line)
+                if not line.endswith(b"\n"):
+                    raise ValueError("truncated (no final newline)")
+                row = parse_json(line)
+                if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ids):
+                    raise ValueError(f"no object with {', '.join(ids)}")
             except ValueError as error:
-                raise BnvulnError(f"{self.root / name}: line {number} is no JSON ({error})") from None
-            if not isinstance(row, dict) or any(key not in row for key in needed):
-                raise BnvulnError(f"{self.root / name}: line {number} is no object with {', '.join(needed)}")
-            yield row
+                self.note(Damaged(self.root / name, f"line {number}: {first_line(error)}", REMEDY))
+            else:
+                rows.append(row)
+        return rows
 
     @functools.cached_property
     def _perturbations(self) -> dict[str, Plain]:
         try:
-            found = json.loads(self._bytes(PERTURBATIONS))
+            found = parse_json(self._bytes(PERTURBATIONS))
+            if not isinstance(found, dict):
+                raise ValueError("expected an object")
         except ValueError as error:
-            raise BnvulnError(f"{self.root / PERTURBATIONS}: no JSON ({error})") from None
-        if not isinstance(found, dict):
-            raise BnvulnError(f"{self.root / PERTURBATIONS}: expected an object")
-        return found
+            self._refuse(PERTURBATIONS, f"no JSON ({first_line(error)})")
+        whole = {}
+        for key, identity in found.items():
+            try:
+                if not isinstance(identity, dict):
+                    raise ValueError(f"{key}: expected an object")
+                checks.check_id("id", key, identity, "fields")
+            except ValueError as error:
+                self.note(Damaged(self.root / PERTURBATIONS, first_line(error), REMEDY))
+            else:
+                whole[key] = identity
+        return whole
 
     @functools.cached_property
     def _histories(self) -> dict[str, str]:
         """The CSV of each cell; the lines that begin with `cell_id` name the columns of those below them."""
-        try:
-            text = gzip.decompress(self._bytes(HISTORY)).decode()
-        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-            raise BnvulnError(f"{self.root / HISTORY}: not readable ({first_line(error)})") from None
+        text = self._or("", self._history_text)
         found: dict[str, list[str]] = {}
         head = ""
         for line in text.splitlines(keepends=True):
@@ -211,51 +314,74 @@ class PackedStore:
                 found.setdefault(cell_id, [head]).append(rest)
         return {cell_id: "".join(lines) for cell_id, lines in found.items()}
 
+    def _history_text(self) -> str:
+        content = self._bytes(HISTORY)
+        try:
+            return gzip.decompress(content).decode()
+        except Exception as error:  # gzip and zlib raise many kinds; all of them mean the same to the user
+            self._refuse(HISTORY, f"not readable ({first_line(error)})")
+
     def _bytes(self, name: str) -> bytes:
         try:
-            return (self.root / name).read_bytes()
+            return read_file(self.root / name)
         except OSError as error:
-            raise BnvulnError(f"{self.root / name}: {error.strerror}; a packed store has this file") from None
+            self._refuse(name, f"{first_line(error)}; a packed store has this file")
+
+    def _or(self, other: Result, read: Callable[[], Result]) -> Result:
+        """What is read, or something else where the file is damaged, which is noted."""
+        found = self.attempt(read)
+        return other if found is None else found
 
     # ------------------------------------------------------------ arrays
 
     @functools.cached_property
-    def _outcomes(self) -> np.lib.npyio.NpzFile:
+    def _outcomes(self) -> ParsedArrays:
         archive = self._archive(OUTCOMES)
-        for cell_id, own in (key.split("/")[:2] for key in archive.files):
+        for parts in (key.split("/") for key in archive):
+            cell_id, own = parts[0], parts[1] if len(parts) > 1 else ""
             if own not in self._records.get(cell_id, {}) and own not in self._transfers.get(cell_id, {}):
-                raise BnvulnError(f"{self.root / RECORDS}: no record {own} of {cell_id}, which {OUTCOMES} has")
+                self._note_alone(RECORDS, OUTCOMES, cell_id, own)
         return archive
 
     @functools.cached_property
-    def _archived(self) -> np.lib.npyio.NpzFile:
+    def _archived(self) -> ParsedArrays:
         return self._archive(ARRAYS)
 
     @functools.cached_property
     def _names(self) -> dict[tuple[str, str], dict[str, str]]:
         """(cell, id) -> name of an array -> its key."""
         found: dict[tuple[str, str], dict[str, str]] = {}
-        for key in self._archived.files:
-            cell_id, own, name = key.split("/", 2)
+        for key in self._archived:
+            cell_id, own, name = [*key.split("/", 2), "", ""][:3]
             if own not in self._records.get(cell_id, {}) and own not in self._measurements.get(cell_id, {}):
-                raise BnvulnError(f"{self.root / MEASUREMENTS}: no number {own} of {cell_id}, which {ARRAYS} has")
+                self._note_alone(MEASUREMENTS, ARRAYS, cell_id, own)
             found.setdefault((cell_id, own), {})[name] = key
         return found
 
-    def _archive(self, name: str) -> np.lib.npyio.NpzFile:
-        try:
-            # From memory: a file's position would be shared with forked processes.
-            archive: np.lib.npyio.NpzFile = np.load(io.BytesIO(self._bytes(name)))
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise BnvulnError(f"{self.root / name}: not readable ({first_line(error)})") from None
-        return archive
+    def _note_alone(self, lines: str, archive: str, cell_id: str, own: str) -> None:
+        """Note arrays that no line is about, unless a damaged line explains it."""
+        if not any(one.path.name in (CELLS, RECORDS, MEASUREMENTS, TRANSFERS) for one in self.damaged):
+            self.note(Damaged(self.root / lines, f"no number {own} of {cell_id}, which {archive} has", REMEDY, cell_id))
 
-    def _array(self, name: str, key: str) -> np.ndarray:
+    def _archive(self, name: str) -> ParsedArrays:
+        return self._or(ParsedArrays.none(), lambda: self._open(name))
+
+    def _open(self, name: str) -> ParsedArrays:
+        content = self._bytes(name)  # in memory: a file's position would be shared with forked processes
+        try:
+            return ParsedArrays(content)
+        except ValueError as error:
+            self._refuse(name, f"not readable ({first_line(error)})")
+
+    def _array(self, name: str, key: str, cell_id: str) -> AnyArray:
         archive = self._outcomes if name == OUTCOMES else self._archived
         try:
             return archive[key]
-        except (OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
-            raise BnvulnError(f"{self.root / name}: {key} is not readable ({first_line(error)})") from None
+        except ValueError as error:
+            self._refuse(name, f"{key} is not readable ({first_line(error)})", cell_id)
 
-    def _bits(self, key: str, n: int) -> Mask:
-        return np.unpackbits(self._array(OUTCOMES, key), count=n).astype(bool)
+    def _bits(self, key: str, n: int, cell_id: str) -> Mask:
+        try:
+            return unpack_bits(self._array(OUTCOMES, key, cell_id), n)
+        except ValueError as error:
+            self._refuse(OUTCOMES, f"{key}: {first_line(error)}", cell_id)

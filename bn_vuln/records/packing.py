@@ -9,6 +9,7 @@ import re
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,11 @@ from bn_vuln.config import Cell, describe_cell, identity_of, to_plain, to_yaml, 
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.records.folder import (
     FolderStore,
+    check_model,
+    read_experiment,
     record_path,
+    set_aside,
     to_json,
-    transfer_path,
     write_measurement,
     write_record,
     write_transfer,
@@ -38,14 +41,17 @@ from bn_vuln.records.packed import (
     PackedStore,
     is_packed,
 )
+from bn_vuln.records.reading import DamagedError, describe_damaged
 from bn_vuln.records.schema import MeasurementRecord, Record, TrainingRecord, TransferRecord
 from bn_vuln.records.store import Store
 from bn_vuln.runtime.files import atomic_path, atomic_write
+from bn_vuln.runtime.progress import Progress, Quiet
 from bn_vuln.typing import Arrays, Plain
 
 Members = Mapping[tuple[str, str], Sequence[str]]  # (cell, id of a record or "") -> the experiments that ask for it
 # Fields on how a number was made: they may differ where it was made twice.
-PROVENANCE_FIELDS = {"versions", "device", "seconds", "images_per_second", "replicas", "resumed", "dataset_info"}
+PROVENANCE_FIELDS = {"versions", "device", "seconds", "images_per_second", "replicas", "resumed", "dataset_info",
+                     "model_sha256"}  # fmt: skip
 ZIP_TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the date of everything in an archive
 
 
@@ -83,6 +89,8 @@ class _Content:
         if (history := store.history(cell_id)) is not None:
             self.histories.setdefault(cell_id, history)
         if (published is None or published.model) and (model := store.model(cell_id)):
+            if cell_id in self.trainings:
+                check_model(model, self.trainings[cell_id])  # which may be the earlier one
             self.models.setdefault(cell_id, model)
         for record in store.records(cell_id):
             if published is None or record.perturbation_id in published.ids:
@@ -144,6 +152,7 @@ def pack(
     published: Mapping[str, Published],
     experiments: Mapping[str, str],
     members: Members,
+    progress: Progress | None = None,
 ) -> None:
     """Add cells to a packed store, which is made where there is none. Each file is replaced as a whole.
 
@@ -153,20 +162,31 @@ def pack(
         published: By cell id, what is taken of each.
         experiments: The YAML of the experiments that are added, by the stem of their file.
         members: Which experiments ask for a cell or a record, for the lines of `target`.
+        progress: Receiver of messages on files of `source` that are damaged, which are left out. None: no messages.
 
     Raises:
-        BnvulnError: Numbers of the same id differ, or a file is damaged.
+        BnvulnError: Numbers of the same id differ, a config is damaged, or anything of `target` is, which is written
+            anew as a whole.
     """
     content = _Content()
     if is_packed(target):
         known = PackedStore(target)
         for cell_id in known.cells():
             content.add(known, cell_id)
+        if known.damaged:
+            raise DamagedError(known.damaged[0])
     for cell_id, wanted in published.items():
         content.add(source, cell_id, wanted)
+    _report(source, progress)
     for stem, text in experiments.items():
         atomic_write(target / "experiments" / f"{stem}.yaml", text)
     _write(content, target, members)
+
+
+def _report(store: Store, progress: Progress | None) -> None:
+    """Name what is damaged of a store, and was left out."""
+    for line in describe_damaged(store.damaged):
+        (progress or Quiet()).message(f"left out: {line}")
 
 
 def _write(content: _Content, target: Path, members: Members) -> None:
@@ -272,22 +292,25 @@ def _join_histories(histories: Mapping[str, str]) -> str:
 # ---------------------------------------------------------------- unpacking
 
 
-def unpack(source: Path, target: Path, cells: Collection[str] | None = None) -> list[Path]:
+def unpack(
+    source: Path, target: Path, cells: Collection[str] | None = None, progress: Progress | None = None
+) -> list[Path]:
     """Write a packed store as a working folder, from which runs, measurements and reports go on.
 
-    What is in `target` already stays.
+    What is in `target` already stays, but for damaged files.
 
     Args:
         source: The folder of the packed store.
         target: The working folder.
         cells: The ids of the cells that are wanted; all of them by default.
+        progress: Receiver of messages on damaged lines, which are left out. None: no messages.
 
     Returns:
         The run folders, in the order of the store.
 
     Raises:
         UsageError: `source` is no packed store, or `target` is one.
-        BnvulnError: A file is damaged, or `target` has other numbers for the same id.
+        BnvulnError: The store cannot be read, or `target` has other numbers for the same id.
     """
     if not is_packed(source):
         raise UsageError(f"{source}: no packed store here (expected {source / CELLS}); `bnvuln publish` makes one")
@@ -295,29 +318,35 @@ def unpack(source: Path, target: Path, cells: Collection[str] | None = None) -> 
         raise UsageError(f"{target}: target is a packed store; choose a working folder")
     packed, store = PackedStore(source), FolderStore(target)
     for path in sorted((source / "experiments").glob("*.yaml")):
-        if not (copy := target / "experiments" / path.name).exists():
+        copy = target / "experiments" / path.name
+        if packed.attempt(partial(read_experiment, path)) and not copy.exists():
             atomic_write(copy, path.read_bytes())
     chosen = packed.cells() if cells is None else [cell_id for cell_id in packed.cells() if cell_id in cells]
-    for cell_id in chosen:
-        _unpack_cell(packed, store, cell_id)
-    return [target / cell_id for cell_id in chosen]
+    written = [target / cell_id for cell_id in chosen if packed.attempt(partial(_unpack_cell, packed, store, cell_id))]
+    _report(packed, progress)
+    return written
 
 
-def _unpack_cell(packed: PackedStore, store: FolderStore, cell_id: str) -> None:
-    folder = store.root / cell_id
-    if not (folder / "config.yaml").exists():
-        atomic_write(folder / "config.yaml", to_yaml(packed.cell(cell_id)))
+def _unpack_cell(packed: PackedStore, store: FolderStore, cell_id: str) -> bool:
+    """Write a cell; True, since a damaged one raises."""
+    folder, cell = store.root / cell_id, packed.cell(cell_id)
+    if not (folder / "config.yaml").exists() or store.attempt(lambda: store.cell(cell_id)) is None:
+        set_aside(folder / "config.yaml")
+        atomic_write(folder / "config.yaml", to_yaml(cell))
     if not (folder / "history.csv").exists() and (history := packed.history(cell_id)) is not None:
         atomic_write(folder / "history.csv", history)
     training, own = packed.training(cell_id), store.training(cell_id)
     if training and own:
         _check_same(packed, f"the training of {cell_id}", own, training)
-    if not (folder / "model.keras").exists() and (model := packed.model(cell_id)):
+    model, kept = packed.model(cell_id), own or training
+    if model and kept and not (folder / "model.keras").exists() and packed.attempt(partial(check_model, model, kept)):
         with atomic_path(folder / "model.keras") as temporary:
             temporary.write_bytes(model.read_bytes())
     _unpack_measured(packed, store, cell_id)
     if training and not own:  # last: a run that has it counts as trained
+        set_aside(folder / "training.json")
         atomic_write(folder / "training.json", to_json(training))
+    return True
 
 
 def _unpack_measured(packed: PackedStore, store: FolderStore, cell_id: str) -> None:
@@ -326,16 +355,26 @@ def _unpack_measured(packed: PackedStore, store: FolderStore, cell_id: str) -> N
         key = record.perturbation_id
         if known := store.record(cell_id, key):
             _check_same(packed, f"record {key} of {cell_id}", known, record)
+        elif (arrays := _whole_arrays(packed, cell_id, key)) is None:
+            continue
         elif (correct := packed.correct(cell_id, key)) is not None:
-            write_record(folder, record, correct, packed.arrays(cell_id, key))
+            write_record(folder, record, correct, arrays)
         else:
             atomic_write(record_path(folder, key), to_json(record))
     for measurement in packed.measurements(cell_id):
         key = measurement.measurement_id
         if known_measurement := store.measurement(cell_id, key):
             _check_same(packed, f"measurement {key} of {cell_id}", known_measurement, measurement)
-        else:
-            write_measurement(folder, measurement, packed.measurement_arrays(cell_id, key))
+        elif (arrays := _whole_arrays(packed, cell_id, key)) is not None:
+            write_measurement(folder, measurement, arrays)
+    known_transfers = {transfer.transfer_id for transfer, _ in store.transfers(cell_id)}
     for transfer, outcomes in packed.transfers(cell_id):
-        if not transfer_path(folder, transfer.transfer_id).exists():
+        if transfer.transfer_id not in known_transfers:
             write_transfer(folder, transfer, outcomes)
+
+
+def _whole_arrays(packed: PackedStore, cell_id: str, own: str) -> Arrays | None:
+    """The arrays beside a number; None where they are damaged: the number is left out, to be measured again."""
+    before = len(packed.damaged)
+    arrays = packed.arrays(cell_id, own)
+    return arrays if len(packed.damaged) == before else None

@@ -169,7 +169,8 @@ class TrainingRecord(_Versioned):
     `state` is `trained`, or `failed` for a net that did not learn (`reason` says how). The accuracies are those of the
     kept epoch (`best_epoch`, from 1), None where there is none. `seconds` is the time spent in epochs, over all
     `resumed` times. `synchronized` says if BN's statistics are those over all `replicas`, None without BN.
-    `dataset_info` describes the data.
+    `dataset_info` describes the data. `model_sha256` is the hash of architecture and weights in model.keras, None where
+    no model was kept, and in older records.
     """
 
     cell_id: str
@@ -191,6 +192,7 @@ class TrainingRecord(_Versioned):
     deterministic: bool = False
     resumed: int = 0
     dataset_info: Plain | None = None
+    model_sha256: str | None = None
 
 
 class ExternalRecord(_Versioned):

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from bn_vuln.config import Cell, Experiment
+from bn_vuln.errors import BnvulnError
 from bn_vuln.records.folder import FolderStore
 from bn_vuln.records.packed import PackedStore, is_packed
+from bn_vuln.records.reading import Damaged, DamagedError
 from bn_vuln.records.schema import ExternalRecord, MeasurementRecord, Record, TrainingRecord, TransferRecord
 from bn_vuln.typing import Arrays, Mask
 
+Result = TypeVar("Result")
+
 
 class Store(Protocol):
-    """Results: experiments, cells, and what was measured of each. Damaged files raise `BnvulnError`, which names them.
+    """Results: experiments, cells, and what was measured of each.
 
-    A cell is looked up by its id, the name of its run folder; what is not there is None, or empty.
+    A cell is looked up by its id, the name of its run folder; what is not there is None, or empty. So is what is
+    damaged, or of another run: it is noted in `damaged`. Only what nothing can be read without raises `DamagedError`.
     """
 
     root: Path
+    damaged: list[Damaged]
+
+    def note(self, damaged: Damaged) -> None:
+        """Add a damaged file, once."""
+
+    def attempt(self, read: Callable[[], Result]) -> Result | None:
+        """Return what is read; None, and a note, where the file is damaged."""
 
     def experiments(self) -> list[Experiment]:
         """Return the experiments, in the order of their files. Raises `UsageError` if there is none."""
@@ -27,7 +40,7 @@ class Store(Protocol):
         """Return the ids of all cells, sorted."""
 
     def cell(self, cell_id: str) -> Cell:
-        """Return the config of a cell."""
+        """Return the config of a cell. Raises `DamagedError` if it is damaged."""
 
     def training(self, cell_id: str) -> TrainingRecord | None:
         """Return how the training of a cell ended."""
@@ -39,7 +52,7 @@ class Store(Protocol):
         """Return the epochs of a training as CSV text."""
 
     def model(self, cell_id: str) -> Path | None:
-        """Return the path of the trained model."""
+        """Return the path of the trained model, which is whole and that of the training."""
 
     def records(self, cell_id: str) -> list[Record]:
         """Return all records of a cell, in the order of their ids."""
@@ -75,3 +88,24 @@ def open_run(folder: Path) -> tuple[Store, str]:
     """Open a run: a run folder, or STORE/CELL of a packed store. Return its store and the id of its cell there."""
     folder = folder if folder.name not in ("", "..") else folder.resolve()
     return (FolderStore if folder.is_dir() else open_store)(folder.parent), folder.name
+
+
+def open_trained(folder: Path) -> tuple[Cell, TrainingRecord, Path]:
+    """Return config, training record and model of a run, which belong together.
+
+    Args:
+        folder: As `open_run` takes it.
+
+    Raises:
+        UsageError: The folder is no run folder.
+        BnvulnError: The training failed or never finished, or a file is damaged or of another run.
+    """
+    store, cell_id = open_run(folder)
+    cell, training, path = store.cell(cell_id), store.training(cell_id), store.model(cell_id)
+    if store.damaged:
+        raise DamagedError(store.damaged[0])
+    if training is None or path is None:
+        raise BnvulnError(f"{folder}: no finished training here (no {'model.keras' if training else 'training.json'})")
+    if training.state == "failed":
+        raise BnvulnError(f"{folder}: failed to train ({training.reason}); there is nothing to evaluate")
+    return cell, training, path

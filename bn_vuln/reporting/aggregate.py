@@ -38,6 +38,13 @@ class Results:
     seconds: float
     devices: tuple[str, ...]
     versions: tuple[str, ...]
+    store: Store
+
+    @property
+    def damaged(self) -> list[records.Damaged]:
+        """Return the files of its cells that are damaged or of another run: what is in them counts as missing."""
+        own = {run.cell_id for block in self.blocks for run in block.runs} | {""}
+        return [damaged for damaged in self.store.damaged if damaged.cell_id in own]
 
 
 def aggregate(experiment: Experiment, results: Path | Store) -> Results:
@@ -49,7 +56,7 @@ def aggregate(experiment: Experiment, results: Path | Store) -> Results:
 
     Raises:
         ConfigError: The layout names what the cells do not have.
-        BnvulnError: A record is damaged.
+        DamagedError: Nothing of the results can be read. Damaged records count as missing, and are in `damaged`.
     """
     store = records.open_store(results) if isinstance(results, Path) else results
     cells = expand(experiment)
@@ -75,6 +82,7 @@ def aggregate(experiment: Experiment, results: Path | Store) -> Results:
         seconds=sum(run.training.seconds for run in runs if run.training) + sum(r.seconds for r in everything),
         devices=_distinct(record.device for record in everything),
         versions=_distinct(", ".join(f"{k} {v}" for k, v in sorted(r.versions.items())) for r in everything),
+        store=store,
     )
 
 

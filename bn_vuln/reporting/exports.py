@@ -72,6 +72,7 @@ def to_json(results: Results) -> Plain:
         "cells": results.cells,
         "failed": results.failed,
         "missing": results.missing,
+        "damaged": [{"path": str(one.path), "reason": one.reason, "remedy": one.remedy} for one in results.damaged],
         "rows": [
             {
                 "where": block.where,

@@ -16,6 +16,7 @@ from bn_vuln.records import Entry, entries, entry, is_packed, is_run_folder, ope
 from bn_vuln.reporting.exports import measurement_fields, record_fields
 from bn_vuln.reporting.tables import MISSING, TextTable, markdown_table, measurements_table, records_table
 from bn_vuln.runtime.files import atomic_write
+from bn_vuln.runtime.progress import Progress, Quiet
 from bn_vuln.typing import Plain
 
 
@@ -107,8 +108,10 @@ def read(folder: Path) -> list[Entry]:
     return entries(open_store(folder))
 
 
-def write(folder: Path, form: Literal["html", "md", "csv", "tex"]) -> list[Path]:
+def write(folder: Path, form: Literal["html", "md", "csv", "tex"], progress: Progress | None = None) -> list[Path]:
     """Write the page of a results folder that has no experiments, or of one run folder, into FOLDER/report.
+
+    Damaged files are left out, and named on the page and to `progress`.
 
     Returns:
         The file.
@@ -126,6 +129,8 @@ def write(folder: Path, form: Literal["html", "md", "csv", "tex"]) -> list[Path]
     text = csv_text(found) if form == "csv" else markdown(found) if form == "md" else html(found)
     path = folder / "report" / f"models.{form}"
     atomic_write(path, text)
+    for problem in (problem for one in found for problem in one.problems):
+        (progress or Quiet()).message(f"left out: {problem}")
     return [path]
 
 

@@ -10,10 +10,11 @@ from typing import Literal
 from bn_vuln import config
 from bn_vuln.config import Experiment
 from bn_vuln.experiments import catalog
-from bn_vuln.records import open_store
+from bn_vuln.records import Store, describe_damaged, open_store
 from bn_vuln.reporting import exports, figures, latex, models, summary, tables
 from bn_vuln.reporting.aggregate import Results, aggregate
 from bn_vuln.runtime.files import atomic_write
+from bn_vuln.runtime.progress import Progress, Quiet
 
 Format = Literal["html", "md", "csv", "tex"]
 
@@ -27,19 +28,27 @@ def render(results: Results, form: Format) -> str:
     return latex.latex_tables(results) if form == "tex" else html([results])
 
 
-def write(folder: Path, form: Format = "html", only: Experiment | None = None) -> list[Path]:
+def write(
+    folder: Path, form: Format = "html", only: Experiment | None = None, progress: Progress | None = None
+) -> list[Path]:
     """Write the report of a results folder (or of one of its experiments) into FOLDER/report.
 
     html: one page for all; md (with its figures as SVG and PNG), csv and tex: one file for each experiment. Without
     experiments it is of the runs and external models in the folder, which may be one of these. Returns the files
-    written.
+    written. Damaged files count as missing; they are named in the report, and to `progress`.
     """
     if only is None and not has_experiments(folder):
-        return models.write(folder, form)
+        return models.write(folder, form, progress)
     store = open_store(folder)
+    written = _write_forms(store, folder / "report", form, only)
+    for line in describe_damaged(store.damaged):
+        (progress or Quiet()).message(f"damaged, counted as missing: {line}")
+    return written
+
+
+def _write_forms(store: Store, target: Path, form: Format, only: Experiment | None) -> list[Path]:
     chosen = [only] if only else store.experiments()
     results = [aggregate(experiment, store) for experiment in chosen]
-    target = folder / "report"
     if form == "html":
         name = catalog.file_stem(chosen[0]) if only else "index"
         return [_write(target / f"{name}.html", html(results))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 
+from bn_vuln import records
 from bn_vuln.experiments import catalog
 from bn_vuln.reporting import footnotes
 from bn_vuln.reporting.aggregate import Results
@@ -42,6 +43,7 @@ def summary_rows(results: Results) -> list[tuple[str, str]]:
     state = f"{results.cells} trainings"
     state += f", {results.failed} failed to train" if results.failed else ""
     state += f", {results.missing} not run" if results.missing else ""
+    damaged = records.describe_damaged(results.damaged)
     costs = ", ".join(f"{name} {text}" for name, text in experiment.cost.items())
     epochs = sorted({run.cell.train.epochs for block in results.blocks for run in block.runs})
     evaluations = footnotes.columns_by_evaluation(results, experiment.table.columns)
@@ -58,6 +60,7 @@ def summary_rows(results: Results) -> list[tuple[str, str]]:
         ("Epochs", ", ".join(map(str, epochs))),
         ("Examples", ", ".join(examples)),
         ("State", state),
+        *([("Damaged, counted as missing", "; ".join(damaged))] if damaged else []),
         ("Time", f"{duration(results.seconds)} of training and evaluation"),
         ("Machine", "; ".join(results.devices) or "none yet"),
         ("Versions", "; ".join(results.versions) or "none yet"),

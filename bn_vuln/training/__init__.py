@@ -6,7 +6,7 @@ smaller batch of an epoch is dropped (BN's statistics of a handful of examples w
 
 from bn_vuln.training.loop import TrainingLoop
 from bn_vuln.training.optimizers import decay_terms
-from bn_vuln.training.result import TrainingResult, cell_id, save_model
+from bn_vuln.training.result import TrainingResult, cell_id
 from bn_vuln.training.run import check_folder, choose_distribution, load_examples, train
 
 __all__ = [
@@ -17,6 +17,5 @@ __all__ = [
     "choose_distribution",
     "decay_terms",
     "load_examples",
-    "save_model",
     "train",
 ]

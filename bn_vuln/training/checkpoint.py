@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bn_vuln import records
 from bn_vuln.runtime import backend
 from bn_vuln.runtime.files import atomic_path
 from bn_vuln.runtime.progress import Epoch
@@ -96,9 +96,8 @@ def restore(folder: Path, cell_id: str, model: KerasModel, optimizer: Optimizer)
         The state of the training; or the reason why the checkpoint cannot be used, and then nothing was changed.
     """
     try:
-        with np.load(folder / NAME, allow_pickle=False) as file:
-            about = json.loads(str(file["about"]))
-            arrays = {key: file[key] for key in file.files if key != "about"}
+        arrays = dict(records.ParsedArrays(records.read_file(folder / NAME)))
+        about = json.loads(str(arrays.pop("about")))
         if about["cell_id"] != cell_id:
             return f"it is of another config ({about['cell_id']})"
         history = [Epoch(**fields) for fields in about["history"]]
@@ -108,12 +107,14 @@ def restore(folder: Path, cell_id: str, model: KerasModel, optimizer: Optimizer)
             *_paired(model.variables, _group(arrays, "model")),
             *_paired(optimizer.variables, _group(arrays, "optimizer")),
         ]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        return f"it cannot be read ({' '.join(str(error).split())[:150]})"
+        list(_paired(model.weights, selected.weights if selected else model.get_weights()))
+        numbers = float(about["seconds"]), int(about["resumed"]) + 1
+        deterministic = bool(about["deterministic"]) and backend.is_deterministic()
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return f"it cannot be read ({records.first_line(error)})"
     for variable, value in pairs:
         variable.assign(value)
-    deterministic = about["deterministic"] and backend.is_deterministic()
-    return TrainingState(history, selected, float(about["seconds"]), int(about["resumed"]) + 1, deterministic)
+    return TrainingState(history, selected, *numbers, deterministic)
 
 
 def _group(arrays: Arrays, group: str) -> list[NDArray[np.generic]]:
@@ -127,6 +128,8 @@ def _paired(
 ) -> Iterator[tuple[Variable, NDArray[np.generic]]]:
     """Yield variables with their values. Raises `ValueError` where they do not fit."""
     for variable, value in zip(variables, values, strict=True):
+        if value.dtype.kind not in "fiu":
+            raise ValueError(f"{variable.path} has values of type {value.dtype}")
         if tuple(variable.shape) != value.shape:
             raise ValueError(f"{variable.path} has shape {tuple(variable.shape)}, not {value.shape}")
         yield variable, value

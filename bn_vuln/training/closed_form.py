@@ -13,7 +13,7 @@ from bn_vuln.data.transforms import check_width
 from bn_vuln.runtime import backend
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.training.loop import predictor
-from bn_vuln.training.result import TrainingResult, cell_id, save_model
+from bn_vuln.training.result import TrainingResult, cell_id, keep
 
 
 def nearest_centroid(cell: Cell, folder: Path | None = None) -> TrainingResult:
@@ -55,6 +55,5 @@ def nearest_centroid(cell: Cell, folder: Path | None = None) -> TrainingResult:
     )
     if folder is not None:
         atomic_write(folder / "config.yaml", to_yaml(cell))
-        save_model(model, folder / "model.keras")
-        atomic_write(folder / "training.json", records.to_json(record))
+        record = keep(folder, model, record)
     return TrainingResult(model, [], record)

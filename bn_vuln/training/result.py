@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bn_vuln import records
 from bn_vuln.config import Cell, digest, identity_of
-from bn_vuln.runtime.files import atomic_path
+from bn_vuln.runtime.files import atomic_path, atomic_write
 from bn_vuln.runtime.progress import Epoch
 from bn_vuln.typing import KerasModel
 
@@ -32,7 +32,11 @@ def cell_id(cell: Cell) -> str:
     return digest(identity_of(cell))
 
 
-def save_model(model: KerasModel, path: Path) -> None:
-    """Write a `.keras` file atomically (temporary file, then rename)."""
+def keep(folder: Path, model: KerasModel, record: records.TrainingRecord) -> records.TrainingRecord:
+    """Write model.keras, then training.json, into a run folder; return the record, which says which model it is of."""
+    path = folder / "model.keras"
     with atomic_path(path) as temporary:
         model.save(temporary)
+    record = record.model_copy(update={"model_sha256": records.model_sha256(path)})
+    atomic_write(folder / "training.json", records.to_json(record))
+    return record

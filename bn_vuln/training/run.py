@@ -20,7 +20,7 @@ from bn_vuln.runtime.progress import Progress, Quiet, progress_task
 from bn_vuln.training import augmentation, checkpoint, closed_form, history
 from bn_vuln.training.checkpoint import SelectedEpoch, TrainingState
 from bn_vuln.training.loop import TrainingLoop
-from bn_vuln.training.result import TrainingResult, cell_id, save_model
+from bn_vuln.training.result import TrainingResult, cell_id, keep
 
 
 def train(
@@ -76,8 +76,7 @@ def train(
     record = _record(cell, loop, state, reason or _failure(state.selected, examples[1]), distribution)
     if folder is not None:
         history.write_history(folder, state.history)
-        save_model(model, folder / "model.keras")
-        atomic_write(folder / "training.json", records.to_json(record))
+        record = keep(folder, model, record)
         checkpoint.remove(folder)
     return TrainingResult(model, state.history, record)
 
@@ -90,10 +89,12 @@ def check_folder(cell: Cell, folder: Path) -> None:
         folder: run folder, or one that will be.
 
     Raises:
-        UsageError: where its config is another one.
+        UsageError: where its config or its training record is another one's.
+        BnvulnError: where one of them is damaged.
     """
-    path = folder / "config.yaml"
-    if path.exists() and identity_of(records.read_cell(folder)) != identity_of(cell):
+    path, training = folder / "config.yaml", records.read_training(folder)
+    another = path.exists() and identity_of(records.read_cell(folder)) != identity_of(cell)
+    if another or (training is not None and training.cell_id != cell_id(cell)):
         raise UsageError(f"{folder} holds a run of another config; choose another --out, or --force to replace it")
 
 
@@ -174,7 +175,11 @@ def _resumed(cell: Cell, loop: TrainingLoop, folder: Path | None, progress: Prog
         return TrainingState([], deterministic=backend.is_deterministic())
     state = checkpoint.restore(folder, cell_id(cell), loop.model, loop.optimizer)
     if isinstance(state, str):
-        progress.message(f"{folder / checkpoint.NAME} is not used: {state}; the training starts over")
+        kept = records.set_aside(folder / checkpoint.NAME)
+        progress.message(
+            f"{folder / checkpoint.NAME} is not used: {state}; the training starts over"
+            + (f" (the file is now {kept.name})" if kept else "")
+        )
         return TrainingState([], deterministic=backend.is_deterministic())
     progress.message(f"going on after epoch {len(state.history)} of {cell.train.epochs} (from {folder})")
     return state

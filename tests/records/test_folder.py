@@ -12,7 +12,7 @@ from helpers_records import training
 from pydantic import ValidationError
 
 from bn_vuln import records
-from bn_vuln.config import Attack, Cell, Evaluation, identity_of, perturbation_identity
+from bn_vuln.config import Attack, Cell, Evaluation, digest, identity_of, perturbation_identity
 from bn_vuln.errors import BnvulnError
 from bn_vuln.records import Flag, Record, read_correct, read_record, read_records, read_training, write_record
 from bn_vuln.runtime.files import atomic_write
@@ -20,12 +20,17 @@ from bn_vuln.runtime.files import atomic_write
 BIM = Attack(attack="bim", eps=0.1)  # type: ignore[call-arg]
 
 
-def record(**changes: Any) -> Record:
+CELL = identity_of(Cell())
+CELL_ID = digest(CELL)
+
+
+def record(eps: float = 0.1, **changes: Any) -> Record:
+    perturbation = perturbation_identity(Evaluation(), "mnist", BIM.model_copy(update={"eps": eps}))
     fields: dict[str, Any] = {
-        "cell_id": "c" * 12,
-        "perturbation_id": "p" * 12,
-        "cell": identity_of(Cell()),
-        "perturbation": perturbation_identity(Evaluation(), "mnist", BIM),
+        "cell_id": CELL_ID,
+        "perturbation_id": digest(perturbation),
+        "cell": CELL,
+        "perturbation": perturbation,
         "n": 3,
         "correct": 1,
         "accuracy": 1 / 3,
@@ -37,6 +42,9 @@ def record(**changes: Any) -> Record:
     return Record(**{**fields, **changes})
 
 
+OWN = record().perturbation_id
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -45,7 +53,7 @@ def names(folder: Path) -> list[str]:
 def test_which_examples_are_correct_comes_back_bit_by_bit(tmp_path: Path, n: int) -> None:
     correct = np.random.default_rng(n).random(n) < 0.5
     write_record(tmp_path, record(n=n), correct)
-    found = read_correct(tmp_path, "p" * 12)
+    found = read_correct(tmp_path, OWN)
     assert found.dtype == np.bool_
     np.testing.assert_array_equal(found, correct)
 
@@ -53,10 +61,10 @@ def test_which_examples_are_correct_comes_back_bit_by_bit(tmp_path: Path, n: int
 def test_records_come_back(tmp_path: Path) -> None:
     written = record(top5=0.9, target_rate=0.1)
     path = write_record(tmp_path, written, np.array([True, False, False]))
-    assert path == records.record_path(tmp_path, "p" * 12)
+    assert path == records.record_path(tmp_path, OWN)
     assert read_record(path) == written
     assert names(tmp_path) == ["outcomes", "records"]
-    assert names(path.parent) == ["pppppppppppp.json"]
+    assert names(path.parent) == [f"{OWN}.json"]
     data = json.loads(path.read_text())
     assert (data["accuracy"], data["schema_version"]) == (1 / 3, records.SCHEMA)
     assert list(data) == sorted(data)
@@ -67,26 +75,30 @@ def test_records_come_back(tmp_path: Path) -> None:
 
 
 def test_all_records_of_a_folder_in_order(tmp_path: Path) -> None:
-    for key in ("b", "a", "c"):
-        write_record(tmp_path, record(perturbation_id=key), np.ones(3, bool))
-    assert [r.perturbation_id for r in read_records(tmp_path)] == ["a", "b", "c"]
+    every = [record(eps) for eps in (0.1, 0.2, 0.3)]
+    for one in every:
+        write_record(tmp_path, one, np.array([True, False, False]))
+    found = [r.perturbation_id for r in read_records(tmp_path)]
+    assert found == sorted(one.perturbation_id for one in every)
     assert read_records(tmp_path / "elsewhere") == []
 
 
 def test_an_external_model_comes_back(tmp_path: Path) -> None:
     assert records.read_external(tmp_path / "none") is None
     written = records.ExternalRecord(
-        cell_id="e" * 12, source="Mein Netz.keras", path="/data/Mein Netz.keras", identity={"weights": "abc"},
-        found={"output": "softmax", "size": [32, 48]},
+        cell_id=digest({"weights": "abc"}), source="Mein Netz.keras", path="/data/Mein Netz.keras",
+        identity={"weights": "abc"}, found={"output": "softmax", "size": [32, 48]},
     )  # fmt: skip
-    folder = tmp_path / ("e" * 12)
+    folder = tmp_path / written.cell_id
     assert records.write_external(folder, written) == folder / "model.json"
     assert records.read_external(folder) == written
     store = records.FolderStore(tmp_path)
-    assert (store.cells(), store.external("e" * 12)) == (["e" * 12], written)
+    assert (store.cells(), store.external(folder.name)) == ([folder.name], written)
     (folder / "model.json").write_text("{")
     with pytest.raises(BnvulnError, match=r"model\.json: not a readable record of an external model"):
-        store.external("e" * 12)
+        records.read_external(folder)
+    assert store.external(folder.name) is None
+    assert [one.path for one in store.damaged] == [folder / "model.json"]
 
 
 OTHER_SCHEMA = records.to_json(record()).replace('"schema_version": 1', '"schema_version": 2')
@@ -116,9 +128,10 @@ def test_damaged_outcomes_are_named(tmp_path: Path, content: bytes | None) -> No
 
 def test_older_names_of_fields_are_read(tmp_path: Path) -> None:
     data = json.loads(records.to_json(record(n_evaluations=2.5, robust_after={"pgd": 1})))
+    path = tmp_path / f"{OWN}.json"
     data["looked_at"], data["standing"] = data.pop("n_evaluations"), data.pop("robust_after")
-    (tmp_path / "x.json").write_text(json.dumps(data))
-    found = read_record(tmp_path / "x.json")
+    path.write_text(json.dumps(data))
+    found = read_record(path)
     assert (found.n_evaluations, found.robust_after) == (2.5, {"pgd": 1})
 
 

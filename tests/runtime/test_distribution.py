@@ -116,7 +116,7 @@ def test_the_api_takes_a_strategy(tmp_path):
 def test_a_training_on_replicas_goes_on_from_its_checkpoint(two, tmp_path, monkeypatch):
     cell = small_cell(normalization=SYNCHRONIZED, train={"epochs": 3, "batch_size": 50, "lr": 0.1, "momentum": 0.9})
     whole = train(cell, distribution=two)
-    monkeypatch.setattr("bn_vuln.training.run.save_model", lambda *_: pytest.fail("the end was not to be reached"))
+    monkeypatch.setattr("bn_vuln.training.run.keep", lambda *_: pytest.fail("the end was not to be reached"))
     interrupt_before(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         train(cell, tmp_path, distribution=two)

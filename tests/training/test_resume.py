@@ -132,7 +132,7 @@ def test_the_last_epoch_is_always_kept(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("bn_vuln.training.run.save_model", interrupt)
+        patch.setattr("bn_vuln.training.run.keep", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(cell(), tmp_path, checkpoint_every=10)
     trained, lines = resumed(tmp_path, cell())

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from bn_vuln.config import Figure
+from bn_vuln.records import Damaged
 from bn_vuln.reporting.aggregate import Results
 from bn_vuln.reporting.figures import boundaries, curves, differences, eps_curves, examples, heatmaps, spectra
 from bn_vuln.reporting.figures.style import FigureFile, styled_pyplot
@@ -39,12 +40,16 @@ def draw_all(experiments: Sequence[Results], file_format: str = "svg") -> list[l
     with styled_pyplot():  # imported before the processes are forked, which then have it
         pool = multiprocessing.get_context("fork").Pool(processes, _IN_PROCESS.extend, ([(experiments, file_format)],))
     with pool:
-        return pool.map(_draw_in_process, range(len(experiments)), chunksize=1)
+        drawn = pool.map(_draw_in_process, range(len(experiments)), chunksize=1)
+    for results, (_, damaged) in zip(experiments, drawn, strict=True):
+        for one in damaged:  # whose arrays were read in the process alone
+            results.store.note(one)
+    return [figures for figures, _ in drawn]
 
 
 _IN_PROCESS: list[tuple[Sequence[Results], str]] = []  # the arguments of `draw_all`, in a forked process
 
 
-def _draw_in_process(number: int) -> list[FigureFile]:
+def _draw_in_process(number: int) -> tuple[list[FigureFile], list[Damaged]]:
     experiments, file_format = _IN_PROCESS[-1]
-    return draw(experiments[number], file_format)
+    return draw(experiments[number], file_format), experiments[number].store.damaged

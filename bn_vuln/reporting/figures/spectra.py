@@ -60,9 +60,11 @@ def mean_spectra(results: Results) -> dict[str, dict[str, Spectrum]]:
         x = describe_keys({name: value for name, value in block.where.items() if name == key})
         for arm in block.arms:
             spectra = [
-                run.store.measurement_arrays(run.cell_id, record.measurement_id)
+                arrays
                 for run in block.runs
-                if run.arm == arm and (record := spectrum_record(results, run))
+                if run.arm == arm
+                and (record := spectrum_record(results, run))
+                and (arrays := run.store.measurement_arrays(run.cell_id, record.measurement_id))
             ]
             if spectra:
                 panels.setdefault(title, {})[", ".join([arm, *x])] = {
