@@ -172,7 +172,7 @@ def write_at(
     """Write one record of a cell, the first of its n outcomes correct."""
     perturbation = with_eps_grid(plan.perturbations)[name]
     fields = perturbation_identity(plan.evaluation, cell.data.canonical, perturbation)
-    correct = round(accuracy * n)
+    correct = min(n, round(accuracy * n))
     record = Record(
         cell_id=folder.name,
         perturbation_id=digest(fields),

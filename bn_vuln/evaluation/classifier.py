@@ -11,7 +11,7 @@ from bn_vuln.config import ExternalModel, Resize, digest
 from bn_vuln.data.class_names import ClassNames
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.transforms import pixel_array
-from bn_vuln.errors import BnvulnError, UsageError
+from bn_vuln.errors import UsageError
 from bn_vuln.evaluation.fit_images import fit_images
 from bn_vuln.external import input_scale, loading, outputs
 from bn_vuln.external.identity import model_identity
