@@ -37,6 +37,7 @@ def cell_config(options: o.Options, *, dry_run: bool) -> Cell:
         config.reject_unknown_key(assignment, key, config.Cell)
         config.apply_override(fields, key, value)
     _reject_ineffective(config.validate(config.Cell, fields, "train"))  # before data are looked for
+    fields["data"]["validation"] = _validation(**fields["data"])
     if fields["data"]["width"] is None:
         # Written out, so that the run is the same cell as an experiment's that states the width.
         name = fields["data"]["name"]
@@ -47,8 +48,8 @@ def cell_config(options: o.Options, *, dry_run: bool) -> Cell:
 
 def _fields(options: o.Options) -> Plain:
     """Return the fields of a cell's config."""
-    data = {"name": options["dataset"], "width": options["width"], "validation": options["validation"]}
-    data |= _given(options, "limit", "classes", "subset_seed") | _flags(options, "balanced")
+    data = {"name": options["dataset"], "width": options["width"]}
+    data |= _given(options, "validation", "limit", "classes", "subset_seed") | _flags(options, "balanced")
     train = _given(options, "epochs", "batch_size", "optimizer", "lr", "momentum", "betas", "warmup", "label_smoothing")
     train |= _flags(options, "nesterov") | _adversarial(options)
     if options["flip"] or options["crop_pad"] is not None:
@@ -64,6 +65,29 @@ def _fields(options: o.Options) -> Plain:
         "train": {**train, "schedule": _schedule(options), "select": options["select"]},
         "seed": options["seed"],
     }
+
+
+def _validation(name: str, validation: int | None = None, **_: object) -> int:
+    """Return the number of validation examples, which is written out into the config.
+
+    Where none is given, it is that of the config; of user data of which it would leave nothing, a tenth.
+
+    Raises:
+        UsageError: It is given for data that have a validation split.
+    """
+    from bn_vuln import config, data
+
+    default = config.Data(name=name).validation
+    if not data.is_user_data(name):
+        return default if validation is None else validation
+    info = data.dataset_info(name)
+    published, n = info.sizes.get("validation"), info.sizes.get("train", 0)
+    if published and validation is not None:
+        raise UsageError(
+            f"--validation: {info.label} has a validation split of {published} images, which is taken; leave the "
+            "option out"
+        )
+    return published or validation or (default if n > default else max(n // 10, 1))
 
 
 def _given(options: o.Options, *names: str) -> Plain:

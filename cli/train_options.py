@@ -36,10 +36,9 @@ _OPTIONS = (
     _data(
         "--validation",
         type=int,
-        default=5000,
-        show_default=True,
         metavar="N",
-        help="Training examples that are held out to choose the epoch.",
+        help="Training examples that are held out to choose the epoch.  [default: 5000; of your own data with fewer, "
+        "a tenth; none where they have a validation split]",
     ),
     _model(
         "--arch",

@@ -62,7 +62,7 @@ def corrupt(images: DatasetImages, index: Index, corruption: Corruption) -> Stor
     """Make the corruption of images by the published formulas: noise, clip to [0, 1], times 255, truncated.
 
     Args:
-        images: uint8 [n, height, width, channels].
+        images: uint8, or float32 pixels in [0, 1], [n, height, width, 1 or 3].
         index: int64 [n], place of each example in its published split: the noise of an example depends only on it and
             on seed, kind and severity.
         corruption: Kind, severity and seed.
@@ -71,17 +71,18 @@ def corrupt(images: DatasetImages, index: Index, corruption: Corruption) -> Stor
         uint8 of the same shape.
 
     Raises:
-        UsageError: The images are not uint8.
+        UsageError: These are points, no images.
     """
-    if images.dtype != np.uint8:
-        raise UsageError(f"corruptions are of uint8 images, received {images.dtype}")
+    if images.shape[3] not in (1, 3):
+        raise UsageError(f"corruptions are of images, gray or RGB, received points of {images.shape[3]} coordinates")
+    white = 255.0 if images.dtype == np.uint8 else 1.0
     kind = KINDS[corruption.corruption]
     amount = kind.amounts[corruption.severity - 1]
     corrupted = np.empty(images.shape, np.uint8)
     for i, key in enumerate(index):
         counter = [0, 0, corruption.severity, kind.stream]
         generator = Generator(Philox(key=[corruption.seed, int(key)], counter=counter))
-        noisy = kind.add_noise(images[i] / 255.0, amount, generator)
+        noisy = kind.add_noise(images[i].astype(np.float64) / white, amount, generator)
         corrupted[i] = (np.clip(noisy, 0, 1) * 255).astype(np.uint8)
     return corrupted
 

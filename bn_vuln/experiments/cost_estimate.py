@@ -59,13 +59,13 @@ def task_flops(task: Task) -> float:
 
 def _training_flops(cell: Cell) -> float:
     """Count, in every epoch, the steps on training examples and a forward pass of the validation examples."""
-    options = cell.data
-    examples = options.limit or data.dataset_info(options.name).sizes["train"] - options.validation
-    first = native.applies_to(cell, data.dataset_info(options.name))
+    options, info = cell.data, data.dataset_info(cell.data.name)
+    examples = options.limit or info.size("train", options.validation)
+    first = native.applies_to(cell, info)
     return (
         _forward(cell, native_width=first)
         * cell.train.epochs
-        * (cell.train.forward_passes * examples + options.validation)
+        * (cell.train.forward_passes * examples + info.size("validation", options.validation))
     )
 
 
@@ -80,13 +80,12 @@ def _evaluation_flops(cell: Cell, evaluation: Evaluation, perturbation: Perturba
 
 
 def _examples(cell: Cell, evaluation: Evaluation) -> int:
-    validation, split = cell.data.validation, evaluation.split
-    if evaluation.limit or split == "validation":
-        return evaluation.limit or validation
-    if split == "train" and evaluation.dataset is None and cell.data.limit:
+    if evaluation.limit:
+        return evaluation.limit
+    if evaluation.split == "train" and evaluation.dataset is None and cell.data.limit:
         return cell.data.limit
-    size = data.dataset_info(evaluation.dataset or cell.data.name).sizes[split]
-    return size - validation if split == "train" else size
+    info = data.dataset_info(evaluation.dataset or cell.data.name)
+    return info.size(evaluation.split, cell.data.validation)
 
 
 def _forward(cell: Cell, *, native_width: bool = False) -> int:

@@ -236,6 +236,68 @@ def test_a_dry_run_is_checked_against_data_that_are_prepared(bnvuln, tmp_path, m
         assert (code, "expected >= 32, received 31" in err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("n", "options", "expected"),
+    [
+        (30, [], 3),
+        (6, [], 1),
+        (30, ["--validation", "7"], 7),
+        (30, ["--set", "data.validation=8"], 8),
+        (6000, [], 5000),
+    ],
+)
+def test_training_holds_out_a_tenth_of_few_images_of_one_s_own(bnvuln, tmp_path, n, options, expected):
+    images, labels = h.examples(n, 8, 1, classes=2)
+    np.savez(tmp_path / "mine.npz", x_train=images, y_train=labels)
+    dry = ["train", "--data", tmp_path / "mine.npz", "--batch-size", "4", "--dry-run", "--json"]
+    code, out, err = bnvuln(*dry, *options)
+    assert (code, json.loads(out)["data"]["validation"]) == (0, expected), err
+
+
+def test_training_takes_the_validation_split_that_there_is(bnvuln, tmp_path):
+    images, labels = h.examples(20, 8, 1, classes=2)
+    np.savez(tmp_path / "mine.npz", x_train=images, y_train=labels, x_val=images[:6], y_val=labels[:6])
+    dry = ["train", "--data", tmp_path / "mine.npz", "--batch-size", "20", "--dry-run", "--json"]
+    code, out, err = bnvuln(*dry)
+    assert (code, json.loads(out)["data"]["validation"]) == (0, 6), err
+    code, _, err = bnvuln(*dry, "--validation", "4")
+    assert (code, f"{tmp_path / 'mine.npz'} has a validation split of 6 images" in err) == (2, True)
+
+
+def test_info_says_what_was_found_in_one_s_own_data(bnvuln, tmp_path):
+    images, labels = h.examples(20, 8, 1, classes=2)
+    np.savez(tmp_path / "mine.npz", x_test=images[:, :6] / 255 / 255, y_test=np.eye(2)[labels], ids=labels)
+    code, out, err = bnvuln("data", "info", tmp_path / "mine.npz")
+    assert (code, err) == (0, "")
+    lines = [line.split(maxsplit=1) for line in out.splitlines()[1:]]
+    assert ["images", "6x8x1"] in lines
+    assert ["test", "20"] in lines
+    assert [value for key, value in lines if key == "note"] == [
+        "left out: ids", "x_test: float64 pixels in [0, 1]", "labels: one-hot rows of 2 classes"
+    ]  # fmt: skip
+    assert [value for key, value in lines if key == "doubtful"] == [
+        "x_test: no pixel exceeds 1/255, all are nearly black: were they divided by 255 twice?"
+    ]
+    printed = json.loads(bnvuln("data", "info", tmp_path / "mine.npz", "--json")[1])
+    assert (printed["splits"], printed["label"], len(printed["notes"])) == (["test"], str(tmp_path / "mine.npz"), 3)
+
+
+def test_a_path_that_is_no_npz_is_refused_with_what_to_give(bnvuln, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "labels.csv").touch()
+    for name, fragment in (("photos", "name its images by folder:photos"), ("labels.csv", "expected an .npz file")):
+        code, _, err = bnvuln("data", "info", name)
+        assert (code, err.count("\n"), fragment in err) == (2, 1, True), err
+
+
+def test_a_damaged_set_of_a_name_without_code_is_one_line(bnvuln, offline):
+    h.write_files(offline / "not_of_tfds/1.0.0", {"dataset_info.json": b"{", "features.json": b"{"})
+    code, _, err = bnvuln("data", "info", "not_of_tfds")
+    assert (code, err.count("\n")) == (1, 1)
+    assert f"remove {offline / 'not_of_tfds'} to prepare it again" in err
+
+
 def test_a_dry_run_is_checked_against_one_s_own_data(bnvuln, tmp_path):
     images, labels = h.examples(20, 8, 1, classes=2)
     np.savez(tmp_path / "mine.npz", x=images, y=labels)

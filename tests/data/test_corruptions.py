@@ -207,7 +207,7 @@ def test_no_two_corruptions_seeds_or_examples_share_noise():
 
 
 def test_points_are_refused():
-    with pytest.raises(UsageError, match="corruptions are of uint8 images, received float32"):
+    with pytest.raises(UsageError, match="corruptions are of images, gray or RGB, received points of 2"):
         corrupt(data.load("toy").images[:2], np.arange(2), options("gaussian_noise", 1))
 
 
