@@ -155,6 +155,54 @@ def test_an_interrupted_evaluation_continues(done, tmp_path, monkeypatch):
     assert json.loads(lost.read_text())["correct"] == json.loads(kept)["correct"]
 
 
+def accuracies(results):
+    return [value.by_seed for block in results.blocks for arm in block.arms.values() for value in arm.values()]
+
+
+def test_what_is_damaged_is_measured_again(done, tmp_path, monkeypatch):
+    path, root = done
+    whole, root = aggregate.aggregate(catalog.experiment(str(path)), root), shutil.copytree(root, tmp_path / "results")
+    first, second = records.run_folders(root)
+    record, other = sorted((first / "records").iterdir())
+    outcomes = second / "outcomes" / f"{other.stem}.npz"
+    record.write_text(record.read_text().replace('"accuracy": ', '"accuracy": 1'))
+    outcomes.write_bytes(outcomes.read_bytes()[:-30])
+    shutil.copy(second / "records" / other.name, other)
+    config_text = (first / "config.yaml").read_text()
+    shutil.copy(second / "config.yaml", first)
+    (second / "config.yaml").unlink()
+    (second / "config.yaml").mkdir()
+    before = aggregate.aggregate(catalog.experiment(str(path)), root)
+    assert sorted(one.path for one in before.damaged) == sorted([record, other, outcomes])
+    monkeypatch.setattr("bn_vuln.training.train", no_training)
+    log = MessageLog()
+    results = api.reproduce(str(path), root=root, progress=log)
+    assert accuracies(results) == accuracies(whole)
+    assert results.damaged == []
+    assert (first / "config.yaml").read_text() == config_text
+    kept = [record, other, outcomes, first / "config.yaml", second / "config.yaml"]
+    for one in kept:
+        assert one.with_name(f"{one.name}.damaged").exists()
+        assert any(line.startswith(f"{one}: ") and "made again" in line for line in log.lines)
+
+
+def test_what_is_damaged_of_a_training_is_trained_again(done, tmp_path):
+    path, root = done
+    whole, root = aggregate.aggregate(catalog.experiment(str(path)), root), shutil.copytree(root, tmp_path / "results")
+    first, second = records.run_folders(root)
+    shutil.copy(first / "model.keras", second)
+    min((second / "records").iterdir()).unlink()
+    (first / "training.json").write_text("{}")
+    log = MessageLog()
+    results = api.reproduce(str(path), root=root, progress=log)
+    assert accuracies(results) == [pytest.approx(one, abs=0.021) for one in accuracies(whole)]
+    said = "\n".join(log.lines)
+    assert f"{second}/model.keras: not the model that training.json is of" in said
+    assert f"{first}/training.json: not a readable training record" in said
+    assert f"{first}: there was no record of the earlier training; all measurements are redone" in said
+    assert [records.open_trained(folder)[1].cell_id for folder in (first, second)] == [first.name, second.name]
+
+
 def test_a_failed_training_is_counted_and_not_tried_again(tmp_path, monkeypatch):
     path = tiny(tmp_path, base={**SMALL, "train": {"epochs": 1, "batch_size": 50, "lr": 1e30}})
     results = api.reproduce(str(path), root=tmp_path / "results")

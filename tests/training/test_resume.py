@@ -11,7 +11,7 @@ import pytest
 from helpers_runs import MessageLog, interrupt_before, small_cell
 
 from bn_vuln import records
-from bn_vuln.evaluation.classifier import load_keras
+from bn_vuln.external.loading import load_keras
 from bn_vuln.training import TrainingLoop, checkpoint, train
 
 # Trains in its own process, as the command does; with an argument it dies in the middle of epoch 3 (of 4).
