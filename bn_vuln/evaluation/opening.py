@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from bn_vuln import config, data, records
 from bn_vuln.config import Evaluation, ExternalModel
-from bn_vuln.errors import UsageError
+from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.evaluation import classifier as classifiers
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.external import input_scale, loading
@@ -94,6 +94,9 @@ def check(target: Target, request: Request) -> None:
         raise UsageError(f"{target} is a run of this package, which knows how it is called: leave out {names}")
     if path.is_dir() and not records.is_run_folder(path):
         raise UsageError(f"{target}: not a run folder (no config.yaml); see bnvuln list {target}")
+    for name in ("training.json", "model.keras") if path.is_dir() else ():
+        if not (path / name).exists():
+            raise BnvulnError(f"{target}: no finished training here (no {name})")
 
 
 def open_target(
@@ -163,7 +166,8 @@ def _folder(classifier: Classifier, root: Path | None) -> Path | None:
         return folder
     if classifier.external:
         path = None if classifier.path is None else str(classifier.path)
-        found = {} if classifier.trial is None else classifier.trial.plain()
+        found = {"dataset": classifier.dataset, "lines": list(classifier.found)}
+        found |= {} if classifier.trial is None else classifier.trial.plain()
         record = records.ExternalRecord(
             cell_id=classifier.id, source=classifier.label, path=path, identity=classifier.identity, found=found
         )

@@ -64,6 +64,8 @@ class Entry:
         """The data set, user data without their folder; empty where it is not known."""
         if self.cell is not None:
             return self.cell.data.name.rpartition("/")[2]
+        if self.external is not None and isinstance(spelled := self.external.found.get("dataset"), str):
+            return spelled.rstrip("/").rpartition("/")[2]
         return ", ".join(dict.fromkeys(str(record.perturbation["dataset"])[:12] for record in self.records))
 
     @property
@@ -78,7 +80,7 @@ class Entry:
         if self.is_locked:
             return "training"
         is_there = not isinstance(self.store, FolderStore) or (self.folder / "config.yaml").exists()
-        return "unfinished" if is_there else "records only"
+        return "unfinished" if is_there and not self.records else "records only"
 
     @property
     def clean(self) -> Record | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -36,7 +36,7 @@ def summary_rows(entry: Entry) -> list[tuple[str, str]]:
     if entry.cell is not None:
         rows += [("config", describe_cell(entry.cell))]
     if entry.external is not None:
-        rows += [("model", entry.external.path or entry.external.source), *_flat(entry.external.found)]
+        rows += [("file", entry.external.path or entry.external.source), *_found(entry.external.found)]
     training = entry.training
     if training is not None:
         text = f"failed: {training.reason}"
@@ -48,16 +48,10 @@ def summary_rows(entry: Entry) -> list[tuple[str, str]]:
     return [*rows, *(("damaged", problem) for problem in entry.problems)]
 
 
-def _flat(found: Plain, prefix: str = "") -> list[tuple[str, str]]:
-    """What a trial call found, as (name, text)."""
-    rows: list[tuple[str, str]] = []
-    for key, value in found.items():
-        name = f"{prefix}{key}".replace("_", " ")
-        if isinstance(value, Mapping):
-            rows += _flat(dict(value), f"{name} ")
-        else:
-            rows.append((name, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)))
-    return rows
+def _found(found: Plain) -> list[tuple[str, str]]:
+    """What was found when an external model was opened, as it was said then: a word, and the rest of the line."""
+    parts = [str(line).partition(" ") for line in found.get("lines", ())]
+    return [(name, text.strip()) for name, _, text in parts]
 
 
 def result_tables(entry: Entry) -> list[TextTable]:

@@ -28,7 +28,8 @@ def external(root, path, weights, correct, **settings):
     """Write an external model with a clean record and one of an attack: their `correct` of 8 examples; its id."""
     identity = {"weights": weights, "input_scale": "0-1", **settings}
     key = digest(identity)
-    found = {"input_size": [32, 48], "output": {"kind": "softmax", "range": [0.0, 1.0]}}
+    lines = ["input          32 x 48 x 1, float32", "output         softmax of 10 classes"]
+    found = {"dataset": "/data/my images.npz", "lines": lines, "output": {"kind": "softmax"}}
     model = ExternalRecord(cell_id=key, source=path.name, path=str(path), identity=identity, found=found)
     records.write_external(root / key, model)
     for perturbation, n_correct in zip((Clean(), Attack(eps=8 / 255)), correct, strict=True):  # type: ignore[call-arg]
@@ -159,7 +160,7 @@ def test_a_model_is_found_by_each_of_its_names(bnvuln, root, tmp_path):
         code, out, err = bnvuln("show", name)
         assert (code, fits(out)) == (0, True), name
         assert out.startswith("a b\n")
-    for text in ("32, 48", "softmax", "eps 8/255", "[1] check 18: take more steps", "100.00", str(path)):
+    for text in ("32 x 48 x 1", "softmax of 10", "eps 8/255", "[1] check 18: take more steps", "100.00", str(path)):
         assert "".join(text.split()) in "".join(out.split())
     assert out.index("clean (test)") < out.index("pgd inf")
     assert f"next: bnvuln compare runs/{key} OTHER" in err
