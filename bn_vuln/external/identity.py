@@ -29,6 +29,7 @@ from bn_vuln.typing import AnyArray, KerasModel, Plain
 
 # Settings of Keras' own layers that change no output: the values of the weights are hashed.
 _WITHOUT_EFFECT = re.compile(r"name|seed|.*_initializer|.*_regularizer|.*_constraint")
+_WRAPPED = ("python_function", "__wrapped__", "func")
 _CODE_ATTRIBUTES = ("co_names", "co_varnames", "co_freevars", "co_cellvars", "co_argcount", "co_kwonlyargcount")
 
 
@@ -72,7 +73,7 @@ class _Form:
         self._kinds: list[tuple[Any, Callable[[Any], object]]] = [
             (bool | int | str | None, lambda value: value),
             (float, lambda value: value if np.isfinite(value) else repr(value)),
-            (complex, repr),
+            ((complex, range, np.dtype, tf.DType, tf.TensorShape), repr),
             (bytes, bytes.hex),
             (np.generic, lambda value: self.value(value.item())),
             (Mapping, lambda value: {str(key): self.value(inner) for key, inner in value.items()}),
@@ -289,8 +290,9 @@ class _Form:
         }
 
     def _other(self, value: Any) -> object:
-        """An object of some class: its config, or what it holds."""
+        """An object of some class: its config, or what it holds; the function that it wraps, as tf.function does."""
         form: Plain = {"object": self.value(type(value))}
+        form["wraps"] = [self.value(getattr(value, name)) for name in _WRAPPED if hasattr(value, name)]
         config = _config(value) if hasattr(value, "get_config") else {}
         if config:
             form["config"] = self._config_value(config, False)
@@ -397,9 +399,8 @@ def _keras_attributes() -> frozenset[str]:
     image = keras.Input((1,), name="x")
     functional = keras.Model(image, image, name="x")
     functional.compile(loss="mse", optimizer="sgd")
-    running = {"history", "train_function", "test_function", "predict_function", "stop_training", "stop_evaluating"}
-    late = {"stop_predicting", "optimizer", "name", "_functional"}
-    return frozenset({*vars(layer), *vars(sequential), *vars(functional), *running, *late})
+    later = {"history", "stop_training", "stop_evaluating", "stop_predicting", "_eval_epoch_iterator", "_functional"}
+    return frozenset({*vars(layer), *vars(sequential), *vars(functional), *later})
 
 
 def _has_automatic_name(operation: Any) -> bool:
