@@ -16,6 +16,7 @@ from bn_vuln.typing import AnyArray, DatasetImages, Labels
 TOLERANCE = 1e-5  # by which float pixels may leave [0, 1], as rounding makes them
 # Floats that exceed 1 but not this are taken neither for pixels in [0, 1] nor, all nearly black, for those of 0 to 255.
 UNCLEAR = 16.0
+MOST_CLASSES = 100_000  # larger labels are no class numbers
 
 
 @dataclass(frozen=True)
@@ -309,17 +310,17 @@ def _whole_numbers(array: AnyArray, label: str) -> Labels:
         if wrong.any():
             place = int(np.argmax(wrong))
             raise UsageError(f"{label}: expected whole numbers, label {place} is {array[place]}")
-    if array.min() < 0 or array.max() >= np.iinfo(np.int32).max:
+    if array.min() < 0 or array.max() >= MOST_CLASSES:
         low, high = (f"{value:.10g}" for value in (array.min(), array.max()))
         cause = "; of labels -1 and 1 make them by (y + 1) // 2" if set(np.unique(array)) <= {-1, 1} else ""
-        raise UsageError(f"{label}: expected labels of 0 to K-1, received {low} to {high}{cause}")
+        raise UsageError(f"{label}: expected class numbers of 0 to K-1, received {low} to {high}{cause}")
     return array.astype(np.int32)
 
 
 def _of_text(text: dict[str, list[str]], classes: tuple[str, ...] | None, label: str) -> CheckedLabels:
     """Class numbers of labels that are names of classes, or numbers written as text."""
     found = {word for words in text.values() for word in words}
-    if all(word.isdecimal() and len(word) < 10 for word in found) and not (classes and found <= {*classes}):
+    if all(word.isdecimal() and len(word) < 6 for word in found) and not (classes and found <= {*classes}):
         numbers = {name: np.array(list(map(int, words)), np.int32) for name, words in text.items()}
         return _with_classes(numbers, classes, 0, label, ["labels: numbers written as text"])
     names = classes or tuple(sorted(found))
@@ -365,7 +366,10 @@ def dataset(
     for split, (x, y) in pairs.items():
         found, classes = images.arrays[x], labels.arrays[y]
         if len(found) != len(classes):
-            raise UsageError(f"{label}: {x} has {len(found)} images and {y} {len(classes)} labels, expected as many")
+            remedy = f"; of one image make {x} by x[None]" if len(classes) == 1 and arrays[x].ndim == 3 else ""
+            raise UsageError(
+                f"{label}: {x} has {len(found)} images and {y} {len(classes)} labels, expected as many{remedy}"
+            )
         splits[split] = Split.whole(found.view(), classes)  # a view, so that a caller's own array stays writable
     return SplitDataset.from_splits(
         name,

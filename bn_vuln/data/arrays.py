@@ -56,11 +56,11 @@ def _array(given: object, label: str) -> AnyArray:
             array = np.array(array.tolist())
         if array.dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):  # which NumPy does not know by itself
             array = array.astype(np.float32)
-    except (TypeError, ValueError, NotImplementedError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # of NumPy, or of what was given
         text = " ".join(str(error).split())
         raise UsageError(f"{label}: expected an array, received {type(given).__name__} ({text})") from None
     if array.dtype.kind == "O":
-        raise UsageError(f"{label}: expected an array, received {type(given).__name__}")
+        raise UsageError(f"{label}: expected an array of numbers or text, received Python objects")
     return array
 
 

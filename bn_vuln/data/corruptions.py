@@ -51,7 +51,7 @@ def _is_published(dataset: Dataset, split: str, corruption: Corruption) -> bool:
         return auto and has_archive and cifar10_c.is_available(corruption.corruption, corruption.severity)
     if not has_archive:
         raise UsageError(
-            f"source archive: CIFAR-10-C is of the test split of {cifar10_c.CLEAN}, received {dataset.info.name} "
+            f"source archive: CIFAR-10-C is of the test split of {cifar10_c.CLEAN}, received {dataset.info.label} "
             f"{split}; use source made"
         )
     cifar10_c.require_available(corruption.corruption, corruption.severity)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -120,20 +121,26 @@ def _read(path: str) -> tuple[dict[str, tuple[str, str]], Arrays, tuple[str, ...
             used = [*(name for pair in pairs.values() for name in pair), *CLASS_NAMES]
             left_out = [name for name in archive.files if name not in used]
             notes = (f"left out: {format_list(left_out)}",) if left_out else ()
-            return pairs, {name: _array(archive[name], name, path) for name in used if name in archive}, notes
+            return pairs, {name: _array(archive, name, path) for name in used if name in archive}, notes
     except UsageError:
         raise
     except Exception as error:  # zip, zlib and the parser of headers raise many kinds; all mean the same to the user
-        text = first_line(error)
-        if text.startswith("Object arrays"):
-            reason = "holds Python objects, which are not loaded because they can run code"
-        else:  # NumPy takes any file that it does not know for a pickled one
-            reason = "is no .npz file" if "pickled" in text else f"cannot be read ({text})"
+        text = first_line(error)  # NumPy takes any file that it does not know for a pickled one
+        reason = "is no .npz file" if "pickled" in text else f"cannot be read ({text})"
         raise UsageError(f"{path}: {reason}; expected an .npz file as np.savez writes it") from None
 
 
-def _array(found: AnyArray | bytes, name: str, path: str) -> AnyArray:
-    """What an archive has of this name; `UsageError` where that is no array."""
+def _array(archive: Mapping[str, AnyArray | bytes], name: str, path: str) -> AnyArray:
+    """What an archive has of this name; `UsageError` where that is no array, or one of Python objects."""
+    try:
+        found = archive[name]
+    except ValueError as error:
+        if not str(error).startswith("Object arrays"):
+            raise
+        raise UsageError(
+            f"{path}: {name} holds Python objects, which are not loaded because they can run code; save numbers, or "
+            "text as np.array(names, str)"
+        ) from None
     if isinstance(found, bytes):
         raise UsageError(f"{path}: {name} is no array; expected an .npz file as np.savez writes it")
     return found

@@ -257,7 +257,9 @@ def check_fit(models: Sequence[Model], evaluation: Evaluation) -> None:
         received = requirements(other)
         for name, expected in requirements(first).items():
             if received[name] != expected:
-                values = (", ".join(map(str, value)) for value in (received[name], expected))
+                values = [", ".join(map(str, value)) for value in (received[name], expected)]
+                if name == "data set":  # as their user knows them, not by their digest
+                    values = [model.classifier.dataset for model in (other, first)]
                 raise _unfit(other, first, f"{name} {' against '.join(values)}")
 
 

@@ -31,7 +31,7 @@ def build(
     if not arch.one_logit:
         return keras.Model(inputs, dense(x, len(info.classes), initializer, "logits"), name="linear")
     if len(info.classes) != 2:
-        raise UsageError(f"arch.one_logit: expected two classes, {info.name} has {len(info.classes)}")
+        raise UsageError(f"arch.one_logit: expected two classes, {info.label} has {len(info.classes)}")
     z = dense(x, 1, initializer, "logit")
     zero = keras.layers.Rescaling(0.0, name="zero")(z)
     return keras.Model(inputs, keras.layers.Concatenate(name="logits")([zero, z]), name="linear")

@@ -205,7 +205,8 @@ def test_arrays_that_are_left_out_are_named(tmp_path):
         (keras_names((TRAIN[0], np.eye(3)[TRAIN[1]]), (TEST[0], np.eye(4)[TEST[1]])),
          ["y_test: expected 3 one-hot columns, received 4"]),
         (keras_names((TRAIN[0], np.array(CLASSES)[TRAIN[1]])), ["y_train is text, y_test is not"]),
-        (keras_names((TRAIN[0], TRAIN[1].astype(object))), ["Python objects", "can run code"]),
+        (keras_names((TRAIN[0], TRAIN[1].astype(object))), ["y_train holds Python objects", "can run code"]),
+        (keras_names(classes=np.array(CLASSES, object)), ["classes holds Python objects", "np.array(names, str)"]),
     ],
 )  # fmt: skip
 def test_files_whose_arrays_do_not_fit_together_are_refused(tmp_path, arrays, fragments):
@@ -351,6 +352,7 @@ NAN = np.where(np.arange(30)[:, None, None, None] == 7, np.nan, PIXELS / 255)
         (PIXELS[:0], ["[0, 8, 8, 3]", "no images in it"]),
         (PIXELS[:, :0], ["[30, 0, 8, 3]"]),
         (PIXELS[:29], ["29 images", "30 labels"]),
+        (PIXELS[0], ["8 images", "30 labels"]),
         (PIXELS / 127.5 - 1, ["float64 from -1 to 1", "scaled to [-1, 1] or standardized", "--input-scale"]),
         ((PIXELS / 255 - 0.5) / 0.3, ["standardized"]),
         (PIXELS / 255 - 0.01, ["from -0.01 to 0.99", "negative"]),
@@ -451,9 +453,11 @@ def test_labels_that_count_from_1_are_flagged(given):
     [
         (LABELS * 0.5, None, ["whole numbers", "label 1 is 0.5"]),
         (np.where(LABELS == 1, np.nan, LABELS), None, ["label 1 is nan"]),
-        (LABELS.astype(int) - 1, None, ["0 to K-1", "-1 to 1"]),
+        (LABELS.astype(int) - 1, None, ["class numbers of 0 to K-1", "-1 to 1"]),
         (np.where(LABELS == 1, -1, 1), None, ["-1 to 1", "(y + 1) // 2"]),
         (np.full(30, 2**31), None, ["2147483648"]),
+        (LABELS.astype(int) * 10**6, None, ["0 to 2000000"]),
+        (LABELS[:1], None, ["1 labels"]),
         (np.where(ONE_HOT == 1, 0.9, 0.05), None, ["one-hot", "row 0 holds 0.9"]),
         (ONE_HOT * 2, None, ["row 0 holds 2"]),
         (np.maximum(ONE_HOT, np.eye(3)[0]), None, ["row 1 has 2 ones", "one class"]),
@@ -515,8 +519,16 @@ def test_what_numpy_makes_an_array_of_is_taken():
 
 @pytest.mark.parametrize("given", [[PIXELS[0], PIXELS[1, :4]], None, {"a": 1}, object()])
 def test_what_is_no_array_is_refused(given):
-    with pytest.raises(UsageError, match="images: expected an array, received"):
+    with pytest.raises(UsageError, match="images: expected an array"):
         data.register(given, LABELS)
+
+
+def test_one_image_needs_its_axis():
+    with pytest.raises(
+        UsageError, match=r"8 images .* 1 labels, expected as many; of one image make images by x\[None\]"
+    ):
+        data.register(PIXELS[0], [1])
+    assert data.load(data.register(PIXELS[0][None], [1]), "all").labels.tolist() == [1]
 
 
 def test_arrays_that_are_not_held_are_refused():
