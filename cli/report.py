@@ -47,7 +47,7 @@ def command(folder: Path, form: str, as_json: bool, quiet: bool) -> None:
     below = list(dict.fromkeys(path.parent.parent for path in sorted(folder.glob("*/experiments/*.yaml"))))
     if below and not pages.has_experiments(folder) and not models.read(folder):
         raise UsageError(f"{folder}: no experiment here, but in {', '.join(map(str, below))}: bnvuln report {below[0]}")
-    written = pages.write(folder, form, progress=o.progress(quiet=False))  # type: ignore[arg-type]
+    written = pages.write(folder, form, progress=o.progress(quiet))  # type: ignore[arg-type]
     if as_json:
         plain = {"files": [str(path) for path in written], "experiments": []}
         if pages.has_experiments(folder):

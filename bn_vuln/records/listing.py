@@ -147,7 +147,7 @@ def find(target: str | Path, root: Path) -> tuple[Store, str]:
     Raises:
         UsageError: where there is no such model, or several.
     """
-    path = Path(target).expanduser()
+    path = Path(os.path.expanduser(target))
     if not str(target):
         raise UsageError(f"the name of a model is empty; see bnvuln list {root}")
     if path.is_dir() and is_run_folder(path):
@@ -187,7 +187,7 @@ def externals(root: Path) -> Iterator[tuple[str, ExternalRecord]]:
 
 def is_of(external: ExternalRecord, target: str | Path) -> bool:
     """Return whether an external model is the file, or has the name, that a user gives."""
-    if external.path is not None and os.path.realpath(external.path) == os.path.realpath(Path(target).expanduser()):
+    if external.path is not None and os.path.realpath(external.path) == os.path.realpath(os.path.expanduser(target)):
         return True
     return external.source == str(target) and external.path is None
 

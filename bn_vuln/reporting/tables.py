@@ -360,6 +360,7 @@ def text_table(table: TextTable, width: int = WIDTH) -> str:
 def wrap(text: str, width: int, indent: str = "") -> list[str]:
     """Wrap a line at its spaces, and words that are too long anywhere; `indent` begins every line but the first."""
     lines, line = [], ""
+    text = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
     for word in text.split(" "):
         joined = f"{line} {word}" if line else word
         if display_width(joined) <= width:

@@ -72,6 +72,11 @@ def test_columns_that_do_not_fit_follow_below_beside_the_keys() -> None:
     assert [number for number in rows[1][2:] if number not in text] == []  # numbers are never broken
 
 
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    text = text_table(TextTable("", ["model"], [["a\x1b[31m\nb"]]))
+    assert text.splitlines()[2] == "a\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}b"
+
+
 @pytest.mark.parametrize("width", [1, 2, 7, 20, 80])
 def test_wrapping_loses_nothing(width: int) -> None:
     for text in ("", "one", "some words, 東京 too", "x" * 100 + " and more", "tail  of  spaces"):
