@@ -6,7 +6,6 @@ itself is verified by further attacks.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import functools
@@ -31,7 +30,6 @@ from bn_vuln.config import (
     digest,
     format_eps,
 )
-from bn_vuln.errors import BnvulnError
 from bn_vuln.evaluation import attack_diagnostics, minimum_norm, recording, sanity_checks
 from bn_vuln.evaluation import perturbed as perturbed_images
 from bn_vuln.evaluation.attack_runner import AttackRunner
@@ -282,17 +280,18 @@ def recorded(
         folder: run folder; None: there is none.
 
     Returns:
-        Records by name. A damaged one counts as missing.
+        Records by name. A damaged one counts as missing, as one of another classifier does.
     """
     found: dict[str, records.Record] = {}
     if folder is None:
         return found
     name = classifier.info.name if evaluation.dataset is None else data.dataset_info(evaluation.dataset).name
+    folder = folder.resolve()
+    store = records.FolderStore(folder.parent)
     for title, options in perturbations.items():
-        path = records.record_path(folder, digest(recording.identity(evaluation, name, options)))
-        with contextlib.suppress(BnvulnError):
-            if path.exists():
-                found[title] = records.read_record(path)
+        record = store.record(folder.name, digest(recording.identity(evaluation, name, options)))
+        if record is not None and record.cell_id == classifier.id:
+            found[title] = record
     return found
 
 

@@ -12,10 +12,11 @@ here the iterative attacks keep the last iterate unless another one is named.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -324,15 +325,18 @@ def _measure_source(
 
 
 def _recorded(source: _EvaluatedModel, target: _EvaluatedModel, attack: Attack) -> TransferPair | None:
-    """The pair that was recorded; None where its record or its arrays are not there."""
+    """The pair that was recorded; None where its record or its outcomes are not there, or damaged."""
     evaluation, name = source.evaluator.evaluation, source.eval_set.dataset.info.name
-    fields = recording.identity(evaluation, name, attack)
-    transfer_id = recording.transfer_id(source.model.classifier, target.model.classifier, fields)
+    identity = recording.identity(evaluation, name, attack)
+    transfer_id = recording.transfer_id(source.model.classifier, target.model.classifier, identity)
     path = records.transfer_path(target.model.folder, transfer_id)
     if not (path.exists() and path.with_suffix(".npz").exists()):
         return None
-    record, correct = records.read_transfer(path)
-    return TransferPair(record, PairCorrect(**correct))
+    with contextlib.suppress(records.DamagedError):
+        record, correct = records.read_transfer(path)
+        if correct.keys() == {field.name for field in fields(PairCorrect)}:
+            return TransferPair(record, PairCorrect(**correct))
+    return None
 
 
 def _measure(source: _EvaluatedModel, target: _EvaluatedModel, result: Result) -> TransferPair:

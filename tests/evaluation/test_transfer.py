@@ -215,7 +215,9 @@ def test_a_record_holds_its_identity_and_arrays(run, tmp_path):
     assert not [p for p in path.parent.iterdir() if p.name.startswith(".")]
     path.write_text("{}")
     with pytest.raises(BnvulnError, match=rf"{path.name}: not a readable transfer record"):
-        run("left", "right")
+        records.read_transfer(path)
+    assert by_name(run("left", "right"))["left", "right"].record.correct == record.correct  # it is measured again
+    assert records.read_transfer(path)[0].transfer_id == record.transfer_id
 
 
 def test_a_run_keeps_its_records_until_it_is_trained_anew(folder, tmp_path):

@@ -11,6 +11,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -399,6 +400,15 @@ def test_folders_and_pipes_in_place_of_files_end_in_one_line(whole: Path, tmp_pa
             use_all(root, tmp_path / f"unpacked again {number}")
             path.unlink()
         path.write_bytes(content)
+
+
+@pytest.mark.parametrize("content", HOSTILE)
+def test_hostile_checkpoints_are_not_used(tmp_path: Path, content: bytes) -> None:
+    from bn_vuln.training import checkpoint
+
+    (tmp_path / checkpoint.NAME).write_bytes(content)
+    nothing: Any = SimpleNamespace(variables=[], weights=[], get_weights=list)
+    assert "it cannot be read (" in str(checkpoint.restore(tmp_path, "id", nothing, nothing))
 
 
 @pytest.mark.parametrize("content", HOSTILE)
