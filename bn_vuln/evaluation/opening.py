@@ -13,6 +13,7 @@ from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.evaluation import classifier as classifiers
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.external import input_scale, loading
+from bn_vuln.records.names import is_cell
 from bn_vuln.runtime.distribution import Distribution
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet
@@ -172,7 +173,7 @@ def _folder(classifier: Classifier, root: Path | None) -> Path | None:
             cell_id=classifier.id, source=classifier.label, path=path, identity=classifier.identity, found=found
         )
         records.write_external(folder, record)
-    elif not (folder / "config.yaml").exists():
+    elif is_cell(classifier.identity) and not (folder / "config.yaml").exists():
         cell = config.validate(config.Cell, classifier.identity, "cell")
         atomic_write(folder / "config.yaml", config.to_yaml(cell))
     return folder

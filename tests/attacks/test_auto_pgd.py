@@ -17,7 +17,7 @@ from bn_vuln.attacks.eps_search import Bisection, EpsGrid
 from bn_vuln.attacks.losses import dlr, logit_margin, targeted_dlr
 from bn_vuln.attacks.pgd import PGD
 from bn_vuln.attacks.threat_model import ThreatModel
-from bn_vuln.evaluation.classifier import load_keras
+from bn_vuln.external.loading import load_keras
 from bn_vuln.models import bn_folding
 from bn_vuln.records import open_store
 

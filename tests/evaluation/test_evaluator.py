@@ -11,6 +11,7 @@ from bn_vuln.config import AWGN, Attack, Clean, Evaluation, digest
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.evaluation import classifier
 from bn_vuln.evaluation.evaluator import Evaluator, measure
+from bn_vuln.external import loading
 from bn_vuln.models import bn_folding
 from bn_vuln.runtime.files import atomic_write
 
@@ -23,7 +24,7 @@ def evaluator(runs):
 
 
 def logits_of(folder, images):
-    return classifier.load_keras(folder / "model.keras").predict(images, verbose=0)
+    return loading.load_keras(folder / "model.keras").predict(images, verbose=0)
 
 
 def test_clean_accuracy_is_keras_own(evaluator, runs):
@@ -130,7 +131,7 @@ def external(tmp_path, runs, *, shape=(28, 28, 1), scale=1.0, softmax=False):
     """A plain Keras model that wraps a trained one behind another input and output."""
     import keras
 
-    inner = classifier.load_keras(runs["none"] / "model.keras")
+    inner = loading.load_keras(runs["none"] / "model.keras")
     inputs = keras.Input(shape)
     x = keras.layers.Rescaling(1 / scale)(keras.layers.Reshape((28, 28, 1))(inputs))
     outputs = inner(x)
@@ -146,35 +147,40 @@ PGD = Attack(attack="bim", eps=0.1, steps=5)
 @pytest.mark.parametrize("shape", [(28, 28), (784,)])
 def test_any_input_shape_gives_the_accuracy_of_the_original(tmp_path, runs, shape):
     path = external(tmp_path, runs, shape=shape)
-    found = api.attack(path, PGD, dataset="mnist", limit=200).record
+    found = api.attack(path, PGD, dataset="mnist", limit=200, input_scale="0-1").record
     assert found.accuracy == pytest.approx(api.attack(runs["none"], PGD, limit=200).record.accuracy, abs=0.011)
 
 
 def test_input_scale_is_respected(tmp_path, runs):
     path = external(tmp_path, runs, scale=255.0)
+    assert api.open_classifier(path, dataset="mnist").input_scale.name == "0-255"  # it begins with a Rescaling
     subject = api.open_classifier(path, dataset="mnist", input_scale="0-255")
     expected = api.attack(runs["none"], PGD, limit=200).record.accuracy
     assert api.attack(subject, PGD, limit=200).record.accuracy == pytest.approx(expected, abs=0.011)
-    wrong = api.open_classifier(path, dataset="mnist")
+    wrong = api.open_classifier(path, dataset="mnist", input_scale="0-1")
     assert api.attack(wrong, Attack(attack="bim", eps=0, steps=1), limit=200).record.accuracy < 0.5
 
 
-def test_probabilities_are_flagged_and_from_probabilities_mends_it(tmp_path, runs):
+def test_a_softmax_is_taken_off(tmp_path, runs):
     path = external(tmp_path, runs, softmax=True)
-    flagged = api.attack(path, PGD, dataset="mnist", limit=200).record
-    assert [flag.check for flag in flagged.flags] == [10]
-    mended = api.attack(api.open_classifier(path, dataset="mnist", from_probabilities=True), PGD, limit=200).record
-    assert mended.flags == ()
-    assert mended.accuracy == pytest.approx(api.attack(runs["none"], PGD, limit=200).record.accuracy, abs=0.011)
-    assert mended.cell_id != flagged.cell_id
+    found = api.attack(path, PGD, dataset="mnist", limit=200, input_scale="0-1").record
+    assert found.flags == ()
+    assert found.accuracy == pytest.approx(api.attack(runs["none"], PGD, limit=200).record.accuracy, abs=0.011)
+    for declared in ("logits", "sigmoid"):
+        with pytest.raises(UsageError, match="--output softmax fits what was seen"):
+            api.open_classifier(path, output=declared, input_scale="0-1")
 
 
-def test_the_identity_of_an_external_model_is_its_weights(tmp_path, runs):
+def test_the_identity_of_an_external_model_is_its_content_and_how_it_is_called(tmp_path, runs):
     copy = tmp_path / "copy.keras"
     shutil.copy(runs["none"] / "model.keras", copy)
-    one, two = (classifier.from_keras(path, "mnist").id for path in (runs["none"] / "model.keras", copy))
-    assert one == two
-    assert one != classifier.from_keras(runs["batch"] / "model.keras", "mnist").id
+
+    def id_of(path, input_scale="0-1"):
+        return api.open_classifier(path, input_scale=input_scale).id
+
+    one = id_of(copy)
+    assert one == id_of(runs["none"] / "model.keras")
+    assert len({one, id_of(runs["batch"] / "model.keras"), id_of(copy, "0-255"), id_of(copy, "0.5,0.5")}) == 4
 
 
 def model_of(shape, units):
@@ -185,12 +191,12 @@ def model_of(shape, units):
 
 def test_a_model_that_cannot_fit_is_refused():
     for shape, units, fragment in (
-        ((32, 16, 1), 10, "an input"),
-        ((28, 28, 3), 10, "an input"),
-        ((20, 20, 1), 10, "an input"),
-        ((28, 28, 1), 7, "outputs"),
+        ((28, 28, 3), 10, "it takes RGB images, those of mnist are gray; give --gray-to-rgb"),
+        ((28, 28, 5), 10, "expected a model that takes images of 1 or 3 channels"),
+        ((31,), 10, "expected a model that takes images of 1 or 3 channels"),
+        ((28, 28, 1), 7, "expected outputs"),
     ):
-        with pytest.raises(UsageError, match=f"expected {fragment}"):
+        with pytest.raises(UsageError, match=fragment):
             classifier.from_model(model_of(shape, units), data.dataset_info("mnist"), {"weights": "x"})
 
 
@@ -202,7 +208,7 @@ def test_a_wider_model_gets_wider_images():
 def test_a_file_that_is_no_model_is_named(tmp_path):
     path = tmp_path / "x.keras"
     path.write_bytes(b"no zip at all")
-    with pytest.raises(UsageError, match=r"x\.keras: not a \.keras file"):
+    with pytest.raises(BnvulnError, match=r"x\.keras: not a model file of Keras"):
         api.open_classifier(path)
 
 
@@ -212,7 +218,7 @@ def test_a_damaged_model_is_named_in_one_line(tmp_path, runs):
     path = tmp_path / "x.keras"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model.weights.h5", b"nothing")
-    with pytest.raises(BnvulnError, match=r"x\.keras: Keras cannot load it") as error:
+    with pytest.raises(UsageError, match=r"x\.keras: not a \.keras file: no config\.json inside") as error:
         api.open_classifier(path)
     assert "\n" not in str(error.value)
 

@@ -132,7 +132,7 @@ def test_every_config_field_changes_the_images(few, result):
 
 def test_two_replicas_find_what_one_does(runs, evaluator, result):
     devices = distribution.choose("mirrored")
-    subject = api.open_classifier(runs["batch"], distribution=devices)
+    subject = api.open_classifier(runs["batch"], strategy="mirrored")
     found = Evaluator(subject, LIMIT, batch_size=15, distribution=devices).run(MinimumNorm(**FAST))
     assert found.record.replicas == 2
     np.testing.assert_array_equal(found.correct, result.correct)
@@ -330,7 +330,8 @@ def test_every_option_of_the_command_belongs_to_it_or_is_refused():
     """A new option of `bnvuln attack` has to be sorted here."""
     other = {
         "target_path", "help", "dataset", "split", "limit",
-        "input_scale", "from_probabilities", "ord", "name", "no_fold",
+        "input_scale", "from_probabilities", "resize", "gray_to_rgb", "output", "head", "class_names", "weights",
+        "custom_objects", "validation", "force", "ord", "name", "no_fold",
         "runs", "save", "checks", "strategy", "batch_size", "data_dir", "manual_dir", "as_json", "quiet", "verbose",
     }  # fmt: skip
     known = {*command.MINIMUM_NORM_ONLY, *command.SHARED, *command.EPS_BALL_ONLY, *other}
@@ -349,6 +350,7 @@ def test_a_model_without_adversarial_examples_has_no_distance(bnvuln, tmp_path, 
     model.layers[-1].bias.assign([5.0, 0.0] if accurate else [np.nan, np.nan])
     model.save(tmp_path / "m.keras")
     more = ["--data", tmp_path / "mine.npz", "--runs", tmp_path / "runs", "--json", "-q"]
+    more += ["--input-scale", "0-1", "--output", "logits"]
     code, out, _ = bnvuln("attack", tmp_path / "m.keras", *QUICK, *more)
     clean, record = json.loads(out)["records"]
     assert code == 0

@@ -326,9 +326,8 @@ def test_an_evaluation_runs_dropout_and_bn_in_inference_mode_even_where_the_net_
     assert numbers(net) == []
 
 
-def test_an_evaluation_flags_softmax_outputs_unless_they_are_declared():
+def test_an_evaluation_flags_softmax_outputs():
     assert numbers(evaluator(softmax=True)) == [10]
-    assert numbers(evaluator(softmax=True, from_probabilities=True)) == []
 
 
 def test_an_evaluation_flags_boxes_and_reach():

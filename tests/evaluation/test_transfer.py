@@ -55,6 +55,13 @@ def linear(w, width=WIDTH):
     return model
 
 
+def opened(folder):
+    return [
+        api.open_classifier(path, dataset=str(folder / "images.npz"), input_scale="0-1")
+        for path in files(folder, "left", "right")
+    ]
+
+
 def files(folder, *names):
     return [folder / f"{name}.keras" for name in names]
 
@@ -64,8 +71,8 @@ def run(folder, tmp_path):
     """Transfer between linear models by name, records below tmp_path/runs."""
 
     def run(*names, attack=FGSM, **options):
-        where = {"dataset": str(folder / "images.npz"), **options.pop("evaluation", {})}
-        return api.transfer(files(folder, *names), attack, evaluation=where, root=tmp_path / "runs", **options)
+        where = {"dataset": str(folder / "images.npz"), "input_scale": "0-1", **options}
+        return api.transfer(files(folder, *names), attack=attack, root=tmp_path / "runs", **where)
 
     return run
 
@@ -73,8 +80,8 @@ def run(folder, tmp_path):
 @pytest.fixture(scope="module")
 def everything(folder, tmp_path_factory):
     """The matrix of all linear models."""
-    root, where = tmp_path_factory.mktemp("everything"), {"dataset": str(folder / "images.npz")}
-    return api.transfer(files(folder, *WEIGHTS), FGSM, matrix=True, evaluation=where, root=root)
+    root, where = tmp_path_factory.mktemp("everything"), {"dataset": str(folder / "images.npz"), "input_scale": "0-1"}
+    return api.transfer(files(folder, *WEIGHTS), attack=FGSM, matrix=True, root=root, **where)
 
 
 def by_name(found):
@@ -224,8 +231,9 @@ def test_a_run_keeps_its_records_until_it_is_trained_anew(folder, tmp_path):
     path = tmp_path / "run"
     options = {"data": {"name": str(folder / "images.npz"), "validation": 90}, "arch": "linear"}
     api.train({**options, "train": {"epochs": 10, "batch_size": 10, "lr": 0.5}}, path)
-    found = api.transfer([*files(folder, "left"), path], FGSM, evaluation={"dataset": str(folder / "images.npz")},
-                         root=tmp_path / "runs")  # fmt: skip
+    dataset = str(folder / "images.npz")
+    left = api.open_classifier(*files(folder, "left"), dataset=dataset, input_scale="0-1")
+    found = api.transfer([left, path], attack=FGSM, dataset=dataset, root=tmp_path / "runs")
     assert list(found.names.values()) == ["left", "linear none seed 0"]
     assert [row[2].split()[0] for row in report.models_table(found).rows] == ["external", "linear"]
     (kept,) = (path / "transfer").glob("*.json")
@@ -278,7 +286,7 @@ def test_external_models_of_one_name_have_their_ids_in_the_name():
 
 
 def test_models_of_another_width_are_refused(run):
-    with pytest.raises(UsageError, match=r"wide\.keras .*left\.keras: width of the input 8 against 4"):
+    with pytest.raises(UsageError, match=r"wide\.keras .*left\.keras: size of the input 8, 8 against 4, 4"):
         run("left", "wide")
 
 
@@ -291,18 +299,17 @@ def test_models_of_another_width_are_refused(run):
     ],
 )
 def test_models_of_other_data_are_refused(folder, info, message):
-    first, second = (api.open_classifier(p, dataset=str(folder / "images.npz")) for p in files(folder, "left", "right"))
+    first, second = opened(folder)
     other = replace(second, info=replace(second.info, **info))
     with pytest.raises(UsageError, match=message):
-        api.transfer([first, other], FGSM)
+        api.transfer([first, other], attack=FGSM)
 
 
 def test_models_with_other_validation_examples_are_refused_on_these(folder, tmp_path):
-    opened = [api.open_classifier(p, dataset=str(folder / "images.npz")) for p in files(folder, "left", "right")]
-    models = [replace(one, validation=size) for one, size in zip(opened, (10, 20), strict=True)]
+    models = [replace(one, validation=size) for one, size in zip(opened(folder), (10, 20), strict=True)]
     with pytest.raises(UsageError, match="other examples of the validation split"):
-        api.transfer(models, FGSM, evaluation={"split": "validation"}, root=tmp_path)
-    assert api.transfer(models, FGSM, root=tmp_path).n == N
+        api.transfer(models, attack=FGSM, split="validation", root=tmp_path)
+    assert api.transfer(models, attack=FGSM, root=tmp_path).n == N
 
 
 def test_one_model_is_not_enough(run):
@@ -348,7 +355,7 @@ def test_a_model_that_masks_its_gradients_is_flagged(folder, tmp_path):
     name = str(folder / "images.npz")
     models = [classifier.from_model(model, info, {"weights": what}, dataset=name)
               for what, model in (("plain", inner), ("masked", masked))]  # fmt: skip
-    found = api.transfer(models, FGSM, matrix=True, root=tmp_path)
+    found = api.transfer(models, attack=FGSM, matrix=True, root=tmp_path)
     plain, hidden = found.sources
     assert found.pairs[hidden, hidden].record.correct == found.pairs[hidden, hidden].record.clean_correct
     assert list(found.flags()) == [(plain, hidden)]
@@ -359,7 +366,8 @@ def test_a_model_that_masks_its_gradients_is_flagged(folder, tmp_path):
     assert "check 4" in remarks[0]
     assert "check 8: random points" in remarks[1]
     assert "check 6: another model's adversarial examples" in remarks[2]
-    assert api.transfer(models, FGSM, root=tmp_path).flags() == {}  # the white box of the second is not among them
+    # The white box of the second is not among them.
+    assert api.transfer(models, attack=FGSM, root=tmp_path).flags() == {}
 
 
 def test_points_of_several_eps_are_not_transferred():
@@ -412,6 +420,7 @@ def command(bnvuln, folder, tmp_path):
     def command(*names):
         named = [folder / name if str(name).endswith(".keras") else name for name in names]
         options = ["--data", folder / "images.npz", "--attack", "fgsm", "--eps", "1/20", "--runs", tmp_path / "runs"]
+        options += ["--input-scale", "0-1"]
         return bnvuln("transfer", *options, *named)
 
     return command
@@ -439,15 +448,15 @@ def test_a_matrix_on_the_terminal_and_in_files(command, tmp_path):
 
 
 def test_json_is_one_object_with_every_number(command, folder):
-    code, out, err = command("left.keras", "right.keras", "--from-probabilities", "--json", "-q")
+    code, out, err = command("left.keras", "right.keras", "--json", "-q")
     printed = json.loads(out)
     assert code == 0
     assert printed.keys() == {"perturbation", "n", "models", "pairs", "flags", "files"}
     assert (printed["files"], err) == ([], "")
     assert [model["name"] for model in printed["models"]] == ["left", "right"]
     ids = [model["id"] for model in printed["models"]]
-    called = {"input_scale": "0-1", "from_probabilities": True}
-    assert ids[0] == digest({"weights": classifier.weights_sha256(folder / "left.keras"), **called})
+    left = api.open_classifier(folder / "left.keras", dataset=str(folder / "images.npz"), input_scale="0-1")
+    assert ids[0] == left.id
     assert [(p["source"], p["target"]) for p in printed["pairs"]] == [(ids[0], ids[0]), (ids[0], ids[1])]
     for pair in printed["pairs"]:
         for key in ("clean", "accuracy", "transfer", "fooled"):
@@ -478,4 +487,4 @@ def test_options_of_external_models_need_one(bnvuln, tmp_path):
         (tmp_path / name).mkdir()
     code, _, err = bnvuln("transfer", tmp_path / "a", tmp_path / "b", "--from-probabilities")
     assert code == 2
-    assert "these are runs" in err
+    assert "is a run of this package, which knows how it is called: leave out --output" in err

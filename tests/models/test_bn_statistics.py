@@ -7,7 +7,7 @@ import pytest
 from helpers_attacks import cross_entropy, keras, tf
 from helpers_runs import small_cell
 
-from bn_vuln import data, models
+from bn_vuln import api, data, models
 from bn_vuln.config import (
     Attack,
     Cell,
@@ -29,6 +29,7 @@ from bn_vuln.evaluation.classifier import from_model
 from bn_vuln.evaluation.eval_set import training_examples, without_large_limit
 from bn_vuln.evaluation.evaluator import Evaluator
 from bn_vuln.evaluation.measurements.run import measure
+from bn_vuln.external import input_scale, loading
 from bn_vuln.models import bn_statistics
 from bn_vuln.runtime.distribution import choose
 
@@ -207,9 +208,9 @@ def test_naming_the_data_of_a_run_does_not_change_what_it_was_trained_on(runs):
 
 
 def test_an_external_model_was_trained_on_everything(runs):
-    subject = classifier.from_keras(runs["batch"] / "model.keras", "mnist")
+    subject = api.open_classifier(runs["batch"] / "model.keras", input_scale="0-1")
     examples, batch_size = training_examples(subject)
-    assert (len(examples), batch_size) == (55000, 100)
+    assert (len(examples), batch_size) == (60000, 100)
 
 
 def test_drawn_classes_are_found_again():
@@ -227,7 +228,7 @@ def test_logits_are_those_of_the_batch(runs, monkeypatch):
     """Three batches of 50 examples."""
     monkeypatch.setattr("bn_vuln.evaluation.eval_set.BN_BATCH_SIZE", 50)
     found = evaluator(runs["batch"], "batch")
-    model = classifier.load_keras(runs["batch"] / "model.keras")
+    model = loading.load_keras(runs["batch"] / "model.keras")
     test = data.load("mnist", "test", limit=LIMIT)
     x = pixel_array(test.images, 28)
     expected = np.concatenate([model(x[i : i + 50], training=True) for i in (0, 50, 100)])
@@ -329,7 +330,7 @@ def test_attacks_use_the_gradient_through_the_batch(runs):
     """One step of FGSM against the gradient of the batch's cross-entropy, by Keras."""
     found = evaluator(runs["batch"], "batch")
     result = found.run(Attack(attack="fgsm", eps=0.05, box="none"))
-    model = classifier.load_keras(runs["batch"] / "model.keras")
+    model = loading.load_keras(runs["batch"] / "model.keras")
     x = tf.constant(found.eval_set.pixels)
     with tf.GradientTape() as tape:
         tape.watch(x)
@@ -374,8 +375,9 @@ def external_model(shape=(28, 28, 1), scale=1.0):
 
 @pytest.mark.parametrize(("shape", "scale"), [((784,), 1.0), ((28, 28, 1), 255.0)], ids=["flat", "0-255"])
 def test_reestimated_calls_an_external_model_as_it_is_called(shape, scale):
-    def logits(model, input_scale):
-        subject = from_model(model, INFO, {"data": {"limit": 500}}, input_scale=input_scale)
+    def logits(model, scale):
+        subject = from_model(model, INFO, {"data": {"limit": 500}})
+        subject = dataclasses.replace(subject, input_scale=input_scale.parse(scale, 1))
         found = Evaluator(subject, Evaluation(limit=20, bn_statistics="reestimated"))
         return found.eval_set.logits(found.eval_set.pixels)
 

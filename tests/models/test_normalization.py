@@ -9,7 +9,7 @@ from bn_vuln.config import Cell, validate
 from bn_vuln.data import Dataset
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.errors import ConfigError, UsageError
-from bn_vuln.evaluation import classifier
+from bn_vuln.external import loading
 from bn_vuln.models import bn_folding, custom_layers
 from bn_vuln.runtime.progress import Quiet
 from bn_vuln.training import TrainingLoop
@@ -279,7 +279,7 @@ def test_a_saved_model_opens_and_gives_its_logits(normalization, tmp_path):
     model.save(tmp_path / "model.keras")
     expected = model(images(), training=False).numpy()
     custom_layers.scalar_bias_class.cache_clear()
-    np.testing.assert_allclose(classifier.load_keras(tmp_path / "model.keras")(images()), expected, atol=1e-5)
+    np.testing.assert_allclose(loading.load_keras(tmp_path / "model.keras")(images()), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("arch", ["resnet20", SMALL], ids=str)
