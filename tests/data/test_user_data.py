@@ -255,9 +255,9 @@ def test_a_run_is_measured_on_moved_data_that_are_named(bnvuln, trained, tmp_pat
     before = json.loads(bnvuln(*attack)[1])["records"]
     moved = shutil.move(path, tmp_path / "moved.npz")
     try:
-        code, _, err = bnvuln(*attack)
+        code, _, err = bnvuln(*attack, "--force")
         assert (code, "no such file" in err, "--data" in err) == (2, True, True)
-        after = json.loads(bnvuln(*attack, "--data", moved)[1])["records"]
+        after = json.loads(bnvuln(*attack, "--data", moved, "--force")[1])["records"]
     finally:
         shutil.move(moved, path)
     for key in ("perturbation_id", "correct"):
