@@ -121,3 +121,13 @@ def test_comparisons_keep_the_versions_that_they_were_made_with(tools, tmp_path)
         "c": {"device": "an old device", "versions": {"torch": "1"}},
     }
     assert (kept["device"], kept["repetitions"], kept["settings"]["examples"]) == ("a device", 1, 20)
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_image_folders_prints_seconds_and_memory(tmp_path):
+    command = [sys.executable, TOOLS / "bench_image_folder.py", "--n", "30", "--folder", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)["results"]["evaluate"]
+    assert 0 < result["started_gb"] <= result["peak_gb"]
+    assert len(list(tmp_path.rglob("*.jpg"))) == 30

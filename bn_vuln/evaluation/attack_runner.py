@@ -31,6 +31,7 @@ from bn_vuln.runtime.progress import Progress, progress_task
 from bn_vuln.typing import Floats, Images, Index, Labels, Logits, Mask
 
 MIN_GRADIENTS_FOR_XLA = 300_000  # gradients of examples above which XLA saves more time than it takes to compile
+FLOAT64_NUMBERS = 2**24  # numbers of images at once in the final check, which takes some copies in float64
 
 
 class AttackRunner:
@@ -204,8 +205,9 @@ class AttackRunner:
     def _projected(self, points: Images, threat_model: attacks.ThreatModel) -> tuple[Images, Floats, Mask]:
         """(the points projected again, how far each lay outside, clean images outside the box), by batches."""
         images, violations, outside = np.empty_like(points), [], []
-        for i in range(0, len(points), self.eval_set.batch_size):  # since float64 takes memory
-            batch = slice(i, i + self.eval_set.batch_size)
+        size = min(self.eval_set.batch_size, max(1, FLOAT64_NUMBERS // points[0].size))
+        for i in range(0, len(points), size):
+            batch = slice(i, i + size)
             x, own = self.eval_set.pixels[batch], threat_model.subset(batch)
             violations.append(sanity_checks.threat_model_violation(points[batch], x, own))
             outside.append(sanity_checks.outside_box(x, own))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -22,7 +23,8 @@ from bn_vuln.runtime import batch_size as batching
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
 from bn_vuln.typing import AnyArray, DatasetImages, Images, Index, KerasModel, Labels, Logits, Tensor
 
-LAZY_BYTES, ARRAY_BYTES = 2**28, 2**30  # of float32 pixels at once, of images in files and in memory
+LAZY_BYTES, ARRAY_BYTES = 2**27, 2**30  # of float32 pixels at once, of images in files and in memory
+LAZY_MEMORY = 4e9  # bytes that suffice for images in files; a quarter of it is for a batch
 BN_BATCH_SIZE = 500  # with bn_statistics: batch; the batch size changes the predictions
 
 
@@ -67,7 +69,9 @@ class EvalSet:
             batch_size = BN_BATCH_SIZE
         if batch_size is None:
             shape = (*self.classifier.size, self.classifier.channels)
-            batch_size = distribution.replicas * batching.estimate_batch_size(self.classifier.model, shape)
+            memory = LAZY_MEMORY if self._lazy else math.inf
+            batch_size = distribution.replicas * batching.estimate_batch_size(self.classifier.model, shape, memory)
+            batch_size = min(batch_size, self._most_at_once) if self._lazy else batch_size
         self.batch_size = batch_size
         self.predict_batch = distribution.compile_sharded(self.classifier.predict, signature=[self.signature[0]])
 
@@ -145,11 +149,19 @@ class EvalSet:
             positions = np.arange(part.start, part.stop)
             yield positions, self if len(parts) == 1 else self.subset(positions)
 
-    def _parts(self) -> list[slice]:
-        n, lazy = len(self.dataset), not isinstance(self.dataset.images, np.ndarray)
+    @property
+    def _lazy(self) -> bool:
+        return data.as_lazy(self.dataset.images) is not None
+
+    @property
+    def _most_at_once(self) -> int:
+        """Number of examples whose pixels may be in memory at once, as far as one batch allows it."""
         bytes_each = 4 * self.classifier.channels * int(np.prod(self.classifier.size))
-        batches = (LAZY_BYTES if lazy else ARRAY_BYTES) // (bytes_each * self.batch_size)
-        size = max(1, batches) * self.batch_size
+        return max(1, (LAZY_BYTES if self._lazy else ARRAY_BYTES) // bytes_each)
+
+    def _parts(self) -> list[slice]:
+        n = len(self.dataset)
+        size = max(1, self._most_at_once // self.batch_size) * self.batch_size
         return [slice(i, min(n, i + size)) for i in range(0, n, size)]
 
     def _pixels_at(self, part: slice) -> Images:

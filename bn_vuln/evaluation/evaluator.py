@@ -84,7 +84,7 @@ class Evaluator:
     def model_flags(self) -> tuple[records.Flag, ...]:
         """Flags of the model rather than of one perturbation: checks 4, 9 and 10."""
         eval_set, n = self.eval_set, sanity_checks.SAMPLE
-        classifier, sample = eval_set.classifier, eval_set.pixels[:n]
+        classifier, sample = eval_set.classifier, eval_set.at_input(eval_set.dataset.images[:n])
         flags = [sanity_checks.logits_not_probabilities(eval_set.logits(sample))]
         if not classifier.training:  # in training mode an example's logits depend on its batch, as was asked for
             first = sample[: eval_set.batch_size]

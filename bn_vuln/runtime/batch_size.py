@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -18,7 +19,7 @@ COPIES = 3  # of every activation: forward, backward, and the copies that compil
 MEMORY_SHARE = 0.25  # of the machine's memory
 
 
-def estimate_batch_size(model: KerasModel, input_shape: Sequence[int], memory: float | None = None) -> int:
+def estimate_batch_size(model: KerasModel, input_shape: Sequence[int], memory: float = math.inf) -> int:
     """Estimate the batch size at which an input gradient fits into memory.
 
     On a GPU nothing is estimated: it reports by itself when its memory is exhausted, see `run_in_smaller_batches`.
@@ -26,14 +27,14 @@ def estimate_batch_size(model: KerasModel, input_shape: Sequence[int], memory: f
     Args:
         model: a Keras model.
         input_shape: shape of one example.
-        memory: in bytes, of which a quarter is used (default: the machine's).
+        memory: in bytes, of which a quarter is used; at most the machine's.
 
     Returns:
         A number of examples from 1 to `MAX_BATCH_SIZE`.
     """
-    if memory is None and backend.tensorflow().config.list_physical_devices("GPU"):
+    if backend.tensorflow().config.list_physical_devices("GPU"):
         return MAX_BATCH_SIZE
-    available = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) if memory is None else memory
+    available = min(memory, float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
     numbers = float(np.prod(input_shape))
     for layer in backend.leaf_layers(model):
         shape = getattr(getattr(layer, "output", None), "shape", None)  # some layers have no output of their own
