@@ -19,7 +19,7 @@ from bn_vuln.typing import Plain
 Model = TypeVar("Model", bound=BaseModel)
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where it was built, takes a tenth of the time
-MAX_DEPTH, MAX_VALUES = 50, 1_000_000  # of YAML: no config is deeper or longer
+MAX_DEPTH, MAX_VALUES = 400, 1_000_000  # of YAML: no config is deeper or longer
 
 
 def read_yaml(path: Path) -> Plain:
@@ -41,11 +41,14 @@ def read_yaml(path: Path) -> Plain:
 
 def _parse_yaml(text: str) -> object:
     """Return what YAML says. Raises `ValueError` and `yaml.YAMLError`, among others for a key that is there twice."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_LOADER):  # before anything recursive: libyaml's loader has no limit
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise ValueError(f"nested more than {MAX_DEPTH} deep")
+    # libyaml's loader has no limit of its depth, and crashes. A block begins right of the one that it is in, or, a list
+    # in a mapping, below it.
+    if text.count("[") + text.count("{") + 2 * max(map(len, text.splitlines()), default=0) > MAX_DEPTH:
+        depth = 0
+        for event in yaml.parse(text, Loader=_LOADER):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise ValueError("nested too deeply")
     loader = _LOADER(text)
     try:
         node = loader.get_single_node()
@@ -53,6 +56,8 @@ def _parse_yaml(text: str) -> object:
             return None
         _check_node(node, {})
         return loader.construct_document(node)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     except (AttributeError, KeyError) as error:  # of a tag that its text does not fit
         raise ValueError(f"a tag does not fit its text ({error})") from None
     finally:

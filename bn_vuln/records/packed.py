@@ -38,7 +38,6 @@ from bn_vuln.records.reading import (
     first_line,
     parse_json,
     read_file,
-    unpack_bits,
 )
 from bn_vuln.records.schema import ExternalRecord, MeasurementRecord, Record, TrainingRecord, TransferRecord
 from bn_vuln.typing import AnyArray, Arrays, Mask, Plain
@@ -139,7 +138,7 @@ class PackedStore(DamageLog):
 
     def arrays(self, cell_id: str, perturbation_id: str) -> Arrays:
         names = self._names.get((cell_id, perturbation_id), {})
-        return self.attempt(lambda: {name: self._array(ARRAYS, key, cell_id) for name, key in names.items()}) or {}
+        return self.attempt(lambda: {name: self._array(key, cell_id) for name, key in names.items()}) or {}
 
     def measurements(self, cell_id: str) -> list[MeasurementRecord]:
         return [record for own in self._measurements.get(cell_id, {}) if (record := self.measurement(cell_id, own))]
@@ -205,8 +204,9 @@ class PackedStore(DamageLog):
         fields = {key: value for key, value in fields.items() if key != "experiments"}
         try:
             if kind in (Record, MeasurementRecord):
+                if "cell" in fields:
+                    checks.check_id("cell_id", cell_id, fields["cell"], "cell")
                 fields = {"cell": self._row(cell_id)["identity"], **fields}
-                checks.check_id("cell_id", cell_id, fields["cell"], "cell")
             record = kind.model_validate(fields)
             checks.check_numbers(record)
         except (ValueError, TypeError) as error:
@@ -373,15 +373,14 @@ class PackedStore(DamageLog):
         except ValueError as error:
             self._refuse(name, f"not readable ({first_line(error)})")
 
-    def _array(self, name: str, key: str, cell_id: str) -> AnyArray:
-        archive = self._outcomes if name == OUTCOMES else self._archived
+    def _array(self, key: str, cell_id: str) -> AnyArray:
         try:
-            return archive[key]
+            return self._archived[key]
         except ValueError as error:
-            self._refuse(name, f"{key} is not readable ({first_line(error)})", cell_id)
+            self._refuse(ARRAYS, f"{key} is not readable ({first_line(error)})", cell_id)
 
     def _bits(self, key: str, n: int, cell_id: str) -> Mask:
         try:
-            return unpack_bits(self._array(OUTCOMES, key, cell_id), n)
+            return self._outcomes.bits(key, n)
         except ValueError as error:
             self._refuse(OUTCOMES, f"{key}: {first_line(error)}", cell_id)
