@@ -179,7 +179,7 @@ def test_channels_in_the_order_of_caffe_are_found():
 
 
 def left_or_right(*rest):
-    """A model without biases, and images whose left or right half is brighter."""
+    """A model without biases, and images whose left or right half is brighter: it finds them at any scale."""
     images = RNG.random((200, 4, 4, 1)).astype(np.float32) * 0.5
     images[::2, :, 2:] += 0.5
     images[1::2] = images[::2, :, ::-1]
@@ -195,7 +195,14 @@ def test_equal_accuracies_decide_nothing():
     net, images = left_or_right()
     with pytest.raises(UsageError, match=r"auto cannot decide on 200 .* of train: no accuracy leads by 10 points") as e:
         decided(net, images)
-    for text in ("m.keras: --input-scale", "0-1 100.0%", "0-255 100.0%", "-1-1 100.0%", "MEAN,STD"):
+    for text in (
+        "m.keras: --input-scale",
+        "nets without batch normalization often take",
+        "0-1 100.0%",
+        "0-255 100.0%",
+        "-1-1 100.0%",
+        "MEAN,STD",
+    ):
         assert text in str(e.value)
     assert "\n" not in str(e.value)
 
@@ -212,6 +219,20 @@ def test_statistics_of_batch_normalization_decide_where_accuracies_do_not(name):
     normalize.set_weights([np.ones(1), np.zeros(1), np.zeros(1), np.full(1, 1e3)])  # statistics of none of them
     with pytest.raises(UsageError, match="auto cannot decide"):
         decided(net, images)
+
+
+def test_statistics_that_fit_none_decide_between_0_1_and_0_255_alone():
+    """Off by 4 in variance, where those of 0-255 are off by 260,000."""
+    normalize = layers.BatchNormalization()
+    net, images = left_or_right(normalize, layers.LeakyReLU(0.5))
+    inputs = net.layers[1](images.reshape(200, 16))
+    normalize.set_weights([np.ones(1), np.zeros(1), np.zeros(1), np.var(inputs, 0) / 4])
+    with pytest.raises(UsageError, match="auto cannot decide"):  # the statistics are not far enough from -1-1
+        decided(net, images)
+    image = keras.Input((4, 4, 1))
+    signed = keras.ops.relu(-keras.ops.min(image, axis=(1, 2))) * 1e6
+    unsigned = keras.Model(image, net(image) + keras.ops.concatenate([signed, -signed], axis=1))
+    assert decided(unsigned, images).scale.name == "0-1"
 
 
 def test_what_is_seen_decides_where_accuracies_do_not_contradict():
