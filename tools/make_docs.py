@@ -29,6 +29,7 @@ from pydantic_core import PydanticUndefined
 from bn_vuln import config
 from bn_vuln.experiments import catalog
 from bn_vuln.records import open_store
+from bn_vuln.reporting import pages as reports
 from bn_vuln.reporting import summary, tables
 from bn_vuln.reporting.aggregate import Results, aggregate
 from bn_vuln.runtime.files import atomic_write
@@ -38,7 +39,6 @@ NBSP = "\N{NO-BREAK SPACE}"
 BEGIN, END = "<!-- experiments: made by tools/make_docs.py -->", "<!-- end -->"
 BENCHMARK = re.compile(r"^<!-- benchmark: (\S+) -->$", re.M)
 KINDS = {"paper": "The paper's experiments", "beyond": "Beyond the paper"}
-VERDICT_ORDER = "holds", "holds in sign", "fails", "undecided", "not run"
 
 
 # ---------------------------------------------------------------- results
@@ -67,7 +67,7 @@ def _measured_page(name: str, results: Results) -> dict[str, str | bytes]:
 
     experiment = results.experiment
     found: dict[str, str | bytes] = {}
-    parts = [f"# {experiment.title}", f"**Claim.** {experiment.claim}", f"**Verdict.** {summary.verdicts(results)}."]
+    parts = [f"# {experiment.title}", f"**Claim.** {experiment.claim}", f"**Verdicts.** {summary.verdicts(results)}."]
     if experiment.scale != "full":
         parts.append(
             f'!!! note "A preview"\n    These numbers are of scale `{experiment.scale}`, smaller than that of '
@@ -79,8 +79,8 @@ def _measured_page(name: str, results: Results) -> dict[str, str | bytes]:
         path = f"results/figures/{name}-{figure or number}.svg"
         found[path] = svg
         parts += [f"![{experiment.title}]({path.removeprefix('results/')})", f"*{caption}*"]
-    for table in tables.result_tables(results):
-        parts += [f"## {table.title}", _table(tables.markdown_table(table))]
+    for table, legend in reports.tables_with_legends(results):
+        parts += [f"## {table.title}", _table(tables.markdown_table(table)), _details(legend)]
     remarks = {row.remark: None for row in tables.claim_texts(results) if row.remark}
     if remarks:
         parts += ["## Reasons given in the config", *(f"- {remark}" for remark in remarks)]
@@ -89,6 +89,12 @@ def _measured_page(name: str, results: Results) -> dict[str, str | bytes]:
     parts.append("\n".join(["| | |", "|---|---|", *facts]))
     parts.append(_config_block(config.to_yaml(experiment), "The whole config, with every default"))
     return {f"results/{name}.md": "\n\n".join(parts) + "\n", **found}
+
+
+def _details(legend: list[tuple[str, str]]) -> str:
+    """A legend, folded up."""
+    lines = [f"    - **{_inline(term)}**: {_inline(text)}" for term, text in legend]
+    return "\n".join(['??? note "What is in this table"', "", *lines])
 
 
 def _table(text: str) -> str:
@@ -190,11 +196,11 @@ def experiments_table() -> str:
     for name, results in measured().items():
         kind = next(kind for kind in KINDS if name in catalog.names(kind))
         link = f"[{name}](results/{kind}/report/{catalog.file_stem(results.experiment)}.md)"
-        verdict = summary.verdicts(results)
-        if verdict in ("preview", "no claim to judge"):
+        if {comparison.verdict for comparison in results.comparisons} <= {"preview", "context"}:
             others.append(link)
         else:
-            rows.append(f"|{link}|{results.experiment.title.partition(': ')[2] or results.experiment.title}|{verdict}|")
+            title = results.experiment.title.partition(": ")[2] or results.experiment.title
+            rows.append(f"|{link}|{title}|{summary.verdicts(results)}|")
     head = ["|experiment|claim about|verdicts|", "|---|---|---|"]
     return "\n".join([*head, *rows]) + "\n\nWithout a verdict: " + ", ".join(others) + "."
 

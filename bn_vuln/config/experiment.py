@@ -252,8 +252,10 @@ class Experiment(Frozen):
         scales: Overrides by scale, of dotted keys.
         scale: The scale that it was resolved at (`load_experiment`); a file does not set it.
         overrides: The assignments (--set) that it was resolved with; a file does not set them.
-        paper: The claims.
+        claims: What is claimed, and what it is judged by.
     """
+
+    stored_names: ClassVar[dict[str, str]] = {"claims": "paper"}
 
     name: str
     title: str
@@ -273,7 +275,7 @@ class Experiment(Frozen):
     scale: Scale = "full"
     overrides: tuple[str, ...] = ()
     table: Table
-    paper: tuple[Claim, ...] = ()
+    claims: tuple[Claim, ...] = ()
 
     @property
     def all_perturbations(self) -> dict[str, Perturbation]:
@@ -309,6 +311,11 @@ class Experiment(Frozen):
         names = [source.partition(EVALUATION_SEPARATOR)[0] for source in self.source_columns(column)]
         return self.unit(column) != "points" and all(name in known for name in names)
 
+    def is_clean(self, column: str) -> bool:
+        """Return True for the accuracy on clean images, at any evaluation."""
+        perturbation = self.perturbations.get(column.partition(EVALUATION_SEPARATOR)[0])
+        return perturbation is not None and perturbation.kind == "clean"
+
     @property
     def as_published(self) -> bool:
         """True at full scale without overrides: only then are verdicts more than previews."""
@@ -330,14 +337,14 @@ class Experiment(Frozen):
         table, rule = self.table, self.table.selection_rule
         _reject_unknown("table.columns", table.columns, "perturbations", {*self._measured_columns(), *self.derived})
         _reject_unknown(
-            "paper", [p for claim in self.paper for p in claim.perturbations], "table.columns", table.columns
+            "claims", [p for claim in self.claims for p in claim.perturbations], "table.columns", table.columns
         )
         selecting = filter(None, [rule.by, rule.of]) if rule else ()
         _reject_unknown("table.select_by", selecting, "table.columns", table.columns)
-        _reject_unknown("table and paper", self._row_keys(), "table.rows", table.rows)
+        _reject_unknown("table and claims", self._row_keys(), "table.rows", table.rows)
         if table.arms:
-            arms = {claim.arm for claim in self.paper} | {c.against.arm for c in self.paper if c.against}
-            _reject_unknown("paper", sorted(filter(None, arms)), "table.arms", table.arms)
+            arms = {claim.arm for claim in self.claims} | {c.against.arm for c in self.claims if c.against}
+            _reject_unknown("claims", sorted(filter(None, arms)), "table.arms", table.arms)
             compared = [table.reference, table.treatment]
             if any(name in table.arms for name in compared):  # a table may do without differences
                 _reject_unknown("table", compared, "table.arms", table.arms)
@@ -372,7 +379,7 @@ class Experiment(Frozen):
         table, rule = self.table, self.table.selection_rule
         keys = [key for key in (table.x, table.y) if key]
         keys += [*rule.per, *rule.where] if rule else []
-        for claim in self.paper:
+        for claim in self.claims:
             baseline = claim.against.where if claim.against else {}
             keys += [*claim.where, *baseline, *([claim.along] if claim.along else [])]
         return keys

@@ -109,7 +109,7 @@ def check_layout(experiment: Experiment, cells: Sequence[Cell]) -> None:
     _check_arms(experiment, arms)
     if experiment.as_published:
         # A claim in no row would vanish from the report. Smaller scales leave rows out on purpose.
-        for claim in experiment.paper:
+        for claim in experiment.claims:
             for where in (claim.where, claim.where | claim.against.where if claim.against else {}):
                 if not any(matches(cell, where) for cell in cells):
                     raise ConfigError(f"{experiment.name}: paper: no cell has {where}, which a claim is about")
@@ -118,9 +118,9 @@ def check_layout(experiment: Experiment, cells: Sequence[Cell]) -> None:
 
 def _check_arms(experiment: Experiment, arms: set[str]) -> None:
     table = experiment.table
-    needed = {value.arm for value in experiment.paper if value.arm}
-    needed |= {value.against.arm for value in experiment.paper if value.against}
-    if any(value.arm is None for value in experiment.paper) or (len(arms) > 1 and not table.arms):
+    needed = {value.arm for value in experiment.claims if value.arm}
+    needed |= {value.against.arm for value in experiment.claims if value.against}
+    if any(value.arm is None for value in experiment.claims) or (len(arms) > 1 and not table.arms):
         needed |= {table.reference, table.treatment}
     absent = sorted(needed - arms)
     if absent and not experiment.overrides:  # an override may leave an arm out on purpose

@@ -197,7 +197,7 @@ def reject_unknown_key(assignment: str, key: str, *models: type[Frozen]) -> None
 
 def _read_extended(path: Path, seen: frozenset[Path] = frozenset()) -> Plain:
     """Read a YAML file on top of the one it `extends` (a path relative to it); mappings are merged key by key."""
-    data = read_yaml(path)
+    data: Plain = Experiment.with_present_names(read_yaml(path))
     parent = data.pop("extends", None)
     if parent is None:
         return data
@@ -238,11 +238,14 @@ def load_experiment(path: Path, scale: Scale = "full", overrides: Iterable[str] 
         raise ConfigError(f"{path.name}: scales: no {scale!r} here (known: {', '.join(['full', *plain.scales])})")
     overrides = tuple(overrides)
     chosen = [(text, *parse_assignment(text)) for text in overrides]
+    renamed = {stored: name for name, stored in Experiment.stored_names.items()}
     for text, key, _ in chosen:
         _reject_ineffective(text, key, plain)
         reject_unknown_key(text, key, Experiment, Cell)
     for key, value in [*plain.scales.get(scale, {}).items(), *((key, value) for _, key, value in chosen)]:
         head = key.split(".")[0]
+        if head in renamed:
+            head, key = renamed[head], key.replace(head, renamed[head], 1)
         if head not in Cell.model_fields and head not in Experiment.model_fields:
             known = [*Experiment.model_fields, *Cell.model_fields]
             raise ConfigError(f"{path.name}: unknown key {key!r}{nearest(head, known)}")

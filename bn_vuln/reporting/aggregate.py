@@ -6,7 +6,7 @@ No TensorFlow here: a report renders again from records in about a second.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bn_vuln import config, records
@@ -21,7 +21,7 @@ from bn_vuln.config import (
 )
 from bn_vuln.config.grid import arm_of, check_layout, expand, lookup_or_none
 from bn_vuln.records import Store
-from bn_vuln.reporting.claims import Comparison, compare
+from bn_vuln.reporting.claims import Comparison, compare, unequal_arms
 from bn_vuln.reporting.results import Block, Difference, Run, Value, has, mean_over_arms
 
 
@@ -147,7 +147,12 @@ def _block(experiment: Experiment, runs: Sequence[Run]) -> Block:
         one, other = treatment[name], reference[name]
         both = unpaired(one.estimate, other.estimate) if one.estimate and other.estimate else None
         differences[name] = Difference(paired(one.by_seed, other.by_seed), both)
-    return Block(where, arms, differences, tuple(runs))
+    block = Block(where, arms, differences, tuple(runs))
+    pair = [(block, table.treatment), (block, table.reference)]
+    for name, difference in differences.items():
+        if experiment.is_accuracy(name) and not experiment.is_clean(name):
+            differences[name] = replace(difference, flags=tuple(unequal_arms(experiment, pair, name)))
+    return block
 
 
 def _collect(experiment: Experiment, column: str, runs: Sequence[Run]) -> Value:

@@ -1,4 +1,4 @@
-"""Claims beside our numbers: what the paper says, what was measured, and the verdict."""
+"""Claims beside our numbers: what is claimed, by the paper or by an experiment of one's own, and the verdict."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from bn_vuln.analysis import statistics
 from bn_vuln.analysis.statistics import Estimate
 from bn_vuln.config import EVALUATION_SEPARATOR, Claim, Experiment
+from bn_vuln.records import Flag
 from bn_vuln.reporting.results import Block, Value, has
 from bn_vuln.typing import Mask, Plain
 
@@ -39,7 +40,7 @@ class Comparison:
 
     @property
     def gap(self) -> float | None:
-        """The difference of our number and the paper's; None if either is missing."""
+        """The difference of our number and the claimed one; None if either is missing."""
         value = self.paper.value
         return self.ours.mean - value if self.ours and value is not None else None
 
@@ -47,7 +48,7 @@ class Comparison:
 def compare(experiment: Experiment, blocks: Sequence[Block]) -> tuple[Comparison, ...]:
     """Compare every claim of an experiment, in every row that it is about, with our numbers."""
     found = []
-    for claim in experiment.paper:
+    for claim in experiment.claims:
         # Where not all rows have all arms, a claim is about those that have its own, or one of those it compares.
         arms = {claim.arm} if claim.arm else {experiment.table.treatment, experiment.table.reference}
         rows = [block for block in blocks if has(block, claim.where) and arms & block.arms.keys()]
@@ -164,24 +165,24 @@ def _flags(
     if failed:
         found.append(f"{failed} training(s) failed and are not in the mean")
     if claim.is_contrast:
-        found += _unequal_arms(experiment, arms_compared, column)
+        found += [flag.text for flag in unequal_arms(experiment, arms_compared, column)]
     return tuple(dict.fromkeys(found))
 
 
-def _unequal_arms(
+def unequal_arms(
     experiment: Experiment, arms_compared: Sequence[tuple[Block | None, str]], column: str
-) -> Iterator[str]:
-    """Check 15 for the two arms that a claim compares, on the images that its column is measured on."""
+) -> Iterator[Flag]:
+    """Give the flags of check 15 for two arms that are compared, on the images that the column is measured on."""
     evaluations = {part.partition(EVALUATION_SEPARATOR)[2] for part in experiment.source_columns(column)}
     for name in experiment.table.columns:
-        plain, _, where = name.partition(EVALUATION_SEPARATOR)
-        perturbation = experiment.perturbations.get(plain)
-        if perturbation and perturbation.kind == "clean" and where in evaluations:
+        where = name.partition(EVALUATION_SEPARATOR)[2]
+        if experiment.is_clean(name) and where in evaluations:
             first, second = (_arm_value(row_and_arm, name) for row_and_arm in arms_compared)
             clean = statistics.paired(first.by_seed, second.by_seed) if first and second else None
             if clean and abs(clean.mean) > UNEQUAL_ARMS:
                 at = f" at {where}" if where else ""
-                yield f"check 15: the arms' clean accuracies{at} differ by {100 * clean.mean:+.1f} points"
+                message = f"the arms' clean accuracies{at} differ by {100 * clean.mean:+.1f} points"
+                yield Flag(check=15, name="unequal arms", value=clean.mean, message=message)
 
 
 def over_examples(arms_compared: Sequence[tuple[Block | None, str]], column: str) -> tuple[float, float] | None:

@@ -99,6 +99,7 @@ def to_json(results: Results) -> Plain:
                 "unit": plain_unit(results, column),
                 "paired": estimate_fields(difference.paired),
                 "unpaired": estimate_fields(difference.unpaired),
+                "flags": [flag.model_dump() for flag in difference.flags],
             }
             for block in results.blocks
             for column, difference in block.differences.items()
@@ -115,8 +116,8 @@ def comparison_fields(results: Results, comparison: Comparison) -> Plain:
         "unit": plain_unit(results, comparison.perturbation) if comparison.paper.how == "difference" else None,
         "arm": comparison.arm,
         **estimate_fields(comparison.ours),
-        "paper": comparison.paper.value,
-        "paper_sem": comparison.paper.sem,
+        "claimed": comparison.paper.value,
+        "claimed_sem": comparison.paper.sem,
         "difference": comparison.gap,
         "quantity": quantity(results, comparison),
         "verdict": comparison.verdict,

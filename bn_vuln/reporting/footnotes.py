@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from bn_vuln.config import EVALUATION_SEPARATOR, EvaluationPlan
 from bn_vuln.reporting.aggregate import Results
@@ -56,10 +56,13 @@ def n_examples(results: Results, columns: Iterable[str]) -> str:
 
 
 def dataset_name(results: Results, plan: EvaluationPlan) -> str:
-    """Return the name that identifies the data set of an evaluation; of user data, a digest of their content."""
-    if plan.evaluation.dataset:
-        return plan.evaluation.dataset
-    names = {run.cell.data.canonical for block in results.blocks for run in block.runs}
+    """Return the data set of an evaluation, by the name or path that the config gives."""
+    return plan.evaluation.dataset or trained_on(results)
+
+
+def trained_on(results: Results) -> str:
+    """Return the data set that the models are trained on, by the name or path that the config gives."""
+    names = {run.cell.data.name for block in results.blocks for run in block.runs}
     return names.pop() if len(names) == 1 else "the data trained on"
 
 
@@ -77,14 +80,14 @@ def derived_notes(results: Results, columns: Iterable[str]) -> list[str]:
     lines = []
     for formula, group in by_formula.items():
         if len(group) > MAX_LISTED:
-            lines.append(f"{_join_titles(results, group)}: {formula}")
+            lines.append(f"{join_listed(_titles(results, group))}: {formula}")
             continue
         for column in group:
             parts = results.experiment.source_columns(column)
             if results.experiment.derived[column].difference:
                 own_formula = " \N{MINUS SIGN} ".join(_titles(results, parts))
             else:
-                own_formula = f"mean of {_join_titles(results, parts)}"
+                own_formula = f"mean of {join_listed(_titles(results, parts))}"
             lines.append(f"{_titles(results, [column])[0]}: {own_formula}")
     return [f"{line}, for each training by itself" for line in lines]
 
@@ -99,7 +102,7 @@ def evaluation_note(results: Results, plan: EvaluationPlan, columns: list[str]) 
         f"{evaluation.bn_statistics} BN statistics",
         f"n = {n} examples" if n else "not run",
     ]
-    return f"{_join_titles(results, columns)}: {', '.join(parts)}"
+    return f"{join_listed(_titles(results, columns))}: {', '.join(parts)}"
 
 
 def _titles(results: Results, columns: Iterable[str]) -> list[str]:
@@ -107,9 +110,8 @@ def _titles(results: Results, columns: Iterable[str]) -> list[str]:
     return [results.experiment.table.columns.get(column, column) for column in columns]
 
 
-def _join_titles(results: Results, columns: Iterable[str]) -> str:
-    """All of a few titles; of many the first two, the last and the count."""
-    titles = _titles(results, columns)
+def join_listed(titles: Sequence[str]) -> str:
+    """Return all of a few titles of columns; of many the first two, the last and the count."""
     if len(titles) <= MAX_LISTED:
         return "; ".join(titles)
     return f"{titles[0]}; {titles[1]}; ...; {titles[-1]} ({len(titles)} columns)"

@@ -11,7 +11,7 @@ from bn_vuln import config
 from bn_vuln.config import Experiment
 from bn_vuln.experiments import catalog
 from bn_vuln.records import Store, describe_damaged, open_store
-from bn_vuln.reporting import exports, figures, latex, models, summary, tables
+from bn_vuln.reporting import exports, figures, latex, legend, models, summary, tables
 from bn_vuln.reporting.aggregate import Results, aggregate
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet
@@ -89,13 +89,29 @@ def _write(path: Path, content: bytes | str) -> Path:
 def markdown(results: Results, pictures: Mapping[str, str] | None = None) -> str:
     """An experiment as a Markdown page; `pictures` are the files of its figures, with their captions."""
     experiment = results.experiment
-    parts = [f"# {experiment.title}", f"Claim: {experiment.claim}", f"Verdict: {summary.verdicts(results)}"]
-    for table in tables.result_tables(results):
-        parts += [f"## {table.title}", tables.markdown_table(table)]
+    parts = [f"# {experiment.title}", f"Claim: {experiment.claim}", summary.verdicts(results).capitalize()]
+    for table, lines in tables_with_legends(results):
+        parts += [f"## {table.title}", tables.markdown_table(table), markdown_legend(lines)]
     parts += [f"![{experiment.title}]({name})\n\n*{caption}*" for name, caption in (pictures or {}).items()]
     parts += [*(f"- {note}" for note in experiment.notes)]
     parts.append("\n".join(f"- {name}: {text}" for name, text in summary.summary_rows(results)))
     return "\n\n".join(parts) + "\n"
+
+
+def tables_with_legends(results: Results) -> list[tuple[tables.TextTable, legend.Lines]]:
+    """Return every table of an experiment with the lines that say what is in it."""
+    lines = [legend.columns(results), legend.verdicts(results)]
+    return list(zip(tables.result_tables(results), lines, strict=False))
+
+
+def _name_column(table: tables.TextTable) -> int:
+    """The column that names a row, after the row keys: the arm, which is before n, or the quantity claimed."""
+    return table.header.index("quantity") if "quantity" in table.header else table.header.index("n") - 1
+
+
+def markdown_legend(lines: legend.Lines) -> str:
+    """Return a legend as a list."""
+    return "\n".join(f"- **{term}**: {text}" for term, text in lines)
 
 
 def html(results: list[Results]) -> str:
@@ -113,7 +129,7 @@ def html(results: list[Results]) -> str:
             "id": catalog.file_stem(one.experiment),
             "experiment": one.experiment,
             "verdict": summary.verdicts(one),
-            "tables": tables.result_tables(one),
+            "tables": [(table, lines, _name_column(table)) for table, lines in tables_with_legends(one)],
             "figures": [
                 {
                     # An address inside the page: a picture of its own is isolated from the page's styles.
@@ -128,11 +144,11 @@ def html(results: list[Results]) -> str:
         }
         for one, drawn in zip(results, figures.draw_all(results), strict=True)
     ]
-    return environment.get_template("report.html.jinja").render(sections=sections)
+    return environment.get_template("report.html.jinja").render(sections=sections, verdict=summary.verdicts(*results))
 
 
 def claims_table(folders: Iterable[Path], link: str = "{folder}/report/{stem}.md") -> str:
-    """Make one Markdown table of every claim of every experiment beside ours, with its verdict.
+    """Make one Markdown table of every claim of every experiment beside what was measured, with its verdict.
 
     Args:
         folders: Results folders, packed or not.
@@ -141,7 +157,7 @@ def claims_table(folders: Iterable[Path], link: str = "{folder}/report/{stem}.md
     Returns:
         For each experiment a row with what it claims and its verdicts counted, then one row for each judged claim.
     """
-    heads = ["experiment", "claim", "under", "paper", "ours ± SEM (n)", "verdict", "explanation"]
+    heads = ["experiment", "claim", "under", "claimed", "measured ± SEM (n)", "verdict", "explanation"]
     rows = []
     for folder in folders:
         store = open_store(folder)

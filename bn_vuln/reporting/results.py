@@ -62,9 +62,8 @@ class Run:
         return self.measurements.get(column) or self.measurements.get(name.rpartition(".")[0] + at + where)
 
     def is_not_applicable(self, column: str) -> bool:
-        """Return True if the model has no such number, as without BN the distance of its statistics."""
-        measurement = self.measurement(column)
-        return measurement is not None and measurement.value is None
+        """Return True if there is no such number, as the distance of BN statistics without BN, or an ensemble's loss."""
+        return self.value(column) is None and (self.measurement(column) or self.record(column)) is not None
 
     def examples(self, column: str) -> int | None:
         """Return the number of examples behind its number in a column that is not derived."""
@@ -95,10 +94,14 @@ class Value:
 
 @dataclass(frozen=True)
 class Difference:
-    """treatment - reference: paired by seed, and unpaired (SEMs in quadrature); None without records."""
+    """treatment - reference: paired by seed, and unpaired (SEMs in quadrature); None without records.
+
+    `flags` are of check 15: the arms that an accuracy is compared of are not equally accurate on clean images.
+    """
 
     paired: Estimate | None
     unpaired: Estimate | None
+    flags: tuple[Flag, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,22 +9,29 @@ from bn_vuln import records
 from bn_vuln.experiments import catalog
 from bn_vuln.reporting import footnotes
 from bn_vuln.reporting.aggregate import Results
+from bn_vuln.reporting.claims import FAILED
 from bn_vuln.runtime.progress import duration
 
-# In the order in which a summary counts them; one that is not here comes last.
-VERDICTS = ("holds", "holds in sign", "fails", "undecided", "preview", "not run")
+# In the order in which a summary counts them, each with its plural.
+VERDICTS = {
+    "holds": "hold",
+    "holds in sign": "hold in sign",
+    "fails": "fail",
+    "undecided": "undecided",
+    "preview": "previews",
+    FAILED: FAILED,
+    "not run": "not run",
+}
 
 
-def verdicts(results: Results) -> str:
-    """Count the verdicts in one line: `holds: 3, undecided: 1`; `preview` alone below full scale."""
-    counts = Counter(comparison.verdict for comparison in results.comparisons)
-    del counts["context"]
-    if not counts:
-        return "no claim to judge"
-    if set(counts) == {"preview"}:
-        return "preview"
-    order = [*VERDICTS, *counts]
-    return ", ".join(f"{verdict}: {counts[verdict]}" for verdict in sorted(counts, key=order.index))
+def verdicts(*experiments: Results) -> str:
+    """Count the verdicts of experiments in one line: `4 claims: 3 hold, 1 undecided`."""
+    counts = Counter(comparison.verdict for results in experiments for comparison in results.comparisons)
+    parts = [f"{n} {verdict if n == 1 else plural}" for verdict, plural in VERDICTS.items() if (n := counts[verdict])]
+    total = sum(counts[verdict] for verdict in VERDICTS)
+    if total < 2:
+        return parts[0].replace("1 ", "1 claim: ") if parts else "no claim to judge"
+    return f"{total} claims: {', '.join(parts)}"
 
 
 def command(results: Results) -> str:
@@ -56,6 +63,7 @@ def summary_rows(results: Results) -> list[tuple[str, str]]:
         ("Command", command(results)),
         *([("Cost", f"{costs} on two cores (--jobs 2)")] if costs else []),
         ("Source", experiment.source),
+        ("Trained on", footnotes.trained_on(results)),
         ("Scale", experiment.scale),
         ("Epochs", ", ".join(map(str, epochs))),
         ("Examples", ", ".join(examples)),

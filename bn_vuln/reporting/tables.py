@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bn_vuln.analysis.statistics import Estimate
-from bn_vuln.config import ColumnUnit, describe_fields
+from bn_vuln.config import ColumnUnit, Experiment, Table, describe_fields
+from bn_vuln.experiments import catalog
 from bn_vuln.records import Flag, MeasurementRecord, Record
 from bn_vuln.reporting import footnotes
 from bn_vuln.reporting.aggregate import Results
 from bn_vuln.reporting.claims import Comparison
-from bn_vuln.reporting.results import Block, Value
+from bn_vuln.reporting.results import Block, Difference, Value
 from bn_vuln.typing import Where
 
 KEY_NAMES = {
@@ -150,8 +151,11 @@ def accuracy_table(results: Results) -> TextTable:
             differences.add(len(rows))
             paired = {name: block.differences[name].paired for name in table.columns}
             n = str(max((p.n for p in paired.values() if p), default=0))
-            label = f"{table.treatment} \N{MINUS SIGN} {table.reference}"
-            cells = [format_estimate(p, units[name], signed=True) for name, p in paired.items()]
+            label = difference_label(table)
+            cells = [
+                _with_notes(format_estimate(p, units[name], signed=True), block.differences[name].flags, note_numbers)
+                for name, p in paired.items()
+            ]
             rows.append([*where, label, n, *cells])
     scale = results.experiment.scale
     preview = "" if scale == "full" else f" (scale {scale}: a preview)"
@@ -166,16 +170,21 @@ def _format_value(value: Value, unit: ColumnUnit, note_numbers: Mapping[int, int
     text = format_estimate(value.estimate, unit)
     absent = [f"{value.failed} failed to train"] if value.failed else []
     absent += [f"{value.missing} not run"] if value.missing else []
-    text = f"{text} ({', '.join(absent)})" if absent else text
-    raised = sorted({note_numbers[flag.check] for flag in value.flags})
+    return _with_notes(f"{text} ({', '.join(absent)})" if absent else text, value.flags, note_numbers)
+
+
+def _with_notes(text: str, flags: Sequence[Flag], note_numbers: Mapping[int, int]) -> str:
+    raised = sorted({note_numbers[flag.check] for flag in flags})
     return f"{text} [{', '.join(map(str, raised))}]" if raised else text
 
 
 def flags_by_check(results: Results) -> dict[int, list[tuple[str, Flag]]]:
     """Return the flags of all numbers, each with row, arm and column of its number, by check in ascending order."""
     flagged: dict[int, list[tuple[str, Flag]]] = {}
+    label = difference_label(results.experiment.table)
     for block in results.blocks:
-        for arm, values in block.arms.items():
+        compared: dict[str, Mapping[str, Value | Difference]] = {**block.arms, label: block.differences}
+        for arm, values in compared.items():
             for column, value in values.items():
                 parts = [block_title(block), arm, results.experiment.table.columns[column]]
                 for flag in value.flags:
@@ -196,6 +205,16 @@ def flag_notes(flagged: Mapping[int, list[tuple[str, Flag]]]) -> list[str]:
 # ---------------------------------------------------------------- claims
 
 
+def claimed_by(experiment: Experiment) -> str:
+    """Return the head of the claimed numbers: `paper` for an experiment of the paper, else `claimed`."""
+    return "paper" if experiment.name in catalog.names("paper") else "claimed"
+
+
+def difference_label(table: Table) -> str:
+    """Return the name of the difference of the arms: `batch - none`, with a minus sign."""
+    return f"{table.treatment} \N{MINUS SIGN} {table.reference}"
+
+
 @dataclass(frozen=True)
 class ClaimText:
     """A claim beside our number, as text."""
@@ -212,13 +231,14 @@ class ClaimText:
 
 
 def comparison_table(results: Results) -> TextTable | None:
-    """Return ours beside the paper's: one row for each claim, row and column; None where there is no claim."""
+    """Return what is measured beside what is claimed, one row for each claim, row and column; None without claims."""
     if not results.comparisons:
         return None
     claims = claim_texts(results)
     keys = list(dict.fromkeys(key for claim in claims for key in claim.where))
     header = [*(KEY_NAMES.get(key, key) for key in keys), "quantity", "under"]
-    header += ["ours ± SEM (n)", "paper", "ours \N{MINUS SIGN} paper", "verdict", "flags"]
+    claimed = claimed_by(results.experiment)
+    header += ["measured ± SEM (n)", claimed, f"measured \N{MINUS SIGN} {claimed}", "verdict", "flags"]
     flags = list(dict.fromkeys(flag for claim in claims for flag in claim.flags))
     rows = [
         [
@@ -282,7 +302,7 @@ def quantity(results: Results, comparison: Comparison) -> str:
     if paper.text:
         return paper.text
     if paper.arm is None:
-        return f"{table.treatment} \N{MINUS SIGN} {table.reference}"
+        return difference_label(table)
     if paper.how == "slope":
         power = f"^{paper.power}" if paper.power > 1 else ""
         return f"slope of log({paper.arm}) against log({KEY_NAMES.get(str(paper.along), str(paper.along))}{power})"

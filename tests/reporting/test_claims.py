@@ -806,7 +806,7 @@ def shown(root: Path, experiment: Experiment, **options: Any) -> tuple[str, tupl
     table = tables.comparison_table(found)
     assert table is not None
     (row,), (plain,) = table.rows, json.loads(json.dumps(exports.to_json(found)))["comparisons"]
-    return row[table.header.index("ours ± SEM (n)")], table.notes, plain["interval_over_examples"]
+    return row[table.header.index("measured ± SEM (n)")], table.notes, plain["interval_over_examples"]
 
 
 FOOTNOTE = "examples [...]: with one seed, the 95% bootstrap interval over the examples of its runs alone"
@@ -848,7 +848,7 @@ def test_where_there_is_no_interval_over_examples(
     table = tables.comparison_table(found)
     assert table is not None
     assert [note for note in table.notes if "examples" in note] == []
-    assert "examples" not in table.rows[0][table.header.index("ours ± SEM (n)")]
+    assert "examples" not in table.rows[0][table.header.index("measured ± SEM (n)")]
     assert exports.to_json(found)["comparisons"][0]["interval_over_examples"] is None
 
 

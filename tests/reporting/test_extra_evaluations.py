@@ -594,7 +594,7 @@ def test_all_forms_have_the_same_numbers_and_notes(found: Results, monkeypatch: 
         assert f'<p class="notes">{note}</p>' in html
     assert "2.70 ± 0.07" in markdown
     assert r"2.70 $\pm$ 0.07" in latex
-    assert "<td>2.70 ± 0.07</td>" in html
+    assert ">2.70 ± 0.07</td>" in html
     assert "- Examples: 1,000 (test), 2,000 (train@train), 1,000 (test@batch)" in markdown
 
 

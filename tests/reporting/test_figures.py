@@ -320,7 +320,7 @@ def test_figures_are_drawn_in_the_order_asked_for(tmp_path: Path) -> None:
     found = results(tmp_path, "curves", changes={"table": table})
     assert [(name, caption[:7]) for name, caption, _ in figures.draw(found)] == [
         ("curves", "Along c"),
-        ("", "Left: a"),
+        ("", "Accurac"),
     ]
 
 

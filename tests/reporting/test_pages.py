@@ -156,7 +156,7 @@ def test_markdown_holds_claim_numbers_and_verdict(harm: Results) -> None:
     text = pages.markdown(harm)
     assert text.startswith("# A small experiment\n")
     assert "Claim: Batch norm harms." in text
-    assert "\nVerdict: holds: 1\n" in text
+    assert "\n1 claim: holds\n" in text
     rows = markdown_rows(text)
     assert ["28", "batch", "4", "97.10 ± 0.08", "25.95 ± 0.21 [1]"] in rows
     assert any("holds" in row and "[1]" in row for row in rows)
@@ -199,8 +199,9 @@ def claims(*values: float) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"paper": [*claims(0.1, -0.9), *claims(-0.4) * 2]}, "holds: 2, holds in sign: 1, fails: 1"),
-        ({"scale": "quick"}, "preview"),
+        ({"paper": [*claims(0.1, -0.9), *claims(-0.4) * 2]}, "4 claims: 2 hold, 1 holds in sign, 1 fails"),
+        ({"scale": "quick"}, "1 claim: preview"),
+        ({"scale": "quick", "paper": claims(0.1, -0.9)}, "2 claims: 2 previews"),
         ({"paper": [ARM_FIGURE]}, "no claim to judge"),
     ],
 )
@@ -212,7 +213,7 @@ def test_the_verdicts_are_counted(tmp_path: Path, changes: dict[str, Any], text:
 
 @pytest.mark.parametrize("scale", ["full"])
 def test_what_was_not_run_is_not_judged(tmp_path: Path, scale: str) -> None:
-    assert summary.verdicts(aggregate(small(scale=scale), tmp_path)) == "not run: 1"
+    assert summary.verdicts(aggregate(small(scale=scale), tmp_path)) == "1 claim: not run"
 
 
 def test_the_command_of_the_full_scale_is_short(harm: Results) -> None:
@@ -299,7 +300,7 @@ def test_json_holds_fractions(harm: Results) -> None:
     assert [flag["check"] for flag in rows["batch", "bim"]["flags"]] == [18]
     difference, context = data["comparisons"]
     assert difference["mean"] == pytest.approx(-0.4005)
-    assert (difference["paper"], difference["paper_sem"], difference["verdict"]) == (-0.4, 0.01, "holds")
+    assert (difference["claimed"], difference["claimed_sem"], difference["verdict"]) == (-0.4, 0.01, "holds")
     assert difference["difference"] == pytest.approx(-0.0005)
     assert (context["arm"], context["verdict"]) == ("none", "context")
 
@@ -431,7 +432,10 @@ def test_the_contents_lead_to_every_section_and_say_its_verdict(tmp_path: Path) 
     assert attributes_of(page, "section", "id") == ["small-full", "other-quick"]
     assert attributes_of(page, "a", "href") == ["#small-full", "#other-quick"]
     nav = re.sub(r"<[^>]*>", "", text[text.index("<nav") : text.index("</nav>")])
-    assert [line for line in nav.splitlines() if line] == ["A small experiment holds: 1", "Another preview"]
+    assert [line for line in nav.splitlines() if line] == [
+        "A small experiment 1 claim: holds",
+        "Another 1 claim: preview",
+    ]
 
 
 @pytest.mark.usefixtures("no_drawing")
@@ -508,7 +512,7 @@ def test_figures_are_svg_and_png(harm: Results) -> None:
     assert svg is not None
     assert png is not None
     texts = " ".join("".join(e.itertext()) for e in ElementTree.fromstring(svg).iter() if e.tag.endswith("}text"))
-    labels = ["none (n = 4)", "batch (n = 4)", "width 28", "clean", "BIM", "accuracy, %", "paper"]
+    labels = ["none (n = 4)", "batch (n = 4)", "width 28", "clean", "BIM", "accuracy, %", "claimed"]
     assert [label for label in labels if label not in texts] == []
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
 

@@ -1,8 +1,9 @@
-"""Accuracies of the arms and their differences beside the paper's; or candidate settings, of which one is chosen."""
+"""Accuracies of the arms and their differences beside what is claimed; or candidate settings."""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bn_vuln.analysis.statistics import Estimate
@@ -10,9 +11,9 @@ from bn_vuln.reporting.aggregate import Results
 from bn_vuln.reporting.claims import over_examples
 from bn_vuln.reporting.figures.style import (
     ARM_STYLES,
+    CLAIM_COLOUR,
     GREY,
     HEIGHT,
-    PAPER_COLOUR,
     WIDTH,
     FigureFile,
     describe_seeds,
@@ -24,27 +25,31 @@ from bn_vuln.reporting.figures.style import (
     to_shown_unit,
 )
 from bn_vuln.reporting.results import Block, mean_over_arms
-from bn_vuln.reporting.tables import block_title
+from bn_vuln.reporting.tables import block_title, claimed_by, difference_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_LETTERS = 56  # of titles of columns that fit side by side
+MAX_LABEL = 32  # letters of a line of a label: an arm may have any name
 LINE = 24  # letters of a line of upright titles
 LETTER = 0.07  # inches
 MAX_BLOCKS = 8
+LEAST_RANGE = 0.01  # of a panel of differences: one point
 CHOSEN = "chosen"
 ACCURACIES = (
     "Left: accuracy of each arm, mean ± SEM over n seeds, dots are single seeds. Right: difference of the arms, paired "
-    "by seed, with its 95% t-interval (dotted: one seed, and the 95% bootstrap interval over its examples alone); "
-    "beside it the paper's, where it has one."
+    "by seed, with its 95% t-interval (dotted: one seed, and the 95% bootstrap interval over its examples alone)"
 )
-CANDIDATES = "what batch norm costs there, against the accuracy that chooses one."
+ACCURACIES_ALONE = "Accuracy of each arm, mean ± SEM over n seeds, dots are single seeds"
+CLAIMED = "; beside it what {claimed}, where there is such a number"
+CLIPPED = "; a triangle ends an interval that is wider than is shown, as those of two seeds often are"
+CANDIDATES = "the difference of the arms there, against the accuracy that chooses one."
 RING = 13  # points: the mark of the candidate that is chosen
 
 
 def draw_candidates(results: Results, file_format: str) -> list[FigureFile]:
-    """Draw the cost of batch norm at each candidate setting, against the accuracy that chooses one of them.
+    """Draw the difference of the arms at each candidate setting, against the accuracy that chooses one of them.
 
     One panel for each of the other perturbations. Candidates without all of these numbers are left out.
     """
@@ -65,7 +70,7 @@ def draw_candidates(results: Results, file_format: str) -> list[FigureFile]:
         for panel, column in zip(axes[0], columns, strict=True):
             shown = to_shown_unit(results, selected_by, [score for _, score in scores])
             _draw_candidate_panel(panel, results, [block for block, _ in scores], shown, column)
-        axes[0][0].set_ylabel(f"{table.treatment} \N{MINUS SIGN} {table.reference}, points")
+        axes[0][0].set_ylabel(f"{difference_label(table)}, points")
         # "chosen" comes last, wherever it was drawn.
         legend = sorted(zip(*axes[0][0].get_legend_handles_labels(), strict=True), key=lambda item: item[1] == CHOSEN)
         ncols = legend_columns([text for _, text in legend], len(legend))
@@ -101,7 +106,7 @@ def _draw_candidate_panel(axes: Axes, results: Results, blocks: list[Block], sco
 
 
 def draw_accuracies(results: Results, file_format: str) -> list[FigureFile]:
-    """Draw accuracy of each arm (mean, SEM, single seeds), and the paired difference with the paper's.
+    """Draw accuracy of each arm (mean, SEM, single seeds), and the paired difference with what is claimed.
 
     One row of panels a block. Nothing where there is nothing to draw, or where rows of panels would fill pages (more
     than MAX_BLOCKS blocks): such a table stands without a figure, or asks for another kind.
@@ -114,16 +119,24 @@ def draw_accuracies(results: Results, file_format: str) -> list[FigureFile]:
     below = LETTER * max(len(line) for title in titles for line in title.split("\n")) if upright else 0.0
     with styled_pyplot() as plt:
         size = (WIDTH, (HEIGHT + below) * len(blocks))
-        figure, axes = plt.subplots(len(blocks), 2, figsize=size, squeeze=False, layout="constrained")
-        for (left, right), block in zip(axes, blocks, strict=True):
-            _draw_accuracy_panel(left, results, block)
-            _draw_difference_panel(right, results, block)
-            for panel in (left, right):
+        compared = any(block.differences for block in blocks)
+        figure, axes = plt.subplots(len(blocks), 1 + compared, figsize=size, squeeze=False, layout="constrained")
+        caption, claimed = ACCURACIES if compared else ACCURACIES_ALONE, _claimed_label(results)
+        any_claimed = any_clipped = False
+        for panels, block in zip(axes, blocks, strict=True):
+            _draw_accuracy_panel(panels[0], results, block)
+            for right in panels[1:]:
+                any_clipped |= _draw_difference_panel(right, results, block)
+                any_claimed |= claimed in right.get_legend_handles_labels()[1]
+            for panel in panels:
                 panel.set_xticks(range(len(titles)), titles, rotation=90 if upright else 0)
                 panel.set_xlim(-0.6, len(titles) - 0.4)
                 hide_spines(panel)
-            left.set_ylim(-3, 103)
-        return [FigureFile("", ACCURACIES, render(figure, file_format))]
+            panels[0].set_ylim(-3, 103)
+        stated = "the paper states" if claimed_by(results.experiment) == "paper" else "is claimed"
+        caption += CLAIMED.format(claimed=stated) if any_claimed else ""
+        caption += CLIPPED if any_clipped else ""
+        return [FigureFile("", f"{caption}.", render(figure, file_format))]
 
 
 def accuracy_columns(results: Results) -> dict[str, str]:
@@ -148,7 +161,8 @@ def _draw_accuracy_panel(axes: Axes, results: Results, block: Block) -> None:
     for i, (arm, values) in enumerate(block.arms.items()):
         colour, marker = ARM_STYLES[i % len(ARM_STYLES)]
         offset = (i - (len(block.arms) - 1) / 2) * between
-        label: str | None = f"{arm} (n = {max(len(v.by_seed) for v in values.values())})"
+        n = max(len(v.by_seed) for v in values.values())
+        label: str | None = textwrap.fill(f"{arm} (n = {n})", MAX_LABEL)
         for x, column in enumerate(columns):
             value = values[column]
             if value.estimate is None:
@@ -166,45 +180,92 @@ def _draw_accuracy_panel(axes: Axes, results: Results, block: Block) -> None:
     _add_legend_above(axes, block_title(block))
 
 
-def _draw_difference_panel(axes: Axes, results: Results, block: Block) -> None:
+def _claimed_label(results: Results) -> str:
+    return f"{claimed_by(results.experiment)} (± SEM)"
+
+
+def _draw_difference_panel(axes: Axes, results: Results, block: Block) -> bool:
+    """Draw the differences of a block and what is claimed of them; True where an interval is clipped."""
     table, columns = results.experiment.table, list(accuracy_columns(results))
+    claims = [
+        (columns.index(c.perturbation) + 0.1, c.paper.value, c.paper.sem or 0.0)
+        for c in results.comparisons
+        if c.arm is None and c.paper.value is not None and c.where == block.where and c.perturbation in columns
+    ]
     axes.axhline(0, color=GREY, linewidth=0.8)
+    seeds = [value for column in columns for value in _by_seed(results, block, column)]
+    limits = _limits([0.0, *seeds, *(value + sign * sem for _, value, sem in claims for sign in (-1, 1))])
+    clipped = False
     for x, column in enumerate(columns):
         difference = block.differences.get(column)
         if difference and difference.paired:
-            _draw_difference(axes, results, block, column, x - 0.1, difference.paired)
-    label: str | None = "paper (± SEM)"
-    for comparison in results.comparisons:
-        published = comparison.paper.value
-        if (
-            comparison.arm is None
-            and published is not None
-            and comparison.where == block.where
-            and comparison.perturbation in columns
-        ):
-            axes.errorbar(
-                columns.index(comparison.perturbation) + 0.1, 100 * published, yerr=100 * (comparison.paper.sem or 0),
-                fmt="D", color=PAPER_COLOUR, markerfacecolor="white", capsize=3, label=label,
-            )  # fmt: skip
-            label = None
-    axes.set_ylabel(f"{table.treatment} \N{MINUS SIGN} {table.reference}, points")
+            clipped |= _draw_difference(axes, results, block, column, x - 0.1, difference.paired, limits)
+    label: str | None = _claimed_label(results)
+    for place, value, sem in claims:
+        axes.errorbar(
+            place,
+            100 * value,
+            yerr=100 * sem,
+            fmt="D",
+            color=CLAIM_COLOUR,
+            markerfacecolor="white",
+            capsize=3,
+            label=label,
+        )
+        label = None
+    axes.set_ylabel(textwrap.fill(f"{difference_label(table)}, points", MAX_LABEL))
     _add_legend_above(axes)
+    return clipped
 
 
-def _draw_difference(axes: Axes, results: Results, block: Block, column: str, x: float, difference: Estimate) -> None:
-    """One difference with its interval: over the seeds, or over the examples of the only one, which is dotted."""
-    interval, name = difference.interval(), "ours (paired by seed, 95% interval)"
+def _by_seed(results: Results, block: Block, column: str) -> list[float]:
+    """The differences of the arms in a column, one for each seed that both have."""
+    table = results.experiment.table
+    treatment, reference = (
+        block.arms[arm][column].by_seed if arm in block.arms else {} for arm in (table.treatment, table.reference)
+    )
+    return [treatment[seed] - reference[seed] for seed in treatment.keys() & reference.keys()]
+
+
+def _limits(values: Sequence[float]) -> tuple[float, float]:
+    """The range that intervals are shown in: that of the values, and as much again on both sides.
+
+    The t-interval of two seeds is 12.7 SEM to both sides, beside which nothing else would be seen.
+    """
+    room = max(max(values) - min(values), LEAST_RANGE)
+    return min(values) - room, max(values) + room
+
+
+def _draw_difference(
+    axes: Axes,
+    results: Results,
+    block: Block,
+    column: str,
+    x: float,
+    difference: Estimate,
+    limits: tuple[float, float],
+) -> bool:
+    """One difference with its interval: over the seeds, or over the examples of the only one, which is dotted.
+
+    True where the interval is clipped to the limits.
+    """
+    interval, name = difference.interval(), "measured (paired by seed, 95% interval)"
     if difference.n == 1:
         arms = results.experiment.table.treatment, results.experiment.table.reference
-        interval, name = over_examples([(block, arm) for arm in arms], column), "ours (n = 1, 95% over examples)"
+        interval, name = over_examples([(block, arm) for arm in arms], column), "measured (n = 1, 95% over examples)"
     mean = difference.mean
     low, high = interval or (mean, mean)
-    yerr = [[100 * max(0.0, mean - low)], [100 * max(0.0, high - mean)]]  # rounding can go below 0
+    shown = max(low, limits[0]), min(high, limits[1])
+    yerr = [[100 * max(0.0, mean - shown[0])], [100 * max(0.0, shown[1] - mean)]]  # rounding can go below 0
     label = "" if name in axes.get_legend_handles_labels()[1] else name
-    _, _, bars = axes.errorbar(x, 100 * mean, yerr=yerr, fmt="s", color=ARM_STYLES[1][0], capsize=3, label=label)
+    _, caps, bars = axes.errorbar(x, 100 * mean, yerr=yerr, fmt="s", color=ARM_STYLES[1][0], capsize=3, label=label)
+    for cap, marker, end, at in zip(caps, "v^", (low, high), shown, strict=True):
+        if end != at:
+            cap.set(marker=marker, markersize=5)
     if difference.n == 1:
         for bar in bars:
             bar.set_linestyle(":")
+    return shown != (low, high)
 
 
 def _add_legend_above(axes: Axes, title: str = "") -> None:

@@ -21,6 +21,7 @@ from bn_vuln.reporting.figures.style import (
     render,
     styled_pyplot,
 )
+from bn_vuln.reporting.tables import difference_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,8 +104,7 @@ def _draw_differences(axes: Axes, results: Results, eps: dict[str, float], first
     for number, block in enumerate(results.blocks):
         points = [(x, d.paired) for column, x in eps.items() if (d := block.differences.get(column)) and d.paired]
         if points:
-            difference = f"{table.treatment} \N{MINUS SIGN} {table.reference}"
-            _draw_curve(axes, points, legend_label(block.where, difference), first_colour + number)
+            _draw_curve(axes, points, legend_label(block.where, difference_label(table)), first_colour + number)
     axes.set_ylabel("difference, points")
 
 

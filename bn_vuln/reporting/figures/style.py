@@ -24,7 +24,7 @@ ARM_STYLES = (
     ("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"),
     ("#000000", "X"),
 )  # fmt: skip
-PAPER_COLOUR = "#555555"
+CLAIM_COLOUR = "#555555"
 GREY = "#999999"
 HEIGHT = 3.4
 WIDTH = 9.0

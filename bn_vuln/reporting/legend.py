@@ -1,0 +1,123 @@
+"""Legends of an experiment's tables: what its columns are, and what the verdicts in it mean, in a sentence each."""
+
+from __future__ import annotations
+
+from bn_vuln.config import (
+    DISTANCE_SUFFIX,
+    EVALUATION_SEPARATOR,
+    LOSS_SUFFIX,
+    EvaluationPlan,
+    Experiment,
+    describe_perturbation,
+    with_eps_grid,
+)
+from bn_vuln.reporting import footnotes
+from bn_vuln.reporting.aggregate import Results
+from bn_vuln.reporting.claims import FAILED, Comparison
+from bn_vuln.reporting.tables import KEY_NAMES, MEASUREMENT_NAMES, claimed_by, difference_label
+
+Lines = list[tuple[str, str]]
+
+# Of a verdict: what it means for a claim of a sign, of a signed value, and of equality; "" where all are meant.
+VERDICTS: dict[str, dict[str, str]] = {
+    "holds": {
+        "sign": "the 95% interval over seeds excludes 0, on the claimed side",
+        "value": "the 95% interval over seeds excludes 0 with the claimed sign, and the size agrees: within 2 combined "
+        "SEM, or at least half of what is claimed",
+        "equality": "within the tolerance of the claim, or within 2 combined SEM",
+    },
+    "holds in sign": {
+        "value": "the 95% interval over seeds excludes 0 with the claimed sign, but the size does not agree"
+    },
+    "fails": {
+        "sign": "the 95% interval over seeds excludes 0, on the other side",
+        "value": "the 95% interval over seeds excludes 0 with the opposite sign",
+        "equality": "farther from what is claimed than its tolerance and 2 combined SEM",
+    },
+    "undecided": {
+        "sign": "the 95% interval over seeds includes 0, or there are fewer than 3 seeds",
+        "value": "the 95% interval over seeds includes 0, or there are fewer than 3 seeds",
+        "equality": "there are fewer than 3 seeds (a claim of equality)",
+    },
+    "context": {"": "shown but not judged: an approximate value, or one arm's number without a tolerance"},
+    "preview": {"": "not judged: run below full scale, or with settings changed on the command line (--set)"},
+    "not run": {"": "a number that the claim needs has not been measured"},
+    FAILED: {"": "no seed of an arm that the claim is about could be trained"},
+}
+
+
+def columns(results: Results) -> Lines:
+    """Return the heads of the table of accuracies with what they mean; columns that differ in eps alone are joined.
+
+    Derived columns are left out: notes under the table give their formulas.
+    """
+    table = results.experiment.table
+    lines: Lines = []
+    if table.rows:
+        keys = ", ".join(table.rows)
+        names = ", ".join(KEY_NAMES.get(key, key) for key in table.rows)
+        lines.append((names, f"settings of the training ({keys}); each combination is a block of rows"))
+    arms = "the variants compared" if table.arms else f"the variants compared, by {table.arm}"
+    if any(block.differences for block in results.blocks):
+        arms += f"; {difference_label(table)} is their difference, seed by seed, then averaged"
+    lines.append(("arm" if table.arms else KEY_NAMES.get(table.arm, table.arm), arms))
+    lines.append(("n", "training seeds behind a mean; ± is its standard error over them (SEM), which takes two"))
+    grouped: dict[str, list[str]] = {}
+    for column, title in table.columns.items():
+        if column not in results.experiment.derived:
+            grouped.setdefault(_meaning(results.experiment, column), []).append(title)
+    return [*lines, *((footnotes.join_listed(titles), meaning) for meaning, titles in grouped.items())]
+
+
+def _meaning(experiment: Experiment, column: str) -> str:
+    """What a column that is not derived shows."""
+    name, _, where = column.partition(EVALUATION_SEPARATOR)
+    plan = next(plan for plan in experiment.plans if plan.name == where)
+    text = _measured(plan, name)
+    return f"{text}, at the evaluation {where}" if where else text
+
+
+def _measured(plan: EvaluationPlan, name: str) -> str:
+    if name in plan.measurements:
+        return MEASUREMENT_NAMES[plan.measurements[name].kind]
+    if name.rpartition(".")[0] in plan.measurements:
+        measurement, _, detail = name.rpartition(".")
+        return f"{detail}, of: {MEASUREMENT_NAMES[plan.measurements[measurement].kind]}"
+    perturbations = with_eps_grid(plan.perturbations)
+    own = name if name in perturbations else name.removesuffix(LOSS_SUFFIX).removesuffix(DISTANCE_SUFFIX)
+    grid = next((key for key in plan.perturbations if own.startswith(f"{key} ") and own not in plan.perturbations), own)
+    perturbation = plan.perturbations[grid]
+    under = "clean images" if perturbation.kind == "clean" else describe_perturbation(perturbation)
+    if name in perturbations:
+        return f"accuracy on {under}" if perturbation.kind == "clean" else f"accuracy under {under}"
+    if name.endswith(LOSS_SUFFIX):
+        return f"mean cross-entropy on {under}" if perturbation.kind == "clean" else f"mean cross-entropy under {under}"
+    return f"mean distance from an image to the adversarial one found by {under}"
+
+
+def verdicts(results: Results) -> Lines:
+    """Return the heads of the table of claims with what they mean, and each verdict in it."""
+    if not results.comparisons:
+        return []
+    claimed = claimed_by(results.experiment)
+    stated = "the paper states" if claimed == "paper" else "the claim states"
+    lines = [
+        ("quantity, under", "what the claim is about, and the column of the table above that it is about"),
+        ("measured", "the number measured here, mean ± SEM (n training seeds)"),
+        (claimed, f"what {stated}: a number, or that it is above or below 0"),
+    ]
+    lines.append(("flags", "the numbers of the notes under this table"))
+    for verdict in dict.fromkeys(comparison.verdict for comparison in results.comparisons):
+        kinds = dict.fromkeys(_kind(c) for c in results.comparisons if c.verdict == verdict)
+        meanings = VERDICTS.get(verdict, {})
+        texts = dict.fromkeys(meanings.get(kind, meanings.get("", "")) for kind in kinds)
+        lines.append((verdict, "; or ".join(filter(None, texts))))
+    return lines
+
+
+def _kind(comparison: Comparison) -> str:
+    """What is claimed: a sign, a value with its sign and size, or equality."""
+    claim = comparison.paper
+    if claim.sign is not None:
+        return "sign"
+    return "value" if claim.tolerance is None else "equality"
