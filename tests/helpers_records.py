@@ -43,7 +43,7 @@ SMALL: dict[str, Any] = {
     "seeds": [0, 1, 2, 3],
     "perturbations": {"clean": {"kind": "clean"}, "bim": {"kind": "attack", "attack": "bim", "eps": 0.1}},
     "table": {"rows": ["data.width"], "columns": {"clean": "clean", "bim": "BIM"}},
-    "paper": [{"where": {"data.width": 28}, "perturbations": ["bim"], "value": -0.4, "sem": 0.01, "source": "text"}],
+    "claims": [{"where": {"data.width": 28}, "perturbations": ["bim"], "value": -0.4, "sem": 0.01, "source": "text"}],
 }
 # By arm and perturbation, the accuracy of each seed: batch norm costs nothing clean and about 40 points under BIM.
 HARM: dict[tuple[str, str], Sequence[float]] = {
@@ -59,7 +59,7 @@ Arrays = Callable[[Cell, str], Mapping[str, NDArray[Any]]]
 
 def small(**changes: Any) -> Experiment:
     """The small experiment with some of its fields replaced."""
-    return validate(Experiment, {**copy.deepcopy(SMALL), **changes}, "small.yaml")
+    return validate(Experiment, {**copy.deepcopy(SMALL), **Experiment.with_present_names(changes)}, "small.yaml")
 
 
 def by_arm(values: Mapping[tuple[str, str], Sequence[float | None]]) -> Accuracy:

@@ -112,7 +112,7 @@ def check_layout(experiment: Experiment, cells: Sequence[Cell]) -> None:
         for claim in experiment.claims:
             for where in (claim.where, claim.where | claim.against.where if claim.against else {}):
                 if not any(matches(cell, where) for cell in cells):
-                    raise ConfigError(f"{experiment.name}: paper: no cell has {where}, which a claim is about")
+                    raise ConfigError(f"{experiment.name}: claims: no cell has {where}, which a claim is about")
     _check_axes(experiment, cells)
 
 

@@ -243,13 +243,13 @@ def load_experiment(path: Path, scale: Scale = "full", overrides: Iterable[str] 
         _reject_ineffective(text, key, plain)
         reject_unknown_key(text, key, Experiment, Cell)
     for key, value in [*plain.scales.get(scale, {}).items(), *((key, value) for _, key, value in chosen)]:
-        head = key.split(".")[0]
-        if head in renamed:
-            head, key = renamed[head], key.replace(head, renamed[head], 1)
+        head, dot, rest = key.partition(".")
+        head = renamed.get(head, head)
         if head not in Cell.model_fields and head not in Experiment.model_fields:
             known = [*Experiment.model_fields, *Cell.model_fields]
             raise ConfigError(f"{path.name}: unknown key {key!r}{nearest(head, known)}")
-        apply_override(data, f"base.{key}" if head in Cell.model_fields else key, value)
+        present = f"{head}{dot}{rest}"
+        apply_override(data, f"base.{present}" if head in Cell.model_fields else present, value)
     return validate(Experiment, {**data, "scale": scale, "overrides": overrides}, path.name)
 
 

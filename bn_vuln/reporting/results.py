@@ -62,7 +62,7 @@ class Run:
         return self.measurements.get(column) or self.measurements.get(name.rpartition(".")[0] + at + where)
 
     def is_not_applicable(self, column: str) -> bool:
-        """Return True if there is no such number, as the distance of BN statistics without BN, or an ensemble's loss."""
+        """Return True if there is no such number, as the shift of BN statistics without BN, or an eps grid's loss."""
         return self.value(column) is None and (self.measurement(column) or self.record(column)) is not None
 
     def examples(self, column: str) -> int | None:

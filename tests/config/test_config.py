@@ -77,7 +77,7 @@ def with_perturbation(**fields: Any) -> dict[str, Any]:
 
 
 def with_paper(**fields: Any) -> dict[str, Any]:
-    return tiny(paper=[{"perturbations": ["bim"], "value": -0.4, "source": "text", **fields}])
+    return tiny(claims=[{"perturbations": ["bim"], "value": -0.4, "source": "text", **fields}])
 
 
 def mistake(model: type, data: Any) -> str:
@@ -561,7 +561,7 @@ def test_shipped_configs_open_with_claim_command_and_cost() -> None:
 def test_table6_carries_the_figures_of_the_paper() -> None:
     judged = {
         p: (value.value, value.sem)
-        for value in catalog.experiment("table6").paper
+        for value in catalog.experiment("table6").claims
         for p in value.perturbations
         if value.arm is None and not value.approximate and value.where == {"data.width": 28}
     }
@@ -634,10 +634,10 @@ def test_an_eps_grid_is_an_attack_at_each_eps() -> None:
 def test_every_eps_of_a_grid_can_be_a_column() -> None:
     eps_grid = {"kind": "attack", "eps": "8/255", "eps_grid": ["4/255"]}
     table = {"columns": {"pgd 4/255": "4/255", "pgd": "8/255"}}
-    experiment = validate(Experiment, tiny(perturbations={"pgd": eps_grid}, table=table, paper=[]), "test")
+    experiment = validate(Experiment, tiny(perturbations={"pgd": eps_grid}, table=table, claims=[]), "test")
     assert experiment.unit("pgd 4/255") == "%"
     assert list(experiment.all_perturbations) == ["pgd 4/255", "pgd"]
-    wrong = tiny(perturbations={"pgd": eps_grid}, table={"columns": {"pgd 2/255": "2/255"}}, paper=[])
+    wrong = tiny(perturbations={"pgd": eps_grid}, table={"columns": {"pgd 2/255": "2/255"}}, claims=[])
     with pytest.raises(ConfigError, match="'pgd 2/255' is not among perturbations"):
         validate(Experiment, wrong, "test")
 

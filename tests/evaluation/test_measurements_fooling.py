@@ -210,7 +210,7 @@ def test_what_makes_no_sense_is_refused(fields, fragment):
 def test_details_are_columns(tmp_path):
     columns = {"noise": "to 99%", "noise.confidence": "after 20", "noise.reached": "reached", "noise.distance": "way"}
     claims = [{"perturbations": ["noise", "noise.confidence"], "sign": 1, "source": "text"}]
-    chosen = small(measurements={"noise": "fooling"}, table={"columns": columns}, paper=claims)
+    chosen = small(measurements={"noise": "fooling"}, table={"columns": columns}, claims=claims)
     assert [chosen.unit(column) for column in columns] == ["steps", "%", "%", "pixels"]
 
     def number(cell, column):
@@ -228,4 +228,4 @@ def test_details_are_columns(tmp_path):
 
 def test_a_detail_that_does_not_exist_is_no_column():
     with pytest.raises(ConfigError, match=r"table\.columns: 'noise\.speed' is not among perturbations"):
-        small(measurements={"noise": "fooling"}, table={"columns": {"noise.speed": "x"}}, paper=[])
+        small(measurements={"noise": "fooling"}, table={"columns": {"noise.speed": "x"}}, claims=[])

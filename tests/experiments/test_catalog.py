@@ -168,7 +168,7 @@ def test_a_claim_about_a_row_that_is_not_there_is_refused(tmp_path):
     """It would vanish from the report."""
     claim = {"where": {"data.width": 29}, "perturbations": ["bim"], "value": -0.4, "sem": 0.01, "source": "made up"}
     shipped = str(catalog.folder("paper") / "table6.yaml")
-    path = write(tmp_path / "mine.yaml", {"extends": shipped, "paper": [claim]})
+    path = write(tmp_path / "mine.yaml", {"extends": shipped, "claims": [claim]})
     with pytest.raises(ConfigError, match=r"no cell has .*'data.width': 29.*, which a claim is about"):
         api.reproduce(str(path), root=tmp_path / "results")
 
@@ -191,10 +191,19 @@ def test_own_data_of_an_experiment_are_known_by_their_content(tmp_path):
     def cells(name):
         path = tmp_path / "own.yaml"
         plain = {**SMALL, "base": {"data": {"name": str(tmp_path / name), "validation": 5}}}
-        path.write_text(yaml.safe_dump({**plain, "grid": {"normalization": ["none", "batch"]}, "paper": []}))
+        path.write_text(yaml.safe_dump({**plain, "grid": {"normalization": ["none", "batch"]}, "claims": []}))
         return [digest(config.identity_of(cell)) for cell in expand(catalog.experiment(str(path)))]
 
     write("a.npz", 1)
     write("b.npz", 1)
     write("c.npz", 2)
     assert cells("a.npz") == cells("b.npz") != cells("c.npz")
+
+
+@pytest.mark.parametrize("name", ["claims", "paper"])
+def test_claims_have_an_older_name(tmp_path: Path, name: str) -> None:
+    """On top of a shipped experiment, whose claims have the present name, and in an assignment."""
+    claim = {"perturbations": ["bim"], "sign": -1, "source": "mine"}
+    path = write(tmp_path / "mine.yaml", {"extends": str(catalog.folder("paper") / "table6.yaml"), name: [claim]})
+    assert [found.source for found in catalog.experiment(str(path)).claims] == ["mine"]
+    assert catalog.experiment(str(path), overrides=[f"{name}=[]"]).claims == ()

@@ -33,7 +33,7 @@ def tiny(tmp_path, **changes):
         "evaluation": {"limit": 50},
         "perturbations": {"clean": {"kind": "clean"}, "bim": {**BIM, "steps": 2}},
         "table": {"columns": {"clean": "clean", "bim": "BIM"}},
-        "paper": [{"perturbations": ["bim"], "value": -0.4, "sem": 0.01, "source": "made up"}],
+        "claims": [{"perturbations": ["bim"], "value": -0.4, "sem": 0.01, "source": "made up"}],
         **changes,
     }  # fmt: skip
     path = tmp_path / "tiny.yaml"
@@ -95,7 +95,7 @@ def test_an_eps_without_a_record_is_measured_with_its_grid(done, tmp_path, monke
     _, root = done
     root = shutil.copytree(root, tmp_path / "results")
     path = tiny(tmp_path, perturbations={"pgd": {"kind": "attack", "eps": 0.1, "eps_grid": [0.02], "steps": 2}},
-                table={"columns": {"pgd 0.02": "PGD .02", "pgd": "PGD .1"}}, paper=[])  # fmt: skip
+                table={"columns": {"pgd 0.02": "PGD .02", "pgd": "PGD .1"}}, claims=[])  # fmt: skip
     monkeypatch.setattr("bn_vuln.training.train", no_training)
     chosen = catalog.experiment(str(path))
     results = api.reproduce(str(path), root=root)

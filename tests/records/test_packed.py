@@ -142,7 +142,7 @@ def test_publishing_adds_what_is_finished_and_asked_for(tmp_path: Path, yaml: st
     assert len(open_store(tmp_path / "packed").cells()) == 4
     other = tmp_path / "other.yaml"
     fields = {"perturbations": {"clean": {"kind": "clean"}}, "table": {"columns": {"clean": "clean"}}, "seeds": [0]}
-    other.write_text(to_yaml(small(name="other", paper=[], **fields)))
+    other.write_text(to_yaml(small(name="other", claims=[], **fields)))
     api.publish(str(other), tmp_path / "packed", source=source)
     assert [one.name for one in open_store(tmp_path / "packed").experiments()] == ["other", "small"]
     asked = {tuple(json.loads(line)["experiments"]) for line in (tmp_path / "packed" / "records.jsonl").open()}

@@ -45,7 +45,7 @@ def judged(root: Path, experiment: Experiment | None = None, values: Any = HARM,
 
 
 def paper(**fields: Any) -> list[dict[str, Any]]:
-    return [{**SMALL["paper"][0], **fields}]
+    return [{**SMALL["claims"][0], **fields}]
 
 
 # ---------------------------------------------------------------- means and differences
@@ -94,7 +94,7 @@ def test_another_arm_key(tmp_path: Path) -> None:
     table = {
         "arm": "arch.name", "reference": "linear", "treatment": "mlp", "columns": {"clean": "clean", "bim": "BIM"},
     }  # fmt: skip
-    experiment = small(grid={"arch": ["mlp", "linear"]}, table=table, paper=[])
+    experiment = small(grid={"arch": ["mlp", "linear"]}, table=table, claims=[])
     fill(tmp_path, experiment, lambda cell, name: 0.9 if cell.arch.name == "mlp" else 0.5)
     (block,) = aggregate(experiment, tmp_path).blocks
     assert block.where == {}
@@ -103,7 +103,7 @@ def test_another_arm_key(tmp_path: Path) -> None:
 
 
 def test_without_one_arm_there_is_no_difference(tmp_path: Path) -> None:
-    found = results(tmp_path, small(grid={"normalization": ["batch"]}, table={"columns": {"bim": "BIM"}}, paper=[]))
+    found = results(tmp_path, small(grid={"normalization": ["batch"]}, table={"columns": {"bim": "BIM"}}, claims=[]))
     (block,) = found.blocks
     assert block.differences == {}
 
@@ -204,20 +204,20 @@ def test_a_comparison_holds_ours_and_the_papers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scale", ["quick", "full"])
 @pytest.mark.parametrize(("arm", "mean"), [("none", 0.66), ("batch", 0.2595)])
 def test_accuracies_of_an_arm_are_context(tmp_path: Path, arm: str, mean: float, scale: str) -> None:
-    comparison = judged(tmp_path, small(paper=paper(arm=arm, value=0.66), scale=scale))
+    comparison = judged(tmp_path, small(claims=paper(arm=arm, value=0.66), scale=scale))
     assert (comparison.verdict, comparison.verdict_at_full_scale, comparison.arm) == ("context", "context", arm)
     assert comparison.ours is not None
     assert comparison.ours.mean == pytest.approx(mean)
 
 
 def test_one_figure_for_several_perturbations(tmp_path: Path) -> None:
-    found = results(tmp_path, small(paper=paper(perturbations=["bim", "clean"]))).comparisons
+    found = results(tmp_path, small(claims=paper(perturbations=["bim", "clean"]))).comparisons
     assert [(c.perturbation, c.verdict) for c in found] == [("bim", "holds"), ("clean", "fails")]
 
 
 @pytest.mark.parametrize("where", [{"data.width": 56}])
 def test_a_figure_for_rows_that_are_not_there_is_not_compared(tmp_path: Path, where: dict[str, Any]) -> None:
-    assert results(tmp_path, small(paper=paper(where=where), scale="quick")).comparisons == ()
+    assert results(tmp_path, small(claims=paper(where=where), scale="quick")).comparisons == ()
 
 
 def test_a_figure_without_a_place_is_for_every_row(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_flags_of_other_arms_and_perturbations_do_not(tmp_path: Path) -> None:
     def flags(cell: Cell, name: str) -> list[Flag]:
         return [] if (cell.normalization.name, name) == ("none", "bim") else [FLAG]
 
-    assert judged(tmp_path, small(paper=paper(arm="none", value=0.66)), flags=flags).flags == ()
+    assert judged(tmp_path, small(claims=paper(arm="none", value=0.66)), flags=flags).flags == ()
 
 
 def test_of_several_seeds_the_worst_flag_is_shown(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ CHOICE: dict[str, Any] = {
     "grid": {"train.lr": [0.1, 0.2, 0.3], "normalization": ["none", "batch"]},
     "seeds": [0, 1],
     "table": {"rows": ["train.lr"], "columns": {"clean": "clean", "bim": "BIM"}, "select_by": "clean"},
-    "paper": [],
+    "claims": [],
 }
 LEVEL = {(0.1, "none"): 0.95, (0.1, "batch"): 0.95, (0.2, "none"): 0.99, (0.2, "batch"): 0.93}
 LEVEL |= {(0.3, "none"): 0.98, (0.3, "batch"): 0.90}
@@ -367,7 +367,7 @@ def test_several_cells_in_a_row_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("field", "key"), [("rows", ["data.widht"]), ("arm", "normalisation.name")])
 def test_rows_and_arms_that_cells_do_not_have_are_named(tmp_path: Path, field: str, key: Any) -> None:
-    experiment = small(table={**SMALL["table"], field: key}, paper=[])
+    experiment = small(table={**SMALL["table"], field: key}, claims=[])
     with pytest.raises(ConfigError) as caught:
         aggregate(experiment, tmp_path)
     assert "small: table" in str(caught.value)

@@ -40,6 +40,15 @@ MEASURE = """<script>addEventListener("load", () => {
   document.title = JSON.stringify([...document.querySelectorAll("iframe")].map(measure));
 });</script>"""
 
+# Of the page in each frame: how many cells of differences there are, and how many of them are not inside the window.
+DIFFERENCES = """<script>addEventListener("load", () => {
+  const measure = frame => {
+    const cells = [...frame.contentDocument.querySelectorAll("tr.difference td")].map(e => e.getBoundingClientRect());
+    return [cells.length, cells.filter(r => !r.width || r.left < 0 || r.right > frame.clientWidth).length];
+  };
+  document.title = JSON.stringify([...document.querySelectorAll("iframe")].map(measure));
+});</script>"""
+
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
 
 
@@ -100,3 +109,10 @@ def test_only_tables_and_figures_scroll_sideways(page: str, tmp_path: Path) -> N
     widths = [size[0] for _ in pages for size in sizes]
     assert [(client, scroll) for client, scroll, _ in found] == [(width, width) for width in widths]
     assert [inside > 0 for _, _, inside in found][::2] == [True, True]  # on the phone
+
+
+def test_differences_are_in_sight_on_a_phone(page: str, tmp_path: Path) -> None:
+    dom = browse(written(tmp_path, framed(page, PHONE) + DIFFERENCES), "--dump-dom")
+    ((cells, hidden),) = json.loads(html.unescape(re.findall("<title>(.*?)</title>", dom)[0]))
+    assert cells >= 5
+    assert hidden == 0

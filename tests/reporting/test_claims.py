@@ -115,7 +115,7 @@ def test_claims_of_keys_that_are_no_rows_are_refused() -> None:
         ({"arm": "none", "against": {"arm": "batch", "where": {"data.widht": 28}}}, "data.widht"),
     ]:
         with pytest.raises(ConfigError, match=message):
-            small(paper=[{"perturbations": ["bim"], "value": -0.4, "source": "text", **fields}])
+            small(claims=[{"perturbations": ["bim"], "value": -0.4, "source": "text", **fields}])
 
 
 # ---------------------------------------------------------------- the verdict
@@ -221,7 +221,7 @@ def test_keys_that_against_does_not_mention_are_those_of_the_row(
     tmp_path: Path, other: dict[str, Any], difference: float
 ) -> None:
     paper = {"where": {"data.width": 56, "weight_decay": 0.1}, "arm": "batch", "against": other, "sign": -1}
-    found = judged(tmp_path, small(**WIDTHS, paper=[{"perturbations": ["bim"], "source": "text", **paper}]), level)
+    found = judged(tmp_path, small(**WIDTHS, claims=[{"perturbations": ["bim"], "source": "text", **paper}]), level)
     assert found.where == {"data.width": 56, "weight_decay": 0.1}
     assert found.arm == "batch"
     assert mean_of(found) == pytest.approx(difference)
@@ -230,14 +230,14 @@ def test_keys_that_against_does_not_mention_are_those_of_the_row(
 
 def test_a_claim_of_several_rows_is_compared_with_the_partner_of_each(tmp_path: Path) -> None:
     paper = {"where": {"weight_decay": 0.1}, "arm": "batch", "against": against("none", weight_decay=0.0), "sign": -1}
-    experiment = small(**WIDTHS, paper=[{"perturbations": ["bim"], "source": "text", **paper}])
+    experiment = small(**WIDTHS, claims=[{"perturbations": ["bim"], "source": "text", **paper}])
     found = {c.where["data.width"]: mean_of(c) for c in comparisons(tmp_path, experiment, level)}
     assert found == {28: pytest.approx(0.83 - 0.90), 56: pytest.approx(0.11 - 0.75)}
 
 
 def test_what_is_compared_is_paired_by_seed(tmp_path: Path) -> None:
     paper = {"where": {"data.width": 28}, "arm": "batch", "against": {"arm": "none"}, "sign": -1}
-    experiment = small(paper=[{"perturbations": ["bim"], "source": "text", **paper}])
+    experiment = small(claims=[{"perturbations": ["bim"], "source": "text", **paper}])
     plain = judged(tmp_path / "plain", small(), by_arm(HARM), n=1000)
     assert judged(tmp_path / "places", experiment, by_arm(HARM), n=1000).ours == plain.ours
 
@@ -246,7 +246,7 @@ def test_what_is_compared_is_paired_by_seed(tmp_path: Path) -> None:
 def test_a_row_that_was_not_run_is_not_compared(tmp_path: Path, absent: int) -> None:
     paper = {"where": {"data.width": 56, "weight_decay": 0.1}, "arm": "batch", "sign": -1}
     paper["against"] = against("none", data__width=28)
-    experiment = small(**WIDTHS, paper=[{"perturbations": ["bim"], "source": "text", **paper}])
+    experiment = small(**WIDTHS, claims=[{"perturbations": ["bim"], "source": "text", **paper}])
     found = judged(tmp_path, experiment, level, missing=lambda cell: cell.data.width == absent)
     assert (found.ours, found.verdict) == (None, "not run")
 
@@ -255,7 +255,7 @@ def test_a_partner_that_is_not_in_the_grid_is_not_replaced(tmp_path: Path) -> No
     paper = {"where": {"data.width": 28}, "arm": "batch", "against": against("none", weight_decay=0.0), "sign": -1}
     grid = {"data.width, weight_decay": [[28, 0.1], [56, 0.0]], "normalization": ["none", "batch"]}
     claims = [{"perturbations": ["bim"], "source": "text", **paper}]
-    experiment = small(**{**WIDTHS, "grid": grid}, paper=claims, scale="quick")  # of fewer rows
+    experiment = small(**{**WIDTHS, "grid": grid}, claims=claims, scale="quick")  # of fewer rows
     assert judged(tmp_path, experiment, level).ours is None
 
 
@@ -285,7 +285,7 @@ def test_the_arm_without_normalization_has_no_c(
     tmp_path: Path, c: float, other: dict[str, Any], difference: float
 ) -> None:
     paper = {"where": {"normalization.c": c}, "arm": "batch", "against": other, "sign": 1}
-    experiment = small(**CONSTANTS, paper=[{"perturbations": ["bim"], "source": "text", **paper}])
+    experiment = small(**CONSTANTS, claims=[{"perturbations": ["bim"], "source": "text", **paper}])
     found = comparisons(tmp_path, experiment, of_constant)
     assert [c.where["data.width"] for c in found] == [28, 56]
     shift = 0.1 if "data.width" in other["where"] else 0.0
@@ -294,7 +294,7 @@ def test_the_arm_without_normalization_has_no_c(
 
 def test_a_claim_of_one_arm_is_about_the_rows_that_have_it(tmp_path: Path) -> None:
     paper = [{"arm": "none", "perturbations": ["bim"], "value": 0.8, "tolerance": 0.01, "source": "text"}]
-    found = comparisons(tmp_path, small(**CONSTANTS, paper=paper), of_constant)
+    found = comparisons(tmp_path, small(**CONSTANTS, claims=paper), of_constant)
     assert [(c.where, c.verdict) for c in found] == [
         ({"data.width": 28, "normalization.c": None}, "holds"),
         ({"data.width": 56, "normalization.c": None}, "fails"),
@@ -308,7 +308,7 @@ def test_a_ratio_is_the_mean_of_those_of_the_seeds(tmp_path: Path) -> None:
     by_width = {28: (0.8, 0.6, 0.4, 0.8), 56: (0.6, 0.45, 0.3, 0.4)}
     found = judged(
         tmp_path,
-        small(grid=grid, paper=[{"perturbations": ["bim"], "source": "text", **paper}]),
+        small(grid=grid, claims=[{"perturbations": ["bim"], "source": "text", **paper}]),
         lambda cell, name: by_width[cell.data.width or 0][cell.seed],
     )
     assert found.ours == Estimate(pytest.approx((0.75 * 3 + 0.5) / 4), pytest.approx(0.0625), 4)  # type: ignore[arg-type]
@@ -318,7 +318,7 @@ def test_a_ratio_is_the_mean_of_those_of_the_seeds(tmp_path: Path) -> None:
 
 def test_a_ratio_to_zero_is_none(tmp_path: Path) -> None:
     paper = {"arm": "batch", "against": {"arm": "none"}, "how": "ratio", "value": 1.0, "tolerance": 0.1}
-    experiment = small(paper=[{"perturbations": ["bim"], "source": "text", **paper}])
+    experiment = small(claims=[{"perturbations": ["bim"], "source": "text", **paper}])
     values = {("none", "bim"): (0.5, 0.5, 0.0, 0.5), ("batch", "bim"): (0.5,) * 4}
     found = judged(tmp_path, experiment, by_arm(values))
     assert (found.ours, found.verdict) == (None, "not run")
@@ -340,7 +340,7 @@ def sloping(power: int = 1, **fields: Any) -> Experiment:
     return small(
         grid={"data.width": [28, 56, 112], "normalization": ["none", "batch"]},
         table={"rows": ["data.width"], "columns": {"bim.loss": "BIM loss"}},
-        paper=[{"perturbations": ["bim.loss"], "source": "text", **paper, **fields}],
+        claims=[{"perturbations": ["bim.loss"], "source": "text", **paper, **fields}],
     )
 
 
@@ -433,7 +433,7 @@ def test_unequal_clean_accuracies_of_two_rows_are_flagged(tmp_path: Path) -> Non
     paper = {"where": {"data.width": 56}, "arm": "none", "against": against("none", data__width=28), "sign": -1}
     experiment = small(
         grid={"data.width": [28, 56], "normalization": ["none", "batch"]},
-        paper=[{"perturbations": ["bim"], "source": "text", **paper}],
+        claims=[{"perturbations": ["bim"], "source": "text", **paper}],
     )
     found = judged(tmp_path, experiment, lambda cell, name: 0.9 if cell.data.width == 28 else 0.8)
     assert found.flags == ("check 15: the arms' clean accuracies differ by -10.0 points",)
@@ -453,7 +453,7 @@ NAMED: dict[str, Any] = {
         "reference": "plain",
         "treatment": "BN",
     },
-    "paper": [],
+    "claims": [],
 }
 
 
@@ -507,7 +507,7 @@ def test_two_cells_of_a_seed_in_one_arm_of_a_row_are_refused() -> None:
 def test_claims_of_unknown_arms_are_refused() -> None:
     for fields in [{"arm": "batch"}, {"arm": "BN", "against": {"arm": "none"}}, {"arm": "bn", "value": 0.5}]:
         with pytest.raises(ConfigError) as caught:
-            named(paper=[{"perturbations": ["bim"], "value": 0.5, "source": "text", **fields}])
+            named(claims=[{"perturbations": ["bim"], "value": 0.5, "source": "text", **fields}])
         unknown = fields["against"]["arm"] if "against" in fields else fields["arm"]
         assert f"paper: {unknown!r} is not among table.arms" in str(caught.value)
 
@@ -523,7 +523,7 @@ def test_claims_of_arms_without_cells_are_refused() -> None:
     for fields in [{"arm": "decayed"}, {"arm": "BN", "against": {"arm": "decayed"}}]:
         experiment = named(
             grid={"normalization": ["none", "batch"]},
-            paper=[{"perturbations": ["bim"], "value": 0.5, "source": "text", **fields}],
+            claims=[{"perturbations": ["bim"], "value": 0.5, "source": "text", **fields}],
         )
         with pytest.raises(ConfigError, match="no cell is in the arm 'decayed'"):
             check_layout(experiment, expand(experiment))
@@ -533,7 +533,7 @@ def test_named_arms_in_the_tables(tmp_path: Path) -> None:
     by_name = {("none", 0.0): 0.66, ("none", 0.1): 0.9, ("batch", 0.0): 0.22}
     experiment = named(
         grid={"normalization, weight_decay": [["none", 0.0], ["none", 0.1], ["batch", 0.0]]},
-        paper=[
+        claims=[
             {"arm": "decayed", "against": {"arm": "plain"}, "perturbations": ["bim"], "sign": 1, "source": "text"},
             {"perturbations": ["bim"], "value": -0.43, "sem": 0.01, "source": "text"},
         ],
@@ -563,7 +563,7 @@ DECAYS = (0.0, 0.01, 0.1)
 CHOOSE: dict[str, Any] = {
     "grid": {"data.width": [28, 56], "weight_decay": list(DECAYS), "normalization": ["none", "batch"]},
     "seeds": [0],
-    "paper": [],
+    "claims": [],
 }
 # By width, the BIM and clean accuracies at each weight decay: the largest one costs 1 point at 28, and 4 at 56.
 BIM = {28: (0.2, 0.4, 0.6), 56: (0.1, 0.3, 0.7)}
@@ -655,7 +655,7 @@ MEASURED: dict[str, Any] = {
         "rows": ["data.width"],
         "columns": {"bim": "BIM", "bim.loss": "BIM loss", "tilt": "angle", "spectrum": "low-variance energy"},
     },
-    "paper": [
+    "claims": [
         {"perturbations": ["bim", "bim.loss", "tilt", "spectrum"], "sign": 1, "source": "text"},
         {"arm": "batch", "perturbations": ["tilt"], "value": 66.7, "tolerance": 1.0, "source": "text"},
     ],
@@ -688,7 +688,7 @@ def test_the_units_of_columns() -> None:
 
 def test_a_perturbation_may_be_called_a_loss() -> None:
     clean, columns = {"kind": "clean"}, {"clean.loss": "clean"}
-    experiment = small(perturbations={"clean": clean, "clean.loss": clean}, table={"columns": columns}, paper=[])
+    experiment = small(perturbations={"clean": clean, "clean.loss": clean}, table={"columns": columns}, claims=[])
     assert experiment.unit("clean.loss") == "%"
 
 
@@ -731,7 +731,7 @@ def test_columns_have_their_units_in_the_tables(tmp_path: Path) -> None:
 
 def test_a_column_that_is_no_quantity_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"table\.columns: 'bmi\.loss' is not among perturbations"):
-        small(table={"rows": ["data.width"], "columns": {"bmi.loss": "BIM loss"}}, paper=[])
+        small(table={"rows": ["data.width"], "columns": {"bmi.loss": "BIM loss"}}, claims=[])
 
 
 def test_a_measurement_has_a_name_of_its_own() -> None:
@@ -787,14 +787,14 @@ def test_one_seed_has_an_interval_over_its_examples(tmp_path: Path) -> None:
 @pytest.mark.parametrize("arm", ["batch"])
 def test_an_accuracy_of_one_seed_has_an_interval_too(tmp_path: Path, arm: str) -> None:
     paper = [{"arm": arm, "perturbations": ["clean"], "value": 0.9, "source": "text"}]
-    assert judged(tmp_path, one_seed(paper=paper), by_arm(ONE_SEED)).over_examples == (1.0, 1.0)
+    assert judged(tmp_path, one_seed(claims=paper), by_arm(ONE_SEED)).over_examples == (1.0, 1.0)
 
 
 def test_a_difference_between_rows_has_an_interval_too(tmp_path: Path) -> None:
     paper = {"where": {"data.width": 56}, "arm": "batch", "against": against("none", data__width=28), "sign": 1}
     experiment = one_seed(
         grid={"data.width": [28, 56], "normalization": ["none", "batch"]},
-        paper=[{"perturbations": ["bim"], "source": "text", **paper}],
+        claims=[{"perturbations": ["bim"], "source": "text", **paper}],
     )
     found = judged(tmp_path, experiment, lambda cell, name: {28: 0.0, 56: 1.0}[cell.data.width or 0])
     assert found.over_examples == (1.0, 1.0)
@@ -814,7 +814,7 @@ CLEAN_EQUAL = [{"perturbations": ["clean"], "value": 0.0, "tolerance": 0.1, "sou
 
 
 def test_the_interval_is_in_table_footnote_and_json(tmp_path: Path) -> None:
-    ours, notes, interval = shown(tmp_path, one_seed(paper=CLEAN_EQUAL))
+    ours, notes, interval = shown(tmp_path, one_seed(claims=CLEAN_EQUAL))
     assert ours == "+0.00 (1; examples [+0.00, +0.00])"
     assert notes == ("[1] check 16: one seed: the spread over seeds is unknown", FOOTNOTE)
     assert interval == [0.0, 0.0]
@@ -824,14 +824,14 @@ def test_the_interval_is_in_table_footnote_and_json(tmp_path: Path) -> None:
     ("changes", "options"),
     [
         pytest.param({"seeds": [0, 1]}, {}, id="two seeds"),
-        pytest.param({"paper": [{**CLEAN_EQUAL[0], "exact": True}]}, {}, id="exact"),
+        pytest.param({"claims": [{**CLEAN_EQUAL[0], "exact": True}]}, {}, id="exact"),
         pytest.param(
-            {"paper": [{**CLEAN_EQUAL[0], "how": "ratio", "arm": "batch", "against": {"arm": "none"}}]}, {}, id="ratio"
+            {"claims": [{**CLEAN_EQUAL[0], "how": "ratio", "arm": "batch", "against": {"arm": "none"}}]}, {}, id="ratio"
         ),
         pytest.param(
             {
                 "table": {"rows": ["data.width"], "columns": {"clean.loss": "loss"}},
-                "paper": [{**CLEAN_EQUAL[0], "perturbations": ["clean.loss"]}],
+                "claims": [{**CLEAN_EQUAL[0], "perturbations": ["clean.loss"]}],
             },
             {"also": lambda cell, name: 1.0},
             id="a loss",
@@ -841,7 +841,7 @@ def test_the_interval_is_in_table_footnote_and_json(tmp_path: Path) -> None:
 def test_where_there_is_no_interval_over_examples(
     tmp_path: Path, changes: dict[str, Any], options: dict[str, Any]
 ) -> None:
-    experiment = one_seed(**{"paper": CLEAN_EQUAL, **changes})
+    experiment = one_seed(**{"claims": CLEAN_EQUAL, **changes})
     found = results(tmp_path, experiment, by_arm({k: v * 2 for k, v in ONE_SEED.items()}), **options)
     assert found.comparisons[0].ours is not None
     assert found.comparisons[0].over_examples is None
@@ -867,12 +867,12 @@ def test_without_outcomes_there_is_no_interval(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scale", ["quick"])
 def test_every_judged_claim_is_a_preview_at_a_smaller_scale(tmp_path: Path, scale: str) -> None:
     paper = [
-        *MEASURED["paper"],
+        *MEASURED["claims"],
         {"arm": "none", "perturbations": ["bim"], "value": 0.2, "source": "text"},
         {"arm": "none", "perturbations": ["tilt"], "value": 60.0, "tolerance": 1.0, "source": "text"},
         {"perturbations": ["bim"], "value": 0.46, "approximate": True, "source": "text"},
     ]
-    found = comparisons(tmp_path, small(**{**MEASURED, "scale": scale, "paper": paper}), measured)
+    found = comparisons(tmp_path, small(**{**MEASURED, "scale": scale, "claims": paper}), measured)
     assert [(c.verdict, c.verdict_at_full_scale) for c in found] == [
         *[("preview", "holds")] * 5, ("context", "context"), ("preview", "fails"), ("context", "context"),
     ]  # fmt: skip

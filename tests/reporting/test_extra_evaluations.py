@@ -53,7 +53,7 @@ PARTS: dict[str, Any] = {
             "both": "BIM, both",
         },
     },
-    "paper": [],
+    "claims": [],
 }
 # By arm and column, the accuracy of each seed: batch norm generalizes worse by .8, .5, .8 and .7 points.
 VALUES: dict[tuple[str, str], Sequence[float | None]] = {
@@ -186,7 +186,7 @@ OTHER_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
         ["table.select_by: 'clean@train' is not among table.columns"],
     ),
     (
-        {"paper": [{"perturbations": ["clean@batch"], "sign": 1, "source": "x"}]},
+        {"claims": [{"perturbations": ["clean@batch"], "sign": 1, "source": "x"}]},
         ["paper: 'clean@batch' is not among table.columns"],
     ),
     (
@@ -448,7 +448,7 @@ def claims(*paper: dict[str, Any]) -> list[dict[str, Any]]:
     ],
 )
 def test_claims_about_such_columns_are_judged(tmp_path: Path, claim: dict[str, Any], verdict: str) -> None:
-    (comparison,) = results(tmp_path, made(paper=claims(claim))).comparisons
+    (comparison,) = results(tmp_path, made(claims=claims(claim))).comparisons
     assert comparison.verdict == verdict
 
 
@@ -457,7 +457,7 @@ def test_clean_accuracies_are_compared_where_a_claim_is_measured(tmp_path: Path)
     columns = {**PARTS["table"]["columns"], "clean@batch": "clean, batch"}
     chosen = made(
         table={**PARTS["table"], "columns": columns},
-        paper=claims({"sign": 1}, {"perturbations": ["bim@batch"], "sign": -1}),
+        claims=claims({"sign": 1}, {"perturbations": ["bim@batch"], "sign": -1}),
     )
     gap, bim = results(tmp_path, chosen, values).comparisons
     assert gap.flags == ()
@@ -465,7 +465,7 @@ def test_clean_accuracies_are_compared_where_a_claim_is_measured(tmp_path: Path)
 
 
 def test_the_interval_over_examples_is_that_of_the_evaluation(tmp_path: Path) -> None:
-    chosen = made(seeds=[0], paper=claims({"perturbations": ["bim@batch"], "value": -0.5}, {"value": 0.008}))
+    chosen = made(seeds=[0], claims=claims({"perturbations": ["bim@batch"], "value": -0.5}, {"value": 0.008}))
     elsewhere, gap = results(tmp_path, chosen).comparisons
     assert elsewhere.over_examples is not None
     assert elsewhere.over_examples[0] < -0.5 < elsewhere.over_examples[1]
@@ -518,7 +518,7 @@ def test_other_data_are_named(tmp_path: Path) -> None:
     chosen = small(
         evaluations={"new": {"dataset": "cifar10_1/v6", "perturbations": ["clean"]}},
         table={"columns": {"clean@new": "clean"}},
-        paper=[],
+        claims=[],
     )
     values = {(arm, "clean@new"): (0.5,) * 4 for arm in ("none", "batch")}
     found = results(tmp_path, chosen, values, n=2000)
@@ -545,7 +545,7 @@ def test_many_columns_make_few_notes(tmp_path: Path) -> None:
         evaluations={"batch": {"bn_statistics": "batch", "perturbations": names}},
         derived={**gains, "mean": {"mean": names}},
         table={"columns": {column: column.replace("_", " ") for column in (*gains, "mean")}},
-        paper=[],
+        claims=[],
     )
     fill(tmp_path, chosen, lambda cell, name: 0.5)
     assert footnotes.notes(aggregate(chosen, tmp_path), chosen.table.columns) == [
@@ -560,7 +560,7 @@ def test_many_columns_make_few_notes(tmp_path: Path) -> None:
 def test_corrupted_images_of_two_sources_are_not_compared(tmp_path: Path) -> None:
     noise = {"kind": "corruption", "corruption": "shot_noise", "severity": 3}
     chosen = small(
-        perturbations={"clean": {"kind": "clean"}, "noise": noise}, table={"columns": {"noise": "noise"}}, paper=[]
+        perturbations={"clean": {"kind": "clean"}, "noise": noise}, table={"columns": {"noise": "noise"}}, claims=[]
     )
     fill(tmp_path, chosen, lambda cell, name: 0.5)
     assert tables.accuracy_table(aggregate(chosen, tmp_path)).notes == (
@@ -576,7 +576,7 @@ def test_corrupted_images_of_two_sources_are_not_compared(tmp_path: Path) -> Non
 
 
 def test_claims_stand_above_where_their_columns_were_measured(tmp_path: Path) -> None:
-    table = tables.comparison_table(results(tmp_path, made(paper=claims({"sign": 1}, {"arm": "none", "value": 0.02}))))
+    table = tables.comparison_table(results(tmp_path, made(claims=claims({"sign": 1}, {"arm": "none", "value": 0.02}))))
     assert table is not None
     assert [row[1:6] for row in table.rows] == [
         [f"batch {MINUS} none", "generalization gap", "+0.70 ± 0.07 (4)", "above 0", "-"],
@@ -655,7 +655,7 @@ def test_each_evaluation_has_its_ladder(tmp_path: Path) -> None:
             "columns": {name + at: name + at for at in ("", "@train") for name in ("clean", "strong 2/255", "strong")},
             "figures": ["eps_curves"],
         },
-        paper=[],
+        claims=[],
     )
     fill(tmp_path, chosen, lambda cell, column: 0.9 if column.startswith("clean") else 0.5)
     here, train = drawn_texts(aggregate(chosen, tmp_path))
@@ -684,7 +684,7 @@ def run_yaml(folder: Path) -> Path:
         },
         "derived": {"gap": GAP},
         "table": {"columns": {"clean": "clean", "gap": "gap", "bim@batch": "BIM", "tilt@train": "tilt"}},
-        "paper": [],
+        "claims": [],
     }
     path.write_text(yaml.safe_dump(content))
     return path

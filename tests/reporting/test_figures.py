@@ -49,7 +49,7 @@ CURVES: dict[str, Any] = {
         "figures": ["curves"],
         "x": "normalization.c",
     },
-    "paper": [],
+    "claims": [],
 }
 PLANE: dict[str, Any] = {
     **CURVES,
@@ -69,7 +69,7 @@ EXAMPLES: dict[str, Any] = {
     "perturbations": {"clean": {"kind": "clean"}, "cw": {"kind": "minimal"}},
     "measurements": {"noise": {"kind": "fooling", "confidence": 0.9}},
     "table": {"columns": {"cw.distance": "distance", "noise": "steps"}, "figures": ["examples"]},
-    "paper": [],
+    "claims": [],
 }
 EPS_CURVES: dict[str, Any] = {
     "grid": {"data.width": [28, 56], "normalization": ["none", "batch"]},
@@ -82,7 +82,7 @@ EPS_CURVES: dict[str, Any] = {
         "columns": {"strong": "16/255", "clean": "clean", "strong 8/255": "8/255", "strong 2/255": "2/255"},
         "figures": ["eps_curves"],
     },
-    "paper": [],
+    "claims": [],
 }
 DEPTHS, BATCH_SIZES = [10, 20, 30, 40, 50], [2, 5, 50, 250]
 HEATMAPS: dict[str, Any] = {
@@ -96,7 +96,7 @@ HEATMAPS: dict[str, Any] = {
         "x": "train.batch_size",
         "y": "arch.depth",
     },
-    "paper": [],
+    "claims": [],
 }
 
 
@@ -362,7 +362,7 @@ def test_axes_without_numbers_are_refused_before_anything_is_trained(
     rows = ["arch.name", "normalization.c", "weight_decay", "train.lr"]
     layout = {"rows": rows, "columns": {"clean": "clean"}, "figures": [kind], "x": "weight_decay", "y": "train.lr"}
     grid = {"arch": ["linear", "mlp"], "normalization": ["none", *BN], "weight_decay": [0.0, 0.1]}
-    experiment = small(grid=grid, table={**layout, **table}, paper=[])
+    experiment = small(grid=grid, table={**layout, **table}, claims=[])
     with pytest.raises(ConfigError, match=re.escape(message)):
         check_layout(experiment, expand(experiment))
 
@@ -779,7 +779,7 @@ def test_coloured_images(
 
 
 def without_figures(**table: Any) -> Experiment:
-    return small(measurements={"tilt": {"kind": "tilt"}}, table={"rows": ["data.width"], **table}, paper=[])
+    return small(measurements={"tilt": {"kind": "tilt"}}, table={"rows": ["data.width"], **table}, claims=[])
 
 
 def test_a_table_without_accuracies_has_no_figure_of_them(tmp_path: Path) -> None:
@@ -806,7 +806,7 @@ def test_a_choice_has_the_figure_of_candidates(tmp_path: Path) -> None:
             "figures": ["candidates"],
             "choice": {"by": "clean"},
         },
-        paper=[],
+        claims=[],
     )
     found = aggregate(experiment, fill(tmp_path, experiment, number))
     assert "chosen" in texts(only(found).content)
@@ -820,7 +820,7 @@ def test_one_of_many_candidates_is_marked_within_its_panel(
         grid={"train.lr": [0.1, 0.2], "normalization": ["none", "batch"]},
         perturbations={name: {"kind": "clean"} for name in names},
         table={"rows": ["train.lr"], "columns": {name: name for name in names}, "select_by": "p0"},
-        paper=[],
+        claims=[],
         seeds=[0],
     )
     found = aggregate(chosen, fill(tmp_path, chosen, lambda cell, name: cell.train.lr))
@@ -889,7 +889,7 @@ def test_titles_that_would_overlap_stand_upright(tmp_path: Path) -> None:
     titles = {name: f"a title of letters {name}" for name in names}
     titles["p3"] = "a title of so many letters that a figure of the usual height had no place for it"
     chosen = small(
-        perturbations={name: {"kind": "clean"} for name in names}, table={"columns": titles}, paper=[], seeds=[0]
+        perturbations={name: {"kind": "clean"} for name in names}, table={"columns": titles}, claims=[], seeds=[0]
     )
     fill(tmp_path, chosen, lambda cell, name: 0.5)
     shown = texts(only(aggregate(chosen, tmp_path)).content)

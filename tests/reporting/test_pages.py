@@ -22,7 +22,7 @@ from bn_vuln.config import Cell, Experiment
 from bn_vuln.errors import UsageError
 from bn_vuln.experiments.runner import experiment_path
 from bn_vuln.records import Flag, open_store, read_records, run_folders
-from bn_vuln.reporting import exports, figures, pages, summary, tables
+from bn_vuln.reporting import exports, figures, legend, pages, summary, tables
 from bn_vuln.reporting.aggregate import Results, aggregate
 from bn_vuln.reporting.figures import differences
 from bn_vuln.reporting.tables import TextTable, format_estimate, markdown_table, records_table
@@ -51,7 +51,7 @@ def results(root: Path, experiment: Experiment | None = None, values: Any = HARM
 
 @pytest.fixture(scope="module")
 def harm(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return results(tmp_path_factory.mktemp("harm"), small(paper=[*SMALL["paper"], ARM_FIGURE]), flags=flag_bim)
+    return results(tmp_path_factory.mktemp("harm"), small(claims=[*SMALL["claims"], ARM_FIGURE]), flags=flag_bim)
 
 
 def markdown_rows(text: str) -> list[list[str]]:
@@ -104,7 +104,7 @@ def test_the_table_beside_the_paper(harm: Results) -> None:
 
 
 def test_without_figures_of_the_paper_there_is_one_table(tmp_path: Path) -> None:
-    found = results(tmp_path, small(paper=[]))
+    found = results(tmp_path, small(claims=[]))
     assert tables.comparison_table(found) is None
     assert len(tables.result_tables(found)) == 1
 
@@ -133,7 +133,7 @@ def test_markdown_tables_are_aligned() -> None:
 
 
 def test_the_native_width_is_named(tmp_path: Path) -> None:
-    found = results(tmp_path, small(grid={"data.width": [None], "normalization": ["none", "batch"]}, paper=[]))
+    found = results(tmp_path, small(grid={"data.width": [None], "normalization": ["none", "batch"]}, claims=[]))
     assert tables.accuracy_table(found).rows[0][0] == "native"
 
 
@@ -199,10 +199,10 @@ def claims(*values: float) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"paper": [*claims(0.1, -0.9), *claims(-0.4) * 2]}, "4 claims: 2 hold, 1 holds in sign, 1 fails"),
+        ({"claims": [*claims(0.1, -0.9), *claims(-0.4) * 2]}, "4 claims: 2 hold, 1 holds in sign, 1 fails"),
         ({"scale": "quick"}, "1 claim: preview"),
-        ({"scale": "quick", "paper": claims(0.1, -0.9)}, "2 claims: 2 previews"),
-        ({"paper": [ARM_FIGURE]}, "no claim to judge"),
+        ({"scale": "quick", "claims": claims(0.1, -0.9)}, "2 claims: 2 previews"),
+        ({"claims": [ARM_FIGURE]}, "no claim to judge"),
     ],
 )
 def test_the_verdicts_are_counted(tmp_path: Path, changes: dict[str, Any], text: str) -> None:
@@ -225,6 +225,101 @@ def test_the_command_of_the_full_scale_is_short(harm: Results) -> None:
 def test_the_command_of_an_experiment_that_ships_has_its_name(tmp_path: Path) -> None:
     rows = dict(summary.summary_rows(results(tmp_path, small(name="table6"))))
     assert rows["Command"] == "bnvuln reproduce table6"
+
+
+# ---------------------------------------------------------------- legends
+
+
+OWN: dict[str, Any] = {
+    "seeds": [0, 1],
+    "source": "mine",
+    "claims": [
+        {"perturbations": ["bim"], "sign": -1, "source": "mine"},
+        {"perturbations": ["clean"], "arm": "batch", "value": 0.95, "tolerance": 0.01, "source": "mine"},
+        {"perturbations": ["clean"], "arm": "none", "value": 0.95, "source": "mine"},
+    ],
+}
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_an_experiment_of_ones_own_speaks_of_its_own_claim(tmp_path: Path) -> None:
+    found = results(tmp_path, small(**OWN))
+    page = re.sub(r"<style>.*?</style>", "", pages.html([found]), flags=re.S)
+    texts = [page, *(pages.render(found, form) for form in ("md", "csv", "tex")), json.dumps(exports.to_json(found))]
+    assert [text for text in texts if re.search(r"\bpapers?\b|\bours\b|reproduced", text)] == []
+    (table,) = [table for table in tables.result_tables(found) if "verdict" in table.header]
+    assert [head for head in table.header if "claimed" in head] == ["claimed", f"measured {MINUS} claimed"]
+
+
+def test_an_experiment_of_the_paper_speaks_of_the_paper(tmp_path: Path) -> None:
+    table = tables.comparison_table(results(tmp_path, small(name="table6")))
+    assert table is not None
+    assert table.header[-4:] == ["paper", f"measured {MINUS} paper", "verdict", "flags"]
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_every_column_and_verdict_is_explained(tmp_path: Path) -> None:
+    columns = {"clean": "clean", "bim": "BIM", "bim.loss": "loss", "tilt": "angle", "clean@batch": "clean, batch"}
+    table = {"rows": ["data.width"], "columns": columns}
+    batch = {"bn_statistics": "batch", "perturbations": ["clean"]}
+    own = small(**OWN, table=table, measurements={"tilt": "tilt"}, evaluations={"batch": batch})
+    found = results(tmp_path, own)
+    assert legend.columns(found) == [
+        ("width", "settings of the training (data.width); each combination is a block of rows"),
+        ("normalization", f"the variants compared, by normalization.name; batch {MINUS} none is their difference, seed "
+         "by seed, then averaged"),
+        ("n", "training seeds behind a mean; ± is its standard error over them (SEM), which takes two"),
+        ("clean", "accuracy on clean images"),
+        ("BIM", "accuracy under bim inf eps 0.1 pixel, 20 steps of 0.0125, box [0, 1], keep first_success"),
+        ("loss", "mean cross-entropy under bim inf eps 0.1 pixel, 20 steps of 0.0125, box [0, 1], keep first_success"),
+        ("angle", "angle of the boundary to the nearest-centroid classifier"),
+        ("clean, batch", "accuracy on clean images, at the evaluation batch"),
+    ]  # fmt: skip
+    lines = dict(legend.verdicts(found))
+    assert set(lines) == {"quantity, under", "measured", "claimed", "flags", "undecided", "context"}
+    text = pages.html([found])
+    assert [line for line in (*legend.columns(found), *lines.items()) if f"<dt>{line[0]}:</dt> <dd>" not in text] == []
+
+
+def test_columns_that_differ_in_eps_share_a_line(tmp_path: Path) -> None:
+    pgd = {"kind": "attack", "attack": "pgd", "eps": "8/255", "steps": 3, "eps_grid": ["2/255", "4/255"]}
+    columns = {"pgd 2/255": "PGD 2/255", "pgd 4/255": "4/255", "pgd": "8/255"}
+    own = small(perturbations={"pgd": pgd}, table={"rows": ["data.width"], "columns": columns}, claims=[])
+    *_, (heads, meaning) = legend.columns(aggregate(own, tmp_path))
+    assert heads == "PGD 2/255; 4/255; 8/255"
+    assert meaning.startswith("accuracy under pgd inf eps ")
+
+
+def test_every_verdict_has_a_meaning_for_each_kind_of_claim() -> None:
+    kinds = {"sign", "value", "equality"}
+    assert set(legend.VERDICTS) == {*summary.VERDICTS, "context"}
+    assert {v: kinds - set(m) for v, m in legend.VERDICTS.items() if "" not in m and kinds - set(m)} == {
+        "holds in sign": {"sign", "equality"},  # which have no size beside a sign
+    }
+
+
+def test_arms_of_unequal_clean_accuracy_are_flagged_without_a_claim(tmp_path: Path) -> None:
+    values = {**HARM, ("batch", "clean"): (0.90, 0.91, 0.92, 0.93)}
+    found = results(tmp_path, small(claims=[]), values=values)
+    table = tables.accuracy_table(found)
+    assert table.rows[-1][-2:] == [f"{MINUS}5.50 ± 0.68", f"{MINUS}40.05 ± 0.21 [1]"]
+    assert table.notes == ("[1] check 15: the arms' clean accuracies differ by -5.5 points",)
+    (clean, bim) = exports.to_json(found)["differences"]
+    assert (clean["flags"], [flag["check"] for flag in bim["flags"]]) == ([], [15])
+
+
+def test_own_data_are_named_as_the_config_names_them(tmp_path: Path) -> None:
+    own = small(base={"data": {"name": "my.npz", "digest": "0123456789abcdef"}}, claims=[])
+    text = pages.markdown(results(tmp_path, own))
+    assert "- Trained on: my.npz\n" in text
+    assert "0123456789abcdef" not in text
+
+
+def test_what_an_attack_does_not_have_is_not_called_missing(tmp_path: Path) -> None:
+    """The search along an eps grid has no loss, however often it is run."""
+    own = small(table={"rows": ["data.width"], "columns": {"bim": "BIM", "bim.loss": "loss"}}, claims=[])
+    table = tables.accuracy_table(results(tmp_path, own))
+    assert [row[-1] for row in table.rows] == ["-", "-", "-"]
 
 
 # ---------------------------------------------------------------- CSV and JSON
@@ -272,7 +367,7 @@ def test_numbers_in_the_table_of_accuracies_have_their_flags(tmp_path: Path) -> 
         found = flags.get((cell.normalization.name, name))
         return [Flag(check=found[0], name="made up", value=found[1], message=found[2])] if found else []
 
-    table = tables.accuracy_table(results(tmp_path, small(seeds=[0], paper=[]), flags=raised))
+    table = tables.accuracy_table(results(tmp_path, small(seeds=[0], claims=[]), flags=raised))
     assert [row[-2:] for row in table.rows[:2]] == [["97.00", "66.00 [2]"], ["97.10 [1]", "26.00 [2]"]]
     assert table.notes[:2] == (
         "[1] check 4: c",
@@ -284,7 +379,7 @@ def test_a_reason_stands_beside_what_differs_alone(tmp_path: Path) -> None:
     """A remark on a difference is untrue beside a claim that holds."""
     claim = {"perturbations": ["bim"], "sem": 0.01, "source": "made up", "remark": "Because."}
     for value, remark in ((-0.4, ""), (0.4, "Because.")):
-        found = results(tmp_path / str(value), small(paper=[{**claim, "value": value}]))
+        found = results(tmp_path / str(value), small(claims=[{**claim, "value": value}]))
         assert [claim.remark for claim in tables.claim_texts(found)] == [remark]
 
 
@@ -365,7 +460,7 @@ def test_the_picture_in_the_page_loads_nothing(harm: Results) -> None:
 @pytest.mark.usefixtures("no_drawing")
 def test_the_page_holds_every_cell_of_every_table(tmp_path: Path) -> None:
     found = [
-        results(tmp_path / "one", small(paper=[*SMALL["paper"], ARM_FIGURE]), flags=flag_bim),
+        results(tmp_path / "one", small(claims=[*SMALL["claims"], ARM_FIGURE]), flags=flag_bim),
         results(tmp_path / "two", small(scale="quick", seeds=[0])),
     ]
     expected = [
@@ -436,6 +531,7 @@ def test_the_contents_lead_to_every_section_and_say_its_verdict(tmp_path: Path) 
         "A small experiment 1 claim: holds",
         "Another 1 claim: preview",
     ]
+    assert "<strong>2 experiments</strong>, 2 claims: 1 holds, 1 preview" in text
 
 
 @pytest.mark.usefixtures("no_drawing")
@@ -553,7 +649,7 @@ CANDIDATES: dict[str, Any] = {
     "grid": {"train.lr": [0.1, 0.2, 0.3], "normalization": ["none", "batch"]},
     "seeds": [0],
     "table": {"rows": ["train.lr"], "columns": {"clean": "clean", "bim": "BIM"}, "select_by": "clean"},
-    "paper": [],
+    "claims": [],
 }
 
 
@@ -590,6 +686,47 @@ def test_no_candidates_make_no_figure(tmp_path: Path) -> None:
 @pytest.mark.parametrize("without", ["clean", "batch"])
 def test_candidates_with_nothing_to_draw_make_no_figure(tmp_path: Path, without: str) -> None:
     assert drawn(candidates(tmp_path, (without,))) is None
+
+
+def panels(found: Results, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], str]:
+    """The axes of the figure of accuracies, and its caption."""
+    shown: list[Any] = []
+
+    def render(figure: Any, file_format: str) -> bytes:
+        shown.extend(figure.axes)
+        return b""
+
+    monkeypatch.setattr(differences, "render", render)
+    ((_, caption, _),) = differences.draw_accuracies(found, "svg")
+    return shown, caption
+
+
+def test_the_interval_of_two_seeds_does_not_stretch_the_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Differences of -2 and +6 points: 2 +- 51 (12.7 SEM). Shown are the seeds and as much again on both sides."""
+    values = {("none", "bim"): (0.60, 0.60), ("batch", "bim"): (0.58, 0.66)}
+    (_, right), caption = panels(results(tmp_path, small(seeds=[0, 1], claims=[]), values=values), monkeypatch)
+    low, high = right.get_ylim()
+    assert -12 < low < -9.9
+    assert 13.9 < high < 16
+    assert [line.get_marker() for line in right.lines if line.get_marker() in ("v", "^")] == ["v", "^"]
+    assert "a triangle ends an interval that is wider than is shown" in caption
+    assert "claim" not in caption
+
+
+def test_intervals_that_fit_are_shown_whole(harm: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    (_, right), caption = panels(harm, monkeypatch)
+    assert [line.get_marker() for line in right.lines if line.get_marker() in ("v", "^")] == []
+    assert "triangle" not in caption
+    assert "what is claimed" in caption
+
+
+def test_arms_that_are_not_compared_have_no_panel_of_differences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = small(grid={"normalization": ["batch"]}, table={"columns": {"clean": "clean"}}, claims=[])
+    shown, caption = panels(results(tmp_path, alone), monkeypatch)
+    assert len(shown) == 1
+    assert "ifference" not in caption
 
 
 # ---------------------------------------------------------------- files
