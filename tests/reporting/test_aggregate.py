@@ -354,7 +354,7 @@ def test_nothing_is_chosen_unasked(tmp_path: Path) -> None:
 
 
 def test_a_figure_of_the_paper_stands_under_a_column() -> None:
-    with pytest.raises(ConfigError, match=r"paper: 'bim' is not among table\.columns"):
+    with pytest.raises(ConfigError, match=r"claims: 'bim' is not among table\.columns"):
         small(table={**SMALL["table"], "columns": {"clean": "clean"}})
 
 

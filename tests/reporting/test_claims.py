@@ -509,7 +509,7 @@ def test_claims_of_unknown_arms_are_refused() -> None:
         with pytest.raises(ConfigError) as caught:
             named(claims=[{"perturbations": ["bim"], "value": 0.5, "source": "text", **fields}])
         unknown = fields["against"]["arm"] if "against" in fields else fields["arm"]
-        assert f"paper: {unknown!r} is not among table.arms" in str(caught.value)
+        assert f"claims: {unknown!r} is not among table.arms" in str(caught.value)
 
 
 def test_a_reference_that_is_no_arm_is_refused() -> None:

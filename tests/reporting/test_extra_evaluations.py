@@ -187,7 +187,7 @@ OTHER_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ),
     (
         {"claims": [{"perturbations": ["clean@batch"], "sign": 1, "source": "x"}]},
-        ["paper: 'clean@batch' is not among table.columns"],
+        ["claims: 'clean@batch' is not among table.columns"],
     ),
     (
         {"perturbations": {**SMALL["perturbations"], "clean@train": {"kind": "clean"}}},
