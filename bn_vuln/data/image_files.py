@@ -130,7 +130,9 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         with Image.open(path, formats=FORMATS) as image:
             yield image
     except Exception as error:  # Pillow's readers raise errors of any type for damaged files
-        raise UsageError(f"{_reason(path, error)}{REMEDY}") from None
+        text = f"{_reason(path, error)}{REMEDY}"
+        # Names of files may hold line ends, and bytes that are no text.
+        raise UsageError(text.replace("\n", "\\n").encode(errors="backslashreplace").decode()) from None
 
 
 def _reason(path: Path, error: Exception) -> str:

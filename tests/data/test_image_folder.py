@@ -232,6 +232,15 @@ def test_bad_files_are_named_in_one_line_or_left_out(bad_file):
     assert data.canonical_name(skipping).removeprefix("folder:") == data.canonical_name(name).removeprefix("folder:")
 
 
+def test_errors_are_one_line_whatever_the_name_of_the_file_is(tmp_path):
+    path = tmp_path / os.fsdecode(b"a\nb\xff.png")
+    path.write_bytes(b"no image")
+    with pytest.raises(UsageError) as error:
+        image_files.read_header(path)
+    assert "a\\nb\\udcff.png: no PNG" in str(error.value)
+    assert str(error.value).isprintable()
+
+
 # ---------------------------------------------------------------- folders
 
 
