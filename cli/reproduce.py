@@ -1,4 +1,4 @@
-"""`bnvuln reproduce`: an experiment, beside the paper's values."""
+"""`bnvuln reproduce`: an experiment, beside what is claimed of it."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def command(
     name: str | None, listing: bool, scale: Scale, overrides: tuple[str, ...], dry_run: bool, verbose: bool,
     **options: Any,
 ) -> None:  # fmt: skip
-    """Run the missing cells of an experiment, then print its table beside the paper's values.
+    """Run the missing cells of an experiment, then print its table beside what is claimed.
 
-    NAME is one of --list, or the path of a YAML file. The table has our value +- SEM (n seeds), the paper's, their
-    difference and the verdict. What is finished is kept: after an interruption run the command again.
+    NAME is one of --list, or the path of a YAML file. The table has the measured value +- SEM (n seeds), the
+    paper's, or what your file claims, their difference and the verdict. What is finished is kept: after an interruption run the command again.
     """
     o.set_up(verbose)
     if listing:
