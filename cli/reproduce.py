@@ -44,8 +44,8 @@ def command(
 ) -> None:  # fmt: skip
     """Run the missing cells of an experiment, then print its table beside what is claimed.
 
-    NAME is one of --list, or the path of a YAML file. The table has the measured value +- SEM (n seeds), the paper's, or
-    what your file claims, their difference and the verdict. What is finished is kept: after an interruption run the
+    NAME is one of --list, or the path of a YAML file. The table has the measured value +- SEM (n seeds), the paper's,
+    or what your file claims, their difference and the verdict. What is finished is kept: after an interruption run the
     command again.
     """
     o.set_up(verbose)
