@@ -202,7 +202,10 @@ def from_external(
         names = data.read_class_names(options.class_names)
     n_classes = len(names or info.classes)
     objects = custom_objects if custom_objects is not None else options.custom_objects
-    loaded = loading.load(target, weights=options.weights, classes=n_classes, custom_objects=objects)
+    own_head = options.weights not in (None, "imagenet")  # of a model of keras.applications
+    loaded = loading.load(
+        target, weights=options.weights, classes=n_classes if own_head else None, custom_objects=objects
+    )
     model, source = loaded.model, loaded.source
     if options.gray_to_rgb and info.shape[2] == 1:
         info = _as_rgb(info)
@@ -250,7 +253,7 @@ def from_external(
         "channels": info.shape[2],
         "resize": resize,
         "output": output.kind,
-        "head": output.head,
+        "head": list(output.path),
         **({} if names is None else {"class_names": [name if isinstance(name, str) else list(name) for name in names]}),
         **({"validation": validation} if validation else {}),
     }

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers_attacks import keras
 
 from bn_vuln import records
-from bn_vuln.config import Attack, Clean, Evaluation, MinimumNorm, digest, identity_of, perturbation_identity
+from bn_vuln.config import (
+    Attack,
+    Clean,
+    Evaluation,
+    ExternalModel,
+    MinimumNorm,
+    digest,
+    identity_of,
+    perturbation_identity,
+)
+from bn_vuln.data.mnist import INFO as MNIST
+from bn_vuln.evaluation import opening
 from bn_vuln.evaluation.result import Result
 from bn_vuln.experiments import catalog
 
@@ -19,22 +32,31 @@ FLAG = records.Flag(check=18, name="border", value=0.0, message="the steps do no
 
 
 class Classifier:
-    """A classifier of which only the id is asked for."""
+    """A classifier of which only the id, the data and BN are asked for."""
 
     id = "classifier"
+    info = MNIST
+    model = None
+    external = True
 
 
 @pytest.fixture
 def opened(monkeypatch, tmp_path):
-    """The calls of `api.open_classifier`; the command runs in an empty folder."""
+    """The calls of `opening.open_target`; the command runs in a folder that has a run."""
     calls = []
 
-    def open_classifier(target, **options):
-        calls.append((target, options))
-        return Classifier()
+    def open_target(target, request, distribution, progress=None):
+        calls.append((str(target), request))
+        fields = {name: getattr(request, name) for name in ("dataset", "limit", "bn_statistics")}
+        folder = Path(target) if Path(target).is_dir() else request.root / "classifier"
+        return opening.Opened(Classifier(), Evaluation(split=request.split or "test", **fields), folder)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bn_vuln.api.open_classifier", open_classifier)
+    (tmp_path / "run").mkdir()
+    for name in ("config.yaml", "training.json", "model.keras"):
+        (tmp_path / "run" / name).write_text("")
+    keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]).save("model.keras")
+    monkeypatch.setattr("bn_vuln.evaluation.opening.open_target", open_target)
     return calls
 
 
@@ -45,7 +67,7 @@ def measured(monkeypatch, opened):
 
     def measure(classifier, perturbations, evaluation, **options):
         calls.append((perturbations, evaluation, options))
-        for name, perturbation in perturbations.items():
+        for name, perturbation in with_eps_grid(perturbations).items():
             identity = perturbation_identity(evaluation, "mnist", perturbation)
             flags = (FLAG,) if name != "clean" else ()
             record = records.Record(**RECORDED, perturbation_id=digest(identity), perturbation=identity, flags=flags)
@@ -58,7 +80,6 @@ def measured(monkeypatch, opened):
 
 
 def test_attack_options_reach_the_config(bnvuln, measured, tmp_path):
-    (tmp_path / "run").mkdir()
     for options, attack in (
         ([], Attack(eps=8 / 255)),
         (
@@ -92,10 +113,10 @@ def test_attack_asks_for_one_evaluation(bnvuln, opened, measured, tmp_path):
     options += ["--batch-size", "7", "--input-scale", "0-255", "--from-probabilities", "--runs", "kept"]
     code, out, _ = bnvuln("attack", "model.keras", *options, "--json", "-q")
     assert code == 0
-    ((target, how),) = opened
-    assert str(target) == "model.keras"
-    assert how.pop("distribution") is not None
-    assert how == {"dataset": "mnist", "input_scale": "0-255", "from_probabilities": True}
+    ((target, request),) = opened
+    assert target == "model.keras"
+    assert (request.dataset, request.split, request.limit) == ("mnist", "validation", 20)
+    assert request.external == ExternalModel(input_scale="0-255", output="softmax")
     ((_, evaluation, asked),) = measured
     assert evaluation == Evaluation(dataset="mnist", split="validation", limit=20)
     assert (str(asked["folder"]), asked["checks"], asked["fold"], asked["batch_size"]) == (
@@ -110,7 +131,7 @@ def test_attack_asks_for_one_evaluation(bnvuln, opened, measured, tmp_path):
 
 
 def test_attack_prints_a_table_with_the_flags_of_the_newest_run(bnvuln, monkeypatch, measured, tmp_path):
-    (tmp_path / "newest").mkdir()
+    (tmp_path / "run").rename(tmp_path / "newest")
     monkeypatch.setattr("bn_vuln.api.newest_run", lambda _: tmp_path / "newest")
     code, out, err = bnvuln("attack", "--attack", "bim", "--eps", "8/255", "-q")
     assert code == 0
@@ -121,7 +142,6 @@ def test_attack_prints_a_table_with_the_flags_of_the_newest_run(bnvuln, monkeypa
 
 
 def test_attack_saves_images_and_what_is_known_of_them(bnvuln, measured, tmp_path):
-    (tmp_path / "run").mkdir()
     for attack, kept in (("pgd", {"smallest_eps"}), ("bim", set())):
         path = tmp_path / "found" / f"{attack}.npz"
         assert bnvuln("attack", "run", "--attack", attack, "--save", path)[0] == 0
@@ -140,7 +160,9 @@ ATTACK_MISTAKES = [
     (["--eps", "0.2", "--eps-grid", "0.1,0.3"], ["--eps-grid: expected eps of at most --eps 0.2"]),
     (["--data", "cifar"], ["'cifar'"]),
     (["--save", "x.txt"], [".npz"]),
-    (["--from-probabilities"], ["run is a run", "are for .keras files"]),
+    (["--from-probabilities"], ["run is a run of this package", "leave out --output"]),
+    (["--input-scale", "0-1", "--resize", "pad"], ["leave out --input-scale, --resize"]),
+    (["--from-probabilities", "--output", "logits"], ["--from-probabilities is the older name of --output softmax"]),
     (["--confidence", "1"], ["--confidence is an option of carlini_wagner, not of pgd"]),
     (["--attack", "carlini_wagner", "--eps", "0.1"], ["--eps is no option of carlini_wagner"]),
     (["--attack", "carlini_wagner", "--ord", "inf"], ["--ord: carlini_wagner minimizes the norm 2, received inf"]),
@@ -149,7 +171,6 @@ ATTACK_MISTAKES = [
 
 
 def test_mistakes_in_attacks_exit_2_with_one_clear_message(bnvuln, measured, tmp_path):
-    (tmp_path / "run").mkdir()
     for options, fragments in ATTACK_MISTAKES:
         code, out, err = bnvuln("attack", "run", *options)
         assert (code, out) == (2, ""), options
@@ -174,12 +195,12 @@ def evaluated(monkeypatch, opened):
     """The calls of `api.evaluate` and `api.measure`."""
     calls = {}
 
-    def evaluate(classifier, suite, **options):
+    def evaluate(classifier, *, suite, **options):
         calls["evaluate"] = (suite, options)
         identity = perturbation_identity(Evaluation(dataset="mnist"), "mnist", Clean())
         return {"clean": records.Record(**RECORDED, perturbation_id=digest(identity), perturbation=identity)}
 
-    def measure(classifier, suite, **options):
+    def measure(classifier, *, suite, **options):
         calls["measure"] = (suite, options)
         plain = {key: RECORDED[key] for key in ("cell_id", "cell", "n", "versions", "device", "seconds")}
         identity = {**identity_of(Evaluation(dataset="mnist")), "kind": "tilt"}
@@ -193,17 +214,16 @@ def evaluated(monkeypatch, opened):
 
 
 def test_evaluate_asks_for_perturbations_and_measurements_of_the_suite(bnvuln, evaluated, tmp_path):
-    (tmp_path / "run").mkdir()
     options = ["--suite", "mechanism", "--split", "validation", "--limit", "40", "--bn-statistics", "reestimated"]
     code, out, _ = bnvuln("evaluate", "run", *options, "--checks", "full", "--batch-size", "9", "--json", "-q")
     assert code == 0
     suite, asked = evaluated["evaluate"]
-    changes = {"dataset": None, "split": "validation", "limit": 40, "bn_statistics": "reestimated"}
+    changes = {"split": "validation", "limit": 40, "bn_statistics": "reestimated"}
     assert suite == "mechanism"
     assert {key: asked[key] for key in changes} == changes
-    assert (str(asked["folder"]), asked["checks"], asked["batch_size"], asked["strategy"]) == ("run", "full", 9, "auto")
+    assert (str(asked["root"]), asked["checks"], asked["batch_size"], asked["strategy"]) == ("runs", "full", 9, "auto")
     suite, asked = evaluated["measure"]
-    assert (suite, {key: asked[key] for key in changes}, str(asked["folder"])) == ("mechanism", changes, "run")
+    assert (suite, {key: asked[key] for key in changes}, str(asked["root"])) == ("mechanism", changes, "runs")
     printed = json.loads(out)
     assert [r["name"] for r in printed["records"]] == ["clean"]
     assert [(r["name"], r["value"], r["unit"]) for r in printed["measurements"]] == [("tilt", 60.0, "deg")]
@@ -216,7 +236,7 @@ def test_evaluate_takes_a_suite_in_a_file_and_the_quick_one_by_default(bnvuln, e
     (tmp_path / "mine.yaml").write_text("title: mine\nperturbations:\n  noise: {kind: awgn, std: 1/10}\n")
     assert bnvuln("evaluate", "model.keras", "--suite", "mine.yaml")[0] == 0
     assert evaluated["evaluate"][0] == "mine.yaml"
-    assert str(evaluated["evaluate"][1]["folder"]) == "runs/classifier"
+    assert str(evaluated["evaluate"][1]["root"]) == "runs"
     assert "measurements" not in json.loads(bnvuln("evaluate", "model.keras", "--json", "-q")[1])
     assert evaluated["evaluate"][0] == "quick" in catalog.names("suites")
 

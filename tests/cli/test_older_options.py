@@ -28,12 +28,8 @@ def test_older_options_work_and_are_not_in_the_help(bnvuln, monkeypatch, tmp_pat
         calls.append(config)
         raise BnvulnError("stopped")
 
-    class Classifier:
-        id = "id"
-
-    monkeypatch.setattr("bn_vuln.api.open_classifier", lambda *_, **__: Classifier())
-    monkeypatch.setattr("bn_vuln.evaluation.evaluator.measure", lambda _, p, *a, **k: stop(_, list(p.values())[1]))
-    monkeypatch.setattr("bn_vuln.api.transfer", stop)
+    monkeypatch.setattr("bn_vuln.api.attack", lambda model, *, attack, **_: stop(model, attack))
+    monkeypatch.setattr("bn_vuln.api.transfer", lambda models, *, attack, **_: stop(models, attack))
     monkeypatch.setattr("bn_vuln.api.check_data", lambda _: True)
 
     def config(command, options):
