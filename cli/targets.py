@@ -72,6 +72,8 @@ external_model_options = (
         metavar="N",
         help="Images held out of the training split for --split validation, where the data have no such split.",
     ),
+    _model_option("--no-exif", is_flag=True, help="Leave image files unturned, whatever their EXIF orientation says."),
+    _model_option("--skip-bad", is_flag=True, help="Leave out image files that cannot be read, and list them."),
     _external_option("--from-probabilities", is_flag=True, hidden=True, help="Older name of --output softmax."),
 )
 runs_option = o.option("Results")(
@@ -108,6 +110,10 @@ def api_options(options: o.Options, runs: Path) -> dict[str, Any]:
         fields["output"] = "softmax"
     if options.get("gray_to_rgb"):
         fields["gray_to_rgb"] = True
+    if options.get("no_exif") or options.get("skip_bad"):
+        if options.get("dataset") is None:
+            raise click.UsageError("--no-exif and --skip-bad are for --data folder:PATH")
+        fields |= {"exif": not options["no_exif"], "skip_bad": options["skip_bad"]}
     return {
         **fields,
         "root": runs,

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from bn_vuln import config, data, records
-from bn_vuln.config import Evaluation, ExternalModel
+from bn_vuln.config import Evaluation, ExternalModel, is_cell
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.evaluation import classifier as classifiers
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.external import input_scale, loading
-from bn_vuln.records.names import is_cell
 from bn_vuln.runtime.distribution import Distribution
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet

@@ -29,6 +29,8 @@ class ModelOptions(TypedDict, total=False):
         custom_objects: a Python file, which is run, or custom objects by name.
         class_names: a file of the names of its classes, or the names.
         validation: number of examples held out of the training set, where the data have no validation split.
+        exif: turn image files as their EXIF orientation says; True by default.
+        skip_bad: leave out image files that cannot be read, and list them.
     """
 
     input_scale: str | None
@@ -40,6 +42,8 @@ class ModelOptions(TypedDict, total=False):
     custom_objects: str | Path | Mapping[str, object] | None
     class_names: str | Path | Sequence[str] | None
     validation: int | None
+    exif: bool
+    skip_bad: bool
 
 
 class EvaluateOptions(ModelOptions, total=False):
@@ -143,6 +147,9 @@ def parse(options: Mapping[str, Any], images: object = None, labels: object = No
         dataset = data.register(images, labels)
     elif labels is not None:
         raise UsageError("labels come with their images")
+    exif, skip_bad = given.pop("exif", True), given.pop("skip_bad", False)
+    if dataset is not None and (skip_bad or not exif):
+        dataset = data.with_options(dataset, exif=exif, skip_bad=skip_bad)
     objects = given.get("custom_objects")
     by_name = given.pop("custom_objects") if isinstance(objects, Mapping) else None
     external = {name: given.pop(name) for name in ExternalModel.model_fields if name in given}

@@ -19,6 +19,7 @@ from bn_vuln.config import (
     digest,
     identity_of,
     perturbation_identity,
+    with_eps_grid,
 )
 from bn_vuln.data.mnist import INFO as MNIST
 from bn_vuln.evaluation import opening

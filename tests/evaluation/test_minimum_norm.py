@@ -331,7 +331,7 @@ def test_every_option_of_the_command_belongs_to_it_or_is_refused():
     other = {
         "target_path", "help", "dataset", "split", "limit",
         "input_scale", "from_probabilities", "resize", "gray_to_rgb", "output", "head", "class_names", "weights",
-        "custom_objects", "validation", "force", "ord", "name", "no_fold",
+        "custom_objects", "validation", "no_exif", "skip_bad", "force", "ord", "name", "no_fold",
         "runs", "save", "checks", "strategy", "batch_size", "data_dir", "manual_dir", "as_json", "quiet", "verbose",
     }  # fmt: skip
     known = {*command.MINIMUM_NORM_ONLY, *command.SHARED, *command.EPS_BALL_ONLY, *other}
