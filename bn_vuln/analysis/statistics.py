@@ -13,6 +13,7 @@ from scipy.special import stdtrit
 from bn_vuln.typing import Mask
 
 LEVEL = 0.95
+UNEQUAL_CLEAN_ACCURACY = 0.02  # of two models that are compared: from here on they are flagged
 
 
 @dataclass(frozen=True)

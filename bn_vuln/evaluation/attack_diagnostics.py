@@ -1,7 +1,8 @@
-"""Attack diagnostics: further attacks on a sample that verify an attack, checks 1 to 3, 5, 7, 8, 12 and 13.
+"""Attack diagnostics: further attacks on a sample that verify an attack, checks 1 to 3, 5, 7, 8, 12, 13 and 24.
 
 docs/method/checks.md lists them. `basic` takes a quarter of the examples (at most 1,000) with one gradient step, a few
-random points and the rounded images; `full` takes 1,000 examples with attacks of several times the cost.
+random points and the rounded images, and up to 100 of those that were left with a short attack; `full` takes 1,000
+examples with attacks of several times the cost.
 """
 
 from __future__ import annotations
@@ -20,11 +21,15 @@ from bn_vuln.evaluation.eval_set import EvalSet
 from bn_vuln.evaluation.result import Result
 from bn_vuln.records import Flag
 from bn_vuln.runtime import backend
-from bn_vuln.typing import Images, Index, Mask
+from bn_vuln.typing import Images, Index, KerasModel, Mask, Plain
 
 Checks = Literal["none", "basic", "full"]
 N_RANDOM_POINTS = 4  # of the eps ball
 QUERIES = 1000  # of Square, to see whether it finds more
+SHORT: Plain = {"attack": "apgd-t", "steps": 10, "targets": 2}  # an attack on up to 100 of the images that were left
+SHORT_IMAGES = 100
+SHORT_SHARE = 0.2  # of the evaluations of the attack itself that the short one may take, or, of small models,
+SHORT_MULTIPLICATIONS = 1e10  # as many as take this many multiplications: some seconds
 STREAM = 12  # seed of the random points: another stream than an attack's starting points
 
 
@@ -103,7 +108,11 @@ def flags(evaluator: Evaluator, options: Attack, result: Result, checks: Checks)
     sample = Sample(evaluator, result, checks)
     at_min_eps = bool(options.eps_grid) or options.min_eps_tolerance is not None
     options = options.model_copy(update={"eps_grid": (), "min_eps_tolerance": None})
-    found = [*_basic(sample, options, at_min_eps), *(_full(sample, options) if checks == "full" else ())]
+    found = [
+        *_basic(sample, options, at_min_eps),
+        _short(evaluator, options, result),
+        *(_full(sample, options) if checks == "full" else ()),
+    ]
     return tuple(flag for flag in found if flag)
 
 
@@ -115,6 +124,31 @@ def _basic(sample: Sample, options: Attack, at_min_eps: bool) -> Iterator[Flag |
     yield sanity_checks.noise_as_strong(sample.correct, noisy)
     if not at_min_eps:
         yield sanity_checks.image_is_not_stored_image(sample.correct, sample.correct_when_rounded())
+
+
+def _short(evaluator: Evaluator, options: Attack, result: Result) -> Flag | None:
+    """Attack some of the images that were left with another, short attack."""
+    if options.attack in ("strong", "apgd-t"):
+        return None
+    left, n = np.flatnonzero(result.correct), len(result.correct)
+    each = SHORT["steps"] * min(SHORT["targets"], len(evaluator.eval_set.dataset.info.classes) - 1)
+    own = n * (result.record.n_evaluations or options.steps * options.restarts)
+    small = SHORT_MULTIPLICATIONS / multiplications(evaluator.eval_set.classifier.model)
+    wanted = min(SHORT_IMAGES, len(left), int(max(SHORT_SHARE * own, small) / each))
+    if not wanted:
+        return None
+    chosen = left[np.linspace(0, len(left) - 1, wanted).astype(np.int64)]
+    short = evaluator.subset(chosen).run(_other(options, **SHORT))
+    return sanity_checks.weaker_than_a_short_attack(~short.correct, len(left), n)
+
+
+def multiplications(model: KerasModel) -> float:
+    """Return roughly how many multiplications one example takes: each weight at each place of a layer's output."""
+    total = 1.0
+    for layer in backend.leaf_layers(model):
+        shape = getattr(getattr(layer, "output", None), "shape", None) or ()
+        total += sum(float(np.prod(w.shape)) for w in layer.weights) * float(np.prod([s or 1 for s in shape[1:-1]]))
+    return total
 
 
 def _full(sample: Sample, options: Attack) -> Iterator[Flag | None]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bn_vuln import data, records
 from bn_vuln.analysis import metrics
-from bn_vuln.attacks.threat_model import per_example
+from bn_vuln.attacks.threat_model import from_config, per_example
 from bn_vuln.config import (
     AWGN,
     Attack,
@@ -37,6 +37,7 @@ from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.evaluation.eval_set import EvalSet
 from bn_vuln.evaluation.perturbed import PerturbedImages
 from bn_vuln.evaluation.result import Result
+from bn_vuln.models.bn_statistics import has_batch_normalization
 from bn_vuln.runtime import batch_size as batching
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
 from bn_vuln.runtime.progress import Progress, Quiet
@@ -82,14 +83,24 @@ class Evaluator:
 
     @functools.cached_property
     def model_flags(self) -> tuple[records.Flag, ...]:
-        """Flags of the model rather than of one perturbation: checks 4, 9 and 10."""
+        """Flags of the model rather than of one perturbation: checks 4, 9, 10, 19, 20 and 23."""
         eval_set, n = self.eval_set, sanity_checks.SAMPLE
         classifier, sample = eval_set.classifier, eval_set.at_input(eval_set.dataset.images[:n])
         flags = [sanity_checks.logits_not_probabilities(eval_set.logits(sample))]
         if not classifier.training:  # in training mode an example's logits depend on its batch, as was asked for
             first = sample[: eval_set.batch_size]
             flags.append(sanity_checks.inference_mode(eval_set.predict_batch, classifier.model, first))
-        flags.append(sanity_checks.gradients(classifier.predict, sample, eval_set.labels[:n], eval_set.batch_size))
+        cause = None if classifier.trial is None else classifier.trial.gradient_cause
+        labels, batch_size = eval_set.labels[:n], eval_set.batch_size
+        flags.append(sanity_checks.gradients(classifier.predict, sample, labels, batch_size, cause=cause))
+        scale = "0-1" if classifier.input_scale is None else classifier.input_scale.name
+        flags += sanity_checks.of_clean_images(
+            eval_set.dataset.images,
+            eval_set.labels,
+            eval_set.clean_logits,
+            input_scale=scale if classifier.external else None,
+            has_tracked_bn=self.evaluation.bn_statistics == "tracked" and has_batch_normalization(classifier.model),
+        )
         return tuple(flag for flag in flags if flag is not None)
 
     def run(self, perturbation: Perturbation, *, progress: Progress | None = None, keep_images: bool = True) -> Result:
@@ -242,7 +253,13 @@ class Evaluator:
     def _attack_flags(
         self, options: Perturbation, found: PerturbedImages, correct: Mask
     ) -> Iterator[records.Flag | None]:
-        """The checks of what an attack returned."""
+        """The checks of eps and box, and of what an attack returned."""
+        if isinstance(options, Attack | MinimumNorm | AWGN):
+            yield sanity_checks.units_of_255(options)
+        if isinstance(options, Attack):
+            threat_model = from_config(options, self.eval_set.classifier.info)
+            shape = (*self.eval_set.classifier.size, self.eval_set.classifier.channels)
+            yield sanity_checks.eps_says_nothing(options, threat_model, shape)
         if found.violation is not None:
             yield sanity_checks.flag_violations(found.violation)
         if found.outside_box is not None:

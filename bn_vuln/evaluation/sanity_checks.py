@@ -11,19 +11,25 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from bn_vuln.analysis import metrics
+from bn_vuln.analysis.statistics import UNEQUAL_CLEAN_ACCURACY, Proportion
 from bn_vuln.attacks.losses import log_odds
 from bn_vuln.attacks.threat_model import ThreatModel
-from bn_vuln.config import Attack
+from bn_vuln.config import AWGN, Attack, MinimumNorm
 from bn_vuln.records import Flag
 from bn_vuln.runtime import backend
-from bn_vuln.typing import Floats, Images, KerasModel, Labels, Logits, Mask, Predict, Tensor
+from bn_vuln.typing import DatasetImages, Floats, Images, KerasModel, Labels, Logits, Mask, Predict, Tensor
 
 SAMPLE = 1000  # examples of a check that costs more than comparing arrays
+ONE_CLASS = 0.95  # of the predictions
+EXAMPLES_PER_CLASS = 5  # from which on it can be told whether labels are in another order
 TOLERANCE = 1e-5  # of eps, for a point on the border of its eps ball
 FLOAT32_STEP = float(np.finfo(np.float32).eps)
 
 
-def gradients(predict: Predict, x: Images, y: Labels, batch_size: int = SAMPLE) -> Flag | None:
+def gradients(
+    predict: Predict, x: Images, y: Labels, batch_size: int = SAMPLE, *, cause: str | None = None
+) -> Flag | None:
     """Check 4: the share of examples whose input gradient is all zero, or not finite.
 
     Args:
@@ -31,6 +37,7 @@ def gradients(predict: Predict, x: Images, y: Labels, batch_size: int = SAMPLE) 
         x: clean images, pixels [n, height, width, channels]; the first `SAMPLE` are taken.
         y: true classes [n].
         batch_size: examples at a time.
+        cause: why there are none and what to do, where it is known: "the model casts its input to integers; ...".
 
     Returns:
         A flag where there are any; the gradient is that of the loss that attacks maximize.
@@ -56,7 +63,8 @@ def gradients(predict: Predict, x: Images, y: Labels, batch_size: int = SAMPLE) 
         name="zero or non-finite gradients",
         value=useless,
         message=f"{useless:.1%} of {len(largest)} examples have no usable input gradient: a gradient attack cannot "
-        "move them, so the accuracy under it is an upper bound. Try a margin loss or an attack without gradients.",
+        "move them, so the accuracy under it is an upper bound. "
+        + (f"The cause: {cause}." if cause else "Try an attack without gradients (square)."),
     )
 
 
@@ -123,6 +131,228 @@ def logits_not_probabilities(outputs: Logits) -> Flag | None:
         check=10, name="probabilities instead of logits", value=share,
         message="the model's outputs are probabilities: the loss saturates and attacks look weaker than they are. "
         "Pass --from-probabilities (from_probabilities=True), or save the model without its softmax.",
+    )  # fmt: skip
+
+
+def outputs_in_unit_interval(outputs: Logits) -> Flag | None:
+    """Check 10, second part: outputs [n, classes] that all lie in [0, 1] and are no softmax."""
+    inside = np.all((outputs >= 0) & (outputs <= 1), axis=1)
+    share = float(np.mean(inside))
+    if share < 0.99 or logits_not_probabilities(outputs) is not None or np.ptp(outputs) == 0:
+        return None
+    return Flag(
+        check=10, name="outputs in [0, 1] that are no softmax", value=share,
+        message="all outputs lie in [0, 1] but do not sum to 1, as those of a sigmoid for each class do: taken as "
+        "logits the attacks' loss saturates and the model looks more robust than it is. If each is a probability, pass "
+        "--output sigmoid, or save the model without its last activation.",
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- clean images
+
+
+def of_clean_images(
+    images: DatasetImages,
+    labels: Labels,
+    logits: Logits,
+    *,
+    input_scale: str | None = None,
+    has_tracked_bn: bool = False,
+) -> tuple[Flag, ...]:
+    """Checks 10 (second part), 19, 20 and 23: what the clean images and their logits say of model and data.
+
+    Args:
+        images: as they are stored, [n, height, width, channels].
+        labels: true classes [n].
+        logits: of the clean images [n, classes].
+        input_scale: what becomes of pixels before an external model gets them; None for a run of this package.
+        has_tracked_bn: True for a model with BN that has the statistics tracked in training.
+
+    Returns:
+        The flags.
+    """
+    found = (
+        near_guessing(logits, labels, input_scale=input_scale, has_tracked_bn=has_tracked_bn),
+        one_class_predicted(logits, labels),
+        images_of_0_and_1(images),
+        outputs_in_unit_interval(logits[:SAMPLE]),
+    )
+    return tuple(flag for flag in found if flag is not None)
+
+
+def near_guessing(
+    logits: Logits, labels: Labels, *, input_scale: str | None = None, has_tracked_bn: bool = False
+) -> Flag | None:
+    """Check 19: the 95% Wilson interval of the clean accuracy reaches that of guessing.
+
+    Guessing is right for the larger of 1 / classes and the share of the commonest label.
+
+    Args:
+        logits: of the clean images [n, classes].
+        labels: true classes [n].
+        input_scale: as in `of_clean_images`.
+        has_tracked_bn: as in `of_clean_images`.
+
+    Returns:
+        A flag with the accuracy and its likely causes, the likeliest first.
+    """
+    n, classes = logits.shape
+    correct = Proportion(int(metrics.is_correct(logits, labels).sum()), n)
+    guessing = max(1 / classes, float(np.bincount(labels).max()) / n)
+    interval = correct.interval()
+    if interval is None or interval[0] > guessing:
+        return None
+    reordered = _accuracy_in_another_order(logits, labels)
+    causes = []
+    if reordered > max(0.5, 2 * guessing):
+        causes.append(
+            f"the labels are in another order than the outputs, since in the order that fits best {reordered:.1%} are "
+            "correct (--class-names FILE, the classes in the order of the outputs)"
+        )
+    elif interval[1] - interval[0] > 0.3:
+        causes.append(f"{n} images are too few to tell: measure more (--limit)")
+    if input_scale is not None:
+        causes.append(f"pixels go in as {input_scale}, and the model takes others (--input-scale 0-255, -1-1, ...)")
+        if reordered <= max(0.5, 2 * guessing):
+            causes.append("the labels are in another order than the outputs (--class-names FILE)")
+    if has_tracked_bn:
+        causes.append("the BN statistics are stale (--bn-statistics reestimated)")
+    causes.append("these are not the data, or not the split, that the model is for (--data, --split)")
+    return Flag(
+        check=19, name="clean accuracy near guessing", value=correct.count / n,
+        message=f"clean accuracy {correct.count / n:.1%} of {n} images (95% interval {interval[0]:.1%} to "
+        f"{interval[1]:.1%}) is no better than guessing ({guessing:.1%}), so no accuracy under a perturbation says "
+        "anything. Likely causes, the likeliest first: " + "; ".join(causes) + ".",
+    )  # fmt: skip
+
+
+def _accuracy_in_another_order(logits: Logits, labels: Labels) -> float:
+    """The accuracy with the outputs in the order that fits the labels best; 0 where there are too few labels."""
+    from scipy.optimize import linear_sum_assignment
+
+    n, classes = logits.shape
+    if n < EXAMPLES_PER_CLASS * classes:
+        return 0.0
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (logits.argmax(axis=1), labels), 1)
+    return float(counts[linear_sum_assignment(-counts)].sum() / n)
+
+
+def one_class_predicted(logits: Logits, labels: Labels) -> Flag | None:
+    """Check 20: at least 95% of the clean images are predicted as one class, and fewer labels are of one class.
+
+    Args:
+        logits: of the clean images [n, classes].
+        labels: true classes [n].
+
+    Returns:
+        A flag with the share of that class.
+    """
+    predicted = np.bincount(logits.argmax(axis=1))
+    share, of_labels = float(predicted.max()) / len(labels), float(np.bincount(labels).max()) / len(labels)
+    if share < ONE_CLASS or of_labels >= ONE_CLASS:
+        return None
+    return Flag(
+        check=20, name="nearly all images in one class", value=share,
+        message=f"{share:.1%} of the clean images are predicted as class {predicted.argmax()}, while the commonest "
+        f"label has {of_labels:.1%}. Images at another scale than those of the training do that (--input-scale), stale "
+        "BN statistics (--bn-statistics reestimated), and a model that did not learn.",
+    )  # fmt: skip
+
+
+def images_of_0_and_1(images: DatasetImages) -> Flag | None:
+    """Check 23: uint8 images [n, ...], as they are stored, whose values are all 0 and 1; the first `SAMPLE` count."""
+    some = np.asarray(images[:SAMPLE])
+    if some.dtype != np.uint8 or not len(some) or some.max() != 1:
+        return None
+    return Flag(
+        check=23, name="uint8 images that are all 0 and 1", value=1.0,
+        message="the images are uint8 and all their values are 0 and 1: uint8 is divided by 255, so they are nearly "
+        "black. Save them as float if 1 is white, or times 255.",
+    )  # fmt: skip
+
+
+def unequal_clean_accuracy(first: float, second: float, names: tuple[str, str] = ("first", "second")) -> Flag | None:
+    """Check 15: the clean accuracies of two models that are compared differ by more than 2 points.
+
+    Args:
+        first: clean accuracy of one model, a fraction.
+        second: of the other, on the same examples.
+        names: what the models are called.
+
+    Returns:
+        A flag with the difference, first - second.
+    """
+    difference = first - second
+    if not abs(difference) > UNEQUAL_CLEAN_ACCURACY:
+        return None
+    return Flag(
+        check=15, name="unequal clean accuracies", value=difference,
+        message=f"the clean accuracies differ by {100 * difference:+.1f} points ({names[0]} {first:.1%}, {names[1]} "
+        f"{second:.1%}): a difference under a perturbation may be that of the clean images. Compare what each loses, "
+        "or models that are equally good.",
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- eps and box
+
+
+def eps_says_nothing(options: Attack, threat_model: ThreatModel, image_shape: Sequence[int]) -> Flag | None:
+    """Check 21: eps is 0, or the eps ball holds the whole box.
+
+    Args:
+        options: the attack.
+        threat_model: its threat model.
+        image_shape: (height, width, channels).
+
+    Returns:
+        A flag with eps.
+    """
+    if options.eps == 0:
+        return Flag(check=21, name="eps is 0", value=0.0,
+                    message="eps is 0: no pixel may change, so this is the clean accuracy.")  # fmt: skip
+    height, width, channels = image_shape
+    sides = np.broadcast_to(np.subtract(threat_model.high, threat_model.low) / threat_model.scale, channels)
+    sides = sides.astype(np.float64)
+    length = sides.max() if options.ord == "inf" else float(np.sqrt(height * width * np.sum(sides**2)))
+    if not options.eps >= length * (1 - TOLERANCE):
+        return None
+    meant = f" Was --eps {options.eps:g}/255 meant?" if options.unit == "pixel" and 1 <= options.eps <= 255 else ""
+    return Flag(
+        check=21, name="eps holds the whole box", value=options.eps,
+        message=f"eps {options.eps:g} holds the whole box ({'width' if options.ord == 'inf' else 'diagonal'} "
+        f"{length:.4g}): any image is allowed, so the number says nothing about the model. eps is in units of pixels "
+        f"in [0, 1].{meant}"
+        if options.unit == "pixel"
+        else f"eps {options.eps:g} holds the whole box ({length:.4g}): any image is allowed, so the number says "
+        "nothing about the model. Take a smaller eps.",
+    )  # fmt: skip
+
+
+def units_of_255(options: Attack | MinimumNorm | AWGN) -> Flag | None:
+    """Check 22: a box, an eps of the norm inf, or a noise, in pixels, that is far larger than [0, 1].
+
+    Args:
+        options: the attack or the noise.
+
+    Returns:
+        A flag with the number.
+    """
+    box = options.clip if isinstance(options, AWGN) else options.box
+    if isinstance(box, tuple) and box[1] > 2:
+        return Flag(
+            check=22, name="units of 255", value=box[1],
+            message=f"the box goes to {box[1]:g}, but pixels are in [0, 1] here, whatever the model takes: it holds "
+            "images that are none. Leave the box out; what the model takes is for --input-scale.",
+        )  # fmt: skip
+    size = options.eps if isinstance(options, Attack) else options.std if isinstance(options, AWGN) else 0.0
+    if options.unit != "pixel" or size <= 1 or (isinstance(options, Attack) and options.ord != "inf"):
+        return None
+    what = "eps" if isinstance(options, Attack) else "std"
+    return Flag(
+        check=22, name="units of 255", value=size,
+        message=f"{what} {size:g} is larger than the whole range of pixels, which are in [0, 1] here, whatever the "
+        f"model takes. Was {size:g}/255 meant?",
     )  # fmt: skip
 
 
@@ -432,6 +662,28 @@ def too_few_restarts(correct: Mask, restarted: Mask) -> Flag | None:
         check=13, name="too few restarts", value=lost,
         message=f"another random start succeeds on a further {100 * lost:.1f} points of {len(correct)} examples: take "
         "more restarts.",
+    )  # fmt: skip
+
+
+def weaker_than_a_short_attack(beaten: Mask, left: int, n: int) -> Flag | None:
+    """Check 24: a short apgd-t succeeds on more than 3 images, and 2 points, of what an attack left.
+
+    Args:
+        beaten: bool [m], of some images that the attack left correct: where the short one succeeds.
+        left: number of images that the attack left.
+        n: number of images.
+
+    Returns:
+        A flag with the points of accuracy that it takes, as a fraction.
+    """
+    found, points = int(beaten.sum()), float(left / n * np.mean(beaten)) if len(beaten) else 0.0
+    if found <= 3 or points <= 0.02:
+        return None
+    return Flag(
+        check=24, name="weaker than a short attack", value=points,
+        message=f"of {len(beaten)} images that the attack left correct, a short apgd-t finds {found} more: about "
+        f"{100 * points:.1f} points of accuracy. The attack is too weak, and the accuracy under it an upper bound. "
+        "Report the attack strong (--attack strong).",
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from bn_vuln.records import Flag
 from bn_vuln.reporting.results import Block, Value, has
 from bn_vuln.typing import Mask, Plain
 
-UNEQUAL_ARMS = 0.02
+UNEQUAL_ARMS = statistics.UNEQUAL_CLEAN_ACCURACY
 FAILED = "failed to train"
 
 

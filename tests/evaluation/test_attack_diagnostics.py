@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from helpers_attacks import keras, tf
+from helpers_attacks import keras, tf, wave_classifier
 
 from bn_vuln.config import Attack, Clean, Evaluation
 from bn_vuln.data.mnist import INFO as MNIST
-from bn_vuln.evaluation import sanity_checks
+from bn_vuln.evaluation import attack_diagnostics, sanity_checks
 from bn_vuln.evaluation.classifier import from_model
 from bn_vuln.evaluation.evaluator import Evaluator
 
@@ -41,6 +41,9 @@ TRIPS_AND_PASSES = [
         ((1, 2, 4), (0.5, 0.4, 0.404)),
     ),
     (sanity_checks.above_chance_without_eps_limit, (0.2, 0.1), (0.1, 0.1)),
+    (sanity_checks.weaker_than_a_short_attack, (np.arange(100) < 4, 510, 1000), (np.arange(100) < 4, 500, 1000)),
+    (sanity_checks.weaker_than_a_short_attack, (np.arange(5) < 4, 5, 10), (np.arange(3) < 3, 3, 10)),
+    (sanity_checks.weaker_than_a_short_attack, (T[:10], 100, 1000), (T[:0], 0, 1000)),
 ]
 
 
@@ -94,7 +97,7 @@ class Quantized(keras.layers.Layer):
 
 
 def test_a_sound_model_passes_them_all():
-    assert names(evaluator(linear()), attack="apgd-ce", steps=20) <= {"the image is not the stored image"}
+    assert names(evaluator(linear()), attack="apgd-t", steps=20, targets=3) <= {"the image is not the stored image"}
 
 
 def test_gradients_that_mislead_trip_one_step_or_square():
@@ -135,7 +138,7 @@ def test_a_sample_is_spread_over_the_examples_and_basic_is_small(monkeypatch):
 
     monkeypatch.setattr(Evaluator, "run", record_call)
     subject.run(Attack(attack="bim", eps=0.02, steps=5))
-    assert calls == [("bim", 1000), ("fgsm", 250)]
+    assert calls == [("bim", 1000), ("fgsm", 250), ("apgd-t", 100)]
     subset = subject.subset(np.array([0, 500, 999]))
     np.testing.assert_array_equal(subset.eval_set.pixels, subject.eval_set.pixels[[0, 500, 999]])
     assert len(subject.eval_set.dataset) == 1000
@@ -145,4 +148,37 @@ def test_clean_images_and_targeted_attacks_have_no_diagnostics():
     subject = evaluator(linear())
     assert subject.run(Clean()).record.flags == ()
     assert names(subject, target="next") == set()
-    assert names(subject, eps=0) == set()
+    assert names(subject, eps=0) == {"eps is 0"}
+
+
+def test_a_weak_attack_trips_the_short_one():
+    """BIM with steps of eps / 4 on a net of sines leaves what another attack finds."""
+    found = Evaluator(wave_classifier(MNIST, 0.2), Evaluation(limit=100), checks="basic")
+    found.eval_set.labels[:] = found.eval_set.clean_logits.argmax(axis=1)
+    weak = found.run(Attack(eps=0.012, attack="bim", steps=2, step_size=0.003)).record
+    true = found.run(Attack(eps=0.012, attack="apgd-ce", steps=30)).record.accuracy
+    flags = {flag.check: flag for flag in weak.flags}
+    assert flags[24].value == pytest.approx(weak.accuracy - true, abs=0.03)
+    assert weak.accuracy > true + 0.1
+    assert "Report the attack strong" in flags[24].message
+    apgd = found.run(Attack(eps=0.012, attack="apgd-t", steps=1, targets=1)).record
+    assert 24 not in {flag.check for flag in apgd.flags}
+
+
+def test_a_short_attack_takes_a_share_of_the_evaluations_or_of_large_models_few_images(monkeypatch):
+    subject, calls, run = evaluator(linear(), "basic", n=1000), [], Evaluator.run
+
+    def record_call(self, perturbation, **_):
+        calls.append((perturbation.attack, len(self.eval_set)))
+        return run(self, perturbation)
+
+    monkeypatch.setattr(Evaluator, "run", record_call)
+    assert attack_diagnostics.multiplications(linear()) == 7851  # 784 x 10 and 10, and 1
+    large = attack_diagnostics.SHORT_MULTIPLICATIONS
+    monkeypatch.setattr(attack_diagnostics, "multiplications", lambda _: large)
+    subject.run(Attack(attack="bim", eps=1e-4, steps=10, keep="last"))  # 10,000 evaluations: 2,000 for 20 an image
+    subject.run(Attack(attack="fgsm", eps=1e-4))  # 1,000: 200
+    assert [n for attack, n in calls if attack == "apgd-t"] == [100, 10]
+    convolution = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(5, 3)])
+    monkeypatch.undo()
+    assert attack_diagnostics.multiplications(convolution) == 1 + (3 * 3 * 3 * 5 + 5) * 36

@@ -5,7 +5,7 @@ import pytest
 from helpers_attacks import images, keras, tf
 
 from bn_vuln.attacks import ThreatModel, from_config
-from bn_vuln.config import Attack, Clean, Evaluation
+from bn_vuln.config import AWGN, Attack, Clean, Evaluation, MinimumNorm
 from bn_vuln.data.mnist import INFO
 from bn_vuln.evaluation import sanity_checks
 from bn_vuln.evaluation.classifier import from_model
@@ -151,6 +151,171 @@ def test_a_few_rows_that_look_like_probabilities_pass():
     assert sanity_checks.logits_not_probabilities(outputs) is None
 
 
+@pytest.mark.parametrize("rows", [lambda g: g.uniform(size=(100, 10)), lambda g: 0.01 * g.uniform(size=(100, 10))])
+def test_outputs_in_0_to_1_that_are_no_softmax_are_flagged(rows):
+    flag = sanity_checks.outputs_in_unit_interval(rows(np.random.default_rng(0)).astype(np.float32))
+    assert (flag.check, flag.value) == (10, 1.0)
+    assert "--output sigmoid" in flag.message
+
+
+def test_logits_softmax_and_constants_are_no_such_outputs():
+    mostly = np.random.default_rng(0).uniform(size=(100, 10))
+    mostly[:2] -= 1.5
+    for outputs in (softmax(), np.random.default_rng(0).normal(size=(100, 10)), mostly, np.zeros((100, 10))):
+        assert sanity_checks.outputs_in_unit_interval(outputs.astype(np.float32)) is None
+
+
+# ---------------------------------------------------------------- 19, 20, 23, 15: clean images
+
+
+def logits_of(predicted, classes=10):
+    return np.eye(classes, dtype=np.float32)[np.asarray(predicted)] * 5 - 1
+
+
+BALANCED = np.arange(200) % 10
+
+
+def wrong(labels, n_correct):
+    """Predictions of which the first n are correct and the others are at random among the wrong ones."""
+    shift = np.random.default_rng(0).integers(1, 10, len(labels))
+    return np.where(np.arange(len(labels)) < n_correct, labels, (labels + shift) % 10)
+
+
+@pytest.mark.parametrize(("n_correct", "trips"), [(20, True), (0, True), (30, True), (31, False), (190, False)])
+def test_accuracy_near_guessing_is_flagged(n_correct, trips):
+    """Of 200, the Wilson interval of 30 correct goes from 10.7% on: 9.99% for 28."""
+    p, n, z = n_correct / 200, 200, 1.959964
+    low = (p + z * z / (2 * n) - z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))) / (1 + z * z / n)
+    flag = sanity_checks.near_guessing(logits_of(wrong(BALANCED, n_correct)), BALANCED)
+    assert (flag is not None) == (low <= 0.1)
+    if flag:
+        assert (flag.check, flag.value) == (19, p)
+        assert f"95% interval {low:.1%}" in flag.message
+        assert "--input-scale" not in flag.message
+
+
+def test_guessing_the_commonest_label_is_guessing():
+    labels = np.where(np.arange(200) < 170, 0, 1)
+    assert sanity_checks.near_guessing(logits_of(np.zeros(200, int), 2), labels).value == 0.85
+    assert sanity_checks.near_guessing(logits_of(labels, 2), labels) is None
+    assert sanity_checks.near_guessing(logits_of(np.ones(200, int), 2), labels).value == 0.15
+
+
+def test_the_causes_are_those_that_are_possible_and_the_likeliest_first():
+    guessed = logits_of(wrong(BALANCED, 20))
+    text = sanity_checks.near_guessing(guessed, BALANCED, input_scale="0-1", has_tracked_bn=True).message
+    order = [text.index(word) for word in ("--input-scale", "--class-names", "--bn-statistics", "--split")]
+    assert order == sorted(order)
+    assert "stale" not in sanity_checks.near_guessing(guessed, BALANCED, input_scale="0-1").message
+
+
+def test_labels_in_another_order_are_found():
+    predicted = (BALANCED + 3) % 10
+    predicted[:20] = 0
+    best = np.mean((predicted - 3) % 10 == BALANCED)
+    text = sanity_checks.near_guessing(logits_of(predicted), BALANCED, input_scale="0-1").message
+    assert f"{best:.1%} are correct (--class-names FILE" in text
+    assert text.index("--class-names") < text.index("--input-scale")
+
+
+def test_too_few_images_are_a_cause_too():
+    labels = np.array([0, 1, 0])
+    text = sanity_checks.near_guessing(logits_of([0, 1, 1], 2), labels).message
+    assert "3 images are too few to tell" in text
+
+
+def test_images_that_are_nearly_all_in_one_class_are_flagged():
+    predicted = np.where(np.arange(200) < 192, 3, 1)
+    flag = sanity_checks.one_class_predicted(logits_of(predicted), BALANCED)
+    assert (flag.check, flag.value) == (20, 0.96)
+    assert "as class 3" in flag.message
+    assert sanity_checks.one_class_predicted(logits_of(np.where(np.arange(200) < 188, 3, 1)), BALANCED) is None
+    assert sanity_checks.one_class_predicted(logits_of(predicted), predicted) is None
+
+
+def test_uint8_images_of_0_and_1_are_flagged():
+    bits = np.random.default_rng(0).integers(0, 2, (20, *SHAPE), np.uint8)
+    assert sanity_checks.images_of_0_and_1(bits).check == 23
+    for other in (bits * 255, bits.astype(np.float32), 0 * bits, bits + np.uint8(1), bits[:0]):
+        assert sanity_checks.images_of_0_and_1(other) is None
+
+
+def test_clean_accuracies_that_differ_are_flagged():
+    flag = sanity_checks.unequal_clean_accuracy(0.775, 0.915, ("a.keras", "b.keras"))
+    assert flag.check == 15
+    assert flag.value == pytest.approx(-0.14)
+    assert "differ by -14.0 points (a.keras 77.5%, b.keras 91.5%)" in flag.message
+    assert sanity_checks.unequal_clean_accuracy(0.9, 0.881) is None
+
+
+def test_flags_of_clean_images_come_together():
+    bits = np.random.default_rng(0).integers(0, 2, (200, *SHAPE), np.uint8)
+    found = sanity_checks.of_clean_images(bits, BALANCED, np.float32(0.1) * logits_of(np.zeros(200, int)) + 0.2)
+    assert [flag.check for flag in found] == [19, 20, 23, 10]
+    assert sanity_checks.of_clean_images(255 * bits, BALANCED, logits_of(BALANCED)) == ()
+
+
+def test_a_known_cause_of_missing_gradients_is_named(x, y):
+    constant = tf.constant(np.eye(2)[y], tf.float32)
+    cause = "casts to integers: no gradients; save it with a float input, or use square"
+    assert f"The cause: {cause}." in sanity_checks.gradients(lambda _: constant, x, y, cause=cause).message
+
+
+# ---------------------------------------------------------------- 21, 22: eps and box
+
+
+def flag_of_eps(shape=SHAPE, **fields):
+    options = Attack(steps=1, **fields)
+    return sanity_checks.eps_says_nothing(options, from_config(options, INFO), shape)
+
+
+def test_an_eps_that_holds_the_whole_box_is_flagged():
+    assert flag_of_eps(eps=8).check == 21
+    assert "Was --eps 8/255 meant?" in flag_of_eps(eps=8).message
+    for fields in (
+        {"eps": 1.0},
+        {"eps": 3.0, "ord": "2"},  # the diagonal of 3 x 3 x 1
+        {"eps": 0.5, "box": (0.25, 0.75)},
+        {"eps": 1.01 / INFO.std[0], "unit": "standardized"},
+        {"eps": 4.0, "unit": "standardized", "box": {"standardized": (-2.0, 2.0)}},
+        {"eps": 0},
+    ):
+        assert flag_of_eps(**fields).value == fields["eps"]
+    for fields in (
+        {"eps": 0.99},
+        {"eps": 2.99, "ord": "2"},
+        {"eps": 0.49, "box": (0.25, 0.75)},
+        {"eps": 0.99 / INFO.std[0], "unit": "standardized"},
+        {"eps": 8, "box": "none"},
+        {"eps": 8, "box": (0.0, 255.0)},
+    ):
+        assert flag_of_eps(**fields) is None
+    assert flag_of_eps(eps=3.0, ord="2", shape=(28, 28, 1)) is None
+
+
+def test_eps_box_and_noise_in_units_of_255_are_flagged():
+    for options, value in (
+        (Attack(eps=8, box="none"), 8),
+        (Attack(eps=8 / 255, box=(0.0, 255.0)), 255),
+        (Attack(eps=2.0, ord="2", box=(0.0, 255.0)), 255),
+        (MinimumNorm(box=(0.0, 255.0)), 255),
+        (AWGN(std=8.0), 8),
+    ):
+        flag = sanity_checks.units_of_255(options)
+        assert (flag.check, flag.value) == (22, value)
+    for options in (
+        Attack(eps=1.0),
+        Attack(eps=3.0, ord="2"),
+        Attack(eps=8, unit="standardized"),
+        Attack(eps=0.1, box=(-1.0, 1.0)),
+        Attack(eps=0.1, box={"standardized": (-3.0, 3.0)}),
+        MinimumNorm(),
+        AWGN(std=1.0),
+        AWGN(std=2.0, unit="standardized"),
+    ):
+        assert sanity_checks.units_of_255(options) is None
+
+
 # ---------------------------------------------------------------- 11: ball and box
 
 
@@ -256,8 +421,8 @@ def test_steps_that_reach_the_border_pass():
 # ---------------------------------------------------------------- all of them in an evaluation
 
 
-def evaluator(*, scale=1.0, middle=None, softmax=False, **options):
-    """An untrained net on 40 images of MNIST; `middle(x)` is applied between its layers."""
+def evaluator(*, scale=1.0, middle=None, softmax=False):
+    """An untrained net on 40 images of MNIST, labelled as it predicts; `middle(x)` is applied between its layers."""
     keras.utils.set_random_seed(1)
     inputs = keras.Input((28, 28, 1))
     hidden = keras.layers.Dense(12, activation="relu")(keras.layers.Flatten()(inputs))
@@ -265,8 +430,9 @@ def evaluator(*, scale=1.0, middle=None, softmax=False, **options):
     outputs = keras.layers.Rescaling(scale)(keras.layers.Dense(10)(hidden))
     outputs = keras.layers.Softmax()(outputs) if softmax else outputs
     model = keras.Model(inputs, outputs)
-    subject = from_model(model, INFO, {"weights": "x"}, **options)
-    return Evaluator(subject, Evaluation(limit=40), batch_size=20, checks="none")
+    found = Evaluator(from_model(model, INFO, {"weights": "x"}), Evaluation(limit=40), batch_size=20, checks="none")
+    found.eval_set.labels[:] = found.eval_set.logits(found.eval_set.pixels).argmax(axis=1)
+    return found
 
 
 def numbers(evaluator, perturbation=None):
@@ -316,9 +482,8 @@ def test_an_evaluation_flags_nets_that_are_not_in_inference_mode():
         (BatchCentred, "depend on the batch"),
         (Counting, "changed the model's variables"),
     ):
-        flags = evaluator(middle=layer()).run(Clean()).record.flags
-        assert [flag.check for flag in flags] == [9]
-        assert fragment in flags[0].message
+        (flag,) = (flag for flag in evaluator(middle=layer()).run(Clean()).record.flags if flag.check == 9)
+        assert fragment in flag.message
 
 
 def test_an_evaluation_runs_dropout_and_bn_in_inference_mode_even_where_the_net_says_otherwise():
@@ -328,6 +493,26 @@ def test_an_evaluation_runs_dropout_and_bn_in_inference_mode_even_where_the_net_
 
 def test_an_evaluation_flags_softmax_outputs():
     assert numbers(evaluator(softmax=True)) == [10]
+
+
+def test_an_evaluation_flags_what_the_clean_images_say():
+    guessing = evaluator()
+    guessing.eval_set.labels[:] = np.arange(40) % 10
+    assert 19 in numbers(guessing)
+    constant = evaluator()
+    constant.eval_set.classifier.model.layers[-2].bias.assign(50 * np.eye(10)[3])
+    constant.eval_set.labels[:] = np.arange(40) % 10
+    assert {19, 20} <= set(numbers(constant))
+
+
+def test_an_evaluation_flags_eps_and_box_that_say_nothing():
+    sound = evaluator()
+    assert numbers(sound, Attack(eps=8, steps=1)) == [21, 22]
+    assert numbers(sound, Attack(eps=0, steps=1)) == [21]
+    assert 22 in numbers(sound, Attack(eps=8 / 255, steps=1, box=(0.0, 255.0)))
+    assert numbers(sound, AWGN(std=8.0)) == [22]
+    grid = sound.run_eps_grid(Attack(eps=1.0, eps_grid=[0.1], steps=1))
+    assert [[flag.check for flag in result.record.flags] for _, result in grid] == [[], [21]]
 
 
 def test_an_evaluation_flags_boxes_and_reach():
