@@ -21,6 +21,7 @@ from bn_vuln.models import bn_statistics
 from bn_vuln.runtime import backend
 from bn_vuln.runtime import batch_size as batching
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
+from bn_vuln.runtime.progress import Progress, Quiet, progress_task
 from bn_vuln.typing import AnyArray, DatasetImages, Images, Index, KerasModel, Labels, Logits, Tensor
 
 LAZY_BYTES, ARRAY_BYTES = 2**27, 2**30  # of float32 pixels at once, of images in files and in memory
@@ -83,7 +84,19 @@ class EvalSet:
     @functools.cached_property
     def clean_logits(self) -> Logits:
         """Logits of the clean images, float32 [n, classes]."""
-        return np.concatenate([self.logits(self._pixels_at(part)) for part in self._parts()])
+        return self.predict_clean(Quiet())
+
+    def predict_clean(self, progress: Progress) -> Logits:
+        """Return `clean_logits`, and report how many images are read where they are in files."""
+        if "clean_logits" not in self.__dict__:
+            found, parts = [], self._parts()
+            progress = Quiet() if len(parts) == 1 else progress
+            with progress_task(progress, "clean images", len(self), "images"):
+                for part in parts:
+                    found.append(self.logits(self._pixels_at(part)))
+                    progress.advance(part.stop)
+            self.clean_logits = np.concatenate(found)
+        return self.clean_logits
 
     @property
     def labels(self) -> Labels:
@@ -122,12 +135,7 @@ class EvalSet:
         Returns:
             [m, ...].
         """
-        results, n = [], len(arrays[0])
-        for i in range(0, n, self.batch_size):
-            results.append(function(*(array[i : i + self.batch_size] for array in arrays)))
-            if on_batch is not None:
-                on_batch(min(n, i + self.batch_size))
-        return np.concatenate(results)
+        return batching.map_batches(function, *arrays, batch_size=self.batch_size, on_batch=on_batch)[0]
 
     def logits(self, images: Images) -> Logits:
         """Logits, float32 [m, classes], of float32 pixels [m, height, width, channels]."""

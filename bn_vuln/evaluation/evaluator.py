@@ -155,6 +155,7 @@ class Evaluator:
         self, perturbation: Perturbation, progress: Progress, keep_images: bool
     ) -> list[tuple[Perturbation, Result]]:
         begun = time.monotonic()
+        self.eval_set.predict_clean(progress)
         smaller = perturbation.at_smaller_eps if isinstance(perturbation, Attack) else ()
         wanted: list[Perturbation] = [*smaller, perturbation]
         kept = attack_diagnostics.sample_positions(len(self.eval_set), self.checks)

@@ -17,6 +17,7 @@ from bn_vuln.attacks import carlini_wagner, cleverhans
 from bn_vuln.config import MinimumNorm
 from bn_vuln.data import units
 from bn_vuln.data.info import DatasetInfo
+from bn_vuln.runtime.batch_size import map_batches
 from bn_vuln.runtime.distribution import Distribution
 from bn_vuln.typing import Arrays, Floats, Images, Labels, Logits, Predict
 
@@ -85,11 +86,7 @@ def bind(
     sharded = distribution.compile_sharded(lambda x, y: run(x, y)[0])
 
     def on_replicas(x: Images, y: Labels, *, batch_size: int, xla: bool, on_progress: Callable[[int], None]) -> Images:
-        parts = []
-        for i in range(0, len(x), batch_size):
-            parts.append(sharded(x[i : i + batch_size], y[i : i + batch_size]))
-            on_progress(min(len(x), i + batch_size))
-        return np.concatenate(parts)
+        return map_batches(sharded, x, y, batch_size=batch_size, on_batch=on_progress)[0]
 
     return on_replicas
 

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from bn_vuln.analysis import metrics
-from bn_vuln.analysis.statistics import UNEQUAL_CLEAN_ACCURACY, Proportion
+from bn_vuln.analysis.statistics import Proportion
 from bn_vuln.attacks.losses import log_odds
 from bn_vuln.attacks.threat_model import ThreatModel
 from bn_vuln.config import AWGN, Attack, MinimumNorm
 from bn_vuln.records import Flag
 from bn_vuln.runtime import backend
+from bn_vuln.runtime.batch_size import map_batches
 from bn_vuln.typing import DatasetImages, Floats, Images, KerasModel, Labels, Logits, Mask, Predict, Tensor
 
 SAMPLE = 1000  # examples of a check that costs more than comparing arrays
@@ -52,8 +53,7 @@ def gradients(
         return tf.reduce_max(tf.abs(gradient), axis=list(range(1, len(images.shape))))
 
     compiled, x, y = backend.compile(largest_slope), x[:SAMPLE], y[:SAMPLE]
-    batches = [slice(i, i + batch_size) for i in range(0, len(x), batch_size)]
-    largest = np.concatenate([compiled(tf.constant(x[batch]), tf.constant(y[batch])).numpy() for batch in batches])
+    (largest,) = map_batches(lambda x, y: compiled(tf.constant(x), tf.constant(y)), x, y, batch_size=batch_size)
     # The maximum of |g| is NaN-safe only in NumPy: XLA and TensorFlow may drop a NaN.
     useless = float(np.mean(~np.isfinite(largest) | (largest == 0)))
     if useless == 0:
@@ -269,28 +269,6 @@ def images_of_0_and_1(images: DatasetImages) -> Flag | None:
         check=23, name="uint8 images that are all 0 and 1", value=1.0,
         message="the images are uint8 and all their values are 0 and 1: uint8 is divided by 255, so they are nearly "
         "black. Save them as float if 1 is white, or times 255.",
-    )  # fmt: skip
-
-
-def unequal_clean_accuracy(first: float, second: float, names: tuple[str, str] = ("first", "second")) -> Flag | None:
-    """Check 15: the clean accuracies of two models that are compared differ by more than 2 points.
-
-    Args:
-        first: clean accuracy of one model, a fraction.
-        second: of the other, on the same examples.
-        names: what the models are called.
-
-    Returns:
-        A flag with the difference, first - second.
-    """
-    difference = first - second
-    if not abs(difference) > UNEQUAL_CLEAN_ACCURACY:
-        return None
-    return Flag(
-        check=15, name="unequal clean accuracies", value=difference,
-        message=f"the clean accuracies differ by {100 * difference:+.1f} points ({names[0]} {first:.1%}, {names[1]} "
-        f"{second:.1%}): a difference under a perturbation may be that of the clean images. Compare what each loses, "
-        "or models that are equally good.",
     )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from bn_vuln.evaluation import attack_diagnostics, recording, sanity_checks
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.evaluation.evaluator import Evaluator
 from bn_vuln.evaluation.result import Result
+from bn_vuln.records.comparability import unequal_clean_accuracy
 from bn_vuln.records.names import short_names
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
 from bn_vuln.runtime.progress import Progress, Quiet
@@ -146,6 +147,20 @@ class TransferResult:
             )
             for (source, target), pair in self.pairs.items()
             if target in white and source != target
+        }
+        return {ids: flag for ids, flag in found.items() if flag is not None}
+
+    def unequal(self) -> dict[Ids, records.Flag]:
+        """Check 15: targets whose clean accuracy is not that of the source."""
+        first = self.sources[0]
+        clean = {target: self.pairs[first, target].clean.rate or 0.0 for target in self.targets}
+        found = {
+            (source, target): unequal_clean_accuracy(
+                clean[source], clean[target], (self.names[source], self.names[target])
+            )
+            for number, source in enumerate(self.sources)
+            for target in self.targets
+            if source in clean and target != source and target not in self.sources[:number]
         }
         return {ids: flag for ids, flag in found.items() if flag is not None}
 

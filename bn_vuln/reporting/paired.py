@@ -12,7 +12,7 @@ from bn_vuln.analysis.statistics import Estimate, estimate
 from bn_vuln.config import present_perturbation
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.records import Entry, Flag, Record, entry, find
-from bn_vuln.reporting.claims import UNEQUAL_ARMS
+from bn_vuln.records.comparability import unequal_clean_accuracy
 from bn_vuln.typing import Plain
 
 
@@ -82,17 +82,9 @@ def _compare(one: Entry, other: Entry, first: Record, second: Record) -> Compari
 
 def flags(pairs: Sequence[Comparison]) -> list[Flag]:
     """Return check 15 wherever the clean accuracies of both models differ by more than 2 points."""
-    return [
-        Flag(
-            check=15,
-            name="unequal_clean",
-            value=clean.difference.mean,
-            message=f"the models' clean accuracies differ by {100 * clean.difference.mean:+.1f} points, which may "
-            "account for their difference under an attack",
-        )
-        for clean in pairs
-        if clean.first.kind == "clean" and abs(clean.difference.mean) > UNEQUAL_ARMS
-    ]
+    clean = [pair for pair in pairs if pair.first.kind == "clean"]
+    found = [unequal_clean_accuracy(p.second.accuracy, p.first.accuracy, ("second", "first")) for p in clean]
+    return [flag for flag in found if flag is not None]
 
 
 def to_json(one: Entry, other: Entry, pairs: Sequence[Comparison]) -> Plain:

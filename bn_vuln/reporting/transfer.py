@@ -12,6 +12,7 @@ import numpy as np
 from bn_vuln.analysis.statistics import Proportion
 from bn_vuln.config import Cell, describe_cell, describe_fields, digest, is_cell, present_perturbation, validate
 from bn_vuln.evaluation.transfer import TransferPair, TransferResult
+from bn_vuln.records import Flag
 from bn_vuln.reporting.figures.style import FigureFile, render, styled_pyplot
 from bn_vuln.reporting.tables import MISSING, TextTable, markdown_table
 from bn_vuln.runtime.files import atomic_write
@@ -131,8 +132,13 @@ def flag_lines(transfers: TransferResult) -> list[str]:
     names, pairs = transfers.names, transfers.pairs
     flagged = [(names[source], flag) for (source, _), pair in pairs.items() for flag in pair.record.flags]
     flagged += [(names[target], flag) for (_, target), pair in pairs.items() for flag in pair.record.target_flags]
-    flagged += [(f"{names[source]} -> {names[target]}", flag) for (source, target), flag in transfers.flags().items()]
+    flagged += [(f"{names[source]} -> {names[target]}", flag) for (source, target), flag in _of_pairs(transfers)]
     return list(dict.fromkeys(f"{name}: {flag.text}" for name, flag in flagged))
+
+
+def _of_pairs(transfers: TransferResult) -> list[tuple[tuple[str, str], Flag]]:
+    """(ids of source and target, flag) of what is wrong with a pair rather than with one of its models."""
+    return [*transfers.flags().items(), *transfers.unequal().items()]
 
 
 # ---------------------------------------------------------------- figures
@@ -226,8 +232,7 @@ def to_json(transfers: TransferResult) -> Plain:
         "models": [{"id": key, "name": name} for key, name in transfers.names.items()],
         "pairs": [pair_fields(pair) for pair in transfers.pairs.values()],
         "flags": [
-            {"source": source, "target": target, **flag.model_dump()}
-            for (source, target), flag in transfers.flags().items()
+            {"source": source, "target": target, **flag.model_dump()} for (source, target), flag in _of_pairs(transfers)
         ],
     }
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from bn_vuln.errors import BnvulnError
 from bn_vuln.runtime import backend
-from bn_vuln.typing import KerasModel
+from bn_vuln.typing import AnyArray, KerasModel
 
 Result = TypeVar("Result")
 MAX_BATCH_SIZE = 500
@@ -41,6 +41,32 @@ def estimate_batch_size(model: KerasModel, input_shape: Sequence[int], memory: f
         if shape is not None:
             numbers += float(np.prod([side or 1 for side in shape[1:]]))
     return int(min(MAX_BATCH_SIZE, max(1, MEMORY_SHARE * available // (4 * COPIES * numbers))))
+
+
+def map_batches(
+    function: Callable[..., object],
+    *arrays: AnyArray,
+    batch_size: int,
+    on_batch: Callable[[int], None] | None = None,
+) -> tuple[AnyArray, ...]:
+    """Call a function on batches of arrays, and join what it returns.
+
+    Args:
+        function: arrays [b, ...] -> an array or a tensor [b, ...], or several.
+        arrays: each [n, ...].
+        batch_size: examples at a time.
+        on_batch: called with the number of examples that are done.
+
+    Returns:
+        Each of what it returns, [n, ...].
+    """
+    results, n = [], len(arrays[0])
+    for i in range(0, n, batch_size):
+        found = function(*(array[i : i + batch_size] for array in arrays))
+        results.append(tuple(map(np.asarray, found if isinstance(found, tuple | list) else (found,))))
+        if on_batch is not None:
+            on_batch(min(n, i + batch_size))
+    return tuple(np.concatenate(parts) for parts in zip(*results, strict=True))
 
 
 def run_in_smaller_batches(

@@ -10,6 +10,7 @@ from bn_vuln.data.mnist import INFO
 from bn_vuln.evaluation import sanity_checks
 from bn_vuln.evaluation.classifier import from_model
 from bn_vuln.evaluation.evaluator import Evaluator
+from bn_vuln.records.comparability import unequal_clean_accuracy
 
 SHAPE = (3, 3, 1)
 SCALED = ThreatModel("2", 0.5, 0.5, low=0.0, high=1.0)
@@ -241,11 +242,11 @@ def test_uint8_images_of_0_and_1_are_flagged():
 
 
 def test_clean_accuracies_that_differ_are_flagged():
-    flag = sanity_checks.unequal_clean_accuracy(0.775, 0.915, ("a.keras", "b.keras"))
+    flag = unequal_clean_accuracy(0.775, 0.915, ("a.keras", "b.keras"))
     assert flag.check == 15
     assert flag.value == pytest.approx(-0.14)
     assert "differ by -14.0 points (a.keras 77.5%, b.keras 91.5%)" in flag.message
-    assert sanity_checks.unequal_clean_accuracy(0.9, 0.881) is None
+    assert unequal_clean_accuracy(0.9, 0.881) is None
 
 
 def test_flags_of_clean_images_come_together():

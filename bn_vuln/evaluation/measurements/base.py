@@ -18,6 +18,7 @@ from bn_vuln.errors import BnvulnError
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.evaluation.eval_set import load
 from bn_vuln.runtime import backend
+from bn_vuln.runtime.batch_size import map_batches
 from bn_vuln.typing import Arrays, Images, Labels, Tensor
 
 BATCH_SIZE = 250
@@ -102,9 +103,7 @@ def margin_gradients(classifier: Classifier, x: Images, labels: Labels) -> tuple
         return tape.gradient(margin, x), rivals
 
     compiled = backend.compile(gradient)
-    parts = [
-        compiled(tf.constant(x[i : i + BATCH_SIZE]), tf.constant(labels[i : i + BATCH_SIZE]))
-        for i in range(0, len(x), BATCH_SIZE)
-    ]
-    gradients, rivals = (np.concatenate([np.asarray(a) for a in arrays]) for arrays in zip(*parts, strict=True))
+    gradients, rivals = map_batches(
+        lambda x, y: compiled(tf.constant(x), tf.constant(y)), x, labels, batch_size=BATCH_SIZE
+    )
     return gradients.reshape(len(x), -1), rivals

@@ -20,6 +20,7 @@ from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.units import bounds
 from bn_vuln.evaluation.measurements.base import FIGURE_BYTES, MeasuredModel, MeasurementResult
 from bn_vuln.runtime import backend
+from bn_vuln.runtime.batch_size import map_batches
 from bn_vuln.typing import Arrays, Images, Labels, Mask, Predict, Tensor
 
 BATCH_SIZE = 500
@@ -115,9 +116,8 @@ def ascend(predict: Predict, x: Images, y: Labels, options: Fooling, info: Datas
     tf = backend.tensorflow()
     low, high = bounds(options.box, info)
     run = backend.compile(lambda x, y: _ascend(predict, x, y, options, low, high))
-    parts = [run(*(tf.constant(a[i : i + BATCH_SIZE]) for a in (x, y))) for i in range(0, len(x), BATCH_SIZE)]
-    arrays = (np.concatenate([np.asarray(part) for part in same]) for same in zip(*parts, strict=True))
-    return FoolingImages(*arrays)
+    found = map_batches(lambda x, y: run(tf.constant(x), tf.constant(y)), x, y, batch_size=BATCH_SIZE)
+    return FoolingImages(*found)
 
 
 def _ascend(predict: Predict, x: Tensor, y: Tensor, options: Fooling, low: object, high: object) -> tuple[Tensor, ...]:

@@ -12,6 +12,7 @@ from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.evaluation.eval_set import training_examples
 from bn_vuln.evaluation.measurements.base import BATCH_SIZE, MeasuredModel, MeasurementResult
 from bn_vuln.runtime import backend
+from bn_vuln.runtime.batch_size import map_batches
 from bn_vuln.typing import Images, Tensor
 
 
@@ -64,6 +65,5 @@ def jacobians(classifier: Classifier, x: Images) -> NDArray[np.float32]:
         return tf.stack([tape.gradient(column, x) for column in columns], axis=1)
 
     compiled = backend.compile(jacobian)
-    parts = [np.asarray(compiled(tf.constant(x[i : i + BATCH_SIZE]))) for i in range(0, len(x), BATCH_SIZE)]
-    derivatives = np.concatenate(parts)
+    (derivatives,) = map_batches(lambda x: compiled(tf.constant(x)), x, batch_size=BATCH_SIZE)
     return derivatives.reshape(*derivatives.shape[:2], -1)
