@@ -130,8 +130,8 @@ def _input_of(model: KerasModel, info: DatasetInfo, source: str) -> tuple[ModelI
     """(what a model takes, (height, width)); a size that it leaves open is that of the data."""
     found = find_input(model, info.shape, source)
     if found.channels not in (None, info.shape[2]):
-        kinds = {1: "gray", 3: "RGB"}
-        hint = "; give --gray-to-rgb" if found.channels == 3 else ""
+        kinds = {1: "gray", 2: "two-channel", 3: "RGB"}
+        hint = "; give --gray-to-rgb" if (found.channels, info.shape[2]) == (3, 1) else ""
         raise UsageError(
             f"{source}: it takes {kinds[found.channels or 0]} images, those of {info.label} are "
             f"{kinds[info.shape[2]]}{hint}"

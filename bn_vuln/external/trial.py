@@ -86,7 +86,7 @@ def find_input(model: KerasModel, image_shape: tuple[int, int, int], source: str
     if dtype == "string":
         raise UsageError(f"{source}: expected a model that takes images, received one that takes strings")
     if len(shape) == 3:
-        if shape[2] in (1, 3, None):
+        if shape[2] in (1, 3, None, channels):
             return ModelInput(shape[0], shape[1], shape[2], dtype, "channels last")
         if shape[0] in (1, 3):
             return ModelInput(shape[1], shape[2], shape[0], dtype, "channels first")

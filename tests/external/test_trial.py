@@ -48,6 +48,11 @@ def test_channels_first_are_moved():
     np.testing.assert_array_equal(found.arrange(images), np.moveaxis(np.asarray(images), -1, 1))
 
 
+def test_as_many_channels_as_the_images_have_are_last():
+    found = find_input(keras.Sequential([keras.Input((1, 1, 2)), layers.Flatten()]), (1, 1, 2))
+    assert (found.height, found.width, found.channels, found.layout) == (1, 1, 2, "channels last")
+
+
 def test_flat_vectors_of_another_size_are_squares():
     found = find_input(keras.Sequential([keras.Input((64,)), layers.Dense(3)]), (4, 5, 1))
     assert (found.height, found.width, found.channels) == (8, 8, 1)
