@@ -344,7 +344,8 @@ def test_transfer_that_succeeds_no_more_than_the_white_box_attack_passes():
 
 def test_sound_linear_models_get_no_flag(everything):
     assert everything.flags() == {}
-    assert report.flag_lines(everything) == []
+    # They are right by chance as often, or not equally often, which is said.
+    assert all("check 15:" in line or "check 19:" in line for line in report.flag_lines(everything))
 
 
 def test_a_model_that_masks_its_gradients_is_flagged(folder, tmp_path):
@@ -360,8 +361,8 @@ def test_a_model_that_masks_its_gradients_is_flagged(folder, tmp_path):
     assert found.pairs[hidden, hidden].record.correct == found.pairs[hidden, hidden].record.clean_correct
     assert list(found.flags()) == [(plain, hidden)]
     assert found.flags()[plain, hidden].value == pytest.approx(found.pairs[plain, hidden].success.rate)
-    assert [flag.check for flag in found.pairs[plain, hidden].record.target_flags] == [4]
-    remarks = report.flag_lines(found)
+    assert [flag.check for flag in found.pairs[plain, hidden].record.target_flags] == [4, 19]
+    remarks = [line for line in report.flag_lines(found) if "check 19:" not in line]
     assert len(remarks) == 3
     assert "check 4" in remarks[0]
     assert "check 8: random points" in remarks[1]
@@ -409,7 +410,7 @@ def test_the_heat_maps_show_the_numbers_and_their_captions_n_and_the_attack(ever
     assert "Wilson" in page
     assert "weights sha256" in page
     assert page.count("![") == 2
-    assert "No flags." in page
+    assert "check 15:" in page
 
 
 # ---------------------------------------------------------------- the command
