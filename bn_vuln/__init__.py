@@ -3,7 +3,7 @@
     import bn_vuln as bnv
 
     run = bnv.train({"arch": "mlp", "normalization": "batch"}, "runs/bn")
-    result = bnv.attack("runs/bn", {"attack": "pgd", "eps": "8/255", "steps": 20}, limit=1000)
+    result = bnv.attack("runs/bn", attack="pgd", eps="8/255", steps=20, limit=1000)
     result.record.accuracy, result.record.flags
 
 The functions are those of `bn_vuln.api`. `import bn_vuln` is quick; TensorFlow is imported by the first call that needs

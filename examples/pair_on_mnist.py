@@ -12,7 +12,6 @@ import bn_vuln as bnv
 
 # Both arms of the pair have the same seed, so the same initial weights and the same order of the data.
 MODEL = {"arch": "mlp", "train": {"lr": 0.03, "batch_size": 128}}
-ATTACK = {"attack": "pgd", "eps": "8/255", "steps": 20}
 
 
 def main() -> None:
@@ -29,9 +28,9 @@ def main() -> None:
         cell = {**MODEL, "normalization": normalization, "train": {**MODEL["train"], "epochs": args.epochs}}
         bnv.train(cell, folder)  # a finished run is not trained again
 
-        clean = bnv.evaluate(folder, {"clean": {"kind": "clean"}}, limit=args.limit)["clean"]
-        robust = bnv.attack(folder, ATTACK, limit=args.limit).record
-        angle = bnv.measure(folder, "mechanism", limit=args.limit)["tilt"].value
+        result = bnv.attack(folder, attack="pgd", eps="8/255", steps=20, limit=args.limit)
+        clean, robust = result.records["clean"], result.record
+        angle = bnv.measure(folder, suite="mechanism", limit=args.limit)["tilt"].value
         accuracy[normalization] = robust.accuracy
 
         print(

@@ -31,8 +31,9 @@ def test_a_pair_on_mnist(monkeypatch: Any, capsys: Any, tmp_path: Path) -> None:
 def test_a_model_of_ones_own(monkeypatch: Any, capsys: Any) -> None:
     run(monkeypatch, "attack_your_model.py", "--limit", "40")
     out = capsys.readouterr().out
-    assert "clean accuracy" in out
-    assert "strong 8/255, eps 8/255" in out
+    assert "(the model begins with x * 0.003922;" in out
+    assert re.search(r"^clean: .*% of 40 images$", out, re.M)
+    assert re.search(r"^strong 8/255: .*% of 40 images$", out, re.M)
 
 
 def test_an_experiment_of_ones_own(monkeypatch: Any, capsys: Any, tmp_path: Path) -> None:
