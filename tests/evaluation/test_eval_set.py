@@ -1,0 +1,107 @@
+"""An eval set that is measured in parts, and images brought to the size and channels of a model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bn_vuln import data
+from bn_vuln.config import AWGN, Attack, Clean, Corruption, Evaluation, MinimumNorm
+from bn_vuln.data import Dataset
+from bn_vuln.data.mnist import INFO
+from bn_vuln.errors import UsageError
+from bn_vuln.evaluation import classifier, eval_set
+from bn_vuln.evaluation.evaluator import Evaluator
+from bn_vuln.evaluation.fit_images import fit_images
+
+N = 130
+BYTES = 4 * 28 * 28
+
+
+@pytest.fixture(scope="module")
+def whole(runs):
+    return Evaluator(classifier.from_run(runs["batch"]), Evaluation(limit=N), batch_size=20)
+
+
+@pytest.fixture
+def in_parts(runs, monkeypatch):
+    monkeypatch.setattr(eval_set, "ARRAY_BYTES", 50 * BYTES)  # two batches of 20, so that parts are of 40
+    return Evaluator(classifier.from_run(runs["batch"]), Evaluation(limit=N), batch_size=20)
+
+
+PERTURBATIONS = [
+    Clean(),
+    AWGN(std=0.2),
+    Corruption(corruption="shot_noise", severity=3),
+    Attack(attack="fgsm", eps=0.1),
+    Attack(attack="bim", eps=0.1, steps=4, keep="last"),
+    Attack(eps=0.1, steps=4, eps_grid=(0.02, 0.05)),
+    Attack(attack="apgd-ce", eps=0.1, steps=4, min_eps_tolerance=0.02),
+    MinimumNorm(steps=5, binary_search_steps=2),
+]
+
+
+@pytest.mark.parametrize("perturbation", PERTURBATIONS, ids=lambda p: getattr(p, "attack", p.kind))
+def test_parts_give_what_the_whole_gives(whole, in_parts, perturbation):
+    assert [len(part) for _, part in in_parts.eval_set.parts()] == [40, 40, 40, 10]
+    one, other = (evaluator.run_eps_grid(perturbation) for evaluator in (whole, in_parts))
+    assert [options for options, _ in one] == [options for options, _ in other]
+    for (_, expected), (_, found) in zip(one, other, strict=True):
+        np.testing.assert_array_equal(found.correct, expected.correct)
+        np.testing.assert_allclose(found.images, expected.images, atol=1e-5)
+        if expected.min_eps is not None:
+            np.testing.assert_allclose(found.min_eps, expected.min_eps, atol=1e-4)
+        approximate = {"seconds": 0.0, "loss": 0.0, "mean_distance": 0.0, "median_distance": 0.0, "flags": ()}
+        assert found.record.model_copy(update=approximate) == expected.record.model_copy(update=approximate)
+        for name in ("loss", "mean_distance", "median_distance"):
+            value = getattr(expected.record, name)
+            assert getattr(found.record, name) == (None if value is None else pytest.approx(value, rel=1e-3))
+        assert {flag.name for flag in found.record.flags} == {flag.name for flag in expected.record.flags}
+
+
+def test_of_parts_only_the_images_that_are_attacked_again_are_kept(in_parts):
+    found = in_parts.run(Attack(attack="fgsm", eps=0.1), keep_images=False)
+    assert len(found.images) == len(found.positions) == 100
+    everything = in_parts.run(Attack(attack="fgsm", eps=0.1))
+    np.testing.assert_array_equal(found.images, everything.images[found.positions])
+
+
+# ---------------------------------------------------------------- size and channels
+
+
+def of_images(images):
+    labels = np.zeros(len(images), np.int32)
+    return Dataset(images, labels, np.arange(len(images)), replace(INFO, shape=images.shape[1:]))
+
+
+def test_images_are_reduced_as_pillow_does_it():
+    images = np.random.default_rng(0).integers(0, 256, (3, 30, 40, 3), np.uint8)
+    found = fit_images(of_images(images), (10, 16), 3, "stretch").images
+    expected = [np.asarray(Image.fromarray(image).resize((16, 10), Image.Resampling.BILINEAR)) for image in images]
+    assert found.dtype == np.uint8
+    assert np.abs(found.astype(int) - np.stack(expected).astype(int)).max() <= 1
+
+
+def test_images_that_only_have_to_be_enlarged_stay_until_they_are_perturbed():
+    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), np.uint8)
+    for size, resize in (((28, 28), "none"), ((40, 40), "crop"), ((40, 40), "pad"), ((40, 30), "stretch")):
+        np.testing.assert_array_equal(fit_images(of_images(images), size, 1, resize).images, images)
+    assert fit_images(of_images(images), (40, 30), 1, "pad").images.shape == (3, 40, 30, 1)
+    np.testing.assert_array_equal(fit_images(of_images(images), (28, 28), 3, "none").images, images.repeat(3, axis=3))
+
+
+def test_images_that_do_not_fit_are_refused_with_the_option():
+    images = np.zeros((3, 28, 28, 3), np.uint8)
+    with pytest.raises(UsageError, match=r"mnist: expected images of 20x20.*--resize"):
+        fit_images(of_images(images), (20, 20), 3, "none")
+    with pytest.raises(UsageError, match="mnist: expected images of 1 channels, received 3"):
+        fit_images(of_images(images), (28, 28), 1, "none")
+
+
+def test_every_image_of_a_split_is_measured_once(runs):
+    labels = data.load("mnist", "all", limit=60).labels
+    found = Evaluator(classifier.from_run(runs["batch"]), Evaluation(split="all", limit=60)).eval_set
+    np.testing.assert_array_equal(found.labels, labels)
