@@ -255,12 +255,13 @@ class Evaluator:
         self, options: Perturbation, found: PerturbedImages, correct: Mask
     ) -> Iterator[records.Flag | None]:
         """The checks of eps and box, and of what an attack returned."""
-        if isinstance(options, Attack | MinimumNorm | AWGN):
-            yield sanity_checks.units_of_255(options)
+        nothing = None
         if isinstance(options, Attack):
             threat_model = from_config(options, self.eval_set.classifier.info)
             shape = (*self.eval_set.classifier.size, self.eval_set.classifier.channels)
-            yield sanity_checks.eps_says_nothing(options, threat_model, shape)
+            nothing = sanity_checks.eps_says_nothing(options, threat_model, shape)
+        if isinstance(options, Attack | MinimumNorm | AWGN):
+            yield nothing or sanity_checks.units_of_255(options)
         if found.violation is not None:
             yield sanity_checks.flag_violations(found.violation)
         if found.outside_box is not None:
