@@ -227,6 +227,11 @@ class AttackRunner:
                 f"{options.attack}: with bn_statistics: batch an example's prediction depends on the batch it is in, "
                 "which searches change; use fgsm, bim or pgd at one eps"
             )
+        if self.eval_set.classifier.training and self.eval_set.distribution.replicas > 1:  # no sums inside of loops
+            raise UsageError(
+                f"{options.attack}: with bn_statistics: batch the gradient goes through sums over all replicas, which "
+                "attacks cannot take; use --strategy none"
+            )
 
     # ---------------------------------------------------------------- compilation
 

@@ -428,6 +428,9 @@ def test_a_batch_is_the_global_one_on_several_devices(runs):
         evaluation = Evaluation(limit=40, bn_statistics="batch")
         found[name] = Evaluator(subject, evaluation, distribution=devices).run(Clean()).record.loss
     assert found["mirrored"] == pytest.approx(found["none"], rel=1e-4)
+    attacked = Evaluator(subject, evaluation, distribution=devices)
+    with pytest.raises(UsageError, match="use --strategy none"):
+        attacked.run(Attack(attack="fgsm", eps=0.1))
 
 
 def test_attacks_that_change_batches_are_refused(runs):
