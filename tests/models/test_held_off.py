@@ -131,7 +131,6 @@ SEQUENCES = {
     "gru": (lambda rate: L.GRU(5, dropout=rate, name="it"), ("it",)),
     "lstm": (lambda rate: L.LSTM(5, recurrent_dropout=rate, name="it"), ("it",)),
     "rnn": (lambda rate: L.RNN(L.StackedRNNCells([L.GRUCell(5, dropout=rate)]), name="it"), ("it",)),
-    "bidirectional": (lambda rate: L.Bidirectional(L.GRU(5, dropout=rate, name="it")), ("forward_it", "backward_it")),
     "attention": (Attention, ("dropout",)),
 }
 
