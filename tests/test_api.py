@@ -134,6 +134,15 @@ def test_an_external_model_keeps_its_records_under_its_id(bnvuln, pair, tmp_path
     assert api.open_classifier(model, dataset="mnist", input_scale="0-1").id == folder.name
 
 
+@pytest.mark.parametrize(
+    ("option", "now"),
+    [("folder", "root"), ("from_probabilities", "output='softmax'"), ("evaluation", "dataset, split, limit")],
+)
+def test_options_of_earlier_versions_are_named_by_what_they_are_now(option, now):
+    with pytest.raises(UsageError, match=f"{option} is now .*{now}"):
+        bnv.evaluate("model.keras", dataset="mnist", **{option: True})
+
+
 def test_runs_without_common_records_are_not_compared(pair):
     fgsm = {"kind": "attack", "attack": "fgsm", "eps": 0.1}
     with pytest.raises(UsageError, match="no records here; measure it first"):

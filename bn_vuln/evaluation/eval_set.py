@@ -236,15 +236,27 @@ def training_examples(classifier: Classifier, dataset: str | None = None) -> tup
     """Return the examples that a classifier was trained on, and the batch size of its training.
 
     Args:
-        classifier: of an external model all training examples of its data set are taken, and a batch size of 100.
+        classifier: of an external model all training examples of its data set are taken, brought to its classes and
+            input, and a batch size of 100.
         dataset: name or path of its data, where they were moved.
 
     Returns:
         (examples, batch size).
+
+    Raises:
+        UsageError: as `load`.
     """
+    examples = _stored_training_examples(classifier, dataset)
+    if classifier.external:
+        examples = _with_classes_of(classifier, examples)
+        examples = fit_images(examples, classifier.size, classifier.channels, classifier.resize)
+    return examples, classifier.identity.get("train", {}).get("batch_size", 100)
+
+
+def _stored_training_examples(classifier: Classifier, dataset: str | None = None) -> data.Dataset:
     cell = classifier.identity
     limited = {key: cell["data"][key] for key in ("limit", "balanced") if key in cell.get("data", {})}
-    examples = data.load(
+    return data.load(
         dataset or classifier.dataset,
         "train",
         validation=classifier.validation,
@@ -252,7 +264,6 @@ def training_examples(classifier: Classifier, dataset: str | None = None) -> tup
         subset_seed=classifier.subset_seed,
         **limited,
     )
-    return examples, cell.get("train", {}).get("batch_size", 100)
 
 
 def load(classifier: Classifier, evaluation: Evaluation) -> data.Dataset:
@@ -277,7 +288,9 @@ def load(classifier: Classifier, evaluation: Evaluation) -> data.Dataset:
 
     def read(limit: int | None) -> data.Dataset:
         if _is_training_set(classifier, evaluation):
-            return data.subset(training_examples(classifier, name)[0], limit, f"{name}: limit: what was trained on")
+            return data.subset(
+                _stored_training_examples(classifier, name), limit, f"{name}: limit: what was trained on"
+            )
         return data.load(
             name,
             evaluation.split,
@@ -356,6 +369,6 @@ def without_large_limit(evaluation: Evaluation, classifier: Classifier) -> Evalu
     info = data.dataset_info(evaluation.dataset) if evaluation.dataset else classifier.info
     size = info.size(evaluation.split, classifier.validation)
     if _is_training_set(classifier, evaluation):
-        size = len(training_examples(classifier, evaluation.dataset)[0])
+        size = len(_stored_training_examples(classifier, evaluation.dataset))
     large = evaluation.limit is not None and 0 < size < evaluation.limit
     return evaluation.model_copy(update={"limit": None}) if large else evaluation

@@ -87,6 +87,8 @@ def check(target: Target, request: Request) -> None:
     if not path.is_dir() and not records.is_packed(path.parent):
         expected = "a run folder, a .keras or .h5 file, or keras.applications:NAME"
         raise UsageError(f"{target}: no such file or folder; expected {expected}")
+    if (path / records.EXTERNAL).exists():
+        raise UsageError(f"{target}: the records of an external model; give its file, see bnvuln show {target}")
     given = [name for name in ExternalModel.model_fields if getattr(request.external, name) != _default(name)]
     given += [name for name in ("validation", "custom_objects", "class_names") if getattr(request, name) is not None]
     if given:

@@ -130,7 +130,7 @@ def logits_not_probabilities(outputs: Logits) -> Flag | None:
     return Flag(
         check=10, name="probabilities instead of logits", value=share,
         message="the model's outputs are probabilities: the loss saturates and attacks look weaker than they are. "
-        "Pass --from-probabilities (from_probabilities=True), or save the model without its softmax.",
+        "Pass --output softmax (output='softmax'), or save the model without its softmax.",
     )  # fmt: skip
 
 

@@ -102,6 +102,13 @@ class AttackOptions(EvaluateOptions, total=False):
     keep_images: bool
 
 
+_BEFORE = {  # options of earlier versions
+    "folder": "root, the folder of the runs",
+    "from_probabilities": "output='softmax'",
+    "evaluation": "several options: dataset, split, limit and bn_statistics",
+}
+
+
 @dataclass(frozen=True)
 class Settings:
     """Checked options.
@@ -137,6 +144,8 @@ def parse(options: Mapping[str, Any], images: object = None, labels: object = No
     """
     known = list(EvaluateOptions.__annotations__)
     for name in options:
+        if name in _BEFORE:
+            raise UsageError(f"{name} is now {_BEFORE[name]}")
         if name not in known:
             raise UsageError(f"unknown option {name!r}{config.nearest(name, known)} (known: {', '.join(known)})")
     given = {name: value for name, value in options.items() if value is not None}

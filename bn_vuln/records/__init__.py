@@ -1,6 +1,7 @@
 """Records: the measured numbers, their files, and the locks of the folders that they are written to."""
 
 from bn_vuln.records.folder import (
+    EXTERNAL,
     FolderStore,
     check_model,
     clear_measured,
@@ -44,6 +45,7 @@ from bn_vuln.records.schema import (
 from bn_vuln.records.store import Store, open_run, open_store, open_trained
 
 __all__ = [
+    "EXTERNAL",
     "LOCK",
     "SCHEMA",
     "Entry",

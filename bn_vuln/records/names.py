@@ -62,13 +62,21 @@ def _short_name(cells: Mapping[str, Plain], key: str) -> str:
 
 
 def differing_fields(identities: Mapping[str, Plain]) -> dict[str, list[str]]:
-    """Return by id the fields in which models differ, as `input_scale=0-255`, each shortened."""
+    """Return by id the fields in which models differ, as `input_scale=0-255`, or `no class_names`, each shortened."""
     flat = {key: _flat(identity) for key, identity in identities.items()}
     fields = dict.fromkeys(field for one in flat.values() for field in one)
     differing = [field for field in fields if len({str(one.get(field)) for one in flat.values()}) > 1]
     return {
-        key: [f"{field}={_format(one[field])[:12]}" for field in differing if field in one] for key, one in flat.items()
+        key: [f"{field}={_short(one[field])}" if field in one else f"no {field}" for field in differing]
+        for key, one in flat.items()
     }
+
+
+def _short(value: object) -> str:
+    """A value, of a digest its beginning, of a list its first item."""
+    if isinstance(value, list | tuple) and len(value) > 1:
+        return f"{_short(value[0])},..."
+    return _format(value[0] if isinstance(value, list | tuple) and value else value)[:12]
 
 
 def _field_words(field: str, value: object, cells: Sequence[Plain]) -> list[str]:

@@ -11,6 +11,7 @@ MISTAKES = [
     ("attack nothing.keras --data d.npz", "nothing.keras: no such file"),
     ("attack nothing", "nothing: no such file or folder"),
     ("attack empty", "empty: not a run folder"),
+    ("attack measured --data d.npz --input-scale 0-1", "measured: the records of an external model; give its file"),
     ("attack file.txt --data d.npz", "file.txt: expected a .keras or .h5 file"),
     ("attack text.keras --data d.npz", "text.keras: not a model file"),
     ("attack a.keras --data nothing.npz", "nothing.npz: no such file"),
@@ -59,7 +60,9 @@ def place(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("bn_vuln.runtime.backend.tensorflow", start)
-    (tmp_path / "empty").mkdir()
+    for name in ("empty", "measured"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "measured" / "model.json").write_text("{}")
     for name in ("file.txt", "text.keras", "text.npz"):
         (tmp_path / name).write_text("text")
     x, y = np.zeros((300, 4, 4), np.uint8), np.arange(300) % 2

@@ -1,16 +1,18 @@
 """The mechanism: tilting angles and spectra against closed forms, and their records."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from helpers_attacks import keras
 from helpers_runs import MessageLog
 
-from bn_vuln import data, records
+from bn_vuln import api, data, records
 from bn_vuln.analysis import spectrum
 from bn_vuln.config import Cell, Clean, Evaluation, Spectrum, Tilt, digest, validate
 from bn_vuln.data import toy
 from bn_vuln.data.transforms import pixel_array
-from bn_vuln.errors import BnvulnError
+from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.evaluation import classifier
 from bn_vuln.evaluation.classifier import from_model
 from bn_vuln.evaluation.eval_set import training_examples
@@ -397,3 +399,46 @@ def test_the_spectrum_counts_the_examples_it_is_from():
     record = only(measure(of_plane(L.Concatenate()([-h, h]), inputs), SPECTRUM, LIMIT))
     test = data.load("toy", "test", limit=60)
     assert record.n == (test.images[:, 0, 0, 0] > 0).sum()
+
+
+# ---------------------------------------------------------------- external models
+
+
+def test_tilt_of_an_external_model_in_its_own_order_of_classes_and_at_its_size():
+    """Gray images of 8 x 4, cropped to 4 x 4 and repeated for three channels; text labels, two of three classes."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (50, 8, 4), np.uint8)
+    names = np.array(["ant", "cow"])[np.arange(50) % 2]
+    images[names == "cow"] //= 2
+    kernel = rng.normal(size=(48, 3)).astype(np.float32)
+    kernel[:, 1] = 0
+    bias = np.array([0, -1e3, 0], np.float32)  # the class without images is never the strongest other one
+    model = keras.Sequential([keras.Input((4, 4, 3)), L.Flatten(), L.Dense(3)])
+    model.set_weights([kernel, bias])
+    classes = ["cow", "bee", "ant"]
+    found = api.measure(
+        model, images, names, suite={"tilt": {"kind": "tilt"}}, input_scale="0-1", gray_to_rgb=True, class_names=classes
+    )
+    trained = data.load(data.register(images, names), "train", validation=0)
+    pixels = np.repeat(trained.images[:, 2:6].astype(np.float64) / 255, 3, axis=-1).reshape(len(trained), 48)
+    towards = pixels[trained.labels == 1].mean(0) - pixels[trained.labels == 0].mean(0)  # from ants to cows
+    gradient = kernel[:, 0].astype(np.float64) - kernel[:, 2]
+    cosine = gradient @ towards / np.linalg.norm(gradient) / np.linalg.norm(towards)
+    assert found["tilt"].value == pytest.approx(np.degrees(np.arccos(cosine)), abs=1e-3)
+    assert found["tilt"].n == 50
+
+
+def test_tilt_needs_training_images_of_both_classes(tmp_path):
+    kernel = np.eye(4, 3, dtype=np.float32)
+    model = keras.Sequential([keras.Input((2, 2, 1)), L.Flatten(), L.Dense(3)])
+    model.set_weights([kernel, np.array([0, 0, 1e3], np.float32)])  # the third class is always the strongest other one
+    images = np.random.default_rng(0).integers(0, 256, (20, 2, 2), np.uint8)
+    with pytest.raises(BnvulnError, match="no example has training images of its class and of the strongest other"):
+        api.measure(model, images, np.arange(20) % 2, suite={"tilt": {"kind": "tilt"}}, input_scale="0-1")
+
+
+def test_a_spectrum_of_photos_is_refused_before_anything_is_measured():
+    subject = dataclasses.replace(linear(np.eye(2)), size=(224, 224), external=True)
+    with pytest.raises(UsageError, match=r"up to 16,384 numbers, those of this model have 100,352 \(224x224x2\)"):
+        measurements.check(subject, SPECTRUM, Evaluation())
+    measurements.check(subject, TILT, Evaluation())

@@ -20,6 +20,7 @@ from bn_vuln.runtime.progress import Progress, Quiet
 BATCH_STATISTICS_UNSUPPORTED = (
     "bn_statistics: batch: tilt, spectrum and fooling need per-example logits; use tracked or reestimated BN statistics"
 )
+MOST_NUMBERS = 16_384  # of an image, for its principal components: a matrix of 2 GB
 NO_BATCH_NORM = "not applicable: the model has no batch norm"
 
 
@@ -80,7 +81,7 @@ def measure(
 
 
 def check(classifier: Classifier, measurements: Mapping[str, Measurement], evaluation: Evaluation) -> None:
-    """Refuse measurements that are not possible with the BN statistics of the evaluation.
+    """Refuse measurements that are not possible with the BN statistics of the evaluation, or images as large.
 
     Args:
         classifier: the classifier.
@@ -88,8 +89,17 @@ def check(classifier: Classifier, measurements: Mapping[str, Measurement], evalu
         evaluation: its `bn_statistics` matter.
 
     Raises:
-        UsageError: with the statistics of the batch, for all measurements but their own distance.
+        UsageError: with the statistics of the batch, for all measurements but their own distance; for the spectrum of
+            images of more than `MOST_NUMBERS`.
     """
     of_the_batch = evaluation.bn_statistics == "batch" and bn_statistics.has_batch_normalization(classifier.model)
     if of_the_batch and not all(isinstance(options, BatchStatistics) for options in measurements.values()):
         raise UsageError(BATCH_STATISTICS_UNSUPPORTED)
+    height, width = classifier.size
+    numbers = height * width * classifier.channels
+    if numbers > MOST_NUMBERS and any(isinstance(options, Spectrum) for options in measurements.values()):
+        raise UsageError(
+            f"spectrum: it takes the principal components of images of up to {MOST_NUMBERS:,} numbers, those of this "
+            f"model have {numbers:,} ({height}x{width}x{classifier.channels}); leave it out, in a suite of your own "
+            "with measurements: {tilt: {kind: tilt}}"
+        )
