@@ -439,6 +439,6 @@ def test_tilt_needs_training_images_of_both_classes(tmp_path):
 
 def test_a_spectrum_of_photos_is_refused_before_anything_is_measured():
     subject = dataclasses.replace(linear(np.eye(2)), size=(224, 224), external=True)
-    with pytest.raises(UsageError, match=r"up to 16,384 numbers, those of this model have 100,352 \(224x224x2\)"):
+    with pytest.raises(UsageError, match=r"up to 10,000 numbers, those of this model have 100,352 \(224x224x2\)"):
         measurements.check(subject, SPECTRUM, Evaluation())
     measurements.check(subject, TILT, Evaluation())

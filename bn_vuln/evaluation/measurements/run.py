@@ -20,7 +20,7 @@ from bn_vuln.runtime.progress import Progress, Quiet
 BATCH_STATISTICS_UNSUPPORTED = (
     "bn_statistics: batch: tilt, spectrum and fooling need per-example logits; use tracked or reestimated BN statistics"
 )
-MOST_NUMBERS = 16_384  # of an image, for its principal components: a matrix of 2 GB
+MOST_NUMBERS = 10_000  # of an image, for its principal components: minutes, and several matrices of 0.8 GB
 NO_BATCH_NORM = "not applicable: the model has no batch norm"
 
 
