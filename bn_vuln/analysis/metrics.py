@@ -6,11 +6,30 @@ import numpy as np
 
 from bn_vuln.typing import Labels, Logits, Mask
 
+EXAMPLES_PER_CLASS = 5  # from which on it can be told whether labels are in another order
+
 
 def is_correct(logits: Logits, labels: Labels) -> Mask:
     """Return the outcome of each example, bool [n]; logits [n, classes] that are not finite name no class."""
     correct: Mask = (logits.argmax(axis=1) == labels) & np.isfinite(logits).all(axis=1)
     return correct
+
+
+def accuracy_in_best_order(logits: Logits, labels: Labels) -> float | None:
+    """Return the accuracy with the outputs in the order that fits the labels best; None where there are too few labels.
+
+    Args:
+        logits: [n, classes].
+        labels: classes [n]; there are enough where they are 5 of each class that occurs, on average.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    n, classes = logits.shape
+    if n < EXAMPLES_PER_CLASS * len(np.unique(labels)):
+        return None
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (logits.argmax(axis=1), labels), 1)
+    return float(counts[linear_sum_assignment(-counts)].sum() / n)
 
 
 def cross_entropy(logits: Logits, labels: Labels) -> float | None:

@@ -14,6 +14,7 @@ from bn_vuln.errors import UsageError
 from bn_vuln.typing import AnyArray, DatasetImages, Labels
 
 TOLERANCE = 1e-5  # by which float pixels may leave [0, 1], as rounding makes them
+DARK = 63  # whole pixels of 0 to 255 that do not exceed this are doubtful: images of 4 to 6 bits have such
 # Floats that exceed 1 but not this are taken neither for pixels in [0, 1] nor, all nearly black, for those of 0 to 255.
 UNCLEAR = 16.0
 MOST_CLASSES = 100_000  # larger labels are no class numbers
@@ -137,11 +138,16 @@ def _kind(array: AnyArray, label: str) -> str:
     if high <= 1 + TOLERANCE:
         return "floats in [0, 1]"
     if high > 255 + 255 * TOLERANCE:
-        raise UsageError(f"{label}: expected pixels in [0, 1] or of 0 to 255, {found}")
+        raise UsageError(
+            f"{label}: expected pixels in [0, 1] or of 0 to 255, {found}; divide them by their largest possible value"
+        )
     if all(np.array_equal(part, np.floor(part)) for _, part in _parts(array)):
         return "whole floats of 0-255"
     if high <= UNCLEAR:
-        raise UsageError(f"{label}: expected pixels in [0, 1] or of 0 to 255, {found}, which is neither")
+        raise UsageError(
+            f"{label}: expected pixels in [0, 1] or of 0 to 255, {found}, which is neither; divide them by their "
+            "largest possible value, or cut what exceeds 1 by np.clip(x, 0, 1)"
+        )
     return "floats of 0-255"
 
 
@@ -182,6 +188,11 @@ def _flags(name: str, kind: str, low: float, high: float) -> list[str]:
         return [
             f"{name}: all pixels are 0 or 1 of 255, nearly black: were pixels in [0, 1] cast to whole numbers? "
             "Save them as floats, or times 255"
+        ]
+    if kind not in {"booleans", "floats in [0, 1]"} and high <= DARK:
+        return [
+            f"{name}: no pixel exceeds {high:g} of 255, all are dark: do they have fewer bits, as of 0 to 15? Divide "
+            "them by their largest possible value"
         ]
     if kind == "floats in [0, 1]" and high <= 1.001 / 255:
         return [f"{name}: no pixel exceeds 1/255, all are nearly black: were they divided by 255 twice?"]
@@ -256,10 +267,17 @@ def _with_classes(
         received = f"{columns} one-hot columns" if columns else f"a label {k - 1} in {highest}"
         raise UsageError(f"{label}: classes names 0 to {len(classes) - 1}, received {received}")
     lowest = min(int(array.min()) for array in numbers.values())
-    flags: tuple[str, ...] = ()
-    if classes is None and not columns and lowest == 1 and k > 2:
-        flags = (f"no label is 0, they are 1 to {k - 1}: if they count from 1, subtract 1",)
-    return CheckedLabels(numbers, classes or tuple(map(str, range(max(k, columns)))), tuple(notes), flags)
+    flags = []
+    if classes is None and not columns:
+        present = np.unique(np.concatenate([*numbers.values()]))
+        if lowest == 1 and k > 2:
+            flags.append(f"no label is 0, they are 1 to {k - 1}: if they count from 1, subtract 1")
+        if len(present) > 1 and present[-1] in (254, 255, 65535) and present[-2] < present[-1] - 1:
+            flags.append(
+                f"the label {present[-1]} is far from the others, {present[0]} to {present[-2]}: if it marks images "
+                "without a class, leave them out"
+            )
+    return CheckedLabels(numbers, classes or tuple(map(str, range(max(k, columns)))), tuple(notes), tuple(flags))
 
 
 def _checked_names(array: AnyArray, label: str) -> tuple[str, ...]:
@@ -312,7 +330,8 @@ def _whole_numbers(array: AnyArray, label: str) -> Labels:
             raise UsageError(f"{label}: expected whole numbers, label {place} is {array[place]}")
     if array.min() < 0 or array.max() >= MOST_CLASSES:
         low, high = (f"{value:.10g}" for value in (array.min(), array.max()))
-        cause = "; of labels -1 and 1 make them by (y + 1) // 2" if set(np.unique(array)) <= {-1, 1} else ""
+        cause = "; leave out the images that have no class" if array.min() < 0 else ""
+        cause = "; of labels -1 and 1 make them by (y + 1) // 2" if set(np.unique(array)) <= {-1, 1} else cause
         raise UsageError(f"{label}: expected class numbers of 0 to K-1, received {low} to {high}{cause}")
     return array.astype(np.int32)
 

@@ -16,11 +16,12 @@ from bn_vuln.typing import AnyArray
 
 PREFIX = "arrays:"
 LABEL = "arrays in memory"  # what messages call them
+HELD = 8  # data sets that are held at once, the latest used ones
 _held: dict[str, SplitDataset] = {}
 
 
 def register(images: object, labels: object, classes: object = None) -> str:
-    """Hold arrays as a data set, published whole, until `release`.
+    """Hold arrays as a data set, published whole, until `release`, or until `HELD` others have been used since.
 
     Args:
         images: What NumPy makes an array of, TensorFlow's tensors too: [n, height, width] or [n, height, width, 1 or
@@ -39,7 +40,10 @@ def register(images: object, labels: object, classes: object = None) -> str:
     names = None if classes is None else _array(classes, "classes")
     found = array_checks.dataset(PREFIX, {WHOLE: ("images", "labels")}, arrays, names, label=LABEL)
     name = f"{PREFIX}{_digest(found)}"
+    _held.pop(name, None)
     _held[name] = replace(found, info=replace(found.info, name=name))
+    while len(_held) > HELD:
+        release(next(iter(_held)))
     return name
 
 
@@ -130,7 +134,8 @@ def read(name: str, split: str) -> Split:
 def _get(name: str) -> SplitDataset:
     if name not in _held:
         raise UsageError(
-            f"{name}: expected arrays in memory, but this process was not given them; give them again, or save them "
-            "by np.savez('FILE.npz', x=images, y=labels)"
+            f"{name}: expected arrays in memory, but this process was not given them, or {HELD} others since; give "
+            "them again, or save them by np.savez('FILE.npz', x=images, y=labels)"
         )
+    _held[name] = _held.pop(name)  # the latest used one
     return _held[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -117,7 +117,7 @@ def with_class_names(dataset: Dataset, names: ClassNames | Sequence[str], label:
         if unknown:
             raise UsageError(
                 f"{data}: class {unknown[0]!r} is not in {label}, which names {len(alternatives)} classes"
-                f"{nearest(unknown[0], places)}"
+                f"{_nearest(unknown[0], places)}"
             )
         if shared := next((name for name in classes if len(places[name]) > 1), None):
             where = " and ".join(map(str, places[shared]))
@@ -130,6 +130,12 @@ def with_class_names(dataset: Dataset, names: ClassNames | Sequence[str], label:
     unique = tuple(name if printed.count(name) == 1 else "/".join(alternatives[i]) for i, name in enumerate(printed))
     info = replace(dataset.info, classes=unique)
     return replace(dataset, labels=numbers.astype(np.int32)[dataset.labels], info=info)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """As `nearest`, for names that differ in upper and lower case too."""
+    lower = {word.lower(): word for word in known}
+    return f"; did you mean {lower[name.lower()]!r}?" if name.lower() in lower else nearest(name, lower.values())
 
 
 def _same_class(classes: Sequence[str], numbers: Sequence[int]) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from bn_vuln.runtime.files import regular_file_stat
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow's other readers are never called
 REMEDY = "; remove it, or leave such files out with --skip-bad"
 FORMAT_NAMES = "PNG, JPEG, BMP, GIF, WebP, TIFF or PPM"
+OTHER_FORMATS = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".tga", ".dng", ".cr2", ".nef", ".dcm")
 GRAY_MODES = ("1", "L", "LA", "La")
 COLOUR_MODES = ("RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 PALETTE_MODES = ("P", "PA")
@@ -140,6 +141,8 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, UsageError):
         return str(error)
     if isinstance(error, UnidentifiedImageError):
+        if (suffix := path.suffix.lower()) in OTHER_FORMATS:
+            return f"{path}: {suffix[1:].upper()} is not read; convert it to PNG or JPEG"
         return f"{path}: no {FORMAT_NAMES} image, or a damaged one"
     if isinstance(error, Image.DecompressionBombError):
         return f"{path}: an image of more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, made to fill the memory"

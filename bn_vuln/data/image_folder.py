@@ -28,12 +28,16 @@ from bn_vuln.typing import DatasetImages
 NAME = re.compile(r"folder(?P<no_exif>\+no-exif)?(?P<skip_bad>\+skip-bad)?:(?P<path>.*)", re.DOTALL)
 SPLIT_FOLDERS = {
     "train": "train",
+    "training": "train",
+    "dev": "validation",
     "val": "validation",
     "valid": "validation",
     "validation": "validation",
     "test": "test",
+    "testing": "test",
 }
 EXPECTED = "expected PATH/CLASS/*, or PATH/SPLIT/CLASS/* where SPLIT is train, val (valid, validation) or test"
+OR_LEFT_OUT = "; or leave such files out with --skip-bad"
 IN_MEMORY = 200_000_000  # bytes of the images of a folder, above which they are decoded when they are asked for
 ImageFiles = dict[str, dict[str, list[Path]]]  # split (or `whole`) -> class -> files, in order
 
@@ -100,7 +104,11 @@ def digest(name: str) -> str:
 
 def _digest(folder: _Folder) -> str:
     files, _ = _good_files(folder)
-    named = fingerprint.digest((path.relative_to(folder.root).as_posix(), path) for path in _all_files(files))
+    named_files = [(path.relative_to(folder.root).as_posix(), path) for path in _all_files(files)]
+    try:
+        named = fingerprint.digest(named_files)
+    except UsageError as error:  # a broken link, a pipe, a device
+        raise UsageError(f"{error}{image_files.REMEDY}") from None
     return named if folder.exif else hashlib.sha256(f"{named}\0no-exif".encode()).hexdigest()[:ID_LENGTH]
 
 
@@ -157,7 +165,7 @@ def _load(folder: _Folder, digest: str) -> SplitDataset:
     """The data set in a folder; `digest` keys the cache and names the data."""
     files, bad = _good_files(folder)
     names = sorted({name for classes in files.values() for name in classes})
-    images = _images(_all_files(files), folder.exif)
+    images, colours = _images(_all_files(files), folder.exif)
     splits: dict[str, Split] = {}
     for split, classes in files.items():
         sizes = [len(classes.get(name, [])) for name in names]
@@ -165,24 +173,38 @@ def _load(folder: _Folder, digest: str) -> SplitDataset:
         splits[split] = Split.whole(take(images, slice(len(labels))), labels)
         images = take(images, slice(len(labels), None))
     return SplitDataset.from_splits(
-        f"folder:{digest}", tuple(names), splits, label=_name(folder), notes=_notes(folder.root, files, bad)
+        f"folder:{digest}",
+        tuple(names),
+        splits,
+        label=_name(folder),
+        notes=(*_notes(folder.root, files, bad), *colours),
     )
 
 
-def _images(paths: list[Path], exif: bool) -> DatasetImages:
-    """All images, of one number of channels; lazy where they are of several sizes, or many."""
+def _images(paths: list[Path], exif: bool) -> tuple[DatasetImages, tuple[str, ...]]:
+    """(all images, of one number of channels, lazy where they are of several sizes or many; a note on gray ones)."""
     with image_files.quiet():
         headers = list(map_in_order(functools.partial(image_files.read_header, exif=exif), paths))
     sizes = np.array([(header.height, header.width) for header in headers], np.int32)
     lazy = LazyImages(paths, sizes, max(header.channels for header in headers), exif)
-    return lazy[:] if lazy.shape[1] and lazy.nbytes <= IN_MEMORY else as_array(lazy)
+    colour = [path for path, header in zip(paths, headers, strict=True) if header.channels == 3]
+    notes: tuple[str, ...] = ()
+    if 0 < len(colour) < len(paths):
+        notes = (f"{len(colour)} of {len(paths)} images are colour ({colour[0]}), so all are taken as RGB",)
+    return (lazy[:] if lazy.shape[1] and lazy.nbytes <= IN_MEMORY else as_array(lazy)), notes
+
+
+def _listed(root: Path, bad: Mapping[Path, str]) -> str:
+    """The number of files that are left out, and why."""
+    messages = format_list([message.removeprefix(f"{root}/") for message in bad.values()])
+    return f"{len(bad)} file{'s' if len(bad) > 1 else ''}: {messages}"
 
 
 def _notes(root: Path, files: ImageFiles, bad: Mapping[Path, str]) -> tuple[str, ...]:
-    notes = []
-    if bad:
-        messages = format_list([message.removeprefix(f"{root}/") for message in bad.values()])
-        notes.append(f"left out {len(bad)} file{'s' if len(bad) > 1 else ''}: {messages}")
+    notes = [f"left out {_listed(root, bad)}"] if bad else []
+    parents = [root] if WHOLE in files else [path for path in _visible(root) if path.name.lower() in SPLIT_FOLDERS]
+    hidden = [path.name for parent in parents for path in parent.glob(".*") if path.is_dir()]
+    notes += [f"hidden folders are not read: {format_list(sorted(hidden))}"] if hidden else []
     if WHOLE not in files:
         unread = [
             path.name for path in _visible(root) if SPLIT_FOLDERS.get(path.name.lower(), "-") not in (*files, "-")
@@ -220,12 +242,27 @@ def files_by_split(root: Path) -> ImageFiles:
     files = files or {WHOLE: _files_by_class(root)}
     classes = {name for by_class in files.values() for name in by_class}
     if len(classes) < 2:
-        raise UsageError(f"{root}: expected folders of two classes or more, received {len(classes)}; {EXPECTED}")
+        received = "none" if not classes else f"1, {next(iter(classes))}"
+        raise UsageError(f"{root}: expected folders of two classes or more, received {received}; {_hint(root)}")
     return files
 
 
+def _hint(root: Path) -> str:
+    """The folder below that may have been meant, where there is one, or what a folder should hold."""
+    folder, inner = root, _folders(root)
+    for _ in range(5):  # links may go in a circle
+        if len(inner) != 1 or inner[0].name.lower() in SPLIT_FOLDERS:
+            break
+        folder, inner = inner[0], _folders(inner[0])
+    return f"did you mean folder:{folder}?" if inner and folder != root else EXPECTED
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in _visible(folder) if path.is_dir()]
+
+
 def _files_by_class(folder: Path) -> dict[str, list[Path]]:
-    return {path.name: _visible(path) for path in _visible(folder) if path.is_dir()}
+    return {path.name: _visible(path) for path in _folders(folder)}
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -248,15 +285,17 @@ def _good_files(folder: _Folder) -> tuple[ImageFiles, Mapping[Path, str]]:
             for split, classes in files.items()
         }
     elif folders := [path for path in _all_files(files) if path.is_dir()]:
-        raise UsageError(f"{folders[0]}: expected an image file, received a folder; {EXPECTED}")
+        raise UsageError(f"{folders[0]}: expected an image file, received a folder; {EXPECTED}{OR_LEFT_OUT}")
     for split, classes in files.items():
         if not any(classes.values()):
+            why = f"; left out {_listed(folder.root, bad)}" if bad else ""
             raise UsageError(
-                f"{folder.root}: {'' if split == WHOLE else f'{split}: '}no images in the folders of classes"
+                f"{folder.root}: {'' if split == WHOLE else f'{split}: '}no images in the folders of classes{why}"
             )
     for name in sorted({name for classes in files.values() for name in classes}):
         if not any(classes.get(name) for classes in files.values()):
-            raise UsageError(f"{folder.root}: the class {name} has no images; give it some, or remove its folder")
+            why = f"; left out {_listed(folder.root, bad)}" if bad else ""
+            raise UsageError(f"{folder.root}: the class {name} has no images{why}; give it some, or remove its folder")
     return files, bad
 
 

@@ -82,24 +82,27 @@ def load(
     """
     if split not in SPLITS:
         raise UsageError(f"split: expected {', '.join(SPLITS)}, received {split!r}")
-    hold_out = split in ("train", "validation") and "validation" not in sources.splits(name)
+    published_as = sources.splits(name)
+    hold_out = split in ("train", "validation") and published_as != ("test",) and "validation" not in published_as
     published = sources.read(name, "train" if hold_out else split, subset_seed)
     dataset = Dataset(published.images, published.labels, published.index, sources.dataset_info(name))
     if hold_out:
-        dataset = _without_validation(dataset, split, validation, name)
+        dataset = _without_validation(dataset, split, validation)
     if classes is not None:
         dataset = _select_classes(dataset, classes)
-    return subset(dataset, limit, f"{name}: limit: the {split} split", balanced=balanced, subset_seed=subset_seed)
+    return subset(
+        dataset, limit, f"{dataset.info.label}: limit: the {split} split", balanced=balanced, subset_seed=subset_seed
+    )
 
 
-def _without_validation(dataset: Dataset, split: str, validation: int, name: str) -> Dataset:
+def _without_validation(dataset: Dataset, split: str, validation: int) -> Dataset:
     """The `train` or `validation` examples of a published training set, in the published order."""
     if validation == 0 and split == "train":
         return dataset
     if not 0 < validation < len(dataset):
         raise UsageError(
-            f"{name}: expected 1 to {len(dataset) - 1} of its {len(dataset)} training images to be held out for "
-            f"validation, received {validation}; say how many with --validation N (data.validation)"
+            f"{dataset.info.label}: expected 1 to {len(dataset) - 1} of its {len(dataset)} training images to be "
+            f"held out for validation, received {validation}; say how many with --validation N (data.validation)"
         )
     order = permutation(len(dataset), SPLIT_SEED)
     return dataset.take(np.sort(order[:validation] if split == "validation" else order[validation:]))

@@ -17,14 +17,19 @@ from bn_vuln.errors import UsageError
 from bn_vuln.typing import AnyArray, Arrays
 
 # What the words in the name of an array say: x_train, train_images, val_labels.
-ROLES = {"images": ("x", "image", "images", "data"), "labels": ("y", "label", "labels", "target", "targets")}
+ROLES = {
+    "images": ("x", "image", "images", "img", "imgs", "data"),
+    "labels": ("y", "label", "labels", "lbl", "target", "targets"),
+}
 SPLIT_WORDS = {
     "train": "train",
     "training": "train",
+    "dev": "validation",
     "val": "validation",
     "valid": "validation",
     "validation": "validation",
     "test": "test",
+    "testing": "test",
 }
 EXPECTED = "expected x_train, y_train, x_test, y_test (or some of these splits), or x and y"
 CLASS_NAMES = ("classes", "class_names")
@@ -163,7 +168,8 @@ def _pairs(names: list[str], path: str) -> dict[str, tuple[str, str]]:
     for name in names:
         role = _role(name)
         if role in found:
-            raise UsageError(f"{path}: {found[role]} and {name} are both {role[1]} of {role[0]}; leave one of them out")
+            split = "" if role[0] == WHOLE else f" of {role[0]}"
+            raise UsageError(f"{path}: {found[role]} and {name} are both {role[1]}{split}; leave one of them out")
         if role is not None:
             found[role] = name
     complete = [split for split in (*PUBLISHED, WHOLE) if {(split, "images"), (split, "labels")} <= found.keys()]
@@ -171,7 +177,9 @@ def _pairs(names: list[str], path: str) -> dict[str, tuple[str, str]]:
         lonely = next(iter(found), None)
         missing = "" if lonely is None else f", where {found[lonely]} lacks its {_other(lonely[1])}"
         received = format_list(names, 12) or "no arrays"
-        raise UsageError(f"{path}: {EXPECTED}, received {received}{missing}")
+        example = ", ".join(f"{key}=a[{name!r}]" for key, name in zip("xy", [*names, "...", "..."], strict=False))
+        remedy = f"name them so: a = np.load('OLD.npz'); np.savez('NEW.npz', {example})"
+        raise UsageError(f"{path}: {EXPECTED}, received {received}{missing}; {remedy}")
     chosen = [split for split in complete if split != WHOLE] or complete
     return {split: (found[split, "images"], found[split, "labels"]) for split in chosen}
 
@@ -182,7 +190,8 @@ def _other(role: str) -> str:
 
 def _role(name: str) -> tuple[str, str] | None:
     """(split, `images` or `labels`) that a name says an array to be, None where it says nothing of the kind."""
-    words = re.split("[_ -]", name.lower())
+    separated = re.sub("(?<=[a-z])(?=[A-Z])", "_", name)  # testX
+    words = re.split("[_ .-]", re.sub("^([xy])(?=[a-z]{3})", r"\1_", separated.lower()))  # xtest
     roles = [role for word in words for role, known in ROLES.items() if word in known]
     splits = [SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS]
     if len(roles) != 1 or len(words) != 1 + len(splits) or len(splits) > 1:

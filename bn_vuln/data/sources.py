@@ -135,7 +135,7 @@ def read(name: str, split: str, subset_seed: int | None = None) -> Split:
     if published == (WHOLE,) and split in ("train", "test"):
         return train_test_split(_read_published(name, WHOLE), name)[split]
     expected = ("train", "test") if published == (WHOLE,) else published
-    raise UsageError(f"{name} has no {split} split: expected {', '.join(expected)} or all")
+    raise UsageError(f"{dataset_info(name).label} has no {split} split: expected {', '.join(expected)} or all")
 
 
 def check_trainable(name: str) -> None:

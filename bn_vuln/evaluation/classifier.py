@@ -131,12 +131,24 @@ def _input_of(model: KerasModel, info: DatasetInfo, source: str) -> tuple[ModelI
     found = find_input(model, info.shape, source)
     if found.channels not in (None, info.shape[2]):
         kinds = {1: "gray", 2: "two-channel", 3: "RGB"}
-        hint = "; give --gray-to-rgb" if (found.channels, info.shape[2]) == (3, 1) else ""
+        hints = {
+            (3, 1): "; give --gray-to-rgb",
+            (
+                1,
+                3,
+            ): "; save them as gray images (files: image.convert('L') of Pillow; arrays: x @ (0.299, 0.587, 0.114))",
+        }
+        hint = _doubts(info) + hints.get((found.channels or 0, info.shape[2]), "")
         raise UsageError(
             f"{source}: it takes {kinds[found.channels or 0]} images, those of {info.label} are "
             f"{kinds[info.shape[2]]}{hint}"
         )
     return found, (found.height or info.shape[0], found.width or info.shape[1])
+
+
+def _doubts(info: DatasetInfo) -> str:
+    """What was found in the data when they were read, at the end of a message."""
+    return "".join(f"; {text}" for text in (*info.notes, *info.flags))
 
 
 def from_run(folder: Path) -> Classifier:
@@ -298,6 +310,11 @@ def _count_classes(
         return n
     if names is None and not info.has_class_names and columns > n:
         return columns
+    if names is None and not info.has_class_names:
+        raise UsageError(
+            f"{source}: it has {columns} outputs, for classes 0 to {columns - 1}, and the labels of {info.label} go up "
+            f"to {n - 1}{_doubts(info)}; make them the numbers of its outputs"
+        )
     what = f"{len(names)} names of classes" if names else f"{n} classes in {info.label}"
     raise UsageError(
         f"{source}: it has {columns} outputs, for {what}; name the classes in the order of its outputs with "
@@ -331,5 +348,6 @@ def _decide_scale(
         split=split,
         model=model,
         seen=input_scale.seen(lambda x: model(classifier.to_input(x), training=False), images),
+        doubts=classifier.info.flags,
         source=source,
     )

@@ -345,6 +345,19 @@ def _is_training_set(classifier: Classifier, evaluation: Evaluation) -> bool:
     return own and evaluation.split == "train"
 
 
+def share_trained_on(classifier: Classifier, evaluation: Evaluation, info: data.DatasetInfo) -> float:
+    """Return the share of the split `all` that a run was trained on or chosen by; 0 for any other split.
+
+    Args:
+        classifier: of an external model nobody knows.
+        evaluation: its split matters.
+        info: the data that are measured.
+    """
+    if classifier.external or evaluation.split != "all" or info.name != classifier.info.name:
+        return 0.0
+    return 1 - info.size("test") / info.size("all")
+
+
 def _whole_batches(n: int, limit: int | None) -> int:
     """The number of n examples that make whole batches. Raises `UsageError` where a limit asks for others."""
     whole = n - n % BN_BATCH_SIZE if n > BN_BATCH_SIZE else n

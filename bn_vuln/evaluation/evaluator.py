@@ -34,7 +34,7 @@ from bn_vuln.evaluation import attack_diagnostics, minimum_norm, recording, sani
 from bn_vuln.evaluation import perturbed as perturbed_images
 from bn_vuln.evaluation.attack_runner import AttackRunner
 from bn_vuln.evaluation.classifier import Classifier
-from bn_vuln.evaluation.eval_set import EvalSet
+from bn_vuln.evaluation.eval_set import EvalSet, share_trained_on
 from bn_vuln.evaluation.perturbed import PerturbedImages
 from bn_vuln.evaluation.result import Result
 from bn_vuln.models.bn_statistics import has_batch_normalization
@@ -83,7 +83,7 @@ class Evaluator:
 
     @functools.cached_property
     def model_flags(self) -> tuple[records.Flag, ...]:
-        """Flags of the model rather than of one perturbation: checks 4, 9, 10, 19, 20 and 23."""
+        """Flags of the model rather than of one perturbation: checks 4, 9, 10, 19, 20, 23, 25 and 26."""
         eval_set, n = self.eval_set, sanity_checks.SAMPLE
         classifier, sample = eval_set.classifier, eval_set.at_input(eval_set.dataset.images[:n])
         flags = [sanity_checks.logits_not_probabilities(eval_set.logits(sample))]
@@ -98,9 +98,12 @@ class Evaluator:
             eval_set.dataset.images,
             eval_set.labels,
             eval_set.clean_logits,
+            doubts=eval_set.dataset.info.flags,
             input_scale=scale if classifier.external else None,
             has_tracked_bn=self.evaluation.bn_statistics == "tracked" and has_batch_normalization(classifier.model),
         )
+        if (seen := share_trained_on(classifier, self.evaluation, eval_set.dataset.info)) > 0:
+            flags.append(sanity_checks.trained_on(seen))
         return tuple(flag for flag in flags if flag is not None)
 
     def run(self, perturbation: Perturbation, *, progress: Progress | None = None, keep_images: bool = True) -> Result:

@@ -23,7 +23,6 @@ from bn_vuln.typing import DatasetImages, Floats, Images, KerasModel, Labels, Lo
 
 SAMPLE = 1000  # examples of a check that costs more than comparing arrays
 ONE_CLASS = 0.95  # of the predictions
-EXAMPLES_PER_CLASS = 5  # from which on it can be told whether labels are in another order
 TOLERANCE = 1e-5  # of eps, for a point on the border of its eps ball
 FLOAT32_STEP = float(np.finfo(np.float32).eps)
 
@@ -156,25 +155,29 @@ def of_clean_images(
     labels: Labels,
     logits: Logits,
     *,
+    doubts: Sequence[str] = (),
     input_scale: str | None = None,
     has_tracked_bn: bool = False,
 ) -> tuple[Flag, ...]:
-    """Checks 10 (second part), 19, 20 and 23: what the clean images and their logits say of model and data.
+    """Checks 10 (second part), 19, 20, 23 and 25: what the clean images and their logits say of model and data.
 
     Args:
         images: as they are stored, [n, height, width, channels].
         labels: true classes [n].
         logits: of the clean images [n, classes].
+        doubts: what was found doubtful about the data when they were read, a sentence each.
         input_scale: what becomes of pixels before an external model gets them; None for a run of this package.
         has_tracked_bn: True for a model with BN that has the statistics tracked in training.
 
     Returns:
         The flags.
     """
+    guessing = near_guessing(logits, labels, input_scale=input_scale, has_tracked_bn=has_tracked_bn)
     found = (
-        near_guessing(logits, labels, input_scale=input_scale, has_tracked_bn=has_tracked_bn),
+        guessing,
+        labels_in_another_order(logits, labels) if guessing is None else None,  # which names that cause
         one_class_predicted(logits, labels),
-        images_of_0_and_1(images),
+        *(map(doubtful_data, doubts) if doubts else [dark_images(images)]),
         outputs_in_unit_interval(logits[:SAMPLE]),
     )
     return tuple(flag for flag in found if flag is not None)
@@ -202,9 +205,10 @@ def near_guessing(
     interval = correct.interval()
     if interval is None or interval[0] > guessing:
         return None
-    reordered = _accuracy_in_another_order(logits, labels)
+    reordered = metrics.accuracy_in_best_order(logits, labels) or 0.0
     causes = []
-    if reordered > max(0.5, 2 * guessing):
+    fits_better = reordered > (1 + guessing) / 2
+    if fits_better:
         causes.append(
             f"the labels are in another order than the outputs, since in the order that fits best {reordered:.1%} are "
             "correct (--class-names FILE, the classes in the order of the outputs)"
@@ -213,7 +217,7 @@ def near_guessing(
         causes.append(f"{n} images are too few to tell: measure more (--limit)")
     if input_scale is not None:
         causes.append(f"pixels go in as {input_scale}, and the model takes others (--input-scale 0-255, -1-1, ...)")
-        if reordered <= max(0.5, 2 * guessing):
+        if not fits_better:
             causes.append("the labels are in another order than the outputs (--class-names FILE)")
     if has_tracked_bn:
         causes.append("the BN statistics are stale (--bn-statistics reestimated)")
@@ -224,18 +228,6 @@ def near_guessing(
         f"{interval[1]:.1%}) is no better than guessing ({guessing:.1%}), so no accuracy under a perturbation says "
         "anything. Likely causes, the likeliest first: " + "; ".join(causes) + ".",
     )  # fmt: skip
-
-
-def _accuracy_in_another_order(logits: Logits, labels: Labels) -> float:
-    """The accuracy with the outputs in the order that fits the labels best; 0 where there are too few labels."""
-    from scipy.optimize import linear_sum_assignment
-
-    n, classes = logits.shape
-    if n < EXAMPLES_PER_CLASS * classes:
-        return 0.0
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (logits.argmax(axis=1), labels), 1)
-    return float(counts[linear_sum_assignment(-counts)].sum() / n)
 
 
 def one_class_predicted(logits: Logits, labels: Labels) -> Flag | None:
@@ -260,15 +252,55 @@ def one_class_predicted(logits: Logits, labels: Labels) -> Flag | None:
     )  # fmt: skip
 
 
-def images_of_0_and_1(images: DatasetImages) -> Flag | None:
-    """Check 23: uint8 images [n, ...], as they are stored, whose values are all 0 and 1; the first `SAMPLE` count."""
-    some = np.asarray(images[:SAMPLE])
-    if some.dtype != np.uint8 or not len(some) or some.max() != 1:
+def labels_in_another_order(logits: Logits, labels: Labels) -> Flag | None:
+    """Check 25: with the outputs in another order far more of the clean images are classified correctly.
+
+    Args:
+        logits: of the clean images [n, classes].
+        labels: true classes [n].
+
+    Returns:
+        A flag with the accuracy in the order that fits best, where it is above a half, and better by more than 5 points
+        and than chance makes it: the 95% Wilson intervals are apart.
+    """
+    n, best = len(labels), metrics.accuracy_in_best_order(logits, labels)
+    own = Proportion(int(metrics.is_correct(logits, labels).sum()), n)
+    if best is None or not best > max(0.5, own.count / n + 0.05):
+        return None
+    lower, upper = Proportion(round(best * n), n).interval(), own.interval()
+    if lower is None or upper is None or lower[0] <= upper[1]:
         return None
     return Flag(
-        check=23, name="uint8 images that are all 0 and 1", value=1.0,
-        message="the images are uint8 and all their values are 0 and 1: uint8 is divided by 255, so they are nearly "
-        "black. Save them as float if 1 is white, or times 255.",
+        check=25, name="labels in another order", value=best,
+        message=f"{own.count / n:.1%} of the clean images are classified correctly, and {best:.1%} with the classes in "
+        "another order: the labels seem not to be in the order of the model's outputs. Name the classes in that order "
+        "(--class-names FILE), or check the labels.",
+    )  # fmt: skip
+
+
+def doubtful_data(doubt: str) -> Flag:
+    """Check 23: what was found doubtful about the data when they were read, a sentence."""
+    return Flag(check=23, name="doubtful data", value=1.0, message=doubt)
+
+
+def dark_images(images: DatasetImages) -> Flag | None:
+    """Check 23: uint8 images [n, ...], as they are stored, whose values are all 0 and 1; the first `SAMPLE` count."""
+    some = np.asarray(images[:SAMPLE])
+    if some.dtype != np.uint8 or not len(some) or some.max() > 1:
+        return None
+    return Flag(
+        check=23, name="doubtful data", value=float(some.max()),
+        message=f"the images are uint8 and all their values are {'0 and 1' if some.max() else '0'}: uint8 is divided "
+        "by 255, so they are nearly black. Save them as float if 1 is white, or times 255.",
+    )  # fmt: skip
+
+
+def trained_on(share: float) -> Flag:
+    """Check 26: this share of the images is what the run was trained on."""
+    return Flag(
+        check=26, name="measured on training images", value=share,
+        message=f"up to {share:.1%} of these images are those that the run was trained on or chosen by, so its "
+        "accuracies are too high; measure the images that it has not seen (--split test).",
     )  # fmt: skip
 
 

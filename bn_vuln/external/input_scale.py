@@ -12,11 +12,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from bn_vuln.analysis.metrics import accuracy_in_best_order
 from bn_vuln.analysis.statistics import Proportion
 from bn_vuln.errors import UsageError
 from bn_vuln.external import graph
@@ -253,8 +254,8 @@ def decide(
     split: str,
     model: KerasModel | None = None,
     seen: Seen | None = None,
+    doubts: Sequence[str] = (),
     source: str = "model",
-    option: str = "--input-scale",
 ) -> Decision:
     """Decide which input scale a model was trained with.
 
@@ -277,8 +278,8 @@ def decide(
         split: where they come from, for messages. They should not be those that are reported.
         model: the Keras model, whose batch normalization is looked at.
         seen: what the beginning of the model says.
+        doubts: what is doubtful about the data, a sentence each, for the message.
         source: name of the model in messages.
-        option: what a user gives to decide, for messages.
 
     Returns:
         The decision.
@@ -295,7 +296,10 @@ def decide(
     on = f"on {len(labels)} labelled images of {split}"
 
     def refuse(why: str) -> UsageError:
-        return UsageError(f"{source}: {option} auto cannot decide {on}: {why} ({listed}); give {option} {CHOICES}")
+        first = "".join(f"; of the data: {doubt}" for doubt in doubts)
+        return UsageError(
+            f"{source}: --input-scale auto cannot decide {on}: {why} ({listed}){first}; give --input-scale {CHOICES}"
+        )
 
     said = next((one for one in candidates if seen is not None and one.scale.name == seen.name), None)
     if seen is not None and said is not None:
@@ -305,7 +309,10 @@ def decide(
     guessing = max(1 / best.outputs.shape[1], np.bincount(labels).max() / len(labels))
     interval = best.correct.interval()
     if interval is None or interval[0] <= guessing:
-        raise refuse(f"no accuracy is above {100 * guessing:.1f}%, that of guessing")
+        hint = "" if guessing < 1 else ", as all labels are of one class"
+        raise refuse(
+            f"no accuracy is above {100 * guessing:.1f}%, that of guessing{hint}{_in_order(candidates, labels)}"
+        )
     close = [one for one in candidates if not best.leads(one)]
     if len(close) == 1:
         return Decision(best.scale, f"by the accuracies {on}: {listed}")
@@ -318,6 +325,18 @@ def decide(
     if {"0-1", "0-255"} <= {one.scale.name for one in close}:
         hint = "; nets without batch normalization often take 0-1 as well as 0-255: which was it trained on?"
     raise refuse(f"no accuracy leads by 10 points, outside of the intervals{hint}")
+
+
+def _in_order(candidates: Sequence[Candidate], labels: Labels) -> str:
+    """A hint that the labels are in another order than the outputs, where that explains the accuracies."""
+    found = {one.scale.name: accuracy_in_best_order(one.outputs, labels) or 0.0 for one in candidates}
+    best = max(found, key=found.__getitem__)
+    if found[best] <= (1 + np.bincount(labels).max() / len(labels)) / 2:
+        return ""
+    return (
+        f", but with the classes in another order {100 * found[best]:.1f}% are correct ({best}): name the classes in "
+        "the order of the outputs with --class-names FILE"
+    )
 
 
 def _batches(scale: InputScale, images: Images) -> list[Tensor]:

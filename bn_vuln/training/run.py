@@ -156,7 +156,7 @@ def load_examples(cell: Cell) -> tuple[data.Dataset, data.Dataset]:
     if cell.train.batch_size > len(training):
         raise UsageError(
             f"train.batch_size: expected at most the {len(training)} training examples, "
-            f"received {cell.train.batch_size}"
+            f"received {cell.train.batch_size}; give fewer with --batch-size (train.batch_size)"
         )
     validation = data.load_training_data(options, "validation", cell.seed)
     if not len(validation):

@@ -170,6 +170,7 @@ BAD = {  # file -> (what makes it, words of the error)
     "drawing.svg": (write(b"<svg/>"), "no PNG, JPEG"),
     "script.eps": (write(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "no PNG, JPEG"),
     "icon.ico": (save(COLOUR), "no PNG, JPEG"),
+    "phone.heic": (write(b"\0\0\0\x18ftypheic" + bytes(99)), "HEIC is not read; convert it"),
     "empty.png": (write(b""), "an empty file"),
     "damaged.png": (lambda path: path.write_bytes(png_16(GRAY_16, 0)[:99] + bytes(50)), "is damaged"),
     "truncated.png": (truncated("png"), "is damaged (image file is truncated"),
@@ -219,6 +220,7 @@ def test_bad_files_are_named_in_one_line_or_left_out(bad_file):
     assert str(error.value).startswith(f"{path}: ")
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+    assert "--skip-bad" in str(error.value)
     skipping = data.with_options(name, skip_bad=True)
     dataset = data.load(skipping, "all")
     np.testing.assert_array_equal(dataset.images, [RGB] * 3)
@@ -370,8 +372,11 @@ def test_gray_stays_gray_unless_one_is_in_colour(tmp_path):
     gray = {f"{'ab'[i % 2]}/{i}.png": GRAY for i in range(4)}
     name = folder(tmp_path, gray)
     np.testing.assert_array_equal(data.load(name, "all").images, [GRAY[..., None]] * 4)
+    assert data.dataset_info(name).notes == ()
     folder(tmp_path, {"b/4.png": RGB})
     np.testing.assert_array_equal(data.load(name, "all").images, [*[np.dstack([GRAY] * 3)] * 4, RGB])
+    assert "1 of 5 images are colour" in data.dataset_info(name).notes[0]
+    assert str(tmp_path / "b/4.png") in data.dataset_info(name).notes[0]
 
 
 @pytest.mark.parametrize(
@@ -408,6 +413,29 @@ def test_folders_that_are_odd(tmp_path):
     flat = folder(tmp_path / "flat", {"train/a/0.png": RGB, "train/b/0.png": RGB, "test/0.png": RGB})
     assert data.splits(flat) == ("train",)
     assert data.dataset_info(flat).notes == ("test/ holds no folders of classes and is not read",)
+    hidden = folder(tmp_path / "hidden", {"a/0.png": RGB, "b/0.png": RGB, ".c/0.png": RGB})
+    assert data.dataset_info(hidden).notes == ("hidden folders are not read: .c",)
+    names = folder(tmp_path / "names", {f"{split}/{c}/0.png": RGB for split in ("training", "testing") for c in "ab"})
+    assert data.splits(names) == ("train", "test")
+
+
+@pytest.mark.parametrize("inner", ["data", "data/images"])
+@pytest.mark.parametrize("split", ["", "test/"])
+def test_the_folder_that_was_meant_is_named(tmp_path, inner, split):
+    name = folder(tmp_path / "d", {f"{inner}/{split}{c}/0.png": RGB for c in "ab"})
+    with pytest.raises(UsageError, match=rf"did you mean {name}/{inner}\?"):
+        data.dataset_info(name)
+    assert len(data.dataset_info(f"{name}/{inner}").classes) == 2
+    with pytest.raises(UsageError, match="received 1, a; expected PATH/CLASS"):
+        data.dataset_info(folder(tmp_path / "one", {"a/0.png": RGB}))
+
+
+def test_what_was_left_out_is_named_where_nothing_is_left(tmp_path):
+    name = folder(tmp_path, {"a/0.png": RGB, "b/0.png": RGB})
+    for path in ("a/0.png", "b/0.png"):
+        (tmp_path / path).write_text("none")
+    with pytest.raises(UsageError, match=r"no images in the folders of classes; left out 2 files: a/0\.png: no PNG"):
+        data.dataset_info(data.with_options(name, skip_bad=True))
 
 
 # ---------------------------------------------------------------- options and identity

@@ -159,6 +159,10 @@ def test_sizes_count_what_is_held_out(tmp_path):
         (["images", "labels"], ("whole",), "all"),
         (["X", "y"], ("whole",), "all"),
         (["data", "target"], ("whole",), "all"),
+        (["testX", "testY"], ("test",), "test"),
+        (["xtest", "ytest"], ("test",), "test"),
+        (["x_dev", "y_dev"], ("validation",), "validation"),
+        (["test.imgs", "test.labels"], ("test",), "test"),
     ],
 )  # fmt: skip
 def test_the_names_that_people_give(tmp_path, keys, splits, default):
@@ -170,7 +174,9 @@ def test_the_names_that_people_give(tmp_path, keys, splits, default):
     assert (data.splits(name), data.default_split(name)) == (splits, default)
     for split in splits:
         found = sources.read(name, split) if split != "whole" else data.load(name, "all")
-        place = keys.index(next(key for key in keys if splits == ("whole",) or split[:3] in key.lower()))
+        place = keys.index(
+            next(key for key in keys if splits == ("whole",) or split[:3] in key.lower().replace("dev", "val"))
+        )
         np.testing.assert_array_equal(found.images, arrays[keys[place]])
         assert found.labels.tolist() == arrays[keys[place + 1]].ravel().tolist()
 
@@ -179,7 +185,7 @@ def test_a_split_that_is_not_there_is_refused_with_those_that_are(tmp_path):
     name = npz_file(tmp_path / "a.npz", x_test=TEST[0], y_test=TEST[1])
     assert len(data.load(name)) == len(data.load(name, "all")) == 9
     for split in ("train", "validation"):
-        with pytest.raises(UsageError, match=r"a\.npz has no train split: expected test or all"):
+        with pytest.raises(UsageError, match=rf"a\.npz has no {split} split: expected test or all"):
             data.load(name, split)
     with pytest.raises(UsageError, match="'dev'"):
         data.load(name, "dev")
@@ -330,6 +336,8 @@ def test_bytes_in_one_split_and_fractions_in_the_other_are_all_divided_by_255(tm
         (PIXELS * 0, "all pixels are 0"),
         (PIXELS * 0 + 255, "all pixels are 255"),
         (PIXELS / 255 / 255, "divided by 255 twice"),
+        (PIXELS // 16, "no pixel exceeds 15 of 255"),
+        ((PIXELS // 16).astype(np.float64), "no pixel exceeds 15 of 255"),
     ],
 )
 def test_images_that_are_nearly_black_are_flagged(given, images, flag):
@@ -448,6 +456,11 @@ def test_labels_that_count_from_1_are_flagged(given):
     assert data.dataset_info(given(PIXELS, LABELS + 1, ["none", *CLASSES])).flags == ()
 
 
+def test_a_label_that_marks_images_without_a_class_is_flagged(given):
+    labels = np.where(np.arange(30) < 2, 255, LABELS)
+    assert "the label 255 is far from the others, 0 to 2" in data.dataset_info(given(PIXELS, labels)).flags[0]
+
+
 @pytest.mark.parametrize(
     ("labels", "names", "fragments"),
     [
@@ -538,6 +551,22 @@ def test_arrays_that_are_not_held_are_refused():
     refused(name, f"{name}: expected arrays in memory", "np.savez")
 
 
+def test_the_arrays_that_were_used_last_are_held():
+    first, second = (data.register(PIXELS, labels) for labels in (LABELS, LABELS[::-1]))
+    for label in range(in_memory.HELD - 1):
+        data.dataset_info(first)
+        data.register(PIXELS, np.full(30, label))
+    assert data.load(first, "all").labels.tolist() == LABELS.tolist()
+    refused(second, f"{second}: expected arrays in memory")
+
+
+def test_messages_name_no_digest():
+    name = data.register(PIXELS, LABELS)
+    for options in ({"split": "all", "limit": 31}, {"split": "validation", "validation": 0}):
+        with pytest.raises(UsageError, match=r"^arrays in memory: "):
+            data.load(name, **options)
+
+
 # ---------------------------------------------------------------- names of classes
 
 
@@ -587,6 +616,8 @@ def test_a_class_that_the_model_has_not_is_refused_with_the_nearest():
         UsageError, match=r"class 'bee' is not in names\.txt, which names 3 classes; did you mean 'bees'"
     ):
         data.with_class_names(named(), ["ant", "bees", "cat"], "names.txt")
+    with pytest.raises(UsageError, match="did you mean 'ANT'"):
+        data.with_class_names(named(), ["ANT", "BEE", "CAT"], "names.txt")
 
 
 @pytest.mark.parametrize(

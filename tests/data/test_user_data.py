@@ -129,7 +129,7 @@ def test_folders_that_are_wrong_are_refused(tmp_path):
     root = tmp_path / "images"
     refused(f"folder:{root}", f"{root}: no such folder", "PATH/SPLIT/CLASS/*")
     root.mkdir()
-    refused(f"folder:{root}", "two classes or more, received 0")
+    refused(f"folder:{root}", "two classes or more, received none")
     (root / "ant").mkdir()
     refused(f"folder:{root}", "received 1")
     (root / "bee").mkdir()
@@ -263,6 +263,51 @@ def test_a_run_is_measured_on_moved_data_that_are_named(bnvuln, trained, tmp_pat
     for key in ("perturbation_id", "correct"):
         assert [record[key] for record in after] == [record[key] for record in before]
     assert all("mine" not in json.dumps(r) and "/" not in json.dumps(r["perturbation"]) for r in after)
+
+
+def test_all_of_what_a_run_was_trained_on_is_flagged(trained, tmp_path):
+    _, run = trained
+    clean = {"clean": {"kind": "clean"}}
+    record = api.evaluate(run, suite=clean, split="all")["clean"]
+    assert record.n == 260
+    (flag,) = record.flags
+    assert (flag.check, flag.value) == (26, pytest.approx(200 / 260))
+    assert api.evaluate(run, suite=clean)["clean"].flags == ()
+    other = write_two_classes(tmp_path / "other.npz", seed=1)
+    assert api.evaluate(run, suite=clean, dataset=str(other), split="all")["clean"].flags == ()
+
+
+def brighter_half():
+    """A model of two classes, bright above and else, in this order."""
+    keras = backend.tensorflow().keras
+    head = keras.layers.Dense(2)
+    model = keras.Sequential([keras.Input((12, 12, 1)), keras.layers.Flatten(), head])
+    upper = (np.arange(144) < 72) / 72
+    head.set_weights([np.stack([20 * upper, np.zeros(144)], 1), np.array([0, 20 * 100 / 255])])
+    return model
+
+
+def test_what_is_doubtful_about_the_data_is_in_the_record(tmp_path):
+    path = write_two_classes(tmp_path / "mine.npz")
+    with np.load(path) as file:
+        x, y = file["x_test"], file["y_test"]
+    names = np.array(["else", "bright"])[y]  # in alphabetical order the model has it, else in the other
+
+    def flags(images, labels, **options):
+        found = api.evaluate(
+            brighter_half(), images, labels, suite={"clean": {"kind": "clean"}}, input_scale="0-1", **options
+        )["clean"]
+        return found.accuracy, [flag.check for flag in found.flags]
+
+    assert flags(x, names) == (1.0, [])
+    assert flags(x, y, class_names=["bright", "else"]) == (0.0, [19])  # numbers are the model's already
+    assert flags(x, np.where(np.arange(60) < 9, names, names[::-1])) == (
+        pytest.approx(np.mean(np.arange(60) < 9)), [19]
+    )  # fmt: skip
+    accuracy, found = flags(x // 16, names)
+    assert (accuracy < 0.6, 23 in found) == (True, True)
+    accuracy, found = flags((x > 99).astype(np.uint8), names)
+    assert (accuracy, 23 in found) == (0.5, True)
 
 
 def test_a_copy_of_the_data_makes_the_same_run(bnvuln, trained, tmp_path):

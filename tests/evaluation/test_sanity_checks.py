@@ -166,7 +166,7 @@ def test_logits_softmax_and_constants_are_no_such_outputs():
         assert sanity_checks.outputs_in_unit_interval(outputs.astype(np.float32)) is None
 
 
-# ---------------------------------------------------------------- 19, 20, 23, 15: clean images
+# ---------------------------------------------------------------- 19, 20, 23, 25, 15: clean images
 
 
 def logits_of(predicted, classes=10):
@@ -219,6 +219,30 @@ def test_labels_in_another_order_are_found():
     assert text.index("--class-names") < text.index("--input-scale")
 
 
+@pytest.mark.parametrize(("moved", "trips"), [(2, True), (3, True), (0, False)])
+def test_labels_of_which_some_are_in_another_order_are_flagged(moved, trips):
+    """Classes 0 to 1 (or 2) are exchanged: 80% (or 70%) are right, all in the right order."""
+    order = np.arange(10)
+    order[:moved] = np.roll(order[:moved], 1)
+    flag = sanity_checks.labels_in_another_order(logits_of(BALANCED), order[BALANCED])
+    assert (flag is not None) == trips
+    if flag:
+        assert (flag.check, flag.value) == (25, 1.0)
+        assert f"{1 - moved / 10:.1%} of the clean images" in flag.message
+        assert "--class-names" in flag.message
+
+
+def test_models_that_are_wrong_at_random_have_their_labels_in_order():
+    for n_correct in (100, 150, 190):
+        predicted = logits_of(wrong(BALANCED, n_correct))
+        assert sanity_checks.labels_in_another_order(predicted, BALANCED) is None
+    few = BALANCED[:40]  # 4 a class
+    assert sanity_checks.labels_in_another_order(logits_of((few + 1) % 10), few) is None
+    # Enough of the classes that occur, of a model of many.
+    some = np.arange(40) % 5
+    assert sanity_checks.labels_in_another_order(logits_of((some + 7) % 100, 100), some).value == 1
+
+
 def test_too_few_images_are_a_cause_too():
     labels = np.array([0, 1, 0])
     text = sanity_checks.near_guessing(logits_of([0, 1, 1], 2), labels).message
@@ -236,9 +260,10 @@ def test_images_that_are_nearly_all_in_one_class_are_flagged():
 
 def test_uint8_images_of_0_and_1_are_flagged():
     bits = np.random.default_rng(0).integers(0, 2, (20, *SHAPE), np.uint8)
-    assert sanity_checks.images_of_0_and_1(bits).check == 23
-    for other in (bits * 255, bits.astype(np.float32), 0 * bits, bits + np.uint8(1), bits[:0]):
-        assert sanity_checks.images_of_0_and_1(other) is None
+    for dark in (bits, 0 * bits):
+        assert sanity_checks.dark_images(dark).check == 23
+    for other in (bits * 255, bits.astype(np.float32), bits + np.uint8(1), bits[:0]):
+        assert sanity_checks.dark_images(other) is None
 
 
 def test_clean_accuracies_that_differ_are_flagged():
@@ -254,6 +279,8 @@ def test_flags_of_clean_images_come_together():
     found = sanity_checks.of_clean_images(bits, BALANCED, np.float32(0.1) * logits_of(np.zeros(200, int)) + 0.2)
     assert [flag.check for flag in found] == [19, 20, 23, 10]
     assert sanity_checks.of_clean_images(255 * bits, BALANCED, logits_of(BALANCED)) == ()
+    (doubt,) = sanity_checks.of_clean_images(bits, BALANCED, logits_of(BALANCED), doubts=["x: dark"])
+    assert (doubt.check, doubt.message) == (23, "x: dark")
 
 
 def test_a_known_cause_of_missing_gradients_is_named(x, y):

@@ -253,6 +253,19 @@ def test_guessing_decides_nothing_unless_something_is_seen():
     assert decided(net, seen=seen(model(layers.Rescaling(2, -1)), IMAGES)).scale.name == "0-1"
 
 
+def test_a_refusal_says_what_is_doubtful_about_labels_and_data():
+    net = brightness(0.5)
+    with pytest.raises(
+        UsageError, match=r"in another order 100\.0% are correct \(0-1\): .* --class-names FILE"
+    ) as error:
+        decided(net, labels=1 - LABELS)
+    assert "of the data" not in str(error.value)
+    with pytest.raises(UsageError, match="of the data: all pixels are 0; give --input-scale"):
+        decided(brightness(1e6), doubts=("all pixels are 0",))
+    with pytest.raises(UsageError, match="as all labels are of one class"):
+        decided(net, labels=0 * LABELS)
+
+
 def test_scales_of_equal_logits_are_one():
     """A model that divides by the brightest pixel takes 0-1 as 0-255."""
     net = brightness(0.5, layers.Lambda(lambda x: x / tf.reduce_max(x, axis=(1, 2, 3), keepdims=True)))
