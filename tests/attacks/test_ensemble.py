@@ -151,8 +151,7 @@ def test_an_eps_grid_goes_down_from_eps(evaluator):
 def test_an_eps_grid_has_a_record_for_each_eps(classifier, evaluator, tmp_path: Path):
     grid = [0.005, 0.01, 0.02]
     attack = Attack(attack="pgd", eps=0.03, steps=10, eps_grid=grid, seed=1)
-    top = evaluator.run(attack)
-    found = [*evaluator.at_smaller_eps(attack, top), (attack, top)]
+    found = evaluator.run_eps_grid(attack)
     assert [options.eps for options, _ in found] == [*grid, 0.03]
     accuracies = [result.record.accuracy for _, result in found]
     assert accuracies == sorted(accuracies, reverse=True)

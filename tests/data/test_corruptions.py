@@ -276,8 +276,9 @@ def test_the_record_says_that_images_were_made(wide, tmp_path):
     found = wide.run(Corruption(corruption="shot_noise", severity=3)).record
     assert (found.kind, found.corruption_source) == ("corruption", "made")
     assert found.perturbation["severity"] == 3
-    (tmp_path / "r.json").write_text(to_json(found))
-    assert read_record(tmp_path / "r.json") == found
+    path = tmp_path / f"{found.perturbation_id}.json"
+    path.write_text(to_json(found))
+    assert read_record(path) == found
     assert wide.run(Clean()).record.corruption_source is None
     assert wide.run(AWGN(std=0.1)).record.corruption_source is None
 

@@ -296,6 +296,7 @@ def test_an_external_model_is_measured_as_far_as_it_can_be(bnvuln, suite, tmp_pa
     model = keras.Sequential([keras.Input((28, 28, 1)), *layers])
     model.save(tmp_path / "external.keras")
     command = ["evaluate", tmp_path / "external.keras", "--suite", suite, "--runs", tmp_path / "runs", "-q"]
+    command += ["--input-scale", "0-1"]
     code, out, _ = bnvuln(*command)
     assert code == 0
     assert shown in out

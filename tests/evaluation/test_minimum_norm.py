@@ -269,7 +269,7 @@ def test_distances_are_columns_in_their_unit(tmp_path):
 def test_a_record_without_a_distance_leaves_the_cell_empty(tmp_path):
     chosen = experiment()
     results = aggregate(chosen, fill(tmp_path, chosen, ACCURACIES))
-    assert results.blocks[0].arms["batch"]["cw.distance"].missing == 4
+    assert results.blocks[0].arms["batch"]["cw.distance"].missing == 0
 
 
 # ---------------------------------------------------------------- command and API
