@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -129,7 +130,7 @@ def open_target(
     else:
         opened = _open_external(target, request, distribution)
         for line in opened.found:
-            progress.message(line)
+            progress.message(textwrap.fill(line, 80, subsequent_indent=" " * 15, break_long_words=False))
     split = request.split or _default_split(opened, request.dataset)
     fields = {"dataset": request.dataset, "split": split, "limit": request.limit}
     fields["bn_statistics"] = request.bn_statistics

@@ -121,12 +121,14 @@ class TransferResult:
         sources: ids, in the order of the rows.
         targets: ids, in the order of the columns.
         pairs: by the ids of source and target.
+        data: the data set as its user knows it.
     """
 
     names: dict[str, str]
     sources: tuple[str, ...]
     targets: tuple[str, ...]
     pairs: dict[Ids, TransferPair]
+    data: str
 
     @property
     def perturbation(self) -> Plain:
@@ -229,7 +231,7 @@ def run(
                 summary += f", transfer rate {pair.record.transfer_rate:.4f} of {pair.record.eligible}"
             progress.message(f"{names[source]} -> {names[target]}: {summary}")
     in_order = {(source, target): pairs[source, target] for source in rows for target in columns}
-    return TransferResult(names, rows, columns, in_order)
+    return TransferResult(names, rows, columns, in_order, evaluated[rows[0]].eval_set.dataset.info.label)
 
 
 def default_fields(name: str) -> dict[str, str]:

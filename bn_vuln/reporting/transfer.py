@@ -58,8 +58,7 @@ def file_stem(transfers: TransferResult) -> str:
 
 def describe(transfers: TransferResult) -> str:
     """Describe the attack and the examples."""
-    data = transfers.perturbation["dataset"]
-    return f"n = {transfers.n:,} examples of {data}; {describe_fields(transfers.perturbation)}"
+    return f"n = {transfers.n:,} examples of {transfers.data}; {describe_fields(transfers.perturbation)}"
 
 
 # ---------------------------------------------------------------- tables
