@@ -28,6 +28,7 @@ def input_gradient(predict: Predict, point: Tensor, loss: Callable[[Tensor], Ten
         logits = predict(point)
         values = loss(logits)
     gradient = tape.gradient(values, point, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    gradient = tf.ensure_shape(gradient, point.shape)  # unknown behind a Python function
     return logits, values, tf.where(tf.math.is_nan(gradient), tf.zeros_like(gradient), gradient)
 
 

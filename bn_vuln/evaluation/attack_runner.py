@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from bn_vuln import attacks
 from bn_vuln.analysis import metrics
 from bn_vuln.attacks import active_set, ensemble
+from bn_vuln.attacks.losses import input_gradient
 from bn_vuln.config import Attack, MinimumNorm, describe_perturbation
 from bn_vuln.config.perturbation import PARAMETER_FREE
 from bn_vuln.errors import UsageError
@@ -48,6 +49,7 @@ class AttackRunner:
         self.eval_set, self.fold = eval_set, fold and not eval_set.classifier.training
         self._compiled_loops: dict[object, Callable[..., Images]] = {}
         self._compiled_searches: dict[object, active_set.CompiledAttack] = {}
+        self._known_to_xla: dict[int, bool] = {}  # by the id of the attacked model
 
     def on(self, eval_set: EvalSet) -> AttackRunner:
         """Return a runner on another eval set of the same classifier."""
@@ -237,7 +239,17 @@ class AttackRunner:
 
     def _uses_xla(self, steps: int, attacked: Classifier) -> bool:
         many = len(self.eval_set.dataset) * steps >= MIN_GRADIENTS_FOR_XLA
-        return many and self.eval_set.distribution.replicas == 1 and backend.attack_prefers_xla(attacked.model)
+        preferred = many and self.eval_set.distribution.replicas == 1 and backend.attack_prefers_xla(attacked.model)
+        return preferred and (not attacked.external or self._xla_knows(attacked))
+
+    def _xla_knows(self, attacked: Classifier) -> bool:
+        """If XLA compiles the gradient of an external model, which may hold any operation."""
+        if id(attacked.model) not in self._known_to_xla:
+            point = backend.tensorflow().constant(self.eval_set.at_input(self.eval_set.dataset.images[:2]))
+            self._known_to_xla[id(attacked.model)] = backend.xla_compiles(
+                lambda x: input_gradient(attacked.predict, x, lambda logits: logits[:, 0]), point
+            )
+        return self._known_to_xla[id(attacked.model)]
 
     def _compiled_loop(self, options: Attack, progress: Progress) -> Callable[..., Images]:
         """The attack as a function of arrays (x, y, index)."""

@@ -276,7 +276,7 @@ def from_external(
         info=replace(classifier.info, classes=classes),
         identity=identity,
         id=digest(identity),
-        output=output,
+        output=trial.output,
         trial=trial,
         found=(*trial.lines(decision.text), *_said(examples, size, resize)),
     )

@@ -129,7 +129,8 @@ def logits_not_probabilities(outputs: Logits) -> Flag | None:
     return Flag(
         check=10, name="probabilities instead of logits", value=share,
         message="the model's outputs are probabilities: the loss saturates and attacks look weaker than they are. "
-        "Pass --output softmax (output='softmax'), or save the model without its softmax.",
+        "A softmax that ends a model is taken off, so this one has two of them, or something like one: save it "
+        "without.",
     )  # fmt: skip
 
 

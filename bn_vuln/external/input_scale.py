@@ -32,6 +32,7 @@ LEAD = 0.1  # in accuracy
 # Mismatches of batch normalization (`_mismatches`): the right scale has one below the first, all others above the
 # second. Of right scales they were below 0.3, of others of a similar width above 1.3, of 0-1 and 0-255 70 apart.
 _MATCHES = ((0.5, 1.0), (2.0, 8.0))
+_CONTRADICTS = 1.0  # a mismatch from which on it speaks against the best accuracy, where another is smaller
 _BATCH = 50
 NAMES = ("0-1", "0-255", "-1-1", "torch", "caffe")
 CHOICES = "0-1, 0-255, -1-1, MEAN,STD, MEAN,MEAN,MEAN,STD,STD,STD, caffe, torch or tf"
@@ -260,7 +261,9 @@ def decide(
     """Decide which input scale a model was trained with.
 
     1. What arithmetic at the beginning of the model says, unless another scale is better by 10 points.
-    2. The best accuracy, where it leads all others by 10 points.
+    2. The best accuracy, where it leads all others by 10 points, unless the statistics of the model's first batch
+       normalization fit another scale better: of a net that was trained on pixels less a mean of its own, or whose
+       statistics are stale, a wrong scale can have the best accuracy.
     3. Of those that it does not lead: the one with which the inputs of the model's first batch normalization have the
        moments that this tracks, where those of all others are far from them.
 
@@ -315,6 +318,13 @@ def decide(
         )
     close = [one for one in candidates if not best.leads(one)]
     if len(close) == 1:
+        fits = _mismatches(model, logits, [one.scale for one in candidates], images)
+        if fits[0] > max(_CONTRADICTS, min(fits)):
+            better = candidates[int(np.argmin(fits))].scale.name
+            raise refuse(
+                f"{best.scale.name} has the best accuracy, but the statistics of its first batch normalization fit "
+                f"{better} better, or pixels that are none of these"
+            )
         return Decision(best.scale, f"by the accuracies {on}: {listed}")
     mismatches = _mismatches(model, logits, [one.scale for one in close], images)
     first, second = np.argsort(mismatches)[:2]

@@ -50,6 +50,7 @@ class Output:
         path: keys of this output in what the model returns.
         last: type of the operation that computes it.
         exact: True where the activation is taken off, or where there is none.
+        differentiable: False where the gradient of the model cannot be computed; that of the logits is 0 then.
         inline: True where functions of TensorFlow inside of the model are traced as Python, to look into them.
         notes: what a user should know.
         flag: what makes the result doubtful, and what to do; None where nothing does.
@@ -64,6 +65,7 @@ class Output:
     path: tuple[str | int, ...] = ()
     last: str = ""
     exact: bool = True
+    differentiable: bool = True
     inline: bool = False
     notes: tuple[str, ...] = ()
     flag: str | None = None
@@ -93,14 +95,14 @@ class Output:
             outputs = outputs[key]
         found = graph.before_activation(outputs)[1] if self.kind != "logits" and self.exact else None
         scores = tf.cast(_inverse(outputs, self.kind) if found is None else found, tf.float32)
-        scores = tf.reshape(scores, (-1, self.columns))
+        scores = tf.reshape(scores if self.differentiable else tf.stop_gradient(scores), (-1, self.columns))
         return tf.concat([tf.zeros_like(scores), scores], axis=1) if self.columns < self.classes else scores
 
     def text(self) -> str:
         """Return in a line what the model returns."""
         parts = [f"{self.kind} of {self.classes} classes" + (f", output {self.head!r}" if self.head else "")]
         if self.kind != "logits":
-            parts.append("taken off" if self.exact else "its inverse taken")
+            parts.append("taken off" if self.exact else "logits too" if "log" in self.kind else "its inverse taken")
         return "; ".join([*parts, *self.notes])
 
     def plain(self) -> Plain:
@@ -148,7 +150,7 @@ def find_output(
         notes.append(f"outputs of shape {(None, *one.shape)} taken as {(None, one.columns)}")
     if len(heads) > 1 and head is None:
         notes.append(f"the only one of {len(heads)} outputs that fits the classes")
-    if not exact:
+    if not exact and kind != "log-softmax":
         notes.append(f"logits are made of the outputs, since the {kind} could not be taken off: near 0 and 1 they lose "
                      "precision, and gradients may vanish")  # fmt: skip
     if one.columns < classes:
@@ -157,7 +159,7 @@ def find_output(
         notes.append("a sigmoid for each of two classes: the larger one counts")
     return Output(
         kind, classes, one.columns, one.shape, one.dtype, one.name if len(heads) > 1 else None, one.path, one.last,
-        exact, one.inline, tuple(notes), flag,
+        exact, inline=one.inline, notes=tuple(notes), flag=flag,
     )  # fmt: skip
 
 
@@ -289,9 +291,10 @@ def _call(model: KerasModel, inputs: Tensor, source: str, inline: bool = False) 
         return results
 
     results = call_or_explain(lambda: backend.compile(call)(batch), inputs, source)
-    heads = []
+    heads, others = [], []
     for (name, path, last, found), (outputs, before) in zip(seen, results, strict=True):
         if not outputs.dtype.is_floating or outputs.shape[:1] != batch.shape[:1]:
+            others.append(f"{outputs.dtype.name} of shape {tuple(outputs.shape)} for {len(batch)} images")
             continue
         tolerance = max(_TOLERANCE.get(t.dtype.name, 1e-4) for t in (outputs, before))
         values, logits = (tf.cast(tf.reshape(t, (len(batch), -1)), tf.float64).numpy() for t in (outputs, before))
@@ -300,7 +303,8 @@ def _call(model: KerasModel, inputs: Tensor, source: str, inline: bool = False) 
                   logits if found else None, tolerance, inline)
         )  # fmt: skip
     if not heads:
-        raise UsageError(f"{source}: expected outputs of floating-point numbers for each image, received none")
+        received = "; ".join(others) or "no tensor"
+        raise UsageError(f"{source}: expected outputs of floating-point numbers for each image, received {received}")
     return heads
 
 
@@ -313,22 +317,26 @@ def call_or_explain(call: Callable[[], T], inputs: Tensor, source: str) -> T:
     try:
         return call()
     except Exception as error:  # Keras, TensorFlow and custom layers raise many kinds
-        text = _NOISE.sub(" ", str(error))
-        reason = " ".join(text.split())[:300] or type(error).__name__
         raise UsageError(
             f"{source}: cannot be called with images of shape {tuple(inputs.shape[1:])}, dtype {inputs.dtype.name}: "
-            f"{reason}"
+            f"{reason(error)}"
         ) from None
 
 
+def reason(error: Exception) -> str:
+    """What an error of Keras or TensorFlow says, in one line."""
+    text = " ".join(_NOISE.sub(" ", str(error)).split())
+    return text[:300] or type(error).__name__
+
+
 def _leaves(outputs: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """(keys, tensor) of each tensor in dicts, lists and tuples."""
+    """(keys, tensor) of each tensor in dicts, lists and tuples; what else is in them is left out."""
     if isinstance(outputs, Mapping):
         pairs: Iterable[tuple[Any, Any]] = outputs.items()
     elif isinstance(outputs, list | tuple):
         pairs = enumerate(outputs)
     else:
-        if outputs is not None:
+        if backend.tensorflow().is_tensor(outputs):
             yield path, outputs
         return
     for key, value in pairs:
@@ -337,7 +345,7 @@ def _leaves(outputs: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tu
 
 def _name(model: KerasModel, outputs: Any, path: tuple[str | int, ...]) -> str:
     names = getattr(model, "output_names", None) or []
-    if isinstance(outputs, list | tuple) and len(path) == 1 and len(names) == len(outputs):
+    if isinstance(outputs, list | tuple) and len(path) == 1 and len(set(names)) == len(outputs):
         return str(names[int(path[0])])
     return "/".join(map(str, path)) or "output"
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,13 +22,14 @@ import numpy as np
 
 from bn_vuln.errors import UsageError
 from bn_vuln.external import graph
-from bn_vuln.external.outputs import IMAGES, Output, call_or_explain
+from bn_vuln.external.outputs import IMAGES, Output, call_or_explain, reason
 from bn_vuln.runtime import backend
 from bn_vuln.typing import AnyArray, KerasModel, Plain, Tensor
 
 Layout = Literal["channels last", "channels first", "gray", "flat"]
 _NORMALIZATION = ("BatchNormalization", "LayerNormalization", "GroupNormalization", "UnitNormalization",
                   "RMSNormalization", "SpectralNormalization")  # fmt: skip
+_NO_ENTRY = re.compile(r"(?:no entry for: |op type: )(\w+)")  # of TensorFlow's registry of gradients
 _GRADIENTS = 8  # images of which gradients are taken: they need the memory of all layers
 _STATISTICS = ("moving_mean", "moving_var", "running_mean", "running_var")  # beginnings of names of weights
 
@@ -239,11 +241,17 @@ def try_model(
     forward, compiled = backend.compile(lambda x: output.logits(model, x)), backend.compile(call)
     logits = call_or_explain(lambda: np.asarray(forward(inputs)), inputs, source)
     some = inputs[:_GRADIENTS]
-    once, gradients = call_or_explain(lambda: [np.asarray(t) for t in compiled(some)], inputs, source)
+    failure = None
+    try:
+        once, gradients = (np.asarray(tensor) for tensor in compiled(some))
+    except Exception as error:  # the call alone has succeeded: operations without a gradient raise many kinds
+        output, failure = dataclasses.replace(output, differentiable=False), reason(error)
+        compiled = backend.compile(call)
+        once, gradients = (np.asarray(tensor) for tensor in compiled(some))
     finite = float(np.isfinite(logits).all(axis=1).mean())
     deterministic = _equal(once, np.asarray(compiled(some)[0]))
     usable = _usable(gradients)
-    cause = None if usable.all() else _cause(stops, float(usable.mean()), output)
+    cause = None if usable.all() else _cause(stops, float(usable.mean()), output, failure)
     values = np.asarray(inputs)
     flags = [
         text
@@ -289,14 +297,22 @@ def _usable(gradients: AnyArray) -> AnyArray:
     return np.isfinite(rows).all(axis=1) & (rows != 0).any(axis=1)
 
 
-def _cause(stops: list[str], share: float, output: Output) -> str:
+def _cause(stops: list[str], share: float, output: Output, failure: str | None) -> str:
+    if failure is not None:
+        missing = _NO_ENTRY.search(failure)
+        why = f"{missing[1]} inside of the model has none" if missing else f"they fail ({failure[:150]})"
+        return f"no gradients: {why}; use square"
     if "integers" in stops:
         return "casts to integers: no gradients; save it with a float input, or use square"
     if stops:
         return f"no gradients: {' and '.join(stops)} inside of the model has none; use square"
+    if not output.exact and output.kind != "log-softmax":
+        return (
+            f"its {output.kind} could not be taken off, and saturates: no gradients for {1 - share:.0%} of the trial "
+            "images; save the model without it, or use square"
+        )
     if share == 0:
-        why = "" if output.exact else f", and its {output.kind} could not be taken off, which saturates"
-        return f"no image has a usable input gradient{why}; use square"
+        return "no trial image has a usable input gradient; use square"
     return f"{1 - share:.0%} of the trial images have no usable input gradient; try square as well"
 
 

@@ -136,6 +136,15 @@ def attack_prefers_xla(model: KerasModel) -> bool:
     return prefers_xla(model)
 
 
+def xla_compiles(function: Callable[..., Any], *tensors: object) -> bool:
+    """Return if a function that runs without XLA runs with it on these tensors."""
+    try:
+        compile(function, xla=True)(*tensors)
+    except Exception:  # XLA and TensorFlow raise many kinds for an operation that XLA does not have
+        return False
+    return True
+
+
 def fuses_batch_norm() -> bool:
     """Return if TensorFlow's fused op for batch norm in training is used: on a CPU, where it was measured."""
     return not tensorflow().config.list_physical_devices("GPU")

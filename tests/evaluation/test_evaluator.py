@@ -13,6 +13,7 @@ from bn_vuln.evaluation import classifier
 from bn_vuln.evaluation.evaluator import Evaluator, measure
 from bn_vuln.external import loading
 from bn_vuln.models import bn_folding
+from bn_vuln.runtime import backend
 from bn_vuln.runtime.files import atomic_write
 
 LIMIT = Evaluation(limit=200)
@@ -300,3 +301,19 @@ def test_a_loop_is_compiled_once_for_an_evaluator(evaluator, monkeypatch):
     for eps in (0.01, 0.01, 0.02):
         evaluator.run(Attack(attack="bim", eps=eps, steps=1, keep="last"))
     assert bound == [("bim", 0.01), ("fgsm", 0.01), ("bim", 0.02), ("fgsm", 0.02)]  # FGSM is the diagnostics'
+
+
+def test_operations_that_xla_does_not_have_are_attacked_without_it(monkeypatch):
+    backend.tensorflow()
+    import keras
+
+    keras.utils.set_random_seed(0)
+    tail = [keras.layers.Flatten(), keras.layers.Dense(3)]
+    plain = keras.Sequential([keras.Input((6, 6, 1)), *tail])
+    bicubic = keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Resizing(6, 6, interpolation="bicubic"), *tail])
+    images = np.random.default_rng(0).random((20, 6, 6, 1), np.float32)
+    labels = np.asarray(plain(images)).argmax(1)
+    options = {"attack": "apgd-ce", "eps": 0.02, "steps": 5, "input_scale": "0-1", "checks": "none"}
+    true = api.attack(plain, images, labels, **options).record.accuracy
+    monkeypatch.setattr("bn_vuln.evaluation.attack_runner.MIN_GRADIENTS_FOR_XLA", 1)
+    assert api.attack(bicubic, images, labels, **options).record.accuracy == true < 1

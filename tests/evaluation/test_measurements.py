@@ -169,6 +169,14 @@ def test_constant_logits_have_no_direction(options, number):
         list(measure(linear(np.full((2, 2), number)), {"x": options}, LIMIT))
 
 
+@pytest.mark.parametrize("options", [Tilt(), Spectrum()])
+def test_logits_without_a_gradient_have_no_direction(options):
+    inputs = keras.Input((1, 1, 2))
+    whole = of_plane(L.Flatten()(keras.ops.cast(keras.ops.cast(inputs, "int32"), "float32")), inputs)
+    with pytest.raises(BnvulnError, match="no example has a finite gradient"):
+        list(measure(whole, {"x": options}, LIMIT))
+
+
 # ---------------------------------------------------------------- gradients
 
 

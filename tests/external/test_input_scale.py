@@ -170,6 +170,20 @@ def test_the_best_accuracy_decides(threshold, name):
     assert f"{name} 100.0%" in decision.text
 
 
+@pytest.mark.parametrize("name", ["0-1", "-1-1", "0.4,0.25"])
+def test_statistics_of_batch_normalization_may_speak_against_the_best_accuracy(name):
+    normalize = layers.BatchNormalization()
+    net = brightness(0.5, normalize)
+    inputs = np.asarray(parse(name, 1)(tf.constant(IMAGES)))
+    mean, variance = inputs.mean(keepdims=True).ravel(), inputs.var(keepdims=True).ravel()
+    normalize.set_weights([np.sqrt(variance + normalize.epsilon), mean, mean, variance])  # it changes nothing
+    if name == "0-1":
+        assert decided(net).scale.name == "0-1"
+        return
+    with pytest.raises(UsageError, match=r"0-1 has the best accuracy, but .* fit -1-1 better, or .*0-1 100.0%"):
+        decided(net)
+
+
 def test_channels_in_the_order_of_caffe_are_found():
     images = RNG.random((200, 4, 4, 3)).astype(np.float32)
     images[..., 2] = IMAGES[..., 0]  # blue

@@ -239,6 +239,39 @@ def test_heads_in_lists_have_the_names_of_their_layers():
     np.testing.assert_allclose(np.asarray(tf.nn.softmax(output.logits(model, X))), model(X)[0], atol=1e-6)
 
 
+def test_heads_of_one_name_are_chosen_by_their_place():
+    image = keras.Input((4, 4, 1))
+    scores = dense()(layers.Flatten()(image))
+    model = keras.Model(image, [scores, scores])
+    with pytest.raises(UsageError, match=r"--head NAME: 0 \(None, 3\) float32; 1 \(None, 3\)"):
+        find_output(model, X, 3)
+    np.testing.assert_allclose(find_output(model, X, 3, head="1").logits(model, X), TRUE, atol=1e-5)
+
+
+class WithNumber(Subclassed):
+    def call(self, x, training=None):
+        return {"probabilities": super().call(x), "version": 2, "names": ("a", "b", "c"), "nothing": None}
+
+
+def test_what_is_no_tensor_among_the_outputs_is_left_out():
+    model = WithNumber()
+    output = find_output(model, X, 3)
+    assert (output.kind, output.path) == ("softmax", ("probabilities",))
+    np.testing.assert_allclose(output.logits(model, X), TRUE, atol=1e-5)
+
+
+def test_log_probabilities_by_their_values_are_logits():
+    model = functional(lambda h: keras.ops.log(keras.ops.softmax(h) + 1e-9))
+    output = find_output(model, X, 3)
+    assert output.text() == "log-softmax of 3 classes; logits too; by its values, after Log"
+    np.testing.assert_allclose(output.logits(model, X), model(X), atol=1e-6)
+
+
+def test_classes_without_numbers_for_each_are_refused_with_what_was_received():
+    with pytest.raises(UsageError, match=r"floating-point numbers for each image, received int(32|64) of shape"):
+        find_output(functional(lambda h: keras.ops.argmax(h, axis=-1)), X, 3)
+
+
 @pytest.mark.parametrize("rest", [[layers.Dense(4)], [layers.Reshape((4, 4, 1)), layers.Conv2D(3, 1)]])
 def test_outputs_that_do_not_fit_are_refused(rest):
     with pytest.raises(UsageError, match=r"m.keras: expected outputs of shape \(None, 3\) for 3 classes, received"):

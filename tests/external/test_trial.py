@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from bn_vuln.attacks.losses import input_gradient
 from bn_vuln.errors import UsageError
 from bn_vuln.external.outputs import find_output
 from bn_vuln.external.trial import find_input, normalization_layers, try_model
@@ -133,6 +134,14 @@ def test_custom_normalization_is_known_by_its_statistics():
     assert trial(Whitening(), layers.Rescaling(2.0)).normalization == {"Whitening": 1}
 
 
+@tf.custom_gradient
+def without_gradient(x):
+    def gradient(_):
+        raise NotImplementedError("not written yet")
+
+    return 1 * x, gradient
+
+
 INTEGERS = "casts to integers: no gradients; save it with a float input, or use square"
 
 
@@ -144,7 +153,9 @@ INTEGERS = "casts to integers: no gradients; save it with a float input, or use 
         (tf.stop_gradient, "no gradients: stop_gradient"),
         (lambda x: tf.reshape(tf.numpy_function(lambda a: a, [x], tf.float32), (-1, 4, 5, 1)), "a Python function"),
         (lambda x: tf.cast(x > 0.5, tf.float32), "a comparison"),
-        (lambda x: 0 * x, "no image has a usable input gradient"),
+        (lambda x: tf.compat.v1.image.resize_area(x, (4, 5)), "ResizeArea inside of the model has none"),
+        (without_gradient, "they fail (not written yet)"),
+        (lambda x: 0 * x, "no trial image has a usable input gradient"),
     ],
 )
 def test_missing_gradients_have_their_cause(layer, cause):
@@ -152,6 +163,24 @@ def test_missing_gradients_have_their_cause(layer, cause):
     assert found.gradient is False
     assert cause in found.gradient_cause
     assert cause in found.flags[0]
+
+
+def test_an_inverse_that_saturates_is_the_cause():
+    keras.utils.set_random_seed(0)
+    image = keras.Input((4, 5, 1))
+    logits = 1e4 * layers.Dense(3)(layers.Flatten()(image))
+    model = keras.Model(image, keras.ops.clip(keras.ops.softmax(logits), 1e-7, 1 - 1e-7))
+    found = try_model(model, X, find_input(model, (4, 5, 1)), find_output(model, X, 3))
+    assert "its softmax could not be taken off, and saturates: no gradients for 100% of" in found.gradient_cause
+
+
+def test_logits_without_a_gradient_are_called_and_attacked_without_an_error():
+    found = trial(layers.Lambda(lambda x: tf.compat.v1.image.resize_area(x, (4, 5)), output_shape=(4, 5, 1)))
+    assert not found.output.differentiable
+    model = keras.Sequential([keras.Input((4, 5, 1)), layers.Resizing(4, 5), layers.Flatten(), layers.Dense(3)])
+    _, _, gradient = input_gradient(lambda x: found.output.logits(model, x), X, lambda logits: logits[:, 0])
+    np.testing.assert_array_equal(gradient, np.zeros_like(X))
+    np.testing.assert_allclose(found.output.logits(model, X), model(X, training=False), atol=1e-6)
 
 
 def test_an_integer_input_has_no_gradients():

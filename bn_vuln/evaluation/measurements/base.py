@@ -100,7 +100,7 @@ def margin_gradients(classifier: Classifier, x: Images, labels: Labels) -> tuple
             rivals = tf.argmax(tf.where(own > 0, logits.dtype.min, logits), axis=1, output_type=tf.int32)
             other = tf.one_hot(rivals, logits.shape[1], dtype=logits.dtype)
             margin = tf.reduce_sum(logits * (own - other))
-        return tape.gradient(margin, x), rivals
+        return tape.gradient(margin, x, unconnected_gradients=tf.UnconnectedGradients.ZERO), rivals
 
     compiled = backend.compile(gradient)
     gradients, rivals = map_batches(

@@ -62,7 +62,8 @@ def jacobians(classifier: Classifier, x: Images) -> NDArray[np.float32]:
             logits = classifier.predict(x)
             centred = logits - tf.reduce_mean(logits, axis=1, keepdims=True)
             columns = tf.unstack(tf.reduce_sum(centred, axis=0))
-        return tf.stack([tape.gradient(column, x) for column in columns], axis=1)
+        unconnected = tf.UnconnectedGradients.ZERO
+        return tf.stack([tape.gradient(column, x, unconnected_gradients=unconnected) for column in columns], axis=1)
 
     compiled = backend.compile(jacobian)
     (derivatives,) = map_batches(lambda x: compiled(tf.constant(x)), x, batch_size=BATCH_SIZE)
