@@ -17,7 +17,7 @@ from bn_vuln.external import input_scale, loading
 from bn_vuln.runtime.distribution import Distribution
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet
-from bn_vuln.typing import KerasModel
+from bn_vuln.typing import KerasModel, Plain
 
 # A run folder, STORE/CELL of a packed store, a file of Keras, keras.applications:NAME, a Keras model, or a classifier.
 Target: TypeAlias = "str | Path | KerasModel | Classifier"
@@ -169,7 +169,9 @@ def _folder(classifier: Classifier, root: Path | None) -> Path | None:
         return folder
     if classifier.external:
         path = None if classifier.path is None else str(classifier.path)
-        found = {"dataset": classifier.dataset, "lines": list(classifier.found)}
+        found: Plain = {"dataset": classifier.dataset, "lines": list(classifier.found)}
+        others = {name: label for name, label in _known_datasets(folder).items() if name != classifier.info.name}
+        found["datasets"] = {**others, classifier.info.name: classifier.dataset}
         found |= {} if classifier.trial is None else classifier.trial.plain()
         record = records.ExternalRecord(
             cell_id=classifier.id, source=classifier.label, path=path, identity=classifier.identity, found=found
@@ -179,6 +181,16 @@ def _folder(classifier: Classifier, root: Path | None) -> Path | None:
         cell = config.validate(config.Cell, classifier.identity, "cell")
         atomic_write(folder / "config.yaml", config.to_yaml(cell))
     return folder
+
+
+def _known_datasets(folder: Path) -> dict[str, str]:
+    """What the data sets are called that an external model was measured on before, by the names that identify them."""
+    try:
+        record = records.read_external(folder)
+    except BnvulnError:  # it is damaged, and written again
+        return {}
+    known = {} if record is None else record.found.get("datasets")
+    return {str(name): str(label) for name, label in known.items()} if isinstance(known, dict) else {}
 
 
 def without_external_options(request: Request) -> Request:

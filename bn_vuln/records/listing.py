@@ -19,6 +19,8 @@ from bn_vuln.records.packed import is_packed
 from bn_vuln.records.schema import ExternalRecord, MeasurementRecord, Record, TrainingRecord, TransferRecord
 from bn_vuln.records.store import Store, open_run, open_store
 
+SEEN = 26  # check of images that a run was trained on
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -69,6 +71,16 @@ class Entry:
         return ", ".join(dict.fromkeys(str(record.perturbation["dataset"])[:12] for record in self.records))
 
     @property
+    def datasets(self) -> dict[str, str]:
+        """What data sets are called, as far as that is known, by what identifies them; `dataset` comes last."""
+        if self.cell is not None:
+            return {self.cell.data.canonical: self.dataset}
+        known = {} if self.external is None else self.external.found.get("datasets")
+        if not isinstance(known, dict):
+            return {}
+        return {str(name): str(label).rstrip("/").rpartition("/")[2] for name, label in known.items()}
+
+    @property
     def state(self) -> str:
         """`trained`, `failed`, `training`, `unfinished`, `external`, `records only` or `damaged`."""
         if self.problems:
@@ -84,12 +96,14 @@ class Entry:
 
     @property
     def clean(self) -> Record | None:
-        """The clean accuracy; of several, that of tracked statistics over the most examples."""
+        """The clean accuracy; of several, that on `dataset`, unseen images, tracked statistics, most examples."""
         found = [record for record in self.records if record.kind == "clean"]
+        own = next(reversed(self.datasets), None)
         return max(
             found,
             key=lambda r: (
-                r.perturbation["split"] in ("test", "all"),
+                r.perturbation["dataset"] == own,
+                r.perturbation["split"] in ("test", "all") and all(flag.check != SEEN for flag in r.flags),
                 r.perturbation["bn_statistics"] == "tracked",
                 r.n,
             ),

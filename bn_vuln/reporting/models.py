@@ -57,7 +57,7 @@ def _found(found: Plain) -> list[tuple[str, str]]:
 def result_tables(entry: Entry) -> list[TextTable]:
     """Return the records and the measurements of a model, as far as there are any."""
     records = {record.perturbation_id: record for record in entry.records}
-    tables = [replace(records_table(records, named=False), title="Records")] if records else []
+    tables = [replace(records_table(records, named=False, datasets=entry.datasets), title="Records")] if records else []
     measurements = [replace(measurements_table(entry.measurements), title="Measurements")] if entry.measurements else []
     return [*tables, *measurements]
 

@@ -437,15 +437,22 @@ def _block_lines(
     return lines
 
 
-def records_table(records: Mapping[str, Record], *, named: bool = True) -> TextTable:
+def records_table(
+    records: Mapping[str, Record], *, named: bool = True, datasets: Mapping[str, str] | None = None
+) -> TextTable:
     """Return records of one classifier as a table, with the flags in its notes.
 
-    `named` has the name of each in the first column, beside the perturbation.
+    Args:
+        records: by name.
+        named: has the name of each in the first column, beside the perturbation.
+        datasets: what data sets are called, by the names that identify them; they are told where there are several.
     """
+    measured_on = [str(record.perturbation.get("dataset")) for record in records.values()]
+    has_data = len({*measured_on}) > 1
     flags = list(dict.fromkeys(flag.text for record in records.values() for flag in record.flags))
     numbers = {flag: f"[{i}]" for i, flag in enumerate(flags, 1)}
     has_distances = any(r.mean_distance is not None or r.kind == "minimal" for r in records.values())
-    header = [*(["name"] if named else []), "under", "examples", "accuracy, %"]
+    header = [*(["name"] if named else []), "under", *(["data"] if has_data else []), "examples", "accuracy, %"]
     header += [*(["distance"] if has_distances else []), "flags"]
     rows = []
     for name, record in records.items():
@@ -454,7 +461,10 @@ def records_table(records: Mapping[str, Record], *, named: bool = True) -> TextT
             norm, unit = NORMS[record.perturbation["ord"]], record.perturbation["unit"]
             distance = f"{norm} mean {record.mean_distance:.3f}, median {record.median_distance:.3f} {unit}"
         row = [name] if named else []
-        row += [describe_fields(record.perturbation), str(record.n), f"{100 * record.accuracy:.2f}"]
+        row += [describe_fields(record.perturbation)]
+        data = str(record.perturbation.get("dataset"))
+        row += [(datasets or {}).get(data, data)] if has_data else []
+        row += [str(record.n), f"{100 * record.accuracy:.2f}"]
         row += [distance] if has_distances else []
         rows.append([*row, " ".join(numbers[flag.text] for flag in record.flags) or "none"])
     return TextTable("", header, rows, notes=tuple(f"{numbers[flag]} {flag}" for flag in flags))

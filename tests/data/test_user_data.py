@@ -277,6 +277,30 @@ def test_all_of_what_a_run_was_trained_on_is_flagged(trained, tmp_path):
     assert api.evaluate(run, suite=clean, dataset=str(other), split="all")["clean"].flags == ()
 
 
+def test_a_list_has_the_accuracy_on_unseen_images_of_the_models_own_data(bnvuln, trained, tmp_path, monkeypatch):
+    """Of 60, not of 260 with those of the training, and not of 260 others; show says which data are which."""
+    path, run = trained
+    monkeypatch.setenv("COLUMNS", "80")
+    copy = shutil.copytree(run, tmp_path / "runs/run")
+    shutil.rmtree(copy / "records", ignore_errors=True)
+    other, clean = write_two_classes(tmp_path / "other.npz", seed=1), {"clean": {"kind": "clean"}}
+    own = api.evaluate(copy, suite=clean, root=tmp_path / "runs")["clean"]
+    for options in ({"split": "all"}, {"split": "all", "dataset": str(other)}):
+        assert api.evaluate(copy, suite=clean, root=tmp_path / "runs", **options)["clean"].n == 260
+    (model,) = json.loads(bnvuln("list", tmp_path / "runs", "--json")[1])["models"]
+    assert (model["records"], model["clean_accuracy"], own.n) == (3, own.accuracy, 60)
+    shown = bnvuln("show", copy)[1]
+    assert shown.count(path.name) == 3  # of two records, and in the config
+    assert data.canonical_name(str(other)) in shown  # nothing else is known of it
+
+    model = brighter_half()
+    for name in (path, other):
+        api.evaluate(model, suite=clean, root=tmp_path / "own", dataset=str(name), input_scale="0-1", split="test",
+                     class_names=["1", "0"])  # fmt: skip
+    shown = bnvuln("show", next((tmp_path / "own").iterdir()))[1]
+    assert [shown.count(name) for name in ("mine.npz", "other.npz", "npz:")] == [1, 1, 0]
+
+
 def brighter_half():
     """A model of two classes, bright above and else, in this order."""
     keras = backend.tensorflow().keras

@@ -222,6 +222,19 @@ def test_a_net_at_chance_is_recorded_as_failed():
     assert "majority-class baseline" in trained.record.reason
 
 
+def test_user_data_with_few_validation_images_are_judged_by_the_training_images(tmp_path):
+    """Of 4 validation images, none of 10 classes is more often right than by chance."""
+    examples = data.load("mnist", "train", limit=40)
+    np.savez(tmp_path / "few.npz", x=examples.images, y=np.arange(40) % 10)  # labels that cannot be generalized
+    options = {"name": str(tmp_path / "few.npz"), "validation": 4, "width": 28, "limit": None}
+    for epochs, state in ((60, "trained"), (1, "failed")):
+        cell = small_cell(data=options, train={"epochs": epochs, "batch_size": 14, "lr": 0.05 if epochs > 1 else 1e-9,
+                                               "select": "last"})  # fmt: skip
+        record = train(cell).record
+        assert record.state == state, record
+    assert "training accuracy" in record.reason
+
+
 def test_step_schedule():
     options = Train(lr=0.1, schedule=StepSchedule(epochs=(150, 250), factor=0.1))
     rates = [learning_rates(options, epoch, 3).tolist() for epoch in (0, 149, 150, 249, 250, 349)]
