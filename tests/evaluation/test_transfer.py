@@ -431,7 +431,7 @@ def command(bnvuln, folder, tmp_path):
 def test_the_command_prints_a_row_a_target(command, tmp_path):
     code, out, err = command("left.keras", "twice.keras", "right.keras")
     assert code == 0
-    assert "fgsm inf eps 0.05 pixel" in out
+    assert "images.npz; fgsm inf eps 0.05 pixel" in " ".join(out.split())
     assert all(len(line) <= 80 for line in out.splitlines())
     lines = [line for line in out.splitlines() if line.startswith("left ")]
     assert [line.split()[1] for line in lines[:3]] == ["left", "twice", "right"]
