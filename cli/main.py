@@ -88,6 +88,9 @@ def main(args: list[str] | None = None) -> None:
     except BnvulnError as error:
         click.echo(f"Error: {error}", err=True)
         code = 1
+    except MemoryError as error:
+        click.echo(f"Error: memory is exhausted ({error}): take fewer images with --limit, or smaller ones", err=True)
+        code = 1
     except OSError as error:  # a folder that cannot be written, a full disk
         click.echo(f"Error: {error.filename or 'file system'}: {error.strerror or error}", err=True)
         code = 1

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bn_vuln import data
 from bn_vuln.config import Evaluation
+from bn_vuln.data.describe import format_shape
 from bn_vuln.data.transforms import check_width, pixel_array
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluation.classifier import Classifier
@@ -21,6 +22,7 @@ from bn_vuln.models import bn_statistics
 from bn_vuln.runtime import backend
 from bn_vuln.runtime import batch_size as batching
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
+from bn_vuln.runtime.memory import check_memory
 from bn_vuln.runtime.progress import Progress, Quiet, progress_task
 from bn_vuln.typing import AnyArray, DatasetImages, Images, Index, KerasModel, Labels, Logits, Tensor
 
@@ -78,7 +80,11 @@ class EvalSet:
 
     @functools.cached_property
     def pixels(self) -> Images:
-        """Clean images, float32 [n, height, width, channels], at the size of the classifier's input."""
+        """Clean images, float32 [n, height, width, channels], at the size of the classifier's input.
+
+        Raises `UsageError` where memory does not hold them: `parts` are smaller.
+        """
+        check_memory_of_images(self.dataset, self.classifier)
         return self.at_input(self.dataset.images[:])
 
     @functools.cached_property
@@ -176,6 +182,13 @@ class EvalSet:
         if "pixels" in self.__dict__ or part == slice(0, len(self.dataset)):
             return self.pixels[part]
         return self.at_input(self.dataset.images[part])
+
+
+def check_memory_of_images(dataset: data.Dataset, classifier: Classifier, copies: int = 1) -> None:
+    """Refuse examples of which memory does not hold `copies` float32 arrays. Raises `UsageError`."""
+    shape = (*classifier.size, classifier.channels)
+    what = f"{dataset.info.label}: {len(dataset):,} images of {format_shape(shape)}"
+    check_memory(4.0 * copies * len(dataset) * math.prod(shape), what, "take fewer of them with --limit")
 
 
 def _check_batches(n: int, batch_size: int | None, replicas: int) -> None:

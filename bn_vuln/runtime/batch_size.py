@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from bn_vuln.errors import BnvulnError
 from bn_vuln.runtime import backend
+from bn_vuln.runtime.memory import machine_memory
 from bn_vuln.typing import AnyArray, KerasModel
 
 Result = TypeVar("Result")
@@ -34,7 +34,7 @@ def estimate_batch_size(model: KerasModel, input_shape: Sequence[int], memory: f
     """
     if backend.tensorflow().config.list_physical_devices("GPU"):
         return MAX_BATCH_SIZE
-    available = min(memory, float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
+    available = min(memory, machine_memory())
     numbers = float(np.prod(input_shape))
     for layer in backend.leaf_layers(model):
         shape = getattr(getattr(layer, "output", None), "shape", None)  # some layers have no output of their own

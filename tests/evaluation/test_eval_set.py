@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bn_vuln import data
+from bn_vuln import api, data
 from bn_vuln.config import AWGN, Attack, Clean, Corruption, Evaluation, MinimumNorm
 from bn_vuln.data import Dataset
 from bn_vuln.data.mnist import INFO
@@ -16,6 +16,7 @@ from bn_vuln.errors import UsageError
 from bn_vuln.evaluation import classifier, eval_set
 from bn_vuln.evaluation.evaluator import Evaluator
 from bn_vuln.evaluation.fit_images import fit_images
+from bn_vuln.runtime import memory
 
 N = 130
 BYTES = 4 * 28 * 28
@@ -105,3 +106,19 @@ def test_every_image_of_a_split_is_measured_once(runs):
     labels = data.load("mnist", "all", limit=60).labels
     found = Evaluator(classifier.from_run(runs["batch"]), Evaluation(split="all", limit=60)).eval_set
     np.testing.assert_array_equal(found.labels, labels)
+
+
+def test_images_that_memory_does_not_hold_are_refused_where_all_are_needed_at_once(runs, in_parts, monkeypatch):
+    monkeypatch.setattr(memory, "machine_memory", lambda: 2.0 * N * BYTES - 1)
+    with pytest.raises(UsageError, match=rf"^mnist: {N} images of 28x28x1 take 0\.0 GB at once, .* --limit$"):
+        _ = in_parts.eval_set.pixels
+    in_parts.run(Clean())  # which goes in parts
+    run = str(runs["batch"])
+    with pytest.raises(UsageError, match="--limit"):
+        api.measure(run, suite={"tilt": {"kind": "tilt"}}, limit=N)
+    with pytest.raises(UsageError, match="covariances of the pixels of images of 28x28x1"):
+        api.measure(run, suite={"spectrum": {"kind": "spectrum"}}, limit=N)
+    with pytest.raises(UsageError, match="--limit"):
+        api.transfer([run, str(runs["none"])], attack="fgsm", eps=0.1, limit=N)
+    monkeypatch.setattr(memory, "machine_memory", lambda: 2.0 * N * BYTES)
+    assert in_parts.eval_set.pixels.shape == (N, 28, 28, 1)

@@ -16,7 +16,7 @@ from bn_vuln.config import Evaluation
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import BnvulnError
 from bn_vuln.evaluation.classifier import Classifier
-from bn_vuln.evaluation.eval_set import load
+from bn_vuln.evaluation.eval_set import check_memory_of_images, load
 from bn_vuln.runtime import backend
 from bn_vuln.runtime.batch_size import map_batches
 from bn_vuln.typing import Arrays, Images, Labels, Tensor
@@ -67,7 +67,11 @@ class MeasuredModel:
 
     @functools.cached_property
     def pixels(self) -> Images:
-        """Clean images, float32 [n, height, width, channels], at the size of the classifier's input."""
+        """Clean images, float32 [n, height, width, channels], at the size of the classifier's input.
+
+        Raises `UsageError` where memory does not hold them and their gradients.
+        """
+        check_memory_of_images(self.examples, self.classifier, copies=2)
         return pixel_array(self.examples.images[:], self.classifier.size)
 
     @functools.cached_property

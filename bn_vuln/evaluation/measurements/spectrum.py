@@ -7,12 +7,14 @@ from numpy.typing import NDArray
 
 from bn_vuln.analysis import spectrum
 from bn_vuln.config import Spectrum
+from bn_vuln.data.describe import format_shape
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.evaluation.eval_set import training_examples
 from bn_vuln.evaluation.measurements.base import BATCH_SIZE, MeasuredModel, MeasurementResult
 from bn_vuln.runtime import backend
 from bn_vuln.runtime.batch_size import map_batches
+from bn_vuln.runtime.memory import check_memory
 from bn_vuln.typing import Images, Tensor
 
 
@@ -28,9 +30,15 @@ def measure(model: MeasuredModel, options: Spectrum) -> MeasurementResult:
         `variance`, `gain` and `energy`, float64 [d].
 
     Raises:
+        UsageError: where the images are too large.
         BnvulnError: where no example has a finite gradient.
     """
-    size = model.classifier.size
+    size, channels = model.classifier.size, model.classifier.channels
+    check_memory(
+        3 * 8.0 * (size[0] * size[1] * channels) ** 2,
+        f"spectrum: the covariances of the pixels of images of {format_shape((*size, channels))}",
+        "this measurement is for smaller images; leave it out of the suite",
+    )
     images = training_examples(model.classifier)[0].images[:]
     variance, directions = spectrum.principal_components(
         images if images.shape[1:3] == size else pixel_array(images, size)
