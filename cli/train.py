@@ -85,7 +85,11 @@ def command(out: Path | None, dry_run: bool, as_json: bool, verbose: bool, **opt
     else:
         click.echo(_summary(folder, record))
     run = o.quote(folder)
-    steps = [f"bnvuln attack {run} --eps 8/255", f"bnvuln evaluate {run}"] if record.state == "trained" else []
+    steps = (
+        [f"bnvuln attack {run} --eps 8/255", f"bnvuln evaluate {run}"]
+        if record.state == "trained"
+        else [f"bnvuln show {run}"]
+    )
     o.closing(folder, *steps, quiet=options["quiet"])
 
 
@@ -130,7 +134,9 @@ def _train(cell: Cell, folder: Path, options: o.Options) -> TrainingRecord:
 
 def _summary(folder: Path, record: TrainingRecord) -> str:
     if record.state == "failed":
-        return f"failed to train: {record.reason}\nrun: {folder}"
+        kept = f" (epoch {record.best_epoch} of {record.epochs} is kept)" if record.best_epoch else ""
+        remedy = "try another --lr, more --epochs, or --select last where few validation images choose the epoch"
+        return f"failed to train{kept}: {record.reason}\n{remedy}\nrun: {folder}"
     accuracy = f"validation accuracy {100 * (record.validation_accuracy or 0):.2f}%"
     if not record.epochs:
         return f"{accuracy} (nothing to train)\nrun: {folder}"
