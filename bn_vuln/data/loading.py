@@ -87,21 +87,21 @@ def load(
     published = sources.read(name, "train" if hold_out else split, subset_seed)
     dataset = Dataset(published.images, published.labels, published.index, sources.dataset_info(name))
     if hold_out:
-        dataset = _without_validation(dataset, split, validation)
+        dataset = _without_validation(dataset, split, validation, sources.label(name))
     if classes is not None:
         dataset = _select_classes(dataset, classes)
     return subset(
-        dataset, limit, f"{dataset.info.label}: limit: the {split} split", balanced=balanced, subset_seed=subset_seed
+        dataset, limit, f"{sources.label(name)}: limit: the {split} split", balanced=balanced, subset_seed=subset_seed
     )
 
 
-def _without_validation(dataset: Dataset, split: str, validation: int) -> Dataset:
+def _without_validation(dataset: Dataset, split: str, validation: int, label: str) -> Dataset:
     """The `train` or `validation` examples of a published training set, in the published order."""
     if validation == 0 and split == "train":
         return dataset
     if not 0 < validation < len(dataset):
         raise UsageError(
-            f"{dataset.info.label}: expected 1 to {len(dataset) - 1} of its {len(dataset)} training images to be "
+            f"{label}: expected 1 to {len(dataset) - 1} of its {len(dataset)} training images to be "
             f"held out for validation, received {validation}; say how many with --validation N (data.validation)"
         )
     order = permutation(len(dataset), SPLIT_SEED)

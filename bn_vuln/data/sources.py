@@ -72,6 +72,15 @@ def dataset_info(name: str) -> DatasetInfo:
     return BUILT_IN[name] if name in BUILT_IN else (user_data_source(name) or tfds).dataset_info(name)
 
 
+def label(name: str) -> str:
+    """What messages call a data set: user data as their user knows them, any other by its name.
+
+    Raises:
+        UsageError: As `dataset_info`.
+    """
+    return dataset_info(name).label if is_user_data(name) else name
+
+
 def prepare(name: str) -> DatasetInfo:
     """Make a data set ready to be read, downloading what is missing, and return its info.
 
@@ -135,7 +144,7 @@ def read(name: str, split: str, subset_seed: int | None = None) -> Split:
     if published == (WHOLE,) and split in ("train", "test"):
         return train_test_split(_read_published(name, WHOLE), name)[split]
     expected = ("train", "test") if published == (WHOLE,) else published
-    raise UsageError(f"{dataset_info(name).label} has no {split} split: expected {', '.join(expected)} or all")
+    raise UsageError(f"{label(name)} has no {split} split: expected {', '.join(expected)} or all")
 
 
 def check_trainable(name: str) -> None:

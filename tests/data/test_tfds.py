@@ -113,7 +113,7 @@ def test_a_set_of_test_images_can_be_evaluated_not_trained(at_ready):
     assert h.sorted_pairs(*whole("cifar10_1/v6", "test")) == h.sorted_pairs(*CIFAR_1)
     assert data.dataset_info("cifar10_1/v6").mean == data.dataset_info("cifar10").mean
     for split in ("train", "validation"):
-        with pytest.raises(UsageError, match="cifar10_1/v6 has no train split: expected test or all"):
+        with pytest.raises(UsageError, match=f"cifar10_1/v6 has no {split} split: expected test or all"):
             data.load("cifar10_1/v6", split)
 
 
