@@ -76,12 +76,15 @@ def list_(as_json: bool) -> None:
 
 @command.command("info", cls=o.GroupedCommand, epilog=INFO_EXAMPLES)
 @click.argument("name")
+@click.option("--skip-bad", is_flag=True, help="Leave out image files that cannot be read, and list them.")
 @o.data_options
 @as_json
-def info(name: str, as_json: bool) -> None:
+def info(name: str, skip_bad: bool, as_json: bool) -> None:
     """Describe a data set: its contents, its folder, and the files it is made of."""
     from bn_vuln import data
 
+    if skip_bad:
+        name = data.with_options(name, skip_bad=True)
     dataset = data.describe_dataset(name)
     o.print_json(dataset) if as_json else click.echo(_info_text(dataset))
 

@@ -92,6 +92,9 @@ def test_it_trains_attacks_and_evaluates_from_plain_dicts(tmp_path):
     assert trained.record.state == "trained"
     assert api.newest_run(tmp_path) == tmp_path / "run"
     attacked = api.attack(tmp_path / "run", {"attack": "fgsm", "eps": "8/255"}, limit=20)
+    clean, robust = attacked.clean.record.accuracy, attacked.record.accuracy
+    assert repr(attacked).startswith(f"AttackResult(clean {clean:.4f}, fgsm {robust:.4f} of 20, flags: ")
+    assert repr(attacked.clean).startswith(f"Result(clean: accuracy {clean:.4f} of 20, flags: ")
     assert attacked.record.n == 20
     measured = api.evaluate(tmp_path / "run", "quick", limit=20)
     assert measured["fgsm_inf"].accuracy == attacked.record.accuracy

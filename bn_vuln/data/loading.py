@@ -40,6 +40,10 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        """A line without the arrays."""
+        return f"Dataset({self.info.label}: {len(self)} images, shape {tuple(self.images.shape[1:])})"
+
     def take(self, positions: Index) -> Dataset:
         """The examples at these positions, in this order."""
         return replace(

@@ -271,6 +271,8 @@ def from_external(
     }
     custom = () if loaded.custom_objects is None else (loaded.custom_objects.name,)
     trial = try_model(model, inputs, found, output, source=source, custom=custom)
+    if decision.flag is not None:
+        trial = replace(trial, flags=(*trial.flags, decision.flag))
     return replace(
         classifier,
         info=replace(classifier.info, classes=classes),
@@ -332,17 +334,23 @@ def _decide_scale(
     split: str,
 ) -> input_scale.Decision:
     """What becomes of pixels: as the user says, as is known of the model, or by its accuracy."""
-    if options.input_scale != "auto":
-        return input_scale.Decision(input_scale.parse(options.input_scale, classifier.channels), "as given")
-    if known is not None:
+    given = None if options.input_scale == "auto" else input_scale.parse(options.input_scale, classifier.channels)
+    if given is None and known is not None:
         return input_scale.Decision(input_scale.parse(known, classifier.channels), "as keras.applications has it")
     tf, model, source = backend.tensorflow(), classifier.model, classifier.label
     some = tf.constant(images[: outputs.IMAGES])
-    candidates = [scale(some) for scale in input_scale.scales(classifier.channels)]
+    tried = [given] if given is not None else input_scale.scales(classifier.channels)
+    candidates = [scale(some) for scale in tried]
     inputs = classifier.to_input(tf.concat(candidates, axis=0))
     output = outputs.find_output(model, inputs, n_classes, declared=options.output, head=options.head, source=source)
+
+    def logits(x: Tensor) -> Tensor:
+        return output.logits(model, classifier.to_input(x))
+
+    if given is not None:
+        return input_scale.Decision(given, "as given", input_scale.doubt(given, logits, images, labels, model=model))
     return input_scale.decide(
-        lambda x: output.logits(model, classifier.to_input(x)),
+        logits,
         images,
         labels,
         split=split,

@@ -36,6 +36,11 @@ class Result:
     arrays: Arrays = field(default_factory=dict)
     positions: Index | None = None
 
+    def __repr__(self) -> str:
+        """A line without the arrays."""
+        record = self.record
+        return f"Result({record.kind}: accuracy {record.accuracy:.4f} of {record.n}, {_flags(record)})"
+
     def with_flags(self, flags: tuple[records.Flag, ...]) -> Result:
         """Return the same with further flags in its record."""
         record = self.record.model_copy(update={"flags": (*self.record.flags, *flags)})
@@ -57,6 +62,12 @@ class AttackResult:
     results: Mapping[str, Result]
     name: str
     folder: Path | None = None
+
+    def __repr__(self) -> str:
+        """Accuracies and flags, without the arrays."""
+        names = ["clean", *(name for name in self.records if name != "clean")]
+        parts = [f"{name} {self.records[name].accuracy:.4f}" for name in names if name in self.records]
+        return f"AttackResult({', '.join(parts)} of {self.record.n}, {_flags(self.record)})"
 
     @property
     def record(self) -> Record:
@@ -97,3 +108,8 @@ class AttackResult:
         if name not in self.results:
             raise BnvulnError(f"{name} was recorded before in {self.folder}, without images: attack with force=True")
         return self.results[name]
+
+
+def _flags(record: Record) -> str:
+    """The numbers of the checks that tripped."""
+    return "flags: " + (", ".join(f"check {flag.check}" for flag in record.flags) or "none")

@@ -217,7 +217,8 @@ def near_guessing(
     elif interval[1] - interval[0] > 0.3:
         causes.append(f"{n} images are too few to tell: measure more (--limit)")
     if input_scale is not None:
-        causes.append(f"pixels go in as {input_scale}, and the model takes others (--input-scale 0-255, -1-1, ...)")
+        others = ", ".join(name for name in ("0-1", "0-255", "-1-1") if name != input_scale)
+        causes.append(f"pixels go in as {input_scale}, and the model takes others (--input-scale {others}, ...)")
         if not fits_better:
             causes.append("the labels are in another order than the outputs (--class-names FILE)")
     if has_tracked_bn:
@@ -652,7 +653,7 @@ def image_is_not_stored_image(correct: Mask, rounded: Mask) -> Flag | None:
     return Flag(
         check=12, name="the image is not the stored image", value=change,
         message="success depends on sub-8-bit precision: rounded to 8 bits a pixel the accuracy changes by "
-        f"{100 * change:+.1f} points.",
+        f"{100 * change:+.1f} points. Of images that are stored in 8 bits, report the accuracy after rounding.",
     )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from bn_vuln.typing import Floats, Images, KerasModel, Labels, Logits, Tensor
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of R, G, B, in pixels
 _CAFFE = (103.939, 116.779, 123.68)  # mean of B, G, R, from 0 to 255
 IMAGES = 200  # that decide
+GIVEN_IMAGES = 50  # that may speak against a given one
 LEAD = 0.1  # in accuracy
 # Mismatches of batch normalization (`_mismatches`): the right scale has one below the first, all others above the
 # second. Of right scales they were below 0.3, of others of a similar width above 1.3, of 0-1 and 0-255 70 apart.
@@ -245,6 +246,52 @@ class Decision:
 
     scale: InputScale
     text: str
+    flag: str | None = None  # what speaks against a scale that was given
+
+
+def doubt(
+    scale: InputScale,
+    logits: Callable[[Tensor], Tensor],
+    images: Images,
+    labels: Labels,
+    *,
+    model: KerasModel | None = None,
+) -> str | None:
+    """Say what speaks against an input scale that was given: the accuracy, or batch normalization, fits another.
+
+    Args:
+        scale: the one that was given.
+        logits: as in `decide`.
+        images: pixels as in `decide`; `GIVEN_IMAGES` are taken.
+        labels: their classes.
+        model: as in `decide`.
+
+    Returns:
+        A sentence; None where nothing does.
+    """
+    images, labels = images[:GIVEN_IMAGES], labels[:GIVEN_IMAGES]
+    compiled = backend.compile(logits, signature=[backend.tensorflow().TensorSpec((None, *images.shape[1:]))])
+    others = [one for one in scales(images.shape[-1]) if one != scale]
+    given, *candidates = _distinct([_measure(compiled, one, images, labels) for one in (scale, *others)])
+    if not candidates:
+        return None
+    best = max(candidates, key=lambda one: one.correct.count)
+    way = "was the model trained on that? If so, --input-scale"
+    if best.leads(given):
+        accuracies = (
+            f"{100 * (given.correct.rate or 0):.1f}% of {len(labels)} images are correct, but with {best.text()}"
+        )
+        return f"pixels go in as {scale.name}: {accuracies}; {way} {best.scale.name}"
+    close = [one for one in candidates if not given.leads(one)]
+    mismatches = _mismatches(model, logits, [scale, *(one.scale for one in close)], images)
+    if len(mismatches) == 1:
+        return None
+    nearest = 1 + int(np.argmin(mismatches[1:]))
+    if any(mismatches[nearest] < near and mismatches[0] > far for near, far in _MATCHES):
+        name = close[nearest - 1].scale.name
+        fits = f"the statistics of the first batch normalization fit {name}"
+        return f"pixels go in as {scale.name}, but {fits}; {way} {name}"
+    return None
 
 
 def decide(

@@ -52,7 +52,7 @@ from bn_vuln.typing import Arrays, Mask
 EXTERNAL = "model.json"
 Kind = TypeVar("Kind", bound=BaseModel)
 MEASURED_FOLDERS = ("records", "outcomes", "measurements", "transfer")
-MEASURE_AGAIN = "measure it again: bnvuln reproduce NAME, or bnvuln evaluate RUN, replaces it"
+MEASURE_AGAIN = "measure it again: bnvuln reproduce NAME, or bnvuln evaluate or attack again, replaces it"
 TRAIN_AGAIN = "train it again: bnvuln reproduce NAME, or bnvuln train --force, replaces it"
 
 

@@ -37,6 +37,8 @@ def summary_rows(entry: Entry) -> list[tuple[str, str]]:
         rows += [("config", describe_cell(entry.cell))]
     if entry.external is not None:
         rows += [("file", entry.external.path or entry.external.source), *_found(entry.external.found)]
+    elif entry.cell is None and entry.records:
+        rows += [("missing", "config.yaml, or model.json of an external model: bnvuln attack MODEL writes that again")]
     training = entry.training
     if training is not None:
         text = f"failed: {training.reason}"

@@ -53,7 +53,7 @@ def pair(first: str | Path, second: str | Path, root: Path) -> tuple[Entry, Entr
     measured = {record.perturbation_id: record for record in other.records}
     common = [record for record in one.records if record.perturbation_id in measured]
     if not common:
-        raise BnvulnError(f"{first} and {second} share no perturbation; run the same `bnvuln evaluate` on both")
+        raise BnvulnError(f"{first} and {second} share no perturbation{_other_data(one, other)}")
     return one, other, [_compare(one, other, record, measured[record.perturbation_id]) for record in common]
 
 
@@ -67,6 +67,14 @@ def _measured(target: str | Path, root: Path) -> Entry:
     return found
 
 
+def _other_data(one: Entry, other: Entry) -> str:
+    """What to do where two models share no perturbation."""
+    sets = [sorted({str(record.perturbation["dataset"]) for record in entry.records}) for entry in (one, other)]
+    if set(sets[0]) & set(sets[1]):
+        return "; run the same `bnvuln evaluate` on both"
+    return "; they were measured on different data: run the same `bnvuln evaluate` on both, with one --data"
+
+
 def _compare(one: Entry, other: Entry, first: Record, second: Record) -> Comparison:
     if first.n != second.n:
         raise BnvulnError(
@@ -76,7 +84,10 @@ def _compare(one: Entry, other: Entry, first: Record, second: Record) -> Compari
     correct = [model.store.correct(model.id, first.perturbation_id) for model in (one, other)]
     if correct[0] is None or correct[1] is None:
         missing = one if correct[0] is None else other
-        raise BnvulnError(f"{missing.folder}: no per-example outcomes of {first.perturbation_id}")
+        raise BnvulnError(
+            f"{missing.folder}: the outcomes of each example are missing under {first.kind} (outcomes/"
+            f"{first.perturbation_id}.npz); measure it again with --force"
+        )
     return Comparison(first, second, estimate((correct[1].astype(np.float64) - correct[0]).tolist()))
 
 

@@ -10,6 +10,7 @@ import sys
 import helpers_data as h
 import numpy as np
 import pytest
+from PIL import Image
 
 from bn_vuln.data.tfds import paths
 
@@ -306,3 +307,20 @@ def test_a_dry_run_is_checked_against_one_s_own_data(bnvuln, tmp_path):
     code, out, err = bnvuln(*dry, "--classes", "0,2")
     assert (code, out) == (2, "")
     assert "has classes 0 to 1, received 2" in err
+
+
+def test_info_of_a_folder_leaves_out_bad_files_where_asked(bnvuln, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "photos" / name / "0.png")
+    (tmp_path / "photos" / "a" / "notes.txt").write_text("no image")
+    name = f"folder:{tmp_path / 'photos'}"
+    code, _, err = bnvuln("data", "info", name)
+    assert code == 2
+    assert "--skip-bad" in err
+    code, out, _ = bnvuln("data", "info", name, "--skip-bad")
+    assert code == 0
+    assert "left out 1 file: a/notes.txt" in out
+    code, _, err = bnvuln("data", "info", "mnist", "--skip-bad")
+    assert code == 2
+    assert "for a folder" in err

@@ -275,3 +275,27 @@ def test_nothing_heavy_is_imported(root, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_models_of_different_data_and_missing_files_are_named_with_the_way_on(bnvuln, root, tmp_path):
+    one, other = (external(root, tmp_path / f"{name}.keras", name, (8, 4)) for name in "ab")
+    (root / one / "model.json").unlink()
+    code, out, _ = bnvuln("show", root / one)
+    assert (code, fits(out)) == (0, True)
+    assert "missing  config.yaml, or model.json" in out
+    outcomes = sorted((root / one / "outcomes").glob("*.npz"))
+    for path in outcomes:
+        path.unlink()
+    code, _, err = bnvuln("compare", root / one, root / other)
+    assert code == 1
+    assert "outcomes of each example are missing" in err
+    assert "--force" in err
+    for path in (root / other / "records").glob("*.json"):
+        path.unlink()
+    fields = perturbation_identity(Evaluation(dataset="cifar10"), "cifar10", Clean())
+    record = Record(cell_id=other, perturbation_id=digest(fields), cell={"weights": "b", "input_scale": "0-1"},
+                    perturbation=fields, n=8, correct=8, accuracy=1.0, flags=(), seconds=1.0, **MACHINE)  # fmt: skip
+    records.write_record(root / other, record, np.ones(8, bool))
+    code, _, err = bnvuln("compare", root / one, root / other)
+    assert code == 1
+    assert "different data" in err

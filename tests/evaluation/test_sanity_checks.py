@@ -208,6 +208,9 @@ def test_the_causes_are_those_that_are_possible_and_the_likeliest_first():
     order = [text.index(word) for word in ("--input-scale", "--class-names", "--bn-statistics", "--split")]
     assert order == sorted(order)
     assert "stale" not in sanity_checks.near_guessing(guessed, BALANCED, input_scale="0-1").message
+    assert "(--input-scale 0-255, -1-1, ...)" in text  # others than the one that was taken
+    text = sanity_checks.near_guessing(guessed, BALANCED, input_scale="0-255").message
+    assert "(--input-scale 0-1, -1-1, ...)" in text
 
 
 def test_labels_in_another_order_are_found():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bn_vuln.errors import UsageError
-from bn_vuln.external.input_scale import NAMES, decide, parse, seen
+from bn_vuln.external.input_scale import NAMES, decide, doubt, parse, seen
 from bn_vuln.runtime import backend
 
 tf = backend.tensorflow()
@@ -286,3 +286,34 @@ def test_scales_of_equal_logits_are_one():
     decision = decided(net)
     assert decision.scale.name == "0-1"
     assert "0-255" not in decision.text
+
+
+def doubted(name, net, images=IMAGES):
+    return doubt(parse(name, 1), net, images, LABELS, model=net)
+
+
+def test_a_given_scale_that_the_accuracy_contradicts_is_doubted():
+    net = brightness(127.5)
+    text = doubted("0-1", net)
+    assert text.startswith("pixels go in as 0-1: ")
+    assert "of 50 images are correct, but with 0-255 " in text
+    assert text.endswith("--input-scale 0-255")
+    assert doubted("0.1,1", net).endswith("--input-scale 0-255")
+    assert doubted("0-255", net) is None
+
+
+def test_a_given_scale_that_batch_normalization_contradicts_is_doubted():
+    normalize = layers.BatchNormalization()
+    net, images = left_or_right(normalize)
+    inputs = net.layers[1]((2 * images - 1).reshape(200, 16))
+    normalize.set_weights([np.ones(1), np.zeros(1), np.mean(inputs, 0), np.var(inputs, 0)])
+    assert "batch normalization fit -1-1; " in doubted("0-255", net, images)
+    assert doubted("-1-1", net, images) is None
+    assert doubted("0.5,0.5", net, images) is None  # the same by another name
+    normalize.set_weights([np.ones(1), np.zeros(1), np.zeros(1), np.full(1, 1e3)])  # statistics of none of them
+    assert doubted("0-255", net, images) is None
+
+
+def test_nothing_speaks_against_a_given_scale_where_all_do_as_well():
+    net, images = left_or_right()
+    assert [doubted(name, net, images) for name in ("0-1", "0-255", "-1-1")] == [None] * 3
