@@ -46,6 +46,7 @@ class Classifier:
         class_names: names of an external model's classes, where the user gave them.
         trial: what a first call of an external model found.
         found: the same and what becomes of the images, in lines for people.
+        scale_doubt: why the input scale that the user gave seems to be another.
         label: what its user calls it.
         path: its run folder, or the file of an external model.
     """
@@ -69,6 +70,7 @@ class Classifier:
     class_names: Sequence[str] | ClassNames | None = None
     trial: Trial | None = None
     found: tuple[str, ...] = ()
+    scale_doubt: str | None = None
     label: str = "model"
     path: Path | None = None
 
@@ -281,6 +283,7 @@ def from_external(
         output=trial.output,
         trial=trial,
         found=(*trial.lines(decision.text), *_said(examples, size, resize)),
+        scale_doubt=decision.flag,
     )
 
 

@@ -83,7 +83,7 @@ class Evaluator:
 
     @functools.cached_property
     def model_flags(self) -> tuple[records.Flag, ...]:
-        """Flags of the model rather than of one perturbation: checks 4, 9, 10, 19, 20, 23, 25 and 26."""
+        """Flags of the model rather than of one perturbation: checks 4, 9, 10, 19, 20, 23, 25, 26 and 27."""
         eval_set, n = self.eval_set, sanity_checks.SAMPLE
         classifier, sample = eval_set.classifier, eval_set.at_input(eval_set.dataset.images[:n])
         flags = [sanity_checks.logits_not_probabilities(eval_set.logits(sample))]
@@ -102,6 +102,8 @@ class Evaluator:
             input_scale=scale if classifier.external else None,
             has_tracked_bn=self.evaluation.bn_statistics == "tracked" and has_batch_normalization(classifier.model),
         )
+        if classifier.scale_doubt is not None:
+            flags.append(sanity_checks.doubtful_input_scale(classifier.scale_doubt))
         if (seen := share_trained_on(classifier, self.evaluation, eval_set.dataset.info)) > 0:
             flags.append(sanity_checks.trained_on(seen))
         return tuple(flag for flag in flags if flag is not None)
@@ -302,7 +304,7 @@ def recorded(
         folder: run folder; None: there is none.
 
     Returns:
-        Records by name. A damaged one counts as missing, as one of another classifier does.
+        Records by name. A damaged one counts as missing, as do one without its outcomes and one of another classifier.
     """
     found: dict[str, records.Record] = {}
     if folder is None:
@@ -312,7 +314,8 @@ def recorded(
     store = records.FolderStore(folder.parent)
     for title, options in perturbations.items():
         record = store.record(folder.name, digest(recording.identity(evaluation, name, options)))
-        if record is not None and record.cell_id == classifier.id:
+        complete = store.correct(folder.name, record.perturbation_id) is not None if record is not None else False
+        if record is not None and complete and record.cell_id == classifier.id:
             found[title] = record
     return found
 

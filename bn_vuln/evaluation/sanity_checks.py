@@ -306,6 +306,11 @@ def trained_on(share: float) -> Flag:
     )  # fmt: skip
 
 
+def doubtful_input_scale(text: str) -> Flag:
+    """Check 27: an input scale was given, and the model fits another clearly better; `text` says which."""
+    return Flag(check=27, name="doubtful input scale", value=1.0, message=text)
+
+
 # ---------------------------------------------------------------- eps and box
 
 

@@ -186,6 +186,7 @@ def test_attempts_are_restarts_from_points_of_their_own(x):
     assert often.is_adversarial.sum() > once.is_adversarial.sum()
 
 
+@pytest.mark.slow
 def test_xla_and_other_batches_change_nothing(predict, x, y):
     aims = target_classes(predict(tf.constant(x)).numpy(), y, 2)
     attack = APGD(predict, ThreatModel("inf", 1.0, SCALE, LOW, HIGH), 20, "targeted_dlr")

@@ -188,6 +188,7 @@ def test_logits_that_are_all_the_same_have_no_direction(x):
     np.testing.assert_array_equal(found.points, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ord", "minimal"), [("inf", False), ("2", True)])
 def test_xla_and_who_shares_the_batch_change_nothing(predict, x, y, ord, minimal):
     threat_model, order = ThreatModel(ord, 1.0, SCALE, LOW, HIGH), np.random.default_rng(0).permutation(N)

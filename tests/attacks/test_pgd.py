@@ -511,6 +511,7 @@ def evaluator():
     return Evaluator(wave_classifier(MNIST, 0.5), Evaluation(limit=20))
 
 
+@pytest.mark.slow
 def test_every_config_field_changes_the_images(evaluator):
     plain = evaluator.run(Attack(**CONFIG))
     for change in CONFIG_CHANGES:

@@ -273,6 +273,7 @@ def test_results_do_not_depend_on_who_shares_the_batch(ord):
     np.testing.assert_allclose(mixed.points, whole.points[order], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_xla_changes_nothing():
     x, predict = images(40), wavy()
     y = predict(tf.constant(x)).numpy().argmax(axis=1).astype(np.int32)

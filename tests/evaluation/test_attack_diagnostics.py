@@ -96,6 +96,7 @@ class Quantized(keras.layers.Layer):
         return tf.stop_gradient(rounded + x) - x  # the value of rounded, the slope of -x
 
 
+@pytest.mark.slow
 def test_a_sound_model_passes_them_all():
     assert names(evaluator(linear()), attack="apgd-t", steps=20, targets=3) <= {"the image is not the stored image"}
 

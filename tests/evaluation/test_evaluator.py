@@ -71,6 +71,7 @@ def test_an_attack_that_returns_nan_succeeds_on_nothing(evaluator, monkeypatch):
     assert np.isfinite(result.images).all()
 
 
+@pytest.mark.slow
 def test_batches_of_any_size_give_the_same_result(runs):
     subject = classifier.from_run(runs["batch"])
     options = Attack(attack="pgd", eps=0.1, steps=3, restarts=2)
@@ -317,3 +318,18 @@ def test_operations_that_xla_does_not_have_are_attacked_without_it(monkeypatch):
     true = api.attack(plain, images, labels, **options).record.accuracy
     monkeypatch.setattr("bn_vuln.evaluation.attack_runner.MIN_GRADIENTS_FOR_XLA", 1)
     assert api.attack(bicubic, images, labels, **options).record.accuracy == true < 1
+
+
+def test_a_given_input_scale_that_does_not_fit_is_flagged_in_the_record(runs):
+    path = runs["batch"] / "model.keras"
+    wrong, right = (api.evaluate(path, {"clean": Clean()}, limit=60, input_scale=name) for name in ("-1-1", "0-1"))
+    assert 27 in [flag.check for flag in wrong["clean"].flags]
+    assert 27 not in [flag.check for flag in right["clean"].flags]
+
+
+def test_a_record_without_its_outcomes_is_measured_again(runs, tmp_path):
+    folder = shutil.copytree(runs["none"], tmp_path / "run")
+    found = api.attack(folder, attack="fgsm", limit=20, root=tmp_path)
+    assert api.attack(folder, attack="fgsm", limit=20, root=tmp_path).results == {}
+    records.correct_path(folder, found.record.perturbation_id).unlink()
+    assert list(api.attack(folder, attack="fgsm", limit=20, root=tmp_path).results) == ["fgsm"]

@@ -185,6 +185,7 @@ def only(runs, options):
     return record
 
 
+@pytest.mark.slow
 def test_every_config_field_changes_the_measurement(runs):
     assert {key for change in CHANGES for key in change} == set(Fooling.model_fields) - {"kind"}
     plain = only(runs, FAST)

@@ -121,6 +121,7 @@ CHANGES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_config_field_changes_the_images(few, result):
     fields = set(MinimumNorm.model_fields) - {"kind", "attack", "ord"}  # one value each
     assert set(CONFIG) == fields == {key for change in CHANGES for key in change}

@@ -334,6 +334,7 @@ def test_records_that_agree_with_the_paper_hold(tmp_path: Path, name: str) -> No
         assert tuple(figure.name.replace("-", "_") for figure in drawn) == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", JUDGED)
 def test_records_that_contradict_the_paper_fail(tmp_path: Path, name: str) -> None:
     chosen = catalog.experiment(name)

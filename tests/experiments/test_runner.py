@@ -81,6 +81,7 @@ def test_a_second_run_does_nothing(done, monkeypatch):
     assert results.missing == 0
 
 
+@pytest.mark.slow
 def test_a_new_perturbation_is_measured_on_the_trained_models(done, tmp_path, monkeypatch):
     path, root = done
     root = shutil.copytree(root, tmp_path / "results")
@@ -212,6 +213,7 @@ def test_a_failed_training_is_counted_and_not_tried_again(tmp_path, monkeypatch)
     assert api.reproduce(str(path), root=tmp_path / "results").failed == 2
 
 
+@pytest.mark.slow
 def test_jobs_run_in_processes_and_give_the_same_accuracies(done, tmp_path):
     path, root = done
     parallel = api.reproduce(str(path), root=tmp_path / "results", jobs=2)

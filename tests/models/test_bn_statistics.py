@@ -288,6 +288,7 @@ def test_constant_pixels_cost_no_digits():
     assert np.abs(found - expected).max() < 1e-3
 
 
+@pytest.mark.slow
 def test_evaluation_leaves_the_model_as_it_was(runs):
     subject = classifier.from_run(runs["batch"])
     before = values(subject.model)

@@ -703,6 +703,7 @@ def test_a_dry_run_shows_evaluations_and_derived_columns(
     assert printed["experiment"]["evaluations"]["batch"]["perturbations"] == ["clean", "bim"]
 
 
+@pytest.mark.slow
 def test_a_run_measures_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen, said = catalog.experiment(str(run_yaml(tmp_path))), MessageLog()
     root = tmp_path / "results"

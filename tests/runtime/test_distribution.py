@@ -113,6 +113,7 @@ def test_the_api_takes_a_strategy(tmp_path):
     assert {r.replicas for r in found.values()} == {2}
 
 
+@pytest.mark.slow
 def test_a_training_on_replicas_goes_on_from_its_checkpoint(two, tmp_path, monkeypatch):
     cell = small_cell(normalization=SYNCHRONIZED, train={"epochs": 3, "batch_size": 50, "lr": 0.1, "momentum": 0.9})
     whole = train(cell, distribution=two)

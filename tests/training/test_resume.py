@@ -141,6 +141,7 @@ def test_the_last_epoch_is_always_kept(tmp_path, monkeypatch):
     assert trained.record.best_epoch == 1 + np.argmax([epoch.validation_accuracy for epoch in trained.history])
 
 
+@pytest.mark.slow
 def test_the_best_epoch_before_the_interruption_is_kept(tmp_path, monkeypatch):
     """The weights kept are those of epoch 1 where the later epochs are worse."""
     real = TrainingLoop.epoch
