@@ -208,6 +208,7 @@ def test_an_eps_grid_is_ascending():
             EpsGrid(grid)
 
 
+@pytest.mark.slow
 def test_an_eps_grid_ends_at_the_first_eps_that_an_example_resists(predict, x, y):
     count, grid, threat_model = 3, [0.002, 0.005, 0.01], ThreatModel("inf", 1.0)
     found = active_set.run(pgd_attack(predict, threat_model), x, y, EpsGrid(grid, count), batch_size=16)
@@ -221,6 +222,7 @@ def test_an_eps_grid_ends_at_the_first_eps_that_an_example_resists(predict, x, y
         assert ThreatModel("inf", eps).violation(found.points[found.eps == eps], x[found.eps == eps]).max() < 1e-12
 
 
+@pytest.mark.slow
 def test_an_eps_grid_is_resisted_once(predict, x, y):
     grid, threat_model = np.linspace(0.001, 0.008, 8), ThreatModel("inf", 1.0)
     eps_grid = active_set.run(pgd_attack(predict, threat_model), x, y, EpsGrid(grid), batch_size=16)

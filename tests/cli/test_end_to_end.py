@@ -104,6 +104,7 @@ def test_reproduce_prints_the_table_beside_the_paper_and_names_its_report(bnvuln
     assert all(row["n"] == 1 and row["sem"] is None for row in printed["rows"])
 
 
+@pytest.mark.slow
 def test_check_exits_1_only_for_a_failing_verdict(bnvuln, reproduced, monkeypatch):
     command = ["reproduce", "table6", "--scale", "smoke", "--out", reproduced, "-q"]
     monkeypatch.setattr("bn_vuln.reporting.claims.statistics.difference_verdict", lambda *_: "undecided")

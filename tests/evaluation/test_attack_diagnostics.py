@@ -101,6 +101,7 @@ def test_a_sound_model_passes_them_all():
     assert names(evaluator(linear()), attack="apgd-t", steps=20, targets=3) <= {"the image is not the stored image"}
 
 
+@pytest.mark.slow
 def test_gradients_that_mislead_trip_one_step_or_square():
     found = names(evaluator(linear(before=[Quantized()])), eps=0.1)
     assert "masked gradients" in found

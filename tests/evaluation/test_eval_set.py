@@ -38,10 +38,10 @@ PERTURBATIONS = [
     AWGN(std=0.2),
     Corruption(corruption="shot_noise", severity=3),
     Attack(attack="fgsm", eps=0.1),
-    Attack(attack="bim", eps=0.1, steps=4, keep="last"),
+    pytest.param(Attack(attack="bim", eps=0.1, steps=4, keep="last"), marks=pytest.mark.slow),
     Attack(eps=0.1, steps=4, eps_grid=(0.02, 0.05)),
-    Attack(attack="apgd-ce", eps=0.1, steps=4, min_eps_tolerance=0.02),
-    MinimumNorm(steps=5, binary_search_steps=2),
+    pytest.param(Attack(attack="apgd-ce", eps=0.1, steps=4, min_eps_tolerance=0.02), marks=pytest.mark.slow),
+    pytest.param(MinimumNorm(steps=5, binary_search_steps=2), marks=pytest.mark.slow),
 ]
 
 

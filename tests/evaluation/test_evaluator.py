@@ -146,6 +146,7 @@ def external(tmp_path, runs, *, shape=(28, 28, 1), scale=1.0, softmax=False):
 PGD = Attack(attack="bim", eps=0.1, steps=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(28, 28), (784,)])
 def test_any_input_shape_gives_the_accuracy_of_the_original(tmp_path, runs, shape):
     path = external(tmp_path, runs, shape=shape)
@@ -247,6 +248,7 @@ def test_a_run_that_failed_or_never_finished_has_nothing_to_evaluate(tmp_path, r
 PGD = Attack(attack="pgd", eps="8/255", steps=5)
 
 
+@pytest.mark.slow
 def test_folding_does_not_change_what_an_attack_finds(runs):
     subject = classifier.from_run(runs["batch"])
     plain, folded = (Evaluator(subject, LIMIT, fold=fold).run(PGD) for fold in (False, True))
@@ -257,6 +259,7 @@ def test_folding_does_not_change_what_an_attack_finds(runs):
     assert np.mean(np.abs(plain.images - folded.images) < 1e-6) > 0.99
 
 
+@pytest.mark.slow
 def test_only_own_attacks_use_the_folded_copy(evaluator, runs):
     assert evaluator.run(Clean()).record.bn_folded == 0
     cleverhans = evaluator.run(Attack(attack="bim", eps=0.1, steps=5, backend="cleverhans")).record
@@ -265,6 +268,7 @@ def test_only_own_attacks_use_the_folded_copy(evaluator, runs):
     assert (without.bn_folded, without.bn_kept) == (0, 0)
 
 
+@pytest.mark.slow
 def test_a_wrong_copy_cannot_raise_success(evaluator, runs, monkeypatch):
     """Success is measured on the classifier itself: a copy that computes something else only weakens the attack."""
     honest = evaluator.run(PGD).record.accuracy

@@ -131,6 +131,7 @@ def test_every_config_field_changes_the_images(few, result):
         assert np.abs(few.run(options).images - result.images[:10]).max() > 1e-4, change
 
 
+@pytest.mark.slow
 def test_two_replicas_find_what_one_does(runs, evaluator, result):
     devices = distribution.choose("mirrored")
     subject = api.open_classifier(runs["batch"], strategy="mirrored")

@@ -159,6 +159,7 @@ def test_a_target_gets_the_images_that_the_evaluation_keeps(run, monkeypatch):
     assert record.correct == record.clean_correct
 
 
+@pytest.mark.slow
 def test_iterative_attacks_keep_the_last_iterate(run, command):
     found = run("left", "right", attack={"eps": EPS, "steps": 2})
     assert found.perturbation["iterate"] == "last"  # the stored name of keep

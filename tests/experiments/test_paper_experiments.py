@@ -319,6 +319,7 @@ def verdicts(results: Results) -> Counter[str]:
 ARRAYS = {"boundaries", "spectra", "examples"}  # figures of more than numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", JUDGED)
 def test_records_that_agree_with_the_paper_hold(tmp_path: Path, name: str) -> None:
     chosen = catalog.experiment(name)

@@ -187,6 +187,7 @@ def test_what_is_damaged_is_measured_again(done, tmp_path, monkeypatch):
         assert any(line.startswith(f"{one}: ") and "made again" in line for line in log.lines)
 
 
+@pytest.mark.slow
 def test_what_is_damaged_of_a_training_is_trained_again(done, tmp_path):
     path, root = done
     whole, root = aggregate.aggregate(catalog.experiment(str(path)), root), shutil.copytree(root, tmp_path / "results")

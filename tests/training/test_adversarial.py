@@ -111,6 +111,7 @@ def test_an_eps_of_zero_is_plain_training(eagerly):
     assert trained.history[0].train_accuracy == pytest.approx(plain.history[0].train_accuracy, abs=0.01)
 
 
+@pytest.mark.slow
 def test_it_makes_nets_robust():
     """In 3 epochs, against PGD at eps .1: about .2 and .1 (plain) against .5."""
     held = data.load("mnist", "test", limit=300)

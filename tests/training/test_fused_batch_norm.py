@@ -116,6 +116,7 @@ def epoch(monkeypatch, *, with_fused):
     return result.loss, {v.path: np.array(v) for v in model.variables}
 
 
+@pytest.mark.slow
 def test_a_step_of_training_is_that_with_keras_batch_norm(monkeypatch):
     (loss, fused), (expected_loss, expected) = (epoch(monkeypatch, with_fused=w) for w in (True, False))
     assert loss == pytest.approx(expected_loss, rel=1e-4)

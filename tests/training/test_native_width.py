@@ -81,6 +81,7 @@ def test_on_replicas_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_same(*both(cell_of(weight_decay=0.1), monkeypatch, distribution=choose("mirrored")))
 
 
+@pytest.mark.slow
 def test_a_resumed_training_ends_with_the_same_bits(eagerly, tmp_path, monkeypatch) -> None:
     check_resume(cell_of(weight_decay=0.1, train={**SGD, "select": "best"}), tmp_path, monkeypatch)
 

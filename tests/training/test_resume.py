@@ -70,7 +70,8 @@ def weights_hash(folder: Path) -> str:
     return hashlib.sha256(b"".join(w.tobytes() for w in weights)).hexdigest()
 
 
-@pytest.mark.parametrize("cell", ["sgd", pytest.param("adam", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["sgd", "adam"])
 def test_a_killed_training_ends_with_the_same_bits(tmp_path, cell):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run(whole, cell) == 0
@@ -230,6 +231,7 @@ def test_tensorboard_gets_every_epoch(tmp_path):
     assert set(found) == {"loss", "train_accuracy", "validation_accuracy", "learning_rate", "images_per_second"}
 
 
+@pytest.mark.slow
 def test_a_training_is_deterministic_only_if_all_of_it_was(tmp_path, monkeypatch):
     interrupted(tmp_path, cell(), 2, monkeypatch)
     monkeypatch.setattr("bn_vuln.runtime.backend._options", {"determinism"})
