@@ -81,6 +81,7 @@ def pair(runs, tmp_path):
     return {name: shutil.copytree(folder, tmp_path / name) for name, folder in runs.items()}
 
 
+@pytest.mark.slow
 def test_it_trains_attacks_and_evaluates_from_plain_dicts(tmp_path):
     plain = {
         "data": {"limit": 1000},

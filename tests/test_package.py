@@ -106,6 +106,7 @@ def test_verbose_brings_the_start_up_messages_back():
     assert "oneDNN" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_number_of_devices_that_is_none_is_refused():
     done = run("from bn_vuln.runtime import backend\nbackend.tensorflow()", BNVULN_LOGICAL_CPUS="x")
     assert "UsageError: BNVULN_LOGICAL_CPUS: expected a number of devices, received 'x'" in done.stderr

@@ -100,6 +100,7 @@ def test_a_targeted_search_ends_at_its_target(evaluator):
     assert record.robust_after["pgd"] == N - round(N * record.target_rate)
 
 
+@pytest.mark.slow
 def test_the_ensemble_attacks_what_resisted_before(evaluator):
     options = {"steps": 5, "targets": 3, "queries": 20, "eps": 0.015}
     record = run(evaluator, attack="strong", **options).record

@@ -153,6 +153,7 @@ def test_clean_images_and_targeted_attacks_have_no_diagnostics():
     assert names(subject, eps=0) == {"eps is 0"}
 
 
+@pytest.mark.slow
 def test_a_weak_attack_trips_the_short_one():
     """BIM with steps of eps / 4 on a net of sines leaves what another attack finds."""
     found = Evaluator(wave_classifier(MNIST, 0.2), Evaluation(limit=100), checks="basic")

@@ -154,6 +154,7 @@ def test_any_input_shape_gives_the_accuracy_of_the_original(tmp_path, runs, shap
     assert found.accuracy == pytest.approx(api.attack(runs["none"], PGD, limit=200).record.accuracy, abs=0.011)
 
 
+@pytest.mark.slow
 def test_input_scale_is_respected(tmp_path, runs):
     path = external(tmp_path, runs, scale=255.0)
     assert api.open_classifier(path, dataset="mnist").input_scale.name == "0-255"  # it begins with a Rescaling
@@ -164,6 +165,7 @@ def test_input_scale_is_respected(tmp_path, runs):
     assert api.attack(wrong, Attack(attack="bim", eps=0, steps=1), limit=200).record.accuracy < 0.5
 
 
+@pytest.mark.slow
 def test_a_softmax_is_taken_off(tmp_path, runs):
     path = external(tmp_path, runs, softmax=True)
     found = api.attack(path, PGD, dataset="mnist", limit=200, input_scale="0-1").record

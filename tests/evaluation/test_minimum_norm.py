@@ -365,6 +365,7 @@ def test_a_model_without_adversarial_examples_has_no_distance(bnvuln, tmp_path, 
     assert (distance == 0).mean() == 1 - record["accuracy"]
 
 
+@pytest.mark.slow
 def test_the_api_takes_it_as_a_config_or_as_plain_fields(runs, result):
     for attack in ({"kind": "minimal", **FAST}, MinimumNorm(**FAST)):
         found = api.attack(runs["batch"], attack, limit=10)

@@ -183,6 +183,7 @@ def attacked(monkeypatch):
     return sources
 
 
+@pytest.mark.slow
 def test_what_is_recorded_is_not_done_again(run, tmp_path, monkeypatch):
     sources = attacked(monkeypatch)
     first = run("left", "right", matrix=True)

@@ -160,6 +160,7 @@ def accuracies(results):
     return [value.by_seed for block in results.blocks for arm in block.arms.values() for value in arm.values()]
 
 
+@pytest.mark.slow
 def test_what_is_damaged_is_measured_again(done, tmp_path, monkeypatch):
     path, root = done
     whole, root = aggregate.aggregate(catalog.experiment(str(path)), root), shutil.copytree(root, tmp_path / "results")

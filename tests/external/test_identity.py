@@ -270,6 +270,7 @@ def test_every_setting_has_an_architecture_of_its_own(identities):
     assert len({str(one) for one in identities.values()}) == len(VARIANTS)
 
 
+@pytest.mark.slow
 def test_a_script_that_runs_again_gives_the_same(identities):
     """Automatic names have counted up in the meantime."""
     assert {name: model_identity(seeded(build)) for name, build in VARIANTS.items()} == identities

@@ -49,7 +49,8 @@ def test_the_batch_is_halved_until_it_fits():
 @pytest.mark.parametrize("keep", ["first_success", "last"])
 def test_an_evaluation_goes_on_in_smaller_batches(monkeypatch, keep):
     classifier = from_model(net(), MNIST, {"weights": "random"})
-    options = Attack(attack="pgd", eps=0.1, steps=3, keep=keep)
+    # Of the norm inf, the sign of a slope that is nearly 0 may depend on the batch.
+    options = Attack(attack="pgd", ord="2", eps=2, steps=3, keep=keep)
     expected = Evaluator(classifier, Evaluation(limit=30)).run(options)
     evaluator = Evaluator(classifier, Evaluation(limit=30), batch_size=30)
     predict = evaluator.eval_set.predict_batch
@@ -63,4 +64,4 @@ def test_an_evaluation_goes_on_in_smaller_batches(monkeypatch, keep):
     found = evaluator.run(options)
     assert evaluator.eval_set.batch_size == 7
     np.testing.assert_array_equal(found.correct, expected.correct)
-    np.testing.assert_allclose(found.images, expected.images, atol=1e-6)
+    np.testing.assert_allclose(found.images, expected.images, atol=1e-4)

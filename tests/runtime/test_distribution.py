@@ -78,13 +78,12 @@ def test_auto_takes_one_device_where_replicas_would_change_the_result(two, monke
     assert choose_distribution(small_cell(normalization="batch"), "mirrored") is two  # and train refuses it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "attack",
     [
         Attack(attack="pgd", eps=0.1, steps=5),
-        pytest.param(
-            Attack(attack="pgd", ord="2", eps=2, steps=5, restarts=2, keep="best_loss"), marks=pytest.mark.slow
-        ),
+        Attack(attack="pgd", ord="2", eps=2, steps=5, restarts=2, keep="best_loss"),
     ],
     ids=["inf", "two"],
 )

@@ -40,6 +40,7 @@ def assert_same(native: Any, wide: Any) -> None:
     assert native.record.parameters == wide.record.parameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -164,6 +164,7 @@ def test_the_best_epoch_before_the_interruption_is_kept(tmp_path, monkeypatch):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_no_resume_starts_over(tmp_path, monkeypatch):
     interrupted(tmp_path, cell(), 2, monkeypatch)
     trained, lines = resumed(tmp_path, cell(), resume=False)
