@@ -20,22 +20,12 @@ from bn_vuln.data import fingerprint, image_files
 from bn_vuln.data.describe import format_list
 from bn_vuln.data.images import LazyImages, as_array, take
 from bn_vuln.data.info import DatasetInfo
-from bn_vuln.data.published import PUBLISHED, WHOLE, Split, SplitDataset
+from bn_vuln.data.published import PUBLISHED, SPLIT_WORDS, WHOLE, Split, SplitDataset
 from bn_vuln.errors import UsageError
 from bn_vuln.runtime.threads import map_in_order
 from bn_vuln.typing import DatasetImages
 
 NAME = re.compile(r"folder(?P<no_exif>\+no-exif)?(?P<skip_bad>\+skip-bad)?:(?P<path>.*)", re.DOTALL)
-SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "dev": "validation",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-    "testing": "test",
-}
 EXPECTED = "expected PATH/CLASS/*, or PATH/SPLIT/CLASS/* where SPLIT is train, val (valid, validation) or test"
 OR_LEFT_OUT = "; or leave such files out with --skip-bad"
 IN_MEMORY = 200_000_000  # bytes of the images of a folder, above which they are decoded when they are asked for
@@ -202,13 +192,11 @@ def _listed(root: Path, bad: Mapping[Path, str]) -> str:
 
 def _notes(root: Path, files: ImageFiles, bad: Mapping[Path, str]) -> tuple[str, ...]:
     notes = [f"left out {_listed(root, bad)}"] if bad else []
-    parents = [root] if WHOLE in files else [path for path in _visible(root) if path.name.lower() in SPLIT_FOLDERS]
+    parents = [root] if WHOLE in files else [path for path in _visible(root) if path.name.lower() in SPLIT_WORDS]
     hidden = [path.name for parent in parents for path in parent.glob(".*") if path.is_dir()]
     notes += [f"hidden folders are not read: {format_list(sorted(hidden))}"] if hidden else []
     if WHOLE not in files:
-        unread = [
-            path.name for path in _visible(root) if SPLIT_FOLDERS.get(path.name.lower(), "-") not in (*files, "-")
-        ]
+        unread = [path.name for path in _visible(root) if SPLIT_WORDS.get(path.name.lower(), "-") not in (*files, "-")]
         notes += [f"{name}/ holds no folders of classes and is not read" for name in unread]
     return tuple(notes)
 
@@ -230,7 +218,7 @@ def files_by_split(root: Path) -> ImageFiles:
         raise UsageError(f"{root}: no such folder; {EXPECTED}")
     folders: dict[str, Path] = {}  # split -> its folder
     for path in _visible(root):
-        split = SPLIT_FOLDERS.get(path.name.lower())
+        split = SPLIT_WORDS.get(path.name.lower())
         # A class may be called train, but it holds no folders.
         if split is not None and any(inner.is_dir() for inner in _visible(path)):
             if split in folders:
@@ -251,7 +239,7 @@ def _hint(root: Path) -> str:
     """The folder below that may have been meant, where there is one, or what a folder should hold."""
     folder, inner = root, _folders(root)
     for _ in range(5):  # links may go in a circle
-        if len(inner) != 1 or inner[0].name.lower() in SPLIT_FOLDERS:
+        if len(inner) != 1 or inner[0].name.lower() in SPLIT_WORDS:
             break
         folder, inner = inner[0], _folders(inner[0])
     return f"did you mean folder:{folder}?" if inner and folder != root else EXPECTED

@@ -12,7 +12,7 @@ import numpy as np
 from bn_vuln.data import array_checks, fingerprint
 from bn_vuln.data.describe import first_line, format_list
 from bn_vuln.data.info import DatasetInfo
-from bn_vuln.data.published import PUBLISHED, WHOLE, Split, SplitDataset
+from bn_vuln.data.published import PUBLISHED, SPLIT_WORDS, WHOLE, Split, SplitDataset
 from bn_vuln.errors import UsageError
 from bn_vuln.typing import AnyArray, Arrays
 
@@ -20,16 +20,6 @@ from bn_vuln.typing import AnyArray, Arrays
 ROLES = {
     "images": ("x", "image", "images", "img", "imgs", "data"),
     "labels": ("y", "label", "labels", "lbl", "target", "targets"),
-}
-SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "dev": "validation",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-    "testing": "test",
 }
 EXPECTED = "expected x_train, y_train, x_test, y_test (or some of these splits), or x and y"
 CLASS_NAMES = ("classes", "class_names")

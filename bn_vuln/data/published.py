@@ -17,6 +17,17 @@ from bn_vuln.errors import UsageError
 from bn_vuln.typing import DatasetImages, Floats, Index, Labels
 
 SPLIT_SEED = 20200
+# What names of folders and arrays call a split -> the split.
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "dev": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
 PUBLISHED = ("train", "validation", "test")  # names of published splits, in the order of the split `all`
 WHOLE = "whole"  # what data that were published without splits have instead
 

@@ -210,35 +210,26 @@ def from_external(
         UsageError: where the model is of another kind, does not fit the data, or something cannot be decided.
         BnvulnError: where Keras cannot load it.
     """
-    info = data.dataset_info(dataset)
     names: Sequence[str] | ClassNames | None = class_names
     if options.class_names is not None:
         names = data.read_class_names(options.class_names)
-    n_classes = len(names or info.classes)
-    objects = custom_objects if custom_objects is not None else options.custom_objects
+    info = data.dataset_info(dataset)
     own_head = options.weights not in (None, "imagenet")  # of a model of keras.applications
     loaded = loading.load(
-        target, weights=options.weights, classes=n_classes if own_head else None, custom_objects=objects
+        target,
+        weights=options.weights,
+        classes=len(names or info.classes) if own_head else None,
+        custom_objects=options.custom_objects if custom_objects is None else custom_objects,
     )
-    model, source = loaded.model, loaded.source
     if options.gray_to_rgb and info.shape[2] == 1:
         info = _as_rgb(info)
-    found, size = _input_of(model, info, source)
+    found, size = _input_of(loaded.model, info, loaded.source)
+    resize = _resize(options.resize, info, size, loaded.source)
     other = next((s for s in ("train", "validation") if s != split and s in data.splits(dataset)), split)
-    limit = min(input_scale.IMAGES, info.size(other, validation))
-    examples = data.load(dataset, other, validation=validation, limit=limit)
-    if names is not None:
-        examples = data.with_class_names(examples, names, options.class_names or "class names")
-    if 0 in size:
-        raise UsageError(
-            f"{source}: it takes images of any size, and {info.label} has several: bring them to one, or save the "
-            "model with an input of a fixed size"
-        )
-    resize = _resize(options.resize, info, size)
+    examples = _examples(dataset, other, validation, names, options)
     examples = fit_images(examples, size, info.shape[2], resize)
-    images = pixel_array(examples.images[:], size)
-    classifier = Classifier(
-        model,
+    unsettled = Classifier(
+        loaded.model,
         replace(info, classes=examples.info.classes),
         {},
         "",
@@ -249,46 +240,75 @@ def from_external(
         resize=resize,
         external=True,
         class_names=names,
-        label=source,
+        label=loaded.source,
         path=loaded.path,
     )
-    n_classes = _count_classes(model, classifier.info, names, options.head, source)
-    decision = _decide_scale(classifier, options, loaded.input_scale, images, examples.labels, n_classes, other)
-    classifier = replace(classifier, input_scale=decision.scale)
+    settled = _settled(unsettled, options, loaded, examples, other)
+    identity = {**model_identity(loaded.model, loaded.custom_objects), **_how_it_is_called(settled)}
+    return replace(settled, identity=identity, id=digest(identity))
+
+
+def _examples(
+    dataset: str, split: str, validation: int, names: Sequence[str] | ClassNames | None, options: ExternalModel
+) -> data.Dataset:
+    """Some labelled images, by which is decided what a model takes and returns."""
+    limit = min(input_scale.IMAGES, data.dataset_info(dataset).size(split, validation))
+    examples = data.load(dataset, split, validation=validation, limit=limit)
+    return examples if names is None else data.with_class_names(examples, names, options.class_names or "class names")
+
+
+def _settled(
+    classifier: Classifier, options: ExternalModel, loaded: loading.LoadedModel, examples: data.Dataset, split: str
+) -> Classifier:
+    """The classifier with its input scale, its output and its classes, and what a trial call found."""
+    model, info = classifier.model, classifier.info
+    n_classes = _count_classes(model, info, classifier.class_names, options.head, classifier.label)
+    images = pixel_array(examples.images[:], classifier.size)
+    decision = _decide_scale(classifier, options, loaded.input_scale, images, examples.labels, n_classes, split)
+    classifier = replace(classifier, input_scale=decision.scale, scale_doubt=decision.flag)
     inputs = classifier.to_input(backend.tensorflow().constant(images[: outputs.IMAGES]))
-    output = outputs.find_output(model, inputs, n_classes, declared=options.output, head=options.head, source=source)
-    classes = classifier.info.classes
-    if len(classes) < n_classes:  # numbers, of which the data do not have them all
-        classes = tuple(map(str, range(n_classes)))
-    identity = {
-        **model_identity(model, loaded.custom_objects),
-        "input_scale": decision.scale.name,
-        "size": list(size),
-        "channels": info.shape[2],
-        "resize": resize,
-        "output": output.kind,
-        "head": list(output.path),
+    output = outputs.find_output(
+        model, inputs, n_classes, declared=options.output, head=options.head, source=classifier.label
+    )
+    custom = () if loaded.custom_objects is None else (loaded.custom_objects.name,)
+    trial = try_model(model, inputs, classifier.input, output, source=classifier.label, custom=custom)
+    if decision.flag is not None:
+        trial = replace(trial, flags=(*trial.flags, decision.flag))
+    # Numbers, of which the data do not have them all, are those of the model.
+    classes = info.classes if len(info.classes) >= n_classes else tuple(map(str, range(n_classes)))
+    return replace(
+        classifier,
+        info=replace(info, classes=classes),
+        output=trial.output,
+        trial=trial,
+        found=(*trial.lines(decision.text), *_said(examples, classifier.size, classifier.resize)),
+    )
+
+
+def _how_it_is_called(classifier: Classifier) -> Plain:
+    """The part of an external model's identity that is not the model: every setting of its input and outputs."""
+    assert classifier.input_scale is not None
+    assert classifier.output is not None
+    names, validation = classifier.class_names, classifier.validation
+    return {
+        "input_scale": classifier.input_scale.name,
+        "size": list(classifier.size),
+        "channels": classifier.channels,
+        "resize": classifier.resize,
+        "output": classifier.output.kind,
+        "head": list(classifier.output.path),
         **({} if names is None else {"class_names": [name if isinstance(name, str) else list(name) for name in names]}),
         **({"validation": validation} if validation else {}),
     }
-    custom = () if loaded.custom_objects is None else (loaded.custom_objects.name,)
-    trial = try_model(model, inputs, found, output, source=source, custom=custom)
-    if decision.flag is not None:
-        trial = replace(trial, flags=(*trial.flags, decision.flag))
-    return replace(
-        classifier,
-        info=replace(classifier.info, classes=classes),
-        identity=identity,
-        id=digest(identity),
-        output=trial.output,
-        trial=trial,
-        found=(*trial.lines(decision.text), *_said(examples, size, resize)),
-        scale_doubt=decision.flag,
-    )
 
 
-def _resize(asked: Resize, info: DatasetInfo, size: tuple[int, int]) -> Resize:
+def _resize(asked: Resize, info: DatasetInfo, size: tuple[int, int], source: str) -> Resize:
     """How images are brought to the size: nothing is done where all have it."""
+    if 0 in size:
+        raise UsageError(
+            f"{source}: it takes images of any size, and {info.label} has several: bring them to one, or save the "
+            "model with an input of a fixed size"
+        )
     return "none" if info.shape[:2] == size else "crop" if asked == "auto" else asked
 
 

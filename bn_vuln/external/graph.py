@@ -6,8 +6,6 @@ functions of TensorFlow and custom layers all look the same.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 from bn_vuln.runtime import backend
@@ -87,20 +85,6 @@ def _moved(op: Any, tensor: GraphTensor) -> GraphTensor:
     return tf.raw_ops.StridedSlice(
         input=tensor, begin=begin, end=end, strides=strides, **{mask: op.get_attr(mask) for mask in masks}
     )
-
-
-@contextlib.contextmanager
-def inlined(active: bool) -> Iterator[None]:
-    """Trace functions of TensorFlow inside of the traced one as plain Python, so that they are in the same graph."""
-    tf = backend.tensorflow()
-    before = tf.config.functions_run_eagerly()
-    if active:
-        tf.config.run_functions_eagerly(True)
-    try:
-        yield
-    finally:
-        if active:
-            tf.config.run_functions_eagerly(before)
 
 
 # Before the first layer that computes: they keep values, or their range, or drop some.

@@ -89,7 +89,7 @@ class Output:
 
     def _logits(self, model: KerasModel, inputs: Tensor, training: bool) -> Tensor:
         tf = backend.tensorflow()
-        with graph.inlined(self.inline):
+        with backend.functions_inlined(self.inline):
             outputs: Any = model(inputs, training=training)
         for key in self.path:
             outputs = outputs[key]
@@ -280,7 +280,7 @@ def _call(model: KerasModel, inputs: Tensor, source: str, inline: bool = False) 
     seen: list[tuple[str, tuple[str | int, ...], str, str | None]] = []
 
     def call(x: Tensor) -> list[tuple[Tensor, Tensor]]:
-        with graph.inlined(inline):
+        with backend.functions_inlined(inline):
             outputs = model(x, training=False)
         seen.clear()
         results = []

@@ -319,7 +319,7 @@ class _View:
 
         mapping = [(v, self.tracked[id(v)]) for v in self._model.variables if id(v) in self.tracked]
         by_batch = self._by_batch() if training else contextlib.nullcontext()
-        with keras.StatelessScope(mapping) as scope, _tf_functions_inlined(self._model), by_batch:
+        with keras.StatelessScope(mapping) as scope, _functions_inlined(self._model), by_batch:
             outputs = self._model(inputs, training=False)
             self.updates = dict(scope.state_mapping)
         return outputs
@@ -388,21 +388,6 @@ def _changed_attributes(layers: Sequence[Layer], changes: Plain) -> Iterator[Non
                 delattr(layer, name)  # the class' own is behind it
 
 
-@contextlib.contextmanager
-def _tf_functions_inlined(model: KerasModel) -> Iterator[None]:
-    """Inside, a layer's `call` that is a tf.function runs anew: its graph would be that of earlier calls."""
-    if not any(hasattr(type(layer).call, "get_concrete_function") for layer in _layers(model)):
-        yield
-        return
-    config = backend.tensorflow().config
-    before = config.functions_run_eagerly()
-    config.run_functions_eagerly(True)
-    try:
-        yield
-    finally:
-        config.run_functions_eagerly(before)
-
-
 # ---------------------------------------------------------------- a copy
 
 
@@ -431,3 +416,10 @@ def _copy(model: KerasModel, values: Mapping[int, AnyArray]) -> KerasModel | Non
         if type(layer).__name__ == "Normalization":
             layer.finalize_state()  # it computes with numbers of its own, not with its weights
     return copy
+
+
+def _functions_inlined(model: KerasModel) -> contextlib.AbstractContextManager[None]:
+    """Inside, a layer's `call` that is a tf.function runs anew: its graph would be that of earlier calls."""
+    return backend.functions_inlined(
+        any(hasattr(type(layer).call, "get_concrete_function") for layer in _layers(model))
+    )

@@ -123,6 +123,18 @@ def compile(
     return tf.function(function, jit_compile=xla, autograph=False, input_signature=signature)
 
 
+@contextlib.contextmanager
+def functions_inlined(active: bool = True) -> Iterator[None]:
+    """Trace functions of TensorFlow inside of the traced one as plain Python, so that they are in the same graph."""
+    config = tensorflow().config
+    before = config.functions_run_eagerly()
+    config.run_functions_eagerly(before or active)
+    try:
+        yield
+    finally:
+        config.run_functions_eagerly(before)
+
+
 def prefers_xla(model: KerasModel) -> bool:
     """Return if XLA makes this Keras model faster: dense nets yes, convolutions on a CPU no (they lose oneDNN)."""
     return not any("Conv" in type(layer).__name__ for layer in leaf_layers(model))
