@@ -296,7 +296,8 @@ checks_option = option("Diagnostics")(
     default="basic",
     show_default=True,
     help="Diagnostics that look for a failed attack. basic: one gradient, random points and rounded images on a "
-    "quarter of the examples (100 to 1,000), and a short apgd-t on up to 100 that were left; full: further attacks on up to 1,000, at many times the cost.",
+    "quarter of the examples (100 to 1,000), and a short apgd-t on up to 100 that were left; full: further attacks on "
+    "up to 1,000, at many times the cost.",
 )
 
 
