@@ -7,7 +7,7 @@
 
 All see the same images, batch size, SGD and model; all run on all cores, TensorFlow with oneDNN on. The MLP trains on
 MNIST, the others on random images of 32x32x3. `share_of_peak` is the rate of floating-point operations (three forward
-passes an image) beside that of a large matrix product in the same run. `ours` has XLA where `backend.prefers_xla`
+passes an image) beside that of a large matrix product in the same run. `ours` has XLA where `backend.execution_policy`
 says so, `ours_other_xla` (--other-xla) the other way round, for VGG8 one batch, timed once. `ours_keras_batch_norm`
 does without the fused batch norm of train/fused.py. PyTorch (pip install bnvuln[bench]) reads shuffled slices of one
 tensor, its fastest way, in its default layout and in channels_last; it is left out where it is not installed.
@@ -22,6 +22,7 @@ With --augment this loop takes turns with itself on random crops and flips, and 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import os
 import statistics
@@ -75,8 +76,13 @@ def bnvuln_epoch(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
 
 def other_xla(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
     """Return bnvuln's loop, with XLA where it is off by default and the reverse."""
-    chosen = backend.prefers_xla
-    with mock.patch.object(backend, "prefers_xla", lambda model: not chosen(model)):
+    chosen = backend.execution_policy
+
+    def other(model: Any, **options: Any) -> backend.ExecutionPolicy:
+        policy = chosen(model, **options)
+        return dataclasses.replace(policy, xla=not policy.xla)
+
+    with mock.patch.object(backend, "execution_policy", other):
         return bnvuln_epoch(cell, training)
 
 
@@ -88,7 +94,12 @@ def enlarged(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
 
 def keras_batch_norm(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
     """Return bnvuln's loop with Keras' batch norm of several operations."""
-    with mock.patch.object(backend, "fuses_batch_norm", return_value=False):
+    chosen = backend.execution_policy
+
+    def unfused(model: Any, **options: Any) -> backend.ExecutionPolicy:
+        return dataclasses.replace(chosen(model, **options), fused_batch_norm=False)
+
+    with mock.patch.object(backend, "execution_policy", unfused):
         run = bnvuln_epoch(cell, training)
         run()  # it is traced in its first call
         return run

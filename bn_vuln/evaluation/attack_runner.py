@@ -239,7 +239,7 @@ class AttackRunner:
 
     def _uses_xla(self, steps: int, attacked: Classifier) -> bool:
         many = len(self.eval_set.dataset) * steps >= MIN_GRADIENTS_FOR_XLA
-        preferred = many and self.eval_set.distribution.replicas == 1 and backend.attack_prefers_xla(attacked.model)
+        preferred = many and self.eval_set.distribution.replicas == 1 and backend.execution_policy(attacked.model).xla
         return preferred and (not attacked.external or self._xla_knows(attacked))
 
     def _xla_knows(self, attacked: Classifier) -> bool:

@@ -1,4 +1,14 @@
-"""TensorFlow start-up and compilation settings (oneDNN, XLA, seeds, devices, logs); only this module sets them.
+"""What this package needs of a backend beside `keras.ops`: a small protocol, and how models are executed best.
+
+    compile             one graph of a function of tensors
+    value_and_gradient  a function and its gradient by its argument
+    jacobian            the gradients of several outputs
+    place               an array as a tensor of the device; `np.asarray` brings it back
+    spec                shape and dtype of an argument that may have batches of any size
+    is_tracing          if a graph is being made
+
+Operations, loops included, are those of `keras.ops` (see `bn_vuln.runtime.ops`). TensorFlow's implementation is
+`tensorflow_backend`.
 
 Importing this module does not import TensorFlow. It must be imported before TensorFlow is, so that oneDNN is on (on
 some CPUs six times faster for convolutions, and off by default).
@@ -9,19 +19,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import math
 import os
 import platform
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-from bn_vuln.errors import UsageError
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 if TYPE_CHECKING:  # it imports NumPy, which `bnvuln --help` does without
-    from bn_vuln.typing import KerasModel
+    from bn_vuln.typing import KerasModel, Tensor
 
-Signature: TypeAlias = Sequence[object]  # TensorSpecs, or structures of them
+Signature: TypeAlias = Sequence[object]  # what `spec` returns, or structures of it
+Extra = TypeVar("Extra")
 
 
 def prepare_environment() -> None:
@@ -40,37 +51,8 @@ def set_verbose(verbose: bool) -> None:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0" if verbose else "3"
 
 
-@functools.cache
-def tensorflow() -> Any:
-    """Return TensorFlow, imported quietly now if it was not; `set_verbose(True)` lets it print its messages."""
-    prepare_environment()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    quiet = os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3"
-    # Messages logged before absl is initialized ignore every log level, hence the redirection.
-    with _suppressed_stderr() if quiet else contextlib.nullcontext():
-        import tensorflow as tf
-
-        _split_cpu(tf)
-        tf.config.list_physical_devices()
-        tf.constant(0)
-    if quiet:
-        tf.get_logger().setLevel("ERROR")
-    return tf
-
-
-def _split_cpu(tf: Any) -> None:
-    """Make BNVULN_LOGICAL_CPUS devices of the CPU, to try `--strategy mirrored` without GPUs."""
-    text = os.environ.get("BNVULN_LOGICAL_CPUS", "1")
-    if not text.isdigit() or text == "0":
-        raise UsageError(f"BNVULN_LOGICAL_CPUS: expected a number of devices, received {text!r}")
-    count = int(text)
-    if count > 1:
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
-
-
 @contextlib.contextmanager
-def _suppressed_stderr() -> Iterator[None]:
+def suppressed_stderr() -> Iterator[None]:
     """Suppress the messages of native code on standard error; show them if the block fails."""
     sys.stderr.flush()
     try:
@@ -92,13 +74,96 @@ def _suppressed_stderr() -> Iterator[None]:
             os.close(saved)
 
 
+def tensorflow() -> Any:
+    """Return TensorFlow, imported quietly now if it was not; `set_verbose(True)` lets it print its messages."""
+    return _implementation().tensorflow()
+
+
+def _implementation() -> Any:
+    """The protocol on the backend of Keras."""
+    from bn_vuln.runtime import tensorflow_backend
+
+    return tensorflow_backend
+
+
+def start() -> None:
+    """Start the backend of Keras, quietly, if it has not been started."""
+    _implementation().start()
+
+
+def compile(
+    function: Callable[..., Any], *, xla: bool = False, signature: Signature | None = None
+) -> Callable[..., Any]:
+    """Compile a function of tensors into one graph.
+
+    Args:
+        function: of tensors and structures of them.
+        xla: compile the graph with XLA; `execution_policy` says when that is faster.
+        signature: `spec`s of the arguments; with them batches of every size share one graph.
+    """
+    return cast("Callable[..., Any]", _implementation().compile(function, xla=xla, signature=signature))
+
+
+def spec(shape: tuple[int | None, ...], dtype: str) -> object:
+    """Return the specification of an argument for `compile`; None is a side of any length."""
+    return _implementation().spec(shape, dtype)
+
+
+def value_and_gradient(function: Callable[[Tensor], tuple[Tensor, Extra]], x: Tensor) -> tuple[Tensor, Tensor, Extra]:
+    """Evaluate a function and its gradient by its argument.
+
+    Args:
+        function: x -> (values, anything else that it computes). The gradient is that of the values' sum.
+        x: a tensor.
+
+    Returns:
+        (values, gradient of the shape of x, the rest). A gradient that is not connected is 0.
+    """
+    return cast("tuple[Tensor, Tensor, Extra]", _implementation().value_and_gradient(function, x))
+
+
+def jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return the gradients of each output, by example.
+
+    Args:
+        function: x [n, ...] -> [n, k]; an example's outputs depend on that example alone.
+        x: a tensor [n, ...].
+
+    Returns:
+        [n, k, ...].
+    """
+    return cast("Tensor", _implementation().jacobian(function, x))
+
+
+def place(array: object, dtype: str | None = None) -> Tensor:
+    """Return an array as a tensor on the device."""
+    return cast("Tensor", _implementation().place(array, dtype))
+
+
+def is_tracing() -> bool:
+    """Return if a graph is being made now, rather than values."""
+    return bool(_implementation().is_tracing())
+
+
+def dtype_of(tensor: Tensor) -> str:
+    """Return the name of a tensor's dtype: `float32`."""
+    import keras
+
+    return str(keras.backend.standardize_dtype(tensor.dtype))
+
+
+def functions_inlined(active: bool = True) -> contextlib.AbstractContextManager[None]:
+    """Trace functions of TensorFlow inside of the traced one as plain Python, so that they are in the same graph."""
+    return cast("contextlib.AbstractContextManager[None]", _implementation().functions_inlined(active))
+
+
 _options: set[str] = set()  # set for this process
 
 
 def make_deterministic(seed: int = 0) -> None:
     """Make equal computations of this process give equal bits from now on, some of them more slowly."""
-    tensorflow().config.experimental.enable_op_determinism()
-    import keras  # after TensorFlow was started quietly
+    _implementation().make_deterministic()
+    import keras  # after the backend was started quietly
 
     keras.utils.set_random_seed(seed)  # without a global seed TensorFlow then refuses random ops
     _options.add("determinism")
@@ -109,43 +174,45 @@ def is_deterministic() -> bool:
     return "determinism" in _options
 
 
-def compile(
-    function: Callable[..., Any], *, xla: bool = False, signature: Signature | None = None
-) -> Callable[..., Any]:
-    """Compile a function of tensors into one graph.
+# ---------------------------------------------------------------- how models are executed
+
+
+@dataclass(frozen=True)
+class ExecutionPolicy:
+    """How a model is executed fastest, as measured (tools/bench_execution.py, docs/benchmarks.md).
+
+    Attributes:
+        xla: compile with XLA.
+        steps_per_call: steps of an attack in one compiled call; more than one in a loop of the graph.
+        fused_batch_norm: use TensorFlow's fused op for batch norm in training.
+    """
+
+    xla: bool
+    steps_per_call: int
+    fused_batch_norm: bool
+
+
+MIN_GRADIENTS_FOR_XLA = 300_000  # gradients of examples above which XLA saves more time than it takes to compile
+STEPS_PER_CALL = 8  # of dense nets: a step takes about as long as a call costs
+
+
+def execution_policy(model: KerasModel, *, gradients: float = math.inf, devices: int = 1) -> ExecutionPolicy:
+    """Return how to execute a model.
+
+    XLA makes dense nets faster, and convolutions on a CPU slower (they lose oneDNN). Large nets are stepped from the
+    host: inside of a loop TensorFlow runs convolutions no faster, and memory is held longer.
 
     Args:
-        function: of tensors and structures of them.
-        xla: compile the graph with XLA; `prefers_xla` says when that is faster.
-        signature: TensorSpecs of the arguments; with them batches of every size share one graph.
+        model: a Keras model.
+        gradients: number of examples' gradients that will be computed; compiling must pay.
+        devices: number of devices; XLA is used on one only.
     """
-    tf = tensorflow()
-    return tf.function(function, jit_compile=xla, autograph=False, input_signature=signature)
-
-
-@contextlib.contextmanager
-def functions_inlined(active: bool = True) -> Iterator[None]:
-    """Trace functions of TensorFlow inside of the traced one as plain Python, so that they are in the same graph."""
-    config = tensorflow().config
-    before = config.functions_run_eagerly()
-    config.run_functions_eagerly(before or active)
-    try:
-        yield
-    finally:
-        config.run_functions_eagerly(before)
-
-
-def prefers_xla(model: KerasModel) -> bool:
-    """Return if XLA makes this Keras model faster: dense nets yes, convolutions on a CPU no (they lose oneDNN)."""
-    return not any("Conv" in type(layer).__name__ for layer in leaf_layers(model))
-
-
-def attack_prefers_xla(model: KerasModel) -> bool:
-    """Return if XLA makes a gradient attack on this model faster, once it is compiled.
-
-    It does for dense nets, by 3% to 45% (the smaller the batch the more: tools/bench_attacks.py).
-    """
-    return prefers_xla(model)
+    dense = not any("Conv" in type(layer).__name__ for layer in leaf_layers(model))
+    return ExecutionPolicy(
+        xla=dense and devices == 1 and gradients >= MIN_GRADIENTS_FOR_XLA,
+        steps_per_call=STEPS_PER_CALL if dense else 1,
+        fused_batch_norm=_implementation().fuses_batch_norm(),
+    )
 
 
 def xla_compiles(function: Callable[..., Any], *tensors: object) -> bool:
@@ -155,11 +222,6 @@ def xla_compiles(function: Callable[..., Any], *tensors: object) -> bool:
     except Exception:  # XLA and TensorFlow raise many kinds for an operation that XLA does not have
         return False
     return True
-
-
-def fuses_batch_norm() -> bool:
-    """Return if TensorFlow's fused op for batch norm in training is used: on a CPU, where it was measured."""
-    return not tensorflow().config.list_physical_devices("GPU")
 
 
 def leaf_layers(model: KerasModel) -> Iterator[Any]:
@@ -180,11 +242,9 @@ def derived_seed(*parts: int) -> int:
 
 def device_name() -> str:
     """Return the name of the device that computes: the GPU's, or the CPU's with its number of cores."""
-    tf = tensorflow()
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = _implementation().gpu_names()
     if gpus:
-        name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
-        return f"{len(gpus)} x {name}"
+        return f"{len(gpus)} x {gpus[0]}"
     processor = platform.machine()
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         processor = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), processor)

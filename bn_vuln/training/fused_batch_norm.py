@@ -14,7 +14,7 @@ from bn_vuln.typing import BatchNormLayer, KerasModel, Tensor
 
 @contextlib.contextmanager
 def use_fused_op(model: KerasModel) -> Iterator[None]:
-    """Call the BN layers of a model as one operation inside, where they can be and `backend.fuses_batch_norm`.
+    """Call the BN layers of a model as one operation inside, where they can be and the execution policy says so.
 
     It is for training only, so what is traced inside must be training.
     """
@@ -26,7 +26,8 @@ def use_fused_op(model: KerasModel) -> Iterator[None]:
         return images and layer.axis in (-1, 3) and not layer.synchronized and layer.compute_dtype == "float32"
 
     layers = [layer for layer in backend.leaf_layers(model) if type(layer) is keras.layers.BatchNormalization]
-    chosen = [layer for layer in layers if is_fusable(layer)] if backend.fuses_batch_norm() else []
+    fuse = backend.execution_policy(model).fused_batch_norm
+    chosen = [layer for layer in layers if fuse and is_fusable(layer)]
     for layer in chosen:
         layer.call = _fused_call(layer)
     try:

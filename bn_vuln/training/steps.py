@@ -45,7 +45,7 @@ def make(
     """Return steps over `images` (uint8 [n, h, w, c]) and `labels` (int32 [n]), which lie on every device."""
     step = _step(cell, model, optimizer, info, images, labels, distribution.replicas)
     if distribution.strategy is None:
-        return backend.compile(_looped(step, optimizer), xla=backend.prefers_xla(model))
+        return backend.compile(_looped(step, optimizer), xla=backend.execution_policy(model).xla)
     return _replicated(step, optimizer, distribution)
 
 

@@ -126,7 +126,8 @@ def test_the_order_of_an_epoch_holds_the_crops():
 )
 def test_an_epoch_is_one_on_images_augmented_before(monkeypatch, xla, options):
     """Every example comes once in an epoch, so that all can be augmented by NumPy before it begins."""
-    monkeypatch.setattr(backend, "prefers_xla", lambda model: xla)
+    policy = backend.ExecutionPolicy(xla=xla, steps_per_call=1, fused_batch_norm=True)
+    monkeypatch.setattr(backend, "execution_policy", lambda model, **_: policy)
     adversarial = {"adversarial": options.get("adversarial")}
     width = {"data": {**FEW, "width": options.get("width", 28)}}
     cell, plain = (cell_of(augment, train=adversarial, normalization="batch", **width) for augment in ({}, None))

@@ -106,7 +106,8 @@ def test_layers_are_themselves_again_even_after_an_error():
 
 
 def epoch(monkeypatch, *, with_fused):
-    monkeypatch.setattr(backend, "fuses_batch_norm", lambda: with_fused)
+    policy = backend.ExecutionPolicy(xla=False, steps_per_call=1, fused_batch_norm=with_fused)
+    monkeypatch.setattr(backend, "execution_policy", lambda model, **_: policy)
     cell = validate(Cell, {"arch": "resnet20", "normalization": "batch", "train": {"batch_size": 16}}, "test")
     model = models.build(cell, PHOTOS)
     generator = np.random.default_rng(0)

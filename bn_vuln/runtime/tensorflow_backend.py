@@ -1,0 +1,121 @@
+"""The protocol of `backend` on TensorFlow, its start-up and its settings; only this module sets them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from bn_vuln.errors import UsageError
+from bn_vuln.runtime import backend
+from bn_vuln.typing import Tensor
+
+
+@functools.cache
+def tensorflow() -> Any:
+    """Return TensorFlow, imported quietly now if it was not."""
+    backend.prepare_environment()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    quiet = os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3"
+    # Messages logged before absl is initialized ignore every log level, hence the redirection.
+    with backend.suppressed_stderr() if quiet else contextlib.nullcontext():
+        import tensorflow as tf
+
+        _split_cpu(tf)
+        tf.config.list_physical_devices()
+        tf.constant(0)
+    if quiet:
+        tf.get_logger().setLevel("ERROR")
+    return tf
+
+
+def start() -> None:
+    """Start TensorFlow."""
+    tensorflow()
+
+
+def _split_cpu(tf: Any) -> None:
+    """Make BNVULN_LOGICAL_CPUS devices of the CPU, to try `--strategy mirrored` without GPUs."""
+    text = os.environ.get("BNVULN_LOGICAL_CPUS", "1")
+    if not text.isdigit() or text == "0":
+        raise UsageError(f"BNVULN_LOGICAL_CPUS: expected a number of devices, received {text!r}")
+    count = int(text)
+    if count > 1:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+
+
+def make_deterministic() -> None:
+    """Let TensorFlow's ops give equal bits from now on."""
+    tensorflow().config.experimental.enable_op_determinism()
+
+
+def compile(function: Callable[..., Any], *, xla: bool, signature: Sequence[object] | None) -> Callable[..., Any]:
+    """See `backend.compile`."""
+    compiled: Callable[..., Any] = tensorflow().function(
+        function, jit_compile=xla, autograph=False, input_signature=signature
+    )
+    return compiled
+
+
+def spec(shape: tuple[int | None, ...], dtype: str) -> object:
+    """See `backend.spec`."""
+    return tensorflow().TensorSpec(shape, dtype)
+
+
+def value_and_gradient(function: Callable[[Tensor], tuple[Tensor, Any]], x: Tensor) -> tuple[Tensor, Tensor, Any]:
+    """See `backend.value_and_gradient`."""
+    tf = tensorflow()
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        values, rest = function(x)
+    gradient = tape.gradient(values, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return values, tf.ensure_shape(gradient, x.shape), rest  # its shape is unknown behind a Python function
+
+
+def jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """See `backend.jacobian`: one backward pass an output."""
+    tf = tensorflow()
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        columns = tf.unstack(tf.reduce_sum(function(x), axis=0))
+    zero = tf.UnconnectedGradients.ZERO
+    gradients: Tensor = tf.stack([tape.gradient(c, x, unconnected_gradients=zero) for c in columns], axis=1)
+    return gradients
+
+
+def place(array: object, dtype: str | None) -> Tensor:
+    """See `backend.place`."""
+    tensor: Tensor = tensorflow().constant(array, dtype)
+    return tensor
+
+
+def is_tracing() -> bool:
+    """See `backend.is_tracing`."""
+    return not tensorflow().executing_eagerly()
+
+
+@contextlib.contextmanager
+def functions_inlined(active: bool) -> Iterator[None]:
+    """See `backend.functions_inlined`."""
+    config = tensorflow().config
+    before = config.functions_run_eagerly()
+    config.run_functions_eagerly(before or active)
+    try:
+        yield
+    finally:
+        config.run_functions_eagerly(before)
+
+
+def gpu_names() -> list[str]:
+    """Return the name of each GPU."""
+    config = tensorflow().config
+    gpus = config.list_physical_devices("GPU")
+    return [config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
+
+
+def fuses_batch_norm() -> bool:
+    """Return if TensorFlow's fused op for batch norm in training is used: on a CPU, where it was measured."""
+    return not gpu_names()
