@@ -22,8 +22,6 @@ import importlib.metadata
 import math
 import os
 import platform
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
@@ -51,29 +49,6 @@ def set_verbose(verbose: bool) -> None:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0" if verbose else "3"
 
 
-@contextlib.contextmanager
-def suppressed_stderr() -> Iterator[None]:
-    """Suppress the messages of native code on standard error; show them if the block fails."""
-    sys.stderr.flush()
-    try:
-        saved = os.dup(2)
-    except OSError:  # no standard error to hold back
-        yield
-        return
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(saved, held.read())
-            raise
-        finally:
-            sys.stderr.flush()
-            os.dup2(saved, 2)
-            os.close(saved)
-
-
 def tensorflow() -> Any:
     """Return TensorFlow, imported quietly now if it was not; `set_verbose(True)` lets it print its messages."""
     return _implementation().tensorflow()
@@ -81,6 +56,7 @@ def tensorflow() -> Any:
 
 def _implementation() -> Any:
     """The protocol on the backend of Keras."""
+    prepare_environment()
     from bn_vuln.runtime import tensorflow_backend
 
     return tensorflow_backend

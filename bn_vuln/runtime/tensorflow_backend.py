@@ -5,22 +5,22 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from bn_vuln.errors import UsageError
-from bn_vuln.runtime import backend
 from bn_vuln.typing import Tensor
 
 
 @functools.cache
 def tensorflow() -> Any:
     """Return TensorFlow, imported quietly now if it was not."""
-    backend.prepare_environment()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     quiet = os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3"
     # Messages logged before absl is initialized ignore every log level, hence the redirection.
-    with backend.suppressed_stderr() if quiet else contextlib.nullcontext():
+    with _suppressed_stderr() if quiet else contextlib.nullcontext():
         import tensorflow as tf
 
         _split_cpu(tf)
@@ -29,6 +29,29 @@ def tensorflow() -> Any:
     if quiet:
         tf.get_logger().setLevel("ERROR")
     return tf
+
+
+@contextlib.contextmanager
+def _suppressed_stderr() -> Iterator[None]:
+    """Suppress the messages of native code on standard error; show them if the block fails."""
+    sys.stderr.flush()
+    try:
+        saved = os.dup(2)
+    except OSError:  # no standard error to hold back
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(saved, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
 
 
 def start() -> None:
