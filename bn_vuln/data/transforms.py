@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bn_vuln.data.describe import format_shape
 from bn_vuln.errors import UsageError
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, ops
 from bn_vuln.typing import DatasetImages, Images, Tensor
 
 Resize = Literal["none", "stretch", "crop", "pad"]
@@ -17,7 +17,7 @@ Size = int | tuple[int, int]  # height and width, or (height, width)
 
 
 def to_pixels(images: Tensor, size: Size, how: Resize = "stretch") -> Tensor:
-    """Convert stored images to pixels of a size, with TensorFlow ops.
+    """Convert stored images to pixels of a size, with operations of the backend.
 
     Args:
         images: uint8 [n, h, w, channels], which is divided by 255, or float, which is taken as pixels.
@@ -30,23 +30,24 @@ def to_pixels(images: Tensor, size: Size, how: Resize = "stretch") -> Tensor:
     Raises:
         UsageError: The images have another size, and `how` is `none`.
     """
-    tf = backend.tensorflow()
-    pixels: Tensor = tf.cast(images, tf.float32) / 255.0 if images.dtype == tf.uint8 else tf.cast(images, tf.float32)
+    pixels: Tensor = ops.cast(images, "float32")
+    if backend.dtype_of(images) == "uint8":
+        pixels = pixels / 255.0
     (height, width), (_, rows, columns, channels) = _pair(size), pixels.shape
     if (rows, columns) == (height, width):
         return pixels
     (resized_rows, resized_columns), (top, left) = placement((rows, columns), (height, width), how)
-    # Two products with the interpolation weights: the same as tf.image.resize to 3e-6, and faster, above all in a step
-    # compiled with XLA, where enlarging would otherwise take most of a linear model's time.
+    # Two products with the interpolation weights: the same as TensorFlow's own resizing to 3e-6, and faster, above all
+    # in a step compiled with XLA, where enlarging would otherwise take most of a linear model's time.
     down = _placed(bilinear_weights(rows, resized_rows), height, top)
     across = _placed(bilinear_weights(columns, resized_columns), width, left)
-    x = tf.reshape(tf.transpose(pixels, (0, 3, 1, 2)), (-1, columns))
-    x = tf.reshape(tf.matmul(x, across, transpose_b=True), (-1, rows, width))
-    x = tf.reshape(tf.transpose(x, (0, 2, 1)), (-1, rows))
-    x = tf.reshape(tf.matmul(x, down, transpose_b=True), (-1, channels, width, height))
-    resized: Tensor = tf.transpose(x, (0, 3, 2, 1))
+    x = ops.reshape(ops.transpose(pixels, (0, 3, 1, 2)), (-1, columns))
+    x = ops.reshape(ops.einsum("nc,wc->nw", x, across), (-1, rows, width))
+    x = ops.reshape(ops.transpose(x, (0, 2, 1)), (-1, rows))
+    x = ops.reshape(ops.einsum("nr,hr->nh", x, down), (-1, channels, width, height))
+    resized: Tensor = ops.transpose(x, (0, 3, 2, 1))
     if resized_rows < rows or resized_columns < columns:  # a sum of many rounded weights may be above 1
-        resized = tf.clip_by_value(resized, 0.0, 1.0)
+        resized = ops.clip(resized, 0.0, 1.0)
     return resized
 
 
@@ -93,7 +94,7 @@ def bilinear_weights(native: int, width: int) -> NDArray[np.float32]:
     Returns:
         float32 [width, native]; each row sums to 1.
     """
-    if width < native:  # a triangle as wide as the reduction, as in Pillow and tf.image.resize(antialias=True)
+    if width < native:  # a triangle as wide as the reduction, as in Pillow and TensorFlow's resizing with antialias
         scale = native / width
         distances = np.abs((np.arange(native) + 0.5) / scale - (np.arange(width)[:, None] + 0.5))
         triangles = np.maximum(1 - distances, 0)
@@ -123,11 +124,10 @@ def resize_pixels(images: DatasetImages, size: Size, how: Resize) -> Images:
     Raises:
         UsageError: The images have another size, and `how` is `none`.
     """
-    tf = backend.tensorflow()
     pixels = np.empty((len(images), *_pair(size), images.shape[3]), np.float32)
     piece = max(1, min(1000, 30_000_000 // np.prod(images.shape[1:], dtype=int)))
     for i in range(0, len(images), piece):
-        pixels[i : i + piece] = to_pixels(tf.constant(images[i : i + piece]), size, how).numpy()
+        pixels[i : i + piece] = to_pixels(backend.place(images[i : i + piece]), size, how)
     return pixels
 
 

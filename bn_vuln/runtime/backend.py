@@ -3,6 +3,7 @@
     compile             one graph of a function of tensors
     value_and_gradient  a function and its gradient by its argument
     jacobian            the gradients of several outputs
+    gather              entries of each example at indices of its own
     place               an array as a tensor of the device; `np.asarray` brings it back
     spec                shape and dtype of an argument that may have batches of any size
     is_tracing          if a graph is being made
@@ -109,6 +110,17 @@ def jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         [n, k, ...].
     """
     return cast("Tensor", _implementation().jacobian(function, x))
+
+
+def gather(x: Tensor, indices: Tensor, *, axis: int) -> Tensor:
+    """Gather entries along an axis, of each example at indices of its own.
+
+    Args:
+        x: [n, ...].
+        indices: int [n, k], from 0 on; they are not checked.
+        axis: of x that they count along, from 1 on; k entries are left of it.
+    """
+    return cast("Tensor", _implementation().gather(x, indices, axis))
 
 
 def place(array: object, dtype: str | None = None) -> Tensor:

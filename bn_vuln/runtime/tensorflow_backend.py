@@ -109,6 +109,12 @@ def jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return gradients
 
 
+def gather(x: Tensor, indices: Tensor, axis: int) -> Tensor:
+    """See `backend.gather`."""
+    gathered: Tensor = tensorflow().gather(x, indices, axis=axis, batch_dims=1)
+    return gathered
+
+
 def place(array: object, dtype: str | None) -> Tensor:
     """See `backend.place`."""
     tensor: Tensor = tensorflow().constant(array, dtype)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bn_vuln.config import Augment
 from bn_vuln.errors import UsageError
-from bn_vuln.runtime import backend, random_streams
+from bn_vuln.runtime import backend, ops, random_streams
 from bn_vuln.typing import Tensor
 
 
@@ -44,12 +44,10 @@ def crop(images: Tensor, crops: Tensor, pad: int) -> Tensor:
 
     Two gathers, of rows and of columns, the latter in reverse for a flip: pixels are copied, never computed.
     """
-    tf = backend.tensorflow()
     _, height, width, _ = images.shape
-    dy, dx, flips = (column[:, None] for column in tf.unstack(crops, axis=1))
-    across = tf.range(width)[None]
-    columns = dx + tf.where(flips > 0, width - 1 - across, across)
-    padded = tf.pad(images, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
-    rows = tf.gather(padded, dy + tf.range(height)[None], batch_dims=1)
-    cropped: Tensor = tf.gather(rows, columns, axis=2, batch_dims=1)
-    return cropped
+    dy, dx, flips = (column[:, None] for column in ops.unstack(crops, axis=1))
+    across = ops.arange(width)[None]
+    columns = dx + ops.where(flips > 0, width - 1 - across, across)
+    padded = ops.pad(images, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
+    rows = backend.gather(padded, dy + ops.arange(height)[None], axis=1)
+    return backend.gather(rows, columns, axis=2)
