@@ -105,9 +105,6 @@ _AFTER_ATTACK = (
         show_default=True,
         help="Attack implementation.",
     ),
-    _attack_option(
-        "--no-fold", is_flag=True, help="Input gradients through BN layers that are not folded away (slower)."
-    ),
 )
 _curve_option = o.option("Several eps")
 _CURVE_OPTIONS = (

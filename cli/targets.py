@@ -118,7 +118,6 @@ def api_options(options: o.Options, runs: Path) -> dict[str, Any]:
         **fields,
         "root": runs,
         "force": bool(options.get("force")),
-        "fold": not options.get("no_fold"),
         "progress": o.progress(options["quiet"]),
     }
 

@@ -1,36 +1,39 @@
-"""The active set: examples take turns in the slots of a batch, each with its own step counter.
+"""The active set, the one loop of all attacks: examples take turns in the slots of a batch, each with its own counter.
 
-An example leaves its slot when its attack has succeeded, and that is confirmed, or when its job is over. A waiting one
-takes the slot. So the batch stays full, and the cost is the sum of the steps that are really needed. State stays on the
-devices between steps; the host reads one boolean a slot.
+An example leaves its slot when its job is over, and a waiting one takes the slot. So the batch stays full, and the cost
+is the sum of the steps that are really needed. State stays on the devices between steps; the host reads one boolean a
+slot. What is kept of a job is `Keep`; with `last` and `best_loss` all slots end together, so that a batch holds the
+same examples from the first step to the last, as batch norm with the statistics of the batch needs it.
 
 Results do not depend on who shares the batch, but for rounding: random numbers depend on the example's own index, and
-nothing else mixes slots. (A success that is not confirmed, which is rounding too, is continued from the point that its
-slot has reached by the time that the host looks.)
+nothing else mixes slots.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-from bn_vuln.attacks.base import IterativeAttack, State
+from bn_vuln.attacks.base import IterativeAttack, State, select
 from bn_vuln.attacks.eps_search import EpsSearch
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, ops
+from bn_vuln.runtime.backend import ExecutionPolicy
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
 from bn_vuln.typing import AnyArray, Arrays, Floats, Index, Labels, Mask, Tensor
 
 BATCH_SIZE = 500
 MIN_SLOTS = 16  # of a replica; a smaller batch would save nothing
 IDLE_SHARE = 1 / 16  # of the slots may stand idle before it is worth reading them out
+MAX_STEPS_PER_CALL = 50
 
-# (points [m, ...], examples int64 [m], eps float64 [m]) -> bool [m]: success of these points, inside these eps balls,
-# on the classifier that is evaluated
-Confirm: TypeAlias = Callable[[AnyArray, Index, Floats], Mask]
+# What counts of a job: its first adversarial point, at which it ends; of all points an adversarial one if there is any,
+# and among those the one of the highest loss; the point after the last step.
+Keep: TypeAlias = Literal["first_success", "best_loss", "last"]
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,9 @@ class CompiledAttack:
 
     Args:
         attack: an iterative attack, see `attacks.base`.
-        xla: compile the steps with XLA (on one device).
-        steps_per_call: steps between host checks for finished examples; more save calls, fewer save steps. None: with
-            XLA, whose steps are short, two to eight, the more the longer a job may be; else one.
+        keep: what counts of a job.
+        scored: with `last`, evaluate the last point too, to compare several attempts.
+        policy: how to execute the classifier.
         distribution: the devices.
     """
 
@@ -67,20 +70,30 @@ class CompiledAttack:
         self,
         attack: IterativeAttack,
         *,
-        xla: bool = False,
-        steps_per_call: int | None = None,
+        keep: Keep = "first_success",
+        scored: bool = True,
+        policy: ExecutionPolicy = backend.ONE_STEP_A_CALL,
         distribution: Distribution = ONE_DEVICE,
     ) -> None:
-        self.attack, self.xla, self.distribution = attack, xla, distribution
-        if steps_per_call is None:
-            steps_per_call = max(2, min(8, attack.steps // 20)) if xla else 1
+        self.attack, self.keep, self.xla, self.distribution = attack, keep, policy.xla, distribution
+        n_points = attack.steps + (keep != "last" or scored)
+        count = _steps_per_call(n_points, keep, policy)
 
-        def select(state: State, slots: Tensor) -> State:
-            return {name: backend.tensorflow().gather(value, slots) for name, value in state.items()}
+        def gather(state: State, slots: Tensor) -> State:
+            return {name: ops.take(value, slots, axis=0) for name, value in state.items()}
 
-        self.advance = distribution.compile(_advance(attack, steps_per_call), xla=xla)
-        self.refill = distribution.compile(_refill(attack), xla=xla)
-        self.start, self.select = distribution.compile(_start(attack)), distribution.compile(select)
+        self.advance = distribution.compile(_advance(attack, keep, n_points, count), xla=policy.xla)
+        self.refill = distribution.compile(_refill(attack), xla=policy.xla)
+        self.start, self.select = distribution.compile(_start(attack)), distribution.compile(gather)
+
+
+def _steps_per_call(n_points: int, keep: Keep, policy: ExecutionPolicy) -> int:
+    """More steps save calls; where examples end early, fewer save steps."""
+    if policy.steps_per_call == 1:
+        return 1
+    if keep == "first_success":
+        return max(2, min(policy.steps_per_call, n_points // 20))
+    return math.ceil(n_points / math.ceil(n_points / MAX_STEPS_PER_CALL))
 
 
 def run(
@@ -91,39 +104,29 @@ def run(
     *,
     targets: Labels | None = None,
     index: Labels | None = None,
-    confirm: Confirm | None = None,
     batch_size: int = BATCH_SIZE,
-    xla: bool = False,
-    steps_per_call: int | None = None,
-    distribution: Distribution = ONE_DEVICE,
     on_progress: Callable[[int], None] | None = None,
 ) -> SearchResult:
     """Run an attack on every example, at each eps that a search asks for.
 
     Args:
-        attack: the attack. Where it is compiled already, `xla`, `steps_per_call` and `distribution` are its own.
+        attack: the attack; where it is not compiled, its first success counts.
         x: clean images, float [n, height, width, channels], in pixels, inside the box.
         y: int32 [n], true labels.
         search: the jobs of an example, see `attacks.eps_search`.
         targets: int32 [n, attempts], the class that each attempt aims at.
         index: int32 [n], the number of each example in its data set (default: its place in x).
-        confirm: the test of success on the classifier that is evaluated, where the attack has a copy of it. The attack
-            on an example goes on after a point that is not confirmed.
         batch_size: slots, over all replicas.
-        xla: see `CompiledAttack`.
-        steps_per_call: see `CompiledAttack`.
-        distribution: see `CompiledAttack`.
         on_progress: called now and then with the number of examples, of those that had a job, that are done.
 
     Returns:
         The best point of each example.
     """
-    if not isinstance(attack, CompiledAttack):
-        attack = CompiledAttack(attack, xla=xla, steps_per_call=steps_per_call, distribution=distribution)
-    queue = _Queue(x, np.asarray(y, np.int32), targets, index, search, confirm)
+    compiled = attack if isinstance(attack, CompiledAttack) else CompiledAttack(attack)
+    queue = _Queue(x, np.asarray(y, np.int32), targets, index, search)
     if not queue.waiting:
         return queue.result
-    slots = _Slots(attack, queue, batch_size)
+    slots = _Slots(compiled, queue, batch_size)
     while slots.busy:
         slots.advance()
         if slots.worth_reading():
@@ -135,20 +138,36 @@ def run(
     return queue.result
 
 
+def last_iterate(attack: IterativeAttack, x: Tensor, y: Tensor, *, eps: float, index: Tensor) -> Tensor:
+    """Return the points after all steps, for use inside of a training step, which has no host to fill slots.
+
+    Args:
+        attack: an iterative attack.
+        x: clean images, float [n, height, width, channels], in pixels.
+        y: int32 [n], true labels.
+        eps: radius of the eps ball.
+        index: int32 [n], numbers that the random starts depend on.
+
+    Returns:
+        Adversarial images like x.
+    """
+    radius = ops.full_like(x[:, 0, 0, 0], eps)
+    job = {"x": x, "y": y, "target": y, "index": index, "attempt": ops.zeros_like(index), "eps": radius}
+    first = {**attack.start(job), "i": ops.zeros_like(index)}
+
+    def body(i: Tensor, state: State) -> tuple[Tensor, State]:
+        return i + 1, {**attack.advance({**job, **state}).state, "i": state["i"] + 1}
+
+    state: State = ops.while_loop(lambda i, _: i < attack.steps, body, (0, first), maximum_iterations=attack.steps)[1]
+    return state["point"]
+
+
 class _Queue:
     """The examples on the host: those that wait, the job of each one, and the results."""
 
-    def __init__(
-        self,
-        x: AnyArray,
-        y: Labels,
-        targets: Labels | None,
-        index: Labels | None,
-        search: EpsSearch,
-        confirm: Confirm | None,
-    ) -> None:
+    def __init__(self, x: AnyArray, y: Labels, targets: Labels | None, index: Labels | None, search: EpsSearch) -> None:
         n = len(x)
-        self.x, self.y, self.search, self.confirm = x, y, search, confirm
+        self.x, self.y, self.search = x, y, search
         self.targets = y[:, None] if targets is None else np.asarray(targets, np.int32)
         self.index = np.arange(n, dtype=np.int32) if index is None else np.asarray(index, np.int32)
         self.result = SearchResult(
@@ -172,23 +191,15 @@ class _Queue:
             "eps": self.eps[examples].astype(self.x.dtype),
         }
 
-    def confirmed(self, points: AnyArray, examples: Index, is_adversarial: Mask) -> Mask:
-        """`is_adversarial`, less the points that fail on the classifier that is evaluated."""
-        if self.confirm is None or not is_adversarial.any():
-            return is_adversarial
-        confirmed = is_adversarial.copy()
-        which = examples[is_adversarial]
-        confirmed[is_adversarial] = self.confirm(points[is_adversarial], which, self.eps[which])
-        return confirmed
-
-    def record(self, examples: Index, finished: Arrays, is_adversarial: Mask) -> None:
+    def record(self, examples: Index, finished: Arrays) -> None:
         """Keep the results of finished jobs, and queue the examples that have another one."""
-        result, eps = self.result, self.eps[examples]
+        result, eps, is_adversarial = self.result, self.eps[examples], finished["is_adversarial"]
         smaller_eps = is_adversarial & (eps < result.eps[examples])
-        higher_loss = ~is_adversarial & ~result.is_adversarial[examples] & (finished["loss"] > result.loss[examples])
-        for better in (smaller_eps, higher_loss):
-            result.points[examples[better]] = finished["kept"][better]
-            result.loss[examples[better]] = finished["loss"][better]
+        same_kind = is_adversarial == result.is_adversarial[examples]
+        same_kind &= ~is_adversarial | (eps == result.eps[examples])
+        better = smaller_eps | (same_kind & (finished["loss"] > result.loss[examples]))
+        result.points[examples[better]] = finished["kept"][better]
+        result.loss[examples[better]] = finished["loss"][better]
         result.eps[examples[smaller_eps]] = eps[smaller_eps]
         result.is_adversarial[examples[is_adversarial]] = True
         result.n_evaluations[examples] += finished["i"]
@@ -207,14 +218,14 @@ class _Slots:
     def __init__(self, compiled: CompiledAttack, queue: _Queue, batch_size: int) -> None:
         self.compiled, self.queue, self.distribution = compiled, queue, compiled.distribution
         self._factor = 4 if compiled.xla else 2  # XLA compiles every size of batch anew
-        replicas = self.distribution.replicas
-        share = -(-max(1, min(batch_size, len(queue.waiting))) // replicas)
+        replicas, n = self.distribution.replicas, len(queue.waiting)
+        batches = math.ceil(n / max(1, batch_size))
+        share = math.ceil(n / batches / replicas)  # all batches of one size, the last one full too
         self.example_of = np.full(share * replicas, -1, np.int64)
         self._assign()
         self._jobs = self._sharded_jobs()
         self._state: State = compiled.start(self._jobs)
         self._done: Mask = self.example_of < 0
-        self._resume: Mask = np.zeros(len(self.example_of), bool)  # done, but not confirmed: to go on
 
     @property
     def busy(self) -> bool:
@@ -222,11 +233,9 @@ class _Slots:
         return bool((self.example_of >= 0).any())
 
     def advance(self) -> None:
-        """One step of every slot that holds an example."""
+        """One step of every slot that holds an example, or several."""
         held = self.example_of >= 0
-        shard = self.distribution.shard
-        self._state = self.compiled.advance(self._state, self._jobs, shard(held), shard(self._resume))
-        self._resume = np.zeros(len(held), bool)
+        self._state = self.compiled.advance(self._state, self._jobs, self.distribution.shard(held))
         self._done = self.distribution.gather(self._state["done"]) | ~held
 
     def worth_reading(self) -> bool:
@@ -243,17 +252,12 @@ class _Slots:
         return size - idle <= smaller and smaller >= MIN_SLOTS * self.distribution.replicas
 
     def read_out(self) -> None:
-        """Read the points of slots that are done, and free the slots of those whose job is over."""
+        """Read the points of slots whose job is over, and free them."""
         slots = np.flatnonzero(self._done & (self.example_of >= 0))
         names = ("kept", "loss", "is_adversarial", "i")
         finished = {name: self.distribution.gather(self._state[name])[slots] for name in names}
-        examples = self.example_of[slots]
-        is_adversarial = self.queue.confirmed(finished["kept"], examples, finished["is_adversarial"])
-        resumed = finished["is_adversarial"] & ~is_adversarial & (finished["i"] <= self.compiled.attack.steps)
-        self._resume[slots[resumed]], self._done[slots[resumed]] = True, False
-        over = ~resumed
-        self.queue.record(examples[over], {name: value[over] for name, value in finished.items()}, is_adversarial[over])
-        self.example_of[slots[over]] = -1
+        self.queue.record(self.example_of[slots], finished)
+        self.example_of[slots] = -1
 
     def fill(self) -> None:
         """Give free slots to examples that wait."""
@@ -277,7 +281,7 @@ class _Slots:
         which = self.distribution.shard(kept.ravel())
         self._state, self._jobs = self.compiled.select(self._state, which), self.compiled.select(self._jobs, which)
         chosen = (kept + size * np.arange(replicas)[:, None]).ravel()
-        self.example_of, self._done, self._resume = self.example_of[chosen], self._done[chosen], self._resume[chosen]
+        self.example_of, self._done = self.example_of[chosen], self._done[chosen]
 
     def _assign(self) -> Mask:
         """Put waiting examples into free slots; return which slots those are."""
@@ -289,17 +293,18 @@ class _Slots:
         return new
 
     def _sharded_jobs(self) -> State:
-        return {name: self.distribution.shard(value) for name, value in self.queue.jobs(self.example_of).items()}
+        return {name: self.distribution.shard(array) for name, array in self.queue.jobs(self.example_of).items()}
+
+
+# ---------------------------------------------------------------- what is compiled
 
 
 def _start(attack: IterativeAttack) -> Callable[[State], State]:
-    """Jobs -> the state of slots at the starting point of each."""
-    tf = backend.tensorflow()
+    """Jobs -> state at the starting points."""
 
     def start(jobs: State) -> State:
-        state, zeros = attack.start(jobs), tf.zeros_like(jobs["y"])
-        lowest = tf.fill(tf.shape(jobs["eps"]), tf.constant(-np.inf, jobs["x"].dtype))
-        no = tf.cast(zeros, tf.bool)
+        state, zeros = attack.start(jobs), ops.zeros_like(jobs["y"])
+        no, lowest = ops.cast(zeros, "bool"), ops.full_like(jobs["eps"], -np.inf)
         return {**state, "kept": state["point"], "loss": lowest, "is_adversarial": no, "done": no, "i": zeros}
 
     return start
@@ -311,50 +316,48 @@ def _refill(attack: IterativeAttack) -> Callable[[State, State, Tensor], State]:
 
     def refill(state: State, jobs: State, new: Tensor) -> State:
         fresh = start(jobs)
-        return {name: _where(new, fresh[name], state[name]) for name in state}
+        return {name: select(new, fresh[name], state[name]) for name in state}
 
     return refill
 
 
-def _advance(attack: IterativeAttack, steps: int) -> Callable[[State, State, Tensor, Tensor], State]:
-    """(state, jobs, held bool [slots], resume bool [slots]) -> state, `steps` steps on.
-
-    A slot that is done and is not to be resumed keeps its result.
-    """
-    tf = backend.tensorflow()
+def _advance(attack: IterativeAttack, keep: Keep, n_points: int, count: int) -> Callable[[State, State, Tensor], State]:
+    """(state, jobs, held bool [slots]) -> state, `count` steps on; a slot that is done keeps its result."""
 
     def advance(state: State, jobs: State, held: Tensor) -> State:
         result = attack.advance({**jobs, **state})
-        active = held & tf.logical_not(state["done"])
-        better = active & (result.is_adversarial | (result.loss > state["loss"]))
-        i = state["i"] + tf.cast(active, tf.int32)
+        active = held & ops.logical_not(state["done"])
+        i = state["i"] + ops.cast(active, "int32")
+        over = i >= n_points if result.done is None else (i >= n_points) | result.done
+        point, adversarial, loss = state["point"], result.is_adversarial, result.loss
+        before, lowest = state["is_adversarial"], state["loss"]
+        if keep == "last":
+            if n_points == attack.steps:  # the point after the last step is not evaluated
+                point, adversarial, loss = result.state["point"], before, ops.zeros_like(loss)
+            better = over
+        else:
+            better = (adversarial & ops.logical_not(before)) | (ops.equal(adversarial, before) & (loss > lowest))
+        better &= active
         return {
             **result.state,
-            "kept": _where(better, state["point"], state["kept"]),
-            "loss": tf.where(better, result.loss, state["loss"]),
-            "is_adversarial": state["is_adversarial"] | (active & result.is_adversarial),
-            "done": state["done"] | (active & (result.is_adversarial | (i > attack.steps))),
+            "kept": select(better, point, state["kept"]),
+            "loss": ops.where(better, loss, lowest),
+            "is_adversarial": ops.where(better, adversarial, before),
+            "done": state["done"] | (active & (over | adversarial if keep == "first_success" else over)),
             "i": i,
         }
 
-    def advance_all(state: State, jobs: State, held: Tensor, resume: Tensor) -> State:
-        lowest = tf.fill(tf.shape(resume), tf.constant(-np.inf, state["loss"].dtype))
-        reset = {name: state[name] & tf.logical_not(resume) for name in ("done", "is_adversarial")}
-        state = {**state, **reset, "loss": tf.where(resume, lowest, state["loss"])}
-        if steps == 1:
+    def advance_all(state: State, jobs: State, held: Tensor) -> State:
+        if count == 1:
             return advance(state, jobs, held)
-        loop = tf.while_loop(  # unrolled it would take as many times as long to compile
-            lambda i, _: i < steps,
-            lambda i, now: (i + 1, advance(now, jobs, held)),
-            (0, state),
-            maximum_iterations=steps,
-        )
-        return dict(loop[1])
+
+        def going(i: Tensor, now: State) -> Tensor:
+            return (i < count) & ops.any(held & ops.logical_not(now["done"]))
+
+        def step(i: Tensor, now: State) -> tuple[Tensor, State]:
+            return i + 1, advance(now, jobs, held)
+
+        # A loop of the graph: unrolled it would take as many times as long to compile.
+        return dict(ops.while_loop(going, step, (0, dict(state)), maximum_iterations=count)[1])
 
     return advance_all
-
-
-def _where(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """Per slot, `new` or `old` [slots, ...]."""
-    tf = backend.tensorflow()
-    return tf.where(tf.reshape(mask, [-1] + [1] * (len(old.shape) - 1)), new, old)

@@ -24,10 +24,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bn_vuln.attacks.base import State, StepResult
+from bn_vuln.attacks.base import State, StepResult, select
 from bn_vuln.attacks.losses import dlr, input_gradient, is_adversarial, log_odds, targeted_dlr
 from bn_vuln.attacks.threat_model import ThreatModel, per_example
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, ops
 from bn_vuln.typing import AnyArray, Labels, Predict, Tensor
 
 MOMENTUM = 0.75  # the share of the new step; the rest is the last one's
@@ -78,30 +78,28 @@ class APGD:
         a slot is idle, and a checkpoint must not be passed twice. `rises` are counted since the last checkpoint, where
         the best loss was `checked`, and the step was `halved` or not.
         """
-        tf = backend.tensorflow()
         x, index = job["x"], job["index"]
         point = x
         if self.random_start:
             point = self.threat_model.with_eps(job["eps"]).random_point(x, index, self.seed, job["attempt"])
-        zeros, lowest = tf.zeros_like(index), tf.fill(tf.shape(job["eps"]), tf.constant(-np.inf, x.dtype))
+        zeros, lowest = ops.zeros_like(index), ops.full_like(job["eps"], -np.inf)
         return {
-            "point": point, "previous": point, "best": point, "best_gradient": tf.zeros_like(x), "best_loss": lowest,
+            "point": point, "previous": point, "best": point, "best_gradient": ops.zeros_like(x), "best_loss": lowest,
             "last_loss": -lowest, "step_size": 2.0 * job["eps"], "move": zeros, "rises": zeros,
-            "checked": lowest, "halved": tf.ones_like(index, tf.bool),
+            "checked": lowest, "halved": ops.ones_like(index, "bool"),
         }  # fmt: skip
 
     def advance(self, state: State) -> StepResult:
         """Evaluate one gradient, halve the step at a checkpoint if it is due, and move."""
-        tf = backend.tensorflow()
         point, y, loss_of = state["point"], state["y"], LOSSES[self.loss]
         logits, loss, gradient = input_gradient(self.predict, point, lambda logits: loss_of(logits, y, state["target"]))
         better = loss > state["best_loss"]
-        best = _where(better, point, state["best"])
-        best_gradient = _where(better, gradient, state["best_gradient"])
-        best_loss = tf.where(better, loss, state["best_loss"])
+        best = select(better, point, state["best"])
+        best_gradient = select(better, gradient, state["best_gradient"])
+        best_loss = ops.where(better, loss, state["best_loss"])
         halve, counters = self._check(state, loss, best_loss)
-        step_size = tf.where(halve, state["step_size"] / 2, state["step_size"])
-        point, gradient = _where(halve, best, point), _where(halve, best_gradient, gradient)
+        step_size = ops.where(halve, state["step_size"] / 2, state["step_size"])
+        point, gradient = select(halve, best, point), select(halve, best_gradient, gradient)
         moved = self._move(state, point, gradient, step_size)
         next_state = {
             "point": moved, "previous": point, "best": best, "best_gradient": best_gradient, "best_loss": best_loss,
@@ -111,27 +109,25 @@ class APGD:
 
     def _check(self, state: State, loss: Tensor, best_loss: Tensor) -> tuple[Tensor, State]:
         """(bool [n], whose step is to be halved; the counters after this point)."""
-        tf = backend.tensorflow()
         window = np.append(checkpoint_windows(self.steps), 0)  # no checkpoint after the last step
-        move = tf.minimum(state["move"], self.steps + 1)
-        at_checkpoint = tf.gather(tf.constant(window > 0), move)
-        allowed = tf.gather(tf.constant(np.floor(self.rho * window).astype(np.int32)), move)
-        rises = state["rises"] + tf.cast(loss > state["last_loss"], tf.int32)
-        stuck = tf.logical_not(state["halved"]) & (best_loss <= state["checked"])
+        move = ops.minimum(state["move"], self.steps + 1)
+        at_checkpoint = ops.take(backend.place(window > 0), move, axis=0)
+        allowed = ops.take(backend.place(np.floor(self.rho * window).astype(np.int32)), move, axis=0)
+        rises = state["rises"] + ops.cast(loss > state["last_loss"], "int32")
+        stuck = ops.logical_not(state["halved"]) & (best_loss <= state["checked"])
         halve = at_checkpoint & ((rises <= allowed) | stuck)
         return halve, {
-            "rises": tf.where(at_checkpoint, tf.zeros_like(rises), rises),
-            "checked": tf.where(at_checkpoint, best_loss, state["checked"]),
-            "halved": tf.where(at_checkpoint, halve, state["halved"]),
+            "rises": ops.where(at_checkpoint, ops.zeros_like(rises), rises),
+            "checked": ops.where(at_checkpoint, best_loss, state["checked"]),
+            "halved": ops.where(at_checkpoint, halve, state["halved"]),
         }
 
     def _move(self, state: State, point: Tensor, gradient: Tensor, step_size: Tensor) -> Tensor:
         """The next point: a projected step, mixed with the last move, and projected again."""
-        tf = backend.tensorflow()
         threat_model, x = self.threat_model.with_eps(state["eps"]), state["x"]
         stepped = threat_model.project(threat_model.step(point, gradient, per_example(step_size)), x)
-        one = tf.ones_like(step_size)
-        share = per_example(tf.where(tf.equal(state["move"], 0), one, MOMENTUM * one))
+        one = ops.ones_like(step_size)
+        share = per_example(ops.where(ops.equal(state["move"], 0), one, MOMENTUM * one))
         return threat_model.project(point + share * (stepped - point) + (1.0 - share) * (point - state["previous"]), x)
 
 
@@ -168,8 +164,3 @@ def target_classes(logits: AnyArray, y: Labels, count: int = 9) -> Labels:
     order = np.argsort(-logits, axis=1, kind="stable")
     others = order[order != np.asarray(y)[:, None]].astype(np.int32)
     return others.reshape(len(order), -1)[:, :count]
-
-
-def _where(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """Per example, `new` or `old` [n, height, width, channels]."""
-    return backend.tensorflow().where(per_example(mask), new, old)

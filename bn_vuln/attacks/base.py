@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from bn_vuln.runtime import ops
 from bn_vuln.typing import Tensor
 
 State: TypeAlias = Mapping[str, Tensor]  # tensors [slots, ...] by name
@@ -31,12 +32,14 @@ class StepResult:
     Attributes:
         state: state at the next points.
         is_adversarial: bool [n], success at the current points.
-        loss: [n], the loss at the current points. Points that are not adversarial are compared by it.
+        loss: [n], the loss at the current points. Points that are both adversarial, or both not, are compared by it.
+        done: bool [n], jobs that are over before all steps are taken; None where there are none.
     """
 
     state: State
     is_adversarial: Tensor
     loss: Tensor
+    done: Tensor | None = None
 
 
 class IterativeAttack(Protocol):
@@ -59,3 +62,9 @@ class IterativeAttack(Protocol):
         Args:
             state: the attack's state and the jobs' entries, merged. A slot may be advanced more often than it needs.
         """
+
+
+def select(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """Return `new` where the mask bool [n] is true, else `old`, both [n, ...]."""
+    chosen: Tensor = ops.where(ops.reshape(mask, (-1,) + (1,) * (len(old.shape) - 1)), new, old)
+    return chosen

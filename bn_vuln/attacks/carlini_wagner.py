@@ -9,9 +9,9 @@ Where it departs from what was published, distances become shorter or the search
   stops. As published, the first step that goes too far is enough, and c then sinks to where the search fails.
 - Whether the loss still falls is judged by the lowest one of every tenth of the steps, from the second one on.
 - An example is done when a constant that succeeds no longer brings its point nearer.
-- Success asks for a margin above rounding, so that the classifier itself is fooled too where `predict` is a copy of it.
+- Success asks for a margin above rounding.
 - Logits or gradients that are not finite have no effect, and the distance alone leads back towards x.
-- In the end the point is moved towards x as far as it still succeeds.
+- In the end the point is moved towards x as far as it still succeeds (`move_towards`).
 """
 
 from __future__ import annotations
@@ -21,15 +21,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bn_vuln.attacks.base import State
-from bn_vuln.attacks.losses import ROUNDING, input_gradient, is_adversarial, logit_margin, replace_nonfinite
-from bn_vuln.attacks.threat_model import Channels, as_tensor_like, per_example
-from bn_vuln.runtime import backend
-from bn_vuln.typing import AnyArray, Index, Labels, Mask, Predict, Tensor
+from bn_vuln.attacks.base import State, StepResult, select
+from bn_vuln.attacks.losses import ROUNDING, input_gradient, largest, logit_margin, replace_nonfinite
+from bn_vuln.attacks.threat_model import ThreatModel, as_tensor_like, per_example
+from bn_vuln.runtime import ops
+from bn_vuln.typing import Images, Mask, Predict, Tensor
 
-BATCH_SIZE = 500
-CHUNK = 50  # steps between host checks for finished examples
-MIN_SLOTS = 16  # a smaller batch is hardly faster
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's
 SHRINK = 0.9999  # of tanh's range, where pixels at the border of the box begin (published: .999999, for more steps)
 ABORT_WINDOWS = 10  # the loss is checked after each tenth of the steps of a c,
@@ -39,343 +36,183 @@ UNBOUNDED = 1e9  # above it there is no upper bound of c yet: c grows tenfold
 HALVINGS = 10  # of the way back to x
 
 
-def attack(
-    predict: Predict,
-    x: Tensor | AnyArray,
-    y: Tensor | Labels,
-    *,
-    scale: Channels | float = 1.0,
-    low: Channels | float = -np.inf,
-    high: Channels | float = np.inf,
-    confidence: float = 0.0,
-    steps: int = 1000,
-    step_size: float = 0.01,
-    binary_search_steps: int = 9,
-    initial_const: float = 1e-3,
-    targeted: bool = False,
-    abort_early: bool = True,
-    batch_size: int = BATCH_SIZE,
-    xla: bool = False,
-    on_progress: Callable[[int], None] = lambda done: None,
-) -> tuple[Tensor, Tensor]:
-    """Search for the nearest adversarial image in L2.
+@dataclass(frozen=True)
+class CarliniWagner:
+    """The attack for the active set, which keeps the `best_loss`: that of a success is minus its squared distance.
 
-    Args:
+    Other points have no loss, so that examples without a success keep their clean image. Eps has no effect.
+
+    Its state has `w` (the variable), Adam's `m` and `v`, the `step` with this constant `c`, how many were `tried`, the
+    interval (`lower`, `upper`) of c; `succeeded` with this one in this window of steps, the `lowest` loss of this
+    window and of the one `before`; the squared `distance` of the nearest success, and that when a constant last
+    succeeded (`nearest`).
+
+    Attributes:
         predict: pixels [n, height, width, channels] -> logits [n, classes], differentiable.
-        x: clean images, float [n, height, width, channels], in pixels.
-        y: int [n], the true labels, or the targets of a targeted attack.
-        scale: a number or [channels]: 1 for distances in pixels, the std for standardized units.
-        low: lower bound of the box in pixels, a number or [channels]; -inf for none. With a box the variable is w with
-            x' = (low + high) / 2 + (high - low) / 2 tanh(w), without one it is (x' - x) / scale.
-        high: upper bound of the box, likewise; inf for none.
-        confidence: the margin in nats by which the logit of the other class (or the target) must be ahead.
-        steps: steps of Adam for each constant, at most.
+        threat_model: scale and box. With a box the variable is w with x' = (low + high) / 2 + (high - low) / 2 tanh(w),
+            without one it is (x' - x) / scale.
+        steps_per_constant: steps of Adam for each constant, at most.
         step_size: learning rate of Adam, in units of the variable.
         binary_search_steps: number of constants.
         initial_const: the first constant.
-        targeted: y are targets.
+        confidence: the margin in nats by which the logit of the other class (or the target) must be ahead.
+        targeted: look for the job's target.
         abort_early: give a constant up when the loss no longer falls, and an example when constants no longer help.
-        batch_size: examples at a time.
-        xla: compile the steps with XLA.
-        on_progress: called now and then with the number of examples that are done.
-
-    Returns:
-        (adversarial images of the shape and dtype of x, success bool [n]). Images that are adversarial already, by
-        whatever margin or with logits that are not finite, are returned as they are, with success; those without
-        success are returned as they are.
-
-    Raises:
-        ValueError: for a box that is open at one side.
     """
-    tf = backend.tensorflow()
-    variable = _Variable(scale, low, high)
-    goal = _Goal(predict, confidence, targeted)
-    search = _Search(variable, goal, steps, step_size, binary_search_steps, initial_const, abort_early)
-    if tf.inside_function():  # a graph has no host that could leave examples out
-        state = search.start(tf.convert_to_tensor(x), tf.convert_to_tensor(y))
-        return search.result(search.run(state, steps * binary_search_steps))
-    points, success = _BatchedSearch(search, np.asarray(x), np.asarray(y), batch_size, xla).run(on_progress)
-    return tf.constant(points), tf.constant(success)
-
-
-class _BatchedSearch:
-    """Examples take turns in the slots of a batch: after each chunk of steps the host reads which are done.
-
-    All images are on the host, those in a slot on the device. `example_of` int64 [slots] is -1 for an empty slot.
-    """
-
-    def __init__(self, search: _Search, x: AnyArray, y: Labels, batch_size: int, xla: bool) -> None:
-        tf = backend.tensorflow()
-        self.search, self.x, self.y, self.n = search, x, y, len(x)
-        self.points, self.success = x.copy(), np.zeros(self.n, bool)
-        images = [tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in (x, y)]
-        self._compiled_start = backend.compile(search.start, signature=images)
-        self.example_of: Index = np.arange(min(batch_size, self.n))
-        self.waiting: Index = np.arange(len(self.example_of), self.n)
-        self.state = self._start(self.example_of)
-        spec = {name: tf.TensorSpec((None, *part.shape[1:]), part.dtype) for name, part in self.state.items()}
-        self._chunk = backend.compile(lambda state: search.run(state, CHUNK), signature=[spec], xla=xla)
-        self._result = backend.compile(search.result, signature=[spec])
-
-    def run(self, on_progress: Callable[[int], None]) -> tuple[AnyArray, Mask]:
-        """(points, success), as `attack`."""
-        while len(self.example_of):
-            done = np.asarray(self.state["tried"]) >= self.search.binary_search_steps
-            if self._worth_changing(done):
-                self._read_out(np.flatnonzero(done & (self.example_of >= 0)))
-                self._refill(done)
-                on_progress(self.n - len(self.waiting) - int(np.sum(self.example_of >= 0)))
-            if len(self.example_of):
-                self.state = self._chunk(self.state)
-        return self.points, self.success
-
-    def _start(self, examples: Index) -> State:
-        tf = backend.tensorflow()
-        return self._compiled_start(tf.constant(self.x[examples]), tf.constant(self.y[examples]))
-
-    def _worth_changing(self, done: Mask) -> bool:
-        """Enough slots stand idle to be filled, or so many that half of the batch will do."""
-        idle, size = int(done.sum()), len(done)
-        if len(self.waiting):
-            return idle >= max(1, size // 16)
-        return idle == size or _halved_size(size, size - idle) < size
-
-    def _read_out(self, slots: Index) -> None:
-        """Keep the results of the examples in these slots."""
-        tf = backend.tensorflow()
-        points, success = self._result({name: tf.gather(part, slots) for name, part in self.state.items()})
-        examples = self.example_of[slots]
-        self.points[examples], self.success[examples] = np.asarray(points), np.asarray(success)
-
-    def _refill(self, done: Mask) -> None:
-        """Slots for those that go on, then for those that waited, then idle ones where the batch is not full."""
-        tf = backend.tensorflow()
-        stay, idle = np.flatnonzero(~done), np.flatnonzero(done)
-        new, self.waiting = self.waiting[: len(idle)], self.waiting[len(idle) :]
-        needed = len(stay) + len(new)
-        padding = idle[: _halved_size(len(done), needed) - needed] if needed else idle[:0]
-        slots = np.concatenate([stay, len(done) + np.arange(len(new)), padding])
-        pool = self.state
-        if len(new):
-            fresh = self._start(new)
-            pool = {name: tf.concat([part, fresh[name]], axis=0) for name, part in pool.items()}
-        self.state = {name: tf.gather(part, slots) for name, part in pool.items()}
-        self.example_of = np.concatenate([self.example_of[stay], new, np.full(len(padding), -1)])
-
-
-def _halved_size(size: int, needed: int) -> int:
-    """A number of slots, halved as long as what is needed fits: few sizes, for XLA compiles each."""
-    while size > MIN_SLOTS and size // 2 >= needed:
-        size //= 2
-    return size
-
-
-@dataclass(frozen=True)
-class _Variable:
-    """The change of variables: x' = x + scale w, or with a box x' = middle + half tanh(w)."""
-
-    scale: Channels | float
-    low: Channels | float
-    high: Channels | float
-
-    def __post_init__(self) -> None:
-        if len({bool(part) for bound in (self.low, self.high) for part in np.isfinite(bound).ravel()}) > 1:
-            raise ValueError(
-                f"low {self.low}, high {self.high}: expected a box that is finite at all sides, or at none"
-            )
-
-    @property
-    def bounded(self) -> bool:
-        return bool(np.isfinite(self.low).all() and np.isfinite(self.high).all())
-
-    def origin(self, x: Tensor) -> Tensor:
-        """The variable at x, or just inside of the box, where tanh has a slope."""
-        tf = backend.tensorflow()
-        if not self.bounded:
-            return tf.zeros_like(x)
-        middle, half = self._box(x)
-        return tf.atanh(SHRINK * tf.clip_by_value((x - middle) / half, -1.0, 1.0))
-
-    def point(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-        """(the point at w, its derivative with respect to w)."""
-        tf = backend.tensorflow()
-        if not self.bounded:
-            scale = as_tensor_like(self.scale, x)
-            return x + scale * w, scale
-        middle, half = self._box(x)
-        squashed = tf.tanh(w)
-        return self.clip(middle + half * squashed), half * (1.0 - squashed**2)
-
-    def clip(self, point: Tensor) -> Tensor:
-        """The point in the box: rounding may have brought it out."""
-        if not self.bounded:
-            return point
-        low, high = as_tensor_like(self.low, point), as_tensor_like(self.high, point)
-        return backend.tensorflow().clip_by_value(point, low, high)
-
-    def distance(self, x: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
-        """(squared L2 distance [n] in units of scale, its gradient with respect to the point)."""
-        tf = backend.tensorflow()
-        scale = as_tensor_like(self.scale, x)
-        offset = (point - x) / scale
-        return tf.reduce_sum(offset**2, axis=list(range(1, len(x.shape)))), 2.0 * offset / scale
-
-    def _box(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """(middle, half width)."""
-        low, high = (np.asarray(bound, np.float64) for bound in (self.low, self.high))
-        return as_tensor_like((low + high) / 2, like), as_tensor_like((high - low) / 2, like)
-
-
-@dataclass(frozen=True)
-class _Goal:
-    """The condition that makes a point adversarial."""
 
     predict: Predict
-    confidence: float
-    targeted: bool
+    threat_model: ThreatModel
+    steps_per_constant: int = 1000
+    step_size: float = 0.01
+    binary_search_steps: int = 9
+    initial_const: float = 1e-3
+    confidence: float = 0.0
+    targeted: bool = False
+    abort_early: bool = True
 
-    def shortfall(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The margin that the logits lack, [n]; 0 where their point succeeds."""
-        tf = backend.tensorflow()
-        margin = logit_margin(logits, y)
-        above = ROUNDING * tf.stop_gradient(tf.reduce_max(tf.abs(logits), axis=1))
-        wanted = tf.maximum(tf.cast(self.confidence, logits.dtype), above)
-        return tf.nn.relu(wanted + (margin if self.targeted else -margin))
+    def __post_init__(self) -> None:
+        bounds = (self.threat_model.low, self.threat_model.high)
+        if len({bool(part) for bound in bounds for part in np.isfinite(bound).ravel()}) > 1:
+            raise ValueError(f"low {bounds[0]}, high {bounds[1]}: expected a box that is finite at all sides, or none")
 
+    @property
+    def steps(self) -> int:
+        """Steps of all constants together, at most."""
+        return self.steps_per_constant * self.binary_search_steps
 
-@dataclass(frozen=True)
-class _Search:
-    """The search of every slot.
-
-    The state has `w`, Adam's `m` and `v`, the `step` with this constant `c`, how many were `tried`, the interval
-    (`lower`, `upper`) of c; `succeeded` with this one in this window of steps, the `lowest` loss of this window and of
-    the one `before`; the `best` point, its squared `distance`, and that when a constant last succeeded (`nearest`).
-    """
-
-    variable: _Variable
-    goal: _Goal
-    steps: int
-    step_size: float
-    binary_search_steps: int
-    initial_const: float
-    abort_early: bool
-
-    def start(self, x: Tensor, y: Tensor) -> State:
-        """The state before the first step; an example that is adversarial already is done."""
-        tf = backend.tensorflow()
-        adversarial = is_adversarial(self.goal.predict(x), y, self.goal.targeted)
-        origin, n, zeros = self.variable.origin(x), tf.shape(x)[0], tf.zeros_like(x)
-
-        def each(value: float) -> Tensor:
-            return tf.fill([n], tf.constant(value, x.dtype))
-
+    def start(self, job: State) -> State:
+        """Start at x, or just inside of the box, with the first constant."""
+        x, eps = job["x"], job["eps"]
+        w, zeros, infinite = self._origin(x), ops.zeros_like(x), ops.full_like(eps, np.inf)
+        none = ops.zeros_like(job["index"])
         return {
-            "x": x, "y": y, "origin": origin, "w": origin, "m": zeros, "v": zeros,
-            "step": tf.zeros([n], tf.int32), "tried": tf.where(adversarial, self.binary_search_steps, 0),
-            "c": each(self.initial_const), "lower": each(0.0), "upper": each(10 * UNBOUNDED),
-            "succeeded": tf.zeros([n], tf.bool), "best": x,
-            "distance": tf.where(adversarial, each(0.0), each(np.inf)),
-            "nearest": each(np.inf), "lowest": each(np.inf), "before": each(np.inf),
+            "point": self._point(x, w)[0], "w": w, "m": zeros, "v": zeros, "step": none, "tried": none,
+            "c": ops.full_like(eps, self.initial_const), "lower": ops.zeros_like(eps),
+            "upper": ops.full_like(eps, 10 * UNBOUNDED), "succeeded": ops.cast(none, "bool"),
+            "distance": infinite, "nearest": infinite, "lowest": infinite, "before": infinite,
         }  # fmt: skip
 
-    def run(self, state: State, count: int) -> State:
-        """So many steps, or until all are done."""
-        tf = backend.tensorflow()
-
-        def running(i: Tensor, state: State) -> Tensor:
-            return (i < count) & tf.reduce_any(state["tried"] < self.binary_search_steps)
-
-        loop = tf.while_loop(running, lambda i, state: (i + 1, self._advance(state)), (0, dict(state)))
-        return loop[1]
-
-    def result(self, state: State) -> tuple[Tensor, Tensor]:
-        """(points, success): the best points, moved towards x as far as they still succeed."""
-        tf = backend.tensorflow()
-        x, y, offset = state["x"], state["y"], state["best"] - state["x"]
-
-        def bisect(i: Tensor, near: Tensor, far: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            middle = (near + far) / 2
-            logits = self.goal.predict(self.variable.clip(x + per_example(middle) * offset))
-            succeeds = tf.equal(self.goal.shortfall(logits, y), 0.0)
-            return i + 1, tf.where(succeeds, near, middle), tf.where(succeeds, middle, far)
-
-        initial = 0, tf.zeros_like(state["distance"]), tf.ones_like(state["distance"])
-        _, _, far = tf.while_loop(lambda i, *_: i < HALVINGS, bisect, initial)
-        moved = (state["distance"] > 0) & tf.math.is_finite(state["distance"])
-        nearer = self.variable.clip(x + per_example(far) * offset)
-        points = tf.where(per_example(far < 1.0), nearer, state["best"])
-        return tf.where(per_example(moved), points, x), tf.math.is_finite(state["distance"])
-
-    def _advance(self, state: State) -> State:
-        """One step of Adam in every slot."""
-        tf = backend.tensorflow()
-        x, y, c, active = state["x"], state["y"], state["c"], state["tried"] < self.binary_search_steps
-        point, derivative = self.variable.point(x, state["w"])
+    def advance(self, state: State) -> StepResult:
+        """Take one step of Adam; after the last one with a constant, choose the next."""
+        x, point, label = state["x"], state["point"], state["target" if self.targeted else "y"]
+        derivative = self._point(x, state["w"])[1]
         _, penalty, gradient = input_gradient(
-            self.goal.predict, point, lambda logits: c * self.goal.shortfall(logits, y)
+            self.predict, point, lambda logits: state["c"] * self._shortfall(logits, label)
         )
-        succeeds = tf.equal(penalty, 0.0)
-        distance, distance_gradient = self.variable.distance(x, point)
-        gradient = (replace_nonfinite(gradient) + distance_gradient) * derivative
-        better = succeeds & (distance < state["distance"]) & active
+        succeeds = ops.equal(penalty, 0.0)
+        scale = as_tensor_like(self.threat_model.scale, x)
+        offset = (point - x) / scale
+        distance = ops.sum(offset**2, axis=(1, 2, 3))
+        gradient = (replace_nonfinite(gradient) + 2.0 * offset / scale) * derivative
         stepped = {
             **state,
             **self._adam(state, gradient),
             "succeeded": state["succeeded"] | succeeds,
-            "best": tf.where(per_example(better), point, state["best"]),
-            "distance": tf.where(better, distance, state["distance"]),
-            "lowest": tf.minimum(state["lowest"], replace_nonfinite(distance + penalty, np.inf)),
+            "distance": ops.where(succeeds, ops.minimum(distance, state["distance"]), state["distance"]),
+            "lowest": ops.minimum(state["lowest"], replace_nonfinite(distance + penalty, np.inf)),
         }
-        return self._next_constant(*self._check_progress(stepped, active))
+        following = self._next_constant(*self._check_progress(stepped))
+        following = {**following, "point": self._point(x, following["w"])[0]}
+        loss = ops.where(succeeds, -distance, -np.inf)
+        return StepResult(following, succeeds, loss, following["tried"] >= self.binary_search_steps)
+
+    def succeeds(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return whether logits [n, classes] are those of a success, bool [n]; y are labels, or targets."""
+        return ops.equal(self._shortfall(logits, y), 0.0)
+
+    def _shortfall(self, logits: Tensor, y: Tensor) -> Tensor:
+        """The margin that the logits lack, [n]; 0 where their point succeeds."""
+        margin = logit_margin(logits, y)
+        wanted = ops.maximum(ops.stop_gradient(ROUNDING * largest(logits)), self.confidence)
+        lacking: Tensor = ops.relu(wanted + (margin if self.targeted else -margin))
+        return lacking
+
+    @property
+    def _bounded(self) -> bool:
+        return bool(np.isfinite(self.threat_model.low).all())
+
+    def _origin(self, x: Tensor) -> Tensor:
+        """The variable at x, or just inside of the box, where tanh has a slope."""
+        if not self._bounded:
+            return ops.zeros_like(x)
+        middle, half = self._box(x)
+        origin: Tensor = ops.arctanh(SHRINK * ops.clip((x - middle) / half, -1.0, 1.0))
+        return origin
+
+    def _point(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        """(the point at w, its derivative with respect to w)."""
+        if not self._bounded:
+            scale = as_tensor_like(self.threat_model.scale, x)
+            return x + scale * w, scale
+        middle, half = self._box(x)
+        low, high = (as_tensor_like(bound, x) for bound in (self.threat_model.low, self.threat_model.high))
+        squashed = ops.tanh(w)  # rounding may bring the point out of the box
+        return ops.clip(middle + half * squashed, low, high), half * (1.0 - squashed**2)
+
+    def _box(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(middle, half width)."""
+        low, high = (np.asarray(bound, np.float64) for bound in (self.threat_model.low, self.threat_model.high))
+        return as_tensor_like((low + high) / 2, like), as_tensor_like((high - low) / 2, like)
 
     def _adam(self, state: State, gradient: Tensor) -> State:
-        tf = backend.tensorflow()
         step = state["step"] + 1
         m = BETAS[0] * state["m"] + (1 - BETAS[0]) * gradient
         v = BETAS[1] * state["v"] + (1 - BETAS[1]) * gradient**2
-        t = tf.cast(step, gradient.dtype)
-        rate = self.step_size * tf.sqrt(1 - tf.cast(BETAS[1], t.dtype) ** t) / (1 - tf.cast(BETAS[0], t.dtype) ** t)
-        return {"w": state["w"] - per_example(rate) * m / (tf.sqrt(v) + EPSILON), "m": m, "v": v, "step": step}
+        first, second = (1 - as_tensor_like(beta, gradient) ** ops.cast(step, gradient.dtype) for beta in BETAS)
+        rate = self.step_size * ops.sqrt(second) / first
+        return {"w": state["w"] - per_example(rate) * m / (ops.sqrt(v) + EPSILON), "m": m, "v": v, "step": step}
 
-    def _check_progress(self, state: State, active: Tensor) -> tuple[State, Tensor]:
+    def _check_progress(self, state: State) -> tuple[State, Tensor]:
         """(state, bool [n], whose constant is given up).
 
         The lowest loss of the first window is forgotten: it may be from before a first step that went too far.
         """
-        tf = backend.tensorflow()
-        window, step = max(1, self.steps // ABORT_WINDOWS), state["step"]
-        look, infinite = tf.equal(step % window, 0), tf.fill(tf.shape(step), tf.cast(np.inf, state["lowest"].dtype))
-        over = step >= self.steps
+        window, step = max(1, self.steps_per_constant // ABORT_WINDOWS), state["step"]
+        look, over = ops.equal(step % window, 0), step >= self.steps_per_constant
         if self.abort_early:
             over |= look & (state["lowest"] > ABORT_LOSS_RATIO * state["before"])
-        judged = tf.where(step > window, state["lowest"], infinite)
+        judged = ops.where(step > window, state["lowest"], np.inf)
         opened = {
-            "before": tf.where(look, judged, state["before"]),
-            "lowest": tf.where(look, infinite, state["lowest"]),
-            "succeeded": state["succeeded"] & (over | ~look),
+            "before": ops.where(look, judged, state["before"]),
+            "lowest": ops.where(look, np.inf, state["lowest"]),
+            "succeeded": state["succeeded"] & (over | ops.logical_not(look)),
         }
-        return {**state, **opened}, over & active
+        return {**state, **opened}, over
 
     def _next_constant(self, state: State, over: Tensor) -> State:
         """After each constant: bisect c (x10 until one succeeds), restart from the origin."""
-        tf = backend.tensorflow()
         c, succeeded = state["c"], state["succeeded"]
-        upper = tf.where(succeeded, tf.minimum(state["upper"], c), state["upper"])
-        lower = tf.where(succeeded, state["lower"], tf.maximum(state["lower"], c))
-        infinite = tf.fill(tf.shape(c), tf.cast(np.inf, c.dtype))
-        tried = state["tried"] + 1
+        upper = ops.where(succeeded, ops.minimum(state["upper"], c), state["upper"])
+        lower = ops.where(succeeded, state["lower"], ops.maximum(state["lower"], c))
+        infinite, tried = ops.full_like(c, np.inf), state["tried"] + 1
         if self.abort_early:
             useless = succeeded & (state["distance"] > MIN_DISTANCE_RATIO**2 * state["nearest"])
-            tried = tf.where(useless, self.binary_search_steps, tried)
+            tried = ops.where(useless, self.binary_search_steps, tried)
         fresh = {
-            "c": tf.where(upper < UNBOUNDED, (lower + upper) / 2, 10 * c), "lower": lower, "upper": upper,
-            "tried": tried, "nearest": tf.where(succeeded, state["distance"], state["nearest"]),
-            "lowest": infinite, "before": infinite, "succeeded": tf.zeros_like(succeeded),
-            "step": tf.zeros_like(state["step"]),
-            "w": state["origin"], "m": tf.zeros_like(state["m"]), "v": tf.zeros_like(state["v"]),
+            "c": ops.where(upper < UNBOUNDED, (lower + upper) / 2, 10 * c), "lower": lower, "upper": upper,
+            "tried": tried, "nearest": ops.where(succeeded, state["distance"], state["nearest"]),
+            "lowest": infinite, "before": infinite, "succeeded": ops.zeros_like(succeeded),
+            "step": ops.zeros_like(state["step"]), "w": self._origin(state["x"]),
+            "m": ops.zeros_like(state["m"]), "v": ops.zeros_like(state["v"]),
         }  # fmt: skip
+        chosen = {name: select(over, part, state[name]) for name, part in fresh.items()}
+        return {**chosen, "distance": state["distance"]}
 
-        def reset(name: str, part: Tensor) -> Tensor:
-            return tf.where(per_example(over) if len(part.shape) > 1 else over, part, state[name])
 
-        return {**state, **{name: reset(name, part) for name, part in fresh.items()}}
+def move_towards(x: Images, points: Images, succeeds: Callable[[Images], Mask]) -> Images:
+    """Return points moved towards x as far as they still succeed, by bisection.
+
+    Args:
+        x: clean images [n, height, width, channels], in pixels, which do not succeed.
+        points: points that do, of the same shape.
+        succeeds: the test of points, images [n, ...] -> bool [n].
+
+    Returns:
+        Points between both, of the same shape.
+    """
+    near, far, offset = np.zeros(len(x), x.dtype), np.ones(len(x), x.dtype), points - x
+    for _ in range(HALVINGS):
+        middle = (near + far) / 2
+        done = succeeds(x + per_example(middle) * offset)
+        near, far = np.where(done, near, middle), np.where(done, middle, far)
+    return np.where(per_example(far < 1.0), x + per_example(far) * offset, points)

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from bn_vuln.attacks import active_set, auto_pgd
-from bn_vuln.attacks.active_set import Confirm, SearchResult
+from bn_vuln.attacks.active_set import SearchResult
 from bn_vuln.attacks.base import IterativeAttack
 from bn_vuln.attacks.eps_search import Bisection, EpsGrid, EpsSearch
 from bn_vuln.attacks.fast_minimum_norm import FMN
@@ -23,7 +23,6 @@ from bn_vuln.attacks.pgd import PGD
 from bn_vuln.attacks.square import Square
 from bn_vuln.attacks.threat_model import ThreatModel, per_example
 from bn_vuln.config import Attack
-from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
 from bn_vuln.typing import Floats, Images, Labels, Logits, Mask, Predict
 
 # (name of a stage, number of its examples) -> a context around the stage, whose value is its `on_progress`
@@ -64,10 +63,7 @@ def run(
     *,
     clean: Mask,
     index: Labels | None = None,
-    confirm: Confirm | None = None,
     batch_size: int = active_set.BATCH_SIZE,
-    xla: bool = False,
-    distribution: Distribution = ONE_DEVICE,
     on_stage: OnStage = lambda name, n: contextlib.nullcontext(),
 ) -> EnsembleResult:
     """Run the stages, one after another, each over the eps of the options (see `eps_search`).
@@ -79,10 +75,7 @@ def run(
         y: int32 [n], true labels.
         clean: bool [n], False where the clean image is adversarial already: its eps is 0.
         index: as in `active_set.run`.
-        confirm: as in `active_set.run`.
         batch_size: as in `active_set.run`.
-        xla: as in `active_set.run`.
-        distribution: as in `active_set.run`.
         on_stage: called with the name and the number of examples of each stage; the stage runs in the context that it
             returns.
 
@@ -102,10 +95,7 @@ def run(
                 search,
                 targets=stage.targets,
                 index=index,
-                confirm=confirm,
                 batch_size=batch_size,
-                xla=xla,
-                distribution=distribution,
                 on_progress=on_progress,
             )
         total = _merged(total, result, first=number == 0)
@@ -147,9 +137,8 @@ def stages(predict: Predict, options: Attack, threat_model: ThreatModel, y: Labe
 def _stage(name: str, predict: Predict, options: Attack, threat_model: ThreatModel, y: Labels, logits: Logits) -> Stage:
     steps, seed, restarts = options.steps, options.seed, options.restarts
     if name in ("fgsm", "bim", "pgd"):
-        size = 0.0 if not options.eps or options.step_size is None else options.step_size / options.eps
         targeted = options.target != "none"
-        attack = PGD(predict, threat_model, steps, size, options.random_start, targeted, seed)
+        attack = PGD(predict, threat_model, steps, options.step_size or 0.0, options.random_start, targeted, seed)
         return Stage(name, attack, restarts, y[:, None] if targeted else None)
     if name == "fmn":
         return Stage(name, FMN(predict, threat_model, steps))

@@ -48,6 +48,27 @@ class EpsSearch(Protocol):
 
 
 @dataclass(frozen=True)
+class EveryAttempt:
+    """Make all attempts at one eps, whether they succeed or not.
+
+    Attributes:
+        eps: the eps.
+        n_attempts: number of attempts.
+    """
+
+    eps: float
+    n_attempts: int = 1
+
+    def first(self, n: int) -> Jobs:
+        """Return the first attempt."""
+        return Jobs(np.ones(n, bool), np.zeros(n, np.int32), np.full(n, self.eps))
+
+    def next(self, example: Index, is_adversarial: Mask, attempt: Labels, eps: Floats) -> Jobs:
+        """Return the next attempt, until all are made."""
+        return Jobs(attempt + 1 < self.n_attempts, attempt + 1, eps)
+
+
+@dataclass(frozen=True)
 class EpsGrid:
     """Try every eps of a grid (often a single one), from the largest down, until the attack fails.
 

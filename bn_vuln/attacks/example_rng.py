@@ -1,7 +1,7 @@
 """Random numbers of examples: functions of a seed and of the example's own numbers, and of nothing else.
 
-TensorFlow's stateless generators take one key for a whole tensor, so the numbers of an example would depend on its
-place in the batch. Here each example has a key of its own, hashed by the finalizer of MurmurHash3 (Appleby 2011), and
+Stateless generators take one key for a whole tensor, so the numbers of an example would depend on its place in the
+batch. Here each example has a key of its own, hashed by the finalizer of MurmurHash3 (Appleby 2011), and
 its random numbers are hashed counters. All ops are elementwise: fast on every device, and compiled by XLA as they are.
 
 Published starting points follow from these bits; they must not change.
@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import math
 
-from bn_vuln.runtime import backend
+import numpy as np
+
+from bn_vuln.runtime import backend, ops
 from bn_vuln.typing import Tensor
 
 GOLDEN = 0x9E3779B9  # 2^32 / golden ratio
@@ -28,11 +30,10 @@ def uniform(count: int, seed: int, *keys: Tensor) -> Tensor:
     Returns:
         float32 [n, count].
     """
-    tf = backend.tensorflow()
     first, second = _key(seed, keys), _key(seed + 1, keys)
-    counter = _uint32(GOLDEN) * tf.cast(tf.range(count), tf.uint32)
+    counter = _uint32(GOLDEN) * ops.cast(ops.arange(count, dtype="int32"), "uint32")
     bits = _hash(_hash(counter[None, :] ^ first[:, None]) + second[:, None])
-    top = tf.cast(tf.bitwise.right_shift(bits, _uint32(9)), tf.float32)  # 23 bits and a half are exact in float32
+    top = ops.cast(ops.right_shift(bits, _uint32(9)), "float32")  # 23 bits and a half are exact in float32
     return (top + 0.5) * 2.0**-23
 
 
@@ -47,30 +48,26 @@ def normal(count: int, seed: int, *keys: Tensor) -> Tensor:
     Returns:
         float32 [n, count].
     """
-    tf = backend.tensorflow()
     pairs = (count + 1) // 2
     numbers = uniform(2 * pairs, seed, *keys)
-    radius, angle = tf.sqrt(-2.0 * tf.math.log(numbers[:, :pairs])), 2.0 * math.pi * numbers[:, pairs:]
-    return tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], axis=1)[:, :count]
+    radius, angle = ops.sqrt(-2.0 * ops.log(numbers[:, :pairs])), 2.0 * math.pi * numbers[:, pairs:]
+    return ops.concatenate([radius * ops.cos(angle), radius * ops.sin(angle)], axis=1)[:, :count]
 
 
 def _key(seed: int, keys: tuple[Tensor, ...]) -> Tensor:
     """One uint32 [n] for the seed and all keys."""
-    tf = backend.tensorflow()
     state = _hash(_uint32((seed * GOLDEN + 1) % 2**32))
     for key in keys:
-        state = _hash(state ^ (_uint32(GOLDEN) * (tf.cast(key, tf.uint32) + _uint32(1))))
+        state = _hash(state ^ (_uint32(GOLDEN) * (ops.cast(key, "uint32") + _uint32(1))))
     return state
 
 
 def _hash(bits: Tensor) -> Tensor:
     """MurmurHash3's finalizer: a bijection of 32-bit words in which each bit depends on all."""
-    tf = backend.tensorflow()
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        bits = (bits ^ tf.bitwise.right_shift(bits, _uint32(shift))) * _uint32(factor)
-    return bits ^ tf.bitwise.right_shift(bits, _uint32(16))
+        bits = (bits ^ ops.right_shift(bits, _uint32(shift))) * _uint32(factor)
+    return bits ^ ops.right_shift(bits, _uint32(16))
 
 
 def _uint32(value: int) -> Tensor:
-    tf = backend.tensorflow()
-    return tf.constant(value, tf.uint32)
+    return backend.place(np.uint32(value))

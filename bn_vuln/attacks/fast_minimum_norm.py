@@ -24,7 +24,7 @@ import numpy as np
 from bn_vuln.attacks.base import State, StepResult
 from bn_vuln.attacks.losses import ROUNDING, input_gradient, is_adversarial, logit_margin
 from bn_vuln.attacks.threat_model import ThreatModel, per_example
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import ops
 from bn_vuln.typing import Predict, Tensor
 
 ALPHA_DECAY, GAMMA_FINAL = 0.01, 0.001  # the last step is a hundredth of the first; the last gamma
@@ -60,51 +60,47 @@ class FMN:
 
     def start(self, job: State) -> State:
         """Start at x, with an infinite radius; `nearest` is the smallest norm of an adversarial point."""
-        tf = backend.tensorflow()
         x = job["x"]
-        infinite = tf.fill(tf.shape(job["eps"]), tf.constant(np.inf, x.dtype))
+        infinite = ops.full_like(job["eps"], np.inf)
         state = {"point": x, "radius": infinite, "nearest": infinite}
         return {**state, "best": x} if self.minimum_norm else state
 
     def advance(self, state: State) -> StepResult:
         """Evaluate one gradient, adapt the radius, step, and project."""
-        tf = backend.tensorflow()
         x, point = state["x"], state["point"]
         logits, margin, gradient = input_gradient(self.predict, point, lambda logits: logit_margin(logits, state["y"]))
         norm = self.threat_model.norm(point - x)
-        succeeds = margin > ROUNDING * tf.reduce_max(tf.abs(logits), axis=1)
+        succeeds = is_adversarial(logits, state["y"])
         nearer = succeeds & (norm < (1.0 - ROUNDING) * state["nearest"])
-        nearest = tf.where(nearer, norm, state["nearest"])
+        nearest = ops.where(nearer, norm, state["nearest"])
         alpha, gamma = self._step_sizes(state["i"], x)
-        distance = tf.math.divide_no_nan(tf.abs(margin), self.threat_model.dual_norm(gradient))
-        beyond = (1.0 + self.gamma_init) ** tf.cast(state["i"] + 1, x.dtype)
-        shrunk = tf.minimum(state["radius"] * (1.0 - gamma), nearest)
-        grown = tf.where(tf.math.is_finite(nearest), state["radius"] * (1.0 + gamma), (norm + distance) * beyond)
-        radius = tf.minimum(tf.where(succeeds, shrunk, grown), self.threat_model.max_distance(x))
+        distance = ops.divide_no_nan(ops.abs(margin), self.threat_model.dual_norm(gradient))
+        beyond = (1.0 + self.gamma_init) ** ops.cast(state["i"] + 1, x.dtype)
+        shrunk = ops.minimum(state["radius"] * (1.0 - gamma), nearest)
+        grown = ops.where(ops.isfinite(nearest), state["radius"] * (1.0 + gamma), (norm + distance) * beyond)
+        radius = ops.minimum(ops.where(succeeds, shrunk, grown), self.threat_model.max_distance(x))
         # The step has length alpha in L2 whatever the norm of the ball.
         moved = replace(self.threat_model, ord="2").step(point, gradient, per_example(alpha))
         moved = self.threat_model.with_eps(radius).project(moved, x)
         next_state = {"point": moved, "radius": radius, "nearest": nearest}
         if self.minimum_norm:
-            best = tf.where(per_example(nearer), point, state["best"])
-            last = (state["i"] >= self.steps - 1) & tf.math.is_finite(nearest)
-            next_state |= {"best": best, "point": tf.where(per_example(last), best, moved)}
-        return self._result(state, next_state, is_adversarial(logits, state["y"]), norm, margin)
+            best = ops.where(per_example(nearer), point, state["best"])
+            last = (state["i"] >= self.steps - 1) & ops.isfinite(nearest)
+            next_state |= {"best": best, "point": ops.where(per_example(last), best, moved)}
+        return self._result(state, next_state, succeeds, norm, margin)
 
     def _result(self, state: State, next_state: State, adversarial: Tensor, norm: Tensor, margin: Tensor) -> StepResult:
         """Points count within eps only; the loss is the margin, with `minimum_norm` minus the norm of a success."""
-        tf = backend.tensorflow()
         within = norm <= state["eps"]
         done = adversarial & within
         if self.minimum_norm:
-            margin = tf.where(adversarial, -norm, margin)
+            margin = ops.where(adversarial, -norm, margin)
             done &= state["i"] >= self.steps
-        return StepResult(next_state, done, tf.where(within, margin, tf.constant(-np.inf, margin.dtype)))
+        return StepResult(next_state, done, ops.where(within, margin, -np.inf))
 
     def _step_sizes(self, i: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha, gamma) [n]: both decay by half a cosine."""
-        tf = backend.tensorflow()
-        share = (1.0 + tf.cos(math.pi * tf.cast(i, like.dtype) / max(1, self.steps))) / 2.0
+        share = (1.0 + ops.cos(math.pi * ops.cast(i, like.dtype) / max(1, self.steps))) / 2.0
         alpha_final = ALPHA_DECAY * self.alpha_init
         alpha = alpha_final + (self.alpha_init - alpha_final) * share
         return alpha, GAMMA_FINAL + (self.gamma_init - GAMMA_FINAL) * share

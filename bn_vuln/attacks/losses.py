@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, ops
 from bn_vuln.typing import Predict, Tensor
 
 ROUNDING = 1e-5  # of the largest logit: a smaller margin may vanish in another order of summation
@@ -22,24 +22,23 @@ def input_gradient(predict: Predict, point: Tensor, loss: Callable[[Tensor], Ten
         (logits [n, classes], loss [n], gradient of the shape of `point`). Where a gradient is not connected or NaN it
         is 0: the other pixels may suffice, and one NaN would hold an example for ever.
     """
-    tf = backend.tensorflow()
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(point)
+
+    def evaluate(point: Tensor) -> tuple[Tensor, Tensor]:
         logits = predict(point)
-        values = loss(logits)
-    gradient = tape.gradient(values, point, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    gradient = tf.ensure_shape(gradient, point.shape)  # unknown behind a Python function
-    return logits, values, tf.where(tf.math.is_nan(gradient), tf.zeros_like(gradient), gradient)
+        return loss(logits), logits
+
+    values, gradient, logits = backend.value_and_gradient(evaluate, point)
+    return logits, values, ops.where(ops.isnan(gradient), 0.0, gradient)
 
 
 def replace_nonfinite(values: Tensor, replacement: float = 0.0) -> Tensor:
     """Replace values that are NaN or infinite."""
-    tf = backend.tensorflow()
-    return tf.where(tf.math.is_finite(values), values, tf.cast(replacement, values.dtype))
+    replaced: Tensor = ops.where(ops.isfinite(values), values, replacement)
+    return replaced
 
 
 def is_adversarial(logits: Tensor, y: Tensor, targeted: bool = False) -> Tensor:
-    """Test whether an attack has succeeded.
+    """Test whether a search has succeeded: by a margin above rounding, so that the success is one when predicted again.
 
     Args:
         logits: [n, classes]. Logits that are not finite are no class.
@@ -49,10 +48,16 @@ def is_adversarial(logits: Tensor, y: Tensor, targeted: bool = False) -> Tensor:
     Returns:
         bool [n].
     """
-    tf = backend.tensorflow()
-    predicted = tf.equal(tf.argmax(logits, axis=1, output_type=y.dtype), y)
-    predicted &= tf.reduce_all(tf.math.is_finite(logits), axis=1)
-    return predicted if targeted else tf.logical_not(predicted)
+    margin, rounding, finite = logit_margin(logits, y), ROUNDING * largest(logits), ops.isfinite(logits)
+    if targeted:
+        return ops.all(finite, axis=1) & (margin < -rounding)
+    return ops.logical_not(ops.all(finite, axis=1)) | (margin > rounding)
+
+
+def largest(logits: Tensor) -> Tensor:
+    """Return the largest absolute value of each row, [n]."""
+    found: Tensor = ops.max(ops.abs(logits), axis=1)
+    return found
 
 
 def log_odds(logits: Tensor, y: Tensor) -> Tensor:
@@ -70,8 +75,8 @@ def log_odds(logits: Tensor, y: Tensor) -> Tensor:
     Returns:
         [n], in nats, of the dtype of the logits.
     """
-    tf = backend.tensorflow()
-    return tf.reduce_logsumexp(_other_logits(logits, y), axis=1) - tf.gather(logits, y, axis=1, batch_dims=1)
+    own, others = _split(logits, y)
+    return ops.logsumexp(others, axis=1) - own
 
 
 def logit_margin(logits: Tensor, y: Tensor) -> Tensor:
@@ -84,15 +89,14 @@ def logit_margin(logits: Tensor, y: Tensor) -> Tensor:
     Returns:
         [n], in nats, of the dtype of the logits. Positive where y is not predicted.
     """
-    tf = backend.tensorflow()
-    return tf.reduce_max(_other_logits(logits, y), axis=1) - tf.gather(logits, y, axis=1, batch_dims=1)
+    own, others = _split(logits, y)
+    return ops.max(others, axis=1) - own
 
 
-def _other_logits(logits: Tensor, y: Tensor) -> Tensor:
-    """Logits with -inf for class y."""
-    tf = backend.tensorflow()
-    is_y = tf.one_hot(y, logits.shape[1], on_value=True, off_value=False, dtype=tf.bool)
-    return tf.where(is_y, tf.cast(-float("inf"), logits.dtype), logits)
+def _split(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """(the logit of class y [n], all logits [n, classes] with -inf in its place)."""
+    is_y = ops.equal(ops.arange(logits.shape[1], dtype="int32"), ops.expand_dims(ops.cast(y, "int32"), 1))
+    return ops.sum(ops.where(is_y, logits, 0.0), axis=1), ops.where(is_y, -float("inf"), logits)
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
@@ -111,7 +115,7 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """
     if logits.shape[1] < 3:
         return logit_margin(logits, y)
-    highest = backend.tensorflow().math.top_k(logits, 3).values
+    highest = ops.top_k(logits, 3)[0]
     return logit_margin(logits, y) / _nonzero(highest[:, 0] - highest[:, 2])
 
 
@@ -129,15 +133,14 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     Returns:
         [n], without unit, of the dtype of the logits.
     """
-    tf = backend.tensorflow()
-    difference = tf.gather(logits, target, axis=1, batch_dims=1) - tf.gather(logits, y, axis=1, batch_dims=1)
+    difference = _split(logits, target)[0] - _split(logits, y)[0]
     if logits.shape[1] < 4:
         return difference
-    highest = tf.math.top_k(logits, 4).values
+    highest = ops.top_k(logits, 4)[0]
     return difference / _nonzero(highest[:, 0] - (highest[:, 2] + highest[:, 3]) / 2)
 
 
 def _nonzero(denominator: Tensor) -> Tensor:
     """A denominator of at least the published 1e-12, where it has no slope: the loss then has that of its numerator."""
-    tf = backend.tensorflow()
-    return tf.maximum(denominator, tf.constant(1e-12, denominator.dtype))
+    bounded: Tensor = ops.maximum(denominator, 1e-12)
+    return bounded

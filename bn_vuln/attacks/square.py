@@ -29,7 +29,7 @@ from bn_vuln.attacks import example_rng
 from bn_vuln.attacks.base import State, StepResult
 from bn_vuln.attacks.losses import is_adversarial, logit_margin
 from bn_vuln.attacks.threat_model import ThreatModel, as_tensor_like, per_example
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, ops
 from bn_vuln.typing import Floats, Labels, Predict, Tensor
 
 P_HALVING_QUERIES = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000: p is halved after each
@@ -58,30 +58,28 @@ class Square:
 
     def start(self, job: State) -> State:
         """Start at stripes, or at bumps, without a best point."""
-        tf = backend.tensorflow()
         x, eps, threat_model = job["x"], per_example(job["eps"]), self.threat_model.with_eps(job["eps"])
         if threat_model.ord == "inf":
             point = threat_model.step(x, self._stripes(job), eps)
         else:
             point = x + as_tensor_like(threat_model.scale, x) * eps * self._grid_of_bumps(job)
         point = threat_model.project(point, x)
-        lowest = tf.fill(tf.shape(job["eps"]), tf.constant(-np.inf, x.dtype))
+        lowest = ops.full_like(job["eps"], -np.inf)
         return {"point": point, "best": point, "best_loss": lowest}
 
     def advance(self, state: State) -> StepResult:
         """Evaluate the candidate by one forward pass, and make the next one of the best point."""
-        tf = backend.tensorflow()
         logits = self.predict(state["point"])
         loss = logit_margin(logits, state["y"])
         better = loss > state["best_loss"]
-        best = tf.where(per_example(better), state["point"], state["best"])
+        best = ops.where(per_example(better), state["point"], state["best"])
         candidate = (
             self._candidate_inf(best, state) if self.threat_model.ord == "inf" else self._candidate_2(best, state)
         )
         next_state = {
             "point": self.threat_model.with_eps(state["eps"]).project(candidate, state["x"]),
             "best": best,
-            "best_loss": tf.where(better, loss, state["best_loss"]),
+            "best_loss": ops.where(better, loss, state["best_loss"]),
         }
         return StepResult(next_state, is_adversarial(logits, state["y"]), loss)
 
@@ -96,64 +94,61 @@ class Square:
 
     def n_halvings(self, i: Tensor) -> Tensor:
         """Return how often p was halved before the i-th query, int32 [n]."""
-        tf = backend.tensorflow()
         # i * 10,000 // steps > after, in whole numbers
         first = [-(-(after + 1) * self.steps // 10_000) for after in P_HALVING_QUERIES]
-        return tf.reduce_sum(tf.cast(i[:, None] >= tf.constant(first, i.dtype), tf.int32), axis=1)
+        return ops.sum(ops.cast(i[:, None] >= backend.place(np.asarray(first, np.int32)), "int32"), axis=1)
 
     def _stripes(self, job: State) -> Tensor:
         """Signs [n, 1, width, channels]."""
-        tf = backend.tensorflow()
         _, width, channels = job["x"].shape[1:]
         random = example_rng.uniform(width * channels, self.seed, job["attempt"], job["index"])
-        return tf.reshape(_signs(random, job["x"]), (-1, 1, width, channels))
+        return ops.reshape(_signs(random, job["x"]), (-1, 1, width, channels))
 
     def _grid_of_bumps(self, job: State) -> Tensor:
         """Perturbations [n, height, width, channels] of norm 1: bumps side by side, of random signs and directions."""
-        tf = backend.tensorflow()
         height, width, channels = job["x"].shape[1:]
         side = max(1, min(height, width) // GRID)
         rows, columns = height // side, width // side
         random = example_rng.uniform(rows * columns * (channels + 1), self.seed, job["attempt"], job["index"])
-        random = tf.reshape(random, (-1, rows, 1, columns, 1, channels + 1))
+        random = ops.reshape(random, (-1, rows, 1, columns, 1, channels + 1))
         shape = bump(side)
-        upright, transposed = (tf.constant(form[:, None, :, None], job["x"].dtype) for form in (shape, shape.T))
-        bumps = tf.where(random[..., :1] > 0.5, transposed, upright) * _signs(random[..., 1:], job["x"])
-        bumps = tf.reshape(bumps, (-1, rows * side, columns * side, channels))
+        upright, transposed = (as_tensor_like(form[:, None, :, None], job["x"]) for form in (shape, shape.T))
+        bumps = ops.where(random[..., :1] > 0.5, transposed, upright) * _signs(random[..., 1:], job["x"])
+        bumps = ops.reshape(bumps, (-1, rows * side, columns * side, channels))
         bumps = bumps / float(np.sqrt(rows * columns * channels))
         left_over = (height % side, width % side)
-        return tf.pad(bumps, [(0, 0), *((size // 2, size - size // 2) for size in left_over), (0, 0)])
+        return ops.pad(bumps, [(0, 0), *((size // 2, size - size // 2) for size in left_over), (0, 0)])
 
     def _candidate_inf(self, best: Tensor, state: State) -> Tensor:
         """inf: a corner of the ball inside a square, one sign a channel: where +-2 eps and the projection lead."""
-        tf = backend.tensorflow()
         height, width, channels = best.shape[1:]
         random = self._random(2 + channels, state)
-        side = tf.gather(tf.constant(self.sides(height, width)), self.n_halvings(state["i"]))
+        side = ops.take(backend.place(self.sides(height, width)), self.n_halvings(state["i"]), axis=0)
         square = _Window(random[:, :2], side, height, width)
         signs = _signs(random[:, None, None, 2:], best)
-        return tf.where(square.mask, self.threat_model.step(state["x"], signs, per_example(state["eps"])), best)
+        return ops.where(square.mask, self.threat_model.step(state["x"], signs, per_example(state["eps"])), best)
 
     def _candidate_2(self, best: Tensor, state: State) -> Tensor:
         """2: the norm in both squares and the unused budget go to the first, half old content and half a bump."""
-        tf = backend.tensorflow()
         height, width, channels = best.shape[1:]
         scale, eps = as_tensor_like(self.threat_model.scale, best), per_example(state["eps"])
         random, level = self._random(5 + channels, state), self.n_halvings(state["i"])
         sides = self.sides(height, width)
-        side = tf.gather(tf.constant(sides), level)
+        side = ops.take(backend.place(sides), level, axis=0)
         square = _Window(random[:, :2], side, height, width)
         other = _Window(random[:, 2:4], side, height, width)
         delta = (best - state["x"]) / scale
-        unused = eps**2 - tf.reduce_sum(delta**2, axis=(1, 2, 3), keepdims=True)
-        unused = tf.where(unused > MIN_UNUSED_BUDGET * eps**2, unused, tf.zeros_like(unused)) / channels
-        held = _channel_norm(tf.where(square.mask | other.mask, delta, 0.0)) ** 2
-        old = tf.where(square.mask, delta, 0.0)
+        unused = eps**2 - ops.sum(delta**2, axis=(1, 2, 3), keepdims=True)
+        unused = ops.where(unused > MIN_UNUSED_BUDGET * eps**2, unused, ops.zeros_like(unused)) / channels
+        held = _channel_norm(ops.where(square.mask | other.mask, delta, 0.0)) ** 2
+        old = ops.where(square.mask, delta, 0.0)
         bumps = _signs(random[:, None, None, 5:], best) * square.bump(sides, level, random[:, 4] > 0.5, best)
-        both = bumps + tf.math.divide_no_nan(old, _channel_norm(old))
-        both = tf.where(_channel_norm(both) > MIN_SUM_NORM, both / tf.maximum(_channel_norm(both), MIN_SUM_NORM), bumps)
-        rest = tf.where(other.mask, tf.zeros_like(delta), delta)
-        return state["x"] + scale * tf.where(square.mask, both * tf.sqrt(unused + held), rest)
+        both = bumps + ops.divide_no_nan(old, _channel_norm(old))
+        both = ops.where(
+            _channel_norm(both) > MIN_SUM_NORM, both / ops.maximum(_channel_norm(both), MIN_SUM_NORM), bumps
+        )
+        rest = ops.where(other.mask, ops.zeros_like(delta), delta)
+        return state["x"] + scale * ops.where(square.mask, both * ops.sqrt(unused + held), rest)
 
     def _random(self, count: int, state: State) -> Tensor:
         """The random numbers of the candidate after point i."""
@@ -164,11 +159,12 @@ class _Window:
     """A square in each image of a batch, of `side` int32 [n] pixels, at a random place: `random` float32 [n, 2]."""
 
     def __init__(self, random: Tensor, side: Tensor, height: int, width: int) -> None:
-        tf = backend.tensorflow()
         self.side = per_example(side)
         top, left = _place(random[:, 0], height - side), _place(random[:, 1], width - side)
-        self.row = tf.range(height)[None, :, None, None] - per_example(top)  # counted from its upper left corner
-        self.column = tf.range(width)[None, None, :, None] - per_example(left)
+        self.row = ops.arange(height, dtype="int32")[None, :, None, None] - per_example(
+            top
+        )  # counted from its upper left corner
+        self.column = ops.arange(width, dtype="int32")[None, None, :, None] - per_example(left)
 
     @property
     def mask(self) -> Tensor:
@@ -178,15 +174,14 @@ class _Window:
 
     def bump(self, sides: Labels, level: Tensor, transposed: Tensor, like: Tensor) -> Tensor:
         """`bump` in the square, 0 elsewhere, [n, height, width, 1]; `transposed` bool [n]."""
-        tf = backend.tensorflow()
         # Bumps of all sizes in one table, whose last entry is 0.
         table = np.concatenate([*(bump(int(side)).ravel() for side in sides), [0.0]])
         first = np.concatenate([[0], np.cumsum(sides[:-1] ** 2)]).astype(np.int32)
         transposed = per_example(transposed)
-        row, column = tf.where(transposed, self.column, self.row), tf.where(transposed, self.row, self.column)
-        entry = per_example(tf.gather(tf.constant(first), level)) + row * self.side + column
-        entry = tf.where(self.mask, entry, len(table) - 1)
-        return tf.gather(tf.constant(table.astype(like.dtype.as_numpy_dtype)), entry)
+        row, column = ops.where(transposed, self.column, self.row), ops.where(transposed, self.row, self.column)
+        entry = per_example(ops.take(backend.place(first), level, axis=0)) + row * self.side + column
+        entry = ops.where(self.mask, entry, len(table) - 1)
+        return ops.take(as_tensor_like(table, like), entry, axis=0)
 
 
 def bump(side: int) -> Floats:
@@ -214,17 +209,14 @@ def _pyramid(height: int, width: int) -> Floats:
 
 def _place(random: Tensor, last: Tensor) -> Tensor:
     """int32 [n], uniform in 0, ..., `last`; the largest random number is rounded to 1, hence the minimum."""
-    tf = backend.tensorflow()
-    return tf.minimum(tf.cast(random * tf.cast(last + 1, random.dtype), tf.int32), last)
+    return ops.minimum(ops.cast(random * ops.cast(last + 1, random.dtype), "int32"), last)
 
 
 def _signs(random: Tensor, like: Tensor) -> Tensor:
     """+1 or -1, of the dtype of `like`, for uniform random numbers."""
-    tf = backend.tensorflow()
-    return tf.cast(tf.where(random > 0.5, 1.0, -1.0), like.dtype)
+    return ops.cast(ops.where(random > 0.5, 1.0, -1.0), like.dtype)
 
 
 def _channel_norm(delta: Tensor) -> Tensor:
     """L2 norm of each channel, [n, 1, 1, channels]."""
-    tf = backend.tensorflow()
-    return tf.sqrt(tf.reduce_sum(delta**2, axis=(1, 2), keepdims=True))
+    return ops.sqrt(ops.sum(delta**2, axis=(1, 2), keepdims=True))

@@ -3,7 +3,7 @@
 `scale` is 1 for eps in pixel units, and the std of each channel for standardized units. Steps and projections work in
 units of `scale`. The box is applied last.
 
-`step`, `project` and `random_point` are made of TensorFlow ops on tensors [n, height, width, channels] of any float
+`step`, `project` and `random_point` are made of keras.ops on tensors [n, height, width, channels] of any float
 dtype, for use inside a compiled attack. `violation` and `project_array` do the same in NumPy and float64, independently
 of the attack, to check and correct what an attack returns.
 """
@@ -21,7 +21,7 @@ from bn_vuln.attacks import example_rng
 from bn_vuln.config import Attack
 from bn_vuln.data import units
 from bn_vuln.data.info import DatasetInfo
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, ops
 from bn_vuln.typing import Floats, Images, Index, Mask, Tensor
 
 Channels: TypeAlias = NDArray[np.float32]  # [channels], one number for each
@@ -74,15 +74,15 @@ class ThreatModel:
             x + step_size * scale * sign(g) for "inf", x + step_size * scale * (scale g) / ||scale g||_2 for "2". Where
             the gradient is 0 the point stays.
         """
-        tf = backend.tensorflow()
         scale = as_tensor_like(self.scale, x)
         if self.ord == "inf":
-            return x + step_size * scale * tf.sign(gradient)
+            return x + step_size * scale * ops.sign(gradient)
         # Divide by the largest entry first: squares of small gradients would underflow. Infinite ones are large.
-        gradient = tf.clip_by_value(gradient, gradient.dtype.min, gradient.dtype.max)
-        scaled = scale * tf.math.divide_no_nan(gradient, _reduce(tf.reduce_max, tf.abs(gradient)))
-        norm = tf.sqrt(_reduce(tf.reduce_sum, scaled**2))
-        return x + step_size * scale * tf.math.divide_no_nan(scaled, norm)
+        limit = float(np.finfo(backend.dtype_of(gradient)).max)
+        gradient = ops.clip(gradient, -limit, limit)
+        scaled = scale * ops.divide_no_nan(gradient, _reduce(ops.max, ops.abs(gradient)))
+        norm = ops.sqrt(_reduce(ops.sum, scaled**2))
+        return x + step_size * scale * ops.divide_no_nan(scaled, norm)
 
     def project(self, point: Tensor, x: Tensor) -> Tensor:
         """Project points into the eps ball around x, then into the box: the projection inside the search.
@@ -97,19 +97,17 @@ class ThreatModel:
             Points of the same shape. For "2" the box may bring a point nearer to x, never farther away, if x lies in
             the box.
         """
-        tf = backend.tensorflow()
         scale, radius = as_tensor_like(self.scale, point), cast("float | Tensor", self.eps)
         if self.ord == "inf":
-            point = tf.clip_by_value(point, x - radius * scale, x + radius * scale)
+            point = ops.clip(point, x - radius * scale, x + radius * scale)
         else:
             delta = (point - x) / scale
-            norm = tf.sqrt(_reduce(tf.reduce_sum, delta**2))
-            eps = self.eps if tf.is_tensor(self.eps) else as_tensor_like(self.eps, norm)
-            shrink = tf.math.divide_no_nan(tf.broadcast_to(eps, tf.shape(norm)), norm)
-            point = x + scale * delta * tf.where(norm > eps, shrink, tf.ones_like(norm))
+            norm = ops.sqrt(_reduce(ops.sum, delta**2))
+            eps = (radius if ops.is_tensor(radius) else as_tensor_like(radius, norm)) * ops.ones_like(norm)
+            point = x + scale * delta * ops.where(norm > eps, ops.divide_no_nan(eps, norm), 1.0)
         if np.isinf(self.low).all() and np.isinf(self.high).all():
             return point
-        return tf.clip_by_value(point, as_tensor_like(self.low, point), as_tensor_like(self.high, point))
+        return ops.clip(point, as_tensor_like(self.low, point), as_tensor_like(self.high, point))
 
     def random_point(self, x: Tensor, index: Tensor, seed: int, restart: int | Tensor) -> Tensor:
         """Draw a uniformly random point of the eps ball around each image, then project it into the box.
@@ -123,42 +121,38 @@ class ThreatModel:
         Returns:
             Points of the shape of x. Each depends on (seed, number, index) only, not on the rest of the batch.
         """
-        tf = backend.tensorflow()
         dimension = int(np.prod(x.shape[1:]))
-        number: Tensor = tf.broadcast_to(tf.cast(restart, index.dtype), tf.shape(index))
+        number: Tensor = ops.zeros_like(index) + ops.cast(restart, "int32")
         if self.ord == "inf":
-            delta = 2.0 * tf.cast(example_rng.uniform(dimension, seed, number, index), x.dtype) - 1.0
+            delta = 2.0 * ops.cast(example_rng.uniform(dimension, seed, number, index), x.dtype) - 1.0
         else:
-            values = tf.cast(example_rng.normal(dimension, seed, number, index), x.dtype)
-            radius = tf.cast(example_rng.uniform(1, seed + RADIUS_STREAM, number, index), x.dtype)
-            delta = values / tf.norm(values, axis=1, keepdims=True) * radius ** (1 / dimension)
-        delta = tf.reshape(delta, tf.shape(x)) * self.eps * as_tensor_like(self.scale, x)
+            values = ops.cast(example_rng.normal(dimension, seed, number, index), x.dtype)
+            radius = ops.cast(example_rng.uniform(1, seed + RADIUS_STREAM, number, index), x.dtype)
+            delta = values / ops.sqrt(ops.sum(values**2, axis=1, keepdims=True)) * radius ** (1 / dimension)
+        delta = ops.reshape(delta, ops.shape(x)) * self.eps * as_tensor_like(self.scale, x)
         return self.project(x + delta, x)
 
     def norm(self, delta: Tensor) -> Tensor:
         """Return the norms [n] of perturbations [n, height, width, channels] in pixels, in units of the scale."""
-        tf = backend.tensorflow()
-        delta = tf.abs(delta) / as_tensor_like(self.scale, delta)
+        delta = ops.abs(delta) / as_tensor_like(self.scale, delta)
         if self.ord == "inf":
-            return tf.reduce_max(delta, axis=(1, 2, 3))
-        return tf.sqrt(tf.reduce_sum(delta**2, axis=(1, 2, 3)))
+            return ops.max(delta, axis=(1, 2, 3))
+        return ops.sqrt(ops.sum(delta**2, axis=(1, 2, 3)))
 
     def dual_norm(self, gradient: Tensor) -> Tensor:
         """Return the dual norms [n] of gradients by pixels: the largest rise of the loss per unit of eps."""
-        tf = backend.tensorflow()
-        slope = tf.abs(gradient) * as_tensor_like(self.scale, gradient)
+        slope = ops.abs(gradient) * as_tensor_like(self.scale, gradient)
         if self.ord == "inf":
-            return tf.reduce_sum(slope, axis=(1, 2, 3))
+            return ops.sum(slope, axis=(1, 2, 3))
         # Divide by the largest entry first: squares of small gradients would underflow.
-        largest = tf.reduce_max(slope, axis=(1, 2, 3), keepdims=True)
-        length = tf.sqrt(tf.reduce_sum(tf.math.divide_no_nan(slope, largest) ** 2, axis=(1, 2, 3)))
-        return tf.reshape(largest, tf.shape(length)) * length
+        largest = ops.max(slope, axis=(1, 2, 3), keepdims=True)
+        length = ops.sqrt(ops.sum(ops.divide_no_nan(slope, largest) ** 2, axis=(1, 2, 3)))
+        return ops.reshape(largest, ops.shape(length)) * length
 
     def max_distance(self, x: Tensor) -> Tensor:
         """Return the distance [n] from each image to the farthest corner of the box, in units of the scale."""
-        tf = backend.tensorflow()
         low, high = as_tensor_like(self.low, x), as_tensor_like(self.high, x)
-        return self.norm(tf.maximum(x - low, high - x))
+        return self.norm(ops.maximum(x - low, high - x))
 
     def violation(self, point: Images, x: Images) -> Floats:
         """Return by how much each point violates the threat model.
@@ -213,13 +207,13 @@ def per_example(value: Value) -> Value:
     """Reshape an array or tensor [n] to [n, 1, 1, 1], to be combined with images; a number stays as it is."""
     if isinstance(value, np.ndarray):
         return cast("Value", value.reshape(-1, 1, 1, 1))
-    tf = backend.tensorflow()
-    return tf.reshape(value, (-1, 1, 1, 1)) if tf.is_tensor(value) and len(getattr(value, "shape", ())) == 1 else value
+    vector = ops.is_tensor(value) and len(cast("Tensor", value).shape) == 1
+    return cast("Value", ops.reshape(value, (-1, 1, 1, 1))) if vector else value
 
 
 def as_tensor_like(value: Eps | Channels, like: Tensor) -> Tensor:
-    """Return a tensor of the dtype of `like`, without the detour over float32 of tf.cast with Python floats."""
-    return backend.tensorflow().constant(np.asarray(value, like.dtype.as_numpy_dtype))
+    """Return a tensor of the dtype of `like`, without a detour of Python floats over float32."""
+    return backend.place(np.asarray(value, backend.dtype_of(like)))
 
 
 def _reduce(reduction: Callable[..., Tensor], x: Tensor) -> Tensor:

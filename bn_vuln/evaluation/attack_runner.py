@@ -1,7 +1,7 @@
-"""Attacks on an eval set: which loop runs, on which copy of the model, and the final projection of its points.
+"""Attacks on an eval set: which search runs, and the final projection of its points.
 
 Success is never taken from an attack: its points are projected again, checked against the threat model, and predicted
-by the classifier itself.
+by the classifier.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -17,51 +16,39 @@ from numpy.typing import NDArray
 
 from bn_vuln import attacks
 from bn_vuln.analysis import metrics
-from bn_vuln.attacks import active_set, ensemble
+from bn_vuln.attacks import active_set, cleverhans, ensemble
+from bn_vuln.attacks.base import IterativeAttack
+from bn_vuln.attacks.carlini_wagner import CarliniWagner, move_towards
+from bn_vuln.attacks.eps_search import EpsGrid, EpsSearch, EveryAttempt
 from bn_vuln.attacks.losses import input_gradient
 from bn_vuln.config import Attack, MinimumNorm, describe_perturbation
 from bn_vuln.config.perturbation import PARAMETER_FREE
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluation import minimum_norm, sanity_checks
-from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.evaluation.eval_set import EvalSet
 from bn_vuln.evaluation.perturbed import PerturbedImages
-from bn_vuln.models import bn_folding
+from bn_vuln.models.folded_batch_norm import folded_batch_norm
 from bn_vuln.runtime import backend
+from bn_vuln.runtime.backend import ExecutionPolicy
 from bn_vuln.runtime.progress import Progress, progress_task
-from bn_vuln.typing import Floats, Images, Index, Labels, Logits, Mask
+from bn_vuln.typing import Floats, Images, Labels, Logits, Mask, Tensor
 
-MIN_GRADIENTS_FOR_XLA = 300_000  # gradients of examples above which XLA saves more time than it takes to compile
 FLOAT64_NUMBERS = 2**24  # numbers of images at once in the final check, which takes some copies in float64
 
 
 class AttackRunner:
     """Runs attacks on an eval set; what was compiled is used again."""
 
-    def __init__(self, eval_set: EvalSet, *, fold: bool = True) -> None:
-        """Bind to an eval set.
-
-        Args:
-            eval_set: the classifier and its examples.
-            fold: let attacks use the gradients of a copy with BN folded away, which is the same function and faster;
-                what they find is measured on the classifier itself.
-        """
-        self.eval_set, self.fold = eval_set, fold and not eval_set.classifier.training
-        self._compiled_loops: dict[object, Callable[..., Images]] = {}
-        self._compiled_searches: dict[object, active_set.CompiledAttack] = {}
-        self._known_to_xla: dict[int, bool] = {}  # by the id of the attacked model
+    def __init__(self, eval_set: EvalSet) -> None:
+        self.eval_set = eval_set
+        self._compiled: dict[object, active_set.CompiledAttack] = {}
+        self._known_to_xla: bool | None = None
 
     def on(self, eval_set: EvalSet) -> AttackRunner:
         """Return a runner on another eval set of the same classifier."""
         other = copy.copy(self)
         other.eval_set = eval_set
         return other
-
-    @functools.cached_property
-    def folded(self) -> bn_folding.FoldingResult:
-        """The copy of the model that attacks differentiate, and what became of its BN layers."""
-        with self.eval_set.distribution.scope():
-            return bn_folding.fold(self.eval_set.classifier.model)
 
     def run(self, options: Attack | MinimumNorm, progress: Progress) -> PerturbedImages:
         """Attack every example of the eval set.
@@ -77,11 +64,12 @@ class AttackRunner:
             UsageError: for an eps grid above eps, and, where BN has the statistics of the batch, for attacks that
                 move examples between batches.
         """
+        self._refuse_searches(options)
         if isinstance(options, MinimumNorm):
             return self._minimum_norm(options, progress)
         if options.keep == "first_success" and not self.eval_set.classifier.training:
             return self._search(options, progress)
-        return self._fixed_steps(options, progress)
+        return self._all_steps(options, progress)
 
     def is_adversarial(self, logits: Logits, labels: Labels, options: Attack | MinimumNorm) -> Mask:
         """Return which logits are those of adversarial examples.
@@ -105,61 +93,45 @@ class AttackRunner:
             return np.asarray(self.eval_set.clean_logits.argmin(axis=1), np.int32)
         return self.eval_set.labels
 
-    def attacked_classifier(self, options: Attack | MinimumNorm, progress: Progress | None = None) -> Classifier:
-        """Return the classifier whose gradients an attack uses; CleverHans gets the original, as its users do."""
-        classifier = self.eval_set.classifier
-        if not self.fold or options.backend != "own":
-            return classifier
-        if progress is not None and self.folded.kept:
-            progress.message(
-                "BN layers not folded (attack differentiates them directly): " + "; ".join(self.folded.kept)
-            )
-        return dataclasses.replace(classifier, model=self.folded.model)
+    # ---------------------------------------------------------------- the kinds of attacks
 
-    # ---------------------------------------------------------------- the three kinds of attacks
-
-    def _fixed_steps(self, options: Attack, progress: Progress) -> PerturbedImages:
-        """Take all steps on every example, batch by batch, and keep one iterate of each."""
-        self._refuse_searches(options)
-        threat_model = attacks.from_config(options, self.eval_set.classifier.info)
-        run, labels = self._compiled_loop(options, progress), self.attack_labels(options)
-        x, index = self.eval_set.pixels, self.eval_set.index
-        with progress_task(progress, describe_perturbation(options), len(x), "examples"):
-            points = self.eval_set.map_batches(run, x, labels, index, on_batch=progress.advance)
+    def _all_steps(self, options: Attack, progress: Progress) -> PerturbedImages:
+        """Take all steps on every example, and keep one iterate of each."""
+        eval_set, threat_model = self.eval_set, attacks.from_config(options, self.eval_set.classifier.info)
+        with progress_task(progress, describe_perturbation(options), len(eval_set), "examples"):
+            if options.backend == "cleverhans":
+                points = self._cleverhans(options, threat_model, progress.advance)
+            else:
+                keep: active_set.Keep = "last" if options.keep == "last" else "best_loss"
+                (stage,) = self._stages(options, threat_model, keep)
+                search = EveryAttempt(options.eps, options.restarts)
+                points = self._run(stage.attack, search, stage.targets, on_progress=progress.advance).points
         images, violation, outside = self._projected(points, threat_model)
         return PerturbedImages(
             images, flags=(sanity_checks.reaches_border(options),), violation=violation, outside_box=outside
         )
 
     def _search(self, options: Attack, progress: Progress) -> PerturbedImages:
-        """Search with the active set, for the first success of each example, at one eps or several."""
+        """Search for the first success of each example, at one eps or several."""
         if max(options.eps_grid, default=0.0) > options.eps:
             raise UsageError(
                 f"eps_grid: {max(options.eps_grid):.4g} is above eps = {options.eps:.4g}; attack at the largest"
             )
-        eval_set = self.eval_set
+        eval_set, labels = self.eval_set, self.attack_labels(options)
         threat_model = attacks.from_config(options, eval_set.classifier.info)
-        labels, clean_logits = self.attack_labels(options), eval_set.clean_logits
-        attacked = self.attacked_classifier(options, progress)
-
-        def confirm(points: Images, positions: Index, eps: Floats) -> Mask:  # on the classifier itself
-            images = _project(points, eval_set.pixels[positions], threat_model.with_eps(eps))
-            return self.is_adversarial(eval_set.logits(images), labels[positions], options)
 
         @contextlib.contextmanager
         def report_stage(name: str, remaining: int) -> Iterator[Callable[[int], None]]:
             with progress_task(progress, name, remaining, "examples"):
                 yield progress.advance
 
-        stages = ensemble.stages(attacked.predict, options, threat_model, labels, clean_logits)
         total = ensemble.run(
-            self._compiled_stages(stages, options, attacked),
+            self._stages(options, threat_model),
             options,
             eval_set.pixels,
             eval_set.labels,
-            clean=~self.is_adversarial(clean_logits, labels, options),
+            clean=~self.is_adversarial(eval_set.clean_logits, labels, options),
             index=eval_set.index,
-            confirm=confirm,
             batch_size=eval_set.batch_size,
             on_stage=report_stage,
         )
@@ -167,11 +139,14 @@ class AttackRunner:
         images, violation, outside = self._projected(
             found.points, threat_model.with_eps(np.minimum(found.eps, options.eps))
         )
-        distance = {} if options.min_eps_tolerance is None else {"distance": found.eps.astype(np.float32)}
+        logits = eval_set.logits(images)
+        min_eps = np.where(self.is_adversarial(logits, labels, options), found.eps, np.inf)
+        distance = {} if options.min_eps_tolerance is None else {"distance": min_eps.astype(np.float32)}
         return PerturbedImages(
             images,
+            logits,
             flags=(sanity_checks.reaches_border(options),),
-            min_eps=found.eps,
+            min_eps=min_eps,
             n_evaluations=found.n_evaluations,
             robust_after=total.robust_after,
             violation=violation,
@@ -181,26 +156,62 @@ class AttackRunner:
 
     def _minimum_norm(self, options: MinimumNorm, progress: Progress) -> PerturbedImages:
         """Look for the nearest adversarial example of each image, in the box."""
-        self._refuse_searches(options)
-        eval_set, labels = self.eval_set, self.attack_labels(options)
+        eval_set, labels, targeted = self.eval_set, self.attack_labels(options), options.target != "none"
         threat_model = minimum_norm.threat_model(options, eval_set.classifier.info)
-        attacked = self.attacked_classifier(options, progress)
-        xla = self._uses_xla(options.steps * options.binary_search_steps, attacked)
-        run = minimum_norm.bind(attacked.predict, options, threat_model, eval_set.distribution)
+        already = self.is_adversarial(eval_set.clean_logits, labels, options)
+        attack = CarliniWagner(
+            self._predict,
+            threat_model,
+            options.steps,
+            options.step_size,
+            options.binary_search_steps,
+            options.initial_const,
+            options.confidence,
+            targeted,
+        )
+        search = EpsGrid([1.0], upper_eps=np.where(already, 0.0, np.inf))  # eps has no effect, one job for each
         x = eval_set.pixels
-        with progress_task(progress, describe_perturbation(options), len(x), "examples"):
-            points = run(x, labels, batch_size=eval_set.batch_size, xla=xla, on_progress=progress.advance)
+        with progress_task(progress, describe_perturbation(options), int(np.sum(~already)), "examples"):
+            compiled = self._compile(attack, options, attack.steps, "best_loss")
+            found = self._run(compiled, search, labels[:, None] if targeted else None, on_progress=progress.advance)
+        points, moved = found.points, np.flatnonzero(found.is_adversarial)
+
+        def succeeds(images: Images) -> Mask:
+            return np.asarray(attack.succeeds(backend.place(eval_set.logits(images)), backend.place(labels[moved])))
+
+        if len(moved):
+            points[moved] = move_towards(x[moved], points[moved], succeeds)
         images, _, outside = self._projected(points, threat_model)
         logits = eval_set.logits(images)
         length = minimum_norm.distances(images, x, threat_model)
         violation = sanity_checks.threat_model_violation(points, x, threat_model.with_eps(length))
         adversarial = self.is_adversarial(logits, labels, options)
-        already = self.is_adversarial(eval_set.clean_logits, labels, options)
         distance = np.where(already, 0.0, np.where(adversarial, length, np.inf))
         arrays = minimum_norm.arrays(distance, images, x, eval_set.labels, logits)
         return PerturbedImages(
             images, logits, min_eps=distance, violation=violation, outside_box=outside, arrays=arrays
         )
+
+    def _cleverhans(
+        self, options: Attack, threat_model: attacks.ThreatModel, on_batch: Callable[[int], None]
+    ) -> Images:
+        """The points of CleverHans' attack on the classifier, as its users run it."""
+        eval_set, distribution = self.eval_set, self.eval_set.distribution
+
+        def attack(x: Tensor, y: Tensor) -> Tensor:
+            return cleverhans.attack(
+                eval_set.classifier.predict,
+                x,
+                y,
+                threat_model=threat_model,
+                steps=options.steps,
+                step_size=options.step_size or 0.0,
+                random_start=options.random_start,
+                targeted=options.target != "none",
+            )
+
+        run = distribution.compile_sharded(attack, signature=eval_set.signature[:2])
+        return eval_set.map_batches(run, eval_set.pixels, self.attack_labels(options), on_batch=on_batch)
 
     # ---------------------------------------------------------------- final projection and checks
 
@@ -235,47 +246,77 @@ class AttackRunner:
                 "attacks cannot take; use --strategy none"
             )
 
-    # ---------------------------------------------------------------- compilation
+    # ---------------------------------------------------------------- execution
 
-    def _uses_xla(self, steps: int, attacked: Classifier) -> bool:
-        many = len(self.eval_set.dataset) * steps >= MIN_GRADIENTS_FOR_XLA
-        preferred = many and self.eval_set.distribution.replicas == 1 and backend.execution_policy(attacked.model).xla
-        return preferred and (not attacked.external or self._xla_knows(attacked))
+    def _predict(self, pixels: Tensor) -> Tensor:
+        """The logits of the classifier, whose BN is part of the convolutions before it while attacks are traced."""
+        classifier = self.eval_set.classifier
+        if classifier.training:
+            return classifier.predict(pixels)
+        with folded_batch_norm(classifier.model):
+            return classifier.predict(pixels)
 
-    def _xla_knows(self, attacked: Classifier) -> bool:
-        """If XLA compiles the gradient of an external model, which may hold any operation."""
-        if id(attacked.model) not in self._known_to_xla:
-            point = backend.tensorflow().constant(self.eval_set.at_input(self.eval_set.dataset.images[:2]))
-            self._known_to_xla[id(attacked.model)] = backend.xla_compiles(
-                lambda x: input_gradient(attacked.predict, x, lambda logits: logits[:, 0]), point
-            )
-        return self._known_to_xla[id(attacked.model)]
+    def _run(
+        self,
+        attack: IterativeAttack | active_set.CompiledAttack,
+        search: EpsSearch,
+        targets: Labels | None,
+        on_progress: Callable[[int], None],
+    ) -> active_set.SearchResult:
+        """Run an attack on all examples."""
+        eval_set = self.eval_set
+        return active_set.run(
+            attack,
+            eval_set.pixels,
+            eval_set.labels,
+            search,
+            targets=targets,
+            index=eval_set.index,
+            batch_size=eval_set.batch_size,
+            on_progress=on_progress,
+        )
 
-    def _compiled_loop(self, options: Attack, progress: Progress) -> Callable[..., Images]:
-        """The attack as a function of arrays (x, y, index)."""
-        attacked = self.attacked_classifier(options, progress)
-        xla = self._uses_xla(options.steps, attacked)
-        key = (options.model_dump_json(), xla)
-        if key not in self._compiled_loops:
-            bound = attacks.bind(attacked.predict, options, self.eval_set.classifier.info, xla=xla)
-            sharded = self.eval_set.distribution.compile_sharded(bound, signature=self.eval_set.signature)
-            self._compiled_loops[key] = sharded
-        return self._compiled_loops[key]
-
-    def _compiled_stages(
-        self, stages: Iterator[ensemble.Stage], options: Attack, attacked: Classifier
+    def _stages(
+        self, options: Attack, threat_model: attacks.ThreatModel, keep: active_set.Keep = "first_success"
     ) -> Iterator[ensemble.Stage]:
-        """The stages with their searches compiled: once for attacks that differ in eps, eps_grid and targets alone."""
-        for stage in stages:
-            search = stage.attack
-            assert not isinstance(search, active_set.CompiledAttack)
-            xla = self._uses_xla(stage.n_attempts * search.steps, attacked)
-            own = [item for item in vars(search).items() if item[0] not in ("predict", "threat_model")]
-            key = (type(search), *own, options.ord, options.unit, options.box, xla)
-            if key not in self._compiled_searches:
-                distribution = self.eval_set.distribution
-                self._compiled_searches[key] = active_set.CompiledAttack(search, xla=xla, distribution=distribution)
-            yield dataclasses.replace(stage, attack=self._compiled_searches[key])
+        """The stages of an attack, compiled: once for attacks that differ in eps, eps_grid and targets alone."""
+        logits = self.eval_set.clean_logits
+        for stage in ensemble.stages(self._predict, options, threat_model, self.attack_labels(options), logits):
+            assert not isinstance(stage.attack, active_set.CompiledAttack)
+            steps = stage.n_attempts * stage.attack.steps
+            yield dataclasses.replace(stage, attack=self._compile(stage.attack, options, steps, keep))
+
+    def _compile(
+        self, attack: IterativeAttack, options: Attack | MinimumNorm, steps: int, keep: active_set.Keep
+    ) -> active_set.CompiledAttack:
+        scored, policy = getattr(options, "restarts", 1) > 1, self._policy(steps)
+        settings = [item for item in vars(attack).items() if item[0] not in ("predict", "threat_model", "step_size")]
+        relative = getattr(attack, "step_size", 0.0) / (getattr(options, "eps", 0.0) or 1.0)
+        key = (type(attack), *settings, relative, options.ord, options.unit, options.box, keep, scored, policy)
+        if key not in self._compiled:
+            self._compiled[key] = active_set.CompiledAttack(
+                attack, keep=keep, scored=scored, policy=policy, distribution=self.eval_set.distribution
+            )
+        return self._compiled[key]
+
+    def _policy(self, steps: int) -> ExecutionPolicy:
+        """How to execute an attack of so many steps on each example."""
+        eval_set, model = self.eval_set, self.eval_set.classifier.model
+        gradients, devices = len(eval_set) * steps, eval_set.distribution.replicas
+        policy = backend.execution_policy(model, gradients=gradients, devices=devices)
+        if policy.xla and eval_set.classifier.external and not self._xla_knows():
+            return dataclasses.replace(policy, xla=False)
+        return policy
+
+    def _xla_knows(self) -> bool:
+        """If XLA compiles the gradient of an external model, which may hold any operation."""
+        if self._known_to_xla is None:
+            predict = self.eval_set.classifier.predict
+            point = backend.place(self.eval_set.at_input(self.eval_set.dataset.images[:2]))
+            self._known_to_xla = backend.xla_compiles(
+                lambda x: input_gradient(predict, x, lambda logits: logits[:, 0]), point
+            )
+        return self._known_to_xla
 
 
 def _project(points: NDArray[np.float32], x: Images, threat_model: attacks.ThreatModel) -> Images:

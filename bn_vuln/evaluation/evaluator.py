@@ -60,7 +60,6 @@ class Evaluator:
         evaluation: Evaluation,
         *,
         batch_size: int | None = None,
-        fold: bool = True,
         checks: attack_diagnostics.Checks = "basic",
         distribution: Distribution = ONE_DEVICE,
     ) -> None:
@@ -70,7 +69,6 @@ class Evaluator:
             classifier: opened in the scope of the distribution.
             evaluation: data set, split, limit and BN statistics.
             batch_size: examples at a time, over all replicas; None: as many as memory holds.
-            fold: see `AttackRunner`.
             checks: the attack diagnostics, see `attack_diagnostics`.
             distribution: the devices.
 
@@ -79,7 +77,7 @@ class Evaluator:
         """
         self.evaluation, self.checks = evaluation, checks
         self.eval_set = EvalSet(classifier, evaluation, batch_size=batch_size, distribution=distribution)
-        self.attack_runner = AttackRunner(self.eval_set, fold=fold)
+        self.attack_runner = AttackRunner(self.eval_set)
 
     @functools.cached_property
     def model_flags(self) -> tuple[records.Flag, ...]:
@@ -216,7 +214,7 @@ class Evaluator:
         """The result of a perturbation from the images and logits of all examples."""
         labels, classifier = self.eval_set.labels, self.eval_set.classifier
         correct = metrics.is_correct(logits, labels)
-        fields = {**self._attack_fields(options, found, logits), **self._bn_fields(options)}
+        fields = {**self._attack_fields(options, found, logits), **self._bn_fields()}
         flags = (
             *self.model_flags,
             *found.flags,
@@ -275,16 +273,11 @@ class Evaluator:
             chance = 1 / len(self.eval_set.dataset.info.classes)
             yield sanity_checks.above_chance_without_eps_limit(float(correct.mean()), chance, minimum_norm=True)
 
-    def _bn_fields(self, perturbation: Perturbation) -> dict[str, int]:
-        """BN layers that the attacked copy had folded away or kept; or the examples behind the batch statistics."""
-        if self.eval_set.classifier.training:
-            return {"bn_batch_size": min(self.eval_set.batch_size, len(self.eval_set.dataset))}
-        if not isinstance(perturbation, Attack | MinimumNorm):
+    def _bn_fields(self) -> dict[str, int]:
+        """The number of examples behind the batch statistics."""
+        if not self.eval_set.classifier.training:
             return {}
-        runner = self.attack_runner
-        if runner.attacked_classifier(perturbation) is self.eval_set.classifier:
-            return {}
-        return {"bn_folded": runner.folded.folded, "bn_kept": len(runner.folded.kept)}
+        return {"bn_batch_size": min(self.eval_set.batch_size, len(self.eval_set.dataset))}
 
 
 def _joined(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -327,7 +320,6 @@ def measure(
     *,
     folder: Path | None = None,
     batch_size: int | None = None,
-    fold: bool = True,
     checks: attack_diagnostics.Checks = "basic",
     distribution: Distribution = ONE_DEVICE,
     keep_images: bool = False,
@@ -341,7 +333,6 @@ def measure(
         evaluation: data set, split, limit and BN statistics; None: all test examples of its own data set.
         folder: run folder that each record is written into as soon as it is there.
         batch_size: see `Evaluator`.
-        fold: see `Evaluator`.
         checks: see `Evaluator`.
         distribution: see `Evaluator`.
         keep_images: see `Evaluator.run`.
@@ -361,7 +352,6 @@ def measure(
         classifier,
         evaluation or Evaluation(),
         batch_size=batch_size,
-        fold=fold,
         checks=checks,
         distribution=distribution,
     )

@@ -59,7 +59,6 @@ class EvaluateOptions(ModelOptions, total=False):
         force: measure again what is recorded there.
         checks: attack diagnostics, `none`, `basic` or `full`.
         batch_size: examples at a time; None: as many as memory holds.
-        fold: attack a copy with BN folded away, which is the same function and faster.
         strategy: `auto` uses all GPUs, `mirrored` all devices, `none` one.
         progress: where messages and the number of examples that are done go.
     """
@@ -72,7 +71,6 @@ class EvaluateOptions(ModelOptions, total=False):
     force: bool
     checks: Checks
     batch_size: int | None
-    fold: bool
     strategy: Strategy
     progress: Progress | None
 
@@ -122,7 +120,6 @@ class Settings:
     force: bool = False
     checks: Checks = "basic"
     batch_size: int | None = None
-    fold: bool = True
     strategy: Strategy = "auto"
     progress: Progress | None = None
 

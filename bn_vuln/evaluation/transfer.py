@@ -174,7 +174,6 @@ def run(
     evaluation: Evaluation | None = None,
     *,
     batch_size: int | None = None,
-    fold: bool = True,
     checks: attack_diagnostics.Checks = "basic",
     distribution: Distribution = ONE_DEVICE,
     progress: Progress | None = None,
@@ -190,7 +189,6 @@ def run(
         attack: the attack, at one eps.
         evaluation: data set, split and limit; None: all test examples.
         batch_size: see `Evaluator`.
-        fold: see `Evaluator`.
         checks: see `Evaluator`.
         distribution: see `Evaluator`.
         progress: where messages and the number of examples that are done go.
@@ -212,9 +210,7 @@ def run(
         raise UsageError("transfer is of the points found at one eps: leave eps_grid and min_eps_tolerance out")
     check_fit(list(models.values()), evaluation)
     evaluators = {
-        key: Evaluator(
-            model.classifier, evaluation, batch_size=batch_size, fold=fold, checks=checks, distribution=distribution
-        )
+        key: Evaluator(model.classifier, evaluation, batch_size=batch_size, checks=checks, distribution=distribution)
         for key, model in models.items()
     }
     evaluated = {key: _EvaluatedModel(model, evaluators[key]) for key, model in models.items()}

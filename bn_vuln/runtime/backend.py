@@ -180,6 +180,7 @@ class ExecutionPolicy:
     fused_batch_norm: bool
 
 
+ONE_STEP_A_CALL = ExecutionPolicy(xla=False, steps_per_call=1, fused_batch_norm=False)
 MIN_GRADIENTS_FOR_XLA = 300_000  # gradients of examples above which XLA saves more time than it takes to compile
 STEPS_PER_CALL = 8  # of dense nets: a step takes about as long as a call costs
 
@@ -187,7 +188,8 @@ STEPS_PER_CALL = 8  # of dense nets: a step takes about as long as a call costs
 def execution_policy(model: KerasModel, *, gradients: float = math.inf, devices: int = 1) -> ExecutionPolicy:
     """Return how to execute a model.
 
-    XLA makes dense nets faster, and convolutions on a CPU slower (they lose oneDNN). Large nets are stepped from the
+    XLA makes dense nets faster, and convolutions on a CPU slower (they lose oneDNN). In half precision it would round
+    otherwise than the model does when it is called, so it is left out there. Large nets are stepped from the
     host: inside of a loop TensorFlow runs convolutions no faster, and memory is held longer.
 
     Args:
@@ -196,8 +198,9 @@ def execution_policy(model: KerasModel, *, gradients: float = math.inf, devices:
         devices: number of devices; XLA is used on one only.
     """
     dense = not any("Conv" in type(layer).__name__ for layer in leaf_layers(model))
+    full = all(getattr(layer, "compute_dtype", "float32") in ("float32", "float64") for layer in leaf_layers(model))
     return ExecutionPolicy(
-        xla=dense and devices == 1 and gradients >= MIN_GRADIENTS_FOR_XLA,
+        xla=dense and full and devices == 1 and gradients >= MIN_GRADIENTS_FOR_XLA,
         steps_per_call=STEPS_PER_CALL if dense else 1,
         fused_batch_norm=_implementation().fuses_batch_norm(),
     )

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bn_vuln.attacks import ThreatModel, pgd
+from bn_vuln.attacks import ThreatModel
+from bn_vuln.attacks.active_set import last_iterate
+from bn_vuln.attacks.pgd import PGD
 from bn_vuln.config import Adversarial, Cell
 from bn_vuln.data import units
 from bn_vuln.data.info import DatasetInfo
@@ -33,23 +35,20 @@ def inner_attack(
     low, high = units.bounds(options.box, info)
     threat_model = ThreatModel(options.ord, options.eps, units.channel_scale(options.unit, info), low, high)
     seed = backend.derived_seed(cell.seed, random_streams.ADVERSARIAL_START, 0, 1)
+    attack = PGD(
+        lambda point: model(point, training=False),
+        threat_model,
+        options.steps,
+        options.step_size,
+        options.random_start,
+        seed=seed,
+    )
 
     def run(x: Tensor, y: Tensor) -> Tensor:
         share = cell.train.batch_size // replicas
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         updates = tf.cast(optimizer.iterations, tf.int32)
         index = updates * cell.train.batch_size + replica * share + tf.range(share)
-        adversarial: Tensor = pgd.attack(
-            lambda point: model(point, training=False),
-            x,
-            y,
-            threat_model=threat_model,
-            steps=options.steps,
-            step_size=options.step_size,
-            random_start=options.random_start,
-            seed=seed,
-            index=index,
-        )
-        return adversarial
+        return last_iterate(attack, x, y, eps=options.eps, index=index)
 
     return run
