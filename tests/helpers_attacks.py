@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bn_vuln.attacks import active_set
+from bn_vuln.attacks.eps_search import EveryAttempt
+from bn_vuln.attacks.pgd import PGD
 from bn_vuln.runtime import backend
 
 tf = backend.tensorflow()
@@ -107,3 +110,51 @@ def cross_entropy(logits, y):
     logits = np.asarray(logits, np.float64)
     shifted = logits - logits.max(axis=1, keepdims=True)
     return np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(y)), y]
+
+
+def run_pgd(
+    predict, x, y, *, threat_model, steps, step_size, random_start=False, restarts=1, targeted=False, keep="last",
+    seed=0, index=None, batch_size=500, policy=backend.ONE_STEP_A_CALL,
+):  # fmt: skip
+    """Adversarial images by the engine: all steps of every example; y are targets of a targeted attack."""
+    attack = PGD(predict, threat_model, steps, step_size, random_start, targeted, seed)
+    compiled = active_set.CompiledAttack(attack, keep=keep, scored=restarts > 1, policy=policy)
+    x, y, search = np.asarray(x), np.asarray(y), EveryAttempt(threat_model.eps, restarts)
+    found = active_set.run(compiled, x, y, search, targets=y[:, None], index=index, batch_size=batch_size)
+    return found.points
+
+
+def bim(predict, x, y, **options):
+    return run_pgd(predict, x, y, **options)
+
+
+def pgd(predict, x, y, **options):
+    return run_pgd(predict, x, y, **{"random_start": True, **options})
+
+
+def fgsm(predict, x, y, *, threat_model):
+    return run_pgd(predict, x, y, threat_model=threat_model, steps=1, step_size=threat_model.eps)
+
+
+def plain_pgd(predict, x, y, *, threat_model, steps, step_size, starts):
+    """PGD as its paper has it, one NumPy loop a start; of all points an adversarial one, then the highest loss."""
+    best, best_rank = x.copy(), [(False, -np.inf)] * len(x)
+    for start in starts:
+        point = np.asarray(start)
+        for i in range(steps + 1):
+            z = tf.constant(point)
+            with tf.GradientTape() as tape:
+                tape.watch(z)
+                logits = predict(z)
+                loss = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
+            wrong = logits.numpy().argmax(axis=1) != y
+            for k, rank in enumerate(zip(wrong.tolist(), loss.numpy().tolist(), strict=True)):
+                if rank > best_rank[k]:
+                    best[k], best_rank[k] = point[k], rank
+            if i == steps:
+                break
+            slope = threat_model.scale * tape.gradient(loss, z).numpy()
+            length = np.sqrt((slope**2).sum(axis=(1, 2, 3), keepdims=True))
+            direction = np.sign(slope) if threat_model.ord == "inf" else slope / length
+            point = threat_model.project_array(point + step_size * threat_model.scale * direction, x).astype(x.dtype)
+    return best

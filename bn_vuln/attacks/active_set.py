@@ -83,8 +83,9 @@ class CompiledAttack:
             return {name: ops.take(value, slots, axis=0) for name, value in state.items()}
 
         self.advance = distribution.compile(_advance(attack, keep, n_points, count), xla=policy.xla)
-        self.refill = distribution.compile(_refill(attack), xla=policy.xla)
-        self.start, self.select = distribution.compile(_start(attack)), distribution.compile(gather)
+        # Without XLA, which would round random starts otherwise.
+        self.start, self.refill = distribution.compile(_start(attack)), distribution.compile(_refill(attack))
+        self.select = distribution.compile(gather)
 
 
 def _steps_per_call(n_points: int, keep: Keep, policy: ExecutionPolicy) -> int:

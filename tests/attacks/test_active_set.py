@@ -4,16 +4,17 @@ import dataclasses
 
 import numpy as np
 import pytest
-from helpers_attacks import binary_linear, half_broken, images, tf, wavy
+from helpers_attacks import bim, binary_linear, half_broken, images, pgd, plain_pgd, tf, wavy
 from scipy import stats
 
-from bn_vuln.attacks import active_set, example_rng, pgd
+from bn_vuln.attacks import active_set, example_rng
 from bn_vuln.attacks.auto_pgd import APGD
 from bn_vuln.attacks.eps_search import Bisection, EpsGrid
 from bn_vuln.attacks.fast_minimum_norm import FMN
 from bn_vuln.attacks.pgd import PGD
 from bn_vuln.attacks.square import Square
 from bn_vuln.attacks.threat_model import ThreatModel
+from bn_vuln.runtime import backend
 
 N = 60
 EPS = 0.006
@@ -39,7 +40,13 @@ def y(predict, x):
 
 
 def pgd_attack(predict, threat_model, steps=10, step_size=0.25, **options):
-    return PGD(predict, threat_model, steps, step_size, **options)
+    """`step_size` is a share of eps."""
+    return PGD(predict, threat_model, steps, step_size * threat_model.eps, **options)
+
+
+def starts(threat_model, x, seed, count):
+    index = tf.range(len(x))
+    return [threat_model.random_point(tf.constant(x), index, seed, k).numpy() for k in range(count)]
 
 
 def once(eps, count=1):
@@ -62,17 +69,15 @@ def test_it_equals_the_plain_loop_with_best_loss(predict, x, y, batch_size, ord,
     threat_model = ThreatModel(ord, eps, SCALE, 0.0, 1.0)
     search = pgd_attack(predict, threat_model, random_start=random_start, seed=3)
     found = active_set.run(search, x, y, once(eps), batch_size=batch_size)
-    plain = pgd.attack(
-        predict, tf.constant(x), tf.constant(y), threat_model=threat_model, steps=10, step_size=0.25 * eps,
-        random_start=random_start, keep="best_loss", seed=3,
-    ).numpy()  # fmt: skip
+    begun = starts(threat_model, x, 3, 1) if random_start else [x]
+    plain = plain_pgd(predict, x, y, threat_model=threat_model, steps=10, step_size=0.25 * eps, starts=begun)
     expected = adversarial(predict, plain, y)
     assert 0.2 < expected.mean() < 0.9
     np.testing.assert_array_equal(found.is_adversarial, expected)
     np.testing.assert_array_equal(adversarial(predict, found.points, y), expected)
     assert threat_model.violation(found.points, x).max() < 1e-12
     # Without a success the point of the highest loss is kept, as in the plain loop.
-    np.testing.assert_allclose(found.points[~expected], plain[~expected], atol=1e-9)
+    np.testing.assert_allclose(found.points[~expected], plain[~expected], atol=1e-6)
     assert (found.eps[expected] == eps).all()
     assert np.isinf(found.eps[~expected]).all()
 
@@ -81,9 +86,9 @@ def test_it_equals_the_plain_loop_with_best_loss(predict, x, y, batch_size, ord,
 def test_calls_of_several_steps_and_xla_find_the_same(predict, x, y, steps_per_call, xla):
     threat_model = ThreatModel("inf", EPS)
     plain = active_set.run(pgd_attack(predict, threat_model), x, y, once(EPS), batch_size=16)
-    other = active_set.run(
-        pgd_attack(predict, threat_model), x, y, once(EPS), batch_size=16, steps_per_call=steps_per_call, xla=xla
-    )
+    policy = backend.ExecutionPolicy(xla=xla, steps_per_call=steps_per_call, fused_batch_norm=False)
+    compiled = active_set.CompiledAttack(pgd_attack(predict, threat_model), policy=policy)
+    other = active_set.run(compiled, x, y, once(EPS), batch_size=16)
     np.testing.assert_array_equal(other.is_adversarial, plain.is_adversarial)
     np.testing.assert_array_equal(other.n_evaluations, plain.n_evaluations)
     np.testing.assert_allclose(other.points, plain.points, atol=1e-9)
@@ -92,16 +97,8 @@ def test_calls_of_several_steps_and_xla_find_the_same(predict, x, y, steps_per_c
 def test_restarts_equal_the_plain_loop(predict, x, y):
     threat_model = ThreatModel("inf", 0.008)
     found = active_set.run(pgd_attack(predict, threat_model), x, y, once(0.008, 4), batch_size=16)
-    plain = pgd.pgd(
-        predict,
-        tf.constant(x),
-        tf.constant(y),
-        threat_model=threat_model,
-        steps=10,
-        step_size=0.002,
-        restarts=4,
-        keep="best_loss",
-    )
+    begun = starts(threat_model, x, 0, 4)
+    plain = plain_pgd(predict, x, y, threat_model=threat_model, steps=10, step_size=0.002, starts=begun)
     np.testing.assert_array_equal(found.is_adversarial, adversarial(predict, plain, y))
     single = active_set.run(pgd_attack(predict, threat_model), x, y, once(0.008), batch_size=16)
     assert found.is_adversarial.sum() > single.is_adversarial.sum()
@@ -156,30 +153,57 @@ def test_slots_are_filled_again_and_shrink_at_the_end(x, y, predict):
         found = active_set.run(search, np.tile(x, (3, 1, 1, 1)), np.tile(y, 3), once(EPS), batch_size=64)
     finally:
         tf.config.run_functions_eagerly(False)
-    assert set(sizes) == {64, 32, 16}
-    assert sum(sizes) < 1.5 * found.n_evaluations.sum() + 64 * 11
+    assert set(sizes) == {60, 30}  # 180 examples make three batches of one size
+    assert sum(sizes) < 1.5 * found.n_evaluations.sum() + 60 * 11
     assert sum(sizes) < len(found.is_adversarial) * 11
 
 
-def test_a_success_that_is_not_confirmed_is_continued(predict, x, y):
-    threat_model, refused = ThreatModel("inf", 0.05), []
+@pytest.mark.parametrize("keep", ["last", "best_loss"])
+def test_a_batch_keeps_its_examples_where_all_steps_are_taken(predict, x, y, keep):
+    """As batch statistics need it: batches of consecutive examples, for every step of every restart."""
+    seen = []
 
-    def confirm(points, examples, eps):
-        assert (eps == 0.05).all()
-        sure = np.array([refused.count(example) >= 2 for example in examples])
-        refused.extend(examples[~sure].tolist())
-        return sure
+    def recorded(points):
+        seen.append(points.numpy().mean(axis=(1, 2, 3)))
+        return predict(points)
 
-    search = pgd_attack(predict, threat_model, steps=20)
-    free = active_set.run(search, x, y, once(0.05), batch_size=16)
-    found = active_set.run(search, x, y, once(0.05), batch_size=16, confirm=confirm)
-    assert found.is_adversarial.any()
-    assert (found.n_evaluations[found.is_adversarial] >= free.n_evaluations[found.is_adversarial] + 2).all()
-    never = active_set.run(
-        search, x, y, once(0.05), batch_size=16, confirm=lambda points, *_: np.zeros(len(points), bool)
+    tf.config.run_functions_eagerly(True)
+    try:
+        pgd(recorded, x, y, threat_model=ThreatModel("inf", 1e-6), steps=3, step_size=1e-7, restarts=2, keep=keep,
+            batch_size=20)  # fmt: skip
+    finally:
+        tf.config.run_functions_eagerly(False)
+    means = x.mean(axis=(1, 2, 3))
+    assert len(seen) == 3 * 2 * 4
+    for k, values in enumerate(seen):
+        batch = k // 4 % 3
+        np.testing.assert_allclose(values, means[20 * batch : 20 * (batch + 1)], atol=1e-5)
+
+
+def test_the_last_point_is_not_evaluated_without_restarts(predict, x, y):
+    seen = []
+
+    def counted(points):
+        seen.append(len(points))
+        return predict(points)
+
+    tf.config.run_functions_eagerly(True)
+    try:
+        bim(counted, x, y, threat_model=ThreatModel("inf", EPS), steps=1, step_size=EPS)
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert seen == [N]
+
+
+def test_the_last_iterate_inside_of_a_training_step_is_that_of_the_active_set(predict, x, y):
+    threat_model = ThreatModel("2", 0.03, SCALE, 0.0, 1.0)
+    attack = pgd_attack(predict, threat_model, steps=4, seed=5)
+    inside = backend.compile(
+        lambda x, y, index: active_set.last_iterate(attack, x, y, eps=threat_model.eps, index=index)
     )
-    assert not never.is_adversarial.any()
-    assert (never.n_evaluations == 21).all()
+    found = inside(tf.constant(x), tf.constant(y), tf.range(N)).numpy()
+    expected = pgd(predict, x, y, threat_model=threat_model, steps=4, step_size=0.25 * 0.03, seed=5)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 def test_on_progress_gets_the_number_of_examples_that_are_done(predict, x, y):
@@ -294,7 +318,7 @@ def test_random_numbers_depend_on_the_example_and_the_seed_alone():
 
 THREAT_MODEL = ThreatModel("inf", 0.5, 1.0, 0.0, 1.0)
 ATTACKS = {
-    "pgd": lambda predict, threat_model: PGD(predict, threat_model, 20, 0.1, random_start=False),
+    "pgd": lambda predict, threat_model: PGD(predict, threat_model, 20, 0.05, random_start=False),
     "apgd": lambda predict, threat_model: APGD(predict, threat_model, 20, random_start=False),
     "fmn": lambda predict, threat_model: FMN(predict, threat_model, 20),
     "square": lambda predict, threat_model: Square(predict, threat_model, 200),

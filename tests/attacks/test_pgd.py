@@ -1,18 +1,29 @@
 """Attacks against exact oracles: closed forms on linear models, constructed paths, and every setting has effect."""
 
-import functools
-import inspect
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
-from helpers_attacks import binary_linear, cross_entropy, half_broken, images, norm, tf, wave_classifier, wavy
+from helpers_attacks import (
+    bim,
+    binary_linear,
+    cross_entropy,
+    fgsm,
+    half_broken,
+    images,
+    norm,
+    pgd,
+    run_pgd,
+    tf,
+    wave_classifier,
+    wavy,
+)
 from scipy import stats
 
 from bn_vuln import attacks
 from bn_vuln.attacks import ThreatModel
-from bn_vuln.attacks import pgd as pgd_module
-from bn_vuln.attacks.pgd import bim, fgsm, pgd
+from bn_vuln.attacks.pgd import PGD
 from bn_vuln.config import Attack, Evaluation
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.mnist import INFO as MNIST
@@ -21,6 +32,7 @@ from bn_vuln.runtime import backend
 
 SCALE = np.array([0.25, 1.5])
 TWO_CHANNELS = DatasetInfo("two", (4, 4, 2), ("a", "b"), mean=(0.4, 0.6), std=(0.25, 1.5), sizes={})
+ATTACKS = {"fgsm": fgsm, "bim": bim, "pgd": pgd}
 SPHERE = {"steps": 40, "step_size": 0.6}  # twice eps: the angle to the pole shrinks threefold in each step
 
 
@@ -50,7 +62,7 @@ def close(found, expected, tolerance=1e-6):
 def test_inf_attacks_reach_the_closed_form(model, x, y, name, scale):
     threat_model = ThreatModel("inf", 0.1, scale)
     options = {} if name == "fgsm" else {"steps": 20, "step_size": 0.02}
-    found = getattr(pgd_module, name)(model.predict, tf.constant(x), y, threat_model=threat_model, **options)
+    found = ATTACKS[name](model.predict, tf.constant(x), y, threat_model=threat_model, **options)
     close(found, model.worst_inf(x, y, 0.1, scale))
 
 
@@ -70,7 +82,7 @@ def test_inf_attacks_reach_the_clipped_closed_form_in_a_box(model, x, y):
 )
 def test_2_attacks_reach_the_closed_form(model, x, y, name, options, scale):
     threat_model = ThreatModel("2", 0.3, scale, low=-9.0, high=9.0)
-    found = getattr(pgd_module, name)(model.predict, tf.constant(x), y, threat_model=threat_model, **options)
+    found = ATTACKS[name](model.predict, tf.constant(x), y, threat_model=threat_model, **options)
     close(found, model.worst_2(x, y, 0.3, scale))
 
 
@@ -103,10 +115,15 @@ def test_one_step_on_a_linear_model_of_many_classes_follows_its_gradient(order):
     close(fgsm(predict, tf.constant(x), y, threat_model=ThreatModel(order, 0.2, SCALE)), x + 0.2 * SCALE * direction)
 
 
+def from_attack_config(predict, options, x, y):
+    threat_model = attacks.from_config(options, TWO_CHANNELS)
+    return bim(predict, x, y, threat_model=threat_model, steps=options.steps, step_size=options.step_size)
+
+
 @pytest.mark.parametrize("order", ["inf", "2"])
 def test_config_in_standardized_units_is_the_closed_form_with_the_std_as_scale(model, x, y, order):
     options = Attack(attack="bim", ord=order, eps=0.2, unit="standardized", box="none", steps=5, step_size=0.1)
-    found = attacks.bind(model.predict, options, TWO_CHANNELS)(tf.constant(x), y, tf.range(len(x)))
+    found = from_attack_config(model.predict, options, x, y)
     worst = model.worst_inf if order == "inf" else model.worst_2
     close(found, worst(x, y, 0.2, SCALE))
 
@@ -117,7 +134,7 @@ def test_config_with_a_standardized_box_clips_to_it_in_every_channel(model, x, y
     unclipped = model.worst_inf(x, y, 0.3, SCALE)
     assert (unclipped > high).any(axis=(0, 1, 2)).all()
     assert (unclipped < low).any()
-    found = attacks.bind(model.predict, options, TWO_CHANNELS)(tf.constant(x), y, tf.range(len(x)))
+    found = from_attack_config(model.predict, options, x, y)
     close(found, np.clip(unclipped, low, high))
 
 
@@ -128,7 +145,7 @@ def test_tiny_gradients_still_make_a_full_step(model, x, y, dtype, size):
 
     start = tf.constant(x, dtype)
     found = fgsm(predict, start, y, threat_model=ThreatModel("2", 0.3))
-    close(norm(found.numpy().astype(np.float64) - x, "2"), 0.3)
+    close(norm(found.astype(np.float64) - x, "2"), 0.3)
     close(found, model.worst_2(x, y, 0.3))
 
 
@@ -160,7 +177,7 @@ def test_targeted_attack_on_many_classes_lowers_the_loss_of_its_target(x):
     found = bim(
         predict, tf.constant(x), target, threat_model=ThreatModel("2", 1.0), steps=10, step_size=0.2, targeted=True
     )
-    logits = predict(found).numpy()
+    logits = predict(tf.constant(found)).numpy()
     assert (cross_entropy(logits, target) < cross_entropy(clean, target)).all()
     assert (logits.argmax(axis=1) == target).any()
 
@@ -326,9 +343,7 @@ def predicted(predict, x):
 def test_restarts_keep_the_worst_of_their_starts(x):
     predict, threat_model = wavy(frequency=1.0), ThreatModel("inf", 0.2)
     y = predicted(predict, x)
-    found = pgd(
-        predict, tf.constant(x), y, threat_model=threat_model, steps=1, step_size=0.0, restarts=4, seed=2
-    ).numpy()
+    found = pgd(predict, tf.constant(x), y, threat_model=threat_model, steps=1, step_size=0.0, restarts=4, seed=2)
     starts = np.stack([threat_model.random_point(tf.constant(x), tf.range(len(x)), 2, r).numpy() for r in range(4)])
     is_adversarial, loss = (np.stack(part) for part in zip(*(rank(predict, start, y) for start in starts), strict=True))
     assert len(set(map(tuple, is_adversarial.T))) > 2
@@ -342,7 +357,7 @@ def test_more_restarts_are_never_worse_for_any_example(x, keep):
     predict, threat_model = wavy(frequency=2.0), ThreatModel("2", 0.2)
     y = predicted(predict, x)
     options = {"threat_model": threat_model, "steps": 3, "step_size": 0.07, "seed": 4, "keep": keep}
-    ranks = [rank(predict, pgd(predict, tf.constant(x), y, restarts=k, **options).numpy(), y) for k in (1, 2, 5)]
+    ranks = [rank(predict, pgd(predict, tf.constant(x), y, restarts=k, **options), y) for k in (1, 2, 5)]
     for (fewer_successes, fewer_loss), (more_successes, more_loss) in itertools.pairwise(ranks):
         assert (more_successes >= fewer_successes).all()
         same = more_successes == fewer_successes
@@ -361,7 +376,7 @@ def hole(width):
 
 
 def along_the_line(predict, steps, keep, start=0.0):
-    x = tf.fill((1, 1, 1, 1), tf.constant(start, tf.float64))
+    x = np.full((1, 1, 1, 1), start)
     options = {"threat_model": ThreatModel("inf", 1.0), "steps": steps, "step_size": 0.3, "keep": keep}
     return float(bim(predict, x, np.array([1], np.int32), **options)[0, 0, 0, 0])
 
@@ -389,7 +404,7 @@ def test_best_loss_prefers_an_adversarial_point_to_a_much_higher_loss():
         uphill = (place - tf.stop_gradient(place))[:, None] * tf.constant([-1.0, *[1.0] * 299], x.dtype)
         return tf.gather(tf.constant(table), tf.cast(tf.round(tf.stop_gradient(place)), tf.int32)) + uphill
 
-    x, y = tf.zeros((1, 1, 1, 1), tf.float64), np.array([0], np.int32)
+    x, y = np.zeros((1, 1, 1, 1)), np.array([0], np.int32)
     ends = {
         i: bim(predict, x, y, threat_model=ThreatModel("inf", 2.0), steps=2, step_size=1.0, keep=i)
         for i in ("last", "best_loss")
@@ -402,7 +417,7 @@ def test_best_loss_of_a_targeted_attack_keeps_the_point_on_target():
         distance = tf.abs(x[:, 0, 0, 0] - 0.31)
         return tf.stack([0.05 - distance, tf.zeros_like(distance)], axis=1)
 
-    x, target = tf.zeros((1, 1, 1, 1), tf.float64), np.array([0], np.int32)
+    x, target = np.zeros((1, 1, 1, 1)), np.array([0], np.int32)
     options = {"threat_model": ThreatModel("inf", 1.0), "steps": 2, "step_size": 0.3, "targeted": True}
     assert float(bim(predict, x, target, keep="last", **options)[0, 0, 0, 0]) == pytest.approx(0.6)
     assert float(bim(predict, x, target, keep="best_loss", **options)[0, 0, 0, 0]) == pytest.approx(0.3)
@@ -412,7 +427,7 @@ def test_best_loss_with_a_big_step_succeeds_more_often_than_the_last_iterate(x):
     predict = wavy(frequency=2.0)
     y = predicted(predict, x)
     options = {"threat_model": ThreatModel("inf", 0.3), "steps": 10, "step_size": 0.25}
-    last, best = (rank(predict, bim(predict, tf.constant(x), y, keep=i, **options).numpy(), y)[0]
+    last, best = (rank(predict, bim(predict, tf.constant(x), y, keep=i, **options), y)[0]
                   for i in ("last", "best_loss"))  # fmt: skip
     assert (best >= last).all()
     assert best.sum() > last.sum()
@@ -444,32 +459,23 @@ LOOP_CHANGES = [
 
 
 def test_the_table_of_loop_settings_is_complete():
-    known = {p.name for p in inspect.signature(pgd_module.attack).parameters.values() if p.kind is p.KEYWORD_ONLY}
-    known -= {"xla"}  # it must change nothing
-    assert set(LOOP) == known == {key for change in LOOP_CHANGES for key in change}
-
-
-def test_xla_inside_changes_nothing_but_roundings(x, y):
-    plain, inside = (
-        backend.compile(functools.partial(pgd_module.attack, wavy(), **{**LOOP, "restarts": 3}, xla=xla))
-        for xla in (False, True)
-    )
-    np.testing.assert_allclose(plain(tf.constant(x), y), inside(tf.constant(x), y), atol=1e-5)
+    known = {field.name for field in dataclasses.fields(PGD)} - {"predict"}
+    assert set(LOOP) == known | {"restarts", "keep", "index"} == {key for change in LOOP_CHANGES for key in change}
 
 
 @pytest.fixture(scope="module")
 def plain_run(x, y):
-    return pgd_module.attack(wavy(), tf.constant(x), y, **LOOP).numpy()
+    return run_pgd(wavy(), tf.constant(x), y, **LOOP)
 
 
 def test_every_loop_setting_changes_the_points(plain_run, x, y):
     for change in LOOP_CHANGES:
-        changed = pgd_module.attack(wavy(), tf.constant(x), y, **{**LOOP, **change}).numpy()
+        changed = run_pgd(wavy(), tf.constant(x), y, **{**LOOP, **change})
         assert np.abs(changed - plain_run).max() > 1e-3, change
 
 
 def test_the_same_settings_give_the_same_points(plain_run, x, y):
-    np.testing.assert_array_equal(pgd_module.attack(wavy(), tf.constant(x), y, **LOOP), plain_run)
+    np.testing.assert_array_equal(run_pgd(wavy(), tf.constant(x), y, **LOOP), plain_run)
 
 
 CONFIG = {
@@ -546,27 +552,31 @@ def differentiable_settings(order, random_start):
 @pytest.mark.parametrize(("dtype", "order", "keep"), [("float32", "inf", "last"), ("float64", "2", "best_loss")])
 def test_compiled_equals_eager(x, y, dtype, order, keep):
     predict, options = wavy(frequency=0.5), {**differentiable_settings(order, True), "keep": keep, "restarts": 2}
+    compiled = run_pgd(predict, x.astype(dtype), y, **options)
+    tf.config.run_functions_eagerly(True)
+    try:
+        eager = run_pgd(predict, x.astype(dtype), y, **options)
+    finally:
+        tf.config.run_functions_eagerly(False)
+    close(compiled, eager, 1e-5 if dtype == "float32" else 1e-9)
 
-    def run(images, labels):
-        return pgd_module.attack(predict, images, labels, **options)
 
-    images_, labels = tf.constant(x, dtype), tf.constant(y)
-    close(backend.compile(run)(images_, labels), run(images_, labels).numpy(), 1e-5 if dtype == "float32" else 1e-9)
-
-
-@pytest.mark.parametrize(("dtype", "order"), [("float32", "inf"), ("float64", "2")])
-def test_compiled_with_xla_equals_eager(x, y, dtype, order):
-    predict, options = wavy(frequency=0.5), differentiable_settings(order, False)
-
-    def run(images, labels):
-        return pgd_module.attack(predict, images, labels, **options)
-
-    images_, labels = tf.constant(x, dtype), tf.constant(y)
-    close(
-        backend.compile(run, xla=True)(images_, labels),
-        run(images_, labels).numpy(),
-        1e-5 if dtype == "float32" else 1e-9,
+@pytest.mark.parametrize(
+    ("xla", "dtype", "order", "keep", "restarts"),
+    [
+        (True, "float32", "inf", "last", 1),
+        (True, "float64", "2", "best_loss", 3),
+        (False, "float64", "inf", "last", 3),
+        (False, "float64", "inf", "best_loss", 1),
+    ],
+)
+def test_xla_and_calls_of_many_steps_change_nothing_but_roundings(x, y, xla, dtype, order, keep, restarts):
+    options = {**differentiable_settings(order, True), "keep": keep, "restarts": restarts}
+    policy = backend.ExecutionPolicy(xla=xla, steps_per_call=8, fused_batch_norm=False)
+    plain, other = (
+        run_pgd(wavy(frequency=0.5), x.astype(dtype), y, **options, **extra) for extra in ({}, {"policy": policy})
     )
+    close(other, plain, 1e-5 if dtype == "float32" else 1e-9)
 
 
 @pytest.mark.parametrize(
@@ -578,5 +588,5 @@ def test_the_loop_survives_values_that_are_not_finite(case, keep):
     point = bim(
         predict, tf.constant(x), np.zeros(1, np.int32), threat_model=threat_model, steps=20, step_size=0.05, keep=keep
     )
-    logits = predict(point).numpy()
+    logits = predict(tf.constant(point)).numpy()
     assert logits.argmax() == 1 or np.isnan(logits).any()
