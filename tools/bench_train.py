@@ -9,11 +9,11 @@ All see the same images, batch size, SGD and model; all run on all cores, Tensor
 MNIST, the others on random images of 32x32x3. `share_of_peak` is the rate of floating-point operations (three forward
 passes an image) beside that of a large matrix product in the same run. `ours` has XLA where `backend.execution_policy`
 says so, `ours_other_xla` (--other-xla) the other way round, for VGG8 one batch, timed once. `ours_keras_batch_norm`
-does without the fused batch norm of train/fused.py. PyTorch (pip install bnvuln[bench]) reads shuffled slices of one
-tensor, its fastest way, in its default layout and in channels_last; it is left out where it is not installed.
+does without the fused batch norm of training/fused_batch_norm.py. PyTorch (pip install bnvuln[bench]) reads shuffled
+slices of one tensor, its fastest way, in its default layout and in channels_last; without it it is left out.
 
 With --width the MLP trains on MNIST enlarged to that, its hidden layers half as wide as its input: this loop at native
-width (train/native.py), `ours_enlarged` and PyTorch on images that are enlarged batch by batch.
+width (models/native_width.py), `ours_enlarged` and PyTorch on images that are enlarged batch by batch.
 
 With --augment this loop takes turns with itself on random crops and flips, and with these alone (`augmentation_alone`);
 `augmented_over_plain` is the ratio of the medians of the first two.
@@ -37,11 +37,12 @@ from bench import arguments, interleave, print_report, random_photos, summarize
 from bn_vuln import data, models
 from bn_vuln.config import Augment, Cell, validate
 from bn_vuln.experiments import cost_estimate
+from bn_vuln.models import native_width
 from bn_vuln.models.resnet import BLOCKS, FILTERS
 from bn_vuln.models.vgg import STAGES
 from bn_vuln.runtime import backend
 from bn_vuln.runtime.progress import Quiet
-from bn_vuln.training import TrainingLoop, augmentation, native_width
+from bn_vuln.training import TrainingLoop, augmentation
 
 LR, BATCH_SIZE = 0.01, 128
 FEW = np.arange(BATCH_SIZE)

@@ -25,8 +25,8 @@ from bn_vuln.config import (
 )
 from bn_vuln.errors import BnvulnError
 from bn_vuln.experiments.runner import Task
+from bn_vuln.models import native_width as native
 from bn_vuln.runtime import backend
-from bn_vuln.training import native_width as native
 from bn_vuln.typing import KerasModel
 
 ATTAINABLE_SHARE = 0.6  # of the rate of a large matrix product, which training and attacks reach

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from bn_vuln import data
 from bn_vuln.config import Cell
 from bn_vuln.data.transforms import to_pixels
+from bn_vuln.models import native_width
 from bn_vuln.runtime import backend, random_streams
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
 from bn_vuln.runtime.progress import Epoch, Progress, duration
-from bn_vuln.training import augmentation, native_width, optimizers, steps
+from bn_vuln.training import augmentation, optimizers, steps
 from bn_vuln.training.schedules import learning_rates
 from bn_vuln.typing import DatasetImages, KerasModel, Labels, Tensor
 
@@ -45,8 +46,7 @@ class TrainingLoop:
         self._native: native_width.NativeWidthModel | None = None
         with distribution.scope():
             if native_width.applies_to(cell, training.info):
-                self._native = native_width.NativeWidthModel(model, training.info)
-                model = self._native.model
+                self._native = model = native_width.build(model, training.info)
             self.optimizer = optimizers.make(cell, model)
         self.model = model
         images, labels = (distribution.replicate(array) for array in (training.images, training.labels))

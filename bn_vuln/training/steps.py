@@ -16,9 +16,9 @@ from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.transforms import to_pixels
 from bn_vuln.runtime import backend
 from bn_vuln.runtime.distribution import Distribution
-from bn_vuln.training import adversarial, augmentation, fused_batch_norm, native_width
+from bn_vuln.training import adversarial, augmentation, fused_batch_norm
 from bn_vuln.training.optimizers import decay_terms, rate_factors
-from bn_vuln.typing import KerasModel, Optimizer, Tensor, Variable
+from bn_vuln.typing import KerasModel, Optimizer, Tensor
 
 Number: TypeAlias = Tensor | np.number
 Totals: TypeAlias = tuple[Number, Number]  # (sum of the losses float64, number of correct predictions int32)
@@ -62,15 +62,11 @@ def _step(
     tf = backend.tensorflow()
     variables, width = model.trainable_variables, model.input_shape[1]
     decay = [k / replicas for k in decay_terms(cell, model)]  # the optimizer sums gradients over the replicas
-    factors, norms = rate_factors(cell, model), native_width.squared_norms(model)
+    factors = rate_factors(cell, model)
+    squared_norm = getattr(model, "squared_norm", lambda variable: tf.reduce_sum(variable**2))  # see `native_width`
     cross_entropy, options = _cross_entropy(cell.train.label_smoothing), cell.train.adversarial
     attack = adversarial.inner_attack(cell, options, model, optimizer, info, replicas) if options else None
     augment = cell.train.augment
-
-    def squared_norm(variable: Variable) -> Tensor | float:
-        function = norms.get(id(variable))
-        norm: Tensor | float = function() if function else tf.reduce_sum(variable**2)
-        return norm
 
     def step(index: Tensor) -> tuple[Tensor, Tensor]:
         examples = index if augment is None else index[:, 0]

@@ -10,8 +10,9 @@ from helpers_runs import check_resume, small_cell
 
 from bn_vuln import data
 from bn_vuln.config import Cell
+from bn_vuln.models import native_width
 from bn_vuln.runtime.distribution import choose
-from bn_vuln.training import native_width, train
+from bn_vuln.training import train
 
 WIDE = {"name": "mnist", "width": 40, "limit": 300, "validation": 100}
 MLP = {"name": "mlp", "hidden": [24, 16]}
@@ -66,10 +67,10 @@ def test_it_trains_what_is_trained_on_enlarged_images(
 
 
 def test_it_is_used(eagerly: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    widened = []
-    monkeypatch.setattr(native_width.NativeWidthModel, "widen", lambda self: widened.append(self.model.input_shape))
+    built, build = [], native_width.build
+    monkeypatch.setattr(native_width, "build", lambda *args: built.append(build(*args)) or built[0])
     train(cell_of(train={**SGD, "epochs": 1}))
-    assert widened == [(None, 28, 28, 1)]
+    assert [model.input_shape for model in built] == [(None, 28, 28, 1)]
 
 
 def test_compiled_too(monkeypatch: pytest.MonkeyPatch) -> None:
