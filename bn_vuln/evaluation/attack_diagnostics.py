@@ -73,8 +73,8 @@ class Sample:
 
     def correct_at_random(self, options: Attack, number: int) -> Mask:
         """Correct at one random point in the eps ball of each example."""
-        tf, threat_model = backend.tensorflow(), attacks.from_config(options, self.info)
-        x, index = tf.constant(self.eval_set.pixels), tf.constant(self.eval_set.index)
+        threat_model = attacks.from_config(options, self.info)
+        x, index = backend.place(self.eval_set.pixels), backend.place(self.eval_set.index)
         return self.correct_on(np.asarray(threat_model.random_point(x, index, STREAM, number)))
 
     def correct_when_rounded(self) -> Mask:

@@ -18,7 +18,7 @@ from bn_vuln.external.identity import model_identity
 from bn_vuln.external.input_scale import InputScale
 from bn_vuln.external.outputs import Output
 from bn_vuln.external.trial import ModelInput, Trial, find_input, try_model
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, ops
 from bn_vuln.typing import Images, KerasModel, Labels, Plain, Tensor
 
 
@@ -266,7 +266,7 @@ def _settled(
     images = pixel_array(examples.images[:], classifier.size)
     decision = _decide_scale(classifier, options, loaded.input_scale, images, examples.labels, n_classes, split)
     classifier = replace(classifier, input_scale=decision.scale, scale_doubt=decision.flag)
-    inputs = classifier.to_input(backend.tensorflow().constant(images[: outputs.IMAGES]))
+    inputs = classifier.to_input(backend.place(images[: outputs.IMAGES]))
     output = outputs.find_output(
         model, inputs, n_classes, declared=options.output, head=options.head, source=classifier.label
     )
@@ -360,11 +360,11 @@ def _decide_scale(
     given = None if options.input_scale == "auto" else input_scale.parse(options.input_scale, classifier.channels)
     if given is None and known is not None:
         return input_scale.Decision(input_scale.parse(known, classifier.channels), "as keras.applications has it")
-    tf, model, source = backend.tensorflow(), classifier.model, classifier.label
-    some = tf.constant(images[: outputs.IMAGES])
+    model, source = classifier.model, classifier.label
+    some = backend.place(images[: outputs.IMAGES])
     tried = [given] if given is not None else input_scale.scales(classifier.channels)
     candidates = [scale(some) for scale in tried]
-    inputs = classifier.to_input(tf.concat(candidates, axis=0))
+    inputs = classifier.to_input(ops.concatenate(candidates, axis=0))
     output = outputs.find_output(model, inputs, n_classes, declared=options.output, head=options.head, source=source)
 
     def logits(x: Tensor) -> Tensor:

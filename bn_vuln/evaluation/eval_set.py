@@ -64,7 +64,7 @@ class EvalSet:
         """
         self.distribution = distribution
         self.dataset = load(classifier, evaluation)
-        backend.tensorflow()
+        backend.start()
         with distribution.scope():
             self.classifier = with_statistics(classifier, evaluation)
         if self.classifier.training:
@@ -117,9 +117,8 @@ class EvalSet:
     @property
     def signature(self) -> list[object]:
         """Specifications of the tensors (pixels, labels, index), for any number of examples."""
-        tf = backend.tensorflow()
-        vector = tf.TensorSpec((None,), tf.int32)
-        return [tf.TensorSpec((None, *self.classifier.size, self.classifier.channels), tf.float32), vector, vector]
+        vector = backend.spec((None,), "int32")
+        return [backend.spec((None, *self.classifier.size, self.classifier.channels), "float32"), vector, vector]
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -241,8 +240,7 @@ def with_statistics(classifier: Classifier, evaluation: Evaluation) -> Classifie
 def _noise(classifier: Classifier) -> Tensor:
     """A few images of noise, on which layers show what they do in training."""
     shape = (8, *classifier.size, classifier.channels)
-    noise: Tensor = backend.tensorflow().constant(np.random.default_rng(0).uniform(size=shape), "float32")
-    return noise
+    return backend.place(np.random.default_rng(0).uniform(size=shape), "float32")
 
 
 def training_examples(classifier: Classifier, dataset: str | None = None) -> tuple[data.Dataset, int]:

@@ -17,7 +17,7 @@ from bn_vuln.attacks.losses import log_odds
 from bn_vuln.attacks.threat_model import ThreatModel
 from bn_vuln.config import AWGN, Attack, MinimumNorm
 from bn_vuln.records import Flag
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, ops
 from bn_vuln.runtime.batch_size import map_batches
 from bn_vuln.typing import DatasetImages, Floats, Images, KerasModel, Labels, Logits, Mask, Predict, Tensor
 
@@ -42,17 +42,13 @@ def gradients(
     Returns:
         A flag where there are any; the gradient is that of the loss that attacks maximize.
     """
-    tf = backend.tensorflow()
 
-    def largest_slope(images: Tensor, labels: Tensor) -> object:  # `losses.gradient` would take NaN for 0
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(images)
-            loss = log_odds(predict(images), labels)
-        gradient = tape.gradient(loss, images, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return tf.reduce_max(tf.abs(gradient), axis=list(range(1, len(images.shape))))
+    def largest_slope(images: Tensor, labels: Tensor) -> object:  # `losses.input_gradient` would take NaN for 0
+        _, gradient, _ = backend.value_and_gradient(lambda x: (log_odds(predict(x), labels), None), images)
+        return ops.max(ops.abs(gradient), axis=list(range(1, len(images.shape))))
 
-    compiled, x, y = backend.compile(largest_slope), x[:SAMPLE], y[:SAMPLE]
-    (largest,) = map_batches(lambda x, y: compiled(tf.constant(x), tf.constant(y)), x, y, batch_size=batch_size)
+    x, y = x[:SAMPLE], y[:SAMPLE]
+    (largest,) = map_batches(backend.compile(largest_slope), x, y, batch_size=batch_size)
     # The maximum of |g| is NaN-safe only in NumPy: XLA and TensorFlow may drop a NaN.
     useless = float(np.mean(~np.isfinite(largest) | (largest == 0)))
     if useless == 0:

@@ -11,6 +11,8 @@ import os
 import time
 from collections.abc import Iterable
 
+import numpy as np
+
 from bn_vuln import data, models
 from bn_vuln.config import (
     Attack,
@@ -26,7 +28,7 @@ from bn_vuln.config import (
 from bn_vuln.errors import BnvulnError
 from bn_vuln.experiments.runner import Task
 from bn_vuln.models import native_width as native
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, ops
 from bn_vuln.typing import KerasModel
 
 ATTAINABLE_SHARE = 0.6  # of the rate of a large matrix product, which training and attacks reach
@@ -127,14 +129,13 @@ def check_memory(tasks: Iterable[Task]) -> None:
 
 def flops_per_second(seconds: float = 0.5) -> float:
     """Return the rate of a product of large float32 matrices on the default device, the best within `seconds`."""
-    tf = backend.tensorflow()
-    matrix = tf.ones((MATRIX_SIZE, MATRIX_SIZE)) / MATRIX_SIZE
-    multiply = backend.compile(lambda a: tf.matmul(a, a))
+    matrix = ops.ones((MATRIX_SIZE, MATRIX_SIZE)) / MATRIX_SIZE
+    multiply = backend.compile(lambda a: ops.matmul(a, a))
     multiply(matrix)
     best, begun = math.inf, time.monotonic()
     while time.monotonic() - begun < seconds:
         called = time.monotonic()
-        multiply(matrix).numpy()
+        np.asarray(multiply(matrix))
         best = min(best, time.monotonic() - called)
     return 2 * MATRIX_SIZE**3 / best
 

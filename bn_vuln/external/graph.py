@@ -1,14 +1,14 @@
 """What the graph of a model's call says: its last activation, the arithmetic at its beginning, what stops gradients.
 
-The graph is read while TensorFlow traces a call, so the model itself is never changed, and layers, `keras.ops`,
-functions of TensorFlow and custom layers all look the same.
+The graph is TensorFlow's, read while it traces a call, so the model itself is never changed, and layers, `keras.ops`,
+functions of TensorFlow and custom layers all look the same. Another backend would need another reader.
 """
 
 from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import tensorflow_backend
 
 GraphTensor: TypeAlias = Any  # a symbolic tensor of a TensorFlow graph, with the operation that makes it
 
@@ -46,7 +46,7 @@ def before_activation(outputs: GraphTensor) -> tuple[str | None, GraphTensor | N
             return None, None
         tensor = op.inputs[tensor.value_index if op.type == "IdentityN" else 0]
     for op in reversed(moves):
-        found = _moved(op, found)
+        found = tensorflow_backend.repeat(op, found)
     return kind, found
 
 
@@ -67,24 +67,6 @@ def _hands_on(op: Any) -> bool:
     if op.type == "Cast":
         return op.get_attr("DstT").is_floating and op.get_attr("SrcT").is_floating
     return op.type in _SAME or op.type == "IdentityN"
-
-
-def _moved(op: Any, tensor: GraphTensor) -> GraphTensor:
-    """Carry an operation of `_MOVED` out on another tensor."""
-    tf = backend.tensorflow()
-    if op.type == "Reshape":
-        return tf.reshape(tensor, op.inputs[1])
-    if op.type == "Transpose":
-        return tf.transpose(tensor, op.inputs[1])
-    if op.type == "ExpandDims":
-        return tf.expand_dims(tensor, op.inputs[1])
-    if op.type == "Squeeze":
-        return tf.squeeze(tensor, op.get_attr("squeeze_dims") or None)
-    masks = ("begin_mask", "end_mask", "ellipsis_mask", "new_axis_mask", "shrink_axis_mask")
-    begin, end, strides = op.inputs[1:]
-    return tf.raw_ops.StridedSlice(
-        input=tensor, begin=begin, end=end, strides=strides, **{mask: op.get_attr(mask) for mask in masks}
-    )
 
 
 # Before the first layer that computes: they keep values, or their range, or drop some.

@@ -62,7 +62,7 @@ class _Form:
     """The normal form of a model, in plain data; `variables` are those of its layers, in the order of the form."""
 
     def __init__(self) -> None:
-        tf = backend.tensorflow()
+        arrays, descriptions = backend.own_types()
         import keras
 
         self.variables: list[Any] = []
@@ -73,7 +73,7 @@ class _Form:
         self._kinds: list[tuple[Any, Callable[[Any], object]]] = [
             (bool | int | str | None, lambda value: value),
             (float, lambda value: value if np.isfinite(value) else repr(value)),
-            ((complex, range, np.dtype, tf.DType, tf.TensorShape), repr),
+            ((complex, range, np.dtype, *descriptions), repr),
             (bytes, bytes.hex),
             (np.generic, lambda value: self.value(value.item())),
             (Mapping, lambda value: {str(key): self.value(inner) for key, inner in value.items()}),
@@ -81,7 +81,7 @@ class _Form:
             (set | frozenset, lambda value: sorted((self.value(inner) for inner in value), key=canonical_json)),
             (slice, lambda value: {"slice": [self.value(part) for part in (value.start, value.stop, value.step)]}),
             (keras.KerasTensor, self._symbolic_tensor),
-            ((np.ndarray, keras.Variable, tf.Variable, type(tf.constant(0))), _array_form),
+            ((np.ndarray, keras.Variable, *arrays), _array_form),
             (keras.Operation, self.operation),
             (keras.DTypePolicy, _dtype_policy),
             (functools.partial, lambda value: {"partial": self.value([value.func, value.args, value.keywords])}),
@@ -290,7 +290,7 @@ class _Form:
         }
 
     def _other(self, value: Any) -> object:
-        """An object of some class: its config, or what it holds; the function that it wraps, as tf.function does."""
+        """An object of some class: its config, or what it holds; the function that it wraps, as a compiled one does."""
         form: Plain = {"object": self.value(type(value))}
         form["wraps"] = [self.value(getattr(value, name)) for name in _WRAPPED if hasattr(value, name)]
         config = _config(value) if hasattr(value, "get_config") else {}

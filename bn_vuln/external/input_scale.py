@@ -22,7 +22,7 @@ from bn_vuln.analysis.statistics import Proportion
 from bn_vuln.errors import UsageError
 from bn_vuln.external import graph
 from bn_vuln.models import bn_statistics
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, ops
 from bn_vuln.typing import Floats, Images, KerasModel, Labels, Logits, Tensor
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of R, G, B, in pixels
@@ -58,16 +58,17 @@ class InputScale:
 
         8-bit images become exactly what `keras.applications` makes of their bytes.
         """
-        tf = backend.tensorflow()
         if self.name == "0-1":
             return pixels
         if self.name == "0-255":
             return pixels * 255.0
         if self.name == "-1-1":
             return pixels * 255.0 / 127.5 - 1.0
+        dtype = backend.dtype_of(pixels)
         if self.name == "caffe":
-            return tf.reverse(pixels, [-1]) * 255.0 - tf.constant(_CAFFE, pixels.dtype)
-        return (pixels - tf.constant(self.mean, pixels.dtype)) / tf.constant(self.std, pixels.dtype)
+            reverse: Tensor = ops.flip(pixels, axis=-1)
+            return reverse * 255.0 - backend.place(_CAFFE, dtype)
+        return (pixels - backend.place(self.mean, dtype)) / backend.place(self.std, dtype)
 
 
 def parse(text: str, channels: int, option: str = "--input-scale") -> InputScale:
@@ -154,16 +155,15 @@ def seen(call: Callable[[Tensor], object], images: Images) -> Seen | None:
     Returns:
         What it says; None where the model begins with no arithmetic.
     """
-    tf = backend.tensorflow()
     steps: list[tuple[str, bool]] = []
 
     def constants(x: Tensor) -> list[Tensor]:
         call(x)
         found = graph.first_arithmetic(x)
         steps[:] = [(operation, first) for operation, first, _ in found]
-        return [tf.cast(constant, tf.float64) for *_, constant in found]
+        return [ops.cast(constant, "float64") for *_, constant in found]
 
-    values = [np.asarray(value) for value in backend.compile(constants)(tf.constant(images[:2]))]
+    values = [np.asarray(value) for value in backend.compile(constants)(images[:2])]
     factor, offset = np.ones(1), np.zeros(1)
     for (operation, first), value in zip(steps, values, strict=True):
         by = value.reshape(-1, value.shape[-1]).mean(axis=0) if value.ndim else value.reshape(1)
@@ -270,7 +270,7 @@ def doubt(
         A sentence; None where nothing does.
     """
     images, labels = images[:GIVEN_IMAGES], labels[:GIVEN_IMAGES]
-    compiled = backend.compile(logits, signature=[backend.tensorflow().TensorSpec((None, *images.shape[1:]))])
+    compiled = backend.compile(logits, signature=[backend.spec((None, *images.shape[1:]), "float32")])
     others = [one for one in scales(images.shape[-1]) if one != scale]
     given, *candidates = _distinct([_measure(compiled, one, images, labels) for one in (scale, *others)])
     if not candidates:
@@ -338,7 +338,7 @@ def decide(
         UsageError: No scale is clearly right; the message lists them.
     """
     images, labels = images[:IMAGES], labels[:IMAGES]
-    compiled = backend.compile(logits, signature=[backend.tensorflow().TensorSpec((None, *images.shape[1:]))])
+    compiled = backend.compile(logits, signature=[backend.spec((None, *images.shape[1:]), "float32")])
     candidates = _distinct([_measure(compiled, scale, images, labels) for scale in scales(images.shape[-1])])
     candidates.sort(key=lambda one: -one.correct.count)
     best = candidates[0]
@@ -397,8 +397,7 @@ def _in_order(candidates: Sequence[Candidate], labels: Labels) -> str:
 
 
 def _batches(scale: InputScale, images: Images) -> list[Tensor]:
-    tf = backend.tensorflow()
-    return [scale(tf.constant(images[i : i + _BATCH])) for i in range(0, len(images), _BATCH)]
+    return [scale(backend.place(images[i : i + _BATCH])) for i in range(0, len(images), _BATCH)]
 
 
 def _measure(logits: Callable[..., Tensor], scale: InputScale, images: Images, labels: Labels) -> Candidate:

@@ -215,7 +215,7 @@ def _name_of(model: object) -> str:
 
 def _checked_model(model: Any, source: str) -> KerasModel:
     """The model, where it is a Keras model with weights and one input."""
-    backend.tensorflow()
+    backend.start()
     import keras
 
     if not isinstance(model, keras.Model):
@@ -326,7 +326,7 @@ def _read(path: Path, size: int = -1) -> bytes:
 
 
 def _load_file(path: Path, code: _Code | None) -> KerasModel:
-    backend.tensorflow()
+    backend.start()
     import keras
 
     custom_layers.register()
@@ -347,11 +347,11 @@ def _lambdas(code: _Code | None) -> Iterator[None]:
     if code is None:
         yield
         return
-    import keras
     from keras.src.utils import python_utils
 
-    usual = {"tf": backend.tensorflow(), "keras": keras, "np": np, "ops": keras.ops, "layers": keras.layers}
-    names = {**usual, **code.names, "__builtins__": builtins}
+    usual = {"tf": "tensorflow", "keras": "keras", "np": "numpy", "ops": "keras.ops", "layers": "keras.layers"}
+    imported = {name: sys.modules[module] for name, module in usual.items() if module in sys.modules}
+    names = {**imported, **code.names, "__builtins__": builtins}
     original = python_utils.func_load
 
     def load(dump: Any, defaults: Any = None, closure: Any = None, globs: object = None) -> types.FunctionType:
@@ -467,7 +467,7 @@ def _code(given: CustomObjects | None) -> _Code | None:
     path = Path(given)
     if path.is_dir() or not path.exists():
         raise UsageError(f"--custom-objects {path}: {'is a folder' if path.is_dir() else 'no such file'}")
-    backend.tensorflow()
+    backend.start()
     return _code_of_file(os.path.abspath(path), hashlib.sha256(_read(path)).hexdigest(), str(given))
 
 
@@ -534,7 +534,7 @@ def _config_text(path: Path) -> str:
 
 def applications() -> dict[str, str]:
     """Return the models of keras.applications by name, with what each expects (see PREPROCESSING)."""
-    backend.tensorflow()
+    backend.start()
     import keras
 
     found = {}

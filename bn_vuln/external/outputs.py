@@ -22,7 +22,7 @@ import numpy as np
 from bn_vuln.config.external import OutputKind
 from bn_vuln.errors import UsageError
 from bn_vuln.external import graph
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, ops
 from bn_vuln.typing import Floats, KerasModel, Plain, Tensor
 
 Kind = Literal["logits", "softmax", "sigmoid", "log-softmax"]
@@ -81,22 +81,22 @@ class Output:
         Returns:
             float32 [n, classes], differentiable.
         """
-        tf = backend.tensorflow()
-        if self.kind != "logits" and self.exact and tf.executing_eagerly():
+        if self.kind != "logits" and self.exact and not backend.is_tracing():
             # Only a graph says what the activation was applied to. It is made anew: layers may have changed.
-            return tf.function(lambda x: self._logits(model, x, training), autograph=False)(inputs)
+            return cast(Tensor, backend.compile(lambda x: self._logits(model, x, training))(inputs))
         return self._logits(model, inputs, training)
 
     def _logits(self, model: KerasModel, inputs: Tensor, training: bool) -> Tensor:
-        tf = backend.tensorflow()
         with backend.functions_inlined(self.inline):
             outputs: Any = model(inputs, training=training)
         for key in self.path:
             outputs = outputs[key]
         found = graph.before_activation(outputs)[1] if self.kind != "logits" and self.exact else None
-        scores = tf.cast(_inverse(outputs, self.kind) if found is None else found, tf.float32)
-        scores = tf.reshape(scores if self.differentiable else tf.stop_gradient(scores), (-1, self.columns))
-        return tf.concat([tf.zeros_like(scores), scores], axis=1) if self.columns < self.classes else scores
+        scores: Tensor = ops.cast(_inverse(outputs, self.kind) if found is None else found, "float32")
+        scores = ops.reshape(scores if self.differentiable else ops.stop_gradient(scores), (-1, self.columns))
+        if self.columns < self.classes:
+            scores = ops.concatenate([ops.zeros_like(scores), scores], axis=1)
+        return scores
 
     def text(self) -> str:
         """Return in a line what the model returns."""
@@ -271,12 +271,11 @@ def _choose(heads: list[_Head], classes: int, name: str | None, source: str) -> 
 
 def _call(model: KerasModel, inputs: Tensor, source: str, inline: bool = False) -> list[_Head]:
     """Call a model with images, fainter ones and mixtures of two, and look at each of its outputs."""
-    tf = backend.tensorflow()
-    inputs = tf.cast(
-        inputs[:: -(-int(inputs.shape[0]) // IMAGES)], inputs.dtype if inputs.dtype.is_floating else tf.float32
-    )
+    inputs = inputs[:: -(-int(inputs.shape[0]) // IMAGES)]
+    if not _is_floating(inputs):
+        inputs = ops.cast(inputs, "float32")
     some = inputs[:: -(-int(inputs.shape[0]) // 8)]
-    batch = tf.concat([inputs, some / 100, (some + tf.reverse(some, [0])) / 2], axis=0)
+    batch = ops.concatenate([inputs, some / 100, (some + ops.flip(some, axis=0)) / 2], axis=0)
     seen: list[tuple[str, tuple[str | int, ...], str, str | None]] = []
 
     def call(x: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -293,13 +292,14 @@ def _call(model: KerasModel, inputs: Tensor, source: str, inline: bool = False) 
     results = call_or_explain(lambda: backend.compile(call)(batch), inputs, source)
     heads, others = [], []
     for (name, path, last, found), (outputs, before) in zip(seen, results, strict=True):
-        if not outputs.dtype.is_floating or outputs.shape[:1] != batch.shape[:1]:
-            others.append(f"{outputs.dtype.name} of shape {tuple(outputs.shape)} for {len(batch)} images")
+        dtype = backend.dtype_of(outputs)
+        if not _is_floating(outputs) or outputs.shape[:1] != batch.shape[:1]:
+            others.append(f"{dtype} of shape {tuple(outputs.shape)} for {len(batch)} images")
             continue
-        tolerance = max(_TOLERANCE.get(t.dtype.name, 1e-4) for t in (outputs, before))
-        values, logits = (tf.cast(tf.reshape(t, (len(batch), -1)), tf.float64).numpy() for t in (outputs, before))
+        tolerance = max(_TOLERANCE.get(backend.dtype_of(t), 1e-4) for t in (outputs, before))
+        values, logits = (np.asarray(t).astype(np.float64).reshape(len(batch), -1) for t in (outputs, before))
         heads.append(
-            _Head(name, path, tuple(outputs.shape[1:]), outputs.dtype.name, values, last, found,
+            _Head(name, path, tuple(outputs.shape[1:]), dtype, values, last, found,
                   logits if found else None, tolerance, inline)
         )  # fmt: skip
     if not heads:
@@ -318,8 +318,8 @@ def call_or_explain(call: Callable[[], T], inputs: Tensor, source: str) -> T:
         return call()
     except Exception as error:  # Keras, TensorFlow and custom layers raise many kinds
         raise UsageError(
-            f"{source}: cannot be called with images of shape {tuple(inputs.shape[1:])}, dtype {inputs.dtype.name}: "
-            f"{reason(error)}"
+            f"{source}: cannot be called with images of shape {tuple(inputs.shape[1:])}, "
+            f"dtype {backend.dtype_of(inputs)}: {reason(error)}"
         ) from None
 
 
@@ -336,11 +336,15 @@ def _leaves(outputs: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tu
     elif isinstance(outputs, list | tuple):
         pairs = enumerate(outputs)
     else:
-        if backend.tensorflow().is_tensor(outputs):
+        if ops.is_tensor(outputs):
             yield path, outputs
         return
     for key, value in pairs:
         yield from _leaves(value, (*path, key))
+
+
+def _is_floating(tensor: Tensor) -> bool:
+    return "float" in backend.dtype_of(tensor)
 
 
 def _name(model: KerasModel, outputs: Any, path: tuple[str | int, ...]) -> str:
@@ -371,13 +375,12 @@ _APPLIED = {"softmax": _softmax, "log-softmax": _log_softmax, "sigmoid": _sigmoi
 
 def _inverse(outputs: Tensor, kind: Kind) -> Tensor:
     """Logits of outputs whose activation cannot be taken off."""
-    tf = backend.tensorflow()
     if kind in ("logits", "log-softmax"):
         return outputs
-    if outputs.dtype != tf.float64:
-        outputs = tf.cast(outputs, tf.float32)
-    limits = np.finfo(outputs.dtype.as_numpy_dtype)
-    logarithm = tf.math.log(tf.maximum(outputs, limits.tiny))
-    if kind == "softmax":
-        return logarithm
-    return logarithm - tf.math.log(tf.maximum(1 - outputs, limits.epsneg / 2))
+    if backend.dtype_of(outputs) != "float64":
+        outputs = ops.cast(outputs, "float32")
+    limits = np.finfo(backend.dtype_of(outputs))
+    logits: Tensor = ops.log(ops.maximum(outputs, limits.tiny))
+    if kind == "sigmoid":
+        logits = logits - ops.log(ops.maximum(1 - outputs, limits.epsneg / 2))
+    return logits

@@ -23,7 +23,7 @@ import numpy as np
 from bn_vuln.errors import UsageError
 from bn_vuln.external import graph
 from bn_vuln.external.outputs import IMAGES, Output, call_or_explain, reason
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, ops
 from bn_vuln.typing import AnyArray, KerasModel, Plain, Tensor
 
 Layout = Literal["channels last", "channels first", "gray", "flat"]
@@ -54,12 +54,13 @@ class ModelInput:
 
     def arrange(self, images: Tensor) -> Tensor:
         """Return images [n, height, width, channels] in the layout of the model."""
-        tf = backend.tensorflow()
         if self.layout == "flat":
-            return tf.reshape(images, (-1, math.prod(images.shape[1:])))
-        if self.layout == "gray":
-            return tf.squeeze(images, axis=-1)
-        return tf.transpose(images, (0, 3, 1, 2)) if self.layout == "channels first" else images
+            images = ops.reshape(images, (-1, math.prod(images.shape[1:])))
+        elif self.layout == "gray":
+            images = ops.squeeze(images, axis=-1)
+        elif self.layout == "channels first":
+            images = ops.transpose(images, (0, 3, 1, 2))
+        return images
 
     def text(self) -> str:
         """Return size, dtype and layout."""
@@ -225,18 +226,18 @@ def try_model(
     Raises:
         UsageError: The call fails.
     """
-    tf = backend.tensorflow()
     inputs = inputs[:IMAGES]
     stops: list[str] = []
 
+    def loss(x: Tensor) -> tuple[Tensor, Tensor]:
+        logits = output.logits(model, x)
+        # A sum of log-probabilities, so that the weights of the classes differ.
+        return ops.log_softmax(logits) * ops.linspace(1.0, 2.0, logits.shape[1]), logits
+
     def call(x: Tensor) -> tuple[Tensor, Tensor]:
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(x)
-            logits = output.logits(model, x)
-            # A sum of log-probabilities, so that the weights of the classes differ.
-            loss = tf.reduce_sum(tf.nn.log_softmax(logits) * tf.linspace(1.0, 2.0, logits.shape[1]))
+        _, gradient, logits = backend.value_and_gradient(loss, x)
         stops[:] = graph.gradient_stops(x, logits)
-        return logits, tape.gradient(loss, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return logits, gradient
 
     forward, compiled = backend.compile(lambda x: output.logits(model, x)), backend.compile(call)
     logits = call_or_explain(lambda: np.asarray(forward(inputs)), inputs, source)

@@ -50,7 +50,7 @@ def build(cell: Cell, info: DatasetInfo) -> KerasModel:
     Raises:
         UsageError: where the architecture does not fit the data set, or groups do not divide the channels.
     """
-    backend.tensorflow()
+    backend.start()
     width = cell.data.width or info.shape[1]
     if not cell.standardize:
         info = replace(info, mean=(0.0,) * len(info.mean), std=(1.0,) * len(info.std))

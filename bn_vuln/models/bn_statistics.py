@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from bn_vuln.data.transforms import Size, to_pixels
 from bn_vuln.errors import UsageError
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, distribution, ops
 from bn_vuln.typing import AnyArray, BatchNormLayer, DatasetImages, KerasModel, Plain, Predict, Tensor, Variable
 
 Layer: TypeAlias = Any  # a Keras layer of any class: each has attributes of its own
@@ -61,7 +61,6 @@ def input_moments(model: KerasModel, predict: Predict, batches: Iterable[AnyArra
     Returns:
         One for each BN layer, in the order in which they are called.
     """
-    tf = backend.tensorflow()
     called: list[BatchNormLayer] = []  # layers, while a graph is made
 
     def moments_of(x: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -70,12 +69,12 @@ def input_moments(model: KerasModel, predict: Predict, batches: Iterable[AnyArra
         called[:] = [layer for layer, _ in calls]
         axes = [getattr(layer, "axis", -1) % len(h.shape) for layer, h in calls]
         return [
-            tf.nn.moments(tf.cast(h, tf.float32), [i for i in range(len(h.shape)) if i != axis])
+            ops.moments(ops.cast(h, "float32"), [i for i in range(len(h.shape)) if i != axis])
             for (_, h), axis in zip(calls, axes, strict=True)
         ]
 
     compiled = backend.compile(moments_of)
-    results = [compiled(tf.constant(batch)) for batch in batches]
+    results = [compiled(batch) for batch in batches]
     arrays = [[np.stack([np.asarray(v) for v in values]) for values in zip(*layers, strict=True)]
               for layers in zip(*results, strict=True)]  # fmt: skip
     replaced = model.tracked if isinstance(model, _View) else {}
@@ -122,7 +121,7 @@ def use_batch_statistics(model: KerasModel) -> KerasModel:
     Args:
         model: a Keras model; it is not changed, nor by calling the view.
     """
-    several = backend.tensorflow().distribute.get_strategy().num_replicas_in_sync > 1
+    several = distribution.replicas_in_scope() > 1
     # On one device the sums of a synchronized layer would only lose digits: its variance is E[x^2] - E[x]^2.
     return cast(KerasModel, _View(model, {"synchronized": several}))
 
@@ -150,7 +149,6 @@ def reestimate_statistics(
     Raises:
         UsageError: for a BN layer of another class that does not track batch statistics with a `momentum`.
     """
-    tf = backend.tensorflow()
     variables = _tracked(model)
     steps = max(1, len(images) // batch_size)
 
@@ -158,12 +156,12 @@ def reestimate_statistics(
         # With momentum 0 the tracked statistics are those of the last batch.
         view = _View(model, {"momentum": 0.0}, {id(v): np.full(v.shape, before, np.float32) for v in variables})
         call(cast(KerasModel, view), to_pixels(x, width))
-        return [tf.cast(view.updates[id(v)], tf.float64) for v in variables]
+        return [ops.cast(view.updates[id(v)], "float64") for v in variables]
 
     def add(x: Tensor, sums: list[Tensor]) -> list[Tensor]:
         return [total + value for total, value in zip(sums, batch_statistics(x, 0.0), strict=True)]
 
-    _require_momentum(model, lambda before: batch_statistics(tf.constant(images[:batch_size]), before))
+    _require_momentum(model, lambda before: batch_statistics(backend.place(images[:batch_size]), before))
     compiled = backend.compile(add)
     sums = [np.zeros(v.shape, np.float64) for v in variables]
     for step in range(steps):
@@ -185,7 +183,6 @@ def held_off(model: KerasModel, inputs: Tensor) -> tuple[str, ...]:
     Returns:
         Their names, in the order in which they are called; of a layer that holds such layers only those.
     """
-    eagerly = backend.tensorflow().executing_eagerly
     found: list[Layer] = []
     tried: set[int] = set()
     in_trial = False
@@ -208,7 +205,7 @@ def held_off(model: KerasModel, inputs: Tensor) -> tuple[str, ...]:
         def run(*args: object, **kwargs: object) -> object:
             nonlocal in_trial
             outputs = call(*args, **kwargs)
-            if not in_trial and id(layer) not in tried and not kwargs.get("training") and eagerly():
+            if not in_trial and id(layer) not in tried and not kwargs.get("training") and not backend.is_tracing():
                 tried.add(id(layer))
                 in_trial = True
                 found.extend([layer] if acts(outputs, *args, **kwargs) else [])
@@ -419,7 +416,7 @@ def _copy(model: KerasModel, values: Mapping[int, AnyArray]) -> KerasModel | Non
 
 
 def _functions_inlined(model: KerasModel) -> contextlib.AbstractContextManager[None]:
-    """Inside, a layer's `call` that is a tf.function runs anew: its graph would be that of earlier calls."""
+    """Inside, a layer's `call` that is a function of TensorFlow runs anew: its graph would be that of earlier calls."""
     return backend.functions_inlined(
         any(hasattr(type(layer).call, "get_concrete_function") for layer in _layers(model))
     )

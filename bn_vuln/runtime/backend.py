@@ -74,7 +74,7 @@ def compile(
     """Compile a function of tensors into one graph.
 
     Args:
-        function: of tensors and structures of them.
+        function: of tensors and structures of them; the compiled one takes arrays too.
         xla: compile the graph with XLA; `execution_policy` says when that is faster.
         signature: `spec`s of the arguments; with them batches of every size share one graph.
     """
@@ -138,6 +138,11 @@ def dtype_of(tensor: Tensor) -> str:
     import keras
 
     return str(keras.backend.standardize_dtype(tensor.dtype))
+
+
+def own_types() -> tuple[tuple[type, ...], tuple[type, ...]]:
+    """Return the classes of the backend that a layer may hold: (tensors and variables, dtypes and shapes)."""
+    return cast("tuple[tuple[type, ...], tuple[type, ...]]", _implementation().own_types())
 
 
 def functions_inlined(active: bool = True) -> contextlib.AbstractContextManager[None]:

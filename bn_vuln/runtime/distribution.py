@@ -130,6 +130,11 @@ def choose(name: Strategy = "auto") -> Distribution:
     return _mirrored()
 
 
+def replicas_in_scope() -> int:
+    """Return the number of copies of the model in the scope of the distribution that is open; 1 outside of any."""
+    return int(backend.tensorflow().distribute.get_strategy().num_replicas_in_sync)
+
+
 @functools.cache
 def _mirrored() -> Distribution:
     """One strategy for the whole process: the collective ops of a second one would take the first one's keys."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import os
 import sys
 import tempfile
@@ -136,6 +137,24 @@ def functions_inlined(active: bool) -> Iterator[None]:
         yield
     finally:
         config.run_functions_eagerly(before)
+
+
+def repeat(operation: Any, tensor: Tensor) -> Tensor:
+    """Return what an operation of a graph makes of another tensor as its first input.
+
+    The parameters of its function are its inputs and its attributes, but for dtypes.
+    """
+    function = getattr(tensorflow().raw_ops, operation.type)
+    attributes = [operation.get_attr(one.name) for one in operation.op_def.attr if one.type != "type"]
+    values = [tensor, *operation.inputs[1:], *attributes]
+    repeated: Tensor = function(**dict(zip(inspect.signature(function).parameters, values, strict=False)))
+    return repeated
+
+
+def own_types() -> tuple[tuple[type, ...], tuple[type, ...]]:
+    """See `backend.own_types`."""
+    tf = tensorflow()
+    return (tf.Variable, type(tf.constant(0))), (tf.DType, tf.TensorShape)
 
 
 def gpu_names() -> list[str]:

@@ -36,7 +36,7 @@ def nearest_centroid(cell: Cell, folder: Path | None = None) -> TrainingResult:
     )
     if cell.data.width is not None:
         check_width(cell.data.width, examples.info.shape[1], cell.data.name)
-    backend.tensorflow()
+    backend.start()
     model = models.build(cell, examples.info)
     models.linear.set_centroids(model, data.class_centroids(cell.data, model.input_shape[1]))
     predict = predictor(model)

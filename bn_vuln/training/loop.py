@@ -12,7 +12,7 @@ from bn_vuln import data
 from bn_vuln.config import Cell
 from bn_vuln.data.transforms import to_pixels
 from bn_vuln.models import native_width
-from bn_vuln.runtime import backend, random_streams
+from bn_vuln.runtime import ops, random_streams
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
 from bn_vuln.runtime.progress import Epoch, Progress, duration
 from bn_vuln.training import augmentation, optimizers, steps
@@ -140,11 +140,10 @@ def predictor(
     model: KerasModel, distribution: Distribution = ONE_DEVICE, batch_size: int = 1000
 ) -> Callable[[DatasetImages], Labels]:
     """Return a function of uint8 images [n, h, w, c] -> predicted classes int32 [n], in inference mode."""
-    tf = backend.tensorflow()
     width = model.input_shape[1]
 
     def predict(images: Tensor) -> object:
-        return tf.argmax(model(to_pixels(images, width), training=False), axis=1, output_type=tf.int32)
+        return ops.argmax(model(to_pixels(images, width), training=False), axis=1)
 
     sharded = distribution.compile_sharded(predict)
 

@@ -63,7 +63,7 @@ def train(
     if isinstance(cell.arch, NearestCentroidArch):
         return closed_form.nearest_centroid(cell, folder)
     examples = load_examples(cell)
-    backend.tensorflow()
+    backend.start()
     with distribution.scope():
         model = models.build(cell, examples[0].info)
     loop = TrainingLoop(cell, model, *examples, distribution)  # which refuses what does not fit the data

@@ -59,7 +59,7 @@ def place(tmp_path, monkeypatch):
         raise AssertionError("TensorFlow was started")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bn_vuln.runtime.backend.tensorflow", start)
+    monkeypatch.setattr("bn_vuln.runtime.tensorflow_backend.tensorflow", start)
     for name in ("empty", "measured"):
         (tmp_path / name).mkdir()
     (tmp_path / "measured" / "model.json").write_text("{}")

@@ -44,7 +44,7 @@ def prepare(name: str, builder: Builder) -> None:
 def _download_and_prepare(builder: Builder) -> None:
     import tensorflow_datasets
 
-    backend.tensorflow()
+    backend.start()
     modes = tensorflow_datasets.GenerateMode
     config = tensorflow_datasets.download.DownloadConfig(
         extract_dir=paths.extracted(builder.name),

@@ -126,7 +126,7 @@ def _read_arrays(name: str, builder: Builder, split: str) -> tuple[StoredImages,
     """Images and labels of a prepared split, in an order that is always the same."""
     import tensorflow_datasets
 
-    backend.tensorflow()
+    backend.start()
     config = tensorflow_datasets.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     one_shape = None not in builders.image_shape(name, builder)
     batch_size = -1 if one_shape else None

@@ -17,7 +17,7 @@ from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import BnvulnError
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.evaluation.eval_set import check_memory_of_images, load
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, ops
 from bn_vuln.runtime.batch_size import map_batches
 from bn_vuln.typing import Arrays, Images, Labels, Tensor
 
@@ -94,20 +94,16 @@ def margin_gradients(classifier: Classifier, x: Images, labels: Labels) -> tuple
     Returns:
         (gradients float32 [n, d], the other classes k int32 [n]).
     """
-    tf = backend.tensorflow()
+
+    def margin(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        logits = classifier.predict(x)
+        own = ops.one_hot(y, logits.shape[1], dtype=logits.dtype)
+        rivals = ops.argmax(ops.where(own > 0, float(np.finfo(np.float32).min), logits), axis=1)
+        other = ops.one_hot(rivals, logits.shape[1], dtype=logits.dtype)
+        return ops.sum(logits * (own - other), axis=1), rivals
 
     def gradient(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            logits = classifier.predict(x)
-            own = tf.one_hot(y, logits.shape[1], dtype=logits.dtype)
-            rivals = tf.argmax(tf.where(own > 0, logits.dtype.min, logits), axis=1, output_type=tf.int32)
-            other = tf.one_hot(rivals, logits.shape[1], dtype=logits.dtype)
-            margin = tf.reduce_sum(logits * (own - other))
-        return tape.gradient(margin, x, unconnected_gradients=tf.UnconnectedGradients.ZERO), rivals
+        return backend.value_and_gradient(lambda x: margin(x, y), x)[1:]
 
-    compiled = backend.compile(gradient)
-    gradients, rivals = map_batches(
-        lambda x, y: compiled(tf.constant(x), tf.constant(y)), x, labels, batch_size=BATCH_SIZE
-    )
+    gradients, rivals = map_batches(backend.compile(gradient), x, labels, batch_size=BATCH_SIZE)
     return gradients.reshape(len(x), -1), rivals

@@ -19,7 +19,7 @@ from bn_vuln.config import Fooling
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.units import bounds
 from bn_vuln.evaluation.measurements.base import FIGURE_BYTES, MeasuredModel, MeasurementResult
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, ops
 from bn_vuln.runtime.batch_size import map_batches
 from bn_vuln.typing import Arrays, Images, Labels, Mask, Predict, Tensor
 
@@ -113,20 +113,17 @@ def ascend(predict: Predict, x: Images, y: Labels, options: Fooling, info: Datas
     Returns:
         The images. Where there is no finite gradient they stay; where logits are not finite the confidence is 0.
     """
-    tf = backend.tensorflow()
     low, high = bounds(options.box, info)
     run = backend.compile(lambda x, y: _ascend(predict, x, y, options, low, high))
-    found = map_batches(lambda x, y: run(tf.constant(x), tf.constant(y)), x, y, batch_size=BATCH_SIZE)
-    return FoolingImages(*found)
+    return FoolingImages(*map_batches(run, x, y, batch_size=BATCH_SIZE))
 
 
 def _ascend(predict: Predict, x: Tensor, y: Tensor, options: Fooling, low: object, high: object) -> tuple[Tensor, ...]:
     """The fields of `FoolingImages`; all points go on until the last arrives, and what an image was then is kept."""
-    tf = backend.tensorflow()
     direction = attacks.ThreatModel("2", np.inf)
 
     def unfinished(i: Tensor, point: Tensor, images: Tensor, steps: Tensor, reached: Tensor, *_: Tensor) -> Tensor:
-        going: Tensor = (i <= options.steps) & ((i <= options.after) | ~tf.reduce_all(reached))
+        going: Tensor = (i <= options.steps) & ((i <= options.after) | ~ops.all(reached))
         return going
 
     def step(
@@ -135,18 +132,18 @@ def _ascend(predict: Predict, x: Tensor, y: Tensor, options: Fooling, low: objec
         _, odds, slope = input_gradient(
             predict, point, lambda logits: -log_odds(logits, y)
         )  # log(p / (1 - p)) of the class
-        p = replace_nonfinite(tf.sigmoid(odds))
-        moved = tf.clip_by_value(direction.step(point, slope, options.step_size), low, high)
+        p = replace_nonfinite(ops.sigmoid(odds))
+        moved = ops.clip(direction.step(point, slope, options.step_size), low, high)
         return (
             i + 1,
             moved,
-            tf.where(per_example(reached), images, point),
-            tf.where(reached, steps, i),
+            ops.where(per_example(reached), images, point),
+            ops.where(reached, steps, i),
             reached | (p >= options.confidence),
-            tf.where(reached, last, p),
-            tf.where(tf.equal(i, options.after), p, after),
+            ops.where(reached, last, p),
+            ops.where(ops.equal(i, options.after), p, after),
         )
 
-    n, zeros = tf.shape(x)[0], tf.zeros_like(x[:, 0, 0, 0])
-    start = (0, x, x, tf.zeros([n], tf.int32), tf.zeros([n], tf.bool), zeros, zeros)
-    return tuple(tf.while_loop(unfinished, step, start)[2:])
+    zeros = ops.zeros_like(x[:, 0, 0, 0])
+    start = (0, x, x, ops.zeros_like(zeros, "int32"), ops.zeros_like(zeros, "bool"), zeros, zeros)
+    return tuple(ops.while_loop(unfinished, step, start)[2:])

@@ -12,7 +12,7 @@ from bn_vuln.data.transforms import pixel_array
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.evaluation.eval_set import training_examples
 from bn_vuln.evaluation.measurements.base import BATCH_SIZE, MeasuredModel, MeasurementResult
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, ops
 from bn_vuln.runtime.batch_size import map_batches
 from bn_vuln.runtime.memory import check_memory
 from bn_vuln.typing import Images, Tensor
@@ -62,17 +62,12 @@ def jacobians(classifier: Classifier, x: Images) -> NDArray[np.float32]:
     Returns:
         float32 [n, classes, d], centred over the classes, since only differences of logits classify.
     """
-    tf = backend.tensorflow()
 
-    def jacobian(x: Tensor) -> object:
-        with tf.GradientTape(persistent=True) as tape:
-            tape.watch(x)
-            logits = classifier.predict(x)
-            centred = logits - tf.reduce_mean(logits, axis=1, keepdims=True)
-            columns = tf.unstack(tf.reduce_sum(centred, axis=0))
-        unconnected = tf.UnconnectedGradients.ZERO
-        return tf.stack([tape.gradient(column, x, unconnected_gradients=unconnected) for column in columns], axis=1)
+    def centred(x: Tensor) -> Tensor:
+        logits = classifier.predict(x)
+        difference: Tensor = logits - ops.mean(logits, axis=1, keepdims=True)
+        return difference
 
-    compiled = backend.compile(jacobian)
-    (derivatives,) = map_batches(lambda x: compiled(tf.constant(x)), x, batch_size=BATCH_SIZE)
+    compiled = backend.compile(lambda x: backend.jacobian(centred, x))
+    (derivatives,) = map_batches(compiled, x, batch_size=BATCH_SIZE)
     return derivatives.reshape(*derivatives.shape[:2], -1)

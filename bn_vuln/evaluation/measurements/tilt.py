@@ -15,7 +15,7 @@ from bn_vuln.errors import BnvulnError
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.evaluation.eval_set import training_examples
 from bn_vuln.evaluation.measurements.base import MeasuredModel, MeasurementResult
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, ops
 from bn_vuln.typing import Arrays, Floats, Labels
 
 N_PLANE_POINTS = 300  # of a plane that are kept for figures
@@ -69,7 +69,7 @@ def _plane(
     classifier: Classifier, points: NDArray[np.float32], labels: Labels, gradients: NDArray[np.float32]
 ) -> Arrays:
     """Return the arrays of a linear classifier of the plane, for figures."""
-    origin = np.asarray(classifier.predict(backend.tensorflow().zeros((1, 1, 1, 2))))[0]
+    origin = np.asarray(classifier.predict(ops.zeros((1, 1, 1, 2))))[0]
     sign = 1.0 if labels[0] == 0 else -1.0
     arrays: Arrays = {
         "points": points[:N_PLANE_POINTS],
