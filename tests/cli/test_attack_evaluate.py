@@ -110,7 +110,7 @@ def test_attack_options_reach_the_config(bnvuln, measured, tmp_path):
 
 
 def test_attack_asks_for_one_evaluation(bnvuln, opened, measured, tmp_path):
-    options = ["--data", "mnist", "--split", "validation", "--limit", "20", "--checks", "none", "--no-fold"]
+    options = ["--data", "mnist", "--split", "validation", "--limit", "20", "--checks", "none"]
     options += ["--batch-size", "7", "--input-scale", "0-255", "--from-probabilities", "--runs", "kept"]
     code, out, _ = bnvuln("attack", "model.keras", *options, "--json", "-q")
     assert code == 0

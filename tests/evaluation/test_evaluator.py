@@ -1,18 +1,18 @@
 """Evaluation: what is measured is the array that is kept, whatever the attack claims."""
 
+import dataclasses
 import shutil
 
 import numpy as np
 import pytest
-from helpers_runs import MessageLog
 
-from bn_vuln import api, attacks, data, records
+from bn_vuln import api, data, records
+from bn_vuln.attacks import active_set
 from bn_vuln.config import AWGN, Attack, Clean, Evaluation, digest
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.evaluation import classifier
 from bn_vuln.evaluation.evaluator import Evaluator, measure
 from bn_vuln.external import loading
-from bn_vuln.models import bn_folding
 from bn_vuln.runtime import backend
 from bn_vuln.runtime.files import atomic_write
 
@@ -52,20 +52,31 @@ def test_correct_is_that_of_the_images_that_are_kept(evaluator, runs):
     assert result.record.accuracy < evaluator.run(Clean()).record.accuracy
 
 
-def test_an_attack_that_cheats_is_projected_back_and_flagged(evaluator, monkeypatch):
-    options = Attack(attack="bim", eps=0.01, steps=1, keep="last")
+def cheating(monkeypatch, change):
+    """Let the engine return changed points, each as a success."""
+    run = active_set.run
+
+    def cheat(attack, x, *args, **how):
+        found = run(attack, x, *args, **how)
+        return dataclasses.replace(found, points=change(found.points), is_adversarial=np.ones(len(x), bool))
+
+    monkeypatch.setattr(active_set, "run", cheat)
+
+
+@pytest.mark.parametrize("keep", ["last", "first_success"])
+def test_an_attack_that_cheats_is_projected_back_and_flagged(evaluator, monkeypatch, keep):
+    options = Attack(attack="bim", eps=0.01, steps=1, keep=keep)
     honest = evaluator.run(options).record
-    monkeypatch.setattr(attacks, "bind", lambda *_, **__: lambda x, y, index: x * 0.0)
-    monkeypatch.setattr(evaluator.attack_runner, "_compiled_loops", {})
+    cheating(monkeypatch, lambda points: points * 0.0)
     cheat = evaluator.run(options)
     assert np.abs(cheat.images - evaluator.eval_set.pixels).max() <= 0.01 + 1e-6
     assert "outside ball or box" in {flag.name for flag in cheat.record.flags}
     assert cheat.record.accuracy >= honest.accuracy - 0.02
+    assert cheat.min_eps is None or np.isinf(cheat.min_eps[cheat.correct]).all()
 
 
 def test_an_attack_that_returns_nan_succeeds_on_nothing(evaluator, monkeypatch):
-    monkeypatch.setattr(attacks, "bind", lambda *_, **__: lambda x, y, index: x * float("nan"))
-    monkeypatch.setattr(evaluator.attack_runner, "_compiled_loops", {})
+    cheating(monkeypatch, lambda points: points * np.float32("nan"))
     result = evaluator.run(Attack(attack="bim", eps=0.1, steps=1, keep="last"))
     np.testing.assert_array_equal(result.correct, evaluator.run(Clean()).correct)
     assert np.isfinite(result.images).all()
@@ -244,70 +255,14 @@ def test_a_run_that_failed_or_never_finished_has_nothing_to_evaluate(tmp_path, r
         api.open_classifier(folder)
 
 
-# ---------------------------------------------------------------- folding
-
-
-PGD = Attack(attack="pgd", eps="8/255", steps=5)
-
-
-@pytest.mark.slow
-def test_folding_does_not_change_what_an_attack_finds(runs):
-    subject = classifier.from_run(runs["batch"])
-    plain, folded = (Evaluator(subject, LIMIT, fold=fold).run(PGD) for fold in (False, True))
-    assert (plain.record.bn_folded, plain.record.bn_kept) == (0, 0)
-    assert (folded.record.bn_folded, folded.record.bn_kept) == (1, 0)
-    assert plain.record.perturbation_id == folded.record.perturbation_id
-    assert abs(plain.record.correct - folded.record.correct) <= 1
-    assert np.mean(np.abs(plain.images - folded.images) < 1e-6) > 0.99
-
-
-@pytest.mark.slow
-def test_only_own_attacks_use_the_folded_copy(evaluator, runs):
-    assert evaluator.run(Clean()).record.bn_folded == 0
-    cleverhans = evaluator.run(Attack(attack="bim", eps=0.1, steps=5, backend="cleverhans")).record
-    assert cleverhans.bn_folded == 0
-    without = Evaluator(classifier.from_run(runs["none"]), LIMIT).run(PGD).record
-    assert (without.bn_folded, without.bn_kept) == (0, 0)
-
-
-@pytest.mark.slow
-def test_a_wrong_copy_cannot_raise_success(evaluator, runs, monkeypatch):
-    """Success is measured on the classifier itself: a copy that computes something else only weakens the attack."""
-    honest = evaluator.run(PGD).record.accuracy
-    other = bn_folding.FoldingResult(classifier.from_run(runs["none"]).model, 1, ())
-    cheated = Evaluator(classifier.from_run(runs["batch"]), LIMIT)
-    monkeypatch.setattr(bn_folding, "fold", lambda model: other)
-    result = cheated.run(PGD)
-    again = logits_of(runs["batch"], result.images).argmax(1) == result.labels
-    np.testing.assert_array_equal(result.correct, again)
-    assert result.record.accuracy > honest
-
-
-def test_batch_norm_that_cannot_be_folded_is_reported(runs):
-    import keras
-
-    inputs = keras.Input((28, 28, 1))
-    x = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="conv")(inputs)
-    x = keras.layers.BatchNormalization(name="behind_relu")(x)
-    x = keras.layers.MaxPooling2D(4)(x)
-    outputs = keras.layers.Dense(10)(keras.layers.Flatten()(x))
-    subject = classifier.from_model(keras.Model(inputs, outputs), data.dataset_info("mnist"), {"weights": "test"})
-    log = MessageLog()
-    record = Evaluator(subject, LIMIT).run(PGD, progress=log).record
-    assert (record.bn_folded, record.bn_kept) == (0, 1)
-    assert any("behind_relu" in line and "not folded" in line for line in log.lines)
-
-
-def test_a_loop_is_compiled_once_for_an_evaluator(evaluator, monkeypatch):
-    bound = []
-    bind = attacks.bind
-    monkeypatch.setattr(evaluator.attack_runner, "_compiled_loops", {})
-    monkeypatch.setattr(
-        attacks, "bind", lambda *args, **how: bound.append((args[1].attack, args[1].eps)) or bind(*args, **how)
-    )
+def test_what_differs_in_eps_alone_is_compiled_once(evaluator):
+    compiled = evaluator.attack_runner._compiled
     for eps in (0.01, 0.01, 0.02):
-        evaluator.run(Attack(attack="bim", eps=eps, steps=1, keep="last"))
-    assert bound == [("bim", 0.01), ("fgsm", 0.01), ("bim", 0.02), ("fgsm", 0.02)]  # FGSM is the diagnostics'
+        before = len(compiled)
+        evaluator.run(Attack(attack="bim", eps=eps, steps=3))
+        if eps == 0.01:
+            first = len(compiled)
+    assert len(compiled) == before == first
 
 
 def test_operations_that_xla_does_not_have_are_attacked_without_it(monkeypatch):
@@ -322,7 +277,7 @@ def test_operations_that_xla_does_not_have_are_attacked_without_it(monkeypatch):
     labels = np.asarray(plain(images)).argmax(1)
     options = {"attack": "apgd-ce", "eps": 0.02, "steps": 5, "input_scale": "0-1", "checks": "none"}
     true = api.attack(plain, images, labels, **options).record.accuracy
-    monkeypatch.setattr("bn_vuln.evaluation.attack_runner.MIN_GRADIENTS_FOR_XLA", 1)
+    monkeypatch.setattr("bn_vuln.runtime.backend.MIN_GRADIENTS_FOR_XLA", 1)
     assert api.attack(bicubic, images, labels, **options).record.accuracy == true < 1
 
 

@@ -14,7 +14,6 @@ from bn_vuln.errors import ConfigError, UsageError
 from bn_vuln.evaluation import classifier
 from bn_vuln.evaluation.evaluator import Evaluator
 from bn_vuln.evaluation.measurements import base
-from bn_vuln.models.bn_folding import fold
 from bn_vuln.training import cell_id, train
 
 COLOUR = DatasetInfo("colour", (4, 4, 2), ("a", "b"), mean=(0.2, 0.7), std=(0.5, 0.1), sizes={})
@@ -71,19 +70,6 @@ def test_the_logits_of_one_logit_are_zero_and_z(normalization):
 def test_one_logit_is_refused_for_ten_classes():
     with pytest.raises(UsageError, match=r"arch\.one_logit: expected two classes, mnist has 10"):
         build(ONE_LOGIT, info=INFO)
-
-
-@pytest.mark.parametrize(
-    ("arch", "normalization"), zip(["linear", ONE_LOGIT], NORMALIZATIONS[1:], strict=True), ids=["two", "one"]
-)
-def test_batch_norm_of_the_input_is_folded_exactly(arch, normalization):
-    model = randomized(build(arch, normalization))
-    folded = fold(model)
-    assert (folded.folded, folded.kept) == (1, ())
-    assert not normalizations(folded.model)
-    expected = model(pixels(50), training=False).numpy()
-    found = folded.model(pixels(50), training=False).numpy()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 # ---------------------------------------------------------------- pixels as they are

@@ -5,12 +5,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers_attacks import norm, tf
+from helpers_attacks import norm, pgd, tf
 from helpers_runs import check_resume, small_cell
 
 from bn_vuln import data, models
 from bn_vuln.attacks import ThreatModel
-from bn_vuln.attacks.pgd import pgd
 from bn_vuln.config import Adversarial, Cell, Train, describe_cell, identity_of, validate
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import ConfigError
@@ -121,8 +120,8 @@ def test_it_makes_nets_robust():
         assert trained.record.state == "trained"
         found = pgd(
             trained.model,
-            tf.constant(x),
-            tf.constant(held.labels),
+            x,
+            held.labels,
             threat_model=threat_model,
             steps=10,
             step_size=0.025,
