@@ -45,9 +45,10 @@ class Evaluator(Protocol):
         """Measure one perturbation."""
 
 
-def sample_positions(n: int, checks: Checks) -> Index:
-    """Return the positions of the examples, of n, that are attacked again: evenly spaced, as a split has an order."""
-    wanted = min(sanity_checks.SAMPLE, n if checks == "full" else max(n // 4, min(n, 100)))
+def sample_positions(eval_set: EvalSet, checks: Checks) -> Index:
+    """Return the positions of the examples that are attacked again: evenly spaced, as a split has an order."""
+    n = len(eval_set)
+    wanted = min(eval_set.sample_size, n if checks == "full" else max(n // 4, min(n, 100)))
     return np.linspace(0, n - 1, wanted).astype(np.int64)
 
 
@@ -56,7 +57,7 @@ class Sample:
 
     def __init__(self, evaluator: Evaluator, result: Result, checks: Checks) -> None:
         """Take examples evenly spaced over the eval set of an attack with this result."""
-        positions = sample_positions(len(result.correct), checks)
+        positions = sample_positions(evaluator.eval_set, checks)
         self.evaluator = evaluator.subset(positions)
         self.eval_set = self.evaluator.eval_set
         self.correct = result.correct[positions]

@@ -18,6 +18,7 @@ from bn_vuln.data.transforms import check_width, pixel_array
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.evaluation.fit_images import fit_images
+from bn_vuln.evaluation.sanity_checks import SAMPLE
 from bn_vuln.models import bn_statistics
 from bn_vuln.runtime import backend
 from bn_vuln.runtime import batch_size as batching
@@ -27,6 +28,7 @@ from bn_vuln.runtime.progress import Progress, Quiet, progress_task
 from bn_vuln.typing import AnyArray, DatasetImages, Images, Index, KerasModel, Labels, Logits, Tensor
 
 LAZY_BYTES, ARRAY_BYTES = 2**27, 2**30  # of float32 pixels at once, of images in files and in memory
+SAMPLE_BYTES = 2**28  # of the pixels of `SAMPLE` examples
 LAZY_MEMORY = 4e9  # bytes that suffice for images in files; a quarter of it is for a batch
 BN_BATCH_SIZE = 500  # with bn_statistics: batch; the batch size changes the predictions
 
@@ -167,10 +169,18 @@ class EvalSet:
         return data.as_lazy(self.dataset.images) is not None
 
     @property
+    def sample_size(self) -> int:
+        """Number of examples for a check that holds their pixels."""
+        return min(SAMPLE, max(1, SAMPLE_BYTES // self._bytes_each))
+
+    @property
+    def _bytes_each(self) -> int:
+        return 4 * self.classifier.channels * int(np.prod(self.classifier.size))
+
+    @property
     def _most_at_once(self) -> int:
         """Number of examples whose pixels may be in memory at once, as far as one batch allows it."""
-        bytes_each = 4 * self.classifier.channels * int(np.prod(self.classifier.size))
-        return max(1, (LAZY_BYTES if self._lazy else ARRAY_BYTES) // bytes_each)
+        return max(1, (LAZY_BYTES if self._lazy else ARRAY_BYTES) // self._bytes_each)
 
     def _parts(self) -> list[slice]:
         n = len(self.dataset)

@@ -82,7 +82,7 @@ class Evaluator:
     @functools.cached_property
     def model_flags(self) -> tuple[records.Flag, ...]:
         """Flags of the model rather than of one perturbation: checks 4, 9, 10, 19, 20, 23, 25, 26 and 27."""
-        eval_set, n = self.eval_set, sanity_checks.SAMPLE
+        eval_set, n = self.eval_set, self.eval_set.sample_size
         classifier, sample = eval_set.classifier, eval_set.at_input(eval_set.dataset.images[:n])
         flags = [sanity_checks.logits_not_probabilities(eval_set.logits(sample))]
         if not classifier.training:  # in training mode an example's logits depend on its batch, as was asked for
@@ -161,7 +161,9 @@ class Evaluator:
         self.eval_set.predict_clean(progress)
         smaller = perturbation.at_smaller_eps if isinstance(perturbation, Attack) else ()
         wanted: list[Perturbation] = [*smaller, perturbation]
-        kept = attack_diagnostics.sample_positions(len(self.eval_set), self.checks)
+        kept: Index = np.empty(0, np.int64)  # examples whose images diagnostics need, where they are not kept anyway
+        if isinstance(perturbation, Attack) and self.checks != "none":
+            kept = attack_diagnostics.sample_positions(self.eval_set, self.checks)
         images: list[list[Images]] = [[] for _ in wanted]
         logits: list[list[Logits]] = [[] for _ in wanted]
         found, whole = [], True
@@ -172,7 +174,7 @@ class Evaluator:
             for i, options in enumerate(smaller):
                 moved = self._images_at_eps(part, options, perturbed)
                 logits[i].append(part.logits(moved))
-                images[i].append(moved if whole else moved[own])
+                images[i].append(moved if whole or keep_images else moved[:0])
             moved = perturbed.images if perturbed.images is not None else part.pixels
             logits[-1].append(part.logits(moved) if perturbed.logits is None else perturbed.logits)
             images[-1].append(moved if whole else moved[own])
@@ -183,7 +185,7 @@ class Evaluator:
             for i, options in enumerate(wanted)
         ]
         if not (whole or keep_images):
-            results = [dataclasses.replace(result, positions=kept) for result in results]
+            results = [dataclasses.replace(result, positions=kept[: len(result.images)]) for result in results]
         if isinstance(perturbation, Attack):
             diagnosed = attack_diagnostics.flags(self, perturbation, results[-1], self.checks)
             results = [result.with_flags(diagnosed) for result in results]
