@@ -236,9 +236,19 @@ def derived_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(list(parts)).generate_state(1)[0] >> 1)
 
 
+def gpu_names() -> list[str]:
+    """Return the name of each GPU."""
+    return cast("list[str]", _implementation().gpu_names())
+
+
+def memory_error() -> type[Exception]:
+    """Return the class of the error that is raised where memory is exhausted."""
+    return cast("type[Exception]", _implementation().memory_error())
+
+
 def device_name() -> str:
     """Return the name of the device that computes: the GPU's, or the CPU's with its number of cores."""
-    gpus = _implementation().gpu_names()
+    gpus = gpu_names()
     if gpus:
         return f"{len(gpus)} x {gpus[0]}"
     processor = platform.machine()

@@ -32,7 +32,7 @@ def estimate_batch_size(model: KerasModel, input_shape: Sequence[int], memory: f
     Returns:
         A number of examples from 1 to `MAX_BATCH_SIZE`.
     """
-    if backend.tensorflow().config.list_physical_devices("GPU"):
+    if backend.gpu_names():
         return MAX_BATCH_SIZE
     available = min(memory, machine_memory())
     numbers = float(np.prod(input_shape))
@@ -85,7 +85,7 @@ def run_in_smaller_batches(
     Raises:
         BnvulnError: where not even one example fits.
     """
-    exhausted = backend.tensorflow().errors.ResourceExhaustedError
+    exhausted = backend.memory_error()
     while True:
         try:
             return run(batch_size), batch_size

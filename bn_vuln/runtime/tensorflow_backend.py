@@ -164,6 +164,12 @@ def gpu_names() -> list[str]:
     return [config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
 
 
+def memory_error() -> type[Exception]:
+    """See `backend.memory_error`."""
+    error: type[Exception] = tensorflow().errors.ResourceExhaustedError
+    return error
+
+
 def fuses_batch_norm() -> bool:
     """Return if TensorFlow's fused op for batch norm in training is used: on a CPU, where it was measured."""
     return not gpu_names()

@@ -99,6 +99,33 @@ def test_a_softmax_that_saturates_has_exact_logits_and_gradients():
     )
 
 
+MOVES = {
+    "Reshape": lambda p: keras.ops.reshape(p, (-1, 3, 1)),
+    "Reshape of a Cast": lambda p: keras.ops.reshape(keras.ops.cast(p, "float16"), (-1, 3, 1)),
+    "Transpose": lambda p: keras.ops.transpose(keras.ops.reshape(p, (-1, 1, 3)), (0, 2, 1)),
+    "ExpandDims": lambda p: keras.ops.expand_dims(p, 1),
+    "Squeeze": lambda p: keras.ops.squeeze(keras.ops.expand_dims(p, 1), 1),
+    "StridedSlice": lambda p: p[:, ::-1][:, ::-1],
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_what_moves_the_outputs_of_a_saturated_softmax_moves_its_logits(name):
+    image = keras.Input((4, 4, 1))
+    softmax = dense(factor=1000, activation="softmax")
+    model = keras.Model(image, MOVES[name](softmax(layers.Flatten()(image))))
+    output = find_output(model, X, 3)
+    assert (output.kind, output.exact) == ("softmax", True)
+
+    def second(x):
+        logits = output.logits(model, x)
+        return logits[:, 1], logits
+
+    _, gradient, logits = backend.compile(lambda x: backend.value_and_gradient(second, x))(X)
+    np.testing.assert_allclose(logits, 1000 * TRUE, rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(gradient).reshape(12, 16), [1000 * KERNEL[:, 1]] * 12, rtol=1e-5)
+
+
 def test_a_copy_of_the_model_gives_the_logits_of_the_copy():
     model = sequential(dense(activation="softmax"))
     output, copy = find_output(model, X, 3), keras.models.clone_model(model)

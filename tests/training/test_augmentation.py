@@ -52,6 +52,14 @@ def test_every_image_is_cropped_and_flipped_by_itself(shape, pad, xla):
     assert (pad == 0) == bool(np.all(found))  # what is cut off there, black comes in for
 
 
+def test_entries_are_gathered_for_each_example_alone():
+    x, indices = np.arange(24).reshape(2, 3, 4), np.array([[2, 0], [1, 1]])
+    rows = backend.gather(backend.place(x), backend.place(indices), axis=1)
+    np.testing.assert_array_equal(rows, [x[0, [2, 0]], x[1, [1, 1]]])
+    columns = backend.gather(backend.place(x), backend.place(indices), axis=2)
+    np.testing.assert_array_equal(columns, [x[0][:, [2, 0]], x[1][:, [1, 1]]])
+
+
 def test_every_corner_of_the_padded_image_can_be_cut_out():
     image = np.arange(1, 26, dtype=np.uint8).reshape(1, 5, 5, 1)
     for dy, dx in ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2)):
