@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bn_vuln.config import MinimumNorm
 
 NAMES = ("carlini_wagner",)
-SHARED = ("unit", "box", "steps", "step_size", "target", "backend")
+SHARED = ("unit", "box", "steps", "step_size", "target")
 MINIMUM_NORM_ONLY = ("confidence", "binary_search_steps", "initial_const")
 EPS_BALL_ONLY = (
     "eps", "random_start", "restarts", "keep", "targets", "queries", "eps_grid", "min_eps_tolerance", "seed",
@@ -55,6 +55,8 @@ def minimum_norm_config(options: o.Options) -> MinimumNorm | None:
         raise click.UsageError(f"--ord: {name} minimizes the norm 2, received inf")
     if options["checks"] != "none" and o.is_given("checks"):
         raise click.UsageError(f"--checks: {name} has no eps ball for further attacks; leave it out")
+    if options["backend"] == "cleverhans":
+        raise click.UsageError(f"--backend: CleverHans' {name} does not run with Keras 3; leave it out, own is used")
     fields = {key: options[key] for key in (*SHARED, *MINIMUM_NORM_ONLY) if options[key] is not None}
     return config.validate(config.MinimumNorm, {"attack": name, **fields}, "attack")
 

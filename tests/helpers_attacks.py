@@ -4,13 +4,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bn_vuln.analysis import metrics
 from bn_vuln.attacks import active_set
-from bn_vuln.attacks.eps_search import EveryAttempt
+from bn_vuln.attacks.carlini_wagner import CarliniWagner, move_towards
+from bn_vuln.attacks.eps_search import EpsGrid, EveryAttempt
 from bn_vuln.attacks.pgd import PGD
+from bn_vuln.attacks.threat_model import ThreatModel
 from bn_vuln.runtime import backend
 
 tf = backend.tensorflow()
 keras = tf.keras
+SEVERAL_STEPS_A_CALL = backend.ExecutionPolicy(xla=False, steps_per_call=8, fused_batch_norm=False)
 
 
 @dataclass(frozen=True)
@@ -158,3 +162,35 @@ def plain_pgd(predict, x, y, *, threat_model, steps, step_size, starts):
             direction = np.sign(slope) if threat_model.ord == "inf" else slope / length
             point = threat_model.project_array(point + step_size * threat_model.scale * direction, x).astype(x.dtype)
     return best
+
+
+def run_carlini_wagner(
+    predict, x, y, *, scale=1.0, low=-np.inf, high=np.inf, confidence=0.0, steps=1000, step_size=0.01,
+    binary_search_steps=9, initial_const=1e-3, targeted=False, abort_early=True, batch_size=500,
+    policy=SEVERAL_STEPS_A_CALL, on_progress=None,
+):  # fmt: skip
+    """(points, found) of arrays, as evaluations have them before the final projection; y may be targets."""
+    search = CarliniWagner(predict, ThreatModel("2", np.inf, scale, low, high), steps, step_size, binary_search_steps,
+                           initial_const, confidence, targeted, abort_early)  # fmt: skip
+
+    def logits(images):
+        return predict(tf.constant(images))
+
+    already = metrics.is_correct(logits(x).numpy(), y) == targeted
+    found = active_set.run(
+        active_set.CompiledAttack(search, keep="best_loss", policy=policy),
+        x,
+        y,
+        EpsGrid([1.0], upper_eps=np.where(already, 0.0, np.inf)),
+        targets=y[:, None] if targeted else None,
+        batch_size=batch_size,
+        on_progress=on_progress,
+    )
+    points, moved = found.points, found.is_adversarial
+    if moved.any():
+        inside = np.clip(x[moved], low, high).astype(x.dtype)
+        nearer = move_towards(
+            inside, points[moved], lambda z: search.succeeds(logits(z), tf.constant(y[moved])).numpy()
+        )
+        points[moved] = np.clip(nearer, low, high)
+    return points, found.is_adversarial | already

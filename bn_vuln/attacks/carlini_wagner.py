@@ -203,7 +203,7 @@ def move_towards(x: Images, points: Images, succeeds: Callable[[Images], Mask]) 
     """Return points moved towards x as far as they still succeed, by bisection.
 
     Args:
-        x: clean images [n, height, width, channels], in pixels, which do not succeed.
+        x: clean images [n, height, width, channels], in pixels and in the box, which do not succeed.
         points: points that do, of the same shape.
         succeeds: the test of points, images [n, ...] -> bool [n].
 

@@ -34,12 +34,7 @@ ALPHA_DECAY, GAMMA_FINAL = 0.01, 0.001  # the last step is a hundredth of the fi
 class FMN:
     """FMN for the active set. It is not random: attempts are all the same.
 
-    With a budget, the job's eps, it is over at the first adversarial point within eps. Points outside of it, where FMN
-    may come from, are never kept.
-
-    With `minimum_norm` it takes all of its steps, and the last point of each example is its nearest adversarial one,
-    which is then reported if it lies within eps. Eps may be any radius that is large enough, but must be finite: the
-    active set takes an infinite one for no success.
+    Its budget is the job's eps: points outside of it, where FMN may come from, neither succeed nor are kept.
 
     Attributes:
         predict: pixels [n, height, width, channels] -> logits [n, classes], differentiable.
@@ -47,8 +42,6 @@ class FMN:
         steps: gradient steps.
         alpha_init: length of the first step, the L2 norm in units of the scale (for inf too, as published).
         gamma_init: share by which the radius changes, at first.
-        minimum_norm: search for the smallest norm, as published, rather than for a point within eps. Tests hold the
-            other to it.
     """
 
     predict: Predict
@@ -56,14 +49,11 @@ class FMN:
     steps: int = 100
     alpha_init: float = 1.0
     gamma_init: float = 0.05
-    minimum_norm: bool = False
 
     def start(self, job: State) -> State:
         """Start at x, with an infinite radius; `nearest` is the smallest norm of an adversarial point."""
-        x = job["x"]
         infinite = ops.full_like(job["eps"], np.inf)
-        state = {"point": x, "radius": infinite, "nearest": infinite}
-        return {**state, "best": x} if self.minimum_norm else state
+        return {"point": job["x"], "radius": infinite, "nearest": infinite}
 
     def advance(self, state: State) -> StepResult:
         """Evaluate one gradient, adapt the radius, step, and project."""
@@ -82,21 +72,9 @@ class FMN:
         # The step has length alpha in L2 whatever the norm of the ball.
         moved = replace(self.threat_model, ord="2").step(point, gradient, per_example(alpha))
         moved = self.threat_model.with_eps(radius).project(moved, x)
-        next_state = {"point": moved, "radius": radius, "nearest": nearest}
-        if self.minimum_norm:
-            best = ops.where(per_example(nearer), point, state["best"])
-            last = (state["i"] >= self.steps - 1) & ops.isfinite(nearest)
-            next_state |= {"best": best, "point": ops.where(per_example(last), best, moved)}
-        return self._result(state, next_state, succeeds, norm, margin)
-
-    def _result(self, state: State, next_state: State, adversarial: Tensor, norm: Tensor, margin: Tensor) -> StepResult:
-        """Points count within eps only; the loss is the margin, with `minimum_norm` minus the norm of a success."""
         within = norm <= state["eps"]
-        done = adversarial & within
-        if self.minimum_norm:
-            margin = ops.where(adversarial, -norm, margin)
-            done &= state["i"] >= self.steps
-        return StepResult(next_state, done, ops.where(within, margin, -np.inf))
+        next_state = {"point": moved, "radius": radius, "nearest": nearest}
+        return StepResult(next_state, succeeds & within, ops.where(within, margin, -np.inf))
 
     def _step_sizes(self, i: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha, gamma) [n]: both decay by half a cosine."""

@@ -119,7 +119,6 @@ def _minimal_text(p: MinimumNorm) -> str:
     parts = [f"{p.attack} {p.ord} {p.unit}", search, f"box {_box_text(p.box)}"]
     parts += [f"confidence {p.confidence:g}"] if p.confidence else []
     parts += [f"target {p.target}"] if p.target != "none" else []
-    parts += ["CleverHans"] if p.backend == "cleverhans" else []
     return ", ".join(parts)
 
 

@@ -256,22 +256,13 @@ class MinimumNorm(Frozen):
     initial_const: Positive = 1e-3
     confidence: NonNegative = 0.0
     target: Literal["none", "next", "least_likely"] = "none"
-    backend: Literal["own", "cleverhans"] = "own"
+    backend: Literal["own"] = "own"  # a part of ids
 
     @model_validator(mode="before")
     @classmethod
     def _ord_as_text(cls, data: Any) -> Any:
         """Read `ord: 2`, which is a number in YAML."""
         return {**data, "ord": str(data.get("ord", "2"))} if isinstance(data, Mapping) else data
-
-    @model_validator(mode="after")
-    def _options_fit_cleverhans(self) -> MinimumNorm:
-        cleverhans = self.backend == "cleverhans"
-        reject_if(
-            (cleverhans and self.box == "none", "CleverHans needs a box: use backend own"),
-            (cleverhans and self.confidence, "CleverHans judges success without the confidence: use backend own"),
-        )
-        return self
 
 
 Perturbation = Annotated[Clean | AWGN | Corruption | Attack | MinimumNorm, Field(discriminator="kind")]

@@ -180,7 +180,8 @@ class AttackRunner:
             return np.asarray(attack.succeeds(backend.place(eval_set.logits(images)), backend.place(labels[moved])))
 
         if len(moved):
-            points[moved] = move_towards(x[moved], points[moved], succeeds)
+            inside = np.clip(x[moved], threat_model.low, threat_model.high)
+            points[moved] = move_towards(inside, points[moved], succeeds)
         images, _, outside = self._projected(points, threat_model)
         logits = eval_set.logits(images)
         length = minimum_norm.distances(images, x, threat_model)

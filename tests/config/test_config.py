@@ -330,12 +330,8 @@ EXPERIMENT_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
         ["seed is only allowed with source: made", "received auto"],
     ),
     (
-        with_perturbation(kind="minimal", backend="cleverhans", box="none"),
-        ["perturbations.extra: CleverHans needs a box"],
-    ),
-    (
-        with_perturbation(kind="minimal", backend="cleverhans", confidence=1),
-        ["perturbations.extra: CleverHans judges success without the confidence"],
+        with_perturbation(kind="minimal", backend="cleverhans"),
+        ["perturbations.extra.backend: expected 'own', received 'cleverhans'"],
     ),
     (tiny(measurements={"steps": {"kind": "fooling", "after": 999}}), ["after: expected at most the 500 steps"]),
     (tiny(table={"columns": {"bimm": "x"}}), ["table.columns: 'bimm' is not", "did you mean 'bim'?"]),
