@@ -1,13 +1,13 @@
-"""The loop of PGD against CleverHans 4, on nets trained on real MNIST, from the same start and in both precisions."""
+"""PGD against CleverHans 4, on nets trained on real MNIST, from the same start and in both precisions."""
 
 import importlib
 
 import numpy as np
 import pytest
-from helpers_attacks import keras, norm, tf
+from helpers_attacks import keras, norm, run_pgd, tf
 
 from bn_vuln import attacks, data, models
-from bn_vuln.attacks import cleverhans, pgd
+from bn_vuln.attacks import cleverhans
 from bn_vuln.config import Attack, Cell, Evaluation, validate
 from bn_vuln.data.mnist import INFO
 from bn_vuln.data.transforms import pixel_array
@@ -104,7 +104,7 @@ all_cases = pytest.mark.parametrize(("case", "arm"), [(case, ARMS[i % 2]) for i,
 
 def ours(predict, x, y, case, **options):
     threat_model, steps, step_size = CASES[case]
-    return pgd.attack(predict, x, y, threat_model=threat_model, steps=steps, step_size=step_size, **options).numpy()
+    return run_pgd(predict, x, y, threat_model=threat_model, steps=steps, step_size=step_size, **options)
 
 
 def through_the_backend(predict, x, y, case, **options):
@@ -217,7 +217,7 @@ def test_in_2_cleverhans_also_clips_to_the_box_before_it_projects(float64_models
         stepped = tf.clip_by_value(threat_model.step(point, tape.gradient(loss, point), step_size), 0.0, 1.0)
         point = threat_model.project(stepped, x)
     assert np.abs(point.numpy() - theirs).max() <= ROUNDING
-    assert np.abs(pgd.attack(predict, x, y, **options).numpy() - theirs).max() > 1e-2
+    assert np.abs(run_pgd(predict, x, y, **options) - theirs).max() > 1e-2
 
 
 @pytest.mark.usefixtures("cleverhans_in_float64")
@@ -229,7 +229,7 @@ def test_in_2_cleverhans_shortens_steps_where_the_gradient_norm_is_below_a_milli
     def flat(images):
         return model(images, training=False) * 1e-9
 
-    own, theirs = (attack(flat, x, y, **options).numpy() for attack in (pgd.attack, cleverhans.attack))
+    own, theirs = run_pgd(flat, x, y, **options), cleverhans.attack(flat, x, y, **options).numpy()
     np.testing.assert_allclose(norm(own - x, "2"), 2.0, atol=ROUNDING)
     assert norm(theirs - x, "2").max() < 0.5
 

@@ -12,6 +12,7 @@ from bn_vuln.attacks.losses import logit_margin
 from bn_vuln.attacks.pgd import PGD
 from bn_vuln.attacks.square import Square
 from bn_vuln.attacks.threat_model import ThreatModel
+from bn_vuln.runtime.backend import ExecutionPolicy
 
 N, SHAPE = 6, (12, 11, 2)
 SCALE, LOW, HIGH = np.array([0.25, 1.5]), 0.1, 0.9
@@ -205,7 +206,7 @@ def test_it_evaluates_the_points_of_the_published_algorithm(predict, x, y, ord):
 
 
 def test_sides_follow_the_published_schedule():
-    i = np.arange(5000)
+    i = np.arange(5000, dtype=np.int32)
     for ord in ("inf", "2"):
         for height, width in ((32, 32), (28, 28), (64, 60)):
             search = Square(None, ThreatModel(ord, 1.0))
@@ -216,7 +217,7 @@ def test_sides_follow_the_published_schedule():
 
 def test_the_schedule_is_rescaled_to_the_number_of_steps():
     for steps in (1, 7, 100, 2000, 30_000):
-        i = np.arange(steps)
+        i = np.arange(steps, dtype=np.int32)
         n_halvings = Square(None, ThreatModel("inf", 1.0), steps).n_halvings(tf.constant(i)).numpy()
         np.testing.assert_array_equal(0.8 / 2.0**n_halvings, [published_p(0.8, k, steps) for k in i])
 
@@ -278,7 +279,8 @@ def test_xla_changes_nothing():
     x, predict = images(40), wavy()
     y = predict(tf.constant(x)).numpy().argmax(axis=1).astype(np.int32)
     search = Square(predict, ThreatModel("2", 0.06, SCALE, 0.0, 1.0), 40)
-    plain, compiled = (active_set.run(search, x, y, EpsGrid([0.06]), batch_size=40, xla=xla) for xla in (False, True))
+    xla = active_set.CompiledAttack(search, policy=ExecutionPolicy(xla=True, steps_per_call=1, fused_batch_norm=False))
+    plain, compiled = (active_set.run(way, x, y, EpsGrid([0.06]), batch_size=40) for way in (search, xla))
     np.testing.assert_array_equal(compiled.is_adversarial, plain.is_adversarial)
     np.testing.assert_array_equal(compiled.n_evaluations, plain.n_evaluations)
     np.testing.assert_allclose(compiled.points, plain.points, atol=1e-9)
