@@ -13,7 +13,7 @@ from bn_vuln.config import AWGN, Attack, Clean, Corruption, Evaluation, MinimumN
 from bn_vuln.data import Dataset
 from bn_vuln.data.mnist import INFO
 from bn_vuln.errors import UsageError
-from bn_vuln.evaluation import classifier, eval_set
+from bn_vuln.evaluation import attack_diagnostics, classifier, eval_set
 from bn_vuln.evaluation.evaluator import Evaluator
 from bn_vuln.evaluation.fit_images import fit_images
 from bn_vuln.runtime import memory
@@ -68,6 +68,16 @@ def test_of_parts_only_the_images_that_are_attacked_again_are_kept(in_parts):
     assert len(found.images) == len(found.positions) == 100
     everything = in_parts.run(Attack(attack="fgsm", eps=0.1))
     np.testing.assert_array_equal(found.images, everything.images[found.positions])
+    grid = in_parts.run_eps_grid(Attack(attack="pgd", eps=0.1, steps=1, eps_grid=[0.05]), keep_images=False)
+    assert [len(result.images) for _, result in grid] == [0, 100]
+    assert len(in_parts.run(Clean(), keep_images=False).images) == 0
+
+
+def test_a_sample_of_large_images_is_smaller(in_parts, monkeypatch):
+    n = len(in_parts.eval_set)
+    assert len(attack_diagnostics.sample_positions(in_parts.eval_set, "full")) == n
+    monkeypatch.setattr(eval_set, "SAMPLE_BYTES", 4 * 50 * 28 * 28)
+    assert len(attack_diagnostics.sample_positions(in_parts.eval_set, "full")) == 50
 
 
 # ---------------------------------------------------------------- size and channels
