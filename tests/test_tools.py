@@ -41,7 +41,7 @@ TOOLS = Path(__file__).parent.parent / "tools"
         pytest.param(
             "bench_attacks.py",
             ["--limit", "20", "--train-limit", "500", "--batches", "10"],
-            {"ours", "bare_gradients", "cleverhans", "cleverhans_compiled"},
+            {"ours", "bare_gradients", "cleverhans"},
             marks=pytest.mark.slow,
         ),
         pytest.param(

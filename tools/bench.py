@@ -18,8 +18,13 @@ from typing import Any
 import numpy as np
 
 from bn_vuln import data
+from bn_vuln.config import Attack, Evaluation
 from bn_vuln.data.info import DatasetInfo
+from bn_vuln.evaluation.classifier import Classifier
+from bn_vuln.evaluation.evaluator import Evaluator
+from bn_vuln.evaluation.perturbed import PerturbedImages
 from bn_vuln.runtime import backend
+from bn_vuln.runtime.progress import Quiet
 
 RESULTS = Path(__file__).parent.parent / "results"
 # The MNIST MLPs of table6_matched with and without BN, seed 0.
@@ -46,11 +51,11 @@ def arguments(
     return parser
 
 
-def random_photos(n: int) -> data.Dataset:
+def random_photos(n: int, info: DatasetInfo = PHOTOS) -> data.Dataset:
     """Random images of the shape of photographs, with random labels: their content does not matter for times."""
     generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (n, *PHOTOS.shape), np.uint8)
-    return data.Dataset(pixels, generator.integers(0, 10, n).astype(np.int32), np.arange(n), PHOTOS)
+    pixels = generator.integers(0, 256, (n, *info.shape), np.uint8)
+    return data.Dataset(pixels, generator.integers(0, 10, n).astype(np.int32), np.arange(n), info)
 
 
 def interleave(contenders: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, list[float]]:
@@ -79,6 +84,13 @@ def summarize(seconds: dict[str, list[float]], base: str, **extra: dict[str, Any
         }
         for name, values in seconds.items()
     }
+
+
+def engine(classifier: Classifier, images: Any, labels: Any, batch: int) -> Callable[[Attack], PerturbedImages]:
+    """Return bnvuln's attacks on these images as `bnvuln attack` runs them, final check included; compiled once."""
+    examples = Evaluation(dataset=data.register(images, labels), split="all")
+    runner = Evaluator(classifier, examples, batch_size=batch, checks="none").attack_runner
+    return lambda options: runner.run(options, Quiet())
 
 
 def machine() -> dict[str, Any]:

@@ -1,14 +1,13 @@
-"""Seconds of PGD-inf: bnvuln's loop, bare gradients, CleverHans; interleaved medians.
+"""Seconds of PGD-inf: bnvuln's engine, bare gradients, CleverHans; interleaved medians.
 
-    python tools/bench_attacks.py > results/bench_attacks.json    about 8 minutes on two cores
+    python tools/bench_attacks.py > results/bench_attacks.json    about 15 minutes on two cores
 
-MLPs trained on MNIST (40 steps), and three convolutional nets with BN on random images of 32x32x3 (10 steps): VGG8, a
-narrow net of the widths of a ResNet for CIFAR (16, 32, 64; two convolutions each), and a depthwise separable one as in
-MobileNets, where BN is a larger part of the arithmetic. Same models, inputs, steps and
-batches; every contender's final accuracy stands beside its time. `ours` attacks a copy with BN folded away, as
-`bnvuln attack` does, `ours_unfolded` the model itself. `bare_gradients` is the floor without folding: the compiled
-input gradient alone, called once a step. `cleverhans` is CleverHans 4 as it is shipped (a Python loop around compiled
-gradients), `cleverhans_compiled` the same inside one tf.function.
+MLPs trained on MNIST (40 steps), and convolutional nets with BN on random images (10 steps): VGG8, ResNet-20 and a
+narrow net of the widths of a ResNet for CIFAR (16, 32, 64; two convolutions each) at 32x32x3, MobileNetV2 at 96x96x3.
+Same models, inputs, steps and batches; every contender's final accuracy stands beside its time. `ours` is what `bnvuln
+attack` runs: BN is folded into convolutions while the attack is traced, and the time of the final projection and
+prediction is counted. `bare_gradients` is the floor without folding: the compiled input gradient alone, called once a
+step. `cleverhans` is CleverHans 4 as it is shipped (a Python loop around compiled gradients).
 """
 
 from __future__ import annotations
@@ -19,18 +18,20 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from bench import PHOTOS, arguments, interleave, print_report, random_photos, summarize
+from bench import PHOTOS, arguments, engine, interleave, print_report, random_photos, summarize
 
 from bn_vuln import attacks, data, models
 from bn_vuln.attacks import cleverhans
 from bn_vuln.config import Attack, Cell, Data, Train, validate
-from bn_vuln.models import bn_folding
+from bn_vuln.data.info import DatasetInfo
+from bn_vuln.evaluation.classifier import from_model
 from bn_vuln.runtime import backend
 from bn_vuln.training import train
 
-MLP = Attack(attack="bim", eps=0.1, steps=40, step_size=0.01, random_start=False)
-CONVOLUTIONAL = Attack(attack="bim", eps=8 / 255, steps=10, step_size=2 / 255, random_start=False)
+MLP = Attack(attack="bim", eps=0.1, steps=40, step_size=0.01, random_start=False, keep="last")
+CONVOLUTIONAL = Attack(attack="bim", eps=8 / 255, steps=10, step_size=2 / 255, random_start=False, keep="last")
 ATTACKS = {"mlp": MLP, "convolutional": CONVOLUTIONAL}
+LARGE_PHOTOS = DatasetInfo("random", (96, 96, 3), PHOTOS.classes, (0.5,) * 3, (0.25,) * 3, {})
 
 
 class Contenders:
@@ -38,48 +39,35 @@ class Contenders:
 
     def __init__(self, model: Any, dataset: data.Dataset, batch: int, options: Attack) -> None:
         self.tf = backend.tensorflow()
-        self.model, self.info, self.options = model, dataset.info, options
-        pixels = dataset.images.astype(np.float32) / 255
-        pieces = range(0, len(pixels), batch)
-        self.batches = [
-            tuple(self.tf.constant(a[i : i + batch]) for a in (pixels, dataset.labels, dataset.index.astype(np.int32)))
-            for i in pieces
-        ]
-        self.labels = dataset.labels
+        self.model, self.info, self.options, self.batch = model, dataset.info, options, batch
+        self.pixels, self.labels = dataset.images.astype(np.float32) / 255, dataset.labels
+        pieces = range(0, len(self.pixels), batch)
+        self.batches = [tuple(self.tf.constant(a[i : i + batch]) for a in (self.pixels, self.labels)) for i in pieces]
         self.adversarial: dict[str, Any] = {}
 
     def predict(self, x: Any) -> Any:
         return self.model(x, training=False)
 
     def all(self) -> dict[str, Callable[[], Any]]:
+        classifier = from_model(self.model, self.info, {"weights": "bench"})
+        ours = engine(classifier, self.pixels, self.labels, self.batch)
+
+        def run() -> None:
+            self.adversarial["ours"] = ours(self.options).images
+
+        return {"bare_gradients": self._bare_gradients(), "ours": run, "cleverhans": self._cleverhans()}
+
+    def _cleverhans(self) -> Callable[[], Any]:
         threat_model, options = attacks.from_config(self.options, self.info), self.options
 
-        def cleverhans_attack(x: Any, y: Any, index: Any) -> Any:
-            return cleverhans.attack(
-                self.predict, x, y, threat_model=threat_model, steps=options.steps, step_size=options.step_size
-            )
-
-        folded = bn_folding.fold(self.model)
-        found = {
-            "bare_gradients": self._bare_gradients(),
-            "ours": self._run("ours", self._compiled_attack(folded.model)),
-            "cleverhans": self._run("cleverhans", cleverhans_attack),
-            "cleverhans_compiled": self._run("cleverhans_compiled", backend.compile(cleverhans_attack)),
-        }
-        return (
-            {**found, "ours_unfolded": self._run("ours_unfolded", self._compiled_attack(self.model))}
-            if folded.folded
-            else found
-        )
-
-    def _compiled_attack(self, model: Any) -> Callable[..., Any]:
-        xla = backend.attack_prefers_xla(model)
-        predict = functools.partial(model, training=False)
-        return backend.compile(attacks.bind(predict, self.options, self.info, xla=xla))
-
-    def _run(self, name: str, attack: Callable[..., Any]) -> Callable[[], Any]:
         def run() -> None:
-            self.adversarial[name] = [attack(*batch).numpy() for batch in self.batches]
+            found = [
+                cleverhans.attack(
+                    self.predict, x, y, threat_model=threat_model, steps=options.steps, step_size=options.step_size
+                )
+                for x, y in self.batches
+            ]
+            self.adversarial["cleverhans"] = np.concatenate([np.asarray(points) for points in found])
 
         return run
 
@@ -95,7 +83,7 @@ class Contenders:
         compiled = backend.compile(gradient)
 
         def run() -> None:
-            for x, y, _ in self.batches:
+            for x, y in self.batches:
                 for _ in range(self.options.steps):
                     compiled(x, y).numpy()
 
@@ -103,9 +91,9 @@ class Contenders:
 
     def accuracies(self) -> dict[str, dict[str, float]]:
         """The final accuracy of every contender that attacks."""
-        logits = {
-            name: np.concatenate([self.predict(x).numpy() for x in found]) for name, found in self.adversarial.items()
-        }
+        predict = backend.compile(self.predict)
+        pieces = [slice(i, i + self.batch) for i in range(0, len(self.pixels), self.batch)]
+        logits = {name: np.concatenate([predict(x[p]) for p in pieces]) for name, x in self.adversarial.items()}
         return {name: {"accuracy": float(np.mean(v.argmax(1) == self.labels))} for name, v in logits.items()}
 
 
@@ -126,20 +114,19 @@ def mlps(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def convolutional(args: argparse.Namespace) -> dict[str, Any]:
-    """VGG8 and a narrow net with BN, untrained: what is timed does not depend on the weights."""
-    dataset = random_photos(min(args.limit, 200))
-    vgg8 = models.build(validate(Cell, {"arch": "vgg8", "normalization": "batch"}, "bench"), PHOTOS)
-    nets = {"vgg8": vgg8, "narrow": narrow(), "separable": separable()}
-    return {
-        f"{name}_batch_100": measure(net, dataset, 100, CONVOLUTIONAL, args.repetitions) for name, net in nets.items()
-    }
+    """Nets with BN, untrained: what is timed does not depend on the weights."""
+    results = {}
+    for name, make in NETS.items():
+        net, large = make(), name == "mobilenetv2"
+        for batch in args.batches:
+            n = min(args.limit, batch // 2 if large else batch)
+            dataset = random_photos(n, LARGE_PHOTOS if large else PHOTOS)
+            results[f"{name}_batch_{n}"] = measure(net, dataset, n, CONVOLUTIONAL, args.repetitions)
+    return results
 
 
-def normalized(x: Any, convolution: Any) -> Any:
-    """A convolution without bias, BN, ReLU."""
-    import keras
-
-    return keras.layers.ReLU()(keras.layers.BatchNormalization()(convolution(padding="same", use_bias=False)(x)))
+def of_cell(arch: str) -> Any:
+    return models.build(validate(Cell, {"arch": arch, "normalization": "batch"}, "bench"), PHOTOS)
 
 
 def narrow() -> Any:
@@ -149,22 +136,27 @@ def narrow() -> Any:
     x = inputs = keras.Input(PHOTOS.shape)
     for filters in (16, 32, 64):
         for _ in range(2):
-            x = normalized(x, functools.partial(keras.layers.Conv2D, filters, 3))
+            x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
+            x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
         x = keras.layers.MaxPooling2D()(x)
     return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x)))
 
 
-def separable() -> Any:
-    """A convolution and three pairs of a depthwise and a pointwise one, of 32 to 128 filters, each with BN."""
+def mobilenetv2() -> Any:
+    """MobileNetV2 as Keras has it, without its softmax."""
     import keras
 
-    inputs = keras.Input(PHOTOS.shape)
-    x = normalized(inputs, functools.partial(keras.layers.Conv2D, 32, 3))
-    for filters in (32, 64, 128):
-        x = normalized(x, functools.partial(keras.layers.DepthwiseConv2D, 3))
-        x = normalized(x, functools.partial(keras.layers.Conv2D, filters, 1))
-        x = keras.layers.MaxPooling2D()(x)
-    return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x)))
+    return keras.applications.MobileNetV2(
+        input_shape=LARGE_PHOTOS.shape, weights=None, classes=10, classifier_activation=None
+    )
+
+
+NETS: dict[str, Callable[[], Any]] = {
+    "narrow": narrow,
+    "vgg8": functools.partial(of_cell, "vgg8"),
+    "resnet20": functools.partial(of_cell, "resnet20"),
+    "mobilenetv2": mobilenetv2,
+}
 
 
 def measure(model: Any, dataset: data.Dataset, batch: int, options: Attack, repetitions: int) -> dict[str, Any]:
@@ -174,10 +166,8 @@ def measure(model: Any, dataset: data.Dataset, batch: int, options: Attack, repe
 
 
 def main() -> None:
-    parser = arguments(__doc__, limit=2000, trains=True)
-    parser.add_argument(
-        "--batches", type=int, nargs="+", default=[100, 500, 2000], help="batch sizes (default: %(default)s)"
-    )
+    parser = arguments(__doc__, limit=2000, repetitions=9, trains=True)
+    parser.add_argument("--batches", type=int, nargs="+", default=[100, 500], help="batch sizes (default: %(default)s)")
     args = parser.parse_args()
     backend.tensorflow()
     settings = {name: o.model_dump(include={"eps", "steps", "ord"}) for name, o in ATTACKS.items()}

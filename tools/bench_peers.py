@@ -30,7 +30,6 @@ versions; everything outside of `results` is then of the last run alone.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import json
 import os
@@ -43,16 +42,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench import PAIR, PHOTOS, RESULTS, arguments, interleave, machine, print_report, summarize
+from bench import PAIR, PHOTOS, RESULTS, arguments, engine, interleave, machine, print_report, summarize
 from numpy.typing import NDArray
 from torch_copy import copy
 
 from bn_vuln import attacks, data, models
-from bn_vuln.attacks import active_set, cleverhans, ensemble
+from bn_vuln.attacks import cleverhans
 from bn_vuln.config import Attack, Cell, validate
 from bn_vuln.evaluation.classifier import Classifier, from_model, from_run
 from bn_vuln.experiments import cost_estimate
-from bn_vuln.models import bn_folding
 from bn_vuln.runtime import backend
 
 # adversarial_training, none, seed 0
@@ -73,9 +71,8 @@ class Case:
     def __init__(self, classifier: Classifier, images: Images, labels: NDArray[np.int32], batch: int) -> None:
         self.classifier, self.x, self.y, self.batch = classifier, images, labels, batch
         self.index = np.arange(len(images), dtype=np.int32)
-        self.folded = bn_folding.fold(classifier.model).model
-        self.predict = functools.partial(self.folded, training=False)
         self.adversarial: dict[str, Images] = {}
+        self.min_eps: NDArray[np.float64] | None = None
 
     def batches(self) -> list[slice]:
         return [slice(i, i + self.batch) for i in range(0, len(self.x), self.batch)]
@@ -108,37 +105,13 @@ class Case:
         return copy(self.classifier.model), x, torch.tensor(self.y.astype(np.int64))
 
 
-def plain_loop(case: Case, options: Attack) -> Callable[[slice], Any]:
-    """Return bnvuln's plain loop, compiled, on the copy with BN folded away."""
-    xla = backend.attack_prefers_xla(case.folded)
-    run = backend.compile(attacks.bind(case.predict, options, case.classifier.info, xla=xla))
-    return lambda p: run(case.x[p], case.y[p], case.index[p])
-
-
-def with_active_set(case: Case, name: str, options: Attack) -> Callable[[], None]:
-    """Return bnvuln's active set, or an ensemble, as `bnvuln attack` runs it."""
-    threat_model = attacks.from_config(options, case.classifier.info)
-    plain = backend.compile(functools.partial(case.classifier.model, training=False))
-
-    def logits(images: Images) -> Images:
-        return np.concatenate([plain(images[i : i + case.batch]) for i in range(0, len(images), case.batch)])
-
-    def confirm(points: Images, who: NDArray[np.int64], eps: NDArray[np.float64]) -> NDArray[np.bool_]:
-        projected = threat_model.with_eps(eps).project_array(points, case.x[who])
-        return np.asarray(logits(projected).argmax(1) != case.y[who])
-
-    xla = backend.attack_prefers_xla(case.folded)
-    # Compiled before, as all contenders are: the first turn does not count.
-    stages = [
-        dataclasses.replace(stage, attack=active_set.CompiledAttack(stage.attack, xla=xla))
-        for stage in ensemble.stages(case.predict, options, threat_model, case.y, logits(case.x))
-    ]
+def bnvuln(case: Case, options: Attack) -> Callable[[], None]:
+    """Return bnvuln's attack as `bnvuln attack` runs it."""
+    attack = engine(case.classifier, case.x, case.y, case.batch)
 
     def run() -> None:
-        clean = logits(case.x).argmax(1) == case.y
-        done = ensemble.run(iter(stages), options, case.x, case.y, clean=clean, confirm=confirm, batch_size=case.batch)
-        case.adversarial[name] = done.result.points
-        case.min_eps = done.result.eps  # type: ignore[attr-defined]
+        found = attack(options)
+        case.adversarial["ours"], case.min_eps = found.images, found.min_eps
 
     return run
 
@@ -228,15 +201,14 @@ def pgd(steps: int, **options: Any) -> Attack:
     return Attack(**{**fields, **options})
 
 
-def compare_with_peers(case: Case, options: Attack, bnvuln: Callable[[], None], repetitions: int) -> dict[str, Any]:
+def compare_with_peers(case: Case, options: Attack, repetitions: int, ours: Attack | None = None) -> dict[str, Any]:
     peers = {name: case.by_batches(name, make(case, options)) for name, make in PEERS.items()}
-    seconds = interleave({"ours": bnvuln, **peers}, repetitions)
+    seconds = interleave({"ours": bnvuln(case, ours or options), **peers}, repetitions)
     return {**case.provenance(repetitions, options), **summarize(seconds, "ours", **case.accuracies())}
 
 
 def last(case: Case, repetitions: int) -> dict[str, Any]:
-    options = pgd(40)
-    return compare_with_peers(case, options, case.by_batches("ours", plain_loop(case, options)), repetitions)
+    return compare_with_peers(case, pgd(40), repetitions)
 
 
 def last_in_batches_of_100(case: Case, repetitions: int) -> dict[str, Any]:
@@ -246,26 +218,25 @@ def last_in_batches_of_100(case: Case, repetitions: int) -> dict[str, Any]:
 
 def first_success(case: Case, repetitions: int, eps: float = LARGE) -> dict[str, Any]:
     larger = {"eps": eps, "step_size": 2.5 * eps / 100}
-    run = with_active_set(case, "ours", pgd(100, keep="first_success", **larger))
-    result = compare_with_peers(case, pgd(100, **larger), run, repetitions)
+    result = compare_with_peers(case, pgd(100, **larger), repetitions, pgd(100, keep="first_success", **larger))
     return {**result, "settings": {**result["settings"], "iterate_of_ours": "any"}}
 
 
 def eps_grid(case: Case, repetitions: int) -> dict[str, Any]:
-    """Time bnvuln's eps grid against eight plain loops, one for each eps, with `keep: best_loss`."""
+    """Time bnvuln's eps grid against eight attacks of all steps, one for each eps, with `keep: best_loss`."""
     options = pgd(40, keep="first_success", eps_grid=tuple(EPS_GRID[:-1]))
-    plain = [
-        case.by_batches(f"{eps:.4f}", plain_loop(case, pgd(40, eps=eps, step_size=eps / 16, keep="best_loss")))
-        for eps in EPS_GRID
-    ]
-    seconds = interleave(
-        {"ours": with_active_set(case, "ours", options), "eight_plain_loops": lambda: [run() for run in plain]},
-        repetitions,
-    )
-    plain_accuracies = {name: of["accuracy"] for name, of in case.accuracies().items() if name != "ours"}
-    min_eps = case.min_eps  # type: ignore[attr-defined]
-    curve = {f"{eps:.4f}": float(np.mean(min_eps > eps)) for eps in EPS_GRID}
-    times = summarize(seconds, "ours", ours={"accuracies": curve}, eight_plain_loops={"accuracies": plain_accuracies})
+    attack = engine(case.classifier, case.x, case.y, case.batch)
+
+    def eight() -> None:
+        for eps in EPS_GRID:
+            found = attack(pgd(40, eps=eps, step_size=eps / 16, keep="best_loss"))
+            case.adversarial[f"{eps:.4f}"] = found.images
+
+    seconds = interleave({"ours": bnvuln(case, options), "eight_plain_loops": eight}, repetitions)
+    plain = {name: of["accuracy"] for name, of in case.accuracies().items() if name != "ours"}
+    assert case.min_eps is not None
+    curve = {f"{eps:.4f}": float(np.mean(case.min_eps > eps)) for eps in EPS_GRID}
+    times = summarize(seconds, "ours", ours={"accuracies": curve}, eight_plain_loops={"accuracies": plain})
     return {**case.provenance(repetitions, options), **times}
 
 
@@ -273,7 +244,7 @@ def strong(case: Case, repetitions: int, eps: float = EPS) -> dict[str, Any]:
     """Time `strong` against torchattacks' AutoAttack."""
     options = Attack(attack="strong", eps=eps)
     auto = case.by_batches("torchattacks_autoattack", autoattack(case, eps))
-    seconds = interleave({"ours": with_active_set(case, "ours", options), "torchattacks_autoattack": auto}, repetitions)
+    seconds = interleave({"ours": bnvuln(case, options), "torchattacks_autoattack": auto}, repetitions)
     provenance = case.provenance(repetitions, options, autoattack_steps=AUTOATTACK_STEPS)
     return {**provenance, **summarize(seconds, "ours", **case.accuracies())}
 
@@ -312,7 +283,7 @@ def strong_of_art(case: Case, _: int, eps: float = EPS) -> dict[str, Any]:
         "art_autoattack", lambda p: attack.generate(x[p].numpy(), y[p].numpy()).transpose(0, 2, 3, 1)
     )
     options = Attack(attack="strong", eps=eps)
-    run = with_active_set(case, "ours", options)
+    run = bnvuln(case, options)
     run()  # compiled
     seconds: dict[str, list[float]] = {}
     for name, contender in {"ours": run, "art_autoattack": art_auto}.items():
@@ -357,7 +328,7 @@ def convolutional(normalization: str, limit: int, repetitions: int) -> dict[str,
     if CLEVERHANS_ONLY:
         seconds = interleave({"cleverhans": case.by_batches("cleverhans", cleverhans_pgd(case, options))}, repetitions)
         return summarize(seconds, "cleverhans", **case.accuracies())
-    result = compare_with_peers(case, options, case.by_batches("ours", plain_loop(case, options)), repetitions)
+    result = compare_with_peers(case, options, repetitions)
     alone = dict(
         cleverhans_with_tensorflow_defaults(limit, repetitions)[f"convolutional_{normalization}"]["cleverhans"]
     )
@@ -388,10 +359,10 @@ def rates(limit: int, repetitions: int) -> dict[str, Any]:
     tf = backend.tensorflow()
     matrix = tf.ones((cost_estimate.MATRIX_SIZE, cost_estimate.MATRIX_SIZE)) / cost_estimate.MATRIX_SIZE
     product = backend.compile(lambda a: tf.matmul(a, a))
-    work = {name: s.by_batches("ours", plain_loop(s, o)) for name, (s, o) in cases.items()}
+    work = {name: bnvuln(s, o) for name, (s, o) in cases.items()}
     seconds = interleave({"matrix_product": lambda: [product(matrix).numpy() for _ in range(10)], **work}, repetitions)
     flops = {
-        name: 2 * cost_estimate.forward_flops(s.folded) * len(s.x) * o.steps for name, (s, o) in cases.items()
+        name: 2 * cost_estimate.forward_flops(s.classifier.model) * len(s.x) * o.steps for name, (s, o) in cases.items()
     } | {"matrix_product": 10 * 2 * cost_estimate.MATRIX_SIZE**3}  # fmt: skip
     gflops = {name: flops[name] / statistics.median(of) / 1e9 for name, of in seconds.items()}
     peak = gflops["matrix_product"]
