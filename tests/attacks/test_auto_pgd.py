@@ -1,5 +1,6 @@
 """APGD as a search equals algorithm 1 for one example at a time; the losses that it climbs have their closed form."""
 
+import importlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers_attacks import binary_linear, cross_entropy, images, keras, tf, wavy
+from helpers_attacks import binary_linear, cross_entropy, images, tf, wavy
 
 from bn_vuln import data
 from bn_vuln.attacks import active_set
@@ -18,13 +19,14 @@ from bn_vuln.attacks.losses import dlr, logit_margin, targeted_dlr
 from bn_vuln.attacks.pgd import PGD
 from bn_vuln.attacks.threat_model import ThreatModel
 from bn_vuln.external.loading import load_keras
-from bn_vuln.models import bn_folding
 from bn_vuln.records import open_store
+from bn_vuln.runtime.backend import ExecutionPolicy
 
 N, STEPS = 30, 40
 SCALE, LOW, HIGH = np.array([0.25, 1.5]), 0.1, 0.9
 EPS = {"inf": 0.015, "2": 0.04}
-RESULTS = Path(__file__).parents[2] / "results" / "paper"
+ROOT = Path(__file__).parents[2]
+RESULTS, TOOLS = ROOT / "results" / "paper", ROOT / "tools"
 
 
 def rugged(frequency=8.0, classes=5):
@@ -191,8 +193,10 @@ def test_xla_and_other_batches_change_nothing(predict, x, y):
     aims = target_classes(predict(tf.constant(x)).numpy(), y, 2)
     attack = APGD(predict, ThreatModel("inf", 1.0, SCALE, LOW, HIGH), 20, "targeted_dlr")
     plain = active_set.run(attack, x, y, EpsGrid([0.02], 2), targets=aims, batch_size=16)
-    for options in ({"xla": True}, {"batch_size": 7, "steps_per_call": 3}):
-        other = active_set.run(attack, x, y, EpsGrid([0.02], 2), targets=aims, **{"batch_size": 16, **options})
+    for xla, steps_per_call, batch_size in ((True, 1, 16), (False, 8, 7)):
+        policy = ExecutionPolicy(xla=xla, steps_per_call=steps_per_call, fused_batch_norm=False)
+        compiled = active_set.CompiledAttack(attack, policy=policy)
+        other = active_set.run(compiled, x, y, EpsGrid([0.02], 2), targets=aims, batch_size=batch_size)
         np.testing.assert_array_equal(other.is_adversarial, plain.is_adversarial)
         np.testing.assert_array_equal(other.n_evaluations, plain.n_evaluations)
         np.testing.assert_allclose(other.points, plain.points, atol=1e-9)
@@ -367,25 +371,6 @@ def test_the_cross_entropy_orders_points_as_the_log_odds():
 # ---------------------------------------------------------------- another implementation, on the same weights
 
 
-def in_torch(torch, model):
-    """A dense Keras net as a PyTorch one, of images [n, 1, height, width]."""
-    layers = []
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.Normalization):
-            standardize = torch.nn.BatchNorm2d(1, eps=0.0, affine=False)
-            standardize.running_mean[:], standardize.running_var[:] = (
-                float(np.squeeze(moment)) for moment in (layer.mean, layer.variance)
-            )
-            layers += [standardize, torch.nn.Flatten()]
-        elif isinstance(layer, keras.layers.Dense):
-            kernel, bias = layer.get_weights()
-            layers += [torch.nn.Linear(*kernel.shape)]
-            layers[-1].weight.data, layers[-1].bias.data = torch.tensor(kernel.T.copy()), torch.tensor(bias)
-        elif isinstance(layer, keras.layers.ReLU):
-            layers += [torch.nn.ReLU()]
-    return torch.nn.Sequential(*layers).eval()
-
-
 @dataclass(frozen=True)
 class From(APGD):
     """From given points [n, ...] on, by the examples' numbers."""
@@ -416,13 +401,14 @@ def their_start(torch, x, right, norm, eps):
 @pytest.mark.parametrize(
     ("run", "norm", "eps", "loss"), [("df28a7b8f872", "Linf", 0.06, "dlr"), ("dd15bd2a8efa", "L2", 0.8, "ce")]
 )
-def test_torchattacks_succeeds_on_the_same_images_of_a_trained_net(run, norm, eps, loss):
+def test_torchattacks_succeeds_on_the_same_images_of_a_trained_net(run, norm, eps, loss, monkeypatch):
     reason = "the yardstick is not installed: pip install torch torchattacks"
     torch, torchattacks = (pytest.importorskip(name, reason=reason) for name in ("torch", "torchattacks"))
     model = load_keras(open_store(RESULTS).model(run))
     dataset = data.load("mnist", "test", limit=300)
     x, y = dataset.images.astype(np.float32) / 255, dataset.labels
-    theirs = in_torch(torch, bn_folding.fold(model).model)
+    monkeypatch.syspath_prepend(TOOLS)
+    theirs = importlib.import_module("torch_copy").copy(model)
     channels_first, labels = torch.tensor(x.transpose(0, 3, 1, 2).copy()), torch.tensor(y.astype(np.int64))
     logits = theirs(channels_first).detach()
     np.testing.assert_allclose(logits.numpy(), model(x), atol=1e-4)
