@@ -47,7 +47,7 @@ TOOLS = Path(__file__).parent.parent / "tools"
         pytest.param(
             "bench_carlini_wagner.py",
             ["--limit", "20", "--train-limit", "500", "--steps", "20", "--constants", "2"],
-            {"ours", "ours_plain", "cleverhans"},
+            {"ours", "ours_plain"},
             marks=pytest.mark.slow,
         ),
     ],
