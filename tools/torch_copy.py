@@ -36,10 +36,11 @@ def _layer(torch: Any, layer: Any) -> Any:
         return _weighted(torch, nn.Linear(*kernel.shape, bias=layer.use_bias), kernel.T, layer)
     if name == "Conv2D":
         kernel = layer.get_weights()[0]
-        made = nn.Conv2d(kernel.shape[2], kernel.shape[3], kernel.shape[:2], padding="same", bias=layer.use_bias)
+        channels, padding = kernel.shape[2:], layer.padding  # PyTorch refuses strides with padding="same"
+        made = nn.Conv2d(*channels, kernel.shape[:2], layer.strides, padding=padding, bias=layer.use_bias)
         return _weighted(torch, made, kernel.transpose(3, 2, 0, 1), layer)
     simple = {
-        "Flatten": nn.Flatten,
+        "Flatten": lambda: _flatten(nn, layer),
         "ReLU": nn.ReLU,
         "MaxPooling2D": lambda: nn.MaxPool2d(2),
         "GlobalAveragePooling2D": lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
@@ -47,6 +48,18 @@ def _layer(torch: Any, layer: Any) -> Any:
     if name not in simple:
         raise ValueError(f"{layer.name}: no PyTorch layer for a {name}")
     return simple[name]()
+
+
+def _flatten(nn: Any, layer: Any) -> Any:
+    """Feature maps are flattened in Keras' order, channels last."""
+    if len(layer.input.shape) != 4:
+        return nn.Flatten()
+
+    class ChannelsLast(nn.Module):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            return x.permute(0, 2, 3, 1)
+
+    return nn.Sequential(ChannelsLast(), nn.Flatten())
 
 
 def _weighted(torch: Any, made: Any, kernel: Any, layer: Any) -> Any:
