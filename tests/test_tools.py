@@ -20,7 +20,13 @@ TOOLS = Path(__file__).parent.parent / "tools"
         pytest.param(
             "bench_train.py",
             ["--limit", "256", "--arch", "mlp", "--other-xla"],
-            {"ours", "keras_fit", "ours_other_xla"},
+            {"ours", "keras_fit", "keras_fit_xla_steps", "ours_other_xla"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "bench_train.py",
+            ["--limit", "256", "--arch", "mlp", "--fit"],
+            {"ours", "keras_fit", "keras_fit_steps", "keras_fit_xla", "keras_fit_xla_steps"},
             marks=pytest.mark.slow,
         ),
         pytest.param(

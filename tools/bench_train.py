@@ -3,6 +3,8 @@
     python tools/bench_train.py --other-xla > results/bench_train.json      the MNIST MLP, VGG8 and ResNet-20,
     python tools/bench_train.py --arch vgg8 --repetitions 3                 about 15 minutes on two cores
     python tools/bench_train.py --arch vgg8 --augment --limit 512           what augmentation costs, a minute
+    python tools/bench_train.py --fit --arch mlp --limit 12800 --repetitions 7       Keras' `fit` as its users tune it,
+    python tools/bench_train.py --fit --arch vgg8 --limit 256 --repetitions 7        five minutes each
     python tools/bench_train.py --arch mlp --width 56 --batch-size 32 --limit 3200       enlarged images, two minutes
 
 All see the same images, batch size, SGD and model; all run on all cores, TensorFlow with oneDNN on. The MLP trains on
@@ -11,6 +13,11 @@ passes an image) beside that of a large matrix product in the same run. `ours` h
 says so, `ours_other_xla` (--other-xla) the other way round, for VGG8 one batch, timed once. `ours_keras_batch_norm`
 does without the fused batch norm of training/fused_batch_norm.py. PyTorch (pip install bnvuln[bench]) reads shuffled
 slices of one tensor, its fastest way, in its default layout and in channels_last; without it it is left out.
+
+`keras_fit` is Keras' default, of one step to a call and, on CPUs, without XLA; `..._steps` has steps_per_execution=50,
+`..._xla` jit_compile=True, for VGG8 a few images, timed once. With --fit these alone take turns with `ours`, three
+epochs in one call of `fit`. What is counted then are the processor's seconds, which other work on the machine hardly
+changes; `share_of_peak` has no meaning for them and is left out.
 
 With --width the MLP trains on MNIST enlarged to that, its hidden layers half as wide as its input: this loop at native
 width (models/native_width.py), `ours_enlarged` and PyTorch on images that are enlarged batch by batch.
@@ -45,8 +52,16 @@ from bn_vuln.runtime.progress import Quiet
 from bn_vuln.training import TrainingLoop, augmentation
 
 LR, BATCH_SIZE = 0.01, 128
-FEW = np.arange(BATCH_SIZE)
+FEW = 16  # images of a batch of VGG8 in `fit` with XLA
+FIT_EPOCHS = 3  # of a turn with --fit
 ALONE = "augmentation_alone"
+# Options of `compile`; jit_compile="auto", the default, is False on CPUs.
+FIT: dict[str, dict[str, Any]] = {
+    "keras_fit": {"steps_per_execution": 1, "jit_compile": False},
+    "keras_fit_steps": {"steps_per_execution": 50, "jit_compile": False},
+    "keras_fit_xla": {"steps_per_execution": 1, "jit_compile": True},
+    "keras_fit_xla_steps": {"steps_per_execution": 50, "jit_compile": True},
+}
 
 
 def images(arch: str, limit: int | None) -> data.Dataset:
@@ -120,14 +135,15 @@ def augmentation_alone(training: data.Dataset) -> Callable[[], Any]:
     return epoch
 
 
-def keras_fit(cell: Cell, training: data.Dataset) -> Callable[[], Any]:
+def keras_fit(cell: Cell, training: data.Dataset, epochs: int = 1, **options: Any) -> Callable[[], Any]:
+    """Return a function that trains with Keras' `fit`, compiled with these options."""
     import keras
 
     model = models.build(cell, training.info)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(LR), loss, metrics=["accuracy"])
+    model.compile(keras.optimizers.SGD(LR), loss, metrics=["accuracy"], **options)
     pixels = training.images.astype(np.float32) / 255
-    return lambda: model.fit(pixels, training.labels, batch_size=BATCH_SIZE, epochs=1, verbose=0)
+    return lambda: model.fit(pixels, training.labels, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
 
 
 def torch_mlp(normalization: str, width: int | None) -> Any:
@@ -233,10 +249,12 @@ def contenders(
             "ours_augmented": bnvuln_epoch(cell_of(arch, normalization, {}), training),
             ALONE: augmentation_alone(training),
         }
-    found = {
-        "ours": bnvuln_epoch(cell, training),
-        "keras_fit": keras_fit(cell, training),
-    }
+    fits = {name: options for name, options in FIT.items() if arch == "mlp" or not options["jit_compile"]}
+    ours = bnvuln_epoch(cell, training)
+    if args.fit:
+        made = {name: keras_fit(cell, training, FIT_EPOCHS, **options) for name, options in fits.items()}
+        return {"ours": lambda: [ours() for _ in range(FIT_EPOCHS)], **made}
+    found = {"ours": ours, **{name: keras_fit(cell, training, **options) for name, options in fits.items()}}
     if args.other_xla and arch == "mlp":
         found["ours_other_xla"] = other_xla(cell, training)
     if arch != "mlp" and normalization == "batch":
@@ -248,31 +266,36 @@ def contenders(
     return found
 
 
-def one_batch(run: Callable[[], Any]) -> dict[str, Any]:
+def once(run: Callable[[], Any], images: int, clock: Callable[[], float] = time.perf_counter) -> dict[str, Any]:
     """One batch, once it is compiled: XLA on a convolutional net takes too long on a CPU to take turns."""
     run()
-    begun = time.perf_counter()
+    begun = clock()
     run()
-    return {"median_s": round(time.perf_counter() - begun, 3), "images": BATCH_SIZE}
+    return {"median_s": round(clock() - begun, 3), "images": images}
 
 
 def measure(arch: str, normalization: str, training: data.Dataset, args: argparse.Namespace) -> dict[str, Any]:
     """Seconds, images/s and share of the machine's peak of every contender."""
-    seconds = interleave(contenders(arch, normalization, training, args), args.repetitions)
+    clock = time.process_time if args.fit else time.perf_counter
+    seconds = interleave(contenders(arch, normalization, training, args), args.repetitions, clock)
     found, extra = summarize(seconds, "ours"), {}
     if args.augment:
         plain, augmented = (statistics.median(seconds[name]) for name in ("ours", "ours_augmented"))
         extra = {"augmented_over_plain": round(augmented / plain, 3)}
     peak = cost_estimate.flops_per_second(1.0)
     forward = cost_estimate.forward_flops(models.build(cell_of(arch, normalization, width=args.width), training.info))
-    if args.other_xla and arch == "vgg8":
-        found["ours_other_xla"] = one_batch(other_xla(cell_of(arch, normalization), training.take(FEW)))
+    if arch == "vgg8":
+        cell, few = cell_of(arch, normalization), training.take(np.arange(FEW))
+        if args.other_xla:
+            found["ours_other_xla"] = once(other_xla(cell, training.take(np.arange(BATCH_SIZE))), BATCH_SIZE)
+        for name in [name for name, options in FIT.items() if args.fit and options["jit_compile"]]:
+            found[name] = once(keras_fit(cell, few, **FIT[name]), FEW, clock)
     for name, result in found.items():
         size = args.batch_size
-        images = size if name == "ours_other_xla" and arch == "vgg8" else len(training) // size * size
+        images = result.get("images", len(training) // size * size * (FIT_EPOCHS if args.fit else 1))
         rate = images / result["median_s"]
         result["images_per_second"] = round(rate)
-        if name != ALONE:
+        if name != ALONE and not args.fit:
             result["share_of_peak"] = round(3 * forward * rate / peak, 2)
     return {"peak_gflops": round(peak / 1e9, 1), **extra, **found}
 
@@ -281,6 +304,7 @@ def main() -> None:
     parser = arguments(__doc__, limit=None, limited="train on N images (default: all of MNIST; 2048 random ones)")
     parser.add_argument("--arch", nargs="+", default=["mlp", "vgg8", "resnet20"], choices=["mlp", "vgg8", "resnet20"])
     parser.add_argument("--other-xla", action="store_true", help="also bnvuln's loop with XLA where it is not chosen")
+    parser.add_argument("--fit", action="store_true", help="bnvuln's loop and Keras' fit alone, with XLA for VGG8 too")
     parser.add_argument("--augment", action="store_true", help="bnvuln's loop alone, with and without augmentation")
     parser.add_argument("--width", type=int, help="the MLP on MNIST enlarged to this width")
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help="of --width (default: %(default)s)")
