@@ -6,8 +6,8 @@ import numpy as np
 
 from bn_vuln.analysis import metrics
 from bn_vuln.attacks import active_set
+from bn_vuln.attacks.active_set import EpsGrid, EveryAttempt
 from bn_vuln.attacks.carlini_wagner import CarliniWagner, move_towards
-from bn_vuln.attacks.eps_search import EpsGrid, EveryAttempt
 from bn_vuln.attacks.pgd import PGD
 from bn_vuln.attacks.threat_model import ThreatModel
 from bn_vuln.runtime import backend

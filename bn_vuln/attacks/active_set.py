@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
 from bn_vuln.attacks.base import IterativeAttack, State, select
-from bn_vuln.attacks.eps_search import EpsSearch
+from bn_vuln.attacks.threat_model import per_example
 from bn_vuln.runtime import backend, ops
 from bn_vuln.runtime.backend import ExecutionPolicy
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
@@ -34,6 +34,99 @@ MAX_STEPS_PER_CALL = 50
 # What counts of a job: its first adversarial point, at which it ends; of all points an adversarial one if there is any,
 # and among those the one of the highest loss; the point after the last step.
 Keep: TypeAlias = Literal["first_success", "best_loss", "last"]
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """The next job of each of m examples.
+
+    Attributes:
+        pending: bool [m], False where no job is left.
+        attempt: int32 [m], number of a restart or of a target.
+        eps: float64 [m], in units of the threat model's scale.
+    """
+
+    pending: Mask
+    attempt: Labels
+    eps: Floats
+
+
+class EpsSearch(Protocol):
+    """A rule, on the host in NumPy, that gives each example its first job, and after each the next one or none."""
+
+    def first(self, n: int) -> Jobs:
+        """Return the first jobs of examples 0 to n - 1."""
+
+    def next(self, example: Index, is_adversarial: Mask, attempt: Labels, eps: Floats) -> Jobs:
+        """Return the next jobs of m examples.
+
+        Args:
+            example: int64 [m].
+            is_adversarial: bool [m], success of the job that is over.
+            attempt: int32 [m], number of the attempt.
+            eps: float64 [m], its eps.
+        """
+
+
+@dataclass(frozen=True)
+class EveryAttempt:
+    """Make all attempts at one eps, whether they succeed or not.
+
+    Attributes:
+        eps: the eps.
+        n_attempts: number of attempts.
+    """
+
+    eps: float
+    n_attempts: int = 1
+
+    def first(self, n: int) -> Jobs:
+        """Return the first attempt."""
+        return Jobs(np.ones(n, bool), np.zeros(n, np.int32), np.full(n, self.eps))
+
+    def next(self, example: Index, is_adversarial: Mask, attempt: Labels, eps: Floats) -> Jobs:
+        """Return the next attempt, until all are made."""
+        return Jobs(attempt + 1 < self.n_attempts, attempt + 1, eps)
+
+
+@dataclass(frozen=True)
+class EpsGrid:
+    """Try every eps of a grid (often a single one), from the largest down, until the attack fails.
+
+    After a success the next smaller eps follows, after a failure the next attempt at the same eps. So an example
+    resists all attempts at one eps only, which is what costs most. An example that resists at some eps is taken to
+    resist at every smaller one.
+
+    Attributes:
+        eps: the grid, ascending.
+        n_attempts: number of attempts at each eps.
+        upper_eps: float64 [n]; for each example only eps smaller than this are tried.
+    """
+
+    eps: Sequence[float]
+    n_attempts: int = 1
+    upper_eps: Floats | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.eps) or (np.diff(self.eps) <= 0).any():
+            raise ValueError(f"an eps grid: expected ascending eps, received {list(self.eps)}")
+
+    def first(self, n: int) -> Jobs:
+        """Return the largest eps, below `upper_eps`."""
+        return self._next_smaller(np.full(n, np.inf) if self.upper_eps is None else self.upper_eps[:n])
+
+    def next(self, example: Index, is_adversarial: Mask, attempt: Labels, eps: Floats) -> Jobs:
+        """Return the next smaller eps after a success, else the next attempt at this one."""
+        smaller = self._next_smaller(eps)
+        pending = np.where(is_adversarial, smaller.pending, attempt + 1 < self.n_attempts)
+        attempts = np.where(is_adversarial, 0, attempt + 1).astype(np.int32)
+        return Jobs(pending, attempts, np.where(is_adversarial, smaller.eps, eps))
+
+    def _next_smaller(self, eps: Floats) -> Jobs:
+        """The first attempt at the largest eps of the grid below these."""
+        grid = np.asarray(self.eps, float)
+        smaller = np.concatenate([[0.0], grid])[np.searchsorted(grid, eps)]
+        return Jobs(smaller > 0, np.zeros(len(eps), np.int32), smaller)
 
 
 @dataclass(frozen=True)
@@ -53,6 +146,18 @@ class SearchResult:
     eps: Floats
     loss: Floats
     n_evaluations: Index
+
+    def merged(self, later: SearchResult) -> SearchResult:
+        """Return for each example the success at the smaller eps, or else the first point that was kept."""
+        better = (later.eps < self.eps) | (np.isneginf(self.loss) & ~self.is_adversarial)
+        return replace(
+            self,
+            points=np.where(per_example(better), later.points, self.points),
+            is_adversarial=self.is_adversarial | later.is_adversarial,
+            eps=np.minimum(self.eps, later.eps),
+            loss=np.where(better, later.loss, self.loss),
+            n_evaluations=self.n_evaluations + later.n_evaluations,
+        )
 
 
 class CompiledAttack:
@@ -114,7 +219,7 @@ def run(
         attack: the attack; where it is not compiled, its first success counts.
         x: clean images, float [n, height, width, channels], in pixels, inside the box.
         y: int32 [n], true labels.
-        search: the jobs of an example, see `attacks.eps_search`.
+        search: the jobs of an example, see `EpsSearch`.
         targets: int32 [n, attempts], the class that each attempt aims at.
         index: int32 [n], the number of each example in its data set (default: its place in x).
         batch_size: slots, over all replicas.

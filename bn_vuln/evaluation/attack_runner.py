@@ -6,7 +6,6 @@ by the classifier.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -17,9 +16,10 @@ from numpy.typing import NDArray
 from bn_vuln import attacks
 from bn_vuln.analysis import metrics
 from bn_vuln.attacks import active_set, cleverhans, ensemble
+from bn_vuln.attacks.active_set import EpsGrid, EpsSearch, EveryAttempt, SearchResult
 from bn_vuln.attacks.base import IterativeAttack
+from bn_vuln.attacks.bisection import Bisection
 from bn_vuln.attacks.carlini_wagner import CarliniWagner, move_towards
-from bn_vuln.attacks.eps_search import EpsGrid, EpsSearch, EveryAttempt
 from bn_vuln.attacks.losses import input_gradient
 from bn_vuln.config import Attack, MinimumNorm, describe_perturbation
 from bn_vuln.config.perturbation import PARAMETER_FREE
@@ -120,22 +120,16 @@ class AttackRunner:
         eval_set, labels = self.eval_set, self.attack_labels(options)
         threat_model = attacks.from_config(options, eval_set.classifier.info)
 
-        @contextlib.contextmanager
-        def report_stage(name: str, remaining: int) -> Iterator[Callable[[int], None]]:
-            with progress_task(progress, name, remaining, "examples"):
-                yield progress.advance
-
-        total = ensemble.run(
-            self._stages(options, threat_model),
-            options,
-            eval_set.pixels,
-            eval_set.labels,
-            clean=~self.is_adversarial(eval_set.clean_logits, labels, options),
-            index=eval_set.index,
-            batch_size=eval_set.batch_size,
-            on_stage=report_stage,
+        n, adversarial = len(eval_set), self.is_adversarial(eval_set.clean_logits, labels, options)
+        found = SearchResult(  # the clean images
+            eval_set.pixels, adversarial, np.where(adversarial, 0.0, np.inf), np.full(n, -np.inf), np.zeros(n, np.int64)
         )
-        found = total.result
+        robust_after = {}
+        for stage in self._stages(options, threat_model):
+            search = _eps_search(options, stage.n_attempts, found.eps)
+            with progress_task(progress, stage.name, int(search.first(n).pending.sum()), "examples"):
+                found = found.merged(self._run(stage.attack, search, stage.targets, progress.advance))
+            robust_after[stage.name] = int(np.sum(~found.is_adversarial))
         images, violation, outside = self._projected(
             found.points, threat_model.with_eps(np.minimum(found.eps, options.eps))
         )
@@ -148,7 +142,7 @@ class AttackRunner:
             flags=(sanity_checks.reaches_border(options),),
             min_eps=min_eps,
             n_evaluations=found.n_evaluations,
-            robust_after=total.robust_after,
+            robust_after=robust_after,
             violation=violation,
             outside_box=outside,
             arrays=distance,
@@ -263,7 +257,7 @@ class AttackRunner:
         search: EpsSearch,
         targets: Labels | None,
         on_progress: Callable[[int], None],
-    ) -> active_set.SearchResult:
+    ) -> SearchResult:
         """Run an attack on all examples."""
         eval_set = self.eval_set
         return active_set.run(
@@ -318,6 +312,13 @@ class AttackRunner:
                 lambda x: input_gradient(predict, x, lambda logits: logits[:, 0]), point
             )
         return self._known_to_xla
+
+
+def _eps_search(options: Attack, n_attempts: int, upper_eps: Floats) -> EpsSearch:
+    """The search over eps: a bisection, or the eps grid from the largest down, for each example below `upper_eps`."""
+    if options.min_eps_tolerance is not None:
+        return Bisection(options.eps, options.min_eps_tolerance, n_attempts, upper_eps)
+    return EpsGrid(sorted((*options.eps_grid, options.eps)), n_attempts, upper_eps)
 
 
 def _project(points: NDArray[np.float32], x: Images, threat_model: attacks.ThreatModel) -> Images:

@@ -8,8 +8,9 @@ from helpers_attacks import bim, binary_linear, half_broken, images, pgd, plain_
 from scipy import stats
 
 from bn_vuln.attacks import active_set, example_rng
+from bn_vuln.attacks.active_set import EpsGrid
 from bn_vuln.attacks.auto_pgd import APGD
-from bn_vuln.attacks.eps_search import Bisection, EpsGrid
+from bn_vuln.attacks.bisection import Bisection
 from bn_vuln.attacks.fast_minimum_norm import FMN
 from bn_vuln.attacks.pgd import PGD
 from bn_vuln.attacks.square import Square

@@ -13,8 +13,9 @@ from helpers_attacks import binary_linear, cross_entropy, images, tf, wavy
 from bn_vuln import data
 from bn_vuln.attacks import active_set
 from bn_vuln.attacks import pgd as pgd_module
+from bn_vuln.attacks.active_set import EpsGrid
 from bn_vuln.attacks.auto_pgd import APGD, LOSSES, checkpoint_windows, target_classes
-from bn_vuln.attacks.eps_search import Bisection, EpsGrid
+from bn_vuln.attacks.bisection import Bisection
 from bn_vuln.attacks.losses import dlr, logit_margin, targeted_dlr
 from bn_vuln.attacks.pgd import PGD
 from bn_vuln.attacks.threat_model import ThreatModel

@@ -126,20 +126,21 @@ def test_the_standard_settings():
 
 
 def test_stages_merge_by_the_smaller_eps():
-    def found(eps, points):
+    def found(eps, points, loss=0.0):
         eps = np.array(eps)
         return SearchResult(
-            np.array(points, float).reshape(-1, 1, 1, 1), np.isfinite(eps), eps, np.zeros(4), np.ones(4, int)
+            np.array(points, float).reshape(-1, 1, 1, 1), np.isfinite(eps), eps, np.full(4, loss), np.ones(4, int)
         )
 
     before = found([0.0, 0.2, np.inf, np.inf], [1, 1, 1, 1])
     after = found([np.inf, 0.1, 0.3, np.inf], [2, 2, 2, 2])
-    merged = ensemble._merged(before, after, first=False)
+    merged = before.merged(after)
     np.testing.assert_array_equal(merged.eps, [0.0, 0.1, 0.3, np.inf])
     np.testing.assert_array_equal(merged.points.ravel(), [1, 2, 2, 1])
     np.testing.assert_array_equal(merged.is_adversarial, [True, True, True, False])
     np.testing.assert_array_equal(merged.n_evaluations, [2, 2, 2, 2])
-    np.testing.assert_array_equal(ensemble._merged(before, after, first=True).points.ravel(), [1, 2, 2, 2])
+    clean = found([0.0, 0.2, np.inf, np.inf], [1, 1, 1, 1], loss=-np.inf)  # nothing was kept yet
+    np.testing.assert_array_equal(clean.merged(after).points.ravel(), [1, 2, 2, 2])
 
 
 def test_an_eps_grid_goes_down_from_eps(evaluator):

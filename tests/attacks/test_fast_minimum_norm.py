@@ -8,7 +8,8 @@ import pytest
 from helpers_attacks import binary_linear, images, norm, tf, wavy
 
 from bn_vuln.attacks import active_set
-from bn_vuln.attacks.eps_search import Bisection, EpsGrid
+from bn_vuln.attacks.active_set import EpsGrid
+from bn_vuln.attacks.bisection import Bisection
 from bn_vuln.attacks.fast_minimum_norm import FMN
 from bn_vuln.attacks.losses import logit_margin
 from bn_vuln.attacks.pgd import PGD

@@ -7,7 +7,7 @@ import pytest
 from helpers_attacks import BinaryLinear, binary_linear, images, tf, wavy
 
 from bn_vuln.attacks import active_set, example_rng, square
-from bn_vuln.attacks.eps_search import EpsGrid
+from bn_vuln.attacks.active_set import EpsGrid
 from bn_vuln.attacks.losses import logit_margin
 from bn_vuln.attacks.pgd import PGD
 from bn_vuln.attacks.square import Square
