@@ -172,7 +172,7 @@ def is_deterministic() -> bool:
 
 @dataclass(frozen=True)
 class ExecutionPolicy:
-    """How a model is executed fastest, as measured (tools/bench_execution.py, docs/benchmarks.md).
+    """How a model is executed fastest, as measured (tools/bench_attacks.py, tools/bench_train.py).
 
     Attributes:
         xla: compile with XLA.
