@@ -317,7 +317,8 @@ def main() -> None:
         training = images(arch, args.limit)
         for normalization in ("none", "batch"):
             results[f"{arch}_{normalization}"] = measure(arch, normalization, training, args)
-    print_report(results, args.repetitions, batch_size=args.batch_size, lr=LR, width=args.width)
+    clock = "processor" if args.fit else "wall"
+    print_report(results, args.repetitions, batch_size=args.batch_size, lr=LR, width=args.width, clock=clock)
 
 
 if __name__ == "__main__":
