@@ -8,10 +8,11 @@
     spec                shape and dtype of an argument that may have batches of any size
     is_tracing          if a graph is being made
 
-Operations, loops included, are those of `keras.ops` (see `bn_vuln.runtime.ops`). TensorFlow's implementation is
-`tensorflow_backend`.
+Operations, loops included, are those of `keras.ops` (see `bn_vuln.runtime.ops`). The implementations are
+`tensorflow_backend` and `jax_backend`; the environment variable KERAS_BACKEND says which one is used, as it does for
+Keras.
 
-Importing this module does not import TensorFlow. It must be imported before TensorFlow is, so that oneDNN is on (on
+Importing this module imports neither TensorFlow nor JAX. It must be imported before TensorFlow is, so that oneDNN is on (on
 some CPUs six times faster for convolutions, and off by default).
 """
 
@@ -26,6 +27,8 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+
+from bn_vuln.errors import UsageError
 
 if TYPE_CHECKING:  # it imports NumPy, which `bnvuln --help` does without
     from bn_vuln.typing import KerasModel, Tensor
@@ -57,10 +60,26 @@ def tensorflow() -> Any:
 
 def _implementation() -> Any:
     """The protocol on the backend of Keras."""
-    prepare_environment()
+    if name() == "jax":
+        from bn_vuln.runtime import jax_backend
+
+        return jax_backend
     from bn_vuln.runtime import tensorflow_backend
 
     return tensorflow_backend
+
+
+def name() -> str:
+    """Return the backend of Keras: `tensorflow` or `jax`.
+
+    Raises:
+        UsageError: KERAS_BACKEND is another one.
+    """
+    prepare_environment()
+    found = os.environ["KERAS_BACKEND"]
+    if found not in ("tensorflow", "jax"):
+        raise UsageError(f"KERAS_BACKEND: expected tensorflow or jax, received {found!r}")
+    return found
 
 
 def start() -> None:
@@ -248,14 +267,16 @@ def memory_error() -> type[Exception]:
 
 def device_name() -> str:
     """Return the name of the device that computes: the GPU's, or the CPU's with its number of cores."""
-    gpus = gpu_names()
+    gpus, jax = gpu_names(), name() == "jax"
     if gpus:
-        return f"{len(gpus)} x {gpus[0]}"
+        return f"{len(gpus)} x {gpus[0]}" + (f", {_implementation().precision()}" if jax else "")
     processor = platform.machine()
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         processor = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), processor)
-    onednn = "on" if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "1" else "off"
-    return f"CPU {processor}, {len(os.sched_getaffinity(0))} cores, oneDNN {onednn}"
+    cpu = f"CPU {processor}, {len(os.sched_getaffinity(0))} cores"
+    if jax:
+        return cpu
+    return f"{cpu}, oneDNN {'on' if os.environ.get('TF_ENABLE_ONEDNN_OPTS') == '1' else 'off'}"
 
 
 @functools.cache
@@ -263,5 +284,5 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that compute the numbers."""
     from bn_vuln.version import __version__
 
-    packages = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
+    packages = {package: importlib.metadata.version(package) for package in (name(), "keras", "numpy")}
     return {"bnvuln": __version__, "python": platform.python_version(), **packages}

@@ -43,11 +43,10 @@ class Distribution:
 
     def replicate(self, array: AnyArray) -> Tensor:
         """Put a constant array [...] on every device, from which its replica reads it."""
-        tf = backend.tensorflow()
         if self.strategy is None:
-            return tf.constant(array)
+            return backend.place(array)
         with self.scope():
-            return tf.Variable(array, trainable=False)
+            return backend.tensorflow().Variable(array, trainable=False)
 
     def compile_sharded(
         self, function: Callable[..., object], signature: Signature | None = None
@@ -88,7 +87,7 @@ class Distribution:
 
     def shard(self, array: AnyArray) -> Tensor:
         """Put an array on the devices, an equal share of its first axis on each; replicas must divide its length."""
-        return backend.tensorflow().constant(array) if self.strategy is None else self._shares(np.asarray(array))
+        return backend.place(array) if self.strategy is None else self._shares(np.asarray(array))
 
     def gather(self, values: Tensor) -> AnyArray:
         """Return the array of sharded values, shares in the order of the replicas."""
@@ -117,11 +116,11 @@ def choose(name: Strategy = "auto") -> Distribution:
             there are several GPUs.
 
     Raises:
-        UsageError: for another name.
+        UsageError: for another name; on JAX, for `mirrored`.
     """
     if name not in ("auto", "none", "mirrored"):
         raise UsageError(f"strategy: expected auto, none or mirrored, received {name!r}")
-    if name == "none":
+    if name == "none" or (name == "auto" and backend.name() == "jax"):
         return ONE_DEVICE
     tf = backend.tensorflow()
     gpus = tf.config.list_logical_devices("GPU")

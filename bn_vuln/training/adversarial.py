@@ -17,7 +17,7 @@ from bn_vuln.attacks.pgd import PGD
 from bn_vuln.config import Adversarial, Cell
 from bn_vuln.data import units
 from bn_vuln.data.info import DatasetInfo
-from bn_vuln.runtime import backend, random_streams
+from bn_vuln.runtime import backend, ops, random_streams
 from bn_vuln.typing import KerasModel, Optimizer, Tensor
 
 InnerAttack = Callable[[Tensor, Tensor], Tensor]  # (pixels [n, h, w, c], labels int32 [n]) -> adversarial pixels
@@ -31,7 +31,6 @@ def inner_attack(
     Random starts depend on the cell's seed, the number of updates so far (which a checkpoint restores) and the place in
     the global batch: the same in both arms of a pair, on any number of replicas, and in a training that was resumed.
     """
-    tf = backend.tensorflow()
     low, high = units.bounds(options.box, info)
     threat_model = ThreatModel(options.ord, options.eps, units.channel_scale(options.unit, info), low, high)
     seed = backend.derived_seed(cell.seed, random_streams.ADVERSARIAL_START, 0, 1)
@@ -46,9 +45,11 @@ def inner_attack(
 
     def run(x: Tensor, y: Tensor) -> Tensor:
         share = cell.train.batch_size // replicas
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        updates = tf.cast(optimizer.iterations, tf.int32)
-        index = updates * cell.train.batch_size + replica * share + tf.range(share)
+        updates = ops.cast(optimizer.iterations, "int32")
+        index = updates * cell.train.batch_size + ops.arange(share, dtype="int32")
+        if replicas > 1:
+            context = backend.tensorflow().distribute.get_replica_context()
+            index += context.replica_id_in_sync_group * share
         return last_iterate(attack, x, y, eps=options.eps, index=index)
 
     return run

@@ -12,10 +12,10 @@ from bn_vuln import data
 from bn_vuln.config import Cell
 from bn_vuln.data.transforms import to_pixels
 from bn_vuln.models import native_width
-from bn_vuln.runtime import ops, random_streams
+from bn_vuln.runtime import backend, ops, random_streams
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
 from bn_vuln.runtime.progress import Epoch, Progress, duration
-from bn_vuln.training import augmentation, optimizers, steps
+from bn_vuln.training import augmentation, jax_steps, optimizers, steps
 from bn_vuln.training.schedules import learning_rates
 from bn_vuln.typing import DatasetImages, KerasModel, Labels, Tensor
 
@@ -50,7 +50,10 @@ class TrainingLoop:
             self.optimizer = optimizers.make(cell, model)
         self.model = model
         images, labels = (distribution.replicate(array) for array in (training.images, training.labels))
-        self._steps = steps.make(cell, model, self.optimizer, training.info, images, labels, distribution)
+        if backend.name() == "jax":
+            self._steps = jax_steps.make(cell, model, self.optimizer, training.info, images, labels)
+        else:
+            self._steps = steps.make(cell, model, self.optimizer, training.info, images, labels, distribution)
         self._predict = predictor(model, distribution)
         self._clock = _Clock()
 
