@@ -70,14 +70,15 @@ def command(out: Path | None, dry_run: bool, as_json: bool, verbose: bool, **opt
     """
     o.set_up(verbose)
     cell = cell_config(options, dry_run=dry_run)
-    from bn_vuln import api, config, data
+    from bn_vuln import api, config
+    from bn_vuln.training import settled
 
     if dry_run:
         if not api.check_data(cell):
             o.log(f"{cell.data.name} is not prepared here, so the config could not be checked against it")
         o.print_json(config.to_plain(cell)) if as_json else click.echo(config.to_yaml(cell), nl=False)
         return
-    cell = cell.model_copy(update={"data": data.with_digest(cell.data)})
+    cell = settled(cell)
     folder = out or api.RUNS / config.digest(config.identity_of(cell))
     record = _finished(cell, folder, options) or _train(cell, folder, options)
     if as_json:

@@ -240,9 +240,11 @@ class Cell(Frozen):
         weight_decay: lambda, adds lambda * w to the gradient: a penalty lambda/2 ||w||^2 (PyTorch's meaning). With
             adamw it is decoupled from the gradient, w -= lr lambda w (Loshchilov and Hutter 2019).
         standardize: False: the model takes its pixels as they are.
+        init_generator: What draws random initial kernels, biases and gammas: `tensorflow`, or `numpy`, the same numbers
+            on every backend. On other backends than TensorFlow it is always numpy.
     """
 
-    omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("standardize",)
+    omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("standardize", "init_generator")
 
     data: Annotated[Data, BeforeValidator(expand_name)] = Data()
     arch: Arch = MLPArch()
@@ -253,6 +255,7 @@ class Cell(Frozen):
     train: Train = Train()
     seed: Index = 0
     standardize: bool = True
+    init_generator: Literal["tensorflow", "numpy"] = "tensorflow"
 
     @model_validator(mode="after")
     def _zeros_are_for_linear_models(self) -> Cell:

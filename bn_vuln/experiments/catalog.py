@@ -9,6 +9,7 @@ from pathlib import Path
 from bn_vuln import config, data
 from bn_vuln.config import Experiment, Scale, Suite, digest, nearest
 from bn_vuln.errors import UsageError
+from bn_vuln.runtime import backend
 
 KINDS = ("paper", "beyond", "commands")  # folders of experiments
 
@@ -42,7 +43,7 @@ def _find(name: str, kinds: Iterable[str], noun: str) -> Path:
 
 
 def experiment(name: str, scale: Scale = "full", overrides: Iterable[str] = ()) -> Experiment:
-    """Load an experiment.
+    """Load an experiment; on other backends than TensorFlow its initial kernels are drawn by NumPy.
 
     Args:
         name: Its name, or the path of its YAML file.
@@ -53,7 +54,10 @@ def experiment(name: str, scale: Scale = "full", overrides: Iterable[str] = ()) 
         UsageError: There is no such experiment or file.
         ConfigError: The file, the scale or an override is wrong.
     """
-    return _with_data_digest(config.load_experiment(_find(name, KINDS, "experiment"), scale, overrides))
+    found = _with_data_digest(config.load_experiment(_find(name, KINDS, "experiment"), scale, overrides))
+    if backend.name() == "tensorflow":
+        return found
+    return found.model_copy(update={"base": {**found.base, "init_generator": "numpy"}})
 
 
 def _with_data_digest(experiment: Experiment) -> Experiment:

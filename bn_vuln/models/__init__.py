@@ -19,7 +19,7 @@ from dataclasses import replace
 from bn_vuln.config import Cell
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.models import deep, linear, mlp, resnet, vgg, wide_resnet
-from bn_vuln.models.layers import Initializer
+from bn_vuln.models.layers import Initializer, draw_by_numpy
 from bn_vuln.models.normalization import make_factory
 from bn_vuln.runtime import backend
 from bn_vuln.typing import KerasModel
@@ -38,7 +38,8 @@ BUILDERS: dict[str, Callable[..., KerasModel]] = {
 def build(cell: Cell, info: DatasetInfo) -> KerasModel:
     """Build the untrained Keras model of a cell.
 
-    The initial kernels depend on the seed and the architecture only, not on the normalization (Fixup scales them).
+    The initial kernels depend on the seed and the architecture only, not on the normalization (Fixup scales them); with
+    `init_generator: numpy` not on the backend either.
 
     Args:
         cell: its architecture, normalization, seed, initialization and width are used.
@@ -55,4 +56,8 @@ def build(cell: Cell, info: DatasetInfo) -> KerasModel:
     if not cell.standardize:
         info = replace(info, mean=(0.0,) * len(info.mean), std=(1.0,) * len(info.std))
     initializer = Initializer(cell.init, cell.seed)
-    return BUILDERS[cell.arch.name](cell.arch, info, width, make_factory(cell.normalization, cell.seed), initializer)
+    factory = make_factory(cell.normalization, cell.seed)
+    model = BUILDERS[cell.arch.name](cell.arch, info, width, factory, initializer)
+    if cell.init_generator == "numpy":
+        draw_by_numpy(model)
+    return model

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import TypedDict
 
+import numpy as np
+
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.models.normalization import NormalizationFactory
 from bn_vuln.runtime import backend
-from bn_vuln.typing import Tensor
+from bn_vuln.typing import KerasModel, Tensor
 
 
 class Initializers(TypedDict):
@@ -82,6 +84,22 @@ class Initializer:
             kernel = keras.initializers.RandomUniform(-gain * bound, gain * bound, seed=kernel_seed)
         bias: object = keras.initializers.RandomUniform(-bound, bound, seed=bias_seed) if gain else "zeros"
         return {"kernel_initializer": kernel, "bias_initializer": bias}
+
+
+def draw_by_numpy(model: KerasModel) -> None:
+    """Draw the random initial values of a new model again, by NumPy, from the seeds of their initializers."""
+    for layer in backend.leaf_layers(model):
+        for name in ("kernel", "bias", "gamma"):
+            initializer, variable = getattr(layer, f"{name}_initializer", None), getattr(layer, name, None)
+            options = initializer.get_config() if hasattr(initializer, "get_config") else {}
+            if variable is None or "seed" not in options:
+                continue
+            generator, shape = np.random.Generator(np.random.Philox(options["seed"])), tuple(variable.shape)
+            if "minval" in options:
+                values = generator.uniform(options["minval"], options["maxval"], shape)
+            else:  # VarianceScaling by the number of inputs, see `Initializer`
+                values = generator.normal(0.0, math.sqrt(options["scale"] / math.prod(shape[:-1])), shape)
+            variable.assign(values.astype(np.float32))
 
 
 def dense(

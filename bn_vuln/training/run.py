@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bn_vuln import data, models, records
-from bn_vuln.config import BatchNormalization, Cell, NearestCentroidArch, describe_cell, identity_of, to_yaml
+from bn_vuln.config import BatchNormalization, Cell, NearestCentroidArch, describe_cell, identity_of, to_plain, to_yaml, validate
 from bn_vuln.data.transforms import check_width
 from bn_vuln.errors import UsageError
 from bn_vuln.runtime import backend
@@ -57,7 +57,7 @@ def train(
     """
     progress = progress or Quiet()
     _check_replicas(cell, distribution)
-    cell = cell.model_copy(update={"data": data.with_digest(cell.data)})
+    cell = settled(cell)
     if folder is not None:
         check_folder(cell, folder)
     if isinstance(cell.arch, NearestCentroidArch):
@@ -81,6 +81,18 @@ def train(
         record = keep(folder, model, record)
         checkpoint.remove(folder)
     return TrainingResult(model, state.history, record)
+
+
+def settled(cell: Cell) -> Cell:
+    """Return a cell as it is trained here: user data with their digest, initial values by what draws them here.
+
+    Raises:
+        UsageError: There are no such data, or they have another digest.
+    """
+    cell = cell.model_copy(update={"data": data.with_digest(cell.data)})
+    if backend.name() == "tensorflow":
+        return cell
+    return validate(Cell, {**to_plain(cell), "init_generator": "numpy"}, "cell")
 
 
 def check_folder(cell: Cell, folder: Path) -> None:
