@@ -90,9 +90,8 @@ def draw_by_numpy(model: KerasModel) -> None:
     """Draw the random initial values of a new model again, by NumPy, from the seeds of their initializers."""
     for layer in backend.leaf_layers(model):
         for name in ("kernel", "bias", "gamma"):
-            initializer, variable = getattr(layer, f"{name}_initializer", None), getattr(layer, name, None)
-            options = initializer.get_config() if hasattr(initializer, "get_config") else {}
-            if variable is None or "seed" not in options:
+            variable, initializer = getattr(layer, name, None), getattr(layer, f"{name}_initializer", None)
+            if variable is None or "seed" not in (options := initializer.get_config()):  # type: ignore[union-attr]
                 continue
             generator, shape = np.random.Generator(np.random.Philox(options["seed"])), tuple(variable.shape)
             if "minval" in options:

@@ -12,8 +12,8 @@ Operations, loops included, are those of `keras.ops` (see `bn_vuln.runtime.ops`)
 `tensorflow_backend` and `jax_backend`; the environment variable KERAS_BACKEND says which one is used, as it does for
 Keras.
 
-Importing this module imports neither TensorFlow nor JAX. It must be imported before TensorFlow is, so that oneDNN is on (on
-some CPUs six times faster for convolutions, and off by default).
+Importing this module imports neither TensorFlow nor JAX. It must be imported before TensorFlow is, so that oneDNN is on
+(on some CPUs six times faster for convolutions, and off by default).
 """
 
 from __future__ import annotations

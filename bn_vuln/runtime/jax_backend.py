@@ -16,7 +16,7 @@ from bn_vuln.errors import UsageError
 from bn_vuln.typing import Tensor, Variable
 
 PRECISION = "JAX_DEFAULT_MATMUL_PRECISION"  # JAX's own variable: highest is float32, tensorfloat32 is faster on GPUs
-_tracing = 0  # depth of functions that are being traced
+_scopes: list[object] = []  # in which functions are being traced, the innermost last
 
 
 @functools.cache
@@ -82,15 +82,14 @@ def variables_as(
             super().add_update(update)
             self.updated[id(update[0])] = update[0]
 
-    global _tracing
     updates: list[tuple[Variable, Tensor]] = []
-    _tracing += 1
-    try:
-        with Scope() as scope:
+    with Scope() as scope:
+        _scopes.append(scope)
+        try:
             yield updates
             updates += [(variable, scope.state_mapping[key]) for key, variable in scope.updated.items()]
-    finally:
-        _tracing -= 1
+        finally:
+            _scopes.pop()
 
 
 def compile(
@@ -100,7 +99,7 @@ def compile(
     programs: dict[object, tuple[Callable[..., Any], list[Variable], list[Variable]]] = {}
 
     def compiled(*args: Any) -> Any:
-        if _tracing:
+        if _scopes:
             return function(*args)
         args = jax().tree.map(jax().numpy.asarray, args)
         leaves, structure = jax().tree.flatten(args)
@@ -194,7 +193,7 @@ def place(array: object, dtype: str | None = None) -> Tensor:
 
 def is_tracing() -> bool:
     """See `backend.is_tracing`."""
-    return _tracing > 0
+    return bool(_scopes)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
-"""The training steps of `steps` on JAX: many in one loop of the program on a GPU, each by itself for convolutions on a
-CPU, where XLA runs them very slowly inside of a loop."""
+"""The training steps of `steps` on JAX: many in one loop of the program, or each by itself.
+
+The latter is for convolutions on a CPU, which XLA runs very slowly inside of a loop.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ def make(
     def steps(
         order: NDArray[np.int32], rates: NDArray[np.float32], begin: np.int32, end: np.int32, totals: Totals
     ) -> Totals:
-        state = tuple([variable.value for variable in group] for group in groups)
+        trainable, others, optimizing = ([variable.value for variable in group] for group in groups)
+        state: State = trainable, others, optimizing
         state, losses, correct = run(state, images, labels, order, rates, begin, end)
         for group, values in zip(groups, state, strict=True):
             jax_backend.assign(group, values)
@@ -55,12 +58,12 @@ def _loop(step: Step) -> Callable[..., tuple[State, Tensor, Tensor]]:
     def run(
         state: State, images: Tensor, labels: Tensor, order: Tensor, rates: Tensor, begin: Tensor, end: Tensor
     ) -> tuple[State, Tensor, Tensor]:
-        def body(i: Tensor, carry: tuple[State, Tensor, Tensor]) -> tuple[State, Tensor, Tensor]:
+        def body(i: Tensor, carry: tuple[State, Any, Tensor]) -> tuple[State, Tensor, Tensor]:
             state, losses, correct = carry
             state, loss, correct_now = step(state, images, labels, order[i], rates[i])
             return state, losses.at[i - begin].set(loss), correct + correct_now
 
-        start = state, jax.numpy.zeros(len(rates)), jax.numpy.int32(0)
+        start = state, jax.numpy.zeros(rates.shape), jax.numpy.int32(0)
         result: tuple[State, Tensor, Tensor] = jax.lax.fori_loop(begin, end, body, start)
         return result
 
@@ -76,8 +79,8 @@ def _one_by_one(step: Step) -> Callable[..., tuple[State, Any, Any]]:
         losses, correct = [], 0
         for i in range(begin, end):
             state, loss, correct_now = step(state, images, labels, order[i], rates[i])
-            losses.append(float(loss))
-            correct += int(correct_now)
+            losses.append(np.asarray(loss))
+            correct += int(np.asarray(correct_now))
         return state, losses, correct
 
     return run
@@ -93,9 +96,7 @@ def _step(cell: Cell, model: KerasModel, optimizer: Optimizer, info: DatasetInfo
     attack = adversarial.inner_attack(cell, options, model, optimizer, info, 1) if options else None
     variables = [*model.trainable_variables, *model.non_trainable_variables, *optimizer.variables]
 
-    def step(
-        state: State, images: Tensor, labels: Tensor, index: Tensor, rate: Tensor
-    ) -> tuple[State, Tensor, Tensor]:
+    def step(state: State, images: Tensor, labels: Tensor, index: Tensor, rate: Tensor) -> tuple[State, Tensor, Tensor]:
         trainable, others, optimizing = state
         examples = index if augment is None else index[:, 0]
         x, y = images[examples], labels[examples]

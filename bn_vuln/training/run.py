@@ -10,7 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from bn_vuln import data, models, records
-from bn_vuln.config import BatchNormalization, Cell, NearestCentroidArch, describe_cell, identity_of, to_plain, to_yaml, validate
+from bn_vuln.config import (
+    BatchNormalization,
+    Cell,
+    NearestCentroidArch,
+    describe_cell,
+    identity_of,
+    to_plain,
+    to_yaml,
+    validate,
+)
 from bn_vuln.data.transforms import check_width
 from bn_vuln.errors import UsageError
 from bn_vuln.runtime import backend
