@@ -12,7 +12,7 @@ from bn_vuln.data import constants, mnist, tfds, toy
 from bn_vuln.data.constants import Summary
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.sources import BUILT_IN, user_data_source
-from bn_vuln.data.tfds import downloads, paths, prepared
+from bn_vuln.data.tfds import downloads, paths, plain, prepared
 from bn_vuln.errors import UsageError
 from bn_vuln.typing import Plain
 
@@ -81,6 +81,10 @@ def _describe(info: DatasetInfo, state: str, folder: str = "", splits: tuple[str
 
 
 def _describe_tfds(name: str) -> Plain:
+    plainly = plain.find(name)
+    if plainly is not None:
+        described = _describe(tfds.dataset_info(name), "prepared", str(plainly.folder), tfds.splits(name))
+        return {**described, "by_hand": None, "put_into": ""}
     builder = tfds.find_builder(name)
     found, known = prepared.read(Path(builder.data_dir)), constants.summaries().get(name)
     statistics = tfds.stored_statistics(Path(builder.data_dir))

@@ -89,7 +89,7 @@ def prepare(name: str) -> DatasetInfo:
         BnvulnError: The data are not there and cannot be downloaded.
     """
     if name not in BUILT_IN and not is_user_data(name):
-        tfds.ensure_prepared(name)
+        tfds.ensure(name)
     return dataset_info(name)
 
 

@@ -1,12 +1,12 @@
 """Image classification sets of TensorFlow Datasets by name: `fashion_mnist`, `cifar10`, `cifar10_1/v6`, any other."""
 
-from bn_vuln.data.tfds.builders import classes, ensure_prepared, find_builder, image_shape, sizes
-from bn_vuln.data.tfds.reading import dataset_info, published, read, splits, stored_statistics
+from bn_vuln.data.tfds.builders import classes, find_builder, image_shape, sizes
+from bn_vuln.data.tfds.reading import dataset_info, ensure, published, read, splits, stored_statistics
 
 __all__ = [
     "classes",
     "dataset_info",
-    "ensure_prepared",
+    "ensure",
     "find_builder",
     "image_shape",
     "published",

@@ -33,7 +33,13 @@ def find_builder(name: str) -> Builder:
     """
     if not constants.NAME_PATTERN.fullmatch(name):
         raise _unknown(name)
-    import tensorflow_datasets
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        message = (
+            f"{name} is not prepared in {paths.data_dir()}, and TensorFlow Datasets, which would, is not installed"
+        )
+        raise BnvulnError(message) from error
 
     try:
         builder: Builder = tensorflow_datasets.builder(name, data_dir=str(paths.data_dir()))

@@ -12,6 +12,7 @@ from bn_vuln.data.tfds import paths
 from bn_vuln.typing import Plain
 
 INFO_FILE, FEATURES_FILE = "dataset_info.json", "features.json"
+IMAGES = "_images.npy"
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
@@ -35,7 +36,7 @@ class Prepared:
 
 
 def read(folder: Path) -> Prepared | None:
-    """Read the descriptions of the data set in a version's folder.
+    """Read the descriptions of the data set in a version's folder, or those of its arrays (see `plain`).
 
     TFDS takes any folder of that name for a prepared data set; here its descriptions must be there and all files of
     records (shards) that they name.
@@ -46,6 +47,8 @@ def read(folder: Path) -> Prepared | None:
     Returns:
         The data set, or None where there is none, or not all of it.
     """
+    if array_files(folder):
+        return _arrays(folder)
     try:
         info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
         features = json.loads((folder / FEATURES_FILE).read_text(encoding="utf-8"))
@@ -57,6 +60,25 @@ def read(folder: Path) -> Prepared | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return Prepared(name, folder, sizes, *_shape_and_classes(info, features))
+
+
+def array_files(folder: Path) -> dict[str, Path]:
+    """Return the files of images of a data set that was prepared as arrays, by split; empty for any other."""
+    return {path.name.removesuffix(IMAGES): path for path in sorted(folder.glob(f"*{IMAGES}"), reverse=True)}
+
+
+def _arrays(folder: Path) -> Prepared | None:
+    """The data set of a folder of arrays."""
+    import numpy as np
+
+    try:
+        images = {split: np.load(path, mmap_mode="r") for split, path in array_files(folder).items()}
+        classes = (folder / "label.labels.txt").read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError):
+        return None
+    name = folder.parent.relative_to(paths.data_dir()).as_posix()
+    sizes, shape = {split: len(array) for split, array in images.items()}, next(iter(images.values())).shape[1:]
+    return Prepared(name, folder, sizes, shape, len([text for text in classes if text]))
 
 
 def find(name: str) -> Prepared | None:

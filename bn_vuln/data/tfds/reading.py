@@ -16,7 +16,7 @@ from bn_vuln.data import constants
 from bn_vuln.data.describe import first_line
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.published import WHOLE, Split, channel_statistics, train_test_split
-from bn_vuln.data.tfds import builders, prepared
+from bn_vuln.data.tfds import builders, plain, prepared
 from bn_vuln.data.tfds.types import Builder
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.runtime import backend
@@ -32,6 +32,17 @@ class ImageStatistics(NamedTuple):
     shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+def ensure(name: str) -> None:
+    """Prepare a data set if it is not prepared.
+
+    Raises:
+        UsageError: The name is not known, or the set is not one of labelled images.
+        BnvulnError: The data set cannot be prepared.
+    """
+    if plain.find(name) is None:
+        builders.ensure_prepared(name)
 
 
 def dataset_info(name: str) -> DatasetInfo:
@@ -50,13 +61,16 @@ def dataset_info(name: str) -> DatasetInfo:
     if name in constants.DATASET_INFO:
         info, found = constants.DATASET_INFO[name], prepared.find(name)
         return info if found is None else replace(info, sizes=builders.sizes(name, found.sizes))
-    builder = builders.ensure_prepared(name)
-    statistics = training_statistics(name, builder)
+    plainly = plain.find(name)
+    if plainly is None:
+        builder = builders.ensure_prepared(name)
+        folder, classes = Path(builder.data_dir), builders.classes(name, builder)
+        published = {split: int(info.num_examples) for split, info in builder.info.splits.items()}
+    else:
+        folder, classes, published = plainly.folder, plain.class_names(plainly), plainly.sizes
+    statistics = training_statistics(name, folder)
     mean, std = constants.standardization(name) or (statistics.mean, statistics.std)
-    published = {split: int(info.num_examples) for split, info in builder.info.splits.items()}
-    return DatasetInfo(
-        name, statistics.shape, builders.classes(name, builder), mean, std, builders.sizes(name, published)
-    )
+    return DatasetInfo(name, statistics.shape, classes, mean, std, builders.sizes(name, published))
 
 
 def splits(name: str) -> tuple[str, ...]:
@@ -75,7 +89,8 @@ def splits(name: str) -> tuple[str, ...]:
     """
     if name in constants.DATASET_INFO:
         return tuple(dataset_info(name).sizes)
-    return published(name, builders.ensure_prepared(name).info.splits)
+    plainly = plain.find(name)
+    return published(name, builders.ensure_prepared(name).info.splits if plainly is None else plainly.sizes)
 
 
 def published(name: str, tfds_splits: Iterable[str]) -> tuple[str, ...]:
@@ -103,6 +118,9 @@ def read(name: str, split: str) -> Split:
         UsageError: The name is not known, or the set is not one of labelled images.
         BnvulnError: The data set cannot be prepared, or is damaged.
     """
+    plainly = plain.find(name)
+    if plainly is not None:
+        return _read_published(name, _tfds_splits(name, list(plainly.sizes))[split], str(plainly.folder))
     builder = builders.ensure_prepared(name)
     names = _tfds_splits(name, list(builder.info.splits))
     return _read_published(name, names[split], str(builder.data_dir))
@@ -112,8 +130,13 @@ def read(name: str, split: str) -> Split:
 def _read_published(name: str, split: str, folder: str) -> Split:
     """A split as TFDS published it; the `folder` where it is prepared belongs to the key of the cache."""
     try:
-        images, labels = _read_arrays(name, builders.find_builder(name), split)
-    except UsageError:
+        plainly = plain.find(name)
+        if plainly is None:
+            images, labels = _read_arrays(name, builders.find_builder(name), split)
+        else:
+            examples = plain.examples(plainly, split)
+            images, labels = examples if isinstance(examples, tuple) else _stack(name, examples)
+    except BnvulnError:
         raise
     except Exception as error:
         raise BnvulnError(f"{name}: {first_line(error)}; remove {folder} to prepare it again") from error
@@ -148,12 +171,12 @@ def _stack(name: str, examples: Iterable[tuple[StoredImages, int]]) -> tuple[Sto
     return np.stack(images), np.array(labels)
 
 
-def training_statistics(name: str, builder: Builder) -> ImageStatistics:
+def training_statistics(name: str, folder: Path) -> ImageStatistics:
     """Statistics of the training images (of the test images where there are no others), stored beside the data.
 
     Args:
         name: The data set.
-        builder: Its builder, prepared.
+        folder: The folder of its version, prepared.
 
     Returns:
         The stored statistics, computed where there are none.
@@ -162,7 +185,6 @@ def training_statistics(name: str, builder: Builder) -> ImageStatistics:
         UsageError: As `read`.
         BnvulnError: As `read`.
     """
-    folder = Path(builder.data_dir)
     if stored := stored_statistics(folder):
         return stored
     published = splits(name)

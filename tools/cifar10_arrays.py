@@ -1,0 +1,47 @@
+#!/usr/bin/env python3
+"""Prepare CIFAR-10 as arrays, for machines without TensorFlow Datasets: the same examples in the same order.
+
+    python tools/cifar10_arrays.py cifar10.npz ~/tensorflow_datasets
+
+The .npz has x_train, y_train, x_test and y_test in the published order (uint8 [n, 32, 32, 3], labels [n]). The order of
+TFDS sorts the examples by a hash of split and place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from bn_vuln.data.constants import CIFAR10
+
+FOLDER = "cifar10/3.0.2"
+# The sha256 of images and labels in TFDS' order.
+SHA256 = {
+    "train": "de63abfe6ecf48e46f3c4af74fb4c372b03a47b3dd36c509085741fe7e17d778",
+    "test": "02ffe773a9c86c2728e43dd046680585f0a36118b3b428570a1e4cd42f385e1c",
+}
+
+
+def main(source: str, data_dir: str) -> None:
+    """Write the arrays of both splits into DATA_DIR/cifar10/3.0.2."""
+    folder = Path(data_dir).expanduser() / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = np.load(source)
+    (folder / "label.labels.txt").write_text("\n".join(CIFAR10.classes) + "\n", encoding="utf-8")
+    for split in ("train", "test"):
+        images, labels = np.asarray(arrays[f"x_{split}"], np.uint8), np.asarray(arrays[f"y_{split}"], np.int32).ravel()
+        order = sorted(range(len(labels)), key=lambda i: hashlib.md5(f"{split}{i}".encode()).digest())
+        found = hashlib.sha256(images[order].tobytes() + labels[order].tobytes()).hexdigest()
+        if found != SHA256[split]:
+            sys.exit(f"{source}: x_{split} and y_{split} are not those of CIFAR-10 in the published order")
+        np.save(folder / f"{split}_labels.npy", labels[order])
+        np.save(folder / f"{split}_images.npy", images[order])
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])
