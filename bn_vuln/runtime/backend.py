@@ -222,6 +222,8 @@ def execution_policy(model: KerasModel, *, gradients: float = math.inf, devices:
         devices: number of devices; XLA is used on one only.
     """
     dense = not any("Conv" in type(layer).__name__ for layer in leaf_layers(model))
+    if name() == "jax":  # which has no other compiler, and no other way than a loop to keep a GPU busy
+        return ExecutionPolicy(True, STEPS_PER_CALL if dense or gpu_names() else 1, False)
     full = all(getattr(layer, "compute_dtype", "float32") in ("float32", "float64") for layer in leaf_layers(model))
     return ExecutionPolicy(
         xla=dense and full and devices == 1 and gradients >= MIN_GRADIENTS_FOR_XLA,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ def jax() -> Any:
         import jax
     except ImportError as error:
         raise UsageError("KERAS_BACKEND=jax: JAX is not installed; pip install 'bnvuln[jax]'") from error
+    warnings.filterwarnings("ignore", message="Explicitly requested dtype")  # float64, which is float32 here
     return jax
 
 
@@ -203,6 +205,17 @@ def functions_inlined(active: bool) -> Iterator[None]:
 
 
 # ---------------------------------------------------------------- devices
+
+
+def memory_error() -> type[Exception]:
+    """See `backend.memory_error`: JAX has one class for all errors of a program that runs."""
+    error: type[Exception] = jax().errors.JaxRuntimeError
+    return error
+
+
+def own_types() -> tuple[tuple[type, ...], tuple[type, ...]]:
+    """See `backend.own_types`."""
+    return (jax().Array,), ()
 
 
 def gpu_names() -> list[str]:

@@ -33,7 +33,7 @@ def make(
     jax = jax_backend.jax()
     step = _step(cell, model, optimizer, info)
     groups = model.trainable_variables, model.non_trainable_variables, optimizer.variables
-    looped = bool(jax_backend.gpu_names()) or backend.execution_policy(model).steps_per_call > 1
+    looped = backend.execution_policy(model).steps_per_call > 1
     run = jax.jit(_loop(step)) if looped else _one_by_one(jax.jit(step))
 
     def steps(
@@ -94,6 +94,7 @@ def _step(cell: Cell, model: KerasModel, optimizer: Optimizer, info: DatasetInfo
     rate_at = next(i for i, variable in enumerate(optimizer.variables) if variable is optimizer.learning_rate)
     augment, options, smoothing = cell.train.augment, cell.train.adversarial, cell.train.label_smoothing
     attack = adversarial.inner_attack(cell, options, model, optimizer, info, 1) if options else None
+    squared_norm = getattr(model, "squared_norm", lambda variable: jnp.sum(variable.value**2))  # see `native_width`
     variables = [*model.trainable_variables, *model.non_trainable_variables, *optimizer.variables]
 
     def step(state: State, images: Tensor, labels: Tensor, index: Tensor, rate: Tensor) -> tuple[State, Tensor, Tensor]:
@@ -112,7 +113,9 @@ def _step(cell: Cell, model: KerasModel, optimizer: Optimizer, info: DatasetInfo
 
         (loss, (logits, others)), gradients = jax.value_and_grad(loss_of, has_aux=True)(trainable)
         gradients = [g + k * v if k else g for g, k, v in zip(gradients, decay, trainable, strict=True)]
-        penalty = sum((0.5 * k * jnp.sum(v**2) for k, v in zip(decay, trainable, strict=True) if k), 0.0)
+        with jax_backend.variables_as(zip(model.trainable_variables, trainable, strict=True)):
+            norms = zip(decay, model.trainable_variables, strict=True)
+            penalty = sum((0.5 * k * squared_norm(variable) for k, variable in norms if k), 0.0)
         gradients = [g if factor == 1 else factor * g for g, factor in zip(gradients, factors, strict=True)]
         optimizing = [rate if i == rate_at else value for i, value in enumerate(optimizing)]
         trainable, optimizing = optimizer.stateless_apply(optimizing, gradients, trainable)
