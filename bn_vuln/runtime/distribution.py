@@ -131,6 +131,8 @@ def choose(name: Strategy = "auto") -> Distribution:
 
 def replicas_in_scope() -> int:
     """Return the number of copies of the model in the scope of the distribution that is open; 1 outside of any."""
+    if backend.name() == "jax":
+        return 1
     return int(backend.tensorflow().distribute.get_strategy().num_replicas_in_sync)
 
 
