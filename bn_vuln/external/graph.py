@@ -1,14 +1,15 @@
 """What the graph of a model's call says: its last activation, the arithmetic at its beginning, what stops gradients.
 
 The graph is TensorFlow's, read while it traces a call, so the model itself is never changed, and layers, `keras.ops`,
-functions of TensorFlow and custom layers all look the same. Another backend would need another reader.
+functions of TensorFlow and custom layers all look the same. On another backend there is no such graph: nothing is found
+then, and values decide.
 """
 
 from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from bn_vuln.runtime import tensorflow_backend
+from bn_vuln.runtime import backend, tensorflow_backend
 
 GraphTensor: TypeAlias = Any  # a symbolic tensor of a TensorFlow graph, with the operation that makes it
 
@@ -30,6 +31,8 @@ def before_activation(outputs: GraphTensor) -> tuple[str | None, GraphTensor | N
         activation of `ACTIVATIONS`. Operations after it that only cast, reshape or pick entries are carried out on
         what it was applied to.
     """
+    if not _is_read():
+        return None, None
     moves: list[Any] = []
     tensor = outputs
     while True:
@@ -51,11 +54,17 @@ def before_activation(outputs: GraphTensor) -> tuple[str | None, GraphTensor | N
 
 
 def last_operation(outputs: GraphTensor) -> str:
-    """Return the type of the last operation that computes the outputs, as TensorFlow names it."""
+    """Return the type of the last operation that computes the outputs, as TensorFlow names it; empty where unknown."""
+    if not _is_read():
+        return ""
     tensor = outputs
     while tensor.op.type in _MOVED or _hands_on(tensor.op):
         tensor = tensor.op.inputs[tensor.value_index if tensor.op.type == "IdentityN" else 0]
     return str(tensor.op.type)
+
+
+def _is_read() -> bool:
+    return backend.name() == "tensorflow"
 
 
 def is_function(operation: str) -> bool:
@@ -86,6 +95,8 @@ def first_arithmetic(inputs: GraphTensor) -> list[tuple[str, bool, GraphTensor]]
         For each: (type of the operation, True where the inputs are its first operand, the other operand).
     """
     found: list[tuple[str, bool, GraphTensor]] = []
+    if not _is_read():
+        return found
     tensor = inputs
     while True:
         consumers = [op for op in tensor.consumers() if op.type not in _SIZES]
@@ -136,7 +147,7 @@ def gradient_stops(inputs: GraphTensor, outputs: GraphTensor) -> list[str]:
         `integers` for a cast to integers, and the names of functions without gradients; none where some way from the
         inputs to the outputs is free.
     """
-    waiting, known, stops = [outputs], set(), []
+    waiting, known, stops = [outputs] if _is_read() else [], set(), []
     while waiting:
         one = waiting.pop()
         if one is inputs:
