@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bn_vuln.data.constants import CIFAR10
 
@@ -26,19 +28,28 @@ SHA256 = {
 
 
 def main(source: str, data_dir: str) -> None:
-    """Write the arrays of both splits into DATA_DIR/cifar10/3.0.2."""
-    folder = Path(data_dir).expanduser() / FOLDER
+    """Check and write the arrays of both splits."""
+    arrays = dict(np.load(source).items())
+    folder = write(arrays, Path(data_dir).expanduser())
+    for split, expected in SHA256.items():
+        found = hashlib.sha256()
+        for kind in ("images", "labels"):
+            found.update(np.load(folder / f"{split}_{kind}.npy").tobytes())
+        if found.hexdigest() != expected:
+            sys.exit(f"{source}: x_{split} and y_{split} are not those of CIFAR-10 in the published order")
+
+
+def write(arrays: Mapping[str, NDArray[np.generic]], data_dir: Path) -> Path:
+    """Write x_train, y_train, x_test and y_test of the published order into DATA_DIR/cifar10/3.0.2, in TFDS' order."""
+    folder = data_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = np.load(source)
     (folder / "label.labels.txt").write_text("\n".join(CIFAR10.classes) + "\n", encoding="utf-8")
     for split in ("train", "test"):
-        images, labels = np.asarray(arrays[f"x_{split}"], np.uint8), np.asarray(arrays[f"y_{split}"], np.int32).ravel()
+        images, labels = arrays[f"x_{split}"].astype(np.uint8), arrays[f"y_{split}"].astype(np.int32).ravel()
         order = sorted(range(len(labels)), key=lambda i: hashlib.md5(f"{split}{i}".encode()).digest())
-        found = hashlib.sha256(images[order].tobytes() + labels[order].tobytes()).hexdigest()
-        if found != SHA256[split]:
-            sys.exit(f"{source}: x_{split} and y_{split} are not those of CIFAR-10 in the published order")
         np.save(folder / f"{split}_labels.npy", labels[order])
         np.save(folder / f"{split}_images.npy", images[order])
+    return folder
 
 
 if __name__ == "__main__":

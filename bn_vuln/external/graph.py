@@ -54,9 +54,9 @@ def before_activation(outputs: GraphTensor) -> tuple[str | None, GraphTensor | N
 
 
 def last_operation(outputs: GraphTensor) -> str:
-    """Return the type of the last operation that computes the outputs, as TensorFlow names it; empty where unknown."""
+    """Return the type of the last operation that computes the outputs, as TensorFlow names it; unknown on JAX."""
     if not _is_read():
-        return ""
+        return "an operation of JAX"
     tensor = outputs
     while tensor.op.type in _MOVED or _hands_on(tensor.op):
         tensor = tensor.op.inputs[tensor.value_index if tensor.op.type == "IdentityN" else 0]
