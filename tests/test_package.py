@@ -82,7 +82,7 @@ def test_only_function_bodies_import_tensorflow():
         for node in ast.parse(path.read_text()).body:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            heavy = {"tensorflow", "tensorflow_datasets", "keras", "cleverhans", "matplotlib", "joblib", "rich"}
+            heavy = {"tensorflow", "tensorflow_datasets", "jax", "keras", "cleverhans", "matplotlib", "joblib", "rich"}
             assert not {name.split(".")[0] for name in names} & heavy, path
 
 
