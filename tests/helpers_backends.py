@@ -51,7 +51,7 @@ def compute(folder: Path) -> dict[str, np.ndarray]:
     """
     from bn_vuln import config, data
     from bn_vuln.attacks import ThreatModel, active_set
-    from bn_vuln.attacks.eps_search import EveryAttempt
+    from bn_vuln.attacks.active_set import EveryAttempt
     from bn_vuln.attacks.pgd import PGD
     from bn_vuln.external.loading import load_keras
     from bn_vuln.runtime import backend
