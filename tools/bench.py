@@ -93,7 +93,11 @@ def summarize(seconds: dict[str, list[float]], base: str, **extra: dict[str, Any
 
 
 def engine(classifier: Classifier, images: Any, labels: Any, batch: int) -> Callable[[Attack], PerturbedImages]:
-    """Return bnvuln's attacks on these images as `bnvuln attack` runs them, final check included; compiled once."""
+    """Return bnvuln's attacks on these images as `bnvuln attack` runs them, final check included; compiled once.
+
+    Dense nets have XLA, as they do from `backend.MIN_GRADIENTS_FOR_XLA` gradients on: compiling is not timed here.
+    """
+    backend.MIN_GRADIENTS_FOR_XLA = 0
     examples = Evaluation(dataset=data.register(images, labels), split="all")
     runner = Evaluator(classifier, examples, batch_size=batch, checks="none").attack_runner
     return lambda options: runner.run(options, Quiet())

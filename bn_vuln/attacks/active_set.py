@@ -429,6 +429,8 @@ def _refill(attack: IterativeAttack) -> Callable[[State, State, Tensor], State]:
 
 def _advance(attack: IterativeAttack, keep: Keep, n_points: int, count: int) -> Callable[[State, State, Tensor], State]:
     """(state, jobs, held bool [slots]) -> state, `count` steps on; a slot that is done keeps its result."""
+    # All slots end together then, with the last step of a call: there is no step after it that must not count.
+    together = keep == "last" and n_points % count == 0
 
     def advance(state: State, jobs: State, held: Tensor) -> State:
         result = attack.advance({**jobs, **state})
@@ -446,7 +448,7 @@ def _advance(attack: IterativeAttack, keep: Keep, n_points: int, count: int) -> 
         better &= active
         return {
             **result.state,
-            "kept": select(better, point, state["kept"]),
+            "kept": point if together else select(better, point, state["kept"]),
             "loss": ops.where(better, loss, lowest),
             "is_adversarial": ops.where(better, adversarial, before),
             "done": state["done"] | (active & (over | adversarial if keep == "first_success" else over)),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bn_vuln.attacks import active_set, auto_pgd
+from bn_vuln.attacks import auto_pgd
 from bn_vuln.attacks.base import IterativeAttack
 from bn_vuln.attacks.fast_minimum_norm import FMN
 from bn_vuln.attacks.pgd import PGD
@@ -30,13 +30,13 @@ class Stage:
 
     Attributes:
         name: "apgd-ce", "pgd", ...
-        attack: the attack, compiled or not.
+        attack: the attack.
         n_attempts: number of restarts, or of restarts times targets.
         targets: int32 [n, attempts], the class that each attempt aims at, if any.
     """
 
     name: str
-    attack: IterativeAttack | active_set.CompiledAttack
+    attack: IterativeAttack
     n_attempts: int = 1
     targets: Labels | None = None
 

@@ -17,7 +17,6 @@ from bn_vuln import attacks
 from bn_vuln.analysis import metrics
 from bn_vuln.attacks import active_set, cleverhans, ensemble
 from bn_vuln.attacks.active_set import EpsGrid, EpsSearch, EveryAttempt, SearchResult
-from bn_vuln.attacks.base import IterativeAttack
 from bn_vuln.attacks.bisection import Bisection
 from bn_vuln.attacks.carlini_wagner import CarliniWagner, move_towards
 from bn_vuln.attacks.losses import input_gradient
@@ -102,10 +101,9 @@ class AttackRunner:
             if options.backend == "cleverhans":
                 points = self._cleverhans(options, threat_model, progress.advance)
             else:
+                (stage,) = self._stages(options, threat_model)
                 keep: active_set.Keep = "last" if options.keep == "last" else "best_loss"
-                (stage,) = self._stages(options, threat_model, keep)
-                search = EveryAttempt(options.eps, options.restarts)
-                points = self._run(stage.attack, search, stage.targets, on_progress=progress.advance).points
+                points = self._run(stage, options, EveryAttempt(options.eps, options.restarts), progress, keep).points
         images, violation, outside = self._projected(points, threat_model)
         return PerturbedImages(
             images, flags=(sanity_checks.reaches_border(options),), violation=violation, outside_box=outside
@@ -119,7 +117,6 @@ class AttackRunner:
             )
         eval_set, labels = self.eval_set, self.attack_labels(options)
         threat_model = attacks.from_config(options, eval_set.classifier.info)
-
         n, adversarial = len(eval_set), self.is_adversarial(eval_set.clean_logits, labels, options)
         found = SearchResult(  # the clean images
             eval_set.pixels, adversarial, np.where(adversarial, 0.0, np.inf), np.full(n, -np.inf), np.zeros(n, np.int64)
@@ -128,7 +125,7 @@ class AttackRunner:
         for stage in self._stages(options, threat_model):
             search = _eps_search(options, stage.n_attempts, found.eps)
             with progress_task(progress, stage.name, int(search.first(n).pending.sum()), "examples"):
-                found = found.merged(self._run(stage.attack, search, stage.targets, progress.advance))
+                found = found.merged(self._run(stage, options, search, progress))
             robust_after[stage.name] = int(np.sum(~found.is_adversarial))
         images, violation, outside = self._projected(
             found.points, threat_model.with_eps(np.minimum(found.eps, options.eps))
@@ -153,21 +150,14 @@ class AttackRunner:
         eval_set, labels, targeted = self.eval_set, self.attack_labels(options), options.target != "none"
         threat_model = minimum_norm.threat_model(options, eval_set.classifier.info)
         already = self.is_adversarial(eval_set.clean_logits, labels, options)
-        attack = CarliniWagner(
-            self._predict,
-            threat_model,
-            options.steps,
-            options.step_size,
-            options.binary_search_steps,
-            options.initial_const,
-            options.confidence,
-            targeted,
-        )
+        names = ("step_size", "binary_search_steps", "initial_const", "confidence")
+        settings = {name: getattr(options, name) for name in names}
+        attack = CarliniWagner(self._predict, threat_model, options.steps, targeted=targeted, **settings)
+        stage = ensemble.Stage(options.attack, attack, targets=labels[:, None] if targeted else None)
         search = EpsGrid([1.0], upper_eps=np.where(already, 0.0, np.inf))  # eps has no effect, one job for each
         x = eval_set.pixels
         with progress_task(progress, describe_perturbation(options), int(np.sum(~already)), "examples"):
-            compiled = self._compile(attack, options, attack.steps, "best_loss")
-            found = self._run(compiled, search, labels[:, None] if targeted else None, on_progress=progress.advance)
+            found = self._run(stage, options, search, progress, "best_loss")
         points, moved = found.points, np.flatnonzero(found.is_adversarial)
 
         def succeeds(images: Images) -> Mask:
@@ -251,48 +241,38 @@ class AttackRunner:
         with folded_batch_norm(classifier.model):
             return classifier.predict(pixels)
 
+    def _stages(self, options: Attack, threat_model: attacks.ThreatModel) -> Iterator[ensemble.Stage]:
+        labels, logits = self.attack_labels(options), self.eval_set.clean_logits
+        return ensemble.stages(self._predict, options, threat_model, labels, logits)
+
     def _run(
         self,
-        attack: IterativeAttack | active_set.CompiledAttack,
+        stage: ensemble.Stage,
+        options: Attack | MinimumNorm,
         search: EpsSearch,
-        targets: Labels | None,
-        on_progress: Callable[[int], None],
+        progress: Progress,
+        keep: active_set.Keep = "first_success",
     ) -> SearchResult:
-        """Run an attack on all examples."""
-        eval_set = self.eval_set
-        return active_set.run(
-            attack,
-            eval_set.pixels,
-            eval_set.labels,
-            search,
-            targets=targets,
-            index=eval_set.index,
-            batch_size=eval_set.batch_size,
-            on_progress=on_progress,
-        )
-
-    def _stages(
-        self, options: Attack, threat_model: attacks.ThreatModel, keep: active_set.Keep = "first_success"
-    ) -> Iterator[ensemble.Stage]:
-        """The stages of an attack, compiled: once for attacks that differ in eps, eps_grid and targets alone."""
-        logits = self.eval_set.clean_logits
-        for stage in ensemble.stages(self._predict, options, threat_model, self.attack_labels(options), logits):
-            assert not isinstance(stage.attack, active_set.CompiledAttack)
-            steps = stage.n_attempts * stage.attack.steps
-            yield dataclasses.replace(stage, attack=self._compile(stage.attack, options, steps, keep))
-
-    def _compile(
-        self, attack: IterativeAttack, options: Attack | MinimumNorm, steps: int, keep: active_set.Keep
-    ) -> active_set.CompiledAttack:
-        scored, policy = getattr(options, "restarts", 1) > 1, self._policy(steps)
+        """Run an attack on all examples; those that differ in eps, eps_grid and targets alone are compiled once."""
+        eval_set, attack, scored = self.eval_set, stage.attack, stage.n_attempts > 1
+        policy = self._policy(stage.n_attempts * attack.steps)
         settings = [item for item in vars(attack).items() if item[0] not in ("predict", "threat_model", "step_size")]
         relative = getattr(attack, "step_size", 0.0) / (getattr(options, "eps", 0.0) or 1.0)
         key = (type(attack), *settings, relative, options.ord, options.unit, options.box, keep, scored, policy)
         if key not in self._compiled:
             self._compiled[key] = active_set.CompiledAttack(
-                attack, keep=keep, scored=scored, policy=policy, distribution=self.eval_set.distribution
+                attack, keep=keep, scored=scored, policy=policy, distribution=eval_set.distribution
             )
-        return self._compiled[key]
+        return active_set.run(
+            self._compiled[key],
+            eval_set.pixels,
+            eval_set.labels,
+            search,
+            targets=stage.targets,
+            index=eval_set.index,
+            batch_size=eval_set.batch_size,
+            on_progress=progress.advance,
+        )
 
     def _policy(self, steps: int) -> ExecutionPolicy:
         """How to execute an attack of so many steps on each example."""

@@ -306,6 +306,30 @@ def test_random_numbers_are_uniform_normal_and_independent():
     assert normal.shape == (200, 501)
 
 
+def hashed(bits):
+    """MurmurHash3's finalizer, in NumPy."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        bits = (bits ^ (bits >> np.uint32(shift))) * np.uint32(factor)
+    return bits ^ (bits >> np.uint32(16))
+
+
+@pytest.mark.parametrize("xla", [False, True])
+def test_random_numbers_are_the_published_bits(xla):
+    """Published starting points follow from them."""
+    golden, seed, restart, index = np.uint32(0x9E3779B9), 3, np.array([0, 4], np.uint32), np.array([7, 9999], np.uint32)
+
+    def key(seed):
+        state = hashed(np.full(2, (seed * int(golden) + 1) % 2**32, np.uint32))
+        for part in (restart, index):
+            state = hashed(state ^ (golden * (part + np.uint32(1))))
+        return state[:, None]
+
+    bits = hashed(hashed(golden * np.arange(785, dtype=np.uint32) ^ key(seed)) + key(seed + 1))
+    expected = ((bits >> np.uint32(9)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23)
+    draw = backend.compile(lambda *keys: example_rng.uniform(785, seed, *keys), xla=xla)
+    np.testing.assert_array_equal(draw(restart.astype(np.int32), index.astype(np.int32)), expected)
+
+
 def test_random_numbers_depend_on_the_example_and_the_seed_alone():
     i = tf.constant([5, 9, 5])
     drawn = example_rng.uniform(50, 1, i).numpy()
