@@ -120,9 +120,7 @@ def test_attack_asks_for_one_evaluation(bnvuln, opened, measured, tmp_path):
     assert request.external == ExternalModel(input_scale="0-255", output="softmax")
     ((_, evaluation, asked),) = measured
     assert evaluation == Evaluation(dataset="mnist", split="validation", limit=20)
-    assert (str(asked["folder"]), asked["checks"], asked["fold"], asked["batch_size"]) == (
-        "kept/classifier", "none", False, 7,
-    )  # fmt: skip
+    assert (str(asked["folder"]), asked["checks"], asked["batch_size"]) == ("kept/classifier", "none", 7)
     printed = json.loads(out)
     assert printed["target"] == "model.keras"
     assert [(r["name"], r["kind"], r["accuracy"], r["n"]) for r in printed["records"]] == [
