@@ -154,7 +154,7 @@ def external(tmp_path, runs, *, shape=(28, 28, 1), scale=1.0, softmax=False):
     return path
 
 
-PGD = Attack(attack="bim", eps=0.1, steps=5)
+PGD = Attack(attack="pgd", eps="8/255", steps=5)
 
 
 @pytest.mark.slow
