@@ -131,7 +131,8 @@ class AttackRunner:
             found.points, threat_model.with_eps(np.minimum(found.eps, options.eps))
         )
         logits = eval_set.logits(images)
-        min_eps = np.where(self.is_adversarial(logits, labels, options), found.eps, np.inf)
+        # What counts is the class: by less than rounding, which ends no search, an image may still be misclassified.
+        min_eps = np.where(self.is_adversarial(logits, labels, options), np.minimum(found.eps, options.eps), np.inf)
         distance = {} if options.min_eps_tolerance is None else {"distance": min_eps.astype(np.float32)}
         return PerturbedImages(
             images,

@@ -255,6 +255,20 @@ def test_a_run_that_failed_or_never_finished_has_nothing_to_evaluate(tmp_path, r
         api.open_classifier(folder)
 
 
+def test_margins_below_rounding_count_where_the_class_is_another_one(runs):
+    """Logits of a large common offset: no margin is above rounding and no search ends, yet images are misclassified."""
+    import keras
+
+    plain = loading.load_keras(runs["none"] / "model.keras")
+    inputs = keras.Input((28, 28, 1))
+    shifted = keras.Model(inputs, keras.layers.Rescaling(1.0, offset=2.0**20)(plain(inputs)))
+    info, options = data.dataset_info("mnist"), Attack(attack="pgd", eps=0.1, steps=10)
+    found = Evaluator(classifier.from_model(shifted, info, {"weights": "shifted"}), LIMIT, checks="none").run(options)
+    expected = Evaluator(classifier.from_run(runs["none"]), LIMIT, checks="none").run(options)
+    assert abs(found.record.accuracy - expected.record.accuracy) < 0.05
+    np.testing.assert_array_equal(found.min_eps <= options.eps, ~found.correct)
+
+
 def test_what_differs_in_eps_alone_is_compiled_once(evaluator):
     compiled = evaluator.attack_runner._compiled
     for eps in (0.01, 0.01, 0.02):
