@@ -74,7 +74,8 @@ def _announcement(experiment: Experiment, out: Path) -> str:
     if all(task.finished(out) for task in todo):
         text = "every cell is finished"
     elif cost:
-        text = f"the whole of it takes about {cost} on two cores with --jobs 2"
+        machine = "" if " on " in cost else " on two cores with --jobs 2"
+        text = f"the whole of it takes about {cost}{machine}"
     else:
         text = f"{len(todo)} cells"
     return f"{experiment.name} at scale {experiment.scale}: {text}"
@@ -140,7 +141,7 @@ def _list(out: Path, as_json: bool) -> None:
         return
     for row in rows:
         cost = ", ".join(f"{scale} {text}" for scale, text in row["cost"].items())
-        click.echo(f"{row['name']}\n  claim: {row['claim']}\n  cost on two cores with --jobs 2: {cost}")
+        click.echo(f"{row['name']}\n  claim: {row['claim']}\n  cost on two cores with --jobs 2, unless named: {cost}")
         click.echo(f"  state in {out}: {row['state']}")
 
 

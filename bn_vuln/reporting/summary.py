@@ -61,7 +61,7 @@ def summary_rows(results: Results) -> list[tuple[str, str]]:
     return [
         ("Verdict", verdicts(results)),
         ("Command", command(results)),
-        *([("Cost", f"{costs} on two cores (--jobs 2)")] if costs else []),
+        *([("Cost", f"{costs}{'; others' if ' on ' in costs else ''} on two cores (--jobs 2)")] if costs else []),
         ("Source", experiment.source),
         ("Trained on", footnotes.trained_on(results)),
         ("Scale", experiment.scale),
