@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bn_vuln.attacks import example_rng
-from bn_vuln.attacks.base import State, StepResult
+from bn_vuln.attacks.base import State, StepResult, select
 from bn_vuln.attacks.losses import is_adversarial, logit_margin
 from bn_vuln.attacks.threat_model import ThreatModel, as_tensor_like, per_example
 from bn_vuln.runtime import backend, ops
@@ -72,7 +72,7 @@ class Square:
         logits = self.predict(state["point"])
         loss = logit_margin(logits, state["y"])
         better = loss > state["best_loss"]
-        best = ops.where(per_example(better), state["point"], state["best"])
+        best = select(better, state["point"], state["best"])
         candidate = (
             self._candidate_inf(best, state) if self.threat_model.ord == "inf" else self._candidate_2(best, state)
         )
