@@ -20,6 +20,7 @@ LAYERS = [
     "api",
     "reporting",
     "experiments",
+    "audit",
     "evaluation",
     "external",
     "training",

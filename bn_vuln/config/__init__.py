@@ -65,6 +65,7 @@ from bn_vuln.config.loading import (
     to_yaml,
     validate,
 )
+from bn_vuln.config.mend import FineTuning, Mend
 from bn_vuln.config.measurement import BatchStatistics, ColumnUnit, Fooling, Measurement, Spectrum, Tilt
 from bn_vuln.config.normalization import (
     BatchNormalization,
@@ -99,6 +100,8 @@ __all__ = [
     "Augment",
     "BatchNormalization",
     "Cell",
+    "FineTuning",
+    "Mend",
     "ConstantSchedule",
     "CosineSchedule",
     "Data",

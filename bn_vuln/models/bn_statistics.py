@@ -104,7 +104,7 @@ def _recorded_inputs(model: KerasModel) -> Iterator[list[tuple[BatchNormLayer, T
 
         return record
 
-    with _replaced_calls(_bn_layers(model), recording):
+    with replaced_calls(_bn_layers(model), recording):
         yield calls
 
 
@@ -214,9 +214,9 @@ def held_off(model: KerasModel, inputs: Tensor) -> tuple[str, ...]:
 
         return run
 
-    layers = [layer for layer in _layers(model) if _may_act_in_training(layer)]
+    layers = [layer for layer in layers_inside(model) if _may_act_in_training(layer)]
     if layers:
-        with _replaced_calls(layers, on_trial):
+        with replaced_calls(layers, on_trial):
             _View(model, {})(inputs, training=True)
     return tuple(layer.name for layer in found)
 
@@ -238,17 +238,18 @@ def _differ(outputs: object, others: object) -> bool:
 # ---------------------------------------------------------------- the layers of a model
 
 
-def _layers(model: KerasModel) -> list[Layer]:
+def layers_inside(model: KerasModel) -> list[Layer]:
     """The layers of a model, itself first, with those inside of layers and models."""
     return list(cast(Layer, model)._flatten_layers())
 
 
 def _bn_layers(model: KerasModel) -> list[Layer]:
     """BN layers: Keras' and those derived from it, and others that track a mean and a variance in training."""
-    return [layer for layer in _layers(model) if _is_bn(layer)]
+    return [layer for layer in layers_inside(model) if is_batch_normalization(layer)]
 
 
-def _is_bn(layer: Layer) -> bool:
+def is_batch_normalization(layer: Layer) -> bool:
+    """Return if a layer is BN: Keras', one derived from it, or another that tracks a mean and a variance in training."""
     import keras
 
     own = isinstance(layer, keras.layers.BatchNormalization)
@@ -270,7 +271,7 @@ def _may_act_in_training(layer: Layer) -> bool:
     module = type(layer).call.__module__
     container = module.startswith("keras.") and module.endswith((".functional", ".sequential"))
     cell = hasattr(layer, "state_size") and not hasattr(layer, "cell")
-    return _takes_training(layer) and not (container or cell or _is_bn(layer))
+    return _takes_training(layer) and not (container or cell or is_batch_normalization(layer))
 
 
 def _require_momentum(model: KerasModel, statistics: Callable[[float], list[Tensor]]) -> None:
@@ -316,7 +317,7 @@ class _View:
 
         mapping = [(v, self.tracked[id(v)]) for v in self._model.variables if id(v) in self.tracked]
         by_batch = self._by_batch() if training else contextlib.nullcontext()
-        with keras.StatelessScope(mapping) as scope, _functions_inlined(self._model), by_batch:
+        with keras.StatelessScope(mapping) as scope, functions_inlined(self._model), by_batch:
             outputs = self._model(inputs, training=False)
             self.updates = dict(scope.state_mapping)
         return outputs
@@ -336,7 +337,7 @@ class _View:
                 layers = _bn_layers(self._model)
                 self._stack.enter_context(_changed_attributes(layers, self._changes))
                 self._stack.enter_context(
-                    _replaced_calls([layer for layer in layers if _takes_training(layer)], _in_training)
+                    replaced_calls([layer for layer in layers if _takes_training(layer)], _in_training)
                 )
         try:
             yield
@@ -360,8 +361,12 @@ def _in_training(layer: Layer, call: Call) -> Call:
 
 
 @contextlib.contextmanager
-def _replaced_calls(layers: Sequence[Layer], replacement: Callable[[Layer, Call], Call]) -> Iterator[None]:
-    """Inside, each layer's `call` is replacement(layer, its call)."""
+def replaced_calls(layers: Sequence[Layer], replacement: Callable[[Layer, Call], Call]) -> Iterator[None]:
+    """Inside, each layer's `call` is replacement(layer, its call).
+
+    It works wherever in a model the layers are: layers that are called in models within models have no inputs that
+    could be named from outside.
+    """
     with contextlib.ExitStack() as stack:
         for layer in layers:
             stack.enter_context(_changed_attributes([layer], {"call": replacement(layer, layer.call)}))
@@ -397,7 +402,7 @@ def _copy(model: KerasModel, values: Mapping[int, AnyArray]) -> KerasModel | Non
     import keras
 
     if isinstance(model, _View) or not all(
-        type(layer).__module__.startswith(("keras.", "bn_vuln.")) for layer in _layers(model)
+        type(layer).__module__.startswith(("keras.", "bn_vuln.")) for layer in layers_inside(model)
     ):
         return None
 
@@ -409,14 +414,14 @@ def _copy(model: KerasModel, values: Mapping[int, AnyArray]) -> KerasModel | Non
         copy.set_weights([values.get(id(v), np.asarray(v)) for v in cast(Layer, model).weights])
     except Exception:  # Keras raises many kinds
         return None
-    for layer in _layers(copy):
+    for layer in layers_inside(copy):
         if type(layer).__name__ == "Normalization":
             layer.finalize_state()  # it computes with numbers of its own, not with its weights
     return copy
 
 
-def _functions_inlined(model: KerasModel) -> contextlib.AbstractContextManager[None]:
+def functions_inlined(model: KerasModel) -> contextlib.AbstractContextManager[None]:
     """Inside, a layer's `call` that is a function of TensorFlow runs anew: its graph would be that of earlier calls."""
     return backend.functions_inlined(
-        any(hasattr(type(layer).call, "get_concrete_function") for layer in _layers(model))
+        any(hasattr(type(layer).call, "get_concrete_function") for layer in layers_inside(model))
     )

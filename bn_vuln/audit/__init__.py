@@ -1,0 +1,1 @@
+"""Audits: from a trained model to what to do about it."""

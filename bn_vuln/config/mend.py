@@ -1,0 +1,67 @@
+"""Changes of a trained model: the constant c of its normalization layers, BN statistics, and fine-tuning."""
+
+from __future__ import annotations
+
+from pydantic import model_validator
+
+from bn_vuln.config.cell import Adversarial
+from bn_vuln.config.types import BelowOne, Count, Frozen, Index, NonNegative, Positive, reject_if
+
+
+class FineTuning(Frozen):
+    """Training of a model that is trained already, by SGD whose rate falls along half a cosine to 0.
+
+    Attributes:
+        epochs: Passes through the images that it is fitted on.
+        lr: The rate of the first step.
+        momentum: Of SGD.
+        weight_decay: lambda, adds lambda * w to the gradient of each kernel.
+        adversarial: Each step is made on adversarial examples of its batch.
+        seed: Of the order of the images.
+    """
+
+    epochs: Count = 1
+    lr: Positive = 0.001
+    batch_size: Count = 64
+    momentum: BelowOne = 0.9
+    weight_decay: NonNegative = 0.0
+    adversarial: Adversarial | None = None
+    seed: Index = 0
+
+
+class Mend(Frozen):
+    """What is changed of a trained model, in this order: c and gains, BN statistics, then fine-tuning.
+
+    With m the median variance of a layer's live channels, c becomes c + r m or a given c. The gain
+    |gamma| / sqrt(variance + c) of the median channel is kept by gamma sqrt((m + new c) / (m + c)): the spread of the
+    gains gets smaller, their size stays.
+
+    Attributes:
+        relative_c: r, of each layer.
+        c: The new c, instead of a relative one.
+        layers: Names of the normalization layers that get another c; none: all of them.
+        keep_gain: Keep the gain of the median channel.
+        reestimate: Estimate the statistics of all BN layers again, from the front to the back: those of each layer with
+            the changed layers before it. m is then of these statistics.
+        finetune: Train it afterwards.
+    """
+
+    relative_c: NonNegative = 0.0
+    c: Positive | None = None
+    layers: tuple[str, ...] = ()
+    keep_gain: bool = True
+    reestimate: bool = False
+    finetune: FineTuning | None = None
+
+    @property
+    def changes_c(self) -> bool:
+        """Return if a layer gets another c."""
+        return self.relative_c > 0 or self.c is not None
+
+    @model_validator(mode="after")
+    def _one_c(self) -> Mend:
+        reject_if(
+            (self.c is not None and self.relative_c > 0, "c and relative_c are two ways to say one thing: give one"),
+            (bool(self.layers) and not self.changes_c, "layers need a c or relative_c that they get"),
+        )
+        return self
