@@ -143,7 +143,11 @@ class Finalist(Frozen):
         clean: under no perturbation.
         noise: under the noise of the search.
         strong: under `strong` at the chosen eps.
-        gains: True where the interval of strong or of noise lies above 0, and clean costs no more than was allowed.
+        gains: True where the interval of strong or of noise (of statistics alone: or of clean) lies above 0, none of
+            them below, and clean costs no more than was allowed.
+        beyond_statistics: under `strong`, against the model with statistics estimated again; None where that is what is
+            judged, or it was not measured.
+        noise_beyond_statistics: likewise under noise.
     """
 
     title: str
@@ -152,6 +156,8 @@ class Finalist(Frozen):
     noise: Difference
     strong: Difference
     gains: bool = False
+    beyond_statistics: Difference | None = None
+    noise_beyond_statistics: Difference | None = None
 
 
 class Advice(Frozen):
@@ -281,7 +287,7 @@ class Findings(Frozen):
         eps: the chosen eps.
         strong_about: settings of `strong`.
         noise_std: of the noise of the search.
-        level: of the finalists' intervals: 1 - .05 / their number.
+        level: of the finalists' intervals: 1 - .05 / (2 numbers of each, strong and noise).
         max_clean_cost: points of clean accuracy that an advice may cost.
         skipped: what was left out to keep the time, in words.
         options: all options, as they were given or by default.
