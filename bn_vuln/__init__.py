@@ -24,6 +24,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "attack",
+    "audit",
     "compare",
     "evaluate",
     "measure",
@@ -39,6 +40,7 @@ __all__ = [
 if TYPE_CHECKING:
     from bn_vuln.api import (
         attack,
+        audit,
         compare,
         evaluate,
         measure,

@@ -40,13 +40,14 @@ from bn_vuln.experiments import catalog, publishing, runner
 from bn_vuln.reporting import aggregate, pages, paired
 from bn_vuln.reporting.paired import Comparison
 from bn_vuln.runtime.distribution import Strategy, choose
-from bn_vuln.runtime.progress import Progress
+from bn_vuln.runtime.progress import Progress, Quiet
 
 if TYPE_CHECKING:
     from bn_vuln.evaluation.classifier import Classifier
     from bn_vuln.evaluation.opening import Opened, Target
     from bn_vuln.evaluation.result import AttackResult, Result
     from bn_vuln.evaluation.transfer import TransferResult
+    from bn_vuln.reporting.audit_result import AuditResult
     from bn_vuln.training import TrainingResult
 
 RUNS = Path("runs")
@@ -328,6 +329,78 @@ def transfer(
         distribution=choose(settings.strategy),
         progress=settings.progress,
     )
+
+
+def audit(
+    model: Target,
+    images: object = None,
+    labels: object = None,
+    *,
+    second: Target | None = None,
+    out: str | Path | None = None,
+    ord: str = "inf",
+    limit: int | None = None,
+    max_clean_cost: float = 1.0,
+    time: str | float | None = None,
+    thorough: bool = False,
+    require: Sequence[str] = (),
+    command: str | None = None,
+    **options: Unpack[EvaluateOptions],
+) -> AuditResult:
+    """Audit a classifier: how fragile it is, whether its normalization has to do with it, and what to do about it.
+
+    Args:
+        model: as `attack` takes it.
+        images: as `attack` takes them.
+        labels: as `attack` takes them.
+        second: another model on the same images: both are audited as a pair.
+        out: folder of the page and of what is done already; an audit that was interrupted goes on there. None: nothing
+            is kept.
+        ord: norm of the attacks, `inf` or `2`.
+        limit: images, of which half choose and half report. None: 200, thorough 500, or all where there are fewer.
+        max_clean_cost: points of clean accuracy that an advice may cost.
+        time: `10m`, `90s`, `1h`, seconds, or None for no limit; less is measured where it would take longer.
+        thorough: `strong` with its standard settings.
+        require: conditions such as `strong 2/255 >= .4`; the findings say which are met.
+        command: as the page shows it; None: this call.
+        options: see `EvaluateOptions`, of which `checks`, `force`, `root` and `bn_statistics` have no effect.
+
+    Returns:
+        The findings, with tables and figures.
+
+    Raises:
+        ConfigError: for an option that is not valid.
+        UsageError: where the examples do not fit the classifier, there are too few, or none is classified correctly.
+        BnvulnError: where the model or the data cannot be loaded.
+    """
+    from bn_vuln.audit.options import AuditOptions, parse_requirement
+    from bn_vuln.audit.run import audit as run
+    from bn_vuln.reporting.audit_result import AuditResult
+
+    fields = {"ord": str(ord), "limit": limit, "max_clean_cost": max_clean_cost, "time": time, "thorough": thorough}
+    checked = config.validate(AuditOptions, {**fields, "require": tuple(require)}, "audit")
+    for text in checked.require:
+        parse_requirement(text)
+    wanted = checked.limit or (500 if checked.thorough else 200)
+    given: dict[str, object] = {**options, "limit": wanted, "root": None, "bn_statistics": None}
+    settings = parse(given, images, labels)
+    models = [model] if second is None else [model, second]
+    opened = [
+        _opened(one, own, own_limit=limit is None) for one, own in zip(models, _for_each(models, settings), strict=True)
+    ]
+    folder = None if out is None else Path(out)
+    names = [_label(one, found.classifier) for one, found in zip(models, opened, strict=True)]
+    source = f" --data {settings.request.dataset}" if images is None and settings.request.dataset else ""
+    found = run(
+        opened,
+        checked,
+        folder=folder,
+        command=command or f"bn_vuln.audit({', '.join(map(repr, names))}, ...)",
+        mend_command=f"bnvuln mend {names[0]}{source} --from-audit {folder or 'FOLDER'} -o mended.keras",
+        distribution=choose(settings.strategy),
+        progress=settings.progress or Quiet(),
+    )
+    return AuditResult(found, folder)
 
 
 def _suite(suite: str | Mapping[str, object], kind: str) -> Suite:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BeforeValidator
 
 from bn_vuln.config import Frozen, Mend
 from bn_vuln.errors import BnvulnError
 from bn_vuln.records import Flag
-from bn_vuln.runtime.files import atomic_write
+from bn_vuln.runtime.files import atomic_path, atomic_write
+from bn_vuln.typing import Arrays
 
 FILE = "audit.json"
 Numbers = Annotated[tuple[float, ...], BeforeValidator(tuple)]
@@ -227,6 +229,7 @@ class ModelFindings(Frozen):
         half_eps: eps at which half of the clean accuracy is left; None where more is left at the largest eps.
         strong: accuracy under `strong` at the chosen eps, on the reporting half; None until it is measured.
         batch_statistics: clean, noise and PGD with BN normalizing by the batch; empty without BN.
+        as_it_is: the model as it is, on the choosing half, which `candidates` are compared with.
         candidates: what was tried on the choosing half.
         finalists: what was confirmed on the reporting half.
         refused: why statistics were not estimated again, or "".
@@ -247,6 +250,7 @@ class ModelFindings(Frozen):
     half_eps: float | None = None
     strong: Accuracy | None = None
     batch_statistics: tuple[Accuracy, ...] = ()
+    as_it_is: Candidate | None = None
     candidates: tuple[Candidate, ...] = ()
     finalists: tuple[Finalist, ...] = ()
     refused: str = ""
@@ -328,6 +332,19 @@ def write(folder: Path, findings: Findings) -> Path:
     path = folder / FILE
     atomic_write(path, findings.model_dump_json(indent=1) + "\n")
     return path
+
+
+def write_examples(folder: Path, number: int, arrays: Arrays) -> None:
+    """Write the example images of a model of the audit, numbered from 0, before and after the attack.
+
+    Args:
+        folder: of the audit.
+        number: of the model.
+        arrays: `clean` and `attacked`, float32 [k, height, width, channels], pixels in [0, 1].
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / f"examples_{number}.npz") as path:
+        np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
 
 
 def read(folder: Path) -> Findings:

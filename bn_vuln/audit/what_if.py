@@ -31,9 +31,7 @@ def all_layers(reestimate: bool, has_gamma: bool) -> list[Mend]:
     """
     alone = [STATISTICS] if reestimate else []
     keeps = (True, False) if has_gamma else (False,)
-    return alone + [
-        Mend(relative_c=r, keep_gain=keep, reestimate=reestimate) for keep in keeps for r in RELATIVE_C
-    ]
+    return alone + [Mend(relative_c=r, keep_gain=keep, reestimate=reestimate) for keep in keeps for r in RELATIVE_C]
 
 
 def single_layers(layers: Sequence[NormalizationLayer], best: Mend, most: int = MOST_SINGLE_LAYERS) -> list[Mend]:
