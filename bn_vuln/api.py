@@ -374,6 +374,7 @@ def audit(
         BnvulnError: where the model or the data cannot be loaded.
     """
     from bn_vuln.audit.options import AuditOptions, parse_requirement
+    from bn_vuln.audit.run import Commands
     from bn_vuln.audit.run import audit as run
     from bn_vuln.reporting.audit_result import AuditResult
 
@@ -395,8 +396,10 @@ def audit(
         opened,
         checked,
         folder=folder,
-        command=command or f"bn_vuln.audit({', '.join(map(repr, names))}, ...)",
-        mend_command=f"bnvuln mend {names[0]}{source} --from-audit {folder or 'FOLDER'} -o mended.keras",
+        commands=Commands(
+            command or f"bn_vuln.audit({', '.join(map(repr, names))}, ...)",
+            f"bnvuln mend {names[0]}{source} --from-audit {folder or 'FOLDER'} -o mended.keras",
+        ),
         distribution=choose(settings.strategy),
         progress=settings.progress or Quiet(),
     )

@@ -62,9 +62,9 @@ def _curve(entry: records.Entry, attack: str) -> dict[float, float] | None:
     found = {}
     for record in entry.records:
         p = record.perturbation
-        if (p["kind"], p.get("attack"), p.get("ord"), p.get("unit")) == ("attack", attack, "inf", "pixel"):
-            if p.get("split") == "test" and list(p.get("box", ())) == [0.0, 1.0]:
-                found[float(p["eps"])] = record.accuracy
+        kind = [p.get(name) for name in ("kind", "attack", "ord", "unit", "split", "box")]
+        if kind == ["attack", attack, "inf", "pixel", "test", [0.0, 1.0]]:
+            found[float(p["eps"])] = record.accuracy
     return found if len(found) >= MIN_POINTS else None
 
 

@@ -46,13 +46,20 @@ class Costs:
 class Subject:
     """One model under audit. Inside of `changed` everything is measured of the changed model."""
 
-    def __init__(self, classifier: Classifier, evaluation: Evaluation, distribution: Distribution) -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        evaluation: Evaluation,
+        distribution: Distribution,
+        stack: contextlib.ExitStack,
+    ) -> None:
         """Load the examples, and find the layers.
 
         Args:
             classifier: the model as it is.
             evaluation: data set, split and limit.
             distribution: the devices.
+            stack: at whose end the model is what it was before.
 
         Raises:
             UsageError: see `EvalSet`.
@@ -62,10 +69,11 @@ class Subject:
         self.eval_set = self.evaluator.eval_set
         self.everything = np.arange(len(self.eval_set))
         self.halves: Halves = halves(self.eval_set.labels)
-        self.clean: Mask = self.eval_set.clean_logits.argmax(axis=1) == self.eval_set.labels
         self.layers: list[NormalizationLayer] = normalization.find(
             classifier.model, classifier.predict, self.eval_set.pixels[:LOOKED_AT]
         )
+        stack.enter_context(normalization.adjustable(self.layers))  # before anything is compiled that is used later
+        self.clean: Mask = self.eval_set.clean_logits.argmax(axis=1) == self.eval_set.labels
         examples, self.statistics_from = fitting_images(classifier, evaluation, self.eval_set.dataset, self.halves)
         self.estimator = Estimator(
             classifier.model,

@@ -65,8 +65,8 @@ from bn_vuln.config.loading import (
     to_yaml,
     validate,
 )
-from bn_vuln.config.mend import FineTuning, Mend
 from bn_vuln.config.measurement import BatchStatistics, ColumnUnit, Fooling, Measurement, Spectrum, Tilt
+from bn_vuln.config.mend import FineTuning, Mend
 from bn_vuln.config.normalization import (
     BatchNormalization,
     FilterResponseNormalization,

@@ -249,7 +249,7 @@ def _bn_layers(model: KerasModel) -> list[Layer]:
 
 
 def is_batch_normalization(layer: Layer) -> bool:
-    """Return if a layer is BN: Keras', one derived from it, or another that tracks a mean and a variance in training."""
+    """Return if a layer is BN: Keras', one derived from it, or another that tracks mean and variance in training."""
     import keras
 
     own = isinstance(layer, keras.layers.BatchNormalization)

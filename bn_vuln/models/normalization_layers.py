@@ -310,7 +310,8 @@ class Estimator:
                 raise UsageError(f"statistics cannot be estimated again: {why}")
             before = self._estimated(mend)
         found = {}
-        for layer, state in zip(self.layers, before, strict=True):
+        for layer, unchanged in zip(self.layers, before, strict=True):
+            state = unchanged
             if mend.changes_c and (not mend.layers or layer.name in mend.layers):
                 variance = layer.variance if state.variance is None else state.variance
                 state = changed(state, median_variance(variance), mend)
