@@ -39,9 +39,11 @@ def use_fused_op(model: KerasModel) -> Iterator[None]:
 
 def _fused_call(layer: BatchNormLayer) -> Callable[..., Tensor]:
     """The replacement of a layer's `call`."""
-    tf = backend.tensorflow()
+    tf, own = backend.tensorflow(), layer.call
 
     def call(inputs: Tensor, training: object = None, mask: object = None) -> Tensor:
+        if not training or not layer.trainable or mask is not None:  # in models of others
+            return own(inputs, training=training, mask=mask)
         channels = inputs.shape[-1]
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,

@@ -90,7 +90,7 @@ def _step(cell: Cell, model: KerasModel, optimizer: Optimizer, info: DatasetInfo
     """One update by the examples of `index`: int32 [n], or with augmentation [n, 4]."""
     jax = jax_backend.jax()
     jnp = jax.numpy
-    width, decay, factors = model.input_shape[1], decay_terms(cell, model), rate_factors(cell, model)
+    decay, factors, (_, height, width, _) = decay_terms(cell, model), rate_factors(cell, model), model.input_shape
     rate_at = next(i for i, variable in enumerate(optimizer.variables) if variable is optimizer.learning_rate)
     augment, options, smoothing = cell.train.augment, cell.train.adversarial, cell.train.label_smoothing
     attack = adversarial.inner_attack(cell, options, model, optimizer, info, 1) if options else None
@@ -102,7 +102,7 @@ def _step(cell: Cell, model: KerasModel, optimizer: Optimizer, info: DatasetInfo
         examples = index if augment is None else index[:, 0]
         x, y = images[examples], labels[examples]
         x = x if augment is None else augmentation.crop(x, index[:, 1:], augment.pad)
-        x = to_pixels(x, width)
+        x = to_pixels(x, (height, width))
         if attack is not None:
             with jax_backend.variables_as(zip(variables, [*trainable, *others, *optimizing], strict=True)):
                 x = attack(x, y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -37,8 +38,14 @@ class TrainingLoop:
         training: data.Dataset,
         validation: data.Dataset,
         distribution: Distribution = ONE_DEVICE,
+        *,
+        xla: bool = True,
+        predict_at_once: int = 1000,
     ) -> None:
-        """Compile the steps of a `model` that was made in the distribution's scope."""
+        """Compile the steps of a `model` that was made in the distribution's scope.
+
+        XLA compiles them unless `xla` is false; `predict_at_once` is the batch size of the validation.
+        """
         self.cell, self.training, self.validation = cell, training, validation
         self.batch_size = cell.train.batch_size
         self.steps = len(training) // self.batch_size
@@ -53,8 +60,8 @@ class TrainingLoop:
         if backend.name() == "jax":
             self._steps = jax_steps.make(cell, model, self.optimizer, training.info, images, labels)
         else:
-            self._steps = steps.make(cell, model, self.optimizer, training.info, images, labels, distribution)
-        self._predict = predictor(model, distribution)
+            self._steps = steps.make(cell, model, self.optimizer, training.info, images, labels, distribution, xla=xla)
+        self._predict = predictor(model, distribution, predict_at_once)
         self._clock = _Clock()
 
     def final_model(self) -> KerasModel:
@@ -83,10 +90,16 @@ class TrainingLoop:
             learning_rate=float(f"{rates[-1]:.7g}"),
             loss=loss / self.steps,
             train_accuracy=correct / images,
-            validation_accuracy=float(np.mean(self._predict(self.validation.images) == self.validation.labels)),
+            validation_accuracy=self._validation_accuracy(),
             images_per_second=images / seconds,
             seconds=seconds,
         )
+
+    def _validation_accuracy(self) -> float:
+        """The accuracy on the validation images; NaN where there are none."""
+        if not len(self.validation):
+            return math.nan
+        return float(np.mean(self._predict(self.validation.images) == self.validation.labels))
 
     def _report_time_left(self, number: int, done: int, progress: Progress) -> None:
         """Report one estimate of the time left, as soon as steps have been timed."""
@@ -143,10 +156,10 @@ def predictor(
     model: KerasModel, distribution: Distribution = ONE_DEVICE, batch_size: int = 1000
 ) -> Callable[[DatasetImages], Labels]:
     """Return a function of uint8 images [n, h, w, c] -> predicted classes int32 [n], in inference mode."""
-    width = model.input_shape[1]
+    _, height, width, _ = model.input_shape
 
     def predict(images: Tensor) -> object:
-        return ops.argmax(model(to_pixels(images, width), training=False), axis=1)
+        return ops.argmax(model(to_pixels(images, (height, width)), training=False), axis=1)
 
     sharded = distribution.compile_sharded(predict)
 

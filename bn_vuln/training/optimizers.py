@@ -49,4 +49,4 @@ def rate_factors(cell: Cell, model: KerasModel) -> list[float]:
 
 def _decays(cell: Cell, variable: Variable) -> bool:
     """True for variables with weight decay: matrices and filters, with `all` biases, gamma and beta too."""
-    return cell.decay_on == "all" or variable.name == "kernel"
+    return cell.decay_on == "all" or variable.name.endswith("kernel")  # `pointwise_kernel`

@@ -41,11 +41,16 @@ def make(
     images: Tensor,
     labels: Tensor,
     distribution: Distribution,
+    *,
+    xla: bool = True,
 ) -> Steps:
-    """Return steps over `images` (uint8 [n, h, w, c]) and `labels` (int32 [n]), which lie on every device."""
+    """Return steps over `images` (uint8 [n, h, w, c]) and `labels` (int32 [n]), which lie on every device.
+
+    XLA is used where the execution policy says so and `xla` does not forbid it.
+    """
     step = _step(cell, model, optimizer, info, images, labels, distribution.replicas)
     if distribution.strategy is None:
-        return backend.compile(_looped(step, optimizer), xla=backend.execution_policy(model).xla)
+        return backend.compile(_looped(step, optimizer), xla=xla and backend.execution_policy(model).xla)
     return _replicated(step, optimizer, distribution)
 
 
@@ -60,7 +65,7 @@ def _step(
 ) -> Step:
     """One update by the examples of `index`, this replica's: int32 [n], or with augmentation [n, 4]."""
     tf = backend.tensorflow()
-    variables, width = model.trainable_variables, model.input_shape[1]
+    variables, (_, height, width, _) = model.trainable_variables, model.input_shape
     decay = [k / replicas for k in decay_terms(cell, model)]  # the optimizer sums gradients over the replicas
     factors = rate_factors(cell, model)
     squared_norm = getattr(model, "squared_norm", lambda variable: tf.reduce_sum(variable**2))  # see `native_width`
@@ -72,14 +77,14 @@ def _step(
         examples = index if augment is None else index[:, 0]
         x, y = tf.gather(images, examples), tf.gather(labels, examples)
         x = x if augment is None else augmentation.crop(x, index[:, 1:], augment.pad)
-        x = to_pixels(x, width)
+        x = to_pixels(x, (height, width))
         x = x if attack is None else attack(x, y)
         with tf.GradientTape() as tape:
             with fused_batch_norm.use_fused_op(model):
                 logits = model(x, training=True)
             loss = tf.reduce_mean(cross_entropy(y, logits))
             loss = loss / replicas if replicas > 1 else loss
-        gradients = tape.gradient(loss, variables)
+        gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         gradients = [g + k * v if k else g for g, k, v in zip(gradients, decay, variables, strict=True)]
         penalty = sum((0.5 * k * squared_norm(v) for k, v in zip(decay, variables, strict=True) if k), 0.0)
         gradients = [g if factor == 1 else factor * g for g, factor in zip(gradients, factors, strict=True)]
