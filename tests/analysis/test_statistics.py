@@ -20,6 +20,7 @@ from bn_vuln.analysis.statistics import (
     estimate,
     log_log_slope,
     paired,
+    paired_interval,
     ratio,
     sign_verdict,
     unpaired,
@@ -369,3 +370,49 @@ def test_the_interval_decides_the_sign(factor: float, expected: str) -> None:
 def test_a_sign_is_one_of_two() -> None:
     with pytest.raises(ValueError, match="sign"):
         sign_verdict(None, 0)
+
+
+# ---------------------------------------------------------------- paired intervals
+
+
+def paired_outcomes(both, gained, lost, neither):
+    """(before, after), bool [n], with so many of each kind."""
+    before = np.repeat([True, False, True, False], [both, gained, lost, neither])
+    return before, np.repeat([True, True, False, False], [both, gained, lost, neither])
+
+
+def test_paired_interval_by_hand():
+    """n = 98: p12 = 11/100, p21 = 3/100; half = 1.959964 sqrt((.14 - .0064) / 100)."""
+    found = paired_interval(*paired_outcomes(50, 10, 2, 36))
+    half = 1.959964 * np.sqrt(0.1336 / 100)
+    assert found == pytest.approx((8 / 98, 0.08 - half, 0.08 + half), abs=1e-6)
+    narrower = paired_interval(*paired_outcomes(50, 10, 2, 36), level=0.9)
+    assert narrower[2] - 0.08 == pytest.approx(1.644854 * np.sqrt(0.1336 / 100), abs=1e-6)
+
+
+def test_paired_interval_where_nothing_changes_still_has_a_width():
+    difference, low, high = paired_interval(*paired_outcomes(10, 0, 0, 8))
+    half = 1.959964 * np.sqrt(0.1 / 20)
+    assert (difference, low, high) == pytest.approx((0, -half, half), abs=1e-6)
+
+
+def test_paired_interval_stays_in_its_range():
+    assert paired_interval(*paired_outcomes(0, 3, 0, 0))[2] == 1
+    assert paired_interval(*paired_outcomes(0, 0, 3, 0))[1] == -1
+
+
+@pytest.mark.parametrize(("n", "p12", "p21"), [(30, 0.05, 0.05), (100, 0.1, 0.02), (100, 0.3, 0.1), (50, 0.02, 0.0)])
+def test_paired_interval_covers(n, p12, p21):
+    """95% of intervals hold the true difference, or a few more."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for gained, lost, others in rng.multinomial(n, [p12, p21, 1 - p12 - p21], 2000):
+        _, low, high = paired_interval(*paired_outcomes(0, gained, lost, others))
+        covered += low <= p12 - p21 <= high
+    assert 0.935 <= covered / 2000 <= (1.0 if n * (p12 + p21) < 4 else 0.98)
+
+
+@pytest.mark.parametrize("wrong", [([True], [True, False]), ([], []), ([1, 0], [0, 1])])
+def test_paired_interval_refuses_what_are_no_paired_outcomes(wrong):
+    with pytest.raises(ValueError, match="expected outcomes"):
+        paired_interval(*map(np.asarray, wrong))
