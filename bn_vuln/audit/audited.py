@@ -18,7 +18,6 @@ from bn_vuln.records import Flag
 from bn_vuln.runtime.progress import Progress, duration
 from bn_vuln.typing import Floats, Mask
 
-
 NOT_MEASURED = Costs(0.0, 0.0)
 
 
@@ -53,6 +52,7 @@ class Audited:
         candidates: what was tried.
         confirmed: outcomes of the reporting half by title of a change, then by `clean`, `noise`, `strong`.
         layers: what each layer is, and does.
+        logits_amplification: as that of the layers.
         by_batch: accuracies with the statistics of the batch.
         examples: images that are shown.
         skipped: what was left out to keep the time.
@@ -77,6 +77,7 @@ class Audited:
     candidates: list[Candidate] = field(default_factory=list)
     confirmed: dict[str, dict[str, Mask]] = field(default_factory=dict)
     layers: tuple[Layer, ...] = ()
+    logits_amplification: float | None = None
     by_batch: tuple[Accuracy, ...] = ()
     examples: tuple[Example, ...] = ()
     skipped: list[str] = field(default_factory=list)

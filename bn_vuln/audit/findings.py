@@ -224,6 +224,7 @@ class ModelFindings(Frozen):
         found: what it was taken for, in lines of a word and a text.
         notes: sentences on what it is: `no normalization layer: ...`.
         layers: its normalization layers, in the order in which they are called.
+        logits_amplification: A of the logits; None where it was not measured.
         accuracies: clean, noise, corruptions.
         curve: accuracy along eps, ascending.
         half_eps: eps at which half of the clean accuracy is left; None where more is left at the largest eps.
@@ -245,6 +246,7 @@ class ModelFindings(Frozen):
     found: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     layers: tuple[Layer, ...] = ()
+    logits_amplification: float | None = None
     accuracies: tuple[Accuracy, ...] = ()
     curve: tuple[CurvePoint, ...] = ()
     half_eps: float | None = None
@@ -258,6 +260,12 @@ class ModelFindings(Frozen):
     flags: tuple[Flag, ...] = ()
     upper_bounds: bool = False
     examples: tuple[Example, ...] = ()
+
+    @property
+    def causes(self) -> frozenset[str]:
+        """Return the names of the layers that may be called a cause: changing this one alone, confirmed, gains."""
+        confirmed = (one.mend for one in self.finalists if one.gains and one.mend.changes_c)
+        return frozenset(mend.layers[0] for mend in confirmed if len(mend.layers) == 1)
 
 
 class Requirement(Frozen):
@@ -289,7 +297,10 @@ class Findings(Frozen):
         statistics_from: where the images that BN statistics are estimated on come from, and how many they are.
         ord: norm of the attacks, inf or 2.
         eps: the chosen eps.
+        eps_about: how it was chosen.
         strong_about: settings of `strong`.
+        curve_about: attack and images of the curves.
+        search_about: attack and images by which candidates were compared.
         noise_std: of the noise of the search.
         level: of the finalists' intervals: 1 - .05 / (2 numbers of each, strong and noise).
         max_clean_cost: points of clean accuracy that an advice may cost.
@@ -325,6 +336,9 @@ class Findings(Frozen):
     seconds: float
     versions: dict[str, str]
     device: str
+    eps_about: str = ""
+    curve_about: str = ""
+    search_about: str = ""
 
 
 def write(folder: Path, findings: Findings) -> Path:

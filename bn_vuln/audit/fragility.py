@@ -16,7 +16,7 @@ from bn_vuln.config import Attack, Clean, Perturbation, describe_perturbation, f
 from bn_vuln.errors import UsageError
 from bn_vuln.typing import Floats, Index, Plain
 
-FEW_POINTS = 4  # of the curve, where time is short
+FEW_POINTS = 5  # of the curve, where time is short
 ROBUST_SHARE = 0.4  # of the images, guessed before anything is measured: half of those that are classified correctly
 
 

@@ -19,7 +19,7 @@ NOISE = (0.05, 0.1, 0.2)  # std of pixels in [0, 1]
 CORRUPTIONS = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise")  # those of CIFAR-10-C that are noise
 SEVERITY = 3
 # Points of the curve, each twice the one before, so that wherever half of the accuracy is lost lies between two.
-CURVE = tuple(k / 255 for k in (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64))
+CURVE = tuple(2.0**k / 255 for k in range(-4, 7))
 RELATIVE_C = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 MOST_SINGLE_LAYERS = 8
 SEARCH_STEPS = 20

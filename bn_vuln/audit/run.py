@@ -178,6 +178,7 @@ def _of_model(one: Audited, chosen: Chosen, commands: Commands) -> ModelFindings
         found=tuple((word, text.strip()) for word, _, text in (line.partition(" ") for line in classifier.found)),
         notes=() if subject.layers else (advice.FOLDED,),
         layers=one.layers,
+        logits_amplification=one.logits_amplification,
         accuracies=tuple(accuracy(name, correct, one.about[name]) for name, correct in one.outcomes.items()),
         curve=tuple(CurvePoint(eps=eps, accuracy=left) for eps, left in zip(one.grid, along_eps, strict=True)),
         half_eps=fragility.half(one),

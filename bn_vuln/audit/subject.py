@@ -22,7 +22,7 @@ from bn_vuln.runtime.distribution import Distribution
 from bn_vuln.typing import Index, Mask
 
 LOOKED_AT = 32  # images on which the layers are found
-TIMED = 8  # images, by which it is measured how long a gradient takes
+TIMED = 32  # images, by which it is measured how long a gradient takes, after a few that compile it
 
 
 @dataclass(frozen=True)
@@ -128,11 +128,10 @@ class Subject:
 
     def costs(self, options: AuditOptions, eps: float) -> Costs:
         """Measure how long a gradient takes, by the attack of the search on a few images at a small eps."""
-        attack, some = options.search(eps), self.everything[:TIMED]
-        seconds = []
-        for _ in range(2):
+        attack, times = options.search(eps), []
+        for n in (2, TIMED):
             begun = time.monotonic()
-            (result,) = self.measure([attack], some)
-            seconds.append(time.monotonic() - begun)
-        evaluated = max(1.0, len(some) * float(result.record.n_evaluations or 1.0))
-        return Costs(seconds[1] / evaluated, max(0.0, seconds[0] - seconds[1]))
+            (result,) = self.measure([attack], self.everything[:n])
+            times.append(time.monotonic() - begun)
+        evaluated = result.record.n * max(1.0, float(result.record.n_evaluations or 1.0))
+        return Costs(times[1] / evaluated, times[0])

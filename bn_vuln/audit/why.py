@@ -47,11 +47,13 @@ def measure(one: Audited, chosen: Chosen) -> Arrays:
         arrays.update(clean=x[shown], attacked=result.images[shown])
         examples = _examples(one, some[shown], result.images[shown], chosen.eps)
         return {
-            "numbers": {name: vars(found) for name, found in numbers.items()},
+            "logits": numbers.logits,
+            "numbers": {name: vars(found) for name, found in numbers.layers.items()},
             "examples": [example.model_dump() for example in examples],
         }
 
     found = one.pieces.get(f"layers {chosen.eps}", compute)
+    one.logits_amplification = found["logits"]
     one.layers = _described(subject.layers, found["numbers"])
     one.examples = tuple(Example.model_validate(example) for example in found["examples"])
     return arrays
