@@ -13,7 +13,8 @@ from bn_vuln.evaluation import eval_set
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.typing import Index, Labels
 
-MOST_FOR_STATISTICS = 2000  # images
+MOST_FOR_STATISTICS, LEAST_FOR_STATISTICS = 2000, 200  # images
+PIXELS_FOR_STATISTICS = MOST_FOR_STATISTICS * 32 * 32  # larger images give a channel more values each
 BYTES_FOR_STATISTICS = 2**29  # of their float32 pixels at the model's input
 
 
@@ -48,7 +49,7 @@ def fitting_images(
     dataset: data.Dataset,
     halves: Halves,
     *,
-    most: int | None = MOST_FOR_STATISTICS,
+    all_images: bool = False,
 ) -> tuple[data.Dataset, str]:
     """Load the images that a change may be fitted on: none of them is in the reporting half.
 
@@ -60,7 +61,8 @@ def fitting_images(
         evaluation: data set and split that are measured.
         dataset: the images that are measured.
         halves: of these images.
-        most: this many of them, in a fixed random order, or fewer, of which memory holds the pixels; None: all.
+        all_images: take them all, in their order, as training needs them. Statistics are estimated of 2,000 in a fixed
+            random order, of images larger than 32 x 32 fewer, down to 200, and of as many as memory holds the pixels.
 
     Returns:
         (images, where they are from, in words).
@@ -73,9 +75,10 @@ def fitting_images(
         examples = everything.take(np.flatnonzero(~np.isin(everything.index, dataset.index[halves.reporting])))
         others = len(examples) - len(halves.choosing)
         where = "the choosing half" + (f" and the {split} split's images that were not measured" if others else "")
-    if most is not None:
-        bytes_each = 4 * classifier.channels * int(np.prod(classifier.size))
-        most = min(len(examples), most, max(1, BYTES_FOR_STATISTICS // bytes_each))
+    if not all_images:
+        pixels = int(np.prod(classifier.size))
+        most = max(LEAST_FOR_STATISTICS, min(MOST_FOR_STATISTICS, PIXELS_FOR_STATISTICS // pixels))
+        most = min(len(examples), most, max(1, BYTES_FOR_STATISTICS // (4 * classifier.channels * pixels)))
         examples = data.subset(examples, most, everything.info.label)
     return examples, f"{len(examples):,} images: {where}"
 

@@ -111,12 +111,16 @@ def test_a_fifth_of_data_published_whole_leaves_the_rest_to_fit_on():
 
 def test_for_statistics_there_are_as_many_as_memory_should_hold(npz, monkeypatch):
     one = audited(npz, "test")
-    first, _ = one.fitting(most=6)
-    second, _ = one.fitting(most=12)
+    monkeypatch.setattr(halves_module, "LEAST_FOR_STATISTICS", 4)
+    monkeypatch.setattr(halves_module, "MOST_FOR_STATISTICS", 12)
+    second, _ = one.fitting()
+    monkeypatch.setattr(halves_module, "PIXELS_FOR_STATISTICS", 6 * 16)  # images of 4 x 4
+    first, _ = one.fitting()
+    assert (len(first), len(second)) == (6, 12)
     assert ids(first) < ids(second)
     monkeypatch.setattr(halves_module, "BYTES_FOR_STATISTICS", 5 * 4 * 16)
     assert len(one.fitting()[0]) == 5
-    assert len(one.fitting(most=None)[0]) == 40
+    assert len(one.fitting(all_images=True)[0]) == 40
 
 
 def test_images_are_brought_to_the_input_of_the_model(npz):
