@@ -28,14 +28,16 @@ from bn_vuln.config import (
     Clean,
     Evaluation,
     Measurement,
+    Mend,
     MinimumNorm,
     NearestCentroidArch,
     Perturbation,
     Scale,
     Suite,
+    to_plain,
 )
 from bn_vuln.errors import UsageError
-from bn_vuln.evaluation.settings import AttackOptions, EvaluateOptions, Settings, parse
+from bn_vuln.evaluation.settings import AttackOptions, EvaluateOptions, ModelOptions, Settings, parse
 from bn_vuln.experiments import catalog, publishing, runner
 from bn_vuln.reporting import aggregate, pages, paired
 from bn_vuln.reporting.paired import Comparison
@@ -43,6 +45,7 @@ from bn_vuln.runtime.distribution import Strategy, choose
 from bn_vuln.runtime.progress import Progress, Quiet
 
 if TYPE_CHECKING:
+    from bn_vuln.audit.mend import MendResult
     from bn_vuln.evaluation.classifier import Classifier
     from bn_vuln.evaluation.opening import Opened, Target
     from bn_vuln.evaluation.result import AttackResult, Result
@@ -399,11 +402,98 @@ def audit(
         commands=Commands(
             command or f"bn_vuln.audit({', '.join(map(repr, names))}, ...)",
             f"bnvuln mend {names[0]}{source} --from-audit {folder or 'FOLDER'} -o mended.keras",
+            _as_given(settings, options),
         ),
         distribution=choose(settings.strategy),
         progress=settings.progress or Quiet(),
     )
     return AuditResult(found, folder)
+
+
+def mend(
+    model: Target | None = None,
+    images: object = None,
+    labels: object = None,
+    *,
+    mend: Mend | Fields | None = None,
+    out: str | Path | None = None,
+    from_audit: str | Path | None = None,
+    ord: str | None = None,
+    eps: float | str | None = None,
+    command: str | None = None,
+    **options: Unpack[EvaluateOptions],
+) -> MendResult:
+    """Change the normalization of a trained model, or train it a little more, and measure it before and after.
+
+    The model itself is not changed: a copy is, which is a plain Keras model of the same architecture, input and output.
+    It is fitted on the training split where the data have one, else on the half of the measured images that it is not
+    judged on, and on those that were not measured.
+
+    Args:
+        model: as `attack` takes it. None: the one of the audit.
+        images: as `attack` takes them.
+        labels: as `attack` takes them.
+        mend: what is changed, see `config.Mend`; of an audit's change only what is to be another.
+        out: the `.keras` file; its card, a text file, lies beside it. None: the model is only returned.
+        from_audit: folder of an audit, whose first advice that changes the model is followed, on its data.
+        ord: norm of the attack before and after, `inf` or `2`. None: that of the audit, or inf.
+        eps: of this attack, in pixels. None: that of the audit, or 8/255 for inf.
+        command: as the card shows it; None: this call.
+        options: see `EvaluateOptions`. `limit` is 200 by default; half of them are judged on. `force`: overwrite
+            `out`. `checks`, `root`, `bn_statistics` and `strategy` have no effect.
+
+    Returns:
+        What was made, with paired differences, and the mended model.
+
+    Raises:
+        ConfigError: for a change that is not valid.
+        UsageError: where there is nothing to change, the data or the layers do not fit, or `out` is there already.
+        BnvulnError: where the model cannot be loaded or saved, or fine-tuning spoils it.
+    """
+    from bn_vuln.audit import mend as mending
+
+    found = None if from_audit is None else mending.advised(Path(from_audit), model)
+    target = model if model is not None or found is None else found.source
+    if target is None:
+        raise UsageError("mend needs a model, or the folder of an audit (--from-audit)")
+    fields = mend.model_dump(exclude_unset=True) if isinstance(mend, Mend) else dict(mend or {})
+    changed = config.validate(Mend, {**({} if found is None else to_plain(found.mend)), **fields}, "mend")
+    mending.check_options(changed)
+    threat = mending.threat(ord, eps, None if found is None else found.threat)
+    path = None if out is None else Path(out)
+    if path is not None:
+        source = Path(target) if isinstance(target, str | Path) else None
+        mending.check_output(path, source, force=bool(options.get("force")))
+    given = {**(found.options if found is not None else {}), **{k: v for k, v in options.items() if v is not None}}
+    if images is not None:
+        given.pop("dataset", None)
+    own_limit = options.get("limit") is None and (found is None or found.own_limit)
+    given |= {"limit": given.get("limit", mending.LIMIT), "strategy": "none", "root": None, "bn_statistics": None}
+    settings = parse(given, images, labels)
+    opened = _opened(target, settings, own_limit=own_limit)
+    if found is not None and found.id != opened.classifier.id:
+        raise UsageError(
+            f"{_label(target, opened.classifier)}: not the model of {from_audit}, or called in another way"
+        )
+    request = settings.request
+    return mending.mend(
+        opened,
+        changed,
+        threat,
+        out=path,
+        custom_objects=request.external.custom_objects if request.custom_objects is None else request.custom_objects,
+        command=command or f"bn_vuln.mend({_label(target, opened.classifier)!r}, ...)",
+        progress=settings.progress or Quiet(),
+    )
+
+
+def _as_given(settings: Settings, options: Mapping[str, object]) -> dict[str, object]:
+    """Options of the model and the data as JSON holds them, by which `mend` finds them again."""
+    names = ("split", *ModelOptions.__annotations__)
+    given = {name: str(v) if isinstance(v, Path) else v for name, v in options.items() if name in names}
+    if isinstance(given.get("custom_objects"), Mapping):
+        del given["custom_objects"]
+    return {**given, "dataset": options.get("dataset") or settings.request.dataset}
 
 
 def _suite(suite: str | Mapping[str, object], kind: str) -> Suite:

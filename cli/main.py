@@ -13,6 +13,7 @@ from bn_vuln.version import __version__
 # name -> one line of help; the module bn_vuln.cli.NAME holds the command `command`.
 COMMANDS = {
     "audit": "How fragile is a model, why, and what to do about it.",
+    "mend": "Change the normalization of a trained model.",
     "train": "Train one model, with or without batch norm.",
     "attack": "Attack a run, or any Keras classifier.",
     "evaluate": "Clean accuracy, noise, attacks and measurements in one table.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ class Commands:
 
     audit: str
     mend: str
+    options: Plain = field(default_factory=dict)  # of the model and the data, as they were given
 
 
 def audit(
@@ -154,7 +155,7 @@ def _findings(
         level=what_if.level(n_finalists),
         max_clean_cost=options.max_clean_cost,
         skipped=tuple(dict.fromkeys(text for one in models for text in one.skipped)),
-        options=to_plain(options),
+        options={**commands.options, **to_plain(options)},
         command=commands.audit,
         date=datetime.date.today().isoformat(),
         seconds=round(clock.spent, 1),

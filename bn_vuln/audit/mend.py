@@ -1,0 +1,334 @@
+"""Mending: a copy of a model gets another c, other statistics or some training, and is compared with the original.
+
+What is judged is the file that was written, called as the original is, on images that nothing was fitted on.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from bn_vuln.audit import findings
+from bn_vuln.audit.halves import Halves, fitting_images, halves
+from bn_vuln.audit.mended import ChangedLayer, Mended, card
+from bn_vuln.audit.options import AuditOptions, noise
+from bn_vuln.audit.what_if import difference
+from bn_vuln.config import Clean, Evaluation, Mend, Perturbation, describe_perturbation, parse_number
+from bn_vuln.data.transforms import pixel_array
+from bn_vuln.errors import BnvulnError, UsageError
+from bn_vuln.evaluation.classifier import Classifier
+from bn_vuln.evaluation.evaluator import Evaluator
+from bn_vuln.evaluation.opening import Opened
+from bn_vuln.evaluation.result import Result
+from bn_vuln.evaluation.settings import ModelOptions
+from bn_vuln.external import loading
+from bn_vuln.models import normalization_layers as normalization
+from bn_vuln.models.normalization_layers import Estimator, LayerState, NormalizationLayer, c_of
+from bn_vuln.runtime import backend
+from bn_vuln.runtime.files import atomic_path, atomic_write
+from bn_vuln.runtime.progress import Progress
+from bn_vuln.training.fine_tuning import fine_tune
+from bn_vuln.typing import Images, KerasModel, Plain
+
+LIMIT, THOROUGH_LIMIT = 200, 500  # images that are measured, where there are as many
+FEWEST = 20
+LOOKED_AT = 32  # images on which the layers are found
+LEVEL = 0.95
+NO_LAYER = "no normalization layer: BN may have been folded at export; mend the model before it"
+
+
+@dataclass(frozen=True)
+class Threat:
+    """What both models are measured under: noise, and `strong` in the eps ball; pixels in [0, 1]."""
+
+    ord: str = "inf"
+    eps: float = 8 / 255
+    noise_std: float = 0.1
+
+    def perturbations(self, classes: int) -> dict[str, Perturbation]:
+        """Return them by name, for a data set of so many classes."""
+        strong = AuditOptions.model_validate({"ord": self.ord}).strong(self.eps, classes)
+        return {"clean": Clean(), "noise": noise(self.noise_std), "strong": strong}
+
+
+@dataclass(frozen=True)
+class MendResult:
+    """A mended model.
+
+    Attributes:
+        mended: what was made, as its card has it.
+        model: the Keras model.
+    """
+
+    mended: Mended
+    model: KerasModel
+
+
+@dataclass(frozen=True)
+class Advised:
+    """What an audit advises, and of what.
+
+    Attributes:
+        source: the model, as it was called.
+        id: of the model and how it is called.
+        mend: the change.
+        threat: what the audit confirmed it under.
+        options: of the model and the data, as the audit was given them.
+        own_limit: the number of images is the audit's own; fewer are enough.
+    """
+
+    source: str
+    id: str
+    mend: Mend
+    threat: Threat
+    options: Plain
+    own_limit: bool
+
+
+def advised(folder: Path, model: object) -> Advised:
+    """Read the first advice of an audit that changes the model.
+
+    Args:
+        folder: of the audit.
+        model: the one of a pair that is called so; otherwise the first.
+
+    Raises:
+        UsageError: There is no such advice.
+        BnvulnError: There is no audit, or it is damaged.
+    """
+    found = findings.read(folder)
+    one = next((one for one in found.models if one.source == str(model)), found.models[0])
+    change = next((advice.mend for advice in one.advice if advice.mend is not None), None)
+    if change is None:
+        raise UsageError(f"{folder}: the audit advises no change that mend can make: see {folder}/index.html")
+    options = {name: value for name, value in found.options.items() if value is not None}
+    own_limit = "limit" not in options
+    limit = options.get("limit", THOROUGH_LIMIT if options.get("thorough") else LIMIT)
+    names = ModelOptions.__annotations__.keys() | {"dataset", "split"}
+    options = {name: value for name, value in options.items() if name in names} | {"limit": limit}
+    return Advised(one.source, one.id, change, Threat(found.ord, found.eps, found.noise_std), options, own_limit)
+
+
+def threat(ord: str | None, eps: float | str | None, audit: Threat | None) -> Threat:
+    """Return the threat of these options, else that of the audit, else the default.
+
+    Raises:
+        UsageError: eps is not positive, or not given for another norm.
+    """
+    found = audit or Threat()
+    norm = found.ord if ord is None else str(ord)
+    if eps is None and norm != found.ord:
+        raise UsageError(f"--ord {norm} needs an --eps: there is no default")
+    try:
+        radius = found.eps if eps is None else float(parse_number(eps))
+    except (TypeError, ValueError, ZeroDivisionError):
+        radius = 0.0
+    if norm not in ("inf", "2") or not radius > 0:
+        raise UsageError(f"expected ord inf or 2 and eps > 0, received ord {norm} and eps {eps}")
+    return Threat(norm, radius, found.noise_std)
+
+
+def check_output(out: Path, source: Path | None, *, force: bool) -> None:
+    """Refuse a place for the mended model.
+
+    Args:
+        out: the file.
+        source: the file that it is made of, or its run folder.
+        force: what is there may be overwritten, but not the original.
+
+    Raises:
+        UsageError: It is no `.keras` file, the original itself, or there already.
+    """
+    if out.suffix != ".keras":
+        raise UsageError(f"{out}: expected a file name ending in .keras")
+    originals = [] if source is None else [source, source / "model.keras"]
+    if any(out.resolve() == one.resolve() for one in originals):
+        raise UsageError(f"{out}: this is the original, which is never overwritten: choose another file")
+    for path in (out, out.with_suffix(".md")):
+        if path.is_dir() or (path.exists() and not force):
+            raise UsageError(f"{path}: is there already; choose another file, or --force to overwrite it")
+
+
+def mend(
+    opened: Opened,
+    options: Mend,
+    threat: Threat,
+    *,
+    out: Path | None,
+    custom_objects: loading.CustomObjects | None,
+    command: str,
+    progress: Progress,
+) -> MendResult:
+    """Make a mended copy of a model, and measure both.
+
+    Args:
+        opened: the model, which is not changed, and the images that both are measured on: half of them.
+        options: what is changed.
+        threat: what both are measured under.
+        out: the `.keras` file; its card lies beside it. None: nothing is kept.
+        custom_objects: what the model was opened with.
+        command: for the card.
+        progress: where messages go.
+
+    Returns:
+        What was made, and the mended model as its file has it.
+
+    Raises:
+        UsageError: Nothing is to be changed, there are too few images or no such layers, the model has no gradient or
+            cannot be copied, or the measured split is that of training.
+        BnvulnError: Keras cannot save the model, or fine-tuning spoilt it.
+    """
+    begun, classifier, evaluation = time.monotonic(), opened.classifier, opened.evaluation
+    _check(options, classifier, evaluation)
+    evaluator = Evaluator(classifier, evaluation, checks="none")
+    measured = evaluator.eval_set.dataset
+    if len(measured) < FEWEST:
+        raise UsageError(f"{measured.info.label}: {len(measured)} images are measured, {FEWEST} are needed")
+    split = halves(measured.labels)
+    some = evaluator.eval_set.at_input(measured.images[:LOOKED_AT])
+    with tempfile.TemporaryDirectory() as folder:
+        copy = _saved(classifier, Path(folder) / "copy.keras", custom_objects, some)
+        layers, fitted_on = _change(copy, options, evaluator, split, progress)
+        path = out or Path(folder) / "mended.keras"
+        mended = _saved(copy, path, custom_objects, some)
+        sha256 = _sha256(path)
+    perturbations = threat.perturbations(len(measured.info.classes))
+    before = _measure("before", evaluator, split, perturbations, progress)
+    after = _measure("after", Evaluator(mended, evaluation, checks="none"), split, perturbations, progress)
+    flags = (flag.message for result in (*before, *after) for flag in result.record.flags)
+    found = Mended(
+        source=classifier.label,
+        source_id=classifier.id,
+        source_sha256="" if classifier.path is None else _sha256(_file_of(classifier.path)),
+        file="" if out is None else str(out),
+        sha256=sha256,
+        mend=options,
+        layers=layers,
+        fitted_on=fitted_on,
+        data=measured.info.label,
+        split=evaluation.split,
+        n=len(split.reporting),
+        table=tuple(
+            difference(name, one.correct, other.correct, LEVEL)
+            for name, one, other in zip(perturbations, before, after, strict=True)
+        ),
+        noise_std=threat.noise_std,
+        strong=describe_perturbation(perturbations["strong"]),
+        flags=tuple(dict.fromkeys(flags)),
+        command=command,
+        date=datetime.date.today().isoformat(),
+        seconds=round(time.monotonic() - begun, 1),
+        versions=backend.versions(),
+        device=backend.device_name(),
+    )
+    if out is not None:
+        atomic_write(out.with_suffix(".md"), card(found))
+    return MendResult(found, mended.model)
+
+
+def check_options(options: Mend) -> None:
+    """Raise `UsageError` where nothing is to be changed."""
+    if not (options.changes_c or options.reestimate or options.finetune):
+        raise UsageError("nothing is to be changed: give --c or --relative-c, --reestimate, --finetune or --from-audit")
+
+
+def _check(options: Mend, classifier: Classifier, evaluation: Evaluation) -> None:
+    check_options(options)
+    if evaluation.split == "train":
+        raise UsageError(
+            "split train is what a change is fitted on: before and after are measured on another one, or on all"
+        )
+    if options.finetune and classifier.output is not None and not classifier.output.differentiable:
+        raise UsageError(f"{classifier.label}: it has no gradient, so it cannot be fine-tuned")
+
+
+def _change(
+    mended: Classifier, options: Mend, evaluator: Evaluator, split: Halves, progress: Progress
+) -> tuple[tuple[ChangedLayer, ...], str]:
+    """Change a copy of the model; (its layers before and after, what it was fitted on)."""
+    measured, evaluation = evaluator.eval_set.dataset, evaluator.evaluation
+    examples, fitted_on = fitting_images(mended, evaluation, measured, split)
+    pixels = pixel_array(examples.images[:], mended.size)
+    layers = normalization.find(mended.model, mended.predict, pixels[:LOOKED_AT])
+    if not layers and (options.changes_c or options.reestimate):
+        raise UsageError(f"{mended.label}: {NO_LAYER}")
+    estimator = Estimator(mended.model, layers, mended.predict, pixels, batch_size=evaluator.eval_set.batch_size)
+    states = estimator.states(options)
+    if options.reestimate:
+        progress.message(f"statistics are estimated again on {fitted_on}")
+    normalization.write(layers, states)
+    _check_written(layers, states)
+    if options.finetune is not None:
+        examples, trained_on = fitting_images(mended, evaluation, measured, split, most=None)
+        progress.message(f"it is fine-tuned on {trained_on}")
+        fine_tune(
+            mended.model,
+            options.finetune,
+            examples,
+            predict=lambda x, training: replace(mended, training=training).predict(x),
+            size=mended.size,
+            progress=progress,
+        )
+        fitted_on = f"{trained_on}, statistics before on {fitted_on}" if options.reestimate else trained_on
+    changed = tuple(
+        ChangedLayer(name=one.name, kind=one.kind, before=one.state.c, after=states[one.name].c) for one in layers
+    )
+    return changed, fitted_on if options.reestimate or options.finetune else ""
+
+
+def _measure(
+    which: str, evaluator: Evaluator, split: Halves, perturbations: dict[str, Perturbation], progress: Progress
+) -> Sequence[Result]:
+    """The results of the reporting half."""
+    own, found = evaluator.subset(split.reporting), []
+    for name, perturbation in perturbations.items():
+        found.append(own.run(perturbation, progress=progress))
+        progress.message(f"{which}: {name} {100 * found[-1].record.accuracy:.1f}%")
+    return found
+
+
+def _check_written(layers: Sequence[NormalizationLayer], states: Mapping[str, LayerState]) -> None:
+    """Raise `UsageError` for a layer of another's making that does not keep another c."""
+    for one in layers:
+        kept = np.min(one.layer.moving_variance) >= 0 if one.is_batch else c_of(one.layer) == states[one.name].c
+        if not kept:
+            raise UsageError(
+                f"{one.name} ({type(one.layer).__name__}): c = {states[one.name].c:.4g} cannot be saved in it"
+            )
+
+
+def _saved(
+    classifier: Classifier, path: Path, custom_objects: loading.CustomObjects | None, some: Images
+) -> Classifier:
+    """Save a model and open the file; it must compute the same for some images."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with atomic_path(path) as temporary:
+            classifier.model.save(temporary)
+    except OSError:
+        raise
+    except Exception as error:  # Keras and custom layers raise many kinds
+        text = " ".join(str(error).split())[:200]
+        raise BnvulnError(f"{classifier.label}: Keras cannot save it: {type(error).__name__}: {text}") from None
+    opened = replace(classifier, model=loading.load(path, custom_objects=custom_objects).model)
+    if classifier.trial is None or classifier.trial.deterministic:
+        expected, found = (np.asarray(backend.compile(one.predict)(some)) for one in (classifier, opened))
+        if not np.allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max(initial=0), equal_nan=True):
+            raise BnvulnError(f"{classifier.label}: saved and loaded by Keras it computes something else")
+    return opened
+
+
+def _file_of(path: Path) -> Path:
+    return path / "model.keras" if (path / "model.keras").is_file() else path
+
+
+def _sha256(path: Path) -> str:
+    """Of a file; "" of a folder."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
