@@ -6,13 +6,13 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Literal
 
 from bn_vuln.config import describe_cell, describe_fields, present_perturbation, to_plain
 from bn_vuln.errors import UsageError
 from bn_vuln.records import Entry, entries, entry, is_packed, is_run_folder, open_run, open_store
+from bn_vuln.reporting import templates
 from bn_vuln.reporting.exports import measurement_fields, record_fields
 from bn_vuln.reporting.tables import MISSING, TextTable, markdown_table, measurements_table, records_table
 from bn_vuln.runtime.files import atomic_write
@@ -142,16 +142,9 @@ def markdown(found: Sequence[Entry]) -> str:
 
 def html(found: Sequence[Entry]) -> str:
     """Return models with their records as one self-contained page."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("bn_vuln.reporting", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
     sections = [{"model": one, "summary": summary_rows(one), "tables": result_tables(one)} for one in found]
     overview = models_table(found) if len(found) > 1 else None
-    report = (resources.files("bn_vuln.reporting") / "report.html.jinja").read_text(encoding="utf-8")
-    style = report.partition("<style>")[2].partition("</style>")[0]
-    return environment.get_template("models.html.jinja").render(sections=sections, overview=overview, style=style)
+    return templates.render("models.html.jinja", sections=sections, overview=overview)
 
 
 def csv_text(found: Sequence[Entry]) -> str:

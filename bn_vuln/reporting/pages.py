@@ -11,7 +11,7 @@ from bn_vuln import config
 from bn_vuln.config import Experiment
 from bn_vuln.experiments import catalog
 from bn_vuln.records import Store, describe_damaged, open_store
-from bn_vuln.reporting import exports, figures, latex, legend, models, summary, tables
+from bn_vuln.reporting import exports, figures, latex, legend, models, summary, tables, templates
 from bn_vuln.reporting.aggregate import Results, aggregate
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet
@@ -116,14 +116,6 @@ def markdown_legend(lines: legend.Lines) -> str:
 
 def html(results: list[Results]) -> str:
     """One self-contained page: no scripts, no network, light and dark, readable on a phone, printable."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("bn_vuln.reporting", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     sections = [
         {
             "id": catalog.file_stem(one.experiment),
@@ -144,7 +136,7 @@ def html(results: list[Results]) -> str:
         }
         for one, drawn in zip(results, figures.draw_all(results), strict=True)
     ]
-    return environment.get_template("report.html.jinja").render(sections=sections, verdict=summary.verdicts(*results))
+    return templates.render("report.html.jinja", sections=sections, verdict=summary.verdicts(*results))
 
 
 def claims_table(folders: Iterable[Path], link: str = "{folder}/report/{stem}.md") -> str:

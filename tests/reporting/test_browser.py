@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import helpers_findings
 import numpy as np
 import pytest
 from helpers_records import HARM, by_arm, fill, small
@@ -16,6 +17,7 @@ from PIL import Image
 
 from bn_vuln.experiments import catalog
 from bn_vuln.records import Flag
+from bn_vuln.reporting import audit_page
 from bn_vuln.reporting import pages as report
 from bn_vuln.reporting.aggregate import aggregate
 
@@ -109,6 +111,15 @@ def test_only_tables_and_figures_scroll_sideways(page: str, tmp_path: Path) -> N
     widths = [size[0] for _ in pages for size in sizes]
     assert [(client, scroll) for client, scroll, _ in found] == [(width, width) for width in widths]
     assert [inside > 0 for _, _, inside in found][::2] == [True, True]  # on the phone
+
+
+@pytest.mark.parametrize("size", [PHONE, DESK])
+def test_only_the_table_of_layers_scrolls_on_the_page_of_an_audit(size: tuple[int, int], tmp_path: Path) -> None:
+    pages = [audit_page.html(make(), None) for make in helpers_findings.CASES.values()]
+    dom = browse(written(tmp_path, "".join([*(framed(text, size) for text in pages), MEASURE])), "--dump-dom")
+    found = json.loads(html.unescape(re.findall("<title>(.*?)</title>", dom)[-1]))
+    assert [(client, scroll) for client, scroll, _ in found] == [(size[0], size[0])] * len(pages)
+    assert max(inside for *_, inside in found) <= 1
 
 
 def test_differences_are_in_sight_on_a_phone(page: str, tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""Numbers of an audit as they are shown: accuracies in percent, differences in points, eps in 1/255."""
+
+from __future__ import annotations
+
+from bn_vuln.audit.findings import Accuracy, Findings, Interval, ModelFindings
+from bn_vuln.config import format_eps
+
+MINUS = "\N{MINUS SIGN}"
+WIDE = 0.04  # an interval of this width, as a fraction, supports whole percents only
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """Return a fraction as a number of percent, without the sign."""
+    return f"{100 * value:.{digits}f}"
+
+
+def points(value: float) -> str:
+    """Return a difference of fractions in points, with its sign."""
+    return f"{100 * value:+.1f}".replace("-", MINUS)
+
+
+def digits_of(interval: Interval) -> int:
+    """Return the decimals of a percent that an interval supports."""
+    return 0 if interval.high - interval.low >= WIDE else 1
+
+
+def rounded(interval: Interval) -> str:
+    """Return the value of an accuracy with as many digits as its interval supports: `45%`."""
+    return f"{percent(interval.value, digits_of(interval))}%"
+
+
+def span(interval: Interval, digits: int = 1) -> str:
+    """Return the ends of an interval of an accuracy in percent: `38 to 52`."""
+    return f"{percent(interval.low, digits)} to {percent(interval.high, digits)}"
+
+
+def change(interval: Interval) -> str:
+    """Return a difference with its interval, in points: `+7.5 (+2.1 to +12.9)`."""
+    return f"{points(interval.value)} ({points(interval.low)} to {points(interval.high)})"
+
+
+def number(value: float) -> str:
+    """Return a positive number of two digits: `1e-5`, `0.042`, `4.1`, `110`."""
+    text = f"{value:.0f}" if 10 <= value < 1e4 else f"{value:.2g}"
+    return text.replace("e-0", "e-").replace("e+0", "e")
+
+
+def eps_text(findings: Findings, eps: float) -> str:
+    """Return an eps: `2/255` of L-infinity, a length of L2; one between levels has one decimal: `2.3/255`."""
+    if findings.ord == "2":
+        return f"{eps:.2g}"
+    exact = format_eps(eps)
+    return exact if exact.endswith("/255") else f"{255 * eps:.1f}".removesuffix(".0") + "/255"
+
+
+def half_eps_text(findings: Findings, model: ModelFindings) -> str:
+    """Return the eps that leaves half of the clean accuracy: `2.3/255`, `above 8/255`, or "" without a curve."""
+    if model.half_eps is not None:
+        return eps_text(findings, model.half_eps)
+    return f"above {eps_text(findings, model.curve[-1].eps)}" if model.curve else ""
+
+
+def headline(findings: Findings, model: ModelFindings) -> dict[str, Accuracy | None]:
+    """Return the three accuracies that come first: clean, noise (that of the search), strong; None: not measured."""
+    named = {one.name: one for one in model.accuracies}
+    noise = next((one for one in model.accuracies if one.name.startswith("noise ")), None)
+    return {
+        "clean": named.get("clean"),
+        "noise": named.get(f"noise {findings.noise_std:g}", noise),
+        "strong": model.strong,
+    }
+
+
+def short_names(findings: Findings) -> list[str]:
+    """Return what models are called in tables: the last part of their paths, or all of it where these are equal."""
+    sources = [model.source for model in findings.models]
+    names = [source.rstrip("/").rpartition("/")[2] or source for source in sources]
+    return names if len(set(names)) == len(names) else sources
