@@ -161,6 +161,12 @@ class Finalist(Frozen):
     beyond_statistics: Difference | None = None
     noise_beyond_statistics: Difference | None = None
 
+    @property
+    def beyond(self) -> bool:
+        """Return if it gains more than statistics estimated again gain alone."""
+        found = (self.beyond_statistics, self.noise_beyond_statistics)
+        return any(one is not None and one.difference.low > 0 for one in found)
+
 
 class Advice(Frozen):
     """One advice.
@@ -263,9 +269,13 @@ class ModelFindings(Frozen):
 
     @property
     def causes(self) -> frozenset[str]:
-        """Return the names of the layers that may be called a cause: changing this one alone, confirmed, gains."""
-        confirmed = (one.mend for one in self.finalists if one.gains and one.mend.changes_c)
-        return frozenset(mend.layers[0] for mend in confirmed if len(mend.layers) == 1)
+        """Return the names of the layers that may be called a cause: changing this one alone, confirmed, gains.
+
+        Where statistics estimated again gain alone, it must gain beyond them.
+        """
+        statistics_gain = any(one.gains for one in self.finalists if not one.mend.changes_c)
+        gaining = (one for one in self.finalists if one.gains and (one.beyond or not statistics_gain))
+        return frozenset(one.mend.layers[0] for one in gaining if len(one.mend.layers) == 1)
 
 
 class Requirement(Frozen):

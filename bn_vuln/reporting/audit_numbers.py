@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bn_vuln.audit.findings import Accuracy, Findings, Interval, ModelFindings
+from bn_vuln.audit.findings import Accuracy, Findings, Interval, ModelFindings, Requirement
 from bn_vuln.config import format_eps
 
 MINUS = "\N{MINUS SIGN}"
@@ -46,17 +46,18 @@ def number(value: float) -> str:
 
 
 def eps_text(findings: Findings, eps: float) -> str:
-    """Return an eps: `2/255` of L-infinity, a length of L2; one between levels has one decimal: `2.3/255`."""
+    """Return an eps: `2/255` of L-infinity, a length of L2; one between levels has two digits: `2.3/255`."""
     if findings.ord == "2":
-        return f"{eps:.2g}"
+        return number(eps)
     exact = format_eps(eps)
-    return exact if exact.endswith("/255") else f"{255 * eps:.1f}".removesuffix(".0") + "/255"
+    return exact if exact.endswith("/255") else f"{number(255 * eps)}/255"
 
 
 def half_eps_text(findings: Findings, model: ModelFindings) -> str:
     """Return the eps that leaves half of the clean accuracy: `2.3/255`, `above 8/255`, or "" without a curve."""
     if model.half_eps is not None:
-        return eps_text(findings, model.half_eps)
+        least = bool(model.curve) and model.half_eps <= model.curve[0].eps
+        return ("at most " if least else "") + eps_text(findings, model.half_eps)
     return f"above {eps_text(findings, model.curve[-1].eps)}" if model.curve else ""
 
 
@@ -69,6 +70,13 @@ def headline(findings: Findings, model: ModelFindings) -> dict[str, Accuracy | N
         "noise": named.get(f"noise {findings.noise_std:g}", noise),
         "strong": model.strong,
     }
+
+
+def measured(findings: Findings, requirement: Requirement) -> str:
+    """Return the number that a requirement is about: an accuracy in percent, or an eps."""
+    if requirement.text.startswith("half-eps"):
+        return eps_text(findings, requirement.value)
+    return f"{percent(requirement.value)}%"
 
 
 def short_names(findings: Findings) -> list[str]:

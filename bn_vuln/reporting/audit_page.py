@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bn_vuln.audit import findings as records
-from bn_vuln.audit.findings import Accuracy, Candidate, Difference, Findings, Interval, Layer, ModelFindings
-from bn_vuln.config import Mend
+from bn_vuln.audit.findings import Accuracy, Difference, Finalist, Findings, Interval, Layer, ModelFindings
 from bn_vuln.errors import BnvulnError
 from bn_vuln.reporting import audit_numbers as numbers
 from bn_vuln.reporting import templates
@@ -121,9 +120,9 @@ def html(findings: Findings, folder: Path | None) -> str:
             "number": i,
             "examples": _examples(model, folder / f"examples_{i}.npz") if folder and model.examples else None,
             "layers": _layers_view(model.layers) if model.layers else None,
-            "candidates": _candidates(model.candidates),
-            "tried": _tried(model),
-            "scale": max((abs(end) for one in model.finalists for d in (one.clean, one.noise, one.strong)
+            "candidates": _candidates(model),
+            "finalists": [(one, _differences(findings, one)) for one in model.finalists],
+            "scale": max((abs(end) for one in model.finalists for _, d in _differences(findings, one)
                           for end in (d.difference.low, d.difference.high)), default=0.0),
         }
         for i, (model, name) in enumerate(zip(findings.models, names, strict=True))
@@ -280,19 +279,23 @@ def _place(ratio: float, decades: int) -> float:
     return round(min(max(50 + 50 * math.log10(max(ratio, 1e-12)) / decades, 0.0), 100.0), 2)
 
 
-def _candidates(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
-    """Candidates with the numbers that are the best of their column."""
+def _candidates(model: ModelFindings) -> list[dict[str, Any]]:
+    """The model as it is and the candidates, with the numbers that are the best of their column."""
     fields = ("clean", "noise", "attacked")
-    best = {field: max((getattr(one, field) for one in candidates), default=0.0) for field in fields}
+    rows = [*([model.as_it_is] if model.as_it_is else []), *model.candidates]
+    best = {field: max((getattr(one, field) for one in rows), default=0.0) for field in fields}
     return [
-        {"candidate": one, "cells": [(getattr(one, f), getattr(one, f) == best[f]) for f in fields]}
-        for one in candidates
+        {"candidate": one, "cells": [(getattr(one, f), getattr(one, f) == best[f]) for f in fields]} for one in rows
     ]
 
 
-def _tried(model: ModelFindings) -> int:
-    """The number of changes that were tried; the model as it is is none."""
-    return sum(one.mend != Mend() for one in model.candidates)
+def _differences(findings: Findings, one: Finalist) -> list[tuple[str, Difference]]:
+    """What was confirmed of a change: against the model as it is, and against statistics estimated again alone."""
+    noise, strong = f"noise {findings.noise_std:g}", f"strong {numbers.eps_text(findings, findings.eps)}"
+    beyond = ", beyond statistics"
+    rows = [("clean", one.clean), (noise, one.noise), (strong, one.strong)]
+    extra = [(noise + beyond, one.noise_beyond_statistics), (strong + beyond, one.beyond_statistics)]
+    return rows + [(name, found) for name, found in extra if found is not None]
 
 
 # ---------------------------------------------------------------- text
@@ -318,7 +321,7 @@ def text(findings: Findings) -> str:
         changes = "; ".join(f"{one.name} {numbers.change(one.difference)}" for one in findings.pair)
         lines += [*_indented("", f"second {numbers.MINUS} first, points (95% interval): {changes}"), ""]
     for one in findings.requirements:
-        lines += _indented("", f"{'met' if one.met else 'NOT met'}: {one.text} ({numbers.percent(one.value)}%)")
+        lines += _indented("", f"{'met' if one.met else 'NOT met'}: {one.text} ({numbers.measured(findings, one)})")
     for skipped in findings.skipped:
         lines += _indented("", f"left out to keep the time: {skipped}")
     return "\n".join(lines).rstrip("\n") + "\n"
@@ -350,8 +353,8 @@ def tables(findings: Findings) -> dict[str, list[dict[str, Any]]]:
     """Return the plain rows of all tables; each row names its model, accuracies are fractions.
 
     Returns:
-        `accuracies`, `curve`, `layers`, `what_ifs` (candidates, choosing half), `finalists` (reporting half, a row for
-        each of clean, noise, strong), `advice`.
+        `accuracies`, `curve`, `layers`, `what_ifs` (the model as it is and candidates, choosing half), `finalists`
+        (reporting half, a row a difference), `advice`.
     """
     rows: dict[str, list[dict[str, Any]]] = {
         name: [] for name in ("accuracies", "curve", "layers", "what_ifs", "finalists", "advice")
@@ -367,12 +370,12 @@ def tables(findings: Findings) -> dict[str, list[dict[str, Any]]]:
         rows["layers"] += [{**source, **_layer_row(one), "cause": one.name in model.causes} for one in model.layers]
         rows["what_ifs"] += [
             {**source, **one.model_dump(exclude={"mend"}), **one.mend.model_dump(exclude={"finetune"})}
-            for one in model.candidates
+            for one in [*([model.as_it_is] if model.as_it_is else []), *model.candidates]
         ]
         rows["finalists"] += [
-            {**source, "title": one.title, "name": d.name, "before": d.before, "after": d.after,
+            {**source, "title": one.title, "name": name, "before": d.before, "after": d.after,
              **_interval("difference", d.difference), "level": findings.level, "n": d.n, "gains": one.gains}
-            for one in model.finalists for d in (one.clean, one.noise, one.strong)
+            for one in model.finalists for name, d in _differences(findings, one)
         ]  # fmt: skip
         rows["advice"] += [
             {**source, "rank": rank, "kind": one.kind, "text": one.text, "command": one.command}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bn_vuln.audit.findings import Advice, Example, Findings, Interval
+from bn_vuln.audit.findings import Advice, Example, Findings, Interval, Requirement
 from bn_vuln.config import Mend
 from bn_vuln.errors import BnvulnError
 from bn_vuln.reporting import audit_numbers as numbers
@@ -101,7 +101,7 @@ def test_masked_gradients_are_said_before_all_numbers(pages: dict[str, str]) -> 
 
 def test_accuracies_and_the_half_beside_references(pages: dict[str, str]) -> None:
     text = section(pages["gains"], "fragile")
-    assert "noise 0.2 Gaussian noise of standard deviation 0.2 74.0 (65.4 to 82.6)" in text
+    assert "noise 0.2 Gaussian noise of standard deviation 0.2, 100 images 74.0 (65.4 to 82.6)" in text
     assert "strong at 2/255" in text
     assert "resnet20.keras 92.0 2.3/255 ResNet-20 with batch norm (3 seeds) 91.5 1.9/255" in text
     assert "VGG8 with batch norm (1 seed) 83.8 1.6/255" in text
@@ -110,8 +110,10 @@ def test_accuracies_and_the_half_beside_references(pages: dict[str, str]) -> Non
 
 
 def test_a_curve_that_stays_above_half_says_so() -> None:
-    findings = made.audit(made.model(half_eps=None, curve=made.curve(0.92, 4.6 / 255)[:2]))
-    assert "resnet20.keras 92.0 above 1/255" in section(audit_page.html(findings, None), "fragile")
+    points = made.curve(0.92, 2.3 / 255)
+    for half, text in ((None, "above 2/255"), (points[0].eps, "at most 0.062/255")):
+        findings = made.audit(made.model(half_eps=half, curve=points[:6]))
+        assert f"resnet20.keras 92.0 {text} " in section(audit_page.html(findings, None), "fragile")
 
 
 def test_layers_have_their_numbers_and_what_high_means(pages: dict[str, str]) -> None:
@@ -121,7 +123,7 @@ def test_layers_have_their_numbers_and_what_high_means(pages: dict[str, str]) ->
     assert "A cause: bn_1. Changing this layer alone gains, confirmed." in text
     assert "Amplification: how many times further" in text
     assert "Through it: amplification after the layer divided by that before it." in text
-    assert "Highest here: bn_18 (7.7)." in text
+    assert "Highest here: bn_18 (7.7). Of the output (logits): 8.2." in text
     assert "Momentum of the tracked statistics: 0.99 in all of them." in text
     assert "frozen" not in text
 
@@ -141,6 +143,15 @@ def test_only_what_gains_alone_is_called_a_cause(mend: Mend, gains: bool) -> Non
     assert "No layer is called a cause here" in text
     assert "A cause" not in text
     assert "bn_1 batch" in text
+
+
+def test_where_statistics_gain_a_cause_gains_beyond_them() -> None:
+    alone = made.finalist("s", Mend(reestimate=True), 0.9, 0.4, 0.08)
+    one = made.finalist("x", Mend(relative_c=0.3, layers=("bn_1",), reestimate=True), 0.9, 0.4, 0.12)
+    same = one.model_copy(update={"beyond_statistics": made.difference("strong", 0.48, 0.52)})
+    assert made.model(finalists=(alone, one)).causes == {"bn_1"}
+    assert made.model(finalists=(alone, same)).causes == set()
+    assert made.model(finalists=(same,)).causes == {"bn_1"}
 
 
 def test_columns_without_a_number_are_left_out(pages: dict[str, str]) -> None:
@@ -171,7 +182,8 @@ def test_what_ifs_with_their_number_and_the_confirmed(pages: dict[str, str]) -> 
     assert "c + 0.3 m in all layers, gain kept gains" in text
     assert f"strong 2/255 42.0 {ARROW} 50.0 +8.0 +3.0 to +13.0" in text
     assert f"clean 92.0 {ARROW} 91.5 {MINUS}0.5 {MINUS}2.5 to +1.5" in text
-    assert "The intervals are 98.3%" in text
+    assert "The intervals are 99.2%" in text
+    assert f"strong 2/255, beyond statistics 43.0 {ARROW} 50.0 +7.0" in text
     assert "Number of candidates tried: 16." in text
     assert "no more than 1 point." in text
     assert "A diagnosis, never an advice" in text
@@ -326,20 +338,28 @@ def test_the_text_says_what_is_not_met_not_measured_or_left_out() -> None:
     assert "left out to keep the time: corruptions: 40 s more" in text
 
 
+def test_a_required_eps_is_no_percentage() -> None:
+    required = Requirement(text="half-eps >= 2/255", value=2.3 / 255, met=True)
+    findings = made.audit(requirements=(required,))
+    assert "met: half-eps >= 2/255 (2.3/255)" in audit_page.text(findings)
+    assert "half-eps >= 2/255 2.3/255 met" in section(audit_page.html(findings, None), "how")
+
+
 def test_rows_for_tables_are_plain_and_of_equal_fields() -> None:
     for make in made.CASES.values():
         for rows in audit_page.tables(make()).values():
             assert len({tuple(row) for row in rows}) <= 1
     rows = audit_page.tables(made.pair())
     assert {name: len(every) for name, every in rows.items()} == {
-        "accuracies": 16, "curve": 12, "layers": 19, "what_ifs": 17, "finalists": 9, "advice": 4,
+        "accuracies": 16, "curve": 22, "layers": 19, "what_ifs": 17, "finalists": 11, "advice": 4,
     }  # fmt: skip
     strong = rows["accuracies"][7]
     assert (strong["model"], strong["name"], strong["accuracy"], strong["n"]) == ("resnet20.keras", "strong", 0.42, 100)
     layer = rows["layers"][1]
     assert (layer["name"], layer["gain_100"], layer["variance_50"], layer["cause"]) == ("bn_1", 110.0, 1.0, True)
     assert rows["finalists"][5]["difference"] == pytest.approx(0.08)
-    assert rows["what_ifs"][2]["relative_c"] == 0.01
+    assert rows["finalists"][6]["name"] == "strong 2/255, beyond statistics"
+    assert [row["relative_c"] for row in rows["what_ifs"][:3]] == [0, 0, 0.01]
     assert audit_page.tables(made.everything_skipped())["layers"][0]["gain_0"] is None
 
 
@@ -350,8 +370,8 @@ def test_figures_are_those_that_there_are_numbers_for() -> None:
         "resnet20.keras", "resnet20-fixup.keras",
     ]  # fmt: skip
     x, y = found["curve"].axes[0].lines[0].get_data()
-    assert list(x) == pytest.approx([0, 0.5, 1, 2, 4, 8])
-    assert y[0] == pytest.approx(92)
+    assert list(x) == pytest.approx([1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16, 32, 64])
+    assert y[5] == pytest.approx(92 * 0.5 ** ((2 / 2.3) ** 1.4))
     assert len(found["layers"].axes) == 4
     assert set(audit_page.figures(made.no_normalization())) == {"curve"}
     assert audit_page.figures(made.everything_skipped()) == {}

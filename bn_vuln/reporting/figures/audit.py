@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bn_vuln.audit.findings import Findings
-from bn_vuln.reporting.audit_numbers import half_eps_text, short_names
+from bn_vuln.reporting.audit_numbers import half_eps_text, headline, short_names
 from bn_vuln.reporting.figures.style import ARM_STYLES, GREY, STYLE, hide_spines
 
 if TYPE_CHECKING:
@@ -31,30 +31,43 @@ def figures(findings: Findings) -> dict[str, Figure]:
 
 
 def _curve(findings: Findings) -> Figure | None:
-    """Accuracies along eps with their intervals, and where half of the clean accuracy is left."""
+    """Accuracies along eps with their intervals, the clean accuracy, and where half of it is left."""
     from matplotlib.figure import Figure
 
     if not any(model.curve for model in findings.models):
         return None
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
+    axes.set_xscale("log", base=2)
     scale = 255 if findings.ord == "inf" else 1
+    eps = sorted({scale * point.eps for model in findings.models for point in model.curve if point.eps > 0})
     for i, (model, name) in enumerate(zip(findings.models, short_names(findings), strict=True)):
         colour, marker = ARM_STYLES[i]
-        x = [scale * point.eps for point in model.curve]
-        low, high = ([100 * getattr(point.accuracy, end) for point in model.curve] for end in ("low", "high"))
+        points = [point for point in model.curve if point.eps > 0]
+        x = [scale * point.eps for point in points]
+        low, high = ([100 * getattr(point.accuracy, end) for point in points] for end in ("low", "high"))
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-        accuracies = [100 * point.accuracy.value for point in model.curve]
-        axes.plot(x, accuracies, color=colour, marker=marker, markersize=4, linewidth=1.6, label=name, clip_on=False)
-        if model.half_eps is not None and model.curve[0].eps == 0:
-            half = scale * model.half_eps, accuracies[0] / 2
-            axes.plot([0, half[0], half[0]], [half[1], half[1], 0], color=colour, linestyle=":", linewidth=1.2)
-            text = f"half at {half_eps_text(findings, model)}"
-            axes.annotate(text, half, xytext=(5, 4), textcoords="offset points", color=colour)
+        y = [100 * point.accuracy.value for point in points]
+        axes.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=1.6, label=name, clip_on=False)
+        clean = headline(findings, model)["clean"]
+        if clean and points:
+            level = 100 * clean.accuracy.value
+            axes.axhline(level, color=colour, linestyle="--", linewidth=1)
+            if i == 0:
+                axes.annotate("clean", (1, level), xycoords=("axes fraction", "data"), xytext=(0, 2),
+                              textcoords="offset points", ha="right", color=colour)  # fmt: skip
+            if model.half_eps is not None:
+                half = scale * model.half_eps, level / 2
+                axes.plot([x[0], half[0], half[0]], [half[1], half[1], 0], color=colour, linestyle=":", linewidth=1.2)
+                if len(findings.models) == 1:
+                    text = f"half at {half_eps_text(findings, model)}"
+                    axes.annotate(text, half, xytext=(5, 4), textcoords="offset points", color=colour)
+    shown = eps[:: 2 if len(eps) > 7 else 1]
+    axes.set_xticks(shown, [f"1/{1 / x:g}" if 1 / x in (2, 4, 8, 16) else f"{x:.2g}" for x in shown], minor=False)
+    axes.minorticks_off()
     axes.set_xlabel("L\N{INFINITY} eps, 1/255 of the pixel range" if scale == 255 else "L2 eps, pixels from 0 to 1")
     axes.set_ylabel("still classified correctly, %")
     axes.set_ylim(0, 102)
-    axes.set_xlim(left=0)
     axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
     _finish(axes, legend=len(findings.models) > 1)
     return figure
