@@ -343,12 +343,11 @@ class Estimator:
     def _statistics(self, x: Tensor, r: Tensor, c: Tensor, keep: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The moments of the inputs of each BN layer, with the changed layers before it, in the order of `layers`.
 
-        Each layer normalizes by the moments of this batch. Those of one that is called several times are the means over
-        its calls, which it tracks in training.
+        Each layer normalizes by the moments of this batch.
         """
         import keras
 
-        moments: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        moments: dict[int, tuple[Tensor, Tensor]] = {}
 
         def changing(layer: Layer, call: Callable[..., Any]) -> Callable[..., Any]:
             i = self._numbers[id(layer)]
@@ -361,7 +360,7 @@ class Estimator:
                     axis = _axis(layer, len(h.shape))
                     axes = [a for a in range(len(h.shape)) if a != axis]
                     mean, variance = ops.moments(ops.cast(h, "float32"), axes)
-                    moments.setdefault(i, []).append((mean, variance))
+                    moments.setdefault(i, (mean, variance))
                     m = _median_of_live(variance)
                 else:
                     m = ops.convert_to_tensor(np.float32(median_variance(found.variance)))
@@ -382,8 +381,7 @@ class Estimator:
         layers = [found.layer for found in self.layers]
         with functions_inlined(self._model), replaced_calls(layers, changing):
             self._predict(x)
-        calls = [moments[i] for i, found in enumerate(self.layers) if found.is_batch]
-        return [(sum(m for m, _ in own) / len(own), sum(v for _, v in own) / len(own)) for own in calls]
+        return [moments[i] for i, found in enumerate(self.layers) if found.is_batch]
 
 
 def check_names(layers: Sequence[NormalizationLayer], names: Sequence[str]) -> None:
