@@ -32,14 +32,11 @@ def measure(one: Audited, chosen: Chosen) -> Arrays:
         one.tell("layer by layer")
         (result,) = subject.measure([one.options.search(chosen.eps)], some)
         x = eval_set.pixels[some]
+        attacked = layerwise.Attacked(x, eval_set.labels[some], result.images, eval_set.index[some], one.options.ord)
         numbers = layerwise.measure(
             subject.classifier,
             subject.layers,
-            x,
-            eval_set.labels[some],
-            result.images,
-            eval_set.index[some],
-            ord=one.options.ord,
+            attacked,
             actual=None if one.refused else subject.states(what_if.STATISTICS),
             batch_size=eval_set.batch_size,
         )

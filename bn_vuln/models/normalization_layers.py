@@ -73,6 +73,7 @@ class NormalizationLayer:
         frozen: True where it is not trained.
         values: number of values of one channel that an image has.
         state: as it was found.
+        calls: how often the model calls it; what is said of its inputs is of the first call.
         input_variance: of other kinds than BN: what they divide by, the variances of the images that were looked at,
             one for each image and group; None for BN.
     """
@@ -85,6 +86,7 @@ class NormalizationLayer:
     frozen: bool
     values: int
     state: LayerState
+    calls: int = 1
     input_variance: Channels | None = None
 
     @property
@@ -128,16 +130,19 @@ def find(model: KerasModel, predict: Predict, pixels: Images) -> list[Normalizat
     kinds = {id(layer): kind for layer in layers_inside(model) if (kind := _kind_of(layer)) is not None}
     candidates = [layer for layer in layers_inside(model) if id(layer) in kinds]
     inputs: dict[int, tuple[Layer, Tensor]] = {}
+    calls: dict[int, int] = {}
 
     def recording(layer: Layer, call: Callable[..., Any]) -> Callable[..., Any]:
         def run(h: Tensor, *args: object, **kwargs: object) -> Any:
             inputs.setdefault(id(layer), (layer, h))
+            calls[id(layer)] = calls.get(id(layer), 0) + 1
             return call(h, *args, **kwargs)
 
         return run
 
     def variances(x: Tensor) -> list[Tensor]:
         inputs.clear()
+        calls.clear()
         with functions_inlined(model), replaced_calls(candidates, recording):
             predict(x)
         return [own_variance(layer, kinds[id(layer)], h) for layer, h in inputs.values()]
@@ -145,7 +150,7 @@ def find(model: KerasModel, predict: Predict, pixels: Images) -> list[Normalizat
     found = [np.asarray(v, np.float64).ravel() for v in backend.compile(variances)(pixels)]
     names = _unique_names([layer.name for layer, _ in inputs.values()])
     return [
-        _described(layer, kinds[key], name, tuple(h.shape), variance)
+        _described(layer, kinds[key], name, tuple(h.shape), calls[key], variance)
         for (key, (layer, h)), name, variance in zip(inputs.items(), names, found, strict=True)
     ]
 
@@ -155,21 +160,19 @@ def _kind_of(layer: Layer) -> Kind | None:
 
     if is_batch_normalization(layer):
         return "batch"
-    if isinstance(layer, keras.layers.GroupNormalization):
-        channels = _size_along(layer)
+    if isinstance(layer, keras.layers.GroupNormalization) and layer.built:
         if layer.groups == 1:
             return "layer"
-        return "instance" if layer.groups in (-1, channels) else "group"
-    if isinstance(layer, keras.layers.LayerNormalization):
-        return "rms" if getattr(layer, "rms_scaling", False) else "layer"
+        return "instance" if layer.groups == layer.input_spec.axes[layer.axis] else "group"
+    if isinstance(layer, keras.layers.LayerNormalization):  # with `rms_scaling` it divides by the deviation, too
+        return "layer"
     if isinstance(layer, keras.layers.RMSNormalization):
         return "rms"
-    return "filter response" if type(layer).__name__ == "FilterResponse" and hasattr(layer, "c") else None
+    return "filter response" if _is_filter_response(layer) else None
 
 
-def _size_along(layer: Layer) -> int | None:
-    gamma = getattr(layer, "gamma", None)
-    return None if gamma is None else int(np.prod(gamma.shape))
+def _is_filter_response(layer: Layer) -> bool:
+    return type(layer).__name__ == "FilterResponse" and hasattr(layer, "c")
 
 
 def _unique_names(names: Sequence[str]) -> list[str]:
@@ -186,7 +189,7 @@ def own_variance(layer: Layer, kind: Kind, h: Tensor) -> Tensor:
     h = ops.cast(h, "float32")
     rank = len(h.shape)
     if kind == "batch":
-        axis = _axis(layer, rank)
+        axis = channel_axis(layer, rank)
         return ops.var(h, axis=[i for i in range(rank) if i != axis])
     if kind == "filter response":
         return ops.mean(ops.square(h), axis=(1, 2))
@@ -200,22 +203,24 @@ def own_variance(layer: Layer, kind: Kind, h: Tensor) -> Tensor:
     return ops.mean(ops.square(h), axis=axes) if kind == "rms" else ops.var(h, axis=axes)
 
 
-def _axis(layer: Layer, rank: int) -> int:
+def channel_axis(layer: Layer, rank: int) -> int:
+    """Return the axis of the channels among inputs of this rank; the last one where it normalizes along several."""
     axis = getattr(layer, "axis", -1)
-    return int(axis[0] if isinstance(axis, list | tuple) else axis) % rank
+    return int(axis[-1] if isinstance(axis, list | tuple) else axis) % rank
 
 
 def _described(
-    layer: Layer, kind: Kind, name: str, shape: tuple[int | None, ...], variance: Channels
+    layer: Layer, kind: Kind, name: str, shape: tuple[int | None, ...], calls: int, variance: Channels
 ) -> NormalizationLayer:
     gamma = None if (variable := gamma_of(layer)) is None else _array(variable)
     mean = variances = None
-    channels = int(shape[_axis(layer, len(shape))] or (0 if gamma is None else len(gamma)))
+    axis = channel_axis(layer, len(shape))
+    channels = int(shape[axis] or (0 if gamma is None else len(gamma)))
     if kind == "batch":
         mean, variances = _array(layer.moving_mean), _array(layer.moving_variance)
         channels = len(variances)
     momentum = getattr(layer, "momentum", None) if kind == "batch" else None
-    sides = [side or 1 for i, side in enumerate(shape[1:], 1) if i != _axis(layer, len(shape))]
+    sides = [side or 1 for i, side in enumerate(shape[1:], 1) if i != axis]
     return NormalizationLayer(
         name,
         kind,
@@ -225,6 +230,7 @@ def _described(
         not layer.trainable,
         int(np.prod(sides)) if sides else 1,
         LayerState(c_of(layer), gamma, mean, variances),
+        calls,
         None if kind == "batch" else variance,
     )
 
@@ -234,7 +240,9 @@ def _array(variable: Variable) -> Channels:
 
 
 def _c_name(layer: Layer) -> str:
-    return next((name for name in ("epsilon", "c", "eps") if hasattr(layer, name)), "epsilon")
+    if _is_filter_response(layer):
+        return "c"
+    return "eps" if hasattr(layer, "eps") and not hasattr(layer, "epsilon") else "epsilon"
 
 
 def c_of(layer: Layer) -> float:
@@ -284,11 +292,14 @@ class Estimator:
         self._compiled = backend.compile(self._statistics)
 
     def refusal(self) -> str | None:
-        """Return why statistics cannot be estimated: too few images, by a layer; None where they can."""
+        """Return why statistics cannot be estimated: too few images, or a layer with two calls; None where they can."""
         batch = [layer for layer in self.layers if layer.is_batch]
         fewest = min(batch, key=lambda layer: layer.values, default=None)
         if fewest is None:
             return "no batch norm"
+        for layer in batch:  # it has one mean for inputs of which the second depend on it
+            if layer.calls > 1:
+                return f"{layer.name} is called {layer.calls} times"
         values = fewest.values * len(self.images)
         if values >= MIN_VALUES:
             return None
@@ -357,7 +368,7 @@ class Estimator:
             def run(h: Tensor, *args: object, **kwargs: object) -> Any:
                 values: list[tuple[Variable, Tensor]] = []
                 if found.is_batch:
-                    axis = _axis(layer, len(h.shape))
+                    axis = channel_axis(layer, len(h.shape))
                     axes = [a for a in range(len(h.shape)) if a != axis]
                     mean, variance = ops.moments(ops.cast(h, "float32"), axes)
                     moments.setdefault(i, (mean, variance))
@@ -365,15 +376,15 @@ class Estimator:
                 else:
                     m = ops.convert_to_tensor(np.float32(median_variance(found.variance)))
                 new = ops.where(c[i] >= 0, c[i], c0 + r[i] * m)
-                factor = ops.where(keep > 0, ops.sqrt((m + new) / (m + c0)), 1.0)
-                if found.is_batch:
-                    values += [(layer.moving_mean, mean), (layer.moving_variance, variance + (new - c0))]
-                elif isinstance(own := vars(layer).get(_c_name(layer)), keras.Variable):
-                    values += [(own, new)]
+                factor = ops.where((keep > 0) & (m + c0 > 0), ops.sqrt((m + new) / (m + c0)), 1.0)
                 if gamma is not None:
-                    values += [(gamma, ops.convert_to_tensor(gamma) * factor)]
+                    values += [(gamma, np.asarray(found.state.gamma, np.float32) * factor)]
+                if found.is_batch:
+                    by_gamma = 1.0 if gamma is not None else factor**2  # see `changed`
+                    values += [(layer.moving_mean, mean), (layer.moving_variance, (variance + new) / by_gamma - c0)]
                 values = [(v, ops.cast(ops.reshape(value, v.shape), v.dtype)) for v, value in values]
-                with keras.StatelessScope(values):
+                own_c = contextlib.nullcontext() if found.is_batch else _with_c(layer, new)
+                with keras.StatelessScope(values), own_c:
                     return call(h, *args, **kwargs)
 
             return run
@@ -399,16 +410,24 @@ def check_names(layers: Sequence[NormalizationLayer], names: Sequence[str]) -> N
 def changed(state: LayerState, m: float, mend: Mend) -> LayerState:
     """Return a layer's state with the c of a change.
 
+    BN without gamma keeps the gain of its median channel by its variance, and then its c: with f the factor that gamma
+    would get, f / sqrt(variance + new c) = 1 / sqrt(((variance + new c) / f^2 - c) + c). Other kinds without gamma do
+    not keep it.
+
     Args:
         state: before it, with the statistics that it will have.
         m: median variance of the live channels.
         mend: the change.
     """
     c = state.c + mend.relative_c * m if mend.c is None else mend.c
-    gamma = state.gamma
-    if gamma is not None and mend.keep_gain and m + state.c > 0:
-        gamma = gamma * np.sqrt((m + c) / (m + state.c))
-    return replace(state, c=c, gamma=gamma)
+    if not mend.keep_gain or m + state.c <= 0:
+        return replace(state, c=c)
+    squared = (m + c) / (m + state.c)
+    if state.gamma is not None:
+        return replace(state, c=c, gamma=state.gamma * np.sqrt(squared))
+    if state.variance is not None:
+        return replace(state, variance=(state.variance + c) / squared - state.c)
+    return replace(state, c=c)
 
 
 def _median_of_live(variance: Tensor) -> Tensor:
@@ -430,15 +449,25 @@ def adjustable(layers: Sequence[NormalizationLayer]) -> Iterator[None]:
     """Inside, the c of layers other than BN is a variable, which `applied` can change without compiling anew."""
     import keras
 
-    others = [found for found in layers if not found.is_batch]
-    for found in others:
-        # Past Keras' own attributes: a built layer takes no more variables, and this one is not the model's.
-        found.layer.__dict__[_c_name(found.layer)] = keras.Variable(found.state.c, trainable=False, dtype="float32")
+    with contextlib.ExitStack() as stack:
+        for found in layers:
+            if not found.is_batch:
+                variable = keras.Variable(found.state.c, trainable=False, dtype="float32")
+                stack.enter_context(_with_c(found.layer, variable))
+        yield
+
+
+@contextlib.contextmanager
+def _with_c(layer: Layer, c: Variable | Tensor) -> Iterator[None]:
+    """Inside, a layer has this c, past Keras' own attributes: a built layer takes no more variables."""
+    own, name = layer.__dict__, _c_name(layer)
+    before = {name: own[name]} if name in own else {}
+    own[name] = c
     try:
         yield
     finally:
-        for found in others:
-            found.layer.__dict__[_c_name(found.layer)] = found.state.c
+        del own[name]
+        own.update(before)
 
 
 @contextlib.contextmanager
@@ -467,6 +496,7 @@ def write(layers: Sequence[NormalizationLayer], states: Mapping[str, LayerState]
     """Change the layers for good, so that a model that is saved has them; not inside of `adjustable`.
 
     c is written as the layer's own `epsilon`, where its config has one; else, of BN, into the tracked variance.
+    What was compiled before has the old `epsilon`: compile anew.
     """
     for found in layers:
         if found.name not in states:
@@ -483,7 +513,7 @@ def _assignments(
     found: NormalizationLayer, state: LayerState, *, offset: float | None = None, with_c: bool = True
 ) -> list[tuple[Variable, Any]]:
     """(variable, its value) of a state; `offset` is what the variance gets in place of c."""
-    layer, changes = found.layer, []
+    layer, changes = found.layer, list[tuple[Variable, Any]]()
     if found.is_batch:
         assert state.variance is not None
         extra = state.c - found.state.c if offset is None else offset
@@ -493,9 +523,9 @@ def _assignments(
     gamma = gamma_of(layer)
     if gamma is not None and state.gamma is not None:
         changes += [(gamma, state.gamma)]
-    return [(variable, np.reshape(value, variable.shape)) for variable, value in changes]
+    return [(variable, np.reshape(np.asarray(value), variable.shape)) for variable, value in changes]
 
 
 def _assign(changes: Sequence[tuple[Variable, Any]]) -> None:
     for variable, value in changes:
-        variable.assign(np.asarray(value, backend.dtype_of(variable)))  # type: ignore[attr-defined]
+        variable.assign(np.asarray(value, backend.dtype_of(variable)))

@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # it imports NumPy, which `bnvuln --help` does without
 
 Signature: TypeAlias = Sequence[object]  # what `spec` returns, or structures of it
 Extra = TypeVar("Extra")
+Point = TypeVar("Point")
 
 
 def prepare_environment() -> None:
@@ -105,17 +106,17 @@ def spec(shape: tuple[int | None, ...], dtype: str) -> object:
     return _implementation().spec(shape, dtype)
 
 
-def value_and_gradient(function: Callable[[Tensor], tuple[Tensor, Extra]], x: Tensor) -> tuple[Tensor, Tensor, Extra]:
+def value_and_gradient(function: Callable[[Point], tuple[Tensor, Extra]], x: Point) -> tuple[Tensor, Point, Extra]:
     """Evaluate a function and its gradient by its argument.
 
     Args:
         function: x -> (values, anything else that it computes). The gradient is that of the values' sum.
-        x: a tensor.
+        x: a tensor, or a list of tensors.
 
     Returns:
         (values, gradient of the shape of x, the rest). A gradient that is not connected is 0.
     """
-    return cast("tuple[Tensor, Tensor, Extra]", _implementation().value_and_gradient(function, x))
+    return cast("tuple[Tensor, Point, Extra]", _implementation().value_and_gradient(function, x))
 
 
 def jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

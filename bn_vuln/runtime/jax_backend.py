@@ -150,11 +150,11 @@ def spec(shape: tuple[int | None, ...], dtype: str) -> object:
     return shape, dtype
 
 
-def value_and_gradient(function: Callable[[Tensor], tuple[Tensor, Any]], x: Tensor) -> tuple[Tensor, Tensor, Any]:
+def value_and_gradient(function: Callable[[Any], tuple[Tensor, Any]], x: Any) -> tuple[Tensor, Any, Any]:
     """See `backend.value_and_gradient`."""
     assigned: list[Variable] = []
 
-    def pure(x: Tensor) -> Any:
+    def pure(x: Any) -> Any:
         with variables_as() as updates:
             values, rest = function(x)
         assigned[:] = [variable for variable, _ in updates]

@@ -89,14 +89,15 @@ def spec(shape: tuple[int | None, ...], dtype: str) -> object:
     return tensorflow().TensorSpec(shape, dtype)
 
 
-def value_and_gradient(function: Callable[[Tensor], tuple[Tensor, Any]], x: Tensor) -> tuple[Tensor, Tensor, Any]:
+def value_and_gradient(function: Callable[[Any], tuple[Tensor, Any]], x: Any) -> tuple[Tensor, Any, Any]:
     """See `backend.value_and_gradient`."""
     tf = tensorflow()
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
         values, rest = function(x)
     gradient = tape.gradient(values, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    return values, tf.ensure_shape(gradient, x.shape), rest  # its shape is unknown behind a Python function
+    # Its shape is unknown behind a Python function.
+    return values, tf.nest.map_structure(lambda g, t: tf.ensure_shape(g, t.shape), gradient, x), rest
 
 
 def jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
