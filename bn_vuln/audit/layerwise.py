@@ -21,7 +21,7 @@ from bn_vuln.models.bn_statistics import functions_inlined, replaced_calls
 from bn_vuln.models.normalization_layers import Channels, LayerState, NormalizationLayer, channel_axis
 from bn_vuln.runtime import backend, ops
 from bn_vuln.runtime.batch_size import map_batches
-from bn_vuln.typing import AnyArray, Floats, Images, Index, KerasModel, Labels, Tensor
+from bn_vuln.typing import AnyArray, Floats, Images, KerasModel, Labels, Tensor
 
 N_RANDOM = 8  # random perturbations of each image
 STREAM = 2**30  # added to the seed: attacks start from other random numbers than these
@@ -79,7 +79,7 @@ class Attacked:
         x: clean pixels [n, height, width, channels].
         labels: their classes, [n].
         adversarial: adversarial pixels, of the shape of x.
-        index: the number of each image in its data set, which its random perturbations follow from.
+        index: the number of each image in its data set, which its random perturbations follow from; any int [n].
         ord: norm of the attack.
         box: lowest and highest pixel.
     """
@@ -87,7 +87,7 @@ class Attacked:
     x: Images
     labels: Labels
     adversarial: Images
-    index: Index
+    index: NDArray[np.integer[Any]]
     ord: Literal["inf", "2"]
     box: tuple[float, float] = (0.0, 1.0)
 

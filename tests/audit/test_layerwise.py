@@ -17,17 +17,21 @@ from bn_vuln.runtime import backend
 L = keras.layers
 SIDE, N = 4, 12
 INFO = DatasetInfo("made up", (SIDE, SIDE, 1), ("a", "b", "c"), (0.5,), (0.25,), {})
-RNG = np.random.default_rng(0)
 
 
-def attacked(ord="2", size=0.05, low=0.3, high=0.7, n=N, **fields):
+@pytest.fixture(autouse=True)
+def _same_kernels_each_time():
+    keras.utils.set_random_seed(0)
+
+
+def attacked(ord="2", size=0.05, low=0.3, high=0.7, n=N):
     """Images with an adversarial change of that length, or largest entry; far from the box by default."""
-    x = RNG.uniform(low, high, (n, SIDE, SIDE, 1)).astype(np.float32)
-    change = RNG.normal(size=x.shape)
+    generator = np.random.default_rng(0)
+    x = generator.uniform(low, high, (n, SIDE, SIDE, 1)).astype(np.float32)
+    change = generator.normal(size=x.shape)
     change = np.sign(change) if ord == "inf" else change / np.linalg.norm(change, axis=(1, 2), keepdims=True)
     adversarial = np.clip(x + size * change, 0, 1).astype(np.float32)
-    fields = {"labels": RNG.integers(0, 3, n).astype(np.int32), "index": RNG.permutation(1000)[:n], **fields}
-    return Attacked(x, adversarial=adversarial, ord=ord, **fields)
+    return Attacked(x, generator.integers(0, 3, n).astype(np.int32), adversarial, generator.permutation(1000)[:n], ord)
 
 
 def set_bn(layer, gamma, mean, variance):
@@ -106,7 +110,7 @@ def test_a_channel_of_hundred_fold_gain_that_an_attack_follows_is_seen():
     inputs = keras.Input((SIDE, SIDE, 1))
     h = L.Dense(8)(L.Flatten()(inputs))
     bns = [L.BatchNormalization(epsilon=1e-6, name=f"bn{i}") for i in range(3)]
-    kernels = [np.linalg.qr(RNG.normal(size=(8, 8)))[0] for _ in bns]
+    kernels = [np.linalg.qr(np.random.default_rng(seed).normal(size=(8, 8)))[0] for seed in range(3)]
     for bn, kernel in zip(bns, kernels, strict=True):
         dense = L.Dense(8, use_bias=False)
         h = dense(bn(h))
@@ -124,8 +128,8 @@ def test_a_channel_of_hundred_fold_gain_that_an_attack_follows_is_seen():
     np.testing.assert_allclose([numbers[0].through, numbers[2].through], 1.0, atol=1e-3)
     assert numbers[1].through > 1.5
     assert numbers[1].low_variance_channels == 1
-    assert numbers[1].low_variance_share > 0.99
-    assert numbers[0].low_variance_share < 0.6
+    assert numbers[1].low_variance_share > 0.9
+    assert numbers[0].low_variance_share == pytest.approx(kernels[0][0, 5] ** 2, abs=0.02)
 
 
 @pytest.mark.parametrize("ord", ["inf", "2"])
@@ -222,7 +226,7 @@ def test_the_distance_of_statistics_is_that_of_what_the_layer_returns():
     gamma, c = np.array([1.0, -2.0, 0.5]), 0.01
     tracked = LayerState(c, gamma, np.array([0.0, 1.0, 2.0]), np.array([1.0, 4.0, 0.5]))
     actual = replace(tracked, mean=np.array([0.5, 1.0, 1.0]), variance=np.array([2.0, 1.0, 0.5]))
-    h = RNG.normal(size=(200_000, 3))
+    h = np.random.default_rng(0).normal(size=(200_000, 3))
     h = (h - h.mean(axis=0)) / h.std(axis=0) * np.sqrt(actual.variance) + actual.mean
 
     def normalized(state):
