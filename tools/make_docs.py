@@ -319,6 +319,8 @@ def _escaped(text: str) -> str:
 
 CONFIGS = {
     "cell": "Trainings",
+    "adversarial": "Adversarial training",
+    "mend": "Changes of trained models",
     "arch": "Architectures",
     "normalization": "Normalizations",
     "perturbation": "Perturbations and evaluations",

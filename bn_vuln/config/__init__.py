@@ -6,6 +6,7 @@ Numbers may be written as fractions: "8/255". Short forms: `normalization: batch
 likewise for `data`, `arch` and `schedule`.
 """
 
+from bn_vuln.config.adversarial import Adversarial
 from bn_vuln.config.arch import (
     Arch,
     DeepArch,
@@ -17,7 +18,6 @@ from bn_vuln.config.arch import (
     WideResNetArch,
 )
 from bn_vuln.config.cell import (
-    Adversarial,
     Augment,
     Cell,
     ConstantSchedule,
@@ -30,6 +30,7 @@ from bn_vuln.config.cell import (
 from bn_vuln.config.describe import (
     describe_cell,
     describe_fields,
+    describe_mend,
     describe_perturbation,
     is_cell,
     order_of,
@@ -66,7 +67,7 @@ from bn_vuln.config.loading import (
     validate,
 )
 from bn_vuln.config.measurement import BatchStatistics, ColumnUnit, Fooling, Measurement, Spectrum, Tilt
-from bn_vuln.config.mend import FineTuning, Mend
+from bn_vuln.config.mend import CellMend, FineTuning, Mend
 from bn_vuln.config.normalization import (
     BatchNormalization,
     FilterResponseNormalization,
@@ -100,6 +101,7 @@ __all__ = [
     "Augment",
     "BatchNormalization",
     "Cell",
+    "CellMend",
     "FineTuning",
     "Mend",
     "ConstantSchedule",
@@ -178,6 +180,7 @@ __all__ = [
     "parse_number",
     "describe_cell",
     "describe_fields",
+    "describe_mend",
     "describe_perturbation",
     "is_cell",
     "order_of",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from bn_vuln.config.adversarial import Adversarial
 from bn_vuln.config.arch import DEFAULTS, Arch, MLPArch
+from bn_vuln.config.mend import CellMend
 from bn_vuln.config.normalization import NoNormalization, Normalization
-from bn_vuln.config.perturbation import Box, Unit
 from bn_vuln.config.types import (
     BelowOne,
     Count,
@@ -102,42 +103,6 @@ class CosineSchedule(Frozen):
 Schedule = Annotated[
     ConstantSchedule | StepSchedule | CosineSchedule, Field(discriminator="name"), BeforeValidator(expand_name)
 ]
-
-
-class Adversarial(Frozen):
-    """Adversarial training: each step is made on adversarial examples of its batch.
-
-    They are points of the eps ball, cut to the box, at which the cross-entropy of the true label is maximized. The
-    defaults are those of Madry et al. (2018): PGD, which starts at a random point of the eps ball. FGSM (Goodfellow et
-    al. 2015) is one step without a random start.
-
-    Attributes:
-        eps: Radius of the eps ball, in `unit`.
-        step_size: In `unit`. Null: 2.5 eps / steps, or eps if there is one step.
-    """
-
-    ord: Literal["inf", "2"] = "inf"
-    eps: NonNegative
-    unit: Unit = "pixel"
-    box: Box = (0.0, 1.0)
-    steps: Count = 10
-    step_size: NonNegative = Field(default=None, validate_default=True)
-    random_start: bool = True
-
-    @field_validator("ord", mode="before")
-    @classmethod
-    def _ord_as_text(cls, value: object) -> str:
-        """Read `ord: 2`, which is a number in YAML."""
-        return str(value)
-
-    @field_validator("step_size", mode="before")
-    @classmethod
-    def _default_step_size(cls, value: object, info: ValidationInfo) -> object:
-        """Fill in the default; 0 where eps or steps is wrong, which is reported for itself."""
-        if value is not None:
-            return value
-        eps, steps = info.data.get("eps", 0.0), info.data.get("steps", 1)
-        return eps if steps == 1 else 2.5 * eps / steps
 
 
 class Augment(Frozen):
@@ -242,9 +207,10 @@ class Cell(Frozen):
         standardize: False: the model takes its pixels as they are.
         init_generator: What draws random initial kernels, biases and gammas: `tensorflow`, or `numpy`, the same numbers
             on every backend. On other backends than TensorFlow it is always numpy.
+        mend: What is changed of the model that the other fields train; see `CellMend`.
     """
 
-    omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("standardize", "init_generator")
+    omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("standardize", "init_generator", "mend")
 
     data: Annotated[Data, BeforeValidator(expand_name)] = Data()
     arch: Arch = MLPArch()
@@ -256,6 +222,12 @@ class Cell(Frozen):
     seed: Index = 0
     standardize: bool = True
     init_generator: Literal["tensorflow", "numpy"] = "tensorflow"
+    mend: CellMend | None = None
+
+    @property
+    def base(self) -> Cell:
+        """The cell whose model is changed: this one without `mend`."""
+        return self.model_copy(update={"mend": None})
 
     @model_validator(mode="after")
     def _zeros_are_for_linear_models(self) -> Cell:
@@ -284,6 +256,22 @@ class Cell(Frozen):
             architectures=_ARCHITECTURES.get(needed or "", ""),
             arch=self.arch.name,
             optimizer=self.train.optimizer,
+        )
+        return self
+
+    @model_validator(mode="after")
+    def _mend_fits_the_normalization(self) -> Cell:
+        mend, name = self.mend, self.normalization.name
+        reject_if(
+            (
+                mend and mend.changes_c and not hasattr(self.normalization, "c"),
+                "mend changes c, which normalization {name} has not",
+            ),
+            (
+                mend and mend.reestimate and name != "batch",
+                "mend.reestimate is for the statistics of normalization batch, not for {name}",
+            ),
+            name=name,
         )
         return self
 

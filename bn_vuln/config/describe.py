@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from bn_vuln.config.arch import WideResNetArch
 from bn_vuln.config.cell import Cell
 from bn_vuln.config.loading import to_plain, validate
+from bn_vuln.config.mend import CellMend
 from bn_vuln.config.normalization import BatchNormalization
 from bn_vuln.config.perturbation import (
     AWGN,
@@ -53,7 +54,19 @@ def describe_cell(cell: Cell) -> str:
     parts += [f"crop pad {augment.pad}" + ("" if augment.flip else ",")] if augment and augment.pad else []
     parts += ["flip,"] if augment and augment.flip else []
     parts += [f"lr {train.lr:g}, batch size {train.batch_size}, {train.epochs} epochs,"]
+    parts += [f"{describe_mend(cell.mend)},"] if cell.mend else []
     return " ".join([*filter(None, parts), f"seed {cell.seed}"])
+
+
+def describe_mend(mend: CellMend) -> str:
+    """Describe what is changed of a trained model: mended c+0.1m statistics 1 epoch (m: median variance of a layer)."""
+    c = f"c={mend.c:g}" if mend.c is not None else f"c+{mend.relative_c:g}m"
+    parts = [c if mend.changes_c else "", f"in {','.join(mend.layers)}" if mend.layers else ""]
+    parts += ["gains free" if mend.changes_c and not (mend.keep_gain or mend.retrain) else ""]
+    parts += ["statistics" if mend.reestimate else ""]
+    if mend.finetune is not None:
+        parts += [f"{mend.finetune.epochs} epoch{'s' if mend.finetune.epochs > 1 else ''}"]
+    return " ".join(["trained with" if mend.retrain else "mended", *filter(None, parts)])
 
 
 def describe_perturbation(perturbation: Perturbation) -> str:

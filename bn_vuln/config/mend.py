@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import model_validator
 
-from bn_vuln.config.cell import Adversarial
+from bn_vuln.config.adversarial import Adversarial
 from bn_vuln.config.types import BelowOne, Count, Frozen, Index, NonNegative, Positive, reject_if
 
 
@@ -64,4 +64,21 @@ class Mend(Frozen):
             (self.c is not None and self.relative_c > 0, "c and relative_c are two ways to say one thing: give one"),
             (bool(self.layers) and not self.changes_c, "layers need a c or relative_c that they get"),
         )
+        return self
+
+
+class CellMend(Mend):
+    """What is changed of the model of a cell.
+
+    Attributes:
+        retrain: The changed c is that of another training, from the initialization of the model that has m.
+    """
+
+    retrain: bool = False
+
+    @model_validator(mode="after")
+    def _training_anew_is_all(self) -> CellMend:
+        others = self.keep_gain or self.reestimate or self.finetune
+        message = "retrain: gains and statistics are those of the training: expected keep_gain false and c alone"
+        reject_if((self.retrain and (others or not self.changes_c), message))
         return self

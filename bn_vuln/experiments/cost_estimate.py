@@ -61,12 +61,14 @@ def task_flops(task: Task) -> float:
 
 def _training_flops(cell: Cell) -> float:
     """Count, in every epoch, the steps on training examples and a forward pass of the validation examples."""
-    options, info = cell.data, data.dataset_info(cell.data.name)
+    options, info, epochs = cell.data, data.dataset_info(cell.data.name), cell.train.epochs
+    if cell.mend is not None and not cell.mend.retrain:
+        epochs = cell.mend.finetune.epochs if cell.mend.finetune else 0  # its base is a cell of its own
     examples = options.limit or info.size("train", options.validation)
     first = native.applies_to(cell, info)
     return (
         _forward(cell, native_width=first)
-        * cell.train.epochs
+        * epochs
         * (cell.train.forward_passes * examples + info.size("validation", options.validation))
     )
 

@@ -273,12 +273,31 @@ def run_task(task: Task, root: Path, *, strategy: Strategy = "none", progress: P
     with records.locked(task.folder(root)) as acquired:
         if not acquired or task.finished(root):
             return
+        if task.cell.mend is not None:
+            _train_base(replace(task, cell=task.cell.base), root, strategy, progress)
         training = _train_if_missing(task, root, strategy, progress)
         missing = task.missing(root)
         if training.state == "failed":
             progress.message(f"{task.folder(root)}: failed to train: {training.reason}")
         elif missing:
             _measure(task.folder(root), missing, strategy, progress)
+
+
+def _train_base(base: Task, root: Path, strategy: Strategy, progress: Progress) -> None:
+    """Train the cell whose model another one changes, unless it is trained; wait where another process does."""
+    while not _is_trained(base, root):
+        with records.locked(base.folder(root)) as acquired:
+            if acquired:
+                _train_if_missing(base, root, strategy, progress)
+        if not acquired:
+            time.sleep(POLL_SECONDS)
+
+
+def _is_trained(task: Task, root: Path) -> bool:
+    """Return whether a cell has a model that is whole, or has failed to train."""
+    store, cell_id = records.FolderStore(root), task.folder(root).name
+    training = store.training(cell_id)
+    return training is not None and (training.state == "failed" or store.model(cell_id) is not None)
 
 
 def _train_if_missing(task: Task, root: Path, strategy: Strategy, progress: Progress) -> records.TrainingRecord:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bn_vuln.config import Cell, WideResNetArch, format_eps, is_cell, to_plain, validate
+from bn_vuln.config import Cell, WideResNetArch, describe_mend, format_eps, is_cell, to_plain, validate
 from bn_vuln.config.normalization import BatchNormalization
 from bn_vuln.typing import Plain
 
@@ -25,9 +25,10 @@ def cell_name(cell: Cell) -> str:
     words = [f"wrn-{arch.depth}-{arch.widening}" if isinstance(arch, WideResNetArch) else arch.name, norm.name]
     words += [f"c={_format(norm.c)}"] if isinstance(norm, BatchNormalization) else []
     for field, value in own.items():
-        if field not in _NAMED and value != default.get(field):
+        if field not in _NAMED and not field.startswith("mend.") and value != default.get(field):
             words += _field_words(field, value, [own, default])
             words += [f"eps={format_eps(adversarial.eps)}"] if adversarial and field == "train.adversarial.eps" else []
+    words += [describe_mend(cell.mend)] if cell.mend else []
     return " ".join([*dict.fromkeys(words), f"seed {cell.seed}"])
 
 

@@ -30,6 +30,7 @@ KEY_NAMES = {
     "train.adversarial.eps": "trained at eps",
     "train.augment.pad": "crop pad",
     "weight_decay": "weight decay",
+    "mend.relative_c": "added c / median variance",
 }
 MISSING = "-"
 MEASUREMENT_NAMES = {

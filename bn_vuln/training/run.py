@@ -20,13 +20,14 @@ from bn_vuln.config import (
     to_yaml,
     validate,
 )
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.transforms import check_width
 from bn_vuln.errors import UsageError
 from bn_vuln.runtime import backend
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution, Strategy, choose
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet, progress_task
-from bn_vuln.training import augmentation, checkpoint, closed_form, history
+from bn_vuln.training import augmentation, checkpoint, closed_form, history, mended
 from bn_vuln.training.checkpoint import SelectedEpoch, TrainingState
 from bn_vuln.training.loop import TrainingLoop
 from bn_vuln.training.result import TrainingResult, cell_id, keep
@@ -47,7 +48,8 @@ def train(
     """Train a cell.
 
     Args:
-        cell: data, architecture, normalization, training and seed.
+        cell: data, architecture, normalization, training and seed. The base of a cell with `mend` is trained before,
+            into the run folder of its id beside `folder`, unless it is there.
         folder: run folder that gets config.yaml, model.keras, history.csv and training.json, and a checkpoint until the
             run is finished.
         resume: go on from the checkpoint in the folder, if there is one.
@@ -62,7 +64,8 @@ def train(
 
     Raises:
         UsageError: where the cell makes no sense with its data (width, batch size, limit), with the number of replicas,
-            or with what the folder holds.
+            or with what the folder holds; or where another process trains its base.
+        DamagedError: where the base of a cell with `mend` is damaged.
     """
     progress = progress or Quiet()
     _check_replicas(cell, distribution)
@@ -75,6 +78,11 @@ def train(
     backend.start()
     with distribution.scope():
         model = models.build(cell, examples[0].info)
+    if cell.mend is not None:
+        base = _trained_base(cell, folder, examples[0].info, distribution, progress)
+        if not cell.mend.retrain or base.record.state == "failed":
+            return mended.change(cell, base, *examples, folder, progress)
+        mended.set_c(model, base.model, cell.mend, examples[0].images)
     loop = TrainingLoop(cell, model, *examples, distribution)  # which refuses what does not fit the data
     if folder is not None:
         atomic_write(folder / "config.yaml", to_yaml(cell))
@@ -90,6 +98,24 @@ def train(
         record = keep(folder, model, record)
         checkpoint.remove(folder)
     return TrainingResult(model, state.history, record)
+
+
+def _trained_base(
+    cell: Cell, folder: Path | None, info: DatasetInfo, distribution: Distribution, progress: Progress
+) -> TrainingResult:
+    """The base of a cell with `mend`: from its run folder beside `folder`, or trained now."""
+    if folder is None:
+        return train(cell.base, distribution=distribution, progress=progress)
+    beside = folder.parent / cell_id(cell.base)
+    record = records.read_training(beside)
+    if record is None or not (beside / "model.keras").exists():
+        with records.locked(beside) as acquired:
+            if not acquired:
+                raise UsageError(f"{beside}: another process trains this model, which is to be changed; try again")
+            return train(cell.base, beside, distribution=distribution, progress=progress)
+    model = models.build(cell.base, info)
+    model.load_weights(records.check_model(beside / "model.keras", record))
+    return TrainingResult(model, [], record)
 
 
 def settled(cell: Cell) -> Cell:

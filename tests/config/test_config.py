@@ -273,6 +273,11 @@ CELL_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"arch": {"name": "mlp", "hidden": [9, 9, 9], "normalized": [3]}}, ["layers from 0 to 2", "[3]"]),
     ({"arch": {"name": "mlp", "hidden": 5}}, ["arch.hidden: expected a list, e.g. [5], received 5"]),
     ({"arch": {"name": "mlp", "hidden": {"a": 5}}}, ["arch.hidden: expected a list, received {'a': 5}"]),
+    ({"normalization": "batch", "mend": {"relative_c": 1, "retrain": True}}, ["mend: retrain:", "keep_gain false"]),
+    ({"normalization": "batch", "mend": {"keep_gain": False, "retrain": True}}, ["mend: retrain:", "c alone"]),
+    ({"mend": {"relative_c": 1}}, ["mend changes c, which normalization none has not"]),
+    ({"normalization": "group", "mend": {"reestimate": True}}, ["mend.reestimate is for", "not for group"]),
+    ({"mend": {"c": 1, "relative_c": 1}}, ["mend: c and relative_c are two ways"]),
 ]
 
 ATTACK_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
@@ -574,6 +579,13 @@ def test_the_description_of_a_cell() -> None:
     assert [w for w in ("mlp", "mnist", "56", "batch c=0.1", "weight decay 0.01", "seed 3") if w not in text] == []
     assert "c=" not in describe_cell(cell())
     assert "weight decay" not in describe_cell(cell())
+    changed = {"relative_c": 0.1, "reestimate": True, "finetune": {"epochs": 2}}
+    assert describe_cell(cell(normalization="batch", mend=changed)).endswith(
+        "mended c+0.1m statistics 2 epochs, seed 0"
+    )
+    retrained = {"relative_c": 0.1, "keep_gain": False, "layers": ["bn", "bn2"], "retrain": True}
+    assert "trained with c+0.1m in bn,bn2, seed" in describe_cell(cell(normalization="batch", mend=retrained))
+    assert "mended c=1 gains free," in describe_cell(cell(normalization="batch", mend={"c": 1, "keep_gain": False}))
 
 
 PGD = "pgd inf eps 0.1 pixel, 20 steps of 0.0125, "

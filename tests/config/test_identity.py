@@ -37,6 +37,7 @@ FULL_CELL = validate(
         "normalization": "batch",
         "weight_decay": 0.01,
         "train": {"schedule": {"name": "step", "epochs": [3]}, "adversarial": {"eps": 0.1}, "augment": {}},
+        "mend": {"relative_c": 0.1, "finetune": {"adversarial": {"eps": 0.1}}},
     },
     "cell",
 )
@@ -71,6 +72,15 @@ def test_later_fields_are_left_out_of_an_id_at_their_default() -> None:
     assert set(to_plain(Train())) - set(identity_of(Train())) == later
     other = validate(Train, {"label_smoothing": 0.1}, "train")
     assert set(to_plain(other)) - set(identity_of(other)) == later - {"label_smoothing"}
+
+
+def test_a_cell_without_a_change_has_the_id_of_its_base() -> None:
+    mended = Cell(normalization={"name": "batch"}, mend={"reestimate": True})  # type: ignore[arg-type]
+    plain = Cell(normalization={"name": "batch"})  # type: ignore[arg-type]
+    assert "mend" in identity_of(mended)
+    assert mended.base == plain
+    assert id_of(mended.base) == id_of(plain) == id_of(plain.base) != id_of(mended)
+    assert "mend" not in identity_of(plain)
 
 
 def test_user_data_are_identified_by_their_content() -> None:

@@ -57,6 +57,16 @@ def test_a_step_of_adversarial_training_has_the_gradients_of_its_search():
     assert cost_estimate.task_flops(adversarial) == FORWARD * 3 * ((3 + 2 * 7) * 2000 + 5000)
 
 
+def test_a_changed_model_costs_its_fine_tuning():
+    def flops(**mend):
+        cell = small_cell(data={"name": "mnist", "limit": 2000}, normalization="batch", mend=mend)
+        return cost_estimate.task_flops(Task(cell, Evaluation(), {}))
+
+    assert flops(reestimate=True) == 0
+    assert flops(reestimate=True, finetune={"epochs": 2}) == FORWARD * 2 * (3 * 2000 + 5000)
+    assert flops(relative_c=1, keep_gain=False, retrain=True) == FORWARD * 3 * (3 * 2000 + 5000)
+
+
 @pytest.mark.parametrize("limit", [None, 100])
 def test_a_step_of_an_attack_is_two_forward_passes(limit):
     trained = cost_estimate.task_flops(task({}))

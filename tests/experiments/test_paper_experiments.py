@@ -458,7 +458,7 @@ def smokes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 QUICK: tuple[str, ...] = ()
 BEYOND = (  # the others: in other files
     "normalizations", "batch_statistics", "adapted_statistics", "strong_cifar10", "table2_matched",
-    "resnet20", "strong_resnet20",
+    "resnet20", "strong_resnet20", "posthoc_c", "posthoc_c_conv",
 )  # fmt: skip
 
 

@@ -1,0 +1,46 @@
+"""Adversarial training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from bn_vuln.config.perturbation import Box, Unit
+from bn_vuln.config.types import Count, Frozen, NonNegative
+
+
+class Adversarial(Frozen):
+    """Adversarial training: each step is made on adversarial examples of its batch.
+
+    They are points of the eps ball, cut to the box, at which the cross-entropy of the true label is maximized. The
+    defaults are those of Madry et al. (2018): PGD, which starts at a random point of the eps ball. FGSM (Goodfellow et
+    al. 2015) is one step without a random start.
+
+    Attributes:
+        eps: Radius of the eps ball, in `unit`.
+        step_size: In `unit`. Null: 2.5 eps / steps, or eps if there is one step.
+    """
+
+    ord: Literal["inf", "2"] = "inf"
+    eps: NonNegative
+    unit: Unit = "pixel"
+    box: Box = (0.0, 1.0)
+    steps: Count = 10
+    step_size: NonNegative = Field(default=None, validate_default=True)
+    random_start: bool = True
+
+    @field_validator("ord", mode="before")
+    @classmethod
+    def _ord_as_text(cls, value: object) -> str:
+        """Read `ord: 2`, which is a number in YAML."""
+        return str(value)
+
+    @field_validator("step_size", mode="before")
+    @classmethod
+    def _default_step_size(cls, value: object, info: ValidationInfo) -> object:
+        """Fill in the default; 0 where eps or steps is wrong, which is reported for itself."""
+        if value is not None:
+            return value
+        eps, steps = info.data.get("eps", 0.0), info.data.get("steps", 1)
+        return eps if steps == 1 else 2.5 * eps / steps
