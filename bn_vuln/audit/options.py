@@ -52,9 +52,9 @@ class AuditOptions(Frozen):
     """
 
     ord: Literal["inf", "2"] = "inf"
-    limit: Annotated[Count | None, Field(ge=20)] = None
+    limit: Annotated[Count, Field(ge=20)] | None = None
     max_clean_cost: NonNegative = 1.0
-    time: Annotated[float | None, BeforeValidator(parse_time), Field(gt=0)] = None
+    time: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(parse_time)] = None
     thorough: bool = False
     require: tuple[str, ...] = ()
 
