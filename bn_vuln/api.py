@@ -342,7 +342,6 @@ def audit(
     second: Target | None = None,
     out: str | Path | None = None,
     ord: str = "inf",
-    limit: int | None = None,
     max_clean_cost: float = 1.0,
     time: str | float | None = None,
     thorough: bool = False,
@@ -360,13 +359,14 @@ def audit(
         out: folder of the page and of what is done already; an audit that was interrupted goes on there. None: nothing
             is kept.
         ord: norm of the attacks, `inf` or `2`.
-        limit: images, of which half choose and half report. None: 200, thorough 500, or all where there are fewer.
         max_clean_cost: points of clean accuracy that an advice may cost.
         time: `10m`, `90s`, `1h`, seconds, or None for no limit; less is measured where it would take longer.
         thorough: `strong` with its standard settings.
         require: conditions such as `strong 2/255 >= .4`; the findings say which are met.
         command: as the page shows it; None: this call.
-        options: see `EvaluateOptions`, of which `checks`, `force`, `root` and `bn_statistics` have no effect.
+        options: see `EvaluateOptions`, of which `checks`, `force`, `root`, `batch_size` and `bn_statistics` have no
+            effect. `limit` is the number of images, of which half choose and half report; None: 200, thorough 500, or
+            all where there are fewer.
 
     Returns:
         The findings, with tables and figures.
@@ -381,6 +381,7 @@ def audit(
     from bn_vuln.audit.run import audit as run
     from bn_vuln.reporting.audit_result import AuditResult
 
+    limit = options.get("limit")
     fields = {"ord": str(ord), "limit": limit, "max_clean_cost": max_clean_cost, "time": time, "thorough": thorough}
     checked = config.validate(AuditOptions, {**fields, "require": tuple(require)}, "audit")
     for text in checked.require:

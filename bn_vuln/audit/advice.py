@@ -33,16 +33,10 @@ def _ranked(finalists: Sequence[Finalist]) -> list[Finalist]:
     """Statistics alone first, which cost nothing; of the others those that gain most, if they gain beyond it."""
     alone = [one for one in finalists if not one.mend.changes_c]
     control_gains = any(one.gains for one in alone)
-    others = [one for one in finalists if one.mend.changes_c and (_beyond(one) or not control_gains)]
+    others = [one for one in finalists if one.mend.changes_c and (one.beyond or not control_gains)]
     return alone + sorted(
         others, key=lambda one: one.strong.difference.value + one.noise.difference.value, reverse=True
     )
-
-
-def _beyond(finalist: Finalist) -> bool:
-    """If a change gains more than statistics alone do."""
-    both = (finalist.beyond_statistics, finalist.noise_beyond_statistics)
-    return any(one is not None and one.difference.low > 0 for one in both)
 
 
 def _confirmed(one: Finalist, found: ModelFindings, eps: float, level: float, command: str) -> Advice:
@@ -58,7 +52,7 @@ def _confirmed(one: Finalist, found: ModelFindings, eps: float, level: float, co
         reason = f" The tracked ones are off in {_names(off)}." if off else ""
         extra = ""
         if any(other.mend.changes_c for other in found.finalists) and not any(
-            other.gains and _beyond(other) for other in found.finalists if other.mend.changes_c
+            other.gains and other.beyond for other in found.finalists if other.mend.changes_c
         ):
             extra = " Raising c on top of it adds nothing that these images can show."
         text = f"Estimate the statistics of batch norm again: {figures}.{reason}{extra}"

@@ -118,7 +118,7 @@ def _candidate(one: Audited, mend: Mend, chosen: Chosen) -> Candidate:
     subject, title = one.subject, what_if.title(mend)
 
     def compute() -> Plain:
-        perturbations = [Clean(), noise(chosen.noise_std), one.options.search(chosen.eps)]
+        perturbations: list[Perturbation] = [Clean(), noise(chosen.noise_std), one.options.search(chosen.eps)]
         with subject.changed(None if mend == Mend() else subject.states(mend)):
             results = subject.measure(perturbations, subject.halves.choosing)
         return {n: float(r.correct.mean()) for n, r in zip(what_if.OUTCOMES, results, strict=True)}

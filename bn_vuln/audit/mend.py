@@ -266,7 +266,7 @@ def _change(
     normalization.write(layers, states)
     _check_written(layers, states)
     if options.finetune is not None:
-        examples, trained_on = fitting_images(mended, evaluation, measured, split, most=None)
+        examples, trained_on = fitting_images(mended, evaluation, measured, split, all_images=True)
         progress.message(f"it is fine-tuned on {trained_on}")
         fine_tune(
             mended.model,

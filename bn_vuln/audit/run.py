@@ -17,7 +17,7 @@ import numpy as np
 from bn_vuln.audit import advice, confirmation, findings, fragility, what_if, why
 from bn_vuln.audit.audited import Audited, Chosen, accuracy
 from bn_vuln.audit.findings import CurvePoint, Difference, Findings, ModelFindings, Requirement
-from bn_vuln.audit.options import AuditOptions, parse_requirement
+from bn_vuln.audit.options import SEARCH_STEPS, AuditOptions, parse_requirement
 from bn_vuln.audit.pieces import Clock, Pieces
 from bn_vuln.audit.references import references
 from bn_vuln.audit.subject import Subject
@@ -150,6 +150,10 @@ def _findings(
         statistics_from=first.statistics_from,
         ord=options.ord,
         eps=chosen.eps,
+        eps_about="half of the clean accuracy of the choosing half is left there"
+        + (", on the mean of both models" if len(models) > 1 else ""),
+        curve_about=f"APGD on the cross-entropy, {SEARCH_STEPS} steps, all {len(first.everything)} images",
+        search_about=f"APGD on the cross-entropy, {SEARCH_STEPS} steps, {len(first.halves.choosing)} images",
         strong_about=options.strong_about(),
         noise_std=chosen.noise_std,
         level=what_if.level(n_finalists),

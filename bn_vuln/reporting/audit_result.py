@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ class AuditResult:
             UsageError: pandas is not installed.
         """
         try:
-            import pandas
+            import pandas  # type: ignore[import-untyped,import-not-found,unused-ignore]
         except ImportError:
             raise UsageError("tables need pandas: pip install pandas") from None
         return {name: pandas.DataFrame(rows) for name, rows in audit_page.tables(self.findings).items()}
@@ -54,4 +55,5 @@ class AuditResult:
         return audit_page.text(self.findings)
 
     def _repr_html_(self) -> str:
-        return audit_page.html(self.findings, self.folder)
+        page = html.escape(audit_page.html(self.findings, self.folder))
+        return f'<iframe srcdoc="{page}" style="width:100%;height:800px;border:0"></iframe>'
