@@ -175,8 +175,8 @@ def parse_requirement(text: str) -> Condition:
         raise UsageError(f"--require {text!r}: {expected}")
     quantity, at, comparison, value, percent = found.groups()
     try:
-        number = float(parse_number(value)) / (100 if percent else 1)  # type: ignore[arg-type]
-        place = None if at is None else float(parse_number(at))  # type: ignore[arg-type]
+        number = float(parse_number(value)) / (100 if percent else 1)
+        place = None if at is None else float(parse_number(at))
     except (TypeError, ValueError, ZeroDivisionError):
         raise UsageError(f"--require {text!r}: {expected}") from None
     if (place is None) == (quantity in ("noise", "strong")) or (number > 1 and quantity != "half-eps"):
