@@ -165,8 +165,8 @@ def _print(found: Mended) -> None:
 
     notes = (
         f"{found.n} images of {found.data} ({found.split}), none of which it was fitted on; paired differences",
-        f"strong: {found.strong}",
+        found.strong,
         *(f"flag: {flag}" for flag in found.flags),
     )
-    title, rows = "; ".join(changes(found.mend)), [list(row) for row in found.rows]
+    title, rows = ". ".join(changes(found.mend)), [list(row) for row in found.rows]
     click.echo(f"{title}\n\n{text_table(TextTable(title, list(found.header), rows, notes=notes))}")

@@ -197,12 +197,12 @@ def mend(
         copy = _saved(classifier, Path(folder) / "copy.keras", custom_objects, some)
         layers, fitted_on = _change(copy, options, evaluator, split, progress)
         path = out or Path(folder) / "mended.keras"
-        mended = _saved(copy, path, custom_objects, some)
+        # What the trial call said was of the original.
+        mended = replace(_saved(copy, path, custom_objects, some), trial=None, scale_doubt=None)
         sha256 = _sha256(path)
     perturbations = threat.perturbations(len(measured.info.classes))
     before = _measure("before", evaluator, split, perturbations, progress)
     after = _measure("after", Evaluator(mended, evaluation, checks="none"), split, perturbations, progress)
-    flags = (flag.message for result in (*before, *after) for flag in result.record.flags)
     found = Mended(
         source=classifier.label,
         source_id=classifier.id,
@@ -211,7 +211,7 @@ def mend(
         sha256=sha256,
         mend=options,
         layers=layers,
-        fitted_on=fitted_on,
+        fitted_on=tuple(fitted_on),
         data=measured.info.label,
         split=evaluation.split,
         n=len(split.reporting),
@@ -221,7 +221,7 @@ def mend(
         ),
         noise_std=threat.noise_std,
         strong=describe_perturbation(perturbations["strong"]),
-        flags=tuple(dict.fromkeys(flags)),
+        flags=_flags(before, after),
         command=command,
         date=datetime.date.today().isoformat(),
         seconds=round(time.monotonic() - begun, 1),
@@ -251,10 +251,11 @@ def _check(options: Mend, classifier: Classifier, evaluation: Evaluation) -> Non
 
 def _change(
     mended: Classifier, options: Mend, evaluator: Evaluator, split: Halves, progress: Progress
-) -> tuple[tuple[ChangedLayer, ...], str]:
+) -> tuple[tuple[ChangedLayer, ...], list[str]]:
     """Change a copy of the model; (its layers before and after, what it was fitted on)."""
+    fitted_on = []
     measured, evaluation = evaluator.eval_set.dataset, evaluator.evaluation
-    examples, fitted_on = fitting_images(mended, evaluation, measured, split)
+    examples, where = fitting_images(mended, evaluation, measured, split)
     pixels = pixel_array(examples.images[:], mended.size)
     layers = normalization.find(mended.model, mended.predict, pixels[:LOOKED_AT])
     if not layers and (options.changes_c or options.reestimate):
@@ -262,12 +263,14 @@ def _change(
     estimator = Estimator(mended.model, layers, mended.predict, pixels, batch_size=evaluator.eval_set.batch_size)
     states = estimator.states(options)
     if options.reestimate:
-        progress.message(f"statistics are estimated again on {fitted_on}")
+        fitted_on.append(f"statistics on {where}")
+        progress.message(fitted_on[-1])
     normalization.write(layers, states)
     _check_written(layers, states)
     if options.finetune is not None:
-        examples, trained_on = fitting_images(mended, evaluation, measured, split, all_images=True)
-        progress.message(f"it is fine-tuned on {trained_on}")
+        examples, where = fitting_images(mended, evaluation, measured, split, all_images=True)
+        fitted_on.append(f"fine-tuned on {where}")
+        progress.message(fitted_on[-1])
         fine_tune(
             mended.model,
             options.finetune,
@@ -276,11 +279,19 @@ def _change(
             size=mended.size,
             progress=progress,
         )
-        fitted_on = f"{trained_on}, statistics before on {fitted_on}" if options.reestimate else trained_on
     changed = tuple(
         ChangedLayer(name=one.name, kind=one.kind, before=one.state.c, after=states[one.name].c) for one in layers
     )
-    return changed, fitted_on if options.reestimate or options.finetune else ""
+    return changed, fitted_on
+
+
+def _flags(before: Sequence[Result], after: Sequence[Result]) -> tuple[str, ...]:
+    """What the checks say, with the model that it is said of."""
+    said: dict[str, list[str]] = {}
+    for which, results in (("before", before), ("after", after)):
+        for text in {flag.message: None for result in results for flag in result.record.flags}:
+            said.setdefault(text, []).append(which)
+    return tuple(f"{' and '.join(which)}: {text}" for text, which in said.items())
 
 
 def _measure(

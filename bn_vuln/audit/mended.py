@@ -36,7 +36,7 @@ class Mended(Frozen):
         sha256: of that file.
         mend: what was changed.
         layers: the normalization layers, in the order in which they are called.
-        fitted_on: the images that it was fitted on, in words; "" where nothing was fitted.
+        fitted_on: the images that it was fitted on, in words, for each step.
         data: that it was judged on.
         split: likewise.
         n: images of the reporting half, none of which it was fitted on.
@@ -58,7 +58,7 @@ class Mended(Frozen):
     sha256: str
     mend: Mend
     layers: tuple[ChangedLayer, ...]
-    fitted_on: str
+    fitted_on: tuple[str, ...]
     data: str
     split: str
     n: int
@@ -104,7 +104,7 @@ def changes(mend: Mend) -> list[str]:
 
 def _fine_tuned(options: FineTuning) -> str:
     epochs = "1 epoch" if options.epochs == 1 else f"{options.epochs} epochs"
-    text = f"fine-tuned for {epochs}: lr {options.lr:g}, batches of {options.batch_size}, momentum {options.momentum:g}"
+    text = f"Fine-tuned for {epochs}: lr {options.lr:g}, batches of {options.batch_size}, momentum {options.momentum:g}"
     text += f", weight decay {options.weight_decay:g}" if options.weight_decay else ""
     if options.adversarial is None:
         return text
@@ -116,7 +116,7 @@ def card(found: Mended) -> str:
     """Return the card as Markdown."""
     source = f"`{found.source}`" + (f", sha256 {found.source_sha256}" if found.source_sha256 else "")
     versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
-    fitted = f"Fitted on {found.fitted_on}." if found.fitted_on else "Nothing was fitted to images."
+    fitted = f"Fitted: {'; '.join(found.fitted_on)}." if found.fitted_on else "Nothing was fitted to images."
     lines = [
         f"# {found.file or 'A mended model'}",
         "",
@@ -135,7 +135,7 @@ def card(found: Mended) -> str:
         "",
         *_table(found.header, found.rows),
         "",
-        f"strong: {found.strong}.",
+        f"{found.strong}.",
         *(f"\nFlag: {flag}" for flag in found.flags),
         "",
         "## Layers",

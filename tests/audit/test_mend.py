@@ -81,10 +81,12 @@ def test_stale_statistics_are_repaired_and_judged_by_strong(stale, tmp_path):
     assert clean.difference.value == 0.5
     assert clean.difference.low > 0.3
     assert strong.after > strong.before
+    assert all(flag.startswith("before: ") for flag in found.flags)  # its gradients are gone, those after are not
+    assert found.flags
     assert found.strong.startswith("strong inf eps 8/255 pixel, 50 steps")
     assert (sha256(stale), found.source_sha256) == (before, before)
     assert found.sha256 == sha256(tmp_path / "mended.keras")
-    assert found.fitted_on == "60 images: the choosing half"
+    assert found.fitted_on == ("statistics on 60 images: the choosing half",)
     np.testing.assert_allclose(result.model.get_layer("bn").moving_mean, [IMAGES.mean() / 255], atol=0.01)
     assert result.model.get_layer("bn").epsilon == 1e-3  # c is what it was
 
@@ -134,7 +136,7 @@ def test_fine_tuning_is_on_images_that_are_not_judged(stale, tmp_path, quick, mo
     assert (found.n, len(examples)) == (25, 95)
     rest = {image.tobytes() for image in np.asarray(examples.images)}
     assert len({image.tobytes() for image in IMAGES} - rest) == 25
-    assert "the choosing half and the all split's images that were not measured" in found.fitted_on
+    assert found.fitted_on[1].startswith("fine-tuned on 95 images: the choosing half and ")
 
 
 def test_fine_tuning_changes_what_the_file_computes(stale, tmp_path, quick):

@@ -13,7 +13,7 @@ CLEAN = Difference(name="clean", before=0.5, after=0.75, difference=Interval(val
 MENDED = Mended(
     source="model.keras", source_id="id", source_sha256="0", file="mended.keras", sha256="1",
     mend=Mend(c=0.1, reestimate=True), layers=(ChangedLayer(name="bn", kind="batch", before=0.001, after=0.1),),
-    fitted_on="60 images: the choosing half", data="photos", split="test", n=60,
+    fitted_on=("statistics on 60 images: the choosing half",), data="photos", split="test", n=60,
     table=(CLEAN, CLEAN.model_copy(update={"name": "noise"}), CLEAN.model_copy(update={"name": "strong"})),
     noise_std=0.1, strong="strong inf eps 8/255", flags=("gradients are masked",), command="bnvuln mend", date="",
     seconds=1.0, versions={}, device="cpu",

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers_attacks import keras
+from PIL import Image
 
 from bn_vuln import data
 from bn_vuln.config import ExternalModel, FineTuning
@@ -12,6 +13,8 @@ from bn_vuln.data import Dataset
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.evaluation.classifier import from_external
+from bn_vuln.evaluation.fit_images import fit_images
+from bn_vuln.runtime import memory
 from bn_vuln.training.fine_tuning import fine_tune
 
 RNG = np.random.default_rng(0)
@@ -143,3 +146,23 @@ def test_refusals(problem):
         error, match={"frozen": "nothing to train", "no images": "no images"}.get(problem, "is not finite")
     ):
         fine_tune(model, FineTuning(), examples)
+
+
+def test_photos_in_files(tmp_path):
+    """Images of several sizes are decoded at the size of the model's input."""
+    for i, (height, width) in enumerate([(8, 10), (12, 12), (9, 14), (8, 10)]):
+        folder = tmp_path / f"class{i % 2}"
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(RNG.integers(0, 256, (height, width, 3), np.uint8)).save(folder / f"{i}.png")
+    model = keras.Sequential([keras.Input((4, 6, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    photos = fit_images(data.load(f"folder:{tmp_path}", "all"), (4, 6), 3, "crop")
+    assert data.as_lazy(photos.images) is not None
+    kernel = values(model.layers[-1])[0]
+    assert len(fine_tune(model, FineTuning(lr=0.1), photos)) == 1
+    assert not np.array_equal(values(model.layers[-1])[0], kernel)
+
+
+def test_images_that_memory_does_not_hold(monkeypatch):
+    monkeypatch.setattr(memory, "machine_memory", lambda: 2000.0)
+    with pytest.raises(UsageError, match="30 images of 4x5x1 to train on take"):
+        fine_tune(softmax_of_bytes(), FineTuning(), EXAMPLES)
