@@ -452,7 +452,7 @@ def adjustable(layers: Sequence[NormalizationLayer]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for found in layers:
             if not found.is_batch:
-                variable = keras.Variable(found.state.c, trainable=False, dtype="float32")
+                variable = keras.Variable(found.state.c, trainable=False, dtype="float32", autocast=False)
                 stack.enter_context(_with_c(found.layer, variable))
         yield
 
