@@ -5,8 +5,8 @@
 
 ResNet-20 with 200 images of 32 x 32 pixels; Keras' MobileNetV2 with 100 of 96 x 96. The nets are trained for a minute
 or two on made-up photos, a cloud of colours for each class with noise on it, so that attacks have as much to do as on
-nets that were trained well. Of the numbers only the times mean anything. `peak_gb` is the largest resident memory of the
-process, TensorFlow's own and the training included. `--time none` measures all.
+nets that were trained well. Of the numbers only the times mean anything. `peak_gb` is the largest resident memory of
+the process, TensorFlow's own and the training included. `--time none` measures all.
 """
 
 from __future__ import annotations
