@@ -16,6 +16,7 @@ dicts of the same fields. Mistakes in them raise `ConfigError`, other mistakes `
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -379,6 +380,7 @@ def audit(
     from bn_vuln.audit.options import AuditOptions, parse_requirement
     from bn_vuln.audit.run import Commands
     from bn_vuln.audit.run import audit as run
+    from bn_vuln.reporting import audit_page
     from bn_vuln.reporting.audit_result import AuditResult
 
     limit = options.get("limit")
@@ -395,19 +397,25 @@ def audit(
     ]
     folder = None if out is None else Path(out)
     names = [_label(one, found.classifier) for one, found in zip(models, opened, strict=True)]
-    source = f" --data {settings.request.dataset}" if images is None and settings.request.dataset else ""
+    data_option = (
+        f" --data {shlex.quote(settings.request.dataset)}" if images is None and settings.request.dataset else ""
+    )
+    commands = Commands(
+        command or f"bn_vuln.audit({', '.join(map(repr, names))}, ...)",
+        [f"bnvuln mend {shlex.quote(name)}{data_option}" for name in names],
+        shlex.quote(str(folder or "FOLDER")),
+        _as_given(settings, options),
+    )
     found = run(
         opened,
         checked,
         folder=folder,
-        commands=Commands(
-            command or f"bn_vuln.audit({', '.join(map(repr, names))}, ...)",
-            f"bnvuln mend {names[0]}{source} --from-audit {folder or 'FOLDER'} -o mended.keras",
-            _as_given(settings, options),
-        ),
+        commands=commands,
         distribution=choose(settings.strategy),
         progress=settings.progress or Quiet(),
     )
+    if folder is not None:
+        audit_page.write(folder)
     return AuditResult(found, folder)
 
 

@@ -21,9 +21,10 @@ Examples:
   # two models as a pair
   bnvuln audit with_bn.keras without_bn.keras --data images.npz
   # in continuous integration: exit code 1 if it is not met
-  bnvuln audit model.keras --data images.npz --time 5m --require 'strong 2/255 >= .4'
+  bnvuln audit model.keras --data images.npz --require 'strong 2/255 >= .4'
   # then
-  bnvuln mend model.keras --data folder:photos --from-audit audits/model -o mended.keras
+  bnvuln mend model.keras --data folder:photos \\
+      --from-audit audits/model -o mended.keras
 """
 _audit_option = o.option("Audit")
 _OPTIONS = (
@@ -89,7 +90,6 @@ def command(model: Path, second: Path | None, out: Path | None, as_json: bool, v
     """
     o.set_up(verbose)
     from bn_vuln import api
-    from bn_vuln.reporting import audit_page
 
     folder = out or Path("audits") / _name(model, second)
     time = options["time"] or (None if options["thorough"] else "10m")
@@ -104,13 +104,12 @@ def command(model: Path, second: Path | None, out: Path | None, as_json: bool, v
         **{name: options[name] for name in names},
         **shared,
     )
-    page = audit_page.write(folder)
     if as_json:
         o.print_json(result.findings.model_dump(mode="json"))
     else:
         click.echo(str(result))
     if not options["quiet"]:
-        o.log(f"page: {page}")
+        o.log(f"page: {result.page}")
     if not result.met:
         click.get_current_context().exit(1)
 

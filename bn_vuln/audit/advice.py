@@ -11,7 +11,7 @@ OFF = 0.2  # of a standard deviation: from here on statistics are named as off
 FOLDED = "no normalization layer: BN may have been folded at export; audit the model before it"
 
 
-def advise(found: ModelFindings, *, eps: float, n: int, level: float, command: str) -> tuple[Advice, ...]:
+def advise(found: ModelFindings, *, eps: float, n: int, level: float, mend: str, folder: str) -> tuple[Advice, ...]:
     """Return the advice on a model, the best first.
 
     What needs no training was confirmed on this model, or is not advised. What needs training was not measured on it:
@@ -22,11 +22,26 @@ def advise(found: ModelFindings, *, eps: float, n: int, level: float, command: s
         eps: the chosen eps.
         n: images of the reporting half.
         level: of the finalists' intervals.
-        command: `bnvuln mend ...` that makes the changed model of an audit.
+        mend: beginning of the commands that change the model: `bnvuln mend MODEL --data DATA`.
+        folder: of the audit.
     """
     helping = [one for one in _ranked(found.finalists) if one.gains]
-    confirmed = [_confirmed(one, found, eps, level, command) for one in helping]
-    return (*(confirmed or [_nothing(found, n)]), *_with_training(found))
+    confirmed = [
+        _confirmed(one, found, eps, level, f"{mend} {_options(one, number, folder)} -o mended.keras")
+        for number, one in enumerate(helping)
+    ]
+    return (*(confirmed or [_nothing(found, n)]), *_with_training(found, eps, mend))
+
+
+def _options(finalist: Finalist, number: int, folder: str) -> str:
+    """The options of `mend` that make a finalist: of the first one, what the audit says."""
+    change = finalist.mend
+    if number == 0:
+        return f"--from-audit {folder}"
+    options = [f"--relative-c {change.relative_c:g}"] if change.changes_c else []
+    options += [f"--layers {','.join(change.layers)}"] if change.layers else []
+    options += ["--no-keep-gain"] if change.changes_c and not change.keep_gain else []
+    return " ".join([*options, *(["--reestimate"] if change.reestimate else [])])
 
 
 def _ranked(finalists: Sequence[Finalist]) -> list[Finalist]:
@@ -85,7 +100,7 @@ def _nothing(found: ModelFindings, n: int) -> Advice:
     return Advice(kind="nothing", text=text)
 
 
-def _with_training(found: ModelFindings) -> list[Advice]:
+def _with_training(found: ModelFindings, eps: float, mend: str) -> list[Advice]:
     """What cannot be measured without training, with what is known of nets of this package."""
     advice = []
     if any(layer.kind == "batch" for layer in found.layers):
@@ -95,7 +110,7 @@ def _with_training(found: ModelFindings) -> list[Advice]:
                 text="Fine-tune it for an epoch with a larger c (not measured on this model). On a small convolutional "
                 "net on Fashion-MNIST this cost 2.2 points of clean accuracy and won 6 under noise and 7 under PGD "
                 "(one seed).",
-                command="bnvuln mend MODEL --relative-c 1 --reestimate --finetune 1 --data DATA -o mended.keras",
+                command=f"{mend} --relative-c 1 --reestimate --finetune 1 -o mended.keras",
             )
         )
         advice.append(
@@ -113,7 +128,7 @@ def _with_training(found: ModelFindings) -> list[Advice]:
             kind="adversarial training",
             text="If somebody may really attack it, train it on adversarial examples (not measured on this model): no "
             "change of normalization makes a net withstand attacks that was not trained against them.",
-            command="bnvuln mend MODEL --finetune 5 --adversarial EPS --data DATA -o mended.keras",
+            command=f"{mend} --finetune 5 --adversarial {format_eps(eps)} -o mended.keras",
         )
     )
     return advice

@@ -29,6 +29,19 @@ class Chosen:
     noise_std: float
 
 
+@dataclass(frozen=True)
+class Repaired:
+    """A model with its statistics estimated again, on the choosing half.
+
+    Attributes:
+        min_eps: as in `Audited`, float64 [n].
+        outcomes: by name of the perturbation, bool [n].
+    """
+
+    min_eps: Floats
+    outcomes: dict[str, Mask]
+
+
 @dataclass
 class Audited:
     """One model under audit with its findings so far.
@@ -44,6 +57,8 @@ class Audited:
         costs: how long things take.
         grid: eps of the curve, ascending.
         min_eps: smallest eps of the grid at which each image is misclassified, float64 [n]; infinite where none is.
+        repaired: of a model whose statistics are stale, the same and the outcomes of the choosing half with statistics
+            estimated again; by them eps and noise are chosen. None of all others.
         outcomes: of all images of the model as it is, by name of the perturbation.
         about: the perturbations of these in words.
         flags: of the checks.
@@ -69,6 +84,7 @@ class Audited:
     costs: Costs = NOT_MEASURED
     grid: Sequence[float] = ()
     min_eps: Floats = field(default_factory=lambda: np.empty(0))
+    repaired: Repaired | None = None
     outcomes: dict[str, Mask] = field(default_factory=dict)
     about: dict[str, str] = field(default_factory=dict)
     flags: tuple[Flag, ...] = ()

@@ -14,7 +14,8 @@ from bn_vuln.records import Flag
 from bn_vuln.typing import Plain
 
 AS_IT_IS = "as it is"
-MASKING = (1, 2, 4, 5, 7, 8, 13, 24)  # checks which say that an attack found too little
+MASKING = {1, 2, 4, 5, 7, 8, 13, 24}  # checks which say that an attack found too little
+GUESSING = 19  # of a model that guesses no attack finds more
 FINALISTS = 3
 SAFETY = 1.2  # a changed model may withstand more, and take longer
 
@@ -26,7 +27,8 @@ def confirm_as_it_is(one: Audited, chosen: Chosen) -> float:
     began, before = one.clock.spent, one.clock.before
     found = _confirmed(one, chosen, AS_IT_IS, None)
     flags = [Flag.model_validate(flag) for flag in found["flags"]] + _found_by_square(found["robust_after"], n)
-    one.flags, one.upper_bounds = tuple(flags), any(flag.check in MASKING for flag in flags)
+    numbers = {flag.check for flag in flags}
+    one.flags, one.upper_bounds = tuple(flags), bool(numbers & MASKING) and GUESSING not in numbers
     seconds = one.clock.spent - began - one.clock.before + before
     return SAFETY * seconds if seconds > 1 else fragility.confirmation_seconds(one)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bn_vuln.audit import what_if
-from bn_vuln.audit.audited import Audited, Chosen, accuracy
+from bn_vuln.audit.audited import Audited, Chosen, Repaired, accuracy
 from bn_vuln.audit.findings import Requirement
 from bn_vuln.audit.options import CORRUPTIONS, CURVE, NOISE, Condition, corruption, half_eps, noise, round_eps
 from bn_vuln.audit.pieces import packed, unpacked
@@ -17,6 +17,7 @@ from bn_vuln.errors import UsageError
 from bn_vuln.typing import Floats, Index, Plain
 
 FEW_POINTS = 5  # of the curve, where time is short
+STALE = 0.1  # of accuracy that statistics estimated again give back: they were stale
 ROBUST_SHARE = 0.4  # of the images, guessed before anything is measured: half of those that are classified correctly
 
 
@@ -34,14 +35,48 @@ def measure(one: Audited) -> None:
     one.tell(f"{len(subject.layers)} normalization layers; the accuracy along eps at {len(one.grid)} points")
 
     def curve() -> Plain:
-        (result,) = subject.measure([options.curve(one.grid)], subject.everything)
-        assert result.min_eps is not None
-        return {"min_eps": [None if math.isinf(e) else float(e) for e in result.min_eps]}
+        return {"min_eps": _plain(_min_eps(one, subject.everything))}
 
-    found = one.pieces.get(f"curve {one.grid}", curve)["min_eps"]
-    one.min_eps = np.array([np.inf if e is None else e for e in found], np.float64)
+    one.min_eps = _from_plain(one.pieces.get(f"curve {one.grid}", curve)["min_eps"])
     for std in NOISE:
         one.measure_all(f"noise {std:g}", noise(std))
+    if not one.refused and any(layer.is_batch for layer in subject.layers):
+        _repair(one)
+
+
+def _repair(one: Audited) -> None:
+    """Measure a model whose statistics are stale with those estimated again, on the choosing half."""
+    subject, choosing = one.subject, one.subject.halves.choosing
+    perturbations = {f"noise {std:g}": noise(std) for std in NOISE}
+
+    def compute() -> Plain:
+        with subject.changed(subject.states(what_if.STATISTICS)):
+            (clean,) = subject.measure([Clean()], choosing)
+            if clean.correct.mean() < subject.clean[choosing].mean() + STALE:
+                return {}
+            one.tell("its statistics are stale: eps is chosen with those estimated again")
+            noisy = zip(perturbations, subject.measure(list(perturbations.values()), choosing), strict=True)
+            outcomes = {"clean": packed(clean.correct), **{name: packed(result.correct) for name, result in noisy}}
+            return {"outcomes": outcomes, "min_eps": _plain(_min_eps(one, choosing))}
+
+    found = one.pieces.get(f"repaired {one.grid}", compute)
+    if found:
+        outcomes = {name: unpacked(text) for name, text in found["outcomes"].items()}
+        one.repaired = Repaired(_from_plain(found["min_eps"]), outcomes)
+
+
+def _min_eps(one: Audited, positions: Index) -> Floats:
+    (result,) = one.subject.measure([one.options.curve(one.grid)], positions)
+    assert result.min_eps is not None
+    return result.min_eps
+
+
+def _plain(min_eps: Floats) -> list[float | None]:
+    return [None if math.isinf(eps) else float(eps) for eps in min_eps]
+
+
+def _from_plain(values: Sequence[float | None]) -> Floats:
+    return np.array([np.inf if value is None else value for value in values], np.float64)
 
 
 def corruptions(one: Audited, reserve: float) -> None:
@@ -99,35 +134,40 @@ def requirement(one: Audited, condition: Condition) -> Requirement:
 # ---------------------------------------------------------------- what is chosen by the curve and the noise
 
 
-def accuracy_along_eps(one: Audited, positions: Index, grid: Sequence[float] | None = None) -> Floats:
-    """Return the accuracy that is left at each eps, by default of the model's grid, of some images."""
-    return np.array([np.mean(one.min_eps[positions] > eps) for eps in (one.grid if grid is None else grid)])
+def accuracy_along_eps(min_eps: Floats, grid: Sequence[float]) -> Floats:
+    """Return the accuracy that is left at each eps, of the smallest eps at which images are misclassified."""
+    return np.array([np.mean(min_eps > eps) for eps in grid])
 
 
 def half(one: Audited) -> float | None:
     """Return the eps at which half of the clean accuracy is left, of all images."""
-    along = accuracy_along_eps(one, one.subject.everything)
+    along = accuracy_along_eps(one.min_eps, one.grid)
     return half_eps(np.asarray(one.grid), along, float(one.subject.clean.mean()))
 
 
 def choose(models: Sequence[Audited]) -> Chosen:
     """Return eps and noise at which about half of the clean accuracy of the choosing half is left.
 
-    Of a pair it is the mean accuracy of both.
+    Of a pair it is the mean accuracy of both, of a model with stale statistics that with statistics estimated again.
     """
     grid = sorted(set.intersection(*(set(one.grid) for one in models)))
-    halves = [one.subject.halves.choosing for one in models]
-    clean = float(np.mean([one.subject.clean[half].mean() for one, half in zip(models, halves, strict=True)]))
-    along = [accuracy_along_eps(one, half, grid) for one, half in zip(models, halves, strict=True)]
-    found = half_eps(np.asarray(grid), np.mean(along, axis=0), clean)
+    curves, outcomes = [], []
+    for one in models:
+        choosing = one.subject.halves.choosing
+        if one.repaired is not None:
+            curves.append(accuracy_along_eps(one.repaired.min_eps, grid))
+            outcomes.append(one.repaired.outcomes)
+        else:
+            curves.append(accuracy_along_eps(one.min_eps[choosing], grid))
+            outcomes.append({name: correct[choosing] for name, correct in one.outcomes.items()})
+    clean = float(np.mean([one["clean"].mean() for one in outcomes]))
+    found = half_eps(np.asarray(grid), np.mean(curves, axis=0), clean)
 
     def off(std: float) -> float:
-        left = [one.outcomes[f"noise {std:g}"][half].mean() for one, half in zip(models, halves, strict=True)]
-        return abs(float(np.mean(left)) - clean / 2)
+        return abs(float(np.mean([one[f"noise {std:g}"].mean() for one in outcomes])) - clean / 2)
 
-    return Chosen(
-        round_eps(grid[-1] if found is None else found, models[0].options.ord), min(NOISE, key=lambda s: (off(s), s))
-    )
+    eps = round_eps(grid[-1] if found is None else found, models[0].options.ord)
+    return Chosen(eps, min(NOISE, key=lambda std: (off(std), std)))
 
 
 # ---------------------------------------------------------------- time

@@ -32,10 +32,17 @@ from bn_vuln.typing import Plain
 
 @dataclass(frozen=True)
 class Commands:
-    """Command lines, as the page shows them: of the audit, and the one that makes the changed model."""
+    """Command lines, as the page shows them.
+
+    Attributes:
+        audit: of the audit.
+        mend: the beginning of those that change a model, by the number of the model: `bnvuln mend MODEL --data DATA`.
+        folder: of the audit, as a command line takes it.
+    """
 
     audit: str
-    mend: str
+    mend: Sequence[str]
+    folder: str
     options: Plain = field(default_factory=dict)  # of the model and the data, as they were given
 
 
@@ -75,6 +82,7 @@ def audit(
         _check(models)
         for number, audited in enumerate(models, 1):
             audited.label, audited.sharing = f"model {number}: " if len(models) > 1 else "", len(models)
+            audited.refused = audited.subject.estimator.refusal() or ""
             fragility.measure(audited)
         chosen = fragility.choose(models)
         for number, audited in enumerate(models):
@@ -114,7 +122,6 @@ def _check(models: Sequence[Audited]) -> None:
 
 def _why_and_what_if(one: Audited, chosen: Chosen, folder: Path | None, number: int) -> None:
     """All of one model that follows the choice of eps, in an order in which the time can be planned."""
-    one.refused = one.subject.estimator.refusal() or ""
     seconds = confirmation.confirm_as_it_is(one, chosen)
     arrays = why.measure(one, chosen)
     if folder is not None and arrays:
@@ -139,7 +146,9 @@ def _findings(
     first = models[0].subject
     n_finalists = max(sum(candidate.finalist for candidate in one.candidates) for one in models)
     return Findings(
-        models=tuple(_of_model(one, chosen, commands) for one in models),
+        models=tuple(
+            _of_model(one, chosen, mend, commands.folder) for one, mend in zip(models, commands.mend, strict=True)
+        ),
         pair=_pair(*models) if len(models) == 2 else (),
         requirements=tuple(requirements),
         references=references(first.classifier.info.name, options.ord),
@@ -151,7 +160,8 @@ def _findings(
         ord=options.ord,
         eps=chosen.eps,
         eps_about="half of the clean accuracy of the choosing half is left there"
-        + (", on the mean of both models" if len(models) > 1 else ""),
+        + (", on the mean of both models" if len(models) > 1 else "")
+        + (", with statistics estimated again" if any(one.repaired is not None for one in models) else ""),
         curve_about=f"APGD on the cross-entropy, {SEARCH_STEPS} steps, all {len(first.everything)} images",
         search_about=f"APGD on the cross-entropy, {SEARCH_STEPS} steps, {len(first.halves.choosing)} images",
         strong_about=options.strong_about(),
@@ -168,7 +178,7 @@ def _findings(
     )
 
 
-def _of_model(one: Audited, chosen: Chosen, commands: Commands) -> ModelFindings:
+def _of_model(one: Audited, chosen: Chosen, mend: str, folder: str) -> ModelFindings:
     subject, classifier = one.subject, one.subject.classifier
     finalists = [candidate for candidate in one.candidates if candidate.finalist]
     level = what_if.level(len(finalists))
@@ -208,9 +218,8 @@ def _of_model(one: Audited, chosen: Chosen, commands: Commands) -> ModelFindings
         examples=one.examples,
     )
     n = len(subject.halves.reporting)
-    return found.model_copy(
-        update={"advice": advice.advise(found, eps=chosen.eps, n=n, level=level, command=commands.mend)}
-    )
+    advised = advice.advise(found, eps=chosen.eps, n=n, level=level, mend=mend, folder=folder)
+    return found.model_copy(update={"advice": advised})
 
 
 def _pair(first: Audited, second: Audited) -> tuple[Difference, ...]:

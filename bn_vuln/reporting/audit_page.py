@@ -44,6 +44,7 @@ COLOURS = {
     "#ffffff": "--paper",
 }
 MOST_DECADES = 3  # of the axis of gains, to each side
+FILE = "index.html"  # of an audit's folder
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def write(folder: Path) -> Path:
     Raises:
         BnvulnError: There is no audit, or one of its files is damaged.
     """
-    path = folder / "index.html"
+    path = folder / FILE
     atomic_write(path, html(records.read(folder), folder))
     return path
 

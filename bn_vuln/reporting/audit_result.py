@@ -28,6 +28,11 @@ class AuditResult:
     folder: Path | None
 
     @property
+    def page(self) -> Path | None:
+        """The page; None where nothing was kept."""
+        return None if self.folder is None else self.folder / audit_page.FILE
+
+    @property
     def met(self) -> bool:
         """Return if all requirements are met."""
         return all(one.met for one in self.findings.requirements)
