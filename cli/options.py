@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from importlib import resources
 from pathlib import Path
@@ -39,8 +40,9 @@ class NumberType(click.ParamType):  # type: ignore[type-arg]  # generic from cli
         if isinstance(value, float | int):
             return float(value)
         try:
-            return float(Fraction(str(value).replace(" ", "")))
-        except (ValueError, ZeroDivisionError, OverflowError):
+            numerator, slash, denominator = str(value).replace(" ", "").partition("/")
+            return float(Fraction(numerator) / (Fraction(Decimal(denominator)) if slash else 1))
+        except (ValueError, InvalidOperation, ZeroDivisionError, OverflowError):
             self.fail(f"{value!r} is not a number or a fraction such as 8/255", param, ctx)
 
 

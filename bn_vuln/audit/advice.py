@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bn_vuln.audit.findings import Advice, Difference, Finalist, Layer, ModelFindings
-from bn_vuln.config import format_eps
 
 OFF = 0.2  # of a standard deviation: from here on statistics are named as off
 FOLDED = "no normalization layer: BN may have been folded at export; audit the model before it"
 
 
-def advise(found: ModelFindings, *, eps: float, n: int, level: float, mend: str, folder: str) -> tuple[Advice, ...]:
+def advise(found: ModelFindings, *, eps: str, n: int, level: float, mend: str, folder: str) -> tuple[Advice, ...]:
     """Return the advice on a model, the best first.
 
     What needs no training was confirmed on this model, or is not advised. What needs training was not measured on it:
@@ -19,7 +18,7 @@ def advise(found: ModelFindings, *, eps: float, n: int, level: float, mend: str,
 
     Args:
         found: the model's findings, with its finalists.
-        eps: the chosen eps.
+        eps: the chosen eps, as text.
         n: images of the reporting half.
         level: of the finalists' intervals.
         mend: beginning of the commands that change the model: `bnvuln mend MODEL --data DATA`.
@@ -54,10 +53,10 @@ def _ranked(finalists: Sequence[Finalist]) -> list[Finalist]:
     )
 
 
-def _confirmed(one: Finalist, found: ModelFindings, eps: float, level: float, command: str) -> Advice:
+def _confirmed(one: Finalist, found: ModelFindings, eps: str, level: float, command: str) -> Advice:
     figures = "; ".join(
         (
-            f"under strong at eps {format_eps(eps)} {_change(one.strong, level)}",
+            f"under strong at eps {eps} {_change(one.strong, level)}",
             f"under noise {_change(one.noise, level)}",
             f"clean {_change(one.clean, level)}",
         )
@@ -100,7 +99,7 @@ def _nothing(found: ModelFindings, n: int) -> Advice:
     return Advice(kind="nothing", text=text)
 
 
-def _with_training(found: ModelFindings, eps: float, mend: str) -> list[Advice]:
+def _with_training(found: ModelFindings, eps: str, mend: str) -> list[Advice]:
     """What cannot be measured without training, with what is known of nets of this package."""
     advice = []
     if any(layer.kind == "batch" for layer in found.layers):
@@ -128,7 +127,7 @@ def _with_training(found: ModelFindings, eps: float, mend: str) -> list[Advice]:
             kind="adversarial training",
             text="If somebody may really attack it, train it on adversarial examples (not measured on this model): no "
             "change of normalization makes a net withstand attacks that was not trained against them.",
-            command=f"{mend} --finetune 5 --adversarial {format_eps(eps)} -o mended.keras",
+            command=f"{mend} --finetune 5 --adversarial {eps} -o mended.keras",
         )
     )
     return advice

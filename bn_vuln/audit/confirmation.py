@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from bn_vuln.audit import fragility, what_if
 from bn_vuln.audit.audited import Audited, Chosen
 from bn_vuln.audit.findings import Candidate
-from bn_vuln.audit.options import noise
+from bn_vuln.audit.options import eps_text, noise
 from bn_vuln.audit.pieces import packed, unpacked
-from bn_vuln.config import Clean, Mend, Perturbation, describe_perturbation, format_eps
+from bn_vuln.config import Clean, Mend, Perturbation, describe_perturbation
 from bn_vuln.records import Flag
 from bn_vuln.typing import Plain
 
@@ -23,7 +23,7 @@ SAFETY = 1.2  # a changed model may withstand more, and take longer
 def confirm_as_it_is(one: Audited, chosen: Chosen) -> float:
     """Measure the model as it is by `strong`, with the checks; return the seconds that another one will take."""
     n = len(one.subject.halves.reporting)
-    one.tell(f"strong attacks at eps {format_eps(chosen.eps)} on {n} images")
+    one.tell(f"strong attacks at eps {eps_text(chosen.eps, one.options.ord)} on {n} images")
     began, before = one.clock.spent, one.clock.before
     found = _confirmed(one, chosen, AS_IT_IS, None)
     flags = [Flag.model_validate(flag) for flag in found["flags"]] + _found_by_square(found["robust_after"], n)

@@ -10,9 +10,9 @@ import numpy as np
 from bn_vuln.audit import what_if
 from bn_vuln.audit.audited import Audited, Chosen, Repaired, accuracy
 from bn_vuln.audit.findings import Requirement
-from bn_vuln.audit.options import CORRUPTIONS, CURVE, NOISE, Condition, corruption, half_eps, noise, round_eps
+from bn_vuln.audit.options import CORRUPTIONS, CURVE, NOISE, Condition, corruption, eps_text, half_eps, noise, round_eps
 from bn_vuln.audit.pieces import packed, unpacked
-from bn_vuln.config import Attack, Clean, Perturbation, describe_perturbation, format_eps
+from bn_vuln.config import Attack, Clean, Perturbation, describe_perturbation
 from bn_vuln.errors import UsageError
 from bn_vuln.typing import Floats, Index, Plain
 
@@ -127,7 +127,7 @@ def requirement(one: Audited, condition: Condition) -> Requirement:
         measured = float(one.measure_all(f"noise {condition.at:g}", noise(condition.at)).mean())
     else:
         strong = one.options.strong(condition.at, one.subject.classes)
-        measured = float(one.measure_all(f"strong at eps {format_eps(condition.at)}", strong).mean())
+        measured = float(one.measure_all(f"strong at eps {eps_text(condition.at, one.options.ord)}", strong).mean())
     return Requirement(text=condition.text, value=measured, met=condition.met_by(measured))
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bn_vuln.audit.findings import Difference, Interval
+from bn_vuln.audit.options import eps_text
 from bn_vuln.audit.what_if import title
-from bn_vuln.config import FineTuning, Frozen, Mend, format_eps
+from bn_vuln.config import FineTuning, Frozen, Mend
 
 
 class ChangedLayer(Frozen):
@@ -109,7 +110,7 @@ def _fine_tuned(options: FineTuning) -> str:
     if options.adversarial is None:
         return text
     attack = options.adversarial
-    return f"{text}, on adversarial images ({attack.ord} eps {format_eps(attack.eps)}, {attack.steps} steps)"
+    return f"{text}, on adversarial images ({attack.ord} eps {eps_text(attack.eps, attack.ord)}, {attack.steps} steps)"
 
 
 def card(found: Mended) -> str:

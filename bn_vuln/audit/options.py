@@ -110,6 +110,11 @@ def round_eps(eps: float, ord: str) -> float:
     return float(f"{unit * eps:.2g}") / unit
 
 
+def eps_text(eps: float, ord: str) -> str:
+    """Return an eps of two digits for people, which options take too: `5.2/255` of inf, a length of 2."""
+    return f"{255 * eps:.2g}/255" if ord == "inf" else f"{eps:.2g}"
+
+
 def half_eps(eps: Floats, accuracy: Floats, clean: float) -> float | None:
     """Return the eps at which half of the clean accuracy is left, between two points on a logarithmic axis.
 

@@ -17,7 +17,7 @@ import numpy as np
 from bn_vuln.audit import advice, confirmation, findings, fragility, what_if, why
 from bn_vuln.audit.audited import Audited, Chosen, accuracy
 from bn_vuln.audit.findings import CurvePoint, Difference, Findings, ModelFindings, Requirement
-from bn_vuln.audit.options import SEARCH_STEPS, AuditOptions, parse_requirement
+from bn_vuln.audit.options import SEARCH_STEPS, AuditOptions, eps_text, parse_requirement
 from bn_vuln.audit.pieces import Clock, Pieces
 from bn_vuln.audit.references import references
 from bn_vuln.audit.subject import Subject
@@ -218,7 +218,9 @@ def _of_model(one: Audited, chosen: Chosen, mend: str, folder: str) -> ModelFind
         examples=one.examples,
     )
     n = len(subject.halves.reporting)
-    advised = advice.advise(found, eps=chosen.eps, n=n, level=level, mend=mend, folder=folder)
+    advised = advice.advise(
+        found, eps=eps_text(chosen.eps, one.options.ord), n=n, level=level, mend=mend, folder=folder
+    )
     return found.model_copy(update={"advice": advised})
 
 

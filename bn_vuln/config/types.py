@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar
 
@@ -43,8 +44,9 @@ def parse_number(value: Any) -> Any:
         raise PydanticCustomError("number", "expected a number")
     if isinstance(value, str):
         try:
-            return float(Fraction(value.strip().replace(" ", "")))
-        except (ValueError, ZeroDivisionError, OverflowError):
+            numerator, slash, denominator = value.replace(" ", "").partition("/")
+            return float(Fraction(numerator) / (Fraction(Decimal(denominator)) if slash else 1))
+        except (ValueError, InvalidOperation, ZeroDivisionError, OverflowError):
             raise PydanticCustomError("number", "expected a number or a fraction such as 8/255") from None
     return value
 

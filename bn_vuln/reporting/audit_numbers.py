@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from bn_vuln.audit import options
 from bn_vuln.audit.findings import Accuracy, Findings, Interval, ModelFindings, Requirement
-from bn_vuln.config import format_eps
 
 MINUS = "\N{MINUS SIGN}"
 WIDE = 0.04  # an interval of this width, as a fraction, supports whole percents only
@@ -46,11 +46,8 @@ def number(value: float) -> str:
 
 
 def eps_text(findings: Findings, eps: float) -> str:
-    """Return an eps: `2/255` of L-infinity, a length of L2; one between levels has two digits: `2.3/255`."""
-    if findings.ord == "2":
-        return number(eps)
-    exact = format_eps(eps)
-    return exact if exact.endswith("/255") else f"{number(255 * eps)}/255"
+    """Return an eps: `2/255` or `2.3/255` of L-infinity, a length of L2."""
+    return options.eps_text(eps, findings.ord)
 
 
 def half_eps_text(findings: Findings, model: ModelFindings) -> str:

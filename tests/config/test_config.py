@@ -99,7 +99,8 @@ def tiny_path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("written", "number"), [("8/255", 8 / 255), ("1e-5", 1e-5), (" 1 / 10 ", 0.1), (1, 1.0), ("3", 3.0)]
+    ("written", "number"),
+    [("8/255", 8 / 255), ("5.2/255", 5.2 / 255), ("1e-5", 1e-5), (" 1 / 10 ", 0.1), (1, 1.0), ("3", 3.0)],
 )
 def test_numbers_may_be_written_as_people_write_them(written: Any, number: float) -> None:
     value = cell(weight_decay=written).weight_decay
