@@ -44,7 +44,10 @@ def _options(finalist: Finalist, number: int, folder: str) -> str:
 
 
 def _ranked(finalists: Sequence[Finalist]) -> list[Finalist]:
-    """Statistics alone first, which cost nothing; of the others those that gain most, if they gain beyond it."""
+    """Statistics alone first, which cost nothing; then the best change of c in all layers, and the best in one.
+
+    Where statistics alone gain, c must gain beyond them.
+    """
     alone = [one for one in finalists if not one.mend.changes_c]
     control_gains = any(one.gains for one in alone)
     others = [one for one in finalists if one.mend.changes_c and (one.beyond or not control_gains)]
@@ -71,10 +74,11 @@ def _confirmed(one: Finalist, found: ModelFindings, eps: str, level: float, comm
             extra = " Raising c on top of it adds nothing that these images can show."
         text = f"Estimate the statistics of batch norm again: {figures}.{reason}{extra}"
         return Advice(kind="statistics", text=text, command=command, mend=one.mend)
-    where = "all normalization layers" if not one.mend.layers else _listed(one.mend.layers)
-    how = ", with the gain of the median channel kept" if one.mend.keep_gain else ""
-    how += " and statistics estimated again" if one.mend.reestimate else ""
-    text = f"Raise c in {where} by {one.mend.relative_c:g} of the median variance{how}: {figures}."
+    where = "every normalization layer" if not one.mend.layers else _listed(one.mend.layers)
+    how = ["the gain of its median channel kept"] if one.mend.keep_gain else []
+    how += ["the statistics estimated again"] if one.mend.reestimate else []
+    text = f"Raise c in {where} by {one.mend.relative_c:g} times its median variance"
+    text += f", with {' and '.join(how)}: {figures}." if how else f": {figures}."
     if one.mend.layers:
         text += f" So {_listed(one.mend.layers)} is a cause: this change alone was confirmed."
     return Advice(kind="raise c", text=text, command=command, mend=one.mend)
