@@ -51,9 +51,9 @@ def _ranked(finalists: Sequence[Finalist]) -> list[Finalist]:
     alone = [one for one in finalists if not one.mend.changes_c]
     control_gains = any(one.gains for one in alone)
     others = [one for one in finalists if one.mend.changes_c and (one.beyond or not control_gains)]
-    return alone + sorted(
-        others, key=lambda one: one.strong.difference.value + one.noise.difference.value, reverse=True
-    )
+    others.sort(key=lambda one: one.strong.difference.value + one.noise.difference.value, reverse=True)
+    best = {bool(one.mend.layers): one for one in reversed(others) if one.gains}
+    return alone + [one for one in others if one in best.values()]
 
 
 def _confirmed(one: Finalist, found: ModelFindings, eps: str, level: float, command: str) -> Advice:

@@ -30,7 +30,7 @@ def confirm_as_it_is(one: Audited, chosen: Chosen) -> float:
     numbers = {flag.check for flag in flags}
     one.flags, one.upper_bounds = tuple(flags), bool(numbers & MASKING) and GUESSING not in numbers
     seconds = one.clock.spent - began - one.clock.before + before
-    return SAFETY * seconds if seconds > 1 else fragility.confirmation_seconds(one)
+    return SAFETY * seconds if seconds > 1 else fragility.confirmation_seconds(one, one.costs)
 
 
 def search(one: Audited, chosen: Chosen, seconds: float) -> None:

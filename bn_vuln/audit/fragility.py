@@ -12,6 +12,7 @@ from bn_vuln.audit.audited import Audited, Chosen, Repaired, accuracy
 from bn_vuln.audit.findings import Requirement
 from bn_vuln.audit.options import CORRUPTIONS, CURVE, NOISE, Condition, corruption, eps_text, half_eps, noise, round_eps
 from bn_vuln.audit.pieces import packed, unpacked
+from bn_vuln.audit.subject import Costs
 from bn_vuln.config import Attack, Clean, Perturbation, describe_perturbation
 from bn_vuln.errors import UsageError
 from bn_vuln.typing import Floats, Index, Plain
@@ -25,13 +26,18 @@ def measure(one: Audited) -> None:
     """Measure clean images, the accuracy along eps, and noise."""
     subject, options = one.subject, one.options
     one.outcomes["clean"], one.about["clean"] = subject.clean, "no perturbation"
-    shape = (*subject.classifier.size, subject.classifier.channels)
-    full, points = options.eps_grid(shape, len(CURVE)), len(CURVE)
-    one.costs = subject.costs(options, full[0] / 4)
-    if expected_seconds(one, points) > one.left:
-        points = FEW_POINTS
-        one.skipped.append(f"{len(full) - len(options.eps_grid(shape, points))} of {len(full)} points of the curve")
-    one.grid = options.eps_grid(shape, points)
+    full = options.eps_grid((*subject.classifier.size, subject.classifier.channels), len(CURVE))
+
+    def plan() -> Plain:
+        costs = subject.costs(options, full[0] / 4)
+        enough = expected_seconds(one, costs, len(full)) <= one.left
+        return {"gradient": costs.gradient, "compile": costs.compile, "points": len(CURVE) if enough else FEW_POINTS}
+
+    found = one.pieces.get(f"plan for {options.time}", plan)  # kept, so that an audit that is resumed has the same one
+    one.costs = Costs(found["gradient"], found["compile"])
+    one.grid = options.eps_grid((*subject.classifier.size, subject.classifier.channels), found["points"])
+    if len(one.grid) < len(full):
+        one.skipped.append(f"{len(full) - len(one.grid)} of {len(full)} points of the curve")
     one.tell(f"{len(subject.layers)} normalization layers; the accuracy along eps at {len(one.grid)} points")
 
     def curve() -> Plain:
@@ -173,17 +179,17 @@ def choose(models: Sequence[Audited]) -> Chosen:
 # ---------------------------------------------------------------- time
 
 
-def confirmation_seconds(one: Audited) -> float:
+def confirmation_seconds(one: Audited, costs: Costs) -> float:
     """Return an estimate of one confirmation, of a model that withstands as much as most."""
-    gradient, n = one.costs.gradient, len(one.subject.halves.reporting)
-    return n * (ROBUST_SHARE * (250 * gradient + 500 * one.costs.forward) + 15 * gradient)
+    gradient, n = costs.gradient, len(one.subject.halves.reporting)
+    return n * (ROBUST_SHARE * (250 * gradient + 500 * costs.forward) + 15 * gradient)
 
 
-def expected_seconds(one: Audited, points: int) -> float:
+def expected_seconds(one: Audited, costs: Costs, points: int) -> float:
     """Return an estimate of all but single layers and corruptions, with so many points of the curve."""
-    subject, gradient = one.subject, one.costs.gradient
+    subject, gradient = one.subject, costs.gradient
     n, choosing = len(subject.everything), len(subject.halves.choosing)
     changes = len(what_if.all_layers(True, True)) if subject.layers else 0
-    each = len(subject.estimator.images) * one.costs.forward + choosing * 13 * gradient
+    each = len(subject.estimator.images) * costs.forward + choosing * 13 * gradient
     along_eps, others = n * (21 + 4 * points) * gradient, (100 * 20 + n * 25) * gradient
-    return along_eps + changes * each + others + 4 * confirmation_seconds(one) + 6 * one.costs.compile
+    return along_eps + changes * each + others + 4 * confirmation_seconds(one, costs) + 6 * costs.compile
