@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bn_vuln.audit.findings import Advice, Difference, Finalist, Layer, ModelFindings
+from bn_vuln.audit.what_if import smallest_gain
 
 OFF = 0.2  # of a standard deviation: from here on statistics are named as off
 FOLDED = "no normalization layer: BN may have been folded at export; audit the model before it"
@@ -29,7 +30,7 @@ def advise(found: ModelFindings, *, eps: str, n: int, level: float, mend: str, f
         _confirmed(one, found, eps, level, f"{mend} {_options(one, number, folder)} -o mended.keras")
         for number, one in enumerate(helping)
     ]
-    return (*(confirmed or [_nothing(found, n)]), *_with_training(found, eps, mend))
+    return (*(confirmed or [_nothing(found, n, level)]), *_with_training(found, eps, mend))
 
 
 def _options(finalist: Finalist, number: int, folder: str) -> str:
@@ -84,7 +85,7 @@ def _confirmed(one: Finalist, found: ModelFindings, eps: str, level: float, comm
     return Advice(kind="raise c", text=text, command=command, mend=one.mend)
 
 
-def _nothing(found: ModelFindings, n: int) -> Advice:
+def _nothing(found: ModelFindings, n: int, level: float) -> Advice:
     bound = " All these numbers are upper bounds: gradients are masked." if found.upper_bounds else ""
     if not found.layers:
         return Advice(
@@ -94,10 +95,10 @@ def _nothing(found: ModelFindings, n: int) -> Advice:
     if not found.finalists:
         reason = "each change of c costs more clean accuracy than was allowed" if found.candidates else "none was tried"
         return Advice(kind="nothing", text=f"Nothing without training: {reason}.{bound}")
-    halves = [(d.difference.high - d.difference.low) / 2 for one in found.finalists for d in (one.strong, one.noise)]
+    smallest = f"{100 * smallest_gain(n, level):.0f} points"
     text = (
         f"Nothing that these {n} images can show: none of the {len(found.candidates)} changes that were tried "
-        f"without training is a confirmed gain. Gains under {100 * max(halves):.0f} points would be missed; more "
+        f"without training is a confirmed gain. Gains under {smallest} would be missed; more "
         f"images (--limit) show smaller ones.{bound}"
     )
     return Advice(kind="nothing", text=text)

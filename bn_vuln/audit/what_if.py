@@ -118,6 +118,14 @@ def difference(name: str, before: Mask, after: Mask, level: float) -> Difference
     )
 
 
+def smallest_gain(n: int, level: float) -> float:
+    """Return the smallest gain that n images can confirm, where no image is lost; where some are, it is larger."""
+    before, wins = np.zeros(n, bool), 1
+    while wins < n and paired_interval(before, np.arange(n) < wins, level)[1] <= 0:
+        wins += 1
+    return wins / n
+
+
 def finalist(
     candidate: Candidate,
     before: Mapping[str, Mask],
