@@ -46,7 +46,7 @@ from bn_vuln.runtime.distribution import Strategy, choose
 from bn_vuln.runtime.progress import Progress, Quiet
 
 if TYPE_CHECKING:
-    from bn_vuln.audit.mend import MendResult
+    from bn_vuln.auditing.mend import MendResult
     from bn_vuln.evaluation.classifier import Classifier
     from bn_vuln.evaluation.opening import Opened, Target
     from bn_vuln.evaluation.result import AttackResult, Result
@@ -377,9 +377,9 @@ def audit(
         UsageError: where the examples do not fit the classifier, there are too few, or none is classified correctly.
         BnvulnError: where the model or the data cannot be loaded.
     """
-    from bn_vuln.audit.options import AuditOptions, parse_requirement
-    from bn_vuln.audit.run import Commands
-    from bn_vuln.audit.run import audit as run
+    from bn_vuln.auditing.options import AuditOptions, parse_requirement
+    from bn_vuln.auditing.run import Commands
+    from bn_vuln.auditing.run import audit as run
     from bn_vuln.reporting import audit_page
     from bn_vuln.reporting.audit_result import AuditResult
 
@@ -459,7 +459,7 @@ def mend(
         UsageError: where there is nothing to change, the data or the layers do not fit, or `out` is there already.
         BnvulnError: where the model cannot be loaded or saved, or fine-tuning spoils it.
     """
-    from bn_vuln.audit import mend as mending
+    from bn_vuln.auditing import mend as mending
 
     found = None if from_audit is None else mending.advised(Path(from_audit), model)
     target = model if model is not None or found is None else found.source

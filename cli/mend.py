@@ -13,7 +13,7 @@ from . import options as o
 from .targets import api_options, data_option, external_model_options, split_option
 
 if TYPE_CHECKING:
-    from bn_vuln.audit.mended import Mended
+    from bn_vuln.auditing.mended import Mended
 
 EXAMPLES = """
 Examples:
@@ -160,7 +160,7 @@ def _changes(options: o.Options) -> dict[str, object]:
 
 def _print(found: Mended) -> None:
     """The table of before and after, with what it is of."""
-    from bn_vuln.audit.mended import changes
+    from bn_vuln.auditing.mended import changes
     from bn_vuln.reporting.tables import TextTable, text_table
 
     notes = (

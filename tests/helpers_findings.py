@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bn_vuln.audit.findings import (
+from bn_vuln.auditing.findings import (
     Accuracy,
     Advice,
     Candidate,

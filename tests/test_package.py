@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import bn_vuln
+
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "bn_vuln").rglob("*.py"))
 
@@ -20,7 +22,7 @@ LAYERS = [
     "api",
     "reporting",
     "experiments",
-    "audit",
+    "auditing",
     "evaluation",
     "external",
     "training",
@@ -173,3 +175,8 @@ def test_the_wheel_works_outside_the_checkout(wheel, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(site))
     assert (tmp_path / "run" / "model.keras").exists()
+
+
+def test_no_public_function_has_the_name_of_a_package():
+    """Python would put the package in its place as soon as that is imported."""
+    assert set(bn_vuln.__all__).isdisjoint(path.stem for path in (ROOT / "bn_vuln").iterdir())

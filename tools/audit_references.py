@@ -1,4 +1,4 @@
-"""Make bn_vuln/audit/references.json: half-eps of this package's nets, from the published records.
+"""Make bn_vuln/auditing/references.json: half-eps of this package's nets, from the published records.
 
     python tools/audit_references.py
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from bn_vuln import records
 from bn_vuln.analysis.statistics import estimate
-from bn_vuln.audit.options import half_eps
+from bn_vuln.auditing.options import half_eps
 from bn_vuln.config import Cell
 
 ROOT = Path(__file__).parent.parent
@@ -53,7 +53,7 @@ def main() -> None:
         found[dataset].append(
             {"name": name, "ord": "inf", "half_eps": mean.mean, "sem": mean.sem, "n": mean.n, "clean": accuracy}
         )
-    path = ROOT / "bn_vuln" / "audit" / "references.json"
+    path = ROOT / "bn_vuln" / "auditing" / "references.json"
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bn_vuln.audit import options
-from bn_vuln.audit.findings import Accuracy, Findings, Interval, ModelFindings, Requirement
+from bn_vuln.auditing import options
+from bn_vuln.auditing.findings import Accuracy, Findings, Interval, ModelFindings, Requirement
 
 MINUS = "\N{MINUS SIGN}"
 WIDE = 0.04  # an interval of this width, as a fraction, supports whole percents only

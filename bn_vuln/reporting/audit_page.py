@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bn_vuln.audit import findings as records
-from bn_vuln.audit.findings import Accuracy, Difference, Finalist, Findings, Interval, Layer, ModelFindings
+from bn_vuln.auditing import findings as records
+from bn_vuln.auditing.findings import Accuracy, Difference, Finalist, Findings, Interval, Layer, ModelFindings
 from bn_vuln.errors import BnvulnError
 from bn_vuln.reporting import audit_numbers as numbers
 from bn_vuln.reporting import templates

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bn_vuln.audit.findings import Findings
+from bn_vuln.auditing.findings import Findings
 from bn_vuln.errors import UsageError
 from bn_vuln.reporting import audit_page
 

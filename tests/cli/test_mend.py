@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bn_vuln.audit.findings import Difference, Interval
-from bn_vuln.audit.mended import ChangedLayer, Mended
+from bn_vuln.auditing.findings import Difference, Interval
+from bn_vuln.auditing.mended import ChangedLayer, Mended
 from bn_vuln.config import Mend, validate
 
 CLEAN = Difference(name="clean", before=0.5, after=0.75, difference=Interval(value=0.25, low=0.1, high=0.4), n=60)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bn_vuln.audit.findings import Advice, Example, Findings, Interval, Requirement
+from bn_vuln.auditing.findings import Advice, Example, Findings, Interval, Requirement
 from bn_vuln.config import Mend
 from bn_vuln.errors import BnvulnError
 from bn_vuln.reporting import audit_numbers as numbers

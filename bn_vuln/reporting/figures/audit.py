@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bn_vuln.audit.findings import Findings
+from bn_vuln.auditing.findings import Findings
 from bn_vuln.reporting.audit_numbers import half_eps_text, headline, short_names
 from bn_vuln.reporting.figures.style import ARM_STYLES, GREY, STYLE, hide_spines
 

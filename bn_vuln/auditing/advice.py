@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bn_vuln.audit.findings import Advice, Difference, Finalist, Layer, ModelFindings
-from bn_vuln.audit.what_if import smallest_gain
+from bn_vuln.auditing.findings import Advice, Difference, Finalist, Layer, ModelFindings
+from bn_vuln.auditing.what_if import smallest_gain
 
 OFF = 0.2  # of a standard deviation: from here on statistics are named as off
 FOLDED = "no normalization layer: BN may have been folded at export; audit the model before it"

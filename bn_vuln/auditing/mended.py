@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bn_vuln.audit.findings import Difference, Interval
-from bn_vuln.audit.options import eps_text
-from bn_vuln.audit.what_if import title
+from bn_vuln.auditing.findings import Difference, Interval
+from bn_vuln.auditing.options import eps_text
+from bn_vuln.auditing.what_if import title
 from bn_vuln.config import FineTuning, Frozen, Mend
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from helpers_attacks import keras
 
-from bn_vuln.audit import layerwise
-from bn_vuln.audit.layerwise import Attacked, LayerNumbers, low_variance_channels, statistics_distance
+from bn_vuln.auditing import layerwise
+from bn_vuln.auditing.layerwise import Attacked, LayerNumbers, low_variance_channels, statistics_distance
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.evaluation.classifier import from_model
 from bn_vuln.models import normalization_layers

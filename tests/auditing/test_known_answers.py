@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 
 import pytest
-from audit import made_up
-from audit.made_up import Maker
+from auditing import made_up
+from auditing.made_up import Maker
 
 import bn_vuln
 from bn_vuln import api
-from bn_vuln.audit.findings import Advice, Findings, ModelFindings
+from bn_vuln.auditing.findings import Advice, Findings, ModelFindings
 
 NO_TRAINING = ("statistics", "raise c")
 

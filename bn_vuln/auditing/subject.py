@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bn_vuln.audit.halves import Halves, fitting_images, halves
-from bn_vuln.audit.options import AuditOptions
+from bn_vuln.auditing.halves import Halves, fitting_images, halves
+from bn_vuln.auditing.options import AuditOptions
 from bn_vuln.config import Evaluation, Mend, Perturbation
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.evaluation.classifier import Classifier

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bn_vuln.audit import findings
-from bn_vuln.audit.halves import Halves, fitting_images, halves
-from bn_vuln.audit.mended import ChangedLayer, Mended, card
-from bn_vuln.audit.options import AuditOptions, noise
-from bn_vuln.audit.what_if import difference
+from bn_vuln.auditing import findings
+from bn_vuln.auditing.halves import Halves, fitting_images, halves
+from bn_vuln.auditing.mended import ChangedLayer, Mended, card
+from bn_vuln.auditing.options import AuditOptions, noise
+from bn_vuln.auditing.what_if import difference
 from bn_vuln.config import Clean, Evaluation, Mend, Perturbation, describe_perturbation, parse_number
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import BnvulnError, UsageError

@@ -7,12 +7,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bn_vuln.audit import what_if
-from bn_vuln.audit.audited import Audited, Chosen, Repaired, accuracy
-from bn_vuln.audit.findings import Requirement
-from bn_vuln.audit.options import CORRUPTIONS, CURVE, NOISE, Condition, corruption, eps_text, half_eps, noise, round_eps
-from bn_vuln.audit.pieces import packed, unpacked
-from bn_vuln.audit.subject import Costs
+from bn_vuln.auditing import what_if
+from bn_vuln.auditing.audited import Audited, Chosen, Repaired, accuracy
+from bn_vuln.auditing.findings import Requirement
+from bn_vuln.auditing.options import (
+    CORRUPTIONS,
+    CURVE,
+    NOISE,
+    Condition,
+    corruption,
+    eps_text,
+    half_eps,
+    noise,
+    round_eps,
+)
+from bn_vuln.auditing.pieces import packed, unpacked
+from bn_vuln.auditing.subject import Costs
 from bn_vuln.config import Attack, Clean, Perturbation, describe_perturbation
 from bn_vuln.errors import UsageError
 from bn_vuln.typing import Floats, Index, Plain

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bn_vuln.audit import fragility, what_if
-from bn_vuln.audit.audited import Audited, Chosen
-from bn_vuln.audit.findings import Candidate
-from bn_vuln.audit.options import eps_text, noise
-from bn_vuln.audit.pieces import packed, unpacked
+from bn_vuln.auditing import fragility, what_if
+from bn_vuln.auditing.audited import Audited, Chosen
+from bn_vuln.auditing.findings import Candidate
+from bn_vuln.auditing.options import eps_text, noise
+from bn_vuln.auditing.pieces import packed, unpacked
 from bn_vuln.config import Clean, Mend, Perturbation, describe_perturbation
 from bn_vuln.records import Flag
 from bn_vuln.typing import Plain

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from bn_vuln.audit import advice, confirmation, findings, fragility, what_if, why
-from bn_vuln.audit.audited import Audited, Chosen, accuracy
-from bn_vuln.audit.findings import CurvePoint, Difference, Findings, ModelFindings, Requirement
-from bn_vuln.audit.options import SEARCH_STEPS, AuditOptions, eps_text, parse_requirement
-from bn_vuln.audit.pieces import Clock, Pieces
-from bn_vuln.audit.references import references
-from bn_vuln.audit.subject import Subject
+from bn_vuln.auditing import advice, confirmation, findings, fragility, what_if, why
+from bn_vuln.auditing.audited import Audited, Chosen, accuracy
+from bn_vuln.auditing.findings import CurvePoint, Difference, Findings, ModelFindings, Requirement
+from bn_vuln.auditing.options import SEARCH_STEPS, AuditOptions, eps_text, parse_requirement
+from bn_vuln.auditing.pieces import Clock, Pieces
+from bn_vuln.auditing.references import references
+from bn_vuln.auditing.subject import Subject
 from bn_vuln.config import describe_perturbation, to_plain
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluation.opening import Opened

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bn_vuln.analysis.statistics import paired_interval
-from bn_vuln.audit.findings import Candidate, Difference, Finalist, Interval
-from bn_vuln.audit.options import MOST_SINGLE_LAYERS, RELATIVE_C
+from bn_vuln.auditing.findings import Candidate, Difference, Finalist, Interval
+from bn_vuln.auditing.options import MOST_SINGLE_LAYERS, RELATIVE_C
 from bn_vuln.config import Mend
 from bn_vuln.models.normalization_layers import NormalizationLayer, live
 from bn_vuln.typing import Mask

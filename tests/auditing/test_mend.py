@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import bn_vuln as bnv
-from bn_vuln.audit import findings
-from bn_vuln.audit import mend as mending
+from bn_vuln.auditing import findings
+from bn_vuln.auditing import mend as mending
 from bn_vuln.config import AWGN, Attack, Clean, FineTuning, Mend
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.runtime import backend

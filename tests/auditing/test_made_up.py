@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from audit import made_up
-from audit.made_up import MadeUp
+from auditing import made_up
+from auditing.made_up import MadeUp
 
 from bn_vuln import api
 from bn_vuln.config import Attack, Mend

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bn_vuln.audit import layerwise, what_if
-from bn_vuln.audit.audited import Audited, Chosen
-from bn_vuln.audit.findings import Example, Layer
+from bn_vuln.auditing import layerwise, what_if
+from bn_vuln.auditing.audited import Audited, Chosen
+from bn_vuln.auditing.findings import Example, Layer
 from bn_vuln.models import normalization_layers as normalization
 from bn_vuln.models.normalization_layers import NormalizationLayer
 from bn_vuln.typing import Arrays, Floats, Images, Index, Mask, Plain

@@ -7,8 +7,8 @@ import pytest
 from helpers_attacks import keras
 
 from bn_vuln import data
-from bn_vuln.audit import halves as halves_module
-from bn_vuln.audit.halves import fitting_images, halves
+from bn_vuln.auditing import halves as halves_module
+from bn_vuln.auditing.halves import fitting_images, halves
 from bn_vuln.config import Evaluation, ExternalModel
 from bn_vuln.evaluation import eval_set
 from bn_vuln.evaluation.classifier import from_external

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from bn_vuln.audit.pieces import Clock, Pieces, packed, unpacked
+from bn_vuln.auditing.pieces import Clock, Pieces, packed, unpacked
 
 
 def test_a_piece_is_computed_once(tmp_path):

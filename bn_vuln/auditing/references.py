@@ -6,7 +6,7 @@ import functools
 import json
 from importlib import resources
 
-from bn_vuln.audit.findings import Reference
+from bn_vuln.auditing.findings import Reference
 from bn_vuln.typing import Plain
 
 FILE = "references.json"  # made by tools/audit_references.py
@@ -14,7 +14,7 @@ FILE = "references.json"  # made by tools/audit_references.py
 
 @functools.cache
 def _stored() -> Plain:
-    return dict(json.loads((resources.files("bn_vuln.audit") / FILE).read_text(encoding="utf-8")))
+    return dict(json.loads((resources.files("bn_vuln.auditing") / FILE).read_text(encoding="utf-8")))
 
 
 def references(dataset: str, ord: str) -> tuple[Reference, ...]:

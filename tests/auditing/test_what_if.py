@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from bn_vuln.audit import what_if
-from bn_vuln.audit.findings import Candidate
-from bn_vuln.audit.options import RELATIVE_C
+from bn_vuln.auditing import what_if
+from bn_vuln.auditing.findings import Candidate
+from bn_vuln.auditing.options import RELATIVE_C
 from bn_vuln.config import Mend
 from bn_vuln.models.normalization_layers import LayerState, NormalizationLayer
 

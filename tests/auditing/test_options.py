@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bn_vuln.audit.options import AuditOptions, half_eps, parse_requirement, round_eps
+from bn_vuln.auditing.options import AuditOptions, half_eps, parse_requirement, round_eps
 from bn_vuln.config import validate
 from bn_vuln.errors import ConfigError, UsageError
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bn_vuln.analysis.statistics import Proportion
-from bn_vuln.audit.findings import Accuracy, Candidate, Example, Interval, Layer
-from bn_vuln.audit.options import AuditOptions
-from bn_vuln.audit.pieces import Clock, Pieces, packed, unpacked
-from bn_vuln.audit.subject import Costs, Subject
+from bn_vuln.auditing.findings import Accuracy, Candidate, Example, Interval, Layer
+from bn_vuln.auditing.options import AuditOptions
+from bn_vuln.auditing.pieces import Clock, Pieces, packed, unpacked
+from bn_vuln.auditing.subject import Costs, Subject
 from bn_vuln.config import Perturbation, describe_perturbation
 from bn_vuln.records import Flag
 from bn_vuln.runtime.progress import Progress, duration
