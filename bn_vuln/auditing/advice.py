@@ -80,26 +80,31 @@ def _confirmed(one: Finalist, found: ModelFindings, eps: str, level: float, comm
     how += ["the statistics estimated again"] if one.mend.reestimate else []
     text = f"Raise c in {where} by {one.mend.relative_c:g} times its median variance"
     text += f", with {' and '.join(how)}: {figures}." if how else f": {figures}."
-    if one.mend.layers:
+    if not one.beyond and one.beyond_statistics is not None:
+        text += " How much of it the statistics win alone, these images cannot tell."
+    elif one.mend.layers:
         text += f" So {_listed(one.mend.layers)} is a cause: this change alone was confirmed."
     return Advice(kind="raise c", text=text, command=command, mend=one.mend)
 
 
 def _nothing(found: ModelFindings, n: int, level: float) -> Advice:
-    bound = " All these numbers are upper bounds: gradients are masked." if found.upper_bounds else ""
-    if not found.layers:
+    """Why no change that needs no training is advised."""
+    if found.upper_bounds:
         return Advice(
-            kind="nothing",
-            text=f"Nothing can be changed without training: {FOLDED}.{bound}",
+            kind="unknown",
+            text="No change can be judged: gradients are masked, so that attacks find too little and accuracies under "
+            "attack are upper bounds. Audit the model without what masks them, such as quantization or saturation.",
         )
+    if not found.layers:
+        return Advice(kind="nothing", text=f"Nothing can be changed without training: {FOLDED}.")
+    refused = f" Statistics were not estimated again: {found.refused}." if found.refused else ""
     if not found.finalists:
         reason = "each change of c costs more clean accuracy than was allowed" if found.candidates else "none was tried"
-        return Advice(kind="nothing", text=f"Nothing without training: {reason}.{bound}")
-    smallest = f"{100 * smallest_gain(n, level):.0f} points"
+        return Advice(kind="nothing", text=f"Nothing without training: {reason}.{refused}")
     text = (
         f"Nothing that these {n} images can show: none of the {len(found.candidates)} changes that were tried "
-        f"without training is a confirmed gain. Gains under {smallest} would be missed; more "
-        f"images (--limit) show smaller ones.{bound}"
+        f"without training is a confirmed gain. Gains under {100 * smallest_gain(n, level):.0f} points would be "
+        f"missed; more images (--limit) show smaller ones.{refused}"
     )
     return Advice(kind="nothing", text=text)
 
@@ -111,9 +116,8 @@ def _with_training(found: ModelFindings, eps: str, mend: str) -> list[Advice]:
         advice.append(
             Advice(
                 kind="fine-tune",
-                text="Fine-tune it for an epoch with a larger c (not measured on this model). On a small convolutional "
-                "net on Fashion-MNIST this cost 2.2 points of clean accuracy and won 6 under noise and 7 under PGD "
-                "(one seed).",
+                text="Fine-tune it for an epoch with a larger c (not measured on this model; mend prints what it wins "
+                "and costs).",
                 command=f"{mend} --relative-c 1 --reestimate --finetune 1 -o mended.keras",
             )
         )

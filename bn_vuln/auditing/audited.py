@@ -23,10 +23,17 @@ NOT_MEASURED = Costs(0.0, 0.0)
 
 @dataclass(frozen=True)
 class Chosen:
-    """What is chosen by the choosing half before anything is tried: eps, and the std of the noise."""
+    """What is chosen by the choosing half before anything is tried.
+
+    Attributes:
+        eps: of the attacks.
+        noise_std: of the noise.
+        about: how eps was chosen.
+    """
 
     eps: float
     noise_std: float
+    about: str
 
 
 @dataclass(frozen=True)

@@ -269,13 +269,12 @@ class ModelFindings(Frozen):
 
     @property
     def causes(self) -> frozenset[str]:
-        """Return the names of the layers that may be called a cause: changing this one alone, confirmed, gains.
+        """Return the names of the layers that may be called a cause: changing c in this one alone, confirmed, gains.
 
-        Where statistics estimated again gain alone, it must gain beyond them.
+        Where statistics are estimated again too, it must gain beyond them.
         """
-        statistics_gain = any(one.gains for one in self.finalists if not one.mend.changes_c)
-        gaining = (one for one in self.finalists if one.gains and (one.beyond or not statistics_gain))
-        return frozenset(one.mend.layers[0] for one in gaining if len(one.mend.layers) == 1)
+        merits = (one for one in self.finalists if one.gains and (one.beyond or one.beyond_statistics is None))
+        return frozenset(one.mend.layers[0] for one in merits if len(one.mend.layers) == 1)
 
 
 class Requirement(Frozen):
@@ -312,7 +311,8 @@ class Findings(Frozen):
         curve_about: attack and images of the curves.
         search_about: attack and images by which candidates were compared.
         noise_std: of the noise of the search.
-        level: of the finalists' intervals: 1 - .05 / (2 numbers of each, strong and noise).
+        level: of the finalists' intervals: 1 - .05 / (2 numbers of each, strong and noise, and clean of statistics
+            alone).
         max_clean_cost: points of clean accuracy that an advice may cost.
         skipped: what was left out to keep the time, in words.
         options: all options, as they were given or by default.

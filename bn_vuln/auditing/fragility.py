@@ -27,6 +27,7 @@ from bn_vuln.config import Attack, Clean, Perturbation, describe_perturbation
 from bn_vuln.errors import UsageError
 from bn_vuln.typing import Floats, Index, Plain
 
+CUSTOMARY = 8 / 255  # of inf
 FEW_POINTS = 5  # of the curve, where time is short
 STALE = 0.1  # of accuracy that statistics estimated again give back: they were stale
 ROBUST_SHARE = 0.4  # of the images, guessed before anything is measured: half of those that are classified correctly
@@ -182,8 +183,15 @@ def choose(models: Sequence[Audited]) -> Chosen:
     def off(std: float) -> float:
         return abs(float(np.mean([one[f"noise {std:g}"].mean() for one in outcomes])) - clean / 2)
 
-    eps = round_eps(grid[-1] if found is None else found, models[0].options.ord)
-    return Chosen(eps, min(NOISE, key=lambda std: (off(std), std)))
+    about = "half of the clean accuracy of the choosing half is left there"
+    about += ", on the mean of both models" if len(models) > 1 else ""
+    about += ", with statistics estimated again" if any(one.repaired is not None for one in models) else ""
+    if found is None:  # whatever holds the model up, or the attack, is tried at an eps that is in use
+        found, about = (
+            grid[np.searchsorted(grid, CUSTOMARY * grid[-1] / CURVE[-1])],
+            "more than half is left at any eps",
+        )
+    return Chosen(round_eps(found, models[0].options.ord), min(NOISE, key=lambda std: (off(std), std)), about)
 
 
 # ---------------------------------------------------------------- time

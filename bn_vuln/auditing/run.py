@@ -144,7 +144,6 @@ def _findings(
     commands: Commands,
 ) -> Findings:
     first = models[0].subject
-    n_finalists = max(sum(candidate.finalist for candidate in one.candidates) for one in models)
     return Findings(
         models=tuple(
             _of_model(one, chosen, mend, commands.folder) for one, mend in zip(models, commands.mend, strict=True)
@@ -159,14 +158,12 @@ def _findings(
         statistics_from=first.statistics_from,
         ord=options.ord,
         eps=chosen.eps,
-        eps_about="half of the clean accuracy of the choosing half is left there"
-        + (", on the mean of both models" if len(models) > 1 else "")
-        + (", with statistics estimated again" if any(one.repaired is not None for one in models) else ""),
+        eps_about=chosen.about,
         curve_about=f"APGD on the cross-entropy, {SEARCH_STEPS} steps, all {len(first.everything)} images",
         search_about=f"APGD on the cross-entropy, {SEARCH_STEPS} steps, {len(first.halves.choosing)} images",
         strong_about=options.strong_about(),
         noise_std=chosen.noise_std,
-        level=what_if.level(n_finalists),
+        level=min(_level(one) for one in models),
         max_clean_cost=options.max_clean_cost,
         skipped=tuple(dict.fromkeys(text for one in models for text in one.skipped)),
         options={**commands.options, **to_plain(options)},
@@ -181,7 +178,7 @@ def _findings(
 def _of_model(one: Audited, chosen: Chosen, mend: str, folder: str) -> ModelFindings:
     subject, classifier = one.subject, one.subject.classifier
     finalists = [candidate for candidate in one.candidates if candidate.finalist]
-    level = what_if.level(len(finalists))
+    level = _level(one)
     before = one.confirmed[confirmation.AS_IT_IS]
     control = one.confirmed.get(what_if.title(what_if.STATISTICS))
     strong = describe_perturbation(one.options.strong(chosen.eps, subject.classes))
@@ -222,6 +219,12 @@ def _of_model(one: Audited, chosen: Chosen, mend: str, folder: str) -> ModelFind
         found, eps=eps_text(chosen.eps, one.options.ord), n=n, level=level, mend=mend, folder=folder
     )
     return found.model_copy(update={"advice": advised})
+
+
+def _level(one: Audited) -> float:
+    """The level of the finalists' intervals."""
+    finalists = [candidate.mend for candidate in one.candidates if candidate.finalist]
+    return what_if.level(len(finalists), what_if.STATISTICS in finalists)
 
 
 def _pair(first: Audited, second: Audited) -> tuple[Difference, ...]:

@@ -101,9 +101,14 @@ def finalists(candidates: Sequence[Candidate], before: Candidate, max_clean_cost
 # ---------------------------------------------------------------- confirming
 
 
-def level(n_finalists: int) -> float:
-    """Return the level of each interval, so that all together are wrong in 5% of audits at the most (Bonferroni)."""
-    return 1 - 0.05 / max(1, TESTS * n_finalists)
+def level(n_finalists: int, control: bool) -> float:
+    """Return the level of each interval, so that all together are wrong in 5% of audits at the most (Bonferroni).
+
+    Args:
+        n_finalists: how many there are; an advice may rest on two numbers of each.
+        control: statistics alone are among them, an advice on which may also rest on the clean accuracy.
+    """
+    return 1 - 0.05 / max(1, TESTS * n_finalists + control)
 
 
 def difference(name: str, before: Mask, after: Mask, level: float) -> Difference:

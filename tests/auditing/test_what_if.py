@@ -66,9 +66,10 @@ def test_equal_scores_take_the_smaller_c():
     assert what_if.best_for_all([large, small], BEFORE, 1.0) == small
 
 
-def test_the_level_is_bonferronis_for_two_numbers_of_each_finalist():
-    assert what_if.level(3) == pytest.approx(1 - 0.05 / 6)
-    assert what_if.level(0) == pytest.approx(0.95)
+def test_the_level_is_bonferronis_for_the_numbers_that_an_advice_may_rest_on():
+    assert what_if.level(3, True) == pytest.approx(1 - 0.05 / 7)
+    assert what_if.level(2, False) == pytest.approx(1 - 0.05 / 4)
+    assert what_if.level(0, False) == pytest.approx(0.95)
 
 
 def outcomes(clean, noise, strong, n=100):
@@ -94,7 +95,7 @@ def test_what_is_a_gain(after, control, gains):
         outcomes(0.9, 0.5, 0.4),
         outcomes(*after),
         None if control is None else outcomes(*control),
-        what_if.level(3),
+        what_if.level(3, True),
         1.0,
     )
     assert found.gains is gains
@@ -103,7 +104,7 @@ def test_what_is_a_gain(after, control, gains):
 
 def test_a_gain_is_also_measured_against_statistics_alone():
     before, control, after = outcomes(0.9, 0.5, 0.4), outcomes(0.9, 0.5, 0.68), outcomes(0.9, 0.5, 0.7)
-    found = what_if.finalist(candidate(ALL, 0.9, 0.5, 0.7), before, after, control, what_if.level(3), 1.0)
+    found = what_if.finalist(candidate(ALL, 0.9, 0.5, 0.7), before, after, control, what_if.level(3, True), 1.0)
     assert found.gains
     assert found.beyond_statistics.difference.value == pytest.approx(0.02)
     assert found.beyond_statistics.difference.low < 0
