@@ -65,7 +65,7 @@ def train(
     folder: str | Path | None = None,
     *,
     resume: bool = True,
-    checkpoint_every: int = 1,
+    checkpoint_every: int | None = None,
     tensorboard: bool = False,
     strategy: Strategy = "auto",
     progress: Progress | None = None,
@@ -76,7 +76,7 @@ def train(
         cell: data, architecture, normalization, training and seed.
         folder: run folder that the model is kept in; a training that was interrupted there goes on.
         resume: go on from the checkpoint in `folder`, if there is one.
-        checkpoint_every: epochs between two checkpoints.
+        checkpoint_every: epochs between two checkpoints; None: they are a minute apart, and one is written on Ctrl-C.
         tensorboard: write TensorBoard event files into `folder`.
         strategy: `auto` uses all GPUs, `mirrored` all devices, `none` one.
         progress: where messages and the number of steps that are done go.

@@ -47,10 +47,9 @@ _result = o.option("Results")
 @_result(
     "--checkpoint-every",
     type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
     metavar="EPOCHS",
-    help="Epochs between checkpoints; there always is one after the last epoch.",
+    help="Epochs between checkpoints; there always is one after the last epoch.  [default: a minute apart, and one on "
+    "Ctrl-C]",
 )
 @_result("--deterministic", is_flag=True, help="Bit-identical runs on one machine; may be slower.")
 @_result("--tensorboard", is_flag=True, help="Event files in RUN/tensorboard.")

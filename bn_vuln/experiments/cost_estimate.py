@@ -116,12 +116,12 @@ def _units(cell: Cell) -> list[int] | None:
 
 
 def check_memory(tasks: Iterable[Task]) -> None:
-    """Raise `BnvulnError` if a net's weights, their gradients and a copy of the best epoch do not fit into memory."""
+    """Raise `BnvulnError` if a net's weights, their gradients and copies of the best epoch and the last do not fit."""
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for cell in {task.cell for task in tasks}:
         if _units(cell) is None:
             continue  # convolutions have few weights
-        needed = 3 * 4 * _forward(cell) // 2  # a dense net has a float32 weight for each multiply-add
+        needed = 4 * 4 * _forward(cell) // 2  # a dense net has a float32 weight for each multiply-add
         if needed > available:
             raise BnvulnError(
                 f"data.width: {describe_cell(cell)} needs about {needed / 2**30:,.0f} GiB for its weights, this "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -42,7 +41,6 @@ from bn_vuln.runtime.progress import Progress, Quiet
 
 MAX_IDLE_ROUNDS = 3  # rounds that finish nothing, as where a worker is killed each time, before a run gives up
 POLL_SECONDS = 2.0
-MAX_CHECKPOINTS = 100  # of a training: 1,000 epochs of milliseconds would be spent writing them
 
 
 @dataclass(frozen=True)
@@ -312,8 +310,7 @@ def _train_if_missing(task: Task, root: Path, strategy: Strategy, progress: Prog
     for damaged in store.damaged:  # the model
         _set_aside(damaged, progress)
     distribution = training.choose_distribution(cell, strategy, progress)
-    every = math.ceil(cell.train.epochs / MAX_CHECKPOINTS)
-    trained = training.train(cell, folder, checkpoint_every=every, distribution=distribution, progress=progress).record
+    trained = training.train(cell, folder, distribution=distribution, progress=progress).record
     measured = any(folder.glob("records/*.json")) or any(folder.glob("measurements/*.json"))
     if measured and (before is None or _result_of(trained) != _result_of(before)):
         # Other rounding, other weights: records of two models must not stand, or be subtracted, beside each other.

@@ -51,26 +51,37 @@ class TrainingState:
     deterministic: bool = False
 
 
-def save(folder: Path, cell_id: str, model: KerasModel, optimizer: Optimizer, state: TrainingState) -> None:
-    """Write the checkpoint of a run folder atomically (temporary file, then rename)."""
-    selected = state.selected
-    about = {
-        "cell_id": cell_id,
-        "versions": backend.versions(),
-        "history": [dataclasses.asdict(epoch) for epoch in state.history],
-        "kept": dataclasses.asdict(selected.epoch) if selected else None,
-        "seconds": state.seconds,
-        "resumed": state.resumed,
-        "deterministic": state.deterministic,
-    }
-    groups: dict[str, Sequence[object]] = {
-        "model": model.variables,  # not `weights`, which leaves out the seeds of random layers
-        "optimizer": optimizer.variables,
-        "kept": selected.weights if selected else [],
-    }
-    arrays = {f"{group}_{i}": np.array(v) for group, variables in groups.items() for i, v in enumerate(variables)}
-    with atomic_path(folder / NAME) as temporary:
-        np.savez(temporary, **{"about": np.array(json.dumps(about)), **arrays})  # type: ignore[arg-type]
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds, in memory: it stays as it is while the training goes on."""
+
+    state: TrainingState
+    model: list[NDArray[np.generic]]
+    optimizer: list[NDArray[np.generic]]
+
+    def save(self, folder: Path, cell_id: str) -> None:
+        """Write the checkpoint of a run folder atomically (temporary file, then rename)."""
+        state, selected = self.state, self.state.selected
+        about = {
+            "cell_id": cell_id,
+            "versions": backend.versions(),
+            "history": [dataclasses.asdict(epoch) for epoch in state.history],
+            "kept": dataclasses.asdict(selected.epoch) if selected else None,
+            "seconds": state.seconds,
+            "resumed": state.resumed,
+            "deterministic": state.deterministic,
+        }
+        groups = {"model": self.model, "optimizer": self.optimizer, "kept": selected.weights if selected else []}
+        arrays = {f"{group}_{i}": array for group, own in groups.items() for i, array in enumerate(own)}
+        with atomic_path(folder / NAME) as temporary:
+            np.savez(temporary, **{"about": np.array(json.dumps(about)), **arrays})  # type: ignore[arg-type]
+
+
+def take(model: KerasModel, optimizer: Optimizer, state: TrainingState) -> Checkpoint:
+    """Return the checkpoint of a training at the end of an epoch."""
+    variables = model.variables, optimizer.variables  # not `weights`, which leaves out the seeds of random layers
+    model_arrays, optimizer_arrays = ([np.array(variable) for variable in group] for group in variables)
+    return Checkpoint(dataclasses.replace(state, history=[*state.history]), model_arrays, optimizer_arrays)
 
 
 def exists(folder: Path) -> bool:

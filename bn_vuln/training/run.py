@@ -28,10 +28,11 @@ from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution, Strategy, cho
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet, progress_task
 from bn_vuln.training import augmentation, checkpoint, closed_form, history, mended
-from bn_vuln.training.checkpoint import SelectedEpoch, TrainingState
+from bn_vuln.training.checkpoint import Checkpoint, SelectedEpoch, TrainingState
 from bn_vuln.training.loop import TrainingLoop
 from bn_vuln.training.result import TrainingResult, cell_id, keep
 
+CHECKPOINT_SECONDS = 60.0  # between checkpoints at least: on a GPU one after every epoch takes half of the time
 FEW_VALIDATION = 100  # images of user data, which do not tell whether a net has learned
 
 
@@ -40,7 +41,7 @@ def train(
     folder: Path | None = None,
     *,
     resume: bool = True,
-    checkpoint_every: int = 1,
+    checkpoint_every: int | None = None,
     tensorboard: bool = False,
     distribution: Distribution = ONE_DEVICE,
     progress: Progress | None = None,
@@ -53,7 +54,8 @@ def train(
         folder: run folder that gets config.yaml, model.keras, history.csv and training.json, and a checkpoint until the
             run is finished.
         resume: go on from the checkpoint in the folder, if there is one.
-        checkpoint_every: epochs between two checkpoints; there is one after the last epoch, too.
+        checkpoint_every: epochs between two checkpoints; there is one after the last epoch, too. None: they are a
+            minute apart or, where an epoch takes longer, an epoch; another is written on Ctrl-C.
         tensorboard: write TensorBoard event files into the folder.
         distribution: the devices.
         progress: where messages and the number of steps that are done go.
@@ -242,14 +244,23 @@ class _Run:
     loop: TrainingLoop
     state: TrainingState
     folder: Path | None
-    checkpoint_every: int
+    checkpoint_every: int | None
     tensorboard: bool
+    unsaved: Checkpoint | None = None
 
     def epochs(self, progress: Progress) -> str | None:
         """Train the epochs that are left; the reason if the training failed."""
+        try:
+            return self._epochs(progress)
+        except KeyboardInterrupt:
+            if self.checkpoint_every is None:
+                self._save()
+            raise
+
+    def _epochs(self, progress: Progress) -> str | None:
         log = history.tensorboard_writer(self.folder) if self.folder is not None and self.tensorboard else None
         state, epochs, steps = self.state, self.cell.train.epochs, self.loop.steps
-        done = len(state.history)
+        done, saved = len(state.history), time.monotonic()
         with progress_task(progress, f"training {describe_cell(self.cell)}", epochs * steps, "steps", done * steps):
             for number in range(done, epochs):
                 begun = time.monotonic()
@@ -267,11 +278,25 @@ class _Run:
                 state.seconds += time.monotonic() - begun
                 if not math.isfinite(epoch.loss):
                     return f"the loss is not finite in epoch {epoch.number}"
-                due = epoch.number % self.checkpoint_every == 0 or epoch.number == epochs
-                if self.folder is not None and due:
-                    history.write_history(self.folder, state.history)
-                    checkpoint.save(self.folder, cell_id(self.cell), self.loop.model, self.loop.optimizer, state)
+                if self.folder is not None:
+                    self.unsaved = None  # it and the next one need not be in memory together
+                    self.unsaved = checkpoint.take(self.loop.model, self.loop.optimizer, state)
+                if epoch.number == epochs or self._is_due(epoch.number, time.monotonic() - saved):
+                    self._save()
+                    saved = time.monotonic()
         return None
+
+    def _is_due(self, epoch: int, seconds: float) -> bool:
+        """Return if a checkpoint follows this epoch, `seconds` after the last one."""
+        every = self.checkpoint_every
+        return seconds >= CHECKPOINT_SECONDS if every is None else epoch % every == 0
+
+    def _save(self) -> None:
+        """Write the checkpoint and the history of the last epoch, unless they are written."""
+        if self.folder is not None and self.unsaved is not None:
+            history.write_history(self.folder, self.unsaved.state.history)
+            self.unsaved.save(self.folder, cell_id(self.cell))
+            self.unsaved = None
 
 
 # ---------------------------------------------------------------- training outcome

@@ -41,7 +41,7 @@ def numbered(self, number, progress):
     return epoch(self, number, progress)
 TrainingLoop.__init__, TrainingLoop.epoch = dying, numbered
 backend.make_deterministic(0)
-train(small_cell(**eval(sys.argv[3])), folder)
+train(small_cell(**eval(sys.argv[3])), folder, checkpoint_every=1)
 """
 CELLS = {
     "sgd": {
@@ -128,6 +128,46 @@ def test_checkpoints_come_every_so_many_epochs(tmp_path, monkeypatch, every, kep
     assert lines[0].startswith(f"going on after epoch {kept} " if kept else "epoch 1/5")
 
 
+@pytest.mark.parametrize(("seconds", "kept"), [(0, 2), (60, 0)])
+def test_a_kill_loses_what_is_younger_than_a_minute(tmp_path, monkeypatch, seconds, kept):
+    real = TrainingLoop.epoch
+
+    def killed(self, number, progress):
+        if number == 2:
+            raise SystemExit  # nothing catches it, as nothing catches a kill
+        return real(self, number, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bn_vuln.training.run.CHECKPOINT_SECONDS", seconds)
+        patch.setattr(TrainingLoop, "epoch", killed)
+        with pytest.raises(SystemExit):
+            train(cell(), tmp_path)
+    assert checkpoint.exists(tmp_path) == (kept > 0)
+    lines = resumed(tmp_path, cell())[1]
+    assert lines[0].startswith(f"going on after epoch {kept} " if kept else "epoch 1/3")
+
+
+def test_an_interruption_in_the_middle_of_an_epoch_loses_that_epoch_alone(tmp_path, monkeypatch):
+    """The steps of the epoch have changed the model; the checkpoint is that of before."""
+    real, whole = TrainingLoop.epoch, train(cell()).model.get_weights()
+
+    def interrupted_after_steps(self, number, progress):
+        epoch = real(self, number, progress)
+        if number == 2:
+            raise KeyboardInterrupt
+        return epoch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingLoop, "epoch", interrupted_after_steps)
+        with pytest.raises(KeyboardInterrupt):
+            train(cell(), tmp_path)
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == 3
+    trained, lines = resumed(tmp_path, cell())
+    assert lines[0].startswith("going on after epoch 2 ")
+    for a, b in zip(trained.model.get_weights(), whole, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_the_last_epoch_is_always_kept(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -209,7 +249,7 @@ def test_a_random_layer_goes_on_with_its_seeds(tmp_path):
     x = np.ones((8, 4), np.float32)
     model, optimizer = made()
     model(x, training=True)
-    checkpoint.save(tmp_path, "id", model, optimizer, checkpoint.TrainingState([]))
+    checkpoint.take(model, optimizer, checkpoint.TrainingState([])).save(tmp_path, "id")
     expected = np.array(model(x, training=True))
     other, its_optimizer = made()
     assert checkpoint.restore(tmp_path, "id", other, its_optimizer) == checkpoint.TrainingState([], resumed=1)
