@@ -346,7 +346,7 @@ def audit(
     max_clean_cost: float = 1.0,
     time: str | float | None = None,
     thorough: bool = False,
-    require: Sequence[str] = (),
+    require: str | Sequence[str] = (),
     command: str | None = None,
     **options: Unpack[EvaluateOptions],
 ) -> AuditResult:
@@ -363,7 +363,7 @@ def audit(
         max_clean_cost: points of clean accuracy that an advice may cost.
         time: `10m`, `90s`, `1h`, seconds, or None for no limit; less is measured where it would take longer.
         thorough: `strong` with its standard settings.
-        require: conditions such as `strong 2/255 >= .4`; the findings say which are met.
+        require: conditions such as `strong 2/255 >= .4`, of a pair on the first model; the findings say which are met.
         command: as the page shows it; None: this call.
         options: see `EvaluateOptions`, of which `checks`, `force`, `root`, `batch_size` and `bn_statistics` have no
             effect. `limit` is the number of images, of which half choose and half report; None: 200, thorough 500, or
@@ -385,11 +385,11 @@ def audit(
 
     limit = options.get("limit")
     fields = {"ord": str(ord), "limit": limit, "max_clean_cost": max_clean_cost, "time": time, "thorough": thorough}
-    checked = config.validate(AuditOptions, {**fields, "require": tuple(require)}, "audit")
+    conditions = (require,) if isinstance(require, str) else tuple(require)
+    checked = config.validate(AuditOptions, {**fields, "require": conditions}, "audit")
     for text in checked.require:
         parse_requirement(text)
-    wanted = checked.limit or (500 if checked.thorough else 200)
-    given: dict[str, object] = {**options, "limit": wanted, "root": None, "bn_statistics": None}
+    given: dict[str, object] = {**options, "limit": checked.images, "root": None, "bn_statistics": None}
     settings = parse(given, images, labels)
     models = [model] if second is None else [model, second]
     opened = [
@@ -460,6 +460,7 @@ def mend(
         BnvulnError: where the model cannot be loaded or saved, or fine-tuning spoils it.
     """
     from bn_vuln.auditing import mend as mending
+    from bn_vuln.auditing.options import AuditOptions
 
     found = None if from_audit is None else mending.advised(Path(from_audit), model)
     target = model if model is not None or found is None else found.source
@@ -477,7 +478,12 @@ def mend(
     if images is not None:
         given.pop("dataset", None)
     own_limit = options.get("limit") is None and (found is None or found.own_limit)
-    given |= {"limit": given.get("limit", mending.LIMIT), "strategy": "none", "root": None, "bn_statistics": None}
+    given |= {
+        "limit": given.get("limit", AuditOptions().images),
+        "strategy": "none",
+        "root": None,
+        "bn_statistics": None,
+    }
     settings = parse(given, images, labels)
     opened = _opened(target, settings, own_limit=own_limit)
     if found is not None and found.id != opened.classifier.id:

@@ -62,7 +62,7 @@ _OPTIONS = (
         multiple=True,
         metavar="CONDITION",
         help="Exit code 1 unless it holds: 'strong 2/255 >= .4', 'noise 0.1 >= 80%', 'clean >= .9', 'half-eps >= "
-        "1/255'. May be given several times.",
+        "1/255'; of a pair for the first model. May be given several times.",
     ),
     *external_model_options,
     o.option("Results")(

@@ -37,7 +37,7 @@ def measure(one: Audited) -> None:
     """Measure clean images, the accuracy along eps, and noise."""
     subject, options = one.subject, one.options
     one.outcomes["clean"], one.about["clean"] = subject.clean, "no perturbation"
-    full = options.eps_grid((*subject.classifier.size, subject.classifier.channels), len(CURVE))
+    full = options.eps_grid(subject.shape, len(CURVE))
 
     def plan() -> Plain:
         costs = subject.costs(options, full[0] / 4)
@@ -46,7 +46,7 @@ def measure(one: Audited) -> None:
 
     found = one.pieces.get(f"plan for {options.time}", plan)  # kept, so that an audit that is resumed has the same one
     one.costs = Costs(found["gradient"], found["compile"])
-    one.grid = options.eps_grid((*subject.classifier.size, subject.classifier.channels), found["points"])
+    one.grid = options.eps_grid(subject.shape, found["points"])
     if len(one.grid) < len(full):
         one.skipped.append(f"{len(full) - len(one.grid)} of {len(full)} points of the curve")
     one.tell(f"{len(subject.layers)} normalization layers; the accuracy along eps at {len(one.grid)} points")
@@ -143,8 +143,9 @@ def requirement(one: Audited, condition: Condition) -> Requirement:
     elif condition.quantity == "noise":
         measured = float(one.measure_all(f"noise {condition.at:g}", noise(condition.at)).mean())
     else:
+        name = f"strong {eps_text(condition.at, one.options.ord, digits=6)}"
         strong = one.options.strong(condition.at, one.subject.classes)
-        measured = float(one.measure_all(f"strong at eps {eps_text(condition.at, one.options.ord)}", strong).mean())
+        measured = float(one.measure_all(name, strong).mean())
     return Requirement(text=condition.text, value=measured, met=condition.met_by(measured))
 
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from bn_vuln import data
+from bn_vuln.auditing.options import FEWEST
 from bn_vuln.config import Evaluation
 from bn_vuln.data.published import WHOLE
+from bn_vuln.errors import UsageError
 from bn_vuln.evaluation import eval_set
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.typing import Index, Labels
@@ -29,6 +31,17 @@ class Halves:
 
     choosing: Index
     reporting: Index
+
+
+def halves_of(dataset: data.Dataset) -> Halves:
+    """Split the measured images.
+
+    Raises:
+        UsageError: There are too few.
+    """
+    if len(dataset) < FEWEST:
+        raise UsageError(f"{dataset.info.label}: {len(dataset)} images are measured, {FEWEST} are needed")
+    return halves(dataset.labels)
 
 
 def halves(labels: Labels, seed: int = 0) -> Halves:

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from bn_vuln.auditing import findings
-from bn_vuln.auditing.halves import Halves, fitting_images, halves
+from bn_vuln.auditing.halves import Halves, fitting_images, halves_of
 from bn_vuln.auditing.mended import ChangedLayer, Mended, card
 from bn_vuln.auditing.options import AuditOptions, noise
 from bn_vuln.auditing.what_if import difference
-from bn_vuln.config import Clean, Evaluation, Mend, Perturbation, describe_perturbation, parse_number
+from bn_vuln.config import Clean, Evaluation, Mend, Perturbation, describe_perturbation, parse_number, validate
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.evaluation.classifier import Classifier
@@ -37,9 +37,7 @@ from bn_vuln.runtime.progress import Progress
 from bn_vuln.training.fine_tuning import fine_tune
 from bn_vuln.typing import Images, KerasModel, Plain
 
-LIMIT, THOROUGH_LIMIT = 200, 500  # images that are measured, where there are as many
-FEWEST = 20
-LOOKED_AT = 32  # images on which the layers are found
+COMPARED = 32  # images of which a file must compute the same as the model that was saved
 LEVEL = 0.95
 NO_LAYER = "no normalization layer: BN may have been folded at export; mend the model before it"
 
@@ -108,12 +106,12 @@ def advised(folder: Path, model: object) -> Advised:
     change = next((advice.mend for advice in one.advice if advice.mend is not None), None)
     if change is None:
         raise UsageError(f"{folder}: the audit advises no change that mend can make: see {folder}/index.html")
-    options = {name: value for name, value in found.options.items() if value is not None}
-    own_limit = "limit" not in options
-    limit = options.get("limit", THOROUGH_LIMIT if options.get("thorough") else LIMIT)
+    given = {name: value for name, value in found.options.items() if value is not None}
+    asked = validate(AuditOptions, {n: v for n, v in given.items() if n in AuditOptions.model_fields}, str(folder))
     names = ModelOptions.__annotations__.keys() | {"dataset", "split"}
-    options = {name: value for name, value in options.items() if name in names} | {"limit": limit}
-    return Advised(one.source, one.id, change, Threat(found.ord, found.eps, found.noise_std), options, own_limit)
+    options = {name: value for name, value in given.items() if name in names} | {"limit": asked.images}
+    threat = Threat(found.ord, found.eps, found.noise_std)
+    return Advised(one.source, one.id, change, threat, options, asked.limit is None)
 
 
 def threat(ord: str | None, eps: float | str | None, audit: Threat | None) -> Threat:
@@ -189,10 +187,8 @@ def mend(
     _check(options, classifier, evaluation)
     evaluator = Evaluator(classifier, evaluation, checks="none")
     measured = evaluator.eval_set.dataset
-    if len(measured) < FEWEST:
-        raise UsageError(f"{measured.info.label}: {len(measured)} images are measured, {FEWEST} are needed")
-    split = halves(measured.labels)
-    some = evaluator.eval_set.at_input(measured.images[:LOOKED_AT])
+    split = halves_of(measured)
+    some = evaluator.eval_set.at_input(measured.images[:COMPARED])
     with tempfile.TemporaryDirectory() as folder:
         copy = _saved(classifier, Path(folder) / "copy.keras", custom_objects, some)
         layers, fitted_on = _change(copy, options, evaluator, split, progress)
@@ -257,7 +253,7 @@ def _change(
     measured, evaluation = evaluator.eval_set.dataset, evaluator.evaluation
     examples, where = fitting_images(mended, evaluation, measured, split)
     pixels = pixel_array(examples.images[:], mended.size)
-    layers = normalization.find(mended.model, mended.predict, pixels[:LOOKED_AT])
+    layers = normalization.find(mended.model, mended.predict, pixels[: normalization.LOOKED_AT])
     if not layers and (options.changes_c or options.reestimate):
         raise UsageError(f"{mended.label}: {NO_LAYER}")
     estimator = Estimator(mended.model, layers, mended.predict, pixels, batch_size=evaluator.eval_set.batch_size)

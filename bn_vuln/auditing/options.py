@@ -15,6 +15,7 @@ from bn_vuln.config.types import Count, NonNegative
 from bn_vuln.errors import UsageError
 from bn_vuln.typing import Floats
 
+FEWEST = 20  # images
 NOISE = (0.05, 0.1, 0.2)  # std of pixels in [0, 1]
 CORRUPTIONS = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise")  # those of CIFAR-10-C that are noise
 SEVERITY = 3
@@ -52,11 +53,16 @@ class AuditOptions(Frozen):
     """
 
     ord: Literal["inf", "2"] = "inf"
-    limit: Annotated[Count, Field(ge=20)] | None = None
+    limit: Annotated[Count, Field(ge=FEWEST)] | None = None
     max_clean_cost: NonNegative = 1.0
     time: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(parse_time)] = None
     thorough: bool = False
     require: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> int:
+        """Return the number of images that are wanted."""
+        return self.limit or (500 if self.thorough else 200)
 
     def search(self, eps: float) -> Attack:
         """Return the attack that choices are made by."""
@@ -110,9 +116,9 @@ def round_eps(eps: float, ord: str) -> float:
     return float(f"{unit * eps:.2g}") / unit
 
 
-def eps_text(eps: float, ord: str) -> str:
-    """Return an eps of two digits for people, which options take too: `5.2/255` of inf, a length of 2."""
-    return f"{255 * eps:.2g}/255" if ord == "inf" else f"{eps:.2g}"
+def eps_text(eps: float, ord: str, digits: int = 2) -> str:
+    """Return an eps of so many digits for people, which options take too: `5.2/255` of inf, a length of 2."""
+    return f"{255 * eps:.{digits}g}/255" if ord == "inf" else f"{eps:.{digits}g}"
 
 
 def half_eps(eps: Floats, accuracy: Floats, clean: float) -> float | None:
@@ -184,6 +190,8 @@ def parse_requirement(text: str) -> Condition:
         place = None if at is None else float(parse_number(at))
     except (TypeError, ValueError, ZeroDivisionError):
         raise UsageError(f"--require {text!r}: {expected}") from None
-    if (place is None) == (quantity in ("noise", "strong")) or (number > 1 and quantity != "half-eps"):
+    needs_place = quantity in ("noise", "strong")
+    is_eps = quantity == "half-eps"
+    if (place is not None) != needs_place or place == 0 or (percent if is_eps else number > 1):
         raise UsageError(f"--require {text!r}: {expected}")
     return Condition(text, quantity, place, comparison, number)

@@ -22,12 +22,14 @@ from bn_vuln.auditing.pieces import Clock, Pieces
 from bn_vuln.auditing.references import references
 from bn_vuln.auditing.subject import Subject
 from bn_vuln.config import describe_perturbation, to_plain
+from bn_vuln.data.describe import format_shape
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluation.opening import Opened
 from bn_vuln.runtime import backend
 from bn_vuln.runtime.distribution import Distribution
 from bn_vuln.runtime.progress import Progress
 from bn_vuln.typing import Plain
+from bn_vuln.version import __version__
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,12 @@ def audit(
     conditions = [parse_requirement(text) for text in options.require]
     clock = Clock(options.time)
     with contextlib.ExitStack() as stack:
-        models = []
-        for one in opened:
-            subject = Subject(one.classifier, one.evaluation, distribution, stack)
-            models.append(Audited(subject, options, Pieces(folder, _identity(one, options), clock), clock, progress))
-        _check(models)
+        subjects = [Subject(one.classifier, one.evaluation, distribution, stack) for one in opened]
+        _check(subjects, options)
+        models = [
+            Audited(subject, options, Pieces(folder, _identity(subject, options), clock), clock, progress)
+            for subject in subjects
+        ]
         for number, audited in enumerate(models, 1):
             audited.label, audited.sharing = f"model {number}: " if len(models) > 1 else "", len(models)
             audited.refused = audited.subject.estimator.refusal() or ""
@@ -95,29 +98,31 @@ def audit(
     return found
 
 
-def _identity(opened: Opened, options: AuditOptions) -> Plain:
+def _identity(subject: Subject, options: AuditOptions) -> Plain:
     """All that changes a number."""
     others = ("time", "require", "max_clean_cost")
-    return {
-        "model": opened.classifier.id,
-        "evaluation": to_plain(opened.evaluation),
-        "data": opened.classifier.info.name,
-        "options": {name: value for name, value in to_plain(options).items() if name not in others},
-    }
+    evaluation = to_plain(subject.evaluation)
+    evaluation["dataset"] = subject.eval_set.dataset.info.name  # of a user's data: a digest, wherever they are
+    options_ = {name: value for name, value in to_plain(options).items() if name not in others}
+    return {"model": subject.classifier.id, "evaluation": evaluation, "options": options_, "version": __version__}
 
 
-def _check(models: Sequence[Audited]) -> None:
-    if len({one.subject.classifier.id for one in models}) < len(models):
+def _check(subjects: Sequence[Subject], options: AuditOptions) -> None:
+    first = subjects[0]
+    if len({one.classifier.id for one in subjects}) < len(subjects):
         raise UsageError("a pair is two different models: these are one")
-    for one in models:
-        subject = one.subject
-        if not subject.clean.any():
+    for one in subjects:
+        if not one.clean.any():
             raise UsageError(
-                f"{subject.classifier.label}: none of {len(subject.clean)} images is classified correctly: is it the "
+                f"{one.classifier.label}: none of {len(one.clean)} images is classified correctly: is it the "
                 "model of these data? See --input-scale and --class-names"
             )
-        if not np.array_equal(subject.eval_set.labels, models[0].subject.eval_set.labels):
+        same = one.eval_set.dataset.info.name == first.eval_set.dataset.info.name
+        if not same or not np.array_equal(one.eval_set.labels, first.eval_set.labels):
             raise UsageError("a pair is audited on the same images: the two models do not take the same data")
+        if options.ord == "2" and one.shape != first.shape:
+            sizes = " and ".join(format_shape(subject.shape) for subject in subjects)
+            raise UsageError(f"a pair with inputs of {sizes} has no length in common: use --ord inf")
 
 
 def _why_and_what_if(one: Audited, chosen: Chosen, folder: Path | None, number: int) -> None:
@@ -144,13 +149,15 @@ def _findings(
     commands: Commands,
 ) -> Findings:
     first = models[0].subject
+    level = min(_level(one) for one in models)
     return Findings(
         models=tuple(
-            _of_model(one, chosen, mend, commands.folder) for one, mend in zip(models, commands.mend, strict=True)
+            _of_model(one, chosen, level, mend, commands.folder)
+            for one, mend in zip(models, commands.mend, strict=True)
         ),
         pair=_pair(*models) if len(models) == 2 else (),
         requirements=tuple(requirements),
-        references=references(first.classifier.info.name, options.ord),
+        references=references(first.eval_set.dataset.info.name, options.ord),
         data=first.eval_set.dataset.info.label,
         split=first.evaluation.split,
         n_choosing=len(first.halves.choosing),
@@ -163,7 +170,7 @@ def _findings(
         search_about=f"APGD on the cross-entropy, {SEARCH_STEPS} steps, {len(first.halves.choosing)} images",
         strong_about=options.strong_about(),
         noise_std=chosen.noise_std,
-        level=min(_level(one) for one in models),
+        level=level,
         max_clean_cost=options.max_clean_cost,
         skipped=tuple(dict.fromkeys(text for one in models for text in one.skipped)),
         options={**commands.options, **to_plain(options)},
@@ -175,10 +182,9 @@ def _findings(
     )
 
 
-def _of_model(one: Audited, chosen: Chosen, mend: str, folder: str) -> ModelFindings:
+def _of_model(one: Audited, chosen: Chosen, level: float, mend: str, folder: str) -> ModelFindings:
     subject, classifier = one.subject, one.subject.classifier
     finalists = [candidate for candidate in one.candidates if candidate.finalist]
-    level = _level(one)
     before = one.confirmed[confirmation.AS_IT_IS]
     control = one.confirmed.get(what_if.title(what_if.STATISTICS))
     strong = describe_perturbation(one.options.strong(chosen.eps, subject.classes))
@@ -222,7 +228,7 @@ def _of_model(one: Audited, chosen: Chosen, mend: str, folder: str) -> ModelFind
 
 
 def _level(one: Audited) -> float:
-    """The level of the finalists' intervals."""
+    """The level that the intervals of its finalists need."""
     finalists = [candidate.mend for candidate in one.candidates if candidate.finalist]
     return what_if.level(len(finalists), what_if.STATISTICS in finalists)
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bn_vuln.auditing.halves import Halves, fitting_images, halves
+from bn_vuln.analysis import metrics
+from bn_vuln.auditing.halves import Halves, fitting_images, halves_of
 from bn_vuln.auditing.options import AuditOptions
 from bn_vuln.config import Evaluation, Mend, Perturbation
 from bn_vuln.data.transforms import pixel_array
@@ -21,7 +22,6 @@ from bn_vuln.models.normalization_layers import Estimator, LayerState, Normaliza
 from bn_vuln.runtime.distribution import Distribution
 from bn_vuln.typing import Index, Mask
 
-LOOKED_AT = 32  # images on which the layers are found
 TIMED = (32, 32, 500)  # images, by which it is measured how long a gradient takes, after a few that compile it
 SECONDS_TIMED = 1.0  # suffice
 
@@ -63,18 +63,18 @@ class Subject:
             stack: at whose end the model is what it was before.
 
         Raises:
-            UsageError: see `EvalSet`.
+            UsageError: There are too few images; see `EvalSet`.
         """
         self.classifier, self.evaluation, self.distribution = classifier, evaluation, distribution
         self.evaluator = Evaluator(classifier, evaluation, checks="none", distribution=distribution)
         self.eval_set = self.evaluator.eval_set
         self.everything = np.arange(len(self.eval_set))
-        self.halves: Halves = halves(self.eval_set.labels)
+        self.halves: Halves = halves_of(self.eval_set.dataset)
         self.layers: list[NormalizationLayer] = normalization.find(
-            classifier.model, classifier.predict, self.eval_set.pixels[:LOOKED_AT]
+            classifier.model, classifier.predict, self.eval_set.pixels[: normalization.LOOKED_AT]
         )
         stack.enter_context(normalization.adjustable(self.layers))  # before anything is compiled that is used later
-        self.clean: Mask = self.eval_set.clean_logits.argmax(axis=1) == self.eval_set.labels
+        self.clean: Mask = metrics.is_correct(self.eval_set.clean_logits, self.eval_set.labels)
         examples, self.statistics_from = fitting_images(classifier, evaluation, self.eval_set.dataset, self.halves)
         self.estimator = Estimator(
             classifier.model,
@@ -84,6 +84,11 @@ class Subject:
             batch_size=self.eval_set.batch_size,
         )
         self._state: Mapping[str, LayerState] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of its input."""
+        return (*self.classifier.size, self.classifier.channels)
 
     @property
     def classes(self) -> int:

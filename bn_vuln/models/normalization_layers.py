@@ -33,6 +33,7 @@ Layer: TypeAlias = Any  # a Keras layer of any class
 Channels: TypeAlias = NDArray[np.float64]  # one number a channel
 
 DEAD = 1e-6  # a channel is dead whose variance is under this share of the layer's largest
+LOOKED_AT = 32  # images suffice to find layers
 MIN_VALUES = 200  # of a channel, of which statistics are estimated
 
 

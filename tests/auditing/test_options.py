@@ -73,7 +73,18 @@ def test_conditions(text, quantity, at, value):
 
 
 @pytest.mark.parametrize(
-    "text", ["strong >= .4", "clean >= 90", "clean 1 >= .9", "pgd 1/255 > .1", "noise 1/0 > .1", "", "strong 1/255"]
+    "text",
+    [
+        "strong >= .4",
+        "clean >= 90",
+        "strong 0/255 >= .4",
+        "half-eps >= 80%",
+        "clean 1 >= .9",
+        "pgd 1/255 > .1",
+        "noise 1/0 > .1",
+        "",
+        "strong 1/255",
+    ],
 )
 def test_conditions_that_are_none(text):
     with pytest.raises(UsageError, match="expected such as"):
