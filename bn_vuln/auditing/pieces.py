@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
 import json
 import math
 import time
@@ -12,7 +15,7 @@ import numpy as np
 
 from bn_vuln.config import digest
 from bn_vuln.runtime.files import atomic_write
-from bn_vuln.typing import Mask, Plain
+from bn_vuln.typing import Arrays, Mask, Plain
 
 FOLDER = "pieces"
 
@@ -53,20 +56,30 @@ class Pieces:
     def get(self, name: str, compute: Callable[[], Plain]) -> Plain:
         """Return a piece, computed now unless it was before. A damaged file counts as missing."""
         path = None if self._folder is None else self._folder / f"{digest({'piece': name})}.json"
-        if path is not None and path.exists():
-            try:
-                kept = json.loads(path.read_bytes())
-                value = dict(kept["value"])
-                self._clock.before += float(kept["seconds"])
-                return value
-            except (OSError, ValueError, TypeError, KeyError):
-                pass
+        if path is not None and (kept := _read(path)) is not None:
+            self._clock.before += kept["seconds"]
+            return dict(kept["value"])
         begun = time.monotonic()
         value = compute()
         seconds = time.monotonic() - begun
         if path is not None:
-            atomic_write(path, json.dumps({"name": name, "seconds": seconds, "value": value}) + "\n")
+            kept = {"name": name, "seconds": seconds, "value": value, "sha256": _sha256(value)}
+            atomic_write(path, json.dumps(kept) + "\n")
         return value
+
+
+def _read(path: Path) -> Plain | None:
+    """What a file keeps; None where there is none, or it is damaged."""
+    try:
+        kept = json.loads(path.read_bytes())
+        whole = kept["sha256"] == _sha256(kept["value"]) and kept["seconds"] >= 0
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return dict(kept) if whole else None
+
+
+def _sha256(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def packed(mask: Mask) -> str:
@@ -77,3 +90,16 @@ def packed(mask: Mask) -> str:
 def unpacked(text: str) -> Mask:
     """Return outcomes of text, bool [n]."""
     return np.array([one == "1" for one in text], bool)
+
+
+def packed_arrays(arrays: Arrays) -> str:
+    """Return arrays as text: their .npz file in base 64."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def unpacked_arrays(text: str) -> Arrays:
+    """Return arrays of text."""
+    with np.load(io.BytesIO(base64.b64decode(text))) as arrays:
+        return dict(arrays)

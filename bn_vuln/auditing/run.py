@@ -129,7 +129,7 @@ def _why_and_what_if(one: Audited, chosen: Chosen, folder: Path | None, number: 
     """All of one model that follows the choice of eps, in an order in which the time can be planned."""
     seconds = confirmation.confirm_as_it_is(one, chosen)
     arrays = why.measure(one, chosen)
-    if folder is not None and arrays:
+    if folder is not None:
         findings.write_examples(folder, number, arrays)
     fragility.by_batch(one, chosen)
     fragility.corruptions(one, reserve=confirmation.FINALISTS * seconds)

@@ -9,6 +9,7 @@ import numpy as np
 from bn_vuln.auditing import layerwise, what_if
 from bn_vuln.auditing.audited import Audited, Chosen
 from bn_vuln.auditing.findings import Example, Layer
+from bn_vuln.auditing.pieces import packed_arrays, unpacked_arrays
 from bn_vuln.models import normalization_layers as normalization
 from bn_vuln.models.normalization_layers import NormalizationLayer
 from bn_vuln.typing import Arrays, Floats, Images, Index, Mask, Plain
@@ -22,11 +23,10 @@ def measure(one: Audited, chosen: Chosen) -> Arrays:
     """Measure layer by layer, by adversarial images of the choosing half.
 
     Returns:
-        The images that are shown, `clean` and `attacked`; empty where that was done before.
+        The images that are shown, `clean` and `attacked`, pixels float32 [k, height, width, channels].
     """
     subject, eval_set = one.subject, one.subject.eval_set
     some = subject.halves.choosing[:IMAGES]
-    arrays: Arrays = {}
 
     def compute() -> Plain:
         one.tell("layer by layer")
@@ -41,19 +41,19 @@ def measure(one: Audited, chosen: Chosen) -> Arrays:
             batch_size=eval_set.batch_size,
         )
         shown = _shown(one, some, result.correct)
-        arrays.update(clean=x[shown], attacked=result.images[shown])
         examples = _examples(one, some[shown], result.images[shown], chosen.eps)
         return {
             "logits": numbers.logits,
             "numbers": {name: vars(found) for name, found in numbers.layers.items()},
             "examples": [example.model_dump() for example in examples],
+            "images": packed_arrays({"clean": x[shown], "attacked": result.images[shown]}),
         }
 
     found = one.pieces.get(f"layers {chosen.eps}", compute)
     one.logits_amplification = found["logits"]
     one.layers = _described(subject.layers, found["numbers"])
     one.examples = tuple(Example.model_validate(example) for example in found["examples"])
-    return arrays
+    return unpacked_arrays(found["images"])
 
 
 def _shown(one: Audited, positions: Index, correct: Mask) -> Index:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from bn_vuln.auditing.pieces import Clock, Pieces, packed, unpacked
+from bn_vuln.auditing.pieces import Clock, Pieces, packed, packed_arrays, unpacked, unpacked_arrays
 
 
 def test_a_piece_is_computed_once(tmp_path):
@@ -29,7 +29,9 @@ def test_without_a_folder_nothing_is_kept():
 def test_a_damaged_piece_is_made_again(tmp_path):
     Pieces(tmp_path, {}, Clock(None)).get("one", lambda: {"x": 1})
     (path,) = (tmp_path / "pieces").glob("*/*.json")
-    for damage in ("", "{", "[]", json.dumps({"value": 3, "seconds": 1}), json.dumps({"seconds": 1})):
+    whole = json.loads(path.read_text())
+    others = ({"value": {"x": 3}}, {"value": 3}, {"value": {}}, {"sha256": ""}, {"seconds": "1"}, {"seconds": None})
+    for damage in ("", "{", "[]", "{}", *(json.dumps(whole | other) for other in others)):
         path.write_text(damage)
         clock = Clock(None)
         assert Pieces(tmp_path, {}, clock).get("one", lambda: {"x": 2}) == {"x": 2}
@@ -39,7 +41,7 @@ def test_a_damaged_piece_is_made_again(tmp_path):
 def test_the_clock_counts_earlier_runs(tmp_path):
     Pieces(tmp_path, {}, Clock(100)).get("one", lambda: {"x": 1})
     (path,) = (tmp_path / "pieces").glob("*/*.json")
-    path.write_text(json.dumps({"name": "one", "seconds": 60.0, "value": {"x": 1}}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "seconds": 60.0}))
     clock = Clock(100)
     assert 99 < clock.left <= 100
     Pieces(tmp_path, {}, clock).get("one", dict)
@@ -51,3 +53,10 @@ def test_outcomes_as_text():
     mask = np.array([True, False, False, True])
     assert packed(mask) == "1001"
     np.testing.assert_array_equal(unpacked("1001"), mask)
+
+
+def test_images_as_text():
+    images = np.random.default_rng(0).normal(size=(2, 3, 3, 1)).astype(np.float32)
+    (found,) = unpacked_arrays(packed_arrays({"clean": images})).values()
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, images)
