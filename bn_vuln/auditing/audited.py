@@ -117,6 +117,10 @@ class Audited:
         rest = f" ({duration(max(0.0, left))} of the time left)" if math.isfinite(left) else ""
         self.progress.message(f"{self.label}{text}{rest}")
 
+    def skip(self, text: str) -> None:
+        """Note what is left out to keep the time."""
+        self.skipped.append(f"{self.label}{text}")
+
     def measure_all(self, name: str, perturbation: Perturbation) -> Mask:
         """Return the outcomes of all images under a perturbation, of the model as it is."""
         if name not in self.outcomes:

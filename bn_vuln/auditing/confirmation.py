@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bn_vuln.auditing import fragility, what_if
+from bn_vuln.auditing import what_if
 from bn_vuln.auditing.audited import Audited, Chosen
 from bn_vuln.auditing.findings import Candidate
 from bn_vuln.auditing.options import eps_text, noise
@@ -18,24 +18,22 @@ MASKING = {1, 3, 4, 5, 8, 10, 24}  # checks which say that gradients lead attack
 NOT_FINITE = "non-finite logits"  # a flag of check 4 that says nothing about gradients
 ROUNDING = 12  # which is left out: an eps between whole 1/255 is not meant to survive it
 GUESSING = 19  # of a model that guesses no attack finds more
-FINALISTS = 3
 SAFETY = 1.2  # a changed model may withstand more, and take longer
 
 
 def confirm_as_it_is(one: Audited, chosen: Chosen) -> float:
     """Measure the model as it is by `strong`, with the checks; return the seconds that another one will take."""
     n = len(one.subject.halves.reporting)
-    missed = 100 * what_if.smallest_gain(n, what_if.level(FINALISTS, control=True))
+    missed = 100 * what_if.smallest_gain(n, what_if.level(what_if.FINALISTS, control=True))
     where = eps_text(chosen.eps, one.options.ord)
     one.tell(f"strong attacks at eps {where} on {n} images, which can show gains of {missed:.0f} points and more")
-    began, before = one.clock.spent, one.clock.before
+    began = one.clock.spent
     found = _confirmed(one, chosen, AS_IT_IS, None)
     flags = [Flag.model_validate(flag) for flag in found["flags"]] + _found_by_square(found["robust_after"], n)
     flags = [flag for flag in flags if flag.check != ROUNDING]
     numbers = {flag.check for flag in flags if flag.name != NOT_FINITE}
     one.flags, one.upper_bounds = tuple(flags), bool(numbers & MASKING) and GUESSING not in numbers
-    seconds = one.clock.spent - began - one.clock.before + before
-    return SAFETY * seconds if seconds > 1 else fragility.confirmation_seconds(one, one.costs)
+    return SAFETY * (one.clock.spent - began)
 
 
 def search(one: Audited, chosen: Chosen, seconds: float) -> None:
@@ -62,8 +60,8 @@ def search(one: Audited, chosen: Chosen, seconds: float) -> None:
     shape = Mend(relative_c=0.1, reestimate=reestimate) if best is None else best.mend
     singles = what_if.single_layers(layers, shape)
     for number, mend in enumerate(singles):
-        if one.left < FINALISTS * seconds + each:
-            one.skipped.append(f"{len(singles) - number} of {len(singles)} changes of one layer")
+        if one.left < what_if.FINALISTS * seconds + each:
+            one.skip(f"{len(singles) - number} of {len(singles)} changes of one layer")
             break
         one.tell(f"what if: layer {number + 1} of {len(singles)} by itself, {mend.layers[0]}")
         one.candidates.append(_candidate(one, mend, chosen))

@@ -22,33 +22,18 @@ from bn_vuln.auditing.options import (
     round_eps,
 )
 from bn_vuln.auditing.pieces import packed, unpacked
-from bn_vuln.auditing.subject import Costs
 from bn_vuln.config import Attack, Clean, Perturbation, describe_perturbation
 from bn_vuln.errors import UsageError
 from bn_vuln.typing import Floats, Index, Plain
 
 CUSTOMARY = 8 / 255  # of inf
-FEW_POINTS = 5  # of the curve, where time is short
 STALE = 0.1  # of accuracy that statistics estimated again give back: they were stale
-ROBUST_SHARE = 0.4  # of the images, guessed before anything is measured: half of those that are classified correctly
 
 
 def measure(one: Audited) -> None:
     """Measure clean images, the accuracy along eps, and noise."""
-    subject, options = one.subject, one.options
+    subject = one.subject
     one.outcomes["clean"], one.about["clean"] = subject.clean, "no perturbation"
-    full = options.eps_grid(subject.shape, len(CURVE))
-
-    def plan() -> Plain:
-        costs = subject.costs(options, full[0] / 4)
-        enough = expected_seconds(one, costs, len(full)) <= one.left
-        return {"gradient": costs.gradient, "compile": costs.compile, "points": len(CURVE) if enough else FEW_POINTS}
-
-    found = one.pieces.get(f"plan for {options.time}", plan)  # kept, so that an audit that is resumed has the same one
-    one.costs = Costs(found["gradient"], found["compile"])
-    one.grid = options.eps_grid(subject.shape, found["points"])
-    if len(one.grid) < len(full):
-        one.skipped.append(f"{len(full) - len(one.grid)} of {len(full)} points of the curve")
     one.tell(f"{len(subject.layers)} normalization layers; the accuracy along eps at {len(one.grid)} points")
 
     def curve() -> Plain:
@@ -99,7 +84,7 @@ def _from_plain(values: Sequence[float | None]) -> Floats:
 def corruptions(one: Audited, reserve: float) -> None:
     """Measure the noises of CIFAR-10-C, where there is time beside `reserve` seconds."""
     if one.left < reserve + len(CORRUPTIONS) * len(one.subject.everything) * one.costs.forward:
-        one.skipped.append("the corruptions")
+        one.skip("the corruptions")
         return
     one.tell("corruptions")
     for name in CORRUPTIONS:
@@ -193,22 +178,3 @@ def choose(models: Sequence[Audited]) -> Chosen:
             "more than half is left at any eps",
         )
     return Chosen(round_eps(found, models[0].options.ord), min(NOISE, key=lambda std: (off(std), std)), about)
-
-
-# ---------------------------------------------------------------- time
-
-
-def confirmation_seconds(one: Audited, costs: Costs) -> float:
-    """Return an estimate of one confirmation, of a model that withstands as much as most."""
-    gradient, n = costs.gradient, len(one.subject.halves.reporting)
-    return n * (ROBUST_SHARE * (250 * gradient + 500 * costs.forward) + 15 * gradient)
-
-
-def expected_seconds(one: Audited, costs: Costs, points: int) -> float:
-    """Return an estimate of all but single layers and corruptions, with so many points of the curve."""
-    subject, gradient = one.subject, costs.gradient
-    n, choosing = len(subject.everything), len(subject.halves.choosing)
-    changes = len(what_if.all_layers(True, True)) if subject.layers else 0
-    each = len(subject.estimator.images) * costs.forward + choosing * 13 * gradient
-    along_eps, others = n * (21 + 4 * points) * gradient, (100 * 20 + n * 25) * gradient
-    return along_eps + changes * each + others + 4 * confirmation_seconds(one, costs) + 6 * costs.compile

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bn_vuln.auditing import advice, confirmation, findings, fragility, what_if, why
+from bn_vuln.auditing import advice, confirmation, findings, fragility, plan, what_if, why
 from bn_vuln.auditing.audited import Audited, Chosen, accuracy
 from bn_vuln.auditing.findings import CurvePoint, Difference, Findings, ModelFindings, Requirement
 from bn_vuln.auditing.options import SEARCH_STEPS, AuditOptions, eps_text, parse_requirement
@@ -86,12 +86,14 @@ def audit(
         for number, audited in enumerate(models, 1):
             audited.label, audited.sharing = f"model {number}: " if len(models) > 1 else "", len(models)
             audited.refused = audited.subject.estimator.refusal() or ""
+        plan.plan(models)
+        for audited in models:
             fragility.measure(audited)
+        requirements = [fragility.requirement(models[0], condition) for condition in conditions]
         chosen = fragility.choose(models)
         for number, audited in enumerate(models):
             audited.sharing = len(models) - number
             _why_and_what_if(audited, chosen, folder, number)
-        requirements = [fragility.requirement(models[0], condition) for condition in conditions]
         found = _findings(models, options, chosen, requirements, clock, commands)
     if folder is not None:
         findings.write(folder, found)
@@ -132,7 +134,7 @@ def _why_and_what_if(one: Audited, chosen: Chosen, folder: Path | None, number: 
     if folder is not None:
         findings.write_examples(folder, number, arrays)
     fragility.by_batch(one, chosen)
-    fragility.corruptions(one, reserve=confirmation.FINALISTS * seconds)
+    fragility.corruptions(one, reserve=plan.all_layers_seconds(one) + what_if.FINALISTS * seconds)
     confirmation.search(one, chosen, seconds)
     confirmation.confirm_finalists(one, chosen)
 

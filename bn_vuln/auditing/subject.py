@@ -11,7 +11,7 @@ import numpy as np
 
 from bn_vuln.analysis import metrics
 from bn_vuln.auditing.halves import Halves, fitting_images, halves_of
-from bn_vuln.auditing.options import AuditOptions
+from bn_vuln.auditing.options import CURVE, AuditOptions
 from bn_vuln.config import Evaluation, Mend, Perturbation
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.evaluation.classifier import Classifier
@@ -132,9 +132,9 @@ class Subject:
         evaluation = self.evaluation.model_copy(update={"bn_statistics": "batch", "limit": limit})
         return Evaluator(self.classifier, evaluation, checks="none", distribution=self.distribution)
 
-    def costs(self, options: AuditOptions, eps: float) -> Costs:
+    def costs(self, options: AuditOptions) -> Costs:
         """Measure how long a gradient takes, by the attack of the search at an eps at which few images are lost."""
-        attack, times = options.search(eps), []
+        attack, times = options.search(options.eps_grid(self.shape, len(CURVE))[0] / 4), []
         correct = np.flatnonzero(self.clean)
         for n in (2, *TIMED):
             begun = time.monotonic()

@@ -18,6 +18,7 @@ from bn_vuln.models.normalization_layers import NormalizationLayer, live
 from bn_vuln.typing import Mask
 
 OUTCOMES = ("clean", "noise", "attacked")
+FINALISTS = 3  # at most
 TESTS = 2  # of a finalist that an advice may rest on: strong and noise
 STATISTICS = Mend(reestimate=True)
 
