@@ -60,9 +60,9 @@ def _ranked(finalists: Sequence[Finalist]) -> list[Finalist]:
 def _confirmed(one: Finalist, found: ModelFindings, eps: str, level: float, command: str) -> Advice:
     figures = "; ".join(
         (
-            f"under strong at eps {eps} {_change(one.strong, level)}",
+            f"clean images {_change(one.clean, level)}",
             f"under noise {_change(one.noise, level)}",
-            f"clean {_change(one.clean, level)}",
+            f"under strong attacks at eps {eps} {_change(one.strong, level)}",
         )
     )
     if not one.mend.changes_c:
