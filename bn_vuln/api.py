@@ -17,7 +17,7 @@ dicts of the same fields. Mistakes in them raise `ConfigError`, other mistakes `
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Unpack, get_args
@@ -39,11 +39,12 @@ from bn_vuln.config import (
 )
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluation.settings import AttackOptions, EvaluateOptions, ModelOptions, Settings, parse
-from bn_vuln.experiments import catalog, publishing, runner
+from bn_vuln.experiments import catalog, plans, publishing, runner
 from bn_vuln.reporting import aggregate, pages, paired
 from bn_vuln.reporting.paired import Comparison
 from bn_vuln.runtime.distribution import Strategy, choose
 from bn_vuln.runtime.progress import Progress, Quiet
+from bn_vuln.typing import Where
 
 if TYPE_CHECKING:
     from bn_vuln.auditing.mend import MendResult
@@ -551,9 +552,11 @@ def reproduce(
     jobs: int = 1,
     strategy: Strategy = "auto",
     overrides: Iterable[str] = (),
+    where: Where | None = None,
+    seeds: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> aggregate.Results:
-    """Run what is missing of an experiment, and aggregate it.
+    """Run what is missing of an experiment, or of a part of it, and aggregate it.
 
     Args:
         name: the experiment, by name or path of its YAML file.
@@ -562,18 +565,53 @@ def reproduce(
         jobs: processes that train and measure at the same time.
         strategy: `auto` uses all GPUs, `mirrored` all devices, `none` one.
         overrides: changes of the experiment, such as `seeds=[0]` or `train.epochs=2`.
+        where: values that the cells of the part have, such as `{"arch.name": "vgg8"}`; of a list one of them. It
+            changes nothing of the experiment. None: all cells.
+        seeds: seeds of the part; None: all.
         progress: where messages go.
 
     Returns:
-        The results: table, differences and verdicts.
+        The results of the whole experiment: table, differences and verdicts.
 
     Raises:
-        ConfigError: for an experiment or an override that is not valid.
+        ConfigError: for an experiment, an override or a part that is not valid.
         BnvulnError: where a training or an evaluation fails.
     """
     chosen = catalog.experiment(name, scale, overrides)
-    runner.run(chosen, Path(root), jobs=jobs, strategy=strategy, progress=progress)
+    part = {**(where or {}), **({} if seeds is None else {"seed": [*seeds]})}
+    runner.run(chosen, Path(root), where=part, jobs=jobs, strategy=strategy, progress=progress)
     return aggregate.aggregate(chosen, Path(root))
+
+
+def reproduce_plan(
+    name: str,
+    *,
+    root: str | Path = RUNS,
+    jobs: int = 1,
+    strategy: Strategy = "auto",
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Iterator[plans.PartOutcome]:
+    """Run what is missing of the parts of a plan, one after another.
+
+    Args:
+        name: the plan, by name or path of its YAML file.
+        root: folder of the runs.
+        jobs: as `reproduce` takes it.
+        strategy: as `reproduce` takes it.
+        overrides: changes of every experiment; a part that one of them does not fit is skipped.
+        progress: where messages go.
+
+    Returns:
+        The outcome of each part, as soon as it is there. A part whose data are not there is skipped, and one that fails
+        does not stop the others.
+
+    Raises:
+        ConfigError: for a plan that is not valid.
+    """
+    return plans.run(
+        catalog.plan(name), Path(root), jobs=jobs, strategy=strategy, overrides=overrides, progress=progress
+    )
 
 
 def report(folder: str | Path = RUNS, *, form: pages.Format = "html", progress: Progress | None = None) -> list[Path]:

@@ -86,6 +86,24 @@ class NumbersType(click.ParamType):  # type: ignore[type-arg]  # generic from cl
         return tuple(NUMBER.convert(part, param, ctx) for part in value.split(",")) if isinstance(value, str) else value
 
 
+class SeedsType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
+    """Seeds and ranges of them, joined by commas: `0-2`, `0,2`."""
+
+    name = "n-n,..."
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
+        """Parse the text of a command line."""
+        if not isinstance(value, str):
+            return value
+        seeds: list[int] = []
+        for part in value.split(","):
+            first, dash, last = part.strip().partition("-")
+            if not first.isdecimal() or (dash and not (last.isdecimal() and int(last) >= int(first))):
+                self.fail(f"{value!r} is not seeds such as 0, 0-2 or 0,2", param, ctx)
+            seeds += range(int(first), int(last or first) + 1)
+        return tuple(dict.fromkeys(seeds))
+
+
 class OutputPath(click.Path):
     """A file or folder that will be written, in a place where that can be done."""
 
@@ -101,7 +119,7 @@ class OutputPath(click.Path):
         return path
 
 
-NUMBER, NUMBERS, RANGE, INTEGERS = NumberType(), NumbersType(), RangeType(), IntegersType()
+NUMBER, NUMBERS, RANGE, INTEGERS, SEEDS = NumberType(), NumbersType(), RangeType(), IntegersType(), SeedsType()
 FOLDER = click.Path(file_okay=False, path_type=Path)
 OUTPUT_FOLDER, OUTPUT_FILE = OutputPath(file_okay=False, path_type=Path), OutputPath(dir_okay=False, path_type=Path)
 

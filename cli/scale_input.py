@@ -55,8 +55,9 @@ def command(
     chosen = [f"grid.data.width=[{width}]", *([] if weight_decay is None else [f"weight_decay={weight_decay!r}"])]
     experiment = catalog.experiment(name, scale, [*chosen, *overrides])
     if dry_run:
-        runner.check_widths(runner.tasks(experiment))
-        print_dry_run(experiment, options["as_json"])
+        todo = runner.tasks(experiment)
+        runner.check_widths(todo)
+        print_dry_run(experiment, todo, options["as_json"])
         return
     seconds = _log_estimate(experiment, options["out"])
     if not estimate:

@@ -385,6 +385,40 @@ class Experiment(Frozen):
         return keys
 
 
+class ExperimentPart(Frozen):
+    """A part of an experiment's cells.
+
+    Attributes:
+        experiment: Its name, or the path of its YAML file.
+        where: Values that a cell has, by dotted key: one, or a list of which it has one.
+        seeds: The seeds. Empty: all.
+    """
+
+    experiment: str
+    scale: Scale = "full"
+    where: Plain = Field(default={})
+    seeds: tuple[Index, ...] = ()
+
+    @property
+    def selection(self) -> Plain:
+        """The values that a cell has, its seed among them."""
+        return {**self.where, **({"seed": list(self.seeds)} if self.seeds else {})}
+
+    @property
+    def text(self) -> str:
+        """The part in a line: `table2 at scale full, arch.name vgg8, seed 0, 1`."""
+        values = {key: value if isinstance(value, list | tuple) else [value] for key, value in self.selection.items()}
+        chosen = [f"{key} {', '.join(map(str, own))}" for key, own in values.items()]
+        return ", ".join([f"{self.experiment} at scale {self.scale}", *chosen])
+
+
+class Plan(Frozen):
+    """Parts of experiments, for `bnvuln reproduce --plan`, which runs them in this order."""
+
+    title: str
+    parts: tuple[ExperimentPart, ...] = Field(min_length=1)
+
+
 def _reject_separator(where: str, names: Iterable[str]) -> None:
     """Raise for a name with @, which would look like a column of an extra evaluation."""
     for name in names:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bn_vuln.config import Cell, Experiment, apply_override, describe_cell, nearest, to_plain, validate
+from bn_vuln.config import Cell, Experiment, apply_override, describe_cell, nearest, parse_number, to_plain, validate
 from bn_vuln.errors import ConfigError
 from bn_vuln.typing import Where
 
@@ -41,6 +41,67 @@ def _assignments(name: str, key: str, value: object) -> list[tuple[str, object]]
     if not isinstance(value, list | tuple) or len(value) != len(paths):
         raise ConfigError(f"{name}: grid.{key}: expected lists of {len(paths)} values, received {value!r}")
     return list(zip(paths, value, strict=True))
+
+
+def select(experiment: Experiment, cells: Sequence[Cell], where: Where) -> list[Cell]:
+    """Return the cells of an experiment that have these values.
+
+    Args:
+        experiment: The experiment, for messages.
+        cells: Its cells.
+        where: Values by dotted key of a cell (`arch.name`, `seed`): one, or a list of which a cell has one. The name of
+            a mapping stands for it: `arch: vgg8`.
+
+    Raises:
+        ConfigError: No cell has a key, a value, or all of them together.
+    """
+    chosen = list(cells)
+    for key, value in where.items():
+        values = list(value) if isinstance(value, list | tuple) else [value]
+        there = _values(experiment, cells, key)
+        for absent in (one for one in values if not any(_is(found, one) for found in there)):
+            texts = list(dict.fromkeys(str(_short(found)) for found in there))
+            hint = nearest(absent, texts) if isinstance(absent, str) else ""
+            raise ConfigError(f"{experiment.name}: no cell has {key} {absent} (there are: {', '.join(texts)}){hint}")
+        chosen = [cell for cell in chosen if any(_is(lookup_or_none(cell, key), one) for one in values)]
+    if not chosen:
+        raise ConfigError(f"{experiment.name}: no cell has all of this together: {dict(where)}")
+    return chosen
+
+
+def _values(experiment: Experiment, cells: Sequence[Cell], key: str) -> list[object]:
+    """The different values that cells have under a key, in the order of the grid."""
+    found: list[object] = []
+    exists = False
+    for cell in cells:
+        try:
+            value, exists = lookup(cell, key), True
+        except KeyError:
+            value = None
+        if value not in found:
+            found.append(value)
+    if not exists:
+        table, paths = experiment.table, [path.strip() for axis in experiment.grid for path in axis.split(",")]
+        keys = list(dict.fromkeys([*paths, *table.rows, *([] if table.arms else [table.arm]), "seed"]))
+        raise ConfigError(
+            f"{experiment.name}: no cell has a key {key!r} (such as: {', '.join(keys)}){nearest(key, keys)}"
+        )
+    return found
+
+
+def _short(value: object) -> object:
+    """The name of a mapping that has one, anything else itself."""
+    return value.get("name", value) if isinstance(value, Mapping) else value
+
+
+def _is(found: object, wanted: object) -> bool:
+    """Return whether a cell's value is the wanted one, which may be a mapping's name, or the text of a number."""
+    if wanted in (found, _short(found)):
+        return True
+    try:
+        return isinstance(found, int | float) and isinstance(wanted, str) and bool(parse_number(wanted) == found)
+    except ValueError:
+        return False
 
 
 def lookup(cell: Cell, key: str) -> Any:

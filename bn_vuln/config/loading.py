@@ -159,15 +159,15 @@ def apply_override(data: Plain, key: str, value: object) -> None:
     data[parts[-1]] = value
 
 
-def parse_assignment(text: str) -> tuple[str, object]:
-    """Parse `train.epochs=3` to ("train.epochs", 3); the value is read as YAML."""
+def parse_assignment(text: str, option: str = "--set") -> tuple[str, object]:
+    """Parse `train.epochs=3`, as an option takes it, to ("train.epochs", 3); the value is read as YAML."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"--set {text}: expected key=value, for example train.epochs=3")
+        raise ConfigError(f"{option} {text}: expected key=value, for example train.epochs=3")
     try:
         return key.strip(), _parse_yaml(value)
     except (yaml.YAMLError, ValueError):
-        raise ConfigError(f"--set {text}: {value!r} is not valid YAML") from None
+        raise ConfigError(f"{option} {text}: {value!r} is not valid YAML") from None
 
 
 def reject_unknown_key(assignment: str, key: str, *models: type[Frozen]) -> None:

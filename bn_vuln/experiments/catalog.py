@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from bn_vuln import config, data
-from bn_vuln.config import Experiment, Scale, Suite, digest, nearest
+from bn_vuln.config import Experiment, Plan, Scale, Suite, digest, nearest
 from bn_vuln.errors import UsageError
 from bn_vuln.runtime import backend
 
@@ -15,7 +15,7 @@ KINDS = ("paper", "beyond", "commands")  # folders of experiments
 
 
 def folder(kind: str) -> Path:
-    """Return the folder of the configs of a kind: one of `KINDS`, or `suites`."""
+    """Return the folder of the configs of a kind: one of `KINDS`, `suites` or `plans`."""
     return Path(str(resources.files("bn_vuln.configs"))) / kind
 
 
@@ -24,7 +24,7 @@ def names(kind: str = "paper") -> list[str]:
 
     Args:
         kind: `paper`, experiments of the paper; `beyond`, other experiments; `commands`, those behind commands of their
-            own; or `suites`.
+            own; `suites`; or `plans`.
     """
     return sorted(path.stem for path in folder(kind).glob("*.yaml"))
 
@@ -86,3 +86,9 @@ def suite(name: str) -> Suite:
     """Load a suite of perturbations, by name or by the path of its YAML file."""
     path = _find(name, ("suites",), "suite")
     return config.validate(Suite, config.read_yaml(path), path.name)
+
+
+def plan(name: str) -> Plan:
+    """Load a plan, by name or by the path of its YAML file."""
+    path = _find(name, ("plans",), "plan")
+    return config.validate(Plan, config.read_yaml(path), path.name)

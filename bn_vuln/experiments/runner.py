@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from pydantic import BaseModel
 
@@ -30,7 +31,7 @@ from bn_vuln.config import (
     to_yaml,
     with_eps_grid,
 )
-from bn_vuln.config.grid import check_layout, expand
+from bn_vuln.config.grid import check_layout, expand, select
 from bn_vuln.data.transforms import check_width
 from bn_vuln.errors import BnvulnError, ConfigError, UsageError
 from bn_vuln.experiments import catalog
@@ -38,6 +39,7 @@ from bn_vuln.runtime import processes
 from bn_vuln.runtime.distribution import Strategy, choose
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet
+from bn_vuln.typing import Where
 
 MAX_IDLE_ROUNDS = 3  # rounds that finish nothing, as where a worker is killed each time, before a run gives up
 POLL_SECONDS = 2.0
@@ -118,11 +120,15 @@ class Task:
         return digest(perturbation_identity(plan.evaluation, self.cell.data.canonical, measured))
 
 
-def tasks(experiment: Experiment) -> list[Task]:
+def tasks(experiment: Experiment, where: Where = MappingProxyType({})) -> list[Task]:
     """Return the tasks of an experiment at its scale, one for each cell.
 
+    Args:
+        experiment: The experiment.
+        where: Values that a cell has, as `grid.select` takes them.
+
     Raises:
-        ConfigError: The grid, the layout or the data sets of the experiment are wrong.
+        ConfigError: The grid, the layout or the data sets of the experiment are wrong, or no cell has the values.
     """
     cells = expand(experiment)
     check_layout(experiment, cells)
@@ -134,7 +140,10 @@ def tasks(experiment: Experiment) -> list[Task]:
         if dataset is not None and data.is_user_data(dataset):
             raise ConfigError(f"{experiment.name}: {key}.dataset: user data belong into base.data, received {dataset}")
     main, *extra_plans = experiment.plans
-    return [Task(cell, main.evaluation, main.perturbations, main.measurements, tuple(extra_plans)) for cell in cells]
+    return [
+        Task(cell, main.evaluation, main.perturbations, main.measurements, tuple(extra_plans))
+        for cell in select(experiment, cells, where)
+    ]
 
 
 def experiment_path(root: Path, experiment: Experiment) -> Path:
@@ -146,15 +155,17 @@ def run(
     experiment: Experiment,
     root: Path,
     *,
+    where: Where = MappingProxyType({}),
     jobs: int = 1,
     strategy: Strategy = "auto",
     progress: Progress | None = None,
 ) -> None:
-    """Run what is missing of an experiment.
+    """Run what is missing of an experiment, or of a part of it.
 
     Args:
         experiment: The experiment.
         root: The results folder.
+        where: Values that the cells of the part have, as `grid.select` takes them.
         jobs: Number of processes, of one device each.
         strategy: Distribution of each cell over devices.
         progress: Receiver of progress. None: no progress.
@@ -169,7 +180,7 @@ def run(
         raise UsageError(f"{root}: a packed store, which is read-only; unpack it first: bnvuln unpack {root} runs")
     if jobs > 1 and strategy == "mirrored":
         raise UsageError("--jobs divides the cells, --strategy mirrored each cell: use one of them")
-    todo = tasks(experiment)  # before anything is written, since it raises for a wrong experiment
+    todo = tasks(experiment, where)  # before anything is written, since it raises for a wrong experiment
     check_data(task for task in todo if not task.finished(root))
     atomic_write(experiment_path(root, experiment), to_yaml(experiment))
     for task in todo:

@@ -41,8 +41,28 @@ def test_reproduce_asks_for_one_experiment(bnvuln, reproduced, tmp_path):
     assert err.startswith(f"table6 at scale quick: the whole of it takes about {cost} on two cores with --jobs 2\n")
     assert asked(reproduced) == (
         "table6",
-        {"scale": "quick", "root": tmp_path, "jobs": 2, "strategy": "none", "overrides": ("seeds=[1]",)},
-    )
+        {
+            "scale": "quick", "root": tmp_path, "jobs": 2, "strategy": "none", "overrides": ("seeds=[1]",),
+            "where": {}, "seeds": None,
+        },
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "where", "seeds", "cells"),
+    [
+        (["--where", "normalization.name=batch", "--seeds", "0-2"], {"normalization.name": ["batch"]}, (0, 1, 2), 9),
+        (["--where", "data.width=28,56"], {"data.width": [28, 56]}, None, 20),
+        (["--where", "data.width=[28, 56]", "--seeds", "0,3-4"], {"data.width": [28, 56]}, (0, 3, 4), 12),
+        (["--where", "normalization.c=1e-5,null", "--seeds", "4"], {"normalization.c": ["1e-5", None]}, (4,), 6),
+    ],
+)
+def test_a_part_is_what_where_and_seeds_say(bnvuln, reproduced, tmp_path, words, where, seeds, cells):
+    assert f"{cells} cells:" in bnvuln("reproduce", "table6", *words, "--dry-run")[1]
+    err = bnvuln("reproduce", "table6", *words, "--out", tmp_path)[2]
+    assert err.startswith(f"table6 at scale full: {cells} of 30 cells\n")
+    _, how = asked(reproduced)
+    assert (how["where"], how["seeds"], how["overrides"]) == (where, seeds, ())
 
 
 def test_without_a_known_cost_the_cells_are_counted(bnvuln, reproduced, monkeypatch, tmp_path):
@@ -119,6 +139,12 @@ MISTAKES = [
     (["reproduce", "table6", "--set", "perturbations.bim.eps=-1"], ["perturbations.bim.eps", "-1"]),
     (["reproduce", "table6", "--set", "grid.data.width=[0]"], ["data.width", "0"]),
     (["reproduce", "table6", "--jobs", "0"], ["--jobs"]),
+    (["reproduce", "table6", "--where", "arch.name=vgg8"], ["no cell has arch.name vgg8", "mlp"]),
+    (["reproduce", "table6", "--where", "data.width"], ["--where data.width: expected key=value"]),
+    (["reproduce", "table6", "--where", "data.width=28", "--where", "data.width=56"], ["is there twice"]),
+    (["reproduce", "table6", "--seeds", "0-9"], ["no cell has seed 5 (there are: 0, 1, 2, 3, 4)"]),
+    (["reproduce", "table6", "--seeds", "2-0"], ["'2-0' is not seeds such as 0, 0-2 or 0,2"]),
+    (["reproduce", "table6", "--seeds", "a"], ["'a' is not seeds"]),
     (["scale-input"], ["--width"]),
     ([*WIDTH, "wide"], ["--width", "'wide'"]),
     ([*WIDTH, "27", "--estimate"], ["data.width", ">= 28", "27"]),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bn_vuln.config import BatchNormalization, Cell, Experiment, NoNormalization, to_plain, validate
-from bn_vuln.config.grid import expand, lookup
+from bn_vuln.config.grid import expand, lookup, select
 from bn_vuln.errors import ConfigError
 
 
@@ -123,3 +123,62 @@ def test_lookup() -> None:
     for key in ("data.widht", "data.width.x", "zzz", ""):
         with pytest.raises(KeyError):
             lookup(cell, key)
+
+
+# ---------------------------------------------------------------- parts of a grid
+
+PAIRS = experiment(
+    {
+        "arch": ["linear", {"name": "deep", "depth": 3}],
+        "normalization": ["none", {"name": "batch", "c": 1e-3}, {"name": "batch", "c": 1.0}],
+        "data.width": [28, 56],
+    },
+    seeds=(0, 1, 2),
+)
+
+
+@pytest.mark.parametrize(
+    ("where", "n"),
+    [
+        ({}, 36),
+        ({"arch.name": "deep"}, 18),
+        ({"arch": "deep"}, 18),
+        ({"arch.depth": 3}, 18),
+        ({"normalization": "batch"}, 24),
+        ({"normalization.c": "1e-3"}, 12),  # YAML takes it for text
+        ({"normalization.c": [None, "1"]}, 24),
+        ({"data.width": 56, "seed": [0, 2]}, 12),
+        ({"data.width": (28, 56), "seed": 1, "arch.name": "linear", "normalization.name": "none"}, 2),
+    ],
+)
+def test_a_part_is_the_cells_with_these_values(where: dict[str, Any], n: int) -> None:
+    cells = expand(PAIRS)
+    chosen = select(PAIRS, cells, where)
+    assert len(chosen) == n
+    assert chosen == [cell for cell in cells if cell in chosen]
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ({"arch.name": "depe"}, "tiny: no cell has arch.name depe (there are: linear, deep); did you mean 'deep'?"),
+        ({"data.width": [28, 84]}, "tiny: no cell has data.width 84 (there are: 28, 56)"),
+        ({"data.width": "wide"}, "tiny: no cell has data.width wide (there are: 28, 56)"),
+        ({"normalization": "layer"}, "tiny: no cell has normalization layer (there are: none, batch)"),
+        ({"seed": [0, 7]}, "tiny: no cell has seed 7 (there are: 0, 1, 2)"),
+        ({"seed": []}, "tiny: no cell has all of this together: {'seed': []}"),
+        (
+            {"data.widht": 28},
+            "tiny: no cell has a key 'data.widht' (such as: arch, normalization, data.width, normalization.name, "
+            "seed); did you mean 'data.width'?",
+        ),
+        (
+            {"arch.depth": 3, "arch.name": "linear"},
+            "tiny: no cell has all of this together: {'arch.depth': 3, 'arch.name': 'linear'}",
+        ),
+    ],
+)
+def test_a_part_without_cells_is_refused_with_what_there_is(where: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        select(PAIRS, expand(PAIRS), where)
+    assert str(error.value) == message

@@ -11,7 +11,7 @@ import yaml
 from helpers_runs import SMALL, MessageLog
 
 from bn_vuln import api, config, records
-from bn_vuln.errors import BnvulnError
+from bn_vuln.errors import BnvulnError, ConfigError
 from bn_vuln.experiments import catalog, runner
 from bn_vuln.reporting import aggregate
 from bn_vuln.runtime.progress import Quiet
@@ -110,6 +110,31 @@ def test_an_eps_without_a_record_is_measured_with_its_grid(done, tmp_path, monke
     assert [list(plan.perturbations) for plan in task.missing(root)] == [["pgd"]]
     api.reproduce(str(path), root=root)
     assert task.finished(root)
+
+
+def test_a_part_is_run_alone_and_the_rest_later(tmp_path, monkeypatch):
+    path, root, trained = tiny(tmp_path, seeds=[0, 1]), tmp_path / "results", []
+    real = runner.run_task
+    monkeypatch.setattr(runner, "run_task", lambda task, *a, **k: (trained.append(task.cell), real(task, *a, **k)))
+    results = api.reproduce(str(path), root=root, where={"normalization.name": "batch"}, seeds=[1])
+    assert [(cell.normalization.name, cell.seed) for cell in trained] == [("batch", 1)]
+    assert (results.cells, results.missing) == (4, 3)
+    assert [c.verdict for c in results.comparisons] == ["not run"]
+    kept = config.read_yaml(root / "experiments" / "tiny-full.yaml")
+    assert (kept["seeds"], kept["overrides"]) == ([0, 1], [])  # the whole experiment, unchanged
+    results = api.reproduce(str(path), root=root, seeds=[1])
+    assert [(cell.normalization.name, cell.seed) for cell in trained[1:]] == [("none", 1)]
+    assert ([c.ours.n for c in results.comparisons], results.missing) == ([1], 2)
+    with pytest.raises(ConfigError, match=r"tiny: no cell has seed 2 \(there are: 0, 1\)"):
+        api.reproduce(str(path), root=root, seeds=[1, 2])
+
+
+@pytest.mark.slow
+def test_a_part_is_run_in_processes_too(tmp_path):
+    path, root = tiny(tmp_path, seeds=[0, 1, 2]), tmp_path / "results"
+    results = api.reproduce(str(path), root=root, seeds=[0, 2], jobs=2)
+    assert (results.cells, results.missing) == (6, 2)
+    assert {seed for arm in results.blocks[0].arms.values() for seed in arm["bim"].by_seed} == {0, 2}
 
 
 def test_records_without_models_are_enough_for_a_report(done, tmp_path, monkeypatch):

@@ -1,0 +1,86 @@
+"""Plans: parts of experiments, run one after another, so that something is finished at every moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bn_vuln.config import Experiment, ExperimentPart, Plan
+from bn_vuln.errors import BnvulnError
+from bn_vuln.experiments import catalog, runner
+from bn_vuln.runtime.distribution import Strategy
+from bn_vuln.runtime.progress import Progress, Quiet
+
+
+@dataclass(frozen=True)
+class PartOutcome:
+    """What became of a part of a plan.
+
+    Attributes:
+        part: The part.
+        state: `finished`; `skipped`, where its data are not there or an override does not fit it; or `failed`.
+        reason: Why it was skipped, or has failed.
+        experiment: Its experiment at its scale; None where an override does not fit it.
+    """
+
+    part: ExperimentPart
+    state: Literal["finished", "skipped", "failed"]
+    reason: str = ""
+    experiment: Experiment | None = None
+
+
+def resolve(part: ExperimentPart, overrides: Sequence[str] = ()) -> tuple[Experiment, list[runner.Task]]:
+    """Return the experiment of a part at its scale, and the part's tasks.
+
+    Raises:
+        ConfigError: The experiment, its scale, a value of the part or an override is wrong.
+    """
+    experiment = catalog.experiment(part.experiment, part.scale, overrides)
+    return experiment, runner.tasks(experiment, part.selection)
+
+
+def run(
+    plan: Plan,
+    root: Path,
+    *,
+    jobs: int = 1,
+    strategy: Strategy = "auto",
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Iterator[PartOutcome]:
+    """Run what is missing of each part; yield its outcome before the next one begins.
+
+    Args:
+        plan: The parts.
+        root: The results folder.
+        jobs: As `runner.run` takes it.
+        strategy: As `runner.run` takes it.
+        overrides: Assignments on top of every experiment.
+        progress: Receiver of progress. None: no progress.
+
+    Raises:
+        ConfigError: A part is wrong as it stands in the plan; nothing was run.
+    """
+    progress = progress or Quiet()
+    for part in plan.parts:
+        resolve(part)
+    for number, part in enumerate(plan.parts, 1):
+        progress.message(f"part {number}/{len(plan.parts)}: {part.text}")
+        try:
+            experiment, todo = resolve(part, overrides)
+        except BnvulnError as error:
+            yield PartOutcome(part, "skipped", str(error))
+            continue
+        try:
+            runner.check_data(task for task in todo if not task.finished(root))
+        except BnvulnError as error:
+            yield PartOutcome(part, "skipped", str(error), experiment)
+            continue
+        try:
+            runner.run(experiment, root, where=part.selection, jobs=jobs, strategy=strategy, progress=progress)
+        except Exception as error:  # whatever it is, the other parts can be run
+            yield PartOutcome(part, "failed", str(error) or type(error).__name__, experiment)
+        else:
+            yield PartOutcome(part, "finished", experiment=experiment)
