@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bn_vuln.experiments import catalog
+from bn_vuln.runtime import backend
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> None:
+    backend.start()  # the tests' logical devices, before an example trains with Keras alone
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
@@ -34,6 +36,16 @@ def test_a_model_of_ones_own(monkeypatch: Any, capsys: Any) -> None:
     assert "(the model begins with x * 0.003922;" in out
     assert re.search(r"^clean: .*% of 40 images$", out, re.M)
     assert re.search(r"^strong 8/255: .*% of 40 images$", out, re.M)
+
+
+def test_a_model_that_is_audited_and_mended(monkeypatch: Any, capsys: Any, tmp_path: Path) -> None:
+    """So few steps leave statistics stale, so that there is something to mend."""
+    less = ("--images", "1000", "--epochs", "8", "--limit", "60")
+    run(monkeypatch, "audit_your_model.py", *less, "--out", str(tmp_path))
+    out = capsys.readouterr().out
+    assert "1. Estimate the statistics of batch norm again" in out
+    assert "under | before, % | after, %" in out
+    assert (tmp_path / "mended.keras").is_file()
 
 
 def test_an_experiment_of_ones_own(monkeypatch: Any, capsys: Any, tmp_path: Path) -> None:

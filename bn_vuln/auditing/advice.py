@@ -153,8 +153,9 @@ def _change(one: Difference, level: float) -> str:
 
 def _names(layers: Sequence[Layer]) -> str:
     worst = sorted(layers, key=lambda layer: layer.statistics_distance or 0, reverse=True)
-    more = f" and {len(worst) - 3} more layers" if len(worst) > 3 else ""
-    return _listed([f"{one.name} (by {one.statistics_distance:.1f} standard deviations)" for one in worst[:3]]) + more
+    names = [f"{one.name} (by {one.statistics_distance:.1f} standard deviations)" for one in worst[:3]]
+    more = len(worst) - len(names)
+    return _listed(names + ([f"{more} more layer{'s' if more > 1 else ''}"] if more else []))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -34,7 +34,8 @@ def measure(one: Audited) -> None:
     """Measure clean images, the accuracy along eps, and noise."""
     subject = one.subject
     one.outcomes["clean"], one.about["clean"] = subject.clean, "no perturbation"
-    one.tell(f"{len(subject.layers)} normalization layers; the accuracy along eps at {len(one.grid)} points")
+    layers = f"{len(subject.layers)} normalization layer{'' if len(subject.layers) == 1 else 's'}"
+    one.tell(f"{layers}; the accuracy along eps at {len(one.grid)} points")
 
     def curve() -> Plain:
         return {"min_eps": _plain(_min_eps(one, subject.everything))}

@@ -87,7 +87,7 @@ def fitting_images(
     else:
         examples = everything.take(np.flatnonzero(~np.isin(everything.index, dataset.index[halves.reporting])))
         others = len(examples) - len(halves.choosing)
-        where = "the choosing half" + (f" and the {split} split's images that were not measured" if others else "")
+        where = "the choosing half" + (" and the images that were not measured" if others else "")
     if not all_images:
         pixels = int(np.prod(classifier.size))
         most = max(LEAST_FOR_STATISTICS, min(MOST_FOR_STATISTICS, PIXELS_FOR_STATISTICS // pixels))

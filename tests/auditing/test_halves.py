@@ -90,7 +90,7 @@ def test_else_the_choosing_half_and_what_was_not_measured():
     examples, where = one.fitting()
     measured = np.asarray(one.dataset.images)[:, 0, 0, 0]
     assert ids(examples) == set(range(30)) - set(measured[one.halves.reporting].tolist())
-    assert where == "20 images: the choosing half and the all split's images that were not measured"
+    assert where == "20 images: the choosing half and the images that were not measured"
 
 
 @pytest.mark.parametrize("split", ["train", "all"])
