@@ -137,3 +137,37 @@ def test_the_benchmark_of_image_folders_prints_seconds_and_memory(tmp_path):
     result = json.loads(done.stdout)["results"]["evaluate"]
     assert 0 < result["started_gb"] <= result["peak_gb"]
     assert len(list(tmp_path.rglob("*.jpg"))) == 30
+
+
+ON_A_GPU = """
+import sys
+sys.path[:0] = [{tests!r}, {tools!r}]
+from helpers_backends import NoTensorFlow
+sys.meta_path.insert(0, NoTensorFlow())
+sys.argv = ["bench_gpu.py", "--smoke", "--repetitions", "1"]
+import bench_gpu
+from bn_vuln.runtime import backend
+backend.gpu_names = lambda: ["NVIDIA H100 80GB HBM3"]
+dtypes = {{p: bench_gpu.build("vgg8", bench_gpu.PHOTOS, p)[1].layers[-1].compute_dtype for p in bench_gpu.PRECISIONS}}
+assert dtypes == {{"float32": "float32", "tf32": "float32", "bfloat16": "bfloat16"}}, dtypes
+assert [round(bench_gpu.peak(p) / 1e11) for p in bench_gpu.PRECISIONS] == [669, 4947, 9894]
+backend.gpu_names = lambda: ["a card that is not known"]
+bench_gpu.main()
+"""
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_gpu_needs_no_tensorflow():
+    pytest.importorskip("jax", reason="of the extra jax")
+    code = ON_A_GPU.format(tests=str(TOOLS.parent / "tests"), tools=str(TOOLS))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert "tensorflow" not in printed["versions"]
+    assert printed["settings"]["left_out"] == []
+    found = {name: set(own) for name, own in printed["results"].items()}
+    every = {"float32", "tf32", "bfloat16"}
+    assert found == {"mlp_training": every, "mlp_pgd_20": every, "wrn_10_1_training": {"bfloat16"}}
+    for name, own in printed["results"].items():
+        unit = "gradients" if "pgd" in name else "images"
+        assert all(one[f"{unit}_per_second"] > 0 and one["share_of_peak"] is None for one in own.values())
