@@ -66,21 +66,21 @@ class Bar:
 BARS = (
     Bar(
         "amplification", "amplification",
-        "how many times further the attack's change moves what the layer returns than a random change of the same "
-        "length does. High: what the attack uses has been magnified up to here. 1 (thin line): no more than chance.",
+        "how many times further the attack's perturbation moves what the layer returns than a random one of the same "
+        "length does. High: what the attack uses has been amplified up to here. 1 (thin line): no more than chance.",
         mark=1.0,
     ),
     Bar(
         "through", "through it",
         "amplification after the layer divided by that before it. High, above 1 (thin line): this very layer "
-        "magnifies the attack's change more than a random one.",
+        "amplifies the attack's perturbation more than a random one.",
         mark=1.0,
     ),
     Bar(
         "low_variance_share", "low-variance share",
-        "how much of what the decision is sensitive to (the squared gradient of the lead of the right class) lies in "
+        "how much of what the decision is sensitive to (the squared gradient of the right class's lead) lies in "
         "those channels that together hold only 1% of the variance. High: the decision hangs on channels that "
-        "hardly vary, and that the layer magnifies.",
+        "hardly vary, and that the layer amplifies.",
         percent=True,
     ),
     Bar(

@@ -285,7 +285,7 @@ def test_examples_show_clean_attacked_and_the_change_amplified(tmp_path: Path) -
     assert after.tolist() == [[102, 100], [100, 98]]
     assert change.tolist() == [[228, 128], [128, 28]]  # 50 times 2 levels, around grey
     text = section(page, "fragile")
-    assert "amplified 50 times" in text
+    assert "50 times as strong" in text
     assert "cat taken for cat attacked taken for dog" in text
 
 
