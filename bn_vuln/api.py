@@ -16,7 +16,6 @@ dicts of the same fields. Mistakes in them raise `ConfigError`, other mistakes `
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +46,7 @@ from bn_vuln.runtime.progress import Progress, Quiet
 from bn_vuln.typing import Where
 
 if TYPE_CHECKING:
+    from bn_vuln.auditing.commands import Commands
     from bn_vuln.auditing.mend import MendResult
     from bn_vuln.evaluation.classifier import Classifier
     from bn_vuln.evaluation.opening import Opened, Target
@@ -379,7 +379,6 @@ def audit(
         BnvulnError: where the model or the data cannot be loaded.
     """
     from bn_vuln.auditing.options import AuditOptions, parse_requirement
-    from bn_vuln.auditing.run import Commands
     from bn_vuln.auditing.run import audit as run
     from bn_vuln.reporting import audit_page
     from bn_vuln.reporting.audit_result import AuditResult
@@ -397,16 +396,7 @@ def audit(
         _opened(one, own, own_limit=limit is None) for one, own in zip(models, _for_each(models, settings), strict=True)
     ]
     folder = None if out is None else Path(out)
-    names = [_label(one, found.classifier) for one, found in zip(models, opened, strict=True)]
-    data_option = (
-        f" --data {shlex.quote(settings.request.dataset)}" if images is None and settings.request.dataset else ""
-    )
-    commands = Commands(
-        command or f"bn_vuln.audit({', '.join(map(repr, names))}, ...)",
-        [f"bnvuln mend {shlex.quote(name)}{data_option}" for name in names],
-        shlex.quote(str(folder or "FOLDER")),
-        _as_given(settings, options),
-    )
+    commands = _commands(command, models, images is not None, _as_given(settings, options), folder)
     found = run(
         opened,
         checked,
@@ -501,6 +491,22 @@ def mend(
         command=command or f"bn_vuln.mend({_label(target, opened.classifier)!r}, ...)",
         progress=settings.progress or Quiet(),
     )
+
+
+def _commands(
+    command: str | None, models: Sequence[Target], arrays: bool, options: dict[str, object], folder: Path | None
+) -> Commands:
+    """The commands that an audit shows; `arrays`: images and labels are in memory."""
+    from bn_vuln.auditing.commands import Commands
+
+    if command is not None:
+        return Commands(command, [str(model) for model in models], options, folder)
+    variables = zip(models, ("model", "second"), strict=False)
+    names = [repr(str(one)) if isinstance(one, str | Path) else variable for one, variable in variables]
+    called = (
+        f"bn_vuln.audit({names[0]}, ...)" if len(names) == 1 else f"bn_vuln.audit({names[0]}, second={names[1]}, ...)"
+    )
+    return Commands(called, names, options, folder, shell=False, arrays=arrays)
 
 
 def _as_given(settings: Settings, options: Mapping[str, object]) -> dict[str, object]:

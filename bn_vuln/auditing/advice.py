@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from bn_vuln.auditing.findings import Advice, Difference, Finalist, Layer, ModelFindings
+from bn_vuln.auditing.options import eps_text
 from bn_vuln.auditing.what_if import smallest_gain
+from bn_vuln.config import Adversarial, FineTuning, Mend
 
 OFF = 0.2  # of a standard deviation: from here on statistics are named as off
+CALLED_WRONGLY = {19, 25, 27}  # checks which say that a model may be
 FOLDED = "no normalization layer: BN may have been folded at export; audit the model before it"
 
 
-def advise(found: ModelFindings, *, eps: str, n: int, level: float, mend: str, folder: str) -> tuple[Advice, ...]:
+class Command(Protocol):
+    """Makes the command of a change; `first`: of the first one that is advised."""
+
+    def __call__(self, change: Mend, *, first: bool = False) -> str:
+        """Return the command."""
+
+
+def advise(found: ModelFindings, *, ord: str, eps: float, level: float, command: Command) -> tuple[Advice, ...]:
     """Return the advice on a model, the best first.
 
     What needs no training was confirmed on this model, or is not advised. What needs training was not measured on it:
@@ -19,75 +30,73 @@ def advise(found: ModelFindings, *, eps: str, n: int, level: float, mend: str, f
 
     Args:
         found: the model's findings, with its finalists.
-        eps: the chosen eps, as text.
-        n: images of the reporting half.
+        ord: norm of the attacks.
+        eps: the chosen eps.
         level: of the finalists' intervals.
-        mend: beginning of the commands that change the model: `bnvuln mend MODEL --data DATA`.
-        folder: of the audit.
+        command: makes the command of a change.
     """
-    helping = [one for one in _ranked(found.finalists) if one.gains]
     confirmed = [
-        _confirmed(one, found, eps, level, f"{mend} {_options(one, number, folder)} -o mended.keras")
-        for number, one in enumerate(helping)
+        _confirmed(one, found, eps_text(eps, ord), level, command(one.mend, first=number == 0))
+        for number, one in enumerate(_helping(found.finalists))
     ]
-    return (*(confirmed or [_nothing(found, n, level)]), *_with_training(found, eps, mend))
+    return (*_doubts(found), *(confirmed or [_nothing(found, level)]), *_with_training(found, ord, eps, command))
 
 
-def _options(finalist: Finalist, number: int, folder: str) -> str:
-    """The options of `mend` that make a finalist: of the first one, what the audit says."""
-    change = finalist.mend
-    if number == 0:
-        return f"--from-audit {folder}"
-    options = [f"--relative-c {change.relative_c:g}"] if change.changes_c else []
-    options += [f"--layers {','.join(change.layers)}"] if change.layers else []
-    options += ["--no-keep-gain"] if change.changes_c and not change.keep_gain else []
-    return " ".join([*options, *(["--reestimate"] if change.reestimate else [])])
+def _doubts(found: ModelFindings) -> list[Advice]:
+    """What comes first where the model may be called in another way than it was trained."""
+    doubts = [flag.message for flag in found.flags if flag.check in CALLED_WRONGLY]
+    if not doubts:
+        return []
+    text = f"Make sure first that it is called as it was trained, or nothing below means anything. {' '.join(doubts)}"
+    return [Advice(kind="unknown", text=text)]
 
 
-def _ranked(finalists: Sequence[Finalist]) -> list[Finalist]:
+def _helping(finalists: Sequence[Finalist]) -> list[Finalist]:
     """Statistics alone first, which cost nothing; then the best change of c in all layers, and the best in one.
 
     Where statistics alone gain, c must gain beyond them.
     """
-    alone = [one for one in finalists if not one.mend.changes_c]
-    control_gains = any(one.gains for one in alone)
-    others = [one for one in finalists if one.mend.changes_c and (one.beyond or not control_gains)]
-    others.sort(key=lambda one: one.strong.difference.value + one.noise.difference.value, reverse=True)
-    best = {bool(one.mend.layers): one for one in reversed(others) if one.gains}
-    return alone + [one for one in others if one in best.values()]
+    gaining = [one for one in finalists if one.gains]
+    alone = [one for one in gaining if not one.mend.changes_c]
+    others = [one for one in gaining if one.mend.changes_c and (one.beyond or not alone)]
+    others.sort(key=lambda one: one.strong.difference.value + one.noise.difference.value)
+    best = {bool(one.mend.layers): one for one in others}  # of each kind the last one
+    return alone + sorted(best.values(), key=others.index, reverse=True)
 
 
 def _confirmed(one: Finalist, found: ModelFindings, eps: str, level: float, command: str) -> Advice:
     figures = "; ".join(
         (
-            f"clean images {_change(one.clean, level)}",
+            f"under strong at eps {eps} {_change(one.strong, level)}",
             f"under noise {_change(one.noise, level)}",
-            f"under strong attacks at eps {eps} {_change(one.strong, level)}",
+            f"clean {_change(one.clean, level)}",
         )
     )
-    if not one.mend.changes_c:
-        off = [layer for layer in found.layers if (layer.statistics_distance or 0) > OFF]
-        reason = f" The tracked ones are off in {_names(off)}." if off else ""
-        extra = ""
-        if any(other.mend.changes_c for other in found.finalists) and not any(
-            other.gains and other.beyond for other in found.finalists if other.mend.changes_c
-        ):
-            extra = " Raising c on top of it adds nothing that these images can show."
-        text = f"Estimate the statistics of batch norm again: {figures}.{reason}{extra}"
-        return Advice(kind="statistics", text=text, command=command, mend=one.mend)
-    where = "every normalization layer" if not one.mend.layers else _listed(one.mend.layers)
-    how = ["the gain of its median channel kept"] if one.mend.keep_gain else []
-    how += ["the statistics estimated again"] if one.mend.reestimate else []
-    text = f"Raise c in {where} by {one.mend.relative_c:g} times its median variance"
+    bound = " Gradients are masked: what is won under attack may not be there." if found.upper_bounds else ""
+    if one.mend.changes_c:
+        return Advice(kind="raise c", text=_raise_c(one, figures) + bound, command=command, mend=one.mend)
+    off = [layer for layer in found.layers if (layer.statistics_distance or 0) > OFF]
+    text = f"Estimate the statistics of batch norm again: {figures}."
+    text += f" The tracked ones are off in {_names(off)}." if off else ""
+    with_c = [other for other in found.finalists if other.mend.changes_c]
+    if with_c and not any(other.gains and other.beyond for other in with_c):
+        text += " Raising c on top of it adds nothing that these images can show."
+    return Advice(kind="statistics", text=text + bound, command=command, mend=one.mend)
+
+
+def _raise_c(one: Finalist, figures: str) -> str:
+    change = one.mend
+    where = "every normalization layer" if not change.layers else _listed(change.layers)
+    how = ["the gain of its median channel kept"] if change.keep_gain else []
+    how += ["the statistics estimated again"] if change.reestimate else []
+    text = f"Raise c in {where} by {change.relative_c:g} times its median variance"
     text += f", with {' and '.join(how)}: {figures}." if how else f": {figures}."
     if not one.beyond and one.beyond_statistics is not None:
-        text += " How much of it the statistics win alone, these images cannot tell."
-    elif one.mend.layers:
-        text += f" So {_listed(one.mend.layers)} is a cause: this change alone was confirmed."
-    return Advice(kind="raise c", text=text, command=command, mend=one.mend)
+        return f"{text} How much of it the statistics win alone, these images cannot tell."
+    return f"{text} So {_listed(change.layers)} is a cause: this change alone was confirmed." if change.layers else text
 
 
-def _nothing(found: ModelFindings, n: int, level: float) -> Advice:
+def _nothing(found: ModelFindings, level: float) -> Advice:
     """Why no change that needs no training is advised."""
     if found.upper_bounds:
         return Advice(
@@ -101,6 +110,7 @@ def _nothing(found: ModelFindings, n: int, level: float) -> Advice:
     if not found.finalists:
         reason = "each change of c costs more clean accuracy than was allowed" if found.candidates else "none was tried"
         return Advice(kind="nothing", text=f"Nothing without training: {reason}.{refused}")
+    n = found.finalists[0].strong.n
     text = (
         f"Nothing that these {n} images can show: none of the {len(found.candidates)} changes that were tried "
         f"without training is a confirmed gain. Gains under {100 * smallest_gain(n, level):.0f} points would be "
@@ -109,37 +119,32 @@ def _nothing(found: ModelFindings, n: int, level: float) -> Advice:
     return Advice(kind="nothing", text=text)
 
 
-def _with_training(found: ModelFindings, eps: str, mend: str) -> list[Advice]:
+def _with_training(found: ModelFindings, ord: str, eps: float, command: Command) -> list[Advice]:
     """What cannot be measured without training, with what is known of nets of this package."""
-    advice = []
-    if any(layer.kind == "batch" for layer in found.layers):
-        advice.append(
-            Advice(
-                kind="fine-tune",
-                text="Fine-tune it for an epoch with a larger c (not measured on this model; mend prints what it wins "
-                "and costs).",
-                command=f"{mend} --relative-c 1 --reestimate --finetune 1 -o mended.keras",
-            )
-        )
-        advice.append(
-            Advice(
-                kind="train",
-                text="Train it anew with group norm, Fixup or no normalization and weight decay (not measured on this "
-                "model), and compare the pair. Which one is more robust depends on net and data: on MNIST an MLP "
-                "without batch norm keeps 26.9 points more under BIM (table6_matched, n = 5); on CIFAR-10 a fully "
-                "trained VGG8 keeps 10.9 points less under strong attacks (strong_vgg8, n = 3).",
-                command="bnvuln train --arch vgg8 --normalization group",
-            )
-        )
-    advice.append(
-        Advice(
-            kind="adversarial training",
-            text="If somebody may really attack it, train it on adversarial examples (not measured on this model): no "
-            "change of normalization makes a net withstand attacks that was not trained against them.",
-            command=f"{mend} --finetune 5 --adversarial {eps} -o mended.keras",
-        )
+    adversarial = Adversarial.model_validate({"ord": ord, "eps": eps})
+    robust = Advice(
+        kind="adversarial training",
+        text="If somebody may really attack it, train it on adversarial examples (not measured on this model): no "
+        "change of normalization makes a net withstand attacks that was not trained against them.",
+        command=command(Mend(finetune=FineTuning(epochs=5, adversarial=adversarial))),
     )
-    return advice
+    if not any(layer.kind == "batch" for layer in found.layers):
+        return [robust]
+    fine_tune = Advice(
+        kind="fine-tune",
+        text="Fine-tune it for an epoch with a larger c (not measured on this model; mend prints what it wins and "
+        "costs).",
+        command=command(Mend(relative_c=1.0, reestimate=not found.refused, finetune=FineTuning())),
+    )
+    train = Advice(
+        kind="train",
+        text="Train it anew with group norm, Fixup or no normalization and weight decay (not measured on this "
+        "model), and compare the pair. Which one is more robust depends on net and data: on MNIST an MLP "
+        "without batch norm keeps 26.9 points more under BIM (table6_matched, n = 5); on CIFAR-10 a fully "
+        "trained VGG8 keeps 10.9 points less under strong attacks (strong_vgg8, n = 3).",
+        command="bnvuln train --arch vgg8 --normalization group",
+    )
+    return [fine_tune, train, robust]
 
 
 def _change(one: Difference, level: float) -> str:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from bn_vuln.auditing import advice, confirmation, findings, fragility, plan, what_if, why
 from bn_vuln.auditing.audited import Audited, Chosen, accuracy
+from bn_vuln.auditing.commands import Commands
 from bn_vuln.auditing.findings import CurvePoint, Difference, Findings, ModelFindings, Requirement
-from bn_vuln.auditing.options import SEARCH_STEPS, AuditOptions, eps_text, parse_requirement
+from bn_vuln.auditing.options import SEARCH_STEPS, AuditOptions, parse_requirement
 from bn_vuln.auditing.pieces import Clock, Pieces
 from bn_vuln.auditing.references import references
 from bn_vuln.auditing.subject import Subject
@@ -30,22 +31,6 @@ from bn_vuln.runtime.distribution import Distribution
 from bn_vuln.runtime.progress import Progress
 from bn_vuln.typing import Plain
 from bn_vuln.version import __version__
-
-
-@dataclass(frozen=True)
-class Commands:
-    """Command lines, as the page shows them.
-
-    Attributes:
-        audit: of the audit.
-        mend: the beginning of those that change a model, by the number of the model: `bnvuln mend MODEL --data DATA`.
-        folder: of the audit, as a command line takes it.
-    """
-
-    audit: str
-    mend: Sequence[str]
-    folder: str
-    options: Plain = field(default_factory=dict)  # of the model and the data, as they were given
 
 
 def audit(
@@ -154,8 +139,8 @@ def _findings(
     level = min(_level(one) for one in models)
     return Findings(
         models=tuple(
-            _of_model(one, chosen, level, mend, commands.folder)
-            for one, mend in zip(models, commands.mend, strict=True)
+            _of_model(one, chosen, level, functools.partial(commands.mend, number, ord=options.ord, eps=chosen.eps))
+            for number, one in enumerate(models)
         ),
         pair=_pair(*models) if len(models) == 2 else (),
         requirements=tuple(requirements),
@@ -184,7 +169,7 @@ def _findings(
     )
 
 
-def _of_model(one: Audited, chosen: Chosen, level: float, mend: str, folder: str) -> ModelFindings:
+def _of_model(one: Audited, chosen: Chosen, level: float, command: advice.Command) -> ModelFindings:
     subject, classifier = one.subject, one.subject.classifier
     finalists = [candidate for candidate in one.candidates if candidate.finalist]
     before = one.confirmed[confirmation.AS_IT_IS]
@@ -222,10 +207,7 @@ def _of_model(one: Audited, chosen: Chosen, level: float, mend: str, folder: str
         upper_bounds=one.upper_bounds,
         examples=one.examples,
     )
-    n = len(subject.halves.reporting)
-    advised = advice.advise(
-        found, eps=eps_text(chosen.eps, one.options.ord), n=n, level=level, mend=mend, folder=folder
-    )
+    advised = advice.advise(found, ord=one.options.ord, eps=chosen.eps, level=level, command=command)
     return found.model_copy(update={"advice": advised})
 
 

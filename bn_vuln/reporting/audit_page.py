@@ -316,7 +316,7 @@ def text(findings: Findings) -> str:
         lines += _indented("  ", "correct (95% interval): " + "; ".join(shown))
         if model.upper_bounds:
             lines += _indented("  ", "These numbers are upper bounds: gradients are masked.")
-            lines += [line for flag in model.flags for line in _indented("    ", flag.text)]
+        lines += [line for flag in model.flags for line in _indented("  ", flag.text)]
         lines.append("")
     if findings.pair:
         changes = "; ".join(f"{one.name} {numbers.change(one.difference)}" for one in findings.pair)
