@@ -65,11 +65,12 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start: bnvuln reproduce table6 --scale quick. Each command has examples in its own --help.",
+    epilog="Start: bnvuln audit MODEL --data DATA, or bnvuln reproduce table6 --scale quick. Each command has examples in "
+    "its own --help.",
 )
 @click.version_option(__version__, prog_name="bnvuln")
 def bnvuln() -> None:
-    """Measure what batch norm costs a classifier in robustness.
+    """Audit image classifiers and mend them; measure what batch norm costs them in robustness.
 
     Train matched pairs of models that differ only in their normalization, attack and compare them, and reproduce the
     paper.
