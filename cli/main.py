@@ -65,8 +65,8 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start: bnvuln audit MODEL --data DATA, or bnvuln reproduce table6 --scale quick. Each command has examples in "
-    "its own --help.",
+    epilog="Start: bnvuln audit MODEL --data DATA, or bnvuln reproduce table6 --scale quick. Each command has examples "
+    "in its own --help.",
 )
 @click.version_option(__version__, prog_name="bnvuln")
 def bnvuln() -> None:
