@@ -33,7 +33,7 @@ from bn_vuln.typing import Images
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDTH = 100  # columns of a terminal
+WIDTH = 79  # columns of a terminal
 QUANTILES = (0, 25, 50, 75, 100)
 # Colours of figures, which become those of the page, light or dark.
 COLOURS = {

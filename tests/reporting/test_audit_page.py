@@ -320,12 +320,12 @@ def test_the_text_has_the_answer_first() -> None:
     lines = text.splitlines()
     assert lines[:2] == [
         "resnet20.keras, folder:photos, confirmed on 100 images that chose nothing",
-        "  1. Raise c by 0.3 times the median variance in all 19 layers of batch norm, and estimate their",
+        "  1. Raise c by 0.3 times the median variance in all 19 layers of batch norm,",
     ]
     flat = " ".join(text.split())
     assert "correct (95% interval): clean 92% (87 to 97); noise 0.1 83% (76 to 90); strong 2/255 42% (32 to 52)" in flat
-    assert "strong +14.0 (+5.0 to +23.0)" in text
-    assert max(map(len, lines)) <= 100
+    assert "strong +14.0 (+5.0 to +23.0)" in flat
+    assert max(len(line) for line in lines if not line.startswith("     bnvuln")) <= 79
     assert "upper bounds" not in text
     text = audit_page.text(made.masked())
     assert "  These numbers are upper bounds: gradients are masked.\n  check 4: 93.0%" in text
@@ -334,7 +334,7 @@ def test_the_text_has_the_answer_first() -> None:
 def test_the_text_says_what_is_not_met_not_measured_or_left_out() -> None:
     assert "met: strong 2/255 >= .4 (42.0%)\nNOT met: noise .1 >= .9 (83.0%)" in audit_page.text(made.long_names())
     text = audit_page.text(made.everything_skipped())
-    assert "clean not measured; noise 0.1 not measured; strong 2/255 not measured" in text
+    assert "clean not measured; noise 0.1 not measured; strong 2/255 not measured" in " ".join(text.split())
     assert "left out to keep the time: corruptions: 40 s more" in text
 
 
