@@ -7,24 +7,27 @@ from typing import Any
 
 import pytest
 
+from bn_vuln.config import Cell
 from bn_vuln.config.grid import expand, lookup
 from bn_vuln.experiments import catalog
 from bn_vuln.reporting.aggregate import aggregate
 
-RESULTS = Path(__file__).parents[2] / "results" / "paper"
+RESULTS = Path(__file__).parents[2] / "results"
 # By table of settings, the experiments that use what it chooses.
 USED_BY = {
     "table6_settings": ("table6", "table7"),
     "table1_settings": ("table1",),
     "table13_settings": ("table13", "table7"),
+    "table2_short_settings": ("table2_short",),
 }
 
 
 def chosen(name: str) -> list[dict[str, Any]]:
     """The rows that the committed results of a table of settings choose."""
-    if not (RESULTS / "experiments" / f"{name}-full.yaml").exists():
-        pytest.skip(f"results/paper has no {name} at full scale")
-    results = aggregate(catalog.experiment(name), RESULTS)
+    published = next(RESULTS.glob(f"*/experiments/{name}-full.yaml"), None)
+    if published is None:
+        pytest.skip(f"the published results have no {name} at full scale")
+    results = aggregate(catalog.experiment(name), published.parents[1])
     assert (results.failed, results.missing) == (0, 0)
     return [block.where for block in results.blocks if block.selected]
 
@@ -56,6 +59,22 @@ def test_table1_uses_what_its_settings_choose() -> None:
     assert used("table1", "train.batch_size") == {(row["train.batch_size"],)}
 
 
+def test_table2_short_has_the_rate_that_its_settings_choose() -> None:
+    (row,) = chosen("table2_short_settings")
+    assert used("table2_short", "train.lr") == {(row["train.lr"],)}
+
+
+def test_table2_short_differs_from_its_settings_in_length_and_seeds() -> None:
+    def stripped(name: str) -> set[Cell]:
+        cells = expand(catalog.experiment(name))
+        return {
+            c.model_copy(update={"seed": 0, "train": c.train.model_copy(update={"epochs": 1, "lr": 1})}) for c in cells
+        }
+
+    assert stripped("table2_short") == stripped("table2_short_settings")
+    assert used("table2_short", "train.lr") < used("table2_short_settings", "train.lr")
+
+
 def test_table13_uses_what_its_settings_choose() -> None:
     rows = chosen("table13_settings")
     decays = {row["data.width"]: row["weight_decay"] for row in rows}
@@ -85,7 +104,8 @@ def test_settings_are_chosen_on_validation_images_by_other_seeds() -> None:
 
 
 def test_the_rules_that_choose_the_settings() -> None:
-    for name, by in (("table6_settings", "clean"), ("table1_settings", "clean"), ("table13_settings", "bim")):
+    rules = {"table6_settings": "clean", "table1_settings": "clean", "table13_settings": "bim"}
+    for name, by in {**rules, "table2_short_settings": "clean@all"}.items():
         rule = catalog.experiment(name).table.selection_rule
         assert rule is not None
         assert rule.by == by

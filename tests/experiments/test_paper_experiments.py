@@ -43,6 +43,7 @@ JUDGED = {
     "resnet20": 10,  # noise and PGD twice, each in two boxes; 4 corruptions
     "strong_cifar10": 2,  # 1/255 and 2/255
     "strong_resnet20": 2,
+    "table2_short": 6,  # not in the paper: clean, noise, corruptions, PGD twice in the box, strong
     "figure2": 6,  # B 250 - B 10 at depths 10 and 25 under 2; depth 55 - depth 10; B 250 - B 10 at depth 40
 }
 EXACT = {"table1": 1}  # of these, those in which nothing is random: the nearest centroid
@@ -217,6 +218,7 @@ COSTS = {
     "table4": {"clean": 0.0042, "awgn": 0.173, "pgd_inf": 0.296, "pgd_2": 0.172},
     "svhn": {"clean": -0.0186, "awgn": 0.055, "pgd_inf": 0.17, "pgd_2": 0.20},
     "table2_matched": {"clean": 0.0},
+    "table2_short": {"clean": -0.03},
     "strong_cifar10": {"clean": 0.0},
     "strong_resnet20": {"clean": 0.0},
     "resnet20": {"clean": 0.0},
@@ -458,7 +460,7 @@ def smokes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 QUICK: tuple[str, ...] = ()
 BEYOND = (  # the others: in other files
     "normalizations", "batch_statistics", "adapted_statistics", "strong_cifar10", "table2_matched",
-    "resnet20", "strong_resnet20", "posthoc_c", "posthoc_c_conv",
+    "resnet20", "strong_resnet20", "posthoc_c", "posthoc_c_conv", "table2_short", "table2_short_settings",
 )  # fmt: skip
 
 
