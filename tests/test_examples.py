@@ -43,7 +43,7 @@ def test_a_model_that_is_audited_and_mended(monkeypatch: Any, capsys: Any, tmp_p
     less = ("--images", "1000", "--epochs", "8", "--limit", "60")
     run(monkeypatch, "audit_your_model.py", *less, "--out", str(tmp_path))
     out = capsys.readouterr().out
-    assert "1. Estimate the statistics of batch norm again" in out
+    assert "Estimate the statistics of batch norm again" in " ".join(out.split())
     assert "under | before, % | after, %" in out
     assert (tmp_path / "mended.keras").is_file()
 
