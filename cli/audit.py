@@ -115,6 +115,6 @@ def command(model: Path, second: Path | None, out: Path | None, as_json: bool, v
 
 
 def _name(model: Path, second: Path | None) -> str:
-    """The name of the folder: that of the model, without what a path may not hold."""
-    names = [Path(str(one).rpartition(":")[2]).stem for one in (model, second) if one is not None]
-    return "-".join(names) or "model"
+    """The name of the folder: those of the models."""
+    paths = [Path(str(one).rpartition(":")[2]) for one in (model, second) if one is not None]
+    return "-".join(path.stem if path.suffix in (".keras", ".h5") else path.name for path in paths) or "model"

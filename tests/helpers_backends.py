@@ -112,6 +112,15 @@ def protocol() -> dict[str, np.ndarray]:
     }
 
 
+def audited(folder: Path) -> dict[str, np.ndarray]:
+    """Return the findings of an audit of the model in other.keras of a folder, as JSON."""
+    from bn_vuln import api
+
+    result = api.audit(folder / "other.keras", dataset="mnist", input_scale="0-1", limit=20, time=0.1)
+    return {"audit": np.array(result.findings.model_dump_json())}
+
+
 if __name__ == "__main__":
     sys.meta_path.insert(0, NoTensorFlow())
-    np.savez(Path(sys.argv[1]) / "jax.npz", **compute(Path(sys.argv[1])))
+    place = Path(sys.argv[1])
+    np.savez(place / "jax.npz", **compute(place), **audited(place))

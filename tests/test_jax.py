@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from bn_vuln import config, data, models, training
+from bn_vuln.auditing.findings import Findings
 from bn_vuln.config import Cell
 from bn_vuln.data.mnist import INFO as MNIST
 from bn_vuln.errors import UsageError
@@ -96,6 +97,18 @@ def test_prepared_data_are_read_without_tensorflow(results):
     assert on_jax["images"].shape == (25, 32, 32, 3)
     np.testing.assert_array_equal(on_jax["images"], on_tensorflow["images"])
     np.testing.assert_array_equal(on_jax["labels"], on_tensorflow["labels"])
+
+
+def test_an_audit_without_tensorflow(results):
+    found = Findings.model_validate_json(str(results[1]["audit"]))
+    (model,) = found.models
+    assert "tensorflow" not in found.versions
+    assert [layer.kind for layer in model.layers] == ["batch"] * len(model.layers) != []
+    assert all(layer.amplification and layer.statistics_distance is not None for layer in model.layers)
+    assert model.strong.n == found.n_reporting == 10
+    assert 1 <= len(model.finalists) <= 3
+    assert all(one.strong.before == model.strong.accuracy.value for one in model.finalists)
+    assert model.advice
 
 
 def test_records_name_the_backend(results):

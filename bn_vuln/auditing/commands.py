@@ -45,12 +45,13 @@ class Commands:
             first: it is the first change that is advised, which `mend` finds in the folder.
         """
         model, attack = self.models[number], _attack(ord, eps)
+        given = {name: value for name, value in self.options.items() if (name, value) != ("split", "train")}
         if first and self.folder is not None:
             options: Plain = {"from_audit": str(self.folder)}
         elif self.shell:
-            options = {**self.options, **_for_shell(change), **attack}
+            options = {**given, **_for_shell(change), **attack}
         else:
-            options = {**self.options, "mend": _fields(change), **attack}
+            options = {**given, "mend": _fields(change), **attack}
         if self.shell:
             return " ".join(["bnvuln mend", shlex.quote(model), *_flags(options), f"-o {OUT}"])
         if self.arrays:

@@ -1,0 +1,73 @@
+"""The commands of an audit do what they stand for: `bnvuln mend` reads back the change, the model and the data."""
+
+import shlex
+from types import SimpleNamespace
+
+import pytest
+
+import bn_vuln as bnv
+from bn_vuln.auditing.commands import Commands
+from bn_vuln.config import Adversarial, FineTuning, Mend, validate
+
+ADVERSARIAL = FineTuning(epochs=5, adversarial=Adversarial(ord="2", eps=0.5))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The calls of `api.mend`, which makes nothing."""
+    found = []
+
+    def mend(*args, **options):
+        found.append((args, options))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bn_vuln.api.mend", mend)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "ord", "eps"),
+    [
+        (Mend(relative_c=0.03, reestimate=True), "inf", 2 / 255),
+        (Mend(relative_c=3, keep_gain=False, layers=("a b", "bn#2")), "2", 0.5),
+        (Mend(reestimate=True), "inf", 0.3 / 255),
+        (Mend(relative_c=1, reestimate=True, finetune=FineTuning()), "inf", 2 / 255),
+        (Mend(finetune=ADVERSARIAL), "2", 0.5),
+    ],
+)
+def test_a_shell_makes_the_same_change(bnvuln, calls, change, ord, eps):
+    options = {"dataset": "folder:my photos", "input_scale": "0-255", "exif": False, "skip_bad": True, "split": None}
+    line = Commands("", ["a model.keras"], options).mend(0, change, ord=ord, eps=eps)
+    program, *words = shlex.split(line)
+    assert program == "bnvuln"
+    assert bnvuln(*words, "-q")[0] == 130
+    (((model,), given),) = calls
+    assert validate(Mend, given["mend"], "mend") == change
+    assert (str(model), given["dataset"], given["input_scale"]) == ("a model.keras", "folder:my photos", "0-255")
+    assert (given["exif"], given["skip_bad"], str(given["out"])) == (False, True, "mended.keras")
+    assert given["ord"] == (None if ord == "inf" else "2")
+    assert given["eps"] == pytest.approx(eps)
+
+
+def test_the_first_change_is_found_in_the_folder(tmp_path):
+    commands = Commands("", ["a.keras", "b.keras"], {"dataset": "x.npz"}, tmp_path / "my audits")
+    line = commands.mend(1, Mend(reestimate=True), ord="inf", eps=0.1, first=True)
+    assert line == f"bnvuln mend b.keras --from-audit '{tmp_path}/my audits' -o mended.keras"
+
+
+def test_images_of_training_judge_no_change():
+    assert "split" not in Commands("", ["a"], {"split": "train"}).mend(0, Mend(reestimate=True), ord="inf", eps=0.1)
+
+
+def test_python_makes_the_same_change(monkeypatch):
+    calls = []
+    monkeypatch.setattr("bn_vuln.api.mend", lambda *args, **options: calls.append((args, options)))
+    change = Mend(relative_c=0.1, layers=("bn",), finetune=ADVERSARIAL)
+    options = {"dataset": "arrays:1", "input_scale": "0-1", "split": None}
+    commands = Commands("", ["model"], options, shell=False, arrays=True)
+    names = SimpleNamespace(model=1, images=2, labels=3)
+    eval(commands.mend(0, change, ord="2", eps=0.5), {"bn_vuln": bnv, **vars(names)})
+    ((args, given),) = calls
+    assert args == (1, 2, 3)
+    assert validate(Mend, given.pop("mend"), "mend") == change
+    assert given == {"input_scale": "0-1", "ord": "2", "eps": "0.5", "out": "mended.keras"}
