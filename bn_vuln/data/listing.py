@@ -12,7 +12,7 @@ from bn_vuln.data import constants, mnist, tfds, toy
 from bn_vuln.data.constants import Summary
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.sources import BUILT_IN, user_data_source
-from bn_vuln.data.tfds import downloads, paths, plain, prepared
+from bn_vuln.data.tfds import downloads, network, paths, plain, prepared
 from bn_vuln.errors import UsageError
 from bn_vuln.typing import Plain
 
@@ -91,16 +91,13 @@ def _describe_tfds(name: str) -> Plain:
     computed = (statistics.mean, statistics.std) if statistics else (None, None)
     mean, std = constants.standardization(name) or computed
     sizes = tfds.sizes(name, found.sizes) if found else known.sizes if known else {}
-    required = downloads.required_files(builder)
-    files = required.files or downloads.registered_files(builder)
+    image, label = tfds.supervised(name, builder)
     return {
         "name": name,
         "label": name,
-        "shape": statistics.shape if statistics else tfds.image_shape(name, builder),
-        "classes": constants.DATASET_INFO[name].classes
-        if name in constants.DATASET_INFO
-        else tfds.classes(name, builder),
-        "splits": tfds.published(name, found.sizes) if found else tuple(sizes),
+        "shape": statistics.shape if statistics else tuple(image.shape),
+        "classes": constants.DATASET_INFO[name].classes if name in constants.DATASET_INFO else tuple(label.names),
+        "splits": tuple(tfds.split_names(name, list(found.sizes))) if found else tuple(sizes),
         "sizes": sizes,
         "notes": (),
         "flags": (),
@@ -109,9 +106,15 @@ def _describe_tfds(name: str) -> Plain:
         "state": "prepared" if found else "not prepared",
         "folder": str(builder.data_dir),
         "files": [
-            {"name": file.name, "size": file.size, "sha256": file.sha256, "host": file.host, "found": file.found}
-            for file in files
+            {
+                "name": file.name,
+                "size": file.size,
+                "sha256": file.sha256,
+                "host": network.host(file.url),
+                "found": file.found,
+            }
+            for file in downloads.files(builder)
         ],
-        "by_hand": downloads.manual_instructions(builder) if required.by_hand else None,
+        "by_hand": downloads.by_hand(builder),
         "put_into": str(paths.suggested_manual_dir(builder.name)),
     }

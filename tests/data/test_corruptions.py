@@ -383,7 +383,7 @@ def test_what_is_prepared_needs_no_archive(with_archive, monkeypatch):
     some = Corruption(corruption="gaussian_noise", severity=1, source="archive")
     data.prepare("cifar10_corrupted/gaussian_noise_1")
     shutil.rmtree(with_archive / "downloads")
-    monkeypatch.setattr(downloads, "required_files", refuse)
+    monkeypatch.setattr(downloads, "files", refuse)
     assert corruptions.corrupted_images(data.load("cifar10"), "test", some)[1] == "archive"
 
 

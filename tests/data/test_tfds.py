@@ -173,7 +173,7 @@ def test_train_and_test_are_taken_from_the_published_splits():
     for names, expected in (
         (["train", "test", "extra"], {"train": "train", "test": "test"}),
         (["train", "validation"], {"train": "train", "test": "validation"}),
-        (["train"], {"train": "train", "test": "train"}),
+        (["train"], {published.WHOLE: "train"}),
         (["test"], {"test": "test"}),
     ):
         assert builders.split_names("x", names) == expected
@@ -265,11 +265,13 @@ def test_only_the_files_of_the_config_are_required():
         ("cifar10_1/v6", ["cifar10.1_v6_data.npy", "cifar10.1_v6_labels.npy"], "github.com"),
         ("svhn_cropped", ["train_32x32.mat", "test_32x32.mat", "extra_32x32.mat"], "ufldl.stanford.edu"),
     ):
-        required = downloads.required_files(tfds.find_builder(name))
-        assert [file.name for file in required.files] == names
-        assert {file.host for file in required.files} == {host}
-        assert all(file.missing and file.size and len(file.sha256) == 64 for file in required.files)
-        assert not required.by_hand
+        builder = tfds.find_builder(name)
+        files = downloads.files(builder)
+        assert sorted(file.name for file in files) == sorted(names)
+        assert {network.host(file.url) for file in files} == {host}
+        assert all(file.size and len(file.sha256) == 64 for file in files)
+        assert {file.found for file in files} == {None}
+        assert downloads.by_hand(builder) is None
 
 
 def test_missing_files_are_one_line_that_names_files_host_and_folder(offline):
@@ -292,6 +294,14 @@ def test_only_missing_files_are_named(offline):
     assert not any(name in str(error.value) for name in seeded)
 
 
+def test_where_files_do_not_say_which_config_they_are_of_some_are_enough_to_try():
+    builder = tfds.find_builder("eurosat/rgb")
+    with pytest.raises(BnvulnError, match=r"put EuroSAT\.zip and EuroSATallBands\.zip into"):
+        downloads.require_available("eurosat/rgb", builder)
+    h.seed_downloads("eurosat/rgb", {"EuroSAT.zip": b"any"})
+    downloads.require_available("eurosat/rgb", builder)
+
+
 def test_a_given_manual_folder_is_where_to_put_them(monkeypatch, tmp_path):
     monkeypatch.setenv(paths.MANUAL_DIR, str(tmp_path))
     with pytest.raises(BnvulnError, match=f"put {h.CIFAR10} into {tmp_path} "):
@@ -304,7 +314,9 @@ def test_the_first_of_very_many_files_are_named():
 
 
 def test_files_that_tfds_does_not_register_are_not_to_be_put_anywhere():
-    with pytest.raises(BnvulnError, match=r"train_val2018\.tar\.gz, .* on a machine that has network; pass --data-dir"):
+    with pytest.raises(
+        BnvulnError, match=r"its files must be downloaded on a machine that has network; pass --data-dir"
+    ):
         data.prepare("i_naturalist2018")
 
 
@@ -363,7 +375,8 @@ def test_a_wrong_file_in_the_manual_folder_is_refused_with_both_hashes(offline, 
     folder = h.write_files(tmp_path / "by_hand", h.idx_files(*KMNIST))
     h.register(monkeypatch, "fashion_mnist", folder)
     wrong = folder / "t10k-labels-idx1-ubyte.gz"
-    registered = downloads.required_files(tfds.find_builder("fashion_mnist")).files[-1].sha256
+    files = downloads.files(tfds.find_builder("fashion_mnist"))
+    registered = next(file.sha256 for file in files if file.name == wrong.name)
     wrong.write_bytes(h.idx_files(*FASHION)["train-labels-idx1-ubyte.gz"])
     monkeypatch.setenv(paths.MANUAL_DIR, str(folder))
     with pytest.raises(BnvulnError) as error:
@@ -473,7 +486,9 @@ def test_a_data_folder_that_cannot_be_written_is_one_line(monkeypatch, tmp_path)
 def test_a_process_that_waited_for_another_does_not_prepare_again(at_ready, monkeypatch):
     monkeypatch.setattr(downloads, "require_available", lambda *_: None)
     monkeypatch.setattr(preparation, "_download_and_prepare", lambda _: pytest.fail("prepared twice"))
-    preparation.prepare("cifar10", tfds.find_builder("cifar10"))
+    states = iter([False, True])  # before and behind the lock
+    monkeypatch.setattr(preparation, "_is_prepared", lambda _: next(states))
+    preparation.ensure_prepared("cifar10")
 
 
 # ---------------------------------------------------------------- lists
@@ -520,7 +535,7 @@ def test_descriptions_before_and_after(at_ready, monkeypatch, tmp_path):
     assert (before["state"], before["mean"]) == ("not prepared", None)
     assert before["sizes"] == {"train": 73257, "test": 26032}
     assert [file["found"] for file in before["files"]] == [None] * 3
-    assert before["files"][0] == {
+    assert next(file for file in before["files"] if file["name"] == "train_32x32.mat") == {
         "name": "train_32x32.mat",
         "size": 182040794,
         "sha256": "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8",

@@ -1,17 +1,16 @@
 """Image classification sets of TensorFlow Datasets by name: `fashion_mnist`, `cifar10`, `cifar10_1/v6`, any other."""
 
-from bn_vuln.data.tfds.builders import classes, find_builder, image_shape, sizes
-from bn_vuln.data.tfds.reading import dataset_info, ensure, published, read, splits, stored_statistics
+from bn_vuln.data.tfds.builders import find_builder, sizes, split_names, supervised
+from bn_vuln.data.tfds.reading import dataset_info, ensure, read, splits, stored_statistics
 
 __all__ = [
-    "classes",
     "dataset_info",
     "ensure",
     "find_builder",
-    "image_shape",
-    "published",
     "read",
     "sizes",
+    "split_names",
     "splits",
     "stored_statistics",
+    "supervised",
 ]

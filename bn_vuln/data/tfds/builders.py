@@ -1,24 +1,27 @@
-"""TFDS' builders of data sets by name: found, checked, prepared; their splits and classes."""
+"""TFDS' builders of data sets by name: found and checked; their images, classes and splits."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bn_vuln.config import nearest
 from bn_vuln.data import constants
 from bn_vuln.data.describe import first_line, format_list
-from bn_vuln.data.published import train_test_sizes
+from bn_vuln.data.published import WHOLE, train_test_sizes
 from bn_vuln.data.tfds import paths, prepared
-from bn_vuln.data.tfds.preparation import is_prepared, prepare
-from bn_vuln.data.tfds.types import Builder
 from bn_vuln.errors import BnvulnError, UsageError
 
+if TYPE_CHECKING:
+    from tensorflow_datasets.core import DatasetBuilder
+    from tensorflow_datasets.features import ClassLabel, Image
 
-def find_builder(name: str) -> Builder:
+
+def find_builder(name: str) -> DatasetBuilder:
     """Find TFDS' builder of a data set in the data folder. Neither TensorFlow nor the data are needed.
 
     Args:
@@ -42,7 +45,7 @@ def find_builder(name: str) -> Builder:
         raise BnvulnError(message) from error
 
     try:
-        builder: Builder = tensorflow_datasets.builder(name, data_dir=str(paths.data_dir()))
+        builder = tensorflow_datasets.builder(name, data_dir=str(paths.data_dir()))
     except tensorflow_datasets.core.DatasetNotFoundError:
         raise _unknown(name) from None
     except Exception as error:
@@ -58,7 +61,7 @@ def find_builder(name: str) -> Builder:
         folder = paths.data_dir() / name
         remedy = f"; remove {folder} to prepare it again" if folder.exists() else ""
         raise BnvulnError(f"{name}: {first_line(error)}{remedy}") from error
-    supervised_keys(name, builder)
+    supervised(name, builder)
     return builder
 
 
@@ -83,39 +86,12 @@ def _unknown(name: str) -> UsageError:
     )
 
 
-def ensure_prepared(name: str) -> Builder:
-    """Prepare a data set if it is not prepared.
-
-    Args:
-        name: As `find_builder` takes it.
-
-    Returns:
-        The builder of the prepared data set.
-
-    Raises:
-        UsageError: As `find_builder`.
-        BnvulnError: The data set cannot be prepared, or is damaged.
-    """
-    builder = find_builder(name)
-    if is_prepared(builder):
-        return builder
-    prepare(name, builder)
-    return find_builder(name)
-
-
-def supervised_keys(name: str, builder: Builder) -> tuple[str, str]:
-    """Keys of a builder's image and label.
-
-    Args:
-        name: The data set, for the error message.
-        builder: Its builder.
-
-    Returns:
-        (key of the image, key of the label).
+def supervised(name: str, builder: DatasetBuilder) -> tuple[Image, ClassLabel]:
+    """A builder's image, with its `shape` (None for a size that varies), and label, with the `names` of the classes.
 
     Raises:
         UsageError: It has not one of each, or its images are not square, gray or RGB, and uint8, as far as TFDS
-            declares it.
+            declares it. The message begins with `name`.
     """
     from tensorflow_datasets import features
 
@@ -123,72 +99,46 @@ def supervised_keys(name: str, builder: Builder) -> tuple[str, str]:
     declared = dict(getattr(builder.info.features, "items", dict)())
     keys = builder.info.supervised_keys
     pair = [declared.get(key) for key in keys or () if isinstance(key, str)]
-    if (
-        keys is None
-        or len(pair) != 2
-        or not isinstance(pair[0], features.Image)
-        or not isinstance(pair[1], features.ClassLabel)
-    ):
-        found = format_list(f"{key}: {type(feature).__name__}" for key, feature in declared.items())
-        raise UsageError(
-            f"{name} is no image classification set: expected an Image and a ClassLabel as its supervised keys, "
-            f"received {keys} of the features {found or builder.info.features}"
-        )
-    height, width, channels = pair[0].shape
-    if height != width or channels not in (1, 3) or pair[0].np_dtype != np.uint8:
-        raise UsageError(
-            f"{name}: expected square uint8 images, gray or RGB, received {pair[0].np_dtype.__name__} of shape "
-            f"{pair[0].shape}"
-        )
-    return keys[0], keys[1]
-
-
-def image_shape(name: str, builder: Builder) -> tuple[int | None, ...]:
-    """Shape of a builder's images as TFDS declares it, None for a size that varies."""
-    return tuple(builder.info.features[supervised_keys(name, builder)[0]].shape)
-
-
-def classes(name: str, builder: Builder) -> tuple[str, ...]:
-    """Names of a builder's classes."""
-    return tuple(builder.info.features[supervised_keys(name, builder)[1]].names)
+    match pair:
+        case [features.Image() as image, features.ClassLabel() as label]:
+            height, width, channels = image.shape
+            if height == width and channels in (1, 3) and image.np_dtype == np.uint8:
+                return image, label
+            raise UsageError(
+                f"{name}: expected square uint8 images, gray or RGB, received {image.np_dtype.__name__} of shape "
+                f"{image.shape}"
+            )
+    found = format_list(f"{key}: {type(feature).__name__}" for key, feature in declared.items())
+    raise UsageError(
+        f"{name} is no image classification set: expected an Image and a ClassLabel as its supervised keys, "
+        f"received {keys} of the features {found or builder.info.features}"
+    )
 
 
 def split_names(name: str, published: list[str]) -> dict[str, str]:
-    """Map `train` and `test` to the published splits that hold them.
+    """Map splits to TFDS' splits that hold them.
 
     Args:
         name: The data set, for the error message.
         published: Names of TFDS' splits.
 
     Returns:
-        `train` and `test` -> TFDS' split. The test split is TFDS' `test`, else its `validation`, else `train`, which
-        is then split in two; `train` is absent where there are only test images.
+        `train` and `test`, one of them, or `whole` -> TFDS' split. The test split is TFDS' `test`, else its
+        `validation`; a set that has only `train` is `whole`.
 
     Raises:
         UsageError: There is neither a train nor a test split.
     """
     test = next((split for split in ("test", "validation") if split in published), None)
-    if "train" in published:
-        return {"train": "train", "test": test or "train"}
-    if test is None:
+    names = {split: of_tfds for split, of_tfds in (("train", "train"), ("test", test)) if of_tfds in published}
+    if not names:
         raise UsageError(f"{name}: expected a train or a test split, received {', '.join(published) or 'none'}")
-    return {"test": test}
+    return {WHOLE: "train"} if test is None else names
 
 
 def sizes(name: str, published: dict[str, int]) -> dict[str, int]:
-    """Sizes of train and test.
-
-    Args:
-        name: The data set, for the error message.
-        published: Sizes of TFDS' splits.
-
-    Returns:
-        Number of examples in `train` and `test`.
-
-    Raises:
-        UsageError: As `split_names`.
-    """
+    """Map `train` and `test` to their sizes, given those of TFDS' splits; `UsageError` as `split_names`."""
     names = split_names(name, list(published))
-    if names.get("train") == names["test"]:
+    if WHOLE in names:
         return train_test_sizes(published["train"])
     return {split: published[of_tfds] for split, of_tfds in names.items()}

@@ -15,7 +15,7 @@ CLEAN = "cifar10"  # the data set that the corruptions are of
 def is_available(corruption: str, severity: int) -> bool:
     """Return True if a corruption is prepared or can be without network; takes hundredths of a second."""
     name = _name(corruption, severity)
-    return prepared.find(name) is not None or not any(file.missing for file in _files(name))
+    return prepared.find(name) is not None or all(file.found for file in _files(name))
 
 
 def require_available(corruption: str, severity: int) -> None:
@@ -27,7 +27,7 @@ def require_available(corruption: str, severity: int) -> None:
     if is_available(corruption, severity):
         return
     name = _name(corruption, severity)
-    missing = format_list(f"{file.name} ({file.url})" for file in _files(name) if file.missing)
+    missing = format_list(f"{file.name} ({file.url})" for file in _files(name) if not file.found)
     raise BnvulnError(
         f"{name} is not prepared in {paths.data_dir()}: put {missing} into "
         f"{paths.suggested_manual_dir('cifar10_corrupted')} (or into any folder, with --manual-dir), or download it "
@@ -65,4 +65,4 @@ def _name(corruption: str, severity: int) -> str:
 
 
 def _files(name: str) -> list[downloads.File]:
-    return downloads.required_files(builders.find_builder(name)).files
+    return downloads.files(builders.find_builder(name))

@@ -35,15 +35,6 @@ def downloads() -> Path:
     return data_dir() / "downloads"
 
 
-def extracted(name: str) -> Path:
-    """The folder in which a data set's archives are unpacked.
-
-    Each data set has its own: TFDS takes an archive for unpacked where the folder has one of that file name, and the
-    files of MNIST and Fashion-MNIST have the same names.
-    """
-    return downloads() / "extracted" / name
-
-
 def manual(name: str) -> Path:
     """The folder in which files downloaded by hand for a data set are looked for.
 

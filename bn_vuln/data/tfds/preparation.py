@@ -9,45 +9,60 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bn_vuln.data.describe import first_line
-from bn_vuln.data.tfds import downloads, paths, prepared
-from bn_vuln.data.tfds.types import Builder
+from bn_vuln.data.tfds import builders, downloads, paths, prepared
 from bn_vuln.errors import BnvulnError
 from bn_vuln.runtime import backend
 
-
-def is_prepared(builder: Builder) -> bool:
-    """Return True if all of a builder's data set is there."""
-    return prepared.read(Path(builder.data_dir)) is not None
+if TYPE_CHECKING:
+    from tensorflow_datasets.core import DatasetBuilder
 
 
-def prepare(name: str, builder: Builder) -> None:
-    """Prepare a data set from its files, downloading those that are missing.
+def ensure_prepared(name: str) -> DatasetBuilder:
+    """Prepare a data set if it is not prepared, downloading the files that are missing.
 
     Rests of an interrupted preparation are replaced.
 
     Args:
-        name: The data set, for the error message.
-        builder: Its builder.
+        name: As `find_builder` takes it.
+
+    Returns:
+        The builder of the prepared data set.
 
     Raises:
+        UsageError: As `find_builder`.
         BnvulnError: In one line: at once where a file is missing and cannot be downloaded, or is not the one that TFDS
             registers; later for whatever else goes wrong.
     """
+    builder = builders.find_builder(name)
+    if _is_prepared(builder):
+        return builder
     downloads.require_available(name, builder)
-    with _errors_in_one_line(f"{name} could not be prepared in {paths.data_dir()}"), _locked(builder.name):
-        if not is_prepared(builder):
-            _download_and_prepare(builder)
+    try:
+        with _locked(builder.name):
+            if not _is_prepared(builder):
+                _download_and_prepare(builder)
+    except BnvulnError:
+        raise
+    except Exception as error:
+        raise BnvulnError(f"{name} could not be prepared in {paths.data_dir()}: {first_line(error)}") from error
+    return builders.find_builder(name)
 
 
-def _download_and_prepare(builder: Builder) -> None:
+def _is_prepared(builder: DatasetBuilder) -> bool:
+    return prepared.read(Path(builder.data_dir)) is not None
+
+
+def _download_and_prepare(builder: DatasetBuilder) -> None:
     import tensorflow_datasets
 
     backend.start()
     modes = tensorflow_datasets.GenerateMode
     config = tensorflow_datasets.download.DownloadConfig(
-        extract_dir=paths.extracted(builder.name),
+        # TFDS takes an archive for unpacked where the folder has one of its name: MNIST and Fashion-MNIST share names.
+        extract_dir=paths.downloads() / "extracted" / builder.name,
         manual_dir=paths.manual(builder.name),
         # TFDS would take an incomplete folder for the data set.
         download_mode=modes.REUSE_CACHE_IF_EXISTS if Path(builder.data_dir).exists() else modes.REUSE_DATASET_IF_EXISTS,
@@ -74,26 +89,13 @@ def _quiet() -> Iterator[None]:
     """Keep TFDS off standard output; show its progress bars on a terminal only, and its warnings never."""
     import tensorflow_datasets
 
-    logger, terminal = logging.getLogger("absl"), sys.stderr.isatty()
+    logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
-    if not terminal:
+    if not sys.stderr.isatty():
         tensorflow_datasets.disable_progress_bar()
     with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
         try:
             yield
         finally:
             logger.setLevel(level)
-            if not terminal:
-                tensorflow_datasets.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _errors_in_one_line(label: str) -> Iterator[None]:
-    """Turn errors of TFDS, TensorFlow or the file system into a `BnvulnError` with their first line."""
-    try:
-        yield
-    except BnvulnError:
-        raise
-    except Exception as error:
-        raise BnvulnError(f"{label}: {first_line(error)}") from error

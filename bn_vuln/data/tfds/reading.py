@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,11 +17,14 @@ from bn_vuln.data.describe import first_line
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.published import WHOLE, Split, channel_statistics, train_test_split
 from bn_vuln.data.tfds import builders, plain, prepared
-from bn_vuln.data.tfds.types import Builder
+from bn_vuln.data.tfds.preparation import ensure_prepared
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.runtime import backend
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.typing import AnyArray, StoredImages
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.core import DatasetBuilder
 
 STATISTICS_FILE = "bnvuln_facts.json"  # the name that existing data folders have
 
@@ -42,7 +45,7 @@ def ensure(name: str) -> None:
         BnvulnError: The data set cannot be prepared.
     """
     if plain.find(name) is None:
-        builders.ensure_prepared(name)
+        ensure_prepared(name)
 
 
 def dataset_info(name: str) -> DatasetInfo:
@@ -63,8 +66,8 @@ def dataset_info(name: str) -> DatasetInfo:
         return info if found is None else replace(info, sizes=builders.sizes(name, found.sizes))
     plainly = plain.find(name)
     if plainly is None:
-        builder = builders.ensure_prepared(name)
-        folder, classes = Path(builder.data_dir), builders.classes(name, builder)
+        builder = ensure_prepared(name)
+        folder, classes = Path(builder.data_dir), tuple(builders.supervised(name, builder)[1].names)
         published = {split: int(info.num_examples) for split, info in builder.info.splits.items()}
     else:
         folder, classes, published = plainly.folder, plain.class_names(plainly), plainly.sizes
@@ -80,8 +83,7 @@ def splits(name: str) -> tuple[str, ...]:
         name: A name of TFDS.
 
     Returns:
-        `train` and `test`, one of them, or `whole`. The test split is TFDS' `test`, else its `validation`; a set that
-        has only `train` is `whole`.
+        Those of `split_names`.
 
     Raises:
         UsageError: As `read`.
@@ -90,18 +92,8 @@ def splits(name: str) -> tuple[str, ...]:
     if name in constants.DATASET_INFO:
         return tuple(dataset_info(name).sizes)
     plainly = plain.find(name)
-    return published(name, builders.ensure_prepared(name).info.splits if plainly is None else plainly.sizes)
-
-
-def published(name: str, tfds_splits: Iterable[str]) -> tuple[str, ...]:
-    """`splits` of a data set that has these splits of TFDS; `UsageError` as `read`."""
-    return tuple(_tfds_splits(name, list(tfds_splits)))
-
-
-def _tfds_splits(name: str, published: list[str]) -> dict[str, str]:
-    """TFDS' split of each of `splits`."""
-    names = builders.split_names(name, published)
-    return {WHOLE: "train"} if names.get("train") == names["test"] else names
+    published = ensure_prepared(name).info.splits if plainly is None else plainly.sizes
+    return tuple(builders.split_names(name, list(published)))
 
 
 def read(name: str, split: str) -> Split:
@@ -120,9 +112,9 @@ def read(name: str, split: str) -> Split:
     """
     plainly = plain.find(name)
     if plainly is not None:
-        return _read_published(name, _tfds_splits(name, list(plainly.sizes))[split], str(plainly.folder))
-    builder = builders.ensure_prepared(name)
-    names = _tfds_splits(name, list(builder.info.splits))
+        return _read_published(name, builders.split_names(name, list(plainly.sizes))[split], str(plainly.folder))
+    builder = ensure_prepared(name)
+    names = builders.split_names(name, list(builder.info.splits))
     return _read_published(name, names[split], str(builder.data_dir))
 
 
@@ -145,13 +137,13 @@ def _read_published(name: str, split: str, folder: str) -> Split:
     return Split.whole(images, labels.astype(np.int32))
 
 
-def _read_arrays(name: str, builder: Builder, split: str) -> tuple[StoredImages, AnyArray]:
+def _read_arrays(name: str, builder: DatasetBuilder, split: str) -> tuple[StoredImages, AnyArray]:
     """Images and labels of a prepared split, in an order that is always the same."""
     import tensorflow_datasets
 
     backend.start()
     config = tensorflow_datasets.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    one_shape = None not in builders.image_shape(name, builder)
+    one_shape = None not in builders.supervised(name, builder)[0].shape
     batch_size = -1 if one_shape else None
     dataset = builder.as_dataset(split=split, as_supervised=True, batch_size=batch_size, read_config=config)
     examples = tensorflow_datasets.as_numpy(dataset)
