@@ -44,7 +44,7 @@ def advise(found: ModelFindings, *, ord: str, eps: float, level: float, command:
 
 def _doubts(found: ModelFindings) -> list[Advice]:
     """What comes first where the model may be called in another way than it was trained."""
-    doubts = [flag.message for flag in found.flags if flag.check in CALLED_WRONGLY]
+    doubts = [f"{flag.message[:1].upper()}{flag.message[1:]}" for flag in found.flags if flag.check in CALLED_WRONGLY]
     if not doubts:
         return []
     text = f"Make sure first that it is called as it was trained, or nothing below means anything. {' '.join(doubts)}"
@@ -67,9 +67,9 @@ def _helping(finalists: Sequence[Finalist]) -> list[Finalist]:
 def _confirmed(one: Finalist, found: ModelFindings, eps: str, level: float, command: str) -> Advice:
     figures = "; ".join(
         (
-            f"under strong at eps {eps} {_change(one.strong, level)}",
+            f"clean images {_change(one.clean, level)}",
             f"under noise {_change(one.noise, level)}",
-            f"clean {_change(one.clean, level)}",
+            f"under strong attacks at eps {eps} {_change(one.strong, level)}",
         )
     )
     bound = " Gradients are masked: what is won under attack may not be there." if found.upper_bounds else ""
