@@ -71,7 +71,7 @@ def test_a_layer_is_a_cause_where_its_change_alone_wins():
     assert "So bn_1 is a cause" in one.text
     assert "by 0.3 times its median variance, with the gain of its median channel kept and the statistics" in one.text
     (plain,) = (a for a in advised(finalist(PLAIN, 0.3)) if a.mend)
-    assert "times its median variance: under strong" in plain.text
+    assert "times its median variance: clean images" in plain.text
     assert "So bn_1 is a cause" in plain.text
     (doubtful,) = (a for a in advised(finalist(ONE, 0.3, beyond=0.01)) if a.mend)
     assert "cause" not in doubtful.text
