@@ -36,24 +36,30 @@ def prepared(tmp_path_factory):
         yield folder
 
 
-@pytest.fixture(scope="module")
-def results(prepared, runs, tmp_path_factory):
-    """What TensorFlow computes, what JAX does, and the folder of JAX, with the model that it trained: own.keras."""
+def computed_on_jax(folder, *what):
+    """What a process with JAX computes, see `helpers_backends`."""
     if importlib.util.find_spec("jax") is None:
         pytest.skip("JAX is not installed")
-    folders = [tmp_path_factory.mktemp(name) for name in ("tensorflow", "jax")]
-    for folder in folders:
-        shutil.copyfile(runs["batch"] / "model.keras", folder / "other.keras")
     paths = [str(Path(helpers_backends.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
-        [sys.executable, helpers_backends.__file__, str(folders[1])],
+        [sys.executable, helpers_backends.__file__, str(folder), *what],
         env={**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": os.pathsep.join(paths)},
         check=False,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    return helpers_backends.compute(folders[0]), dict(np.load(folders[1] / "jax.npz")), folders[1]
+    return dict(np.load(folder / "jax.npz"))
+
+
+@pytest.fixture(scope="module")
+def results(prepared, runs, tmp_path_factory):
+    """What TensorFlow computes, what JAX does, and the folder of JAX, with the model that it trained: own.keras."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("tensorflow", "jax")]
+    for folder in folders:
+        shutil.copyfile(runs["batch"] / "model.keras", folder / "other.keras")
+    found = computed_on_jax(folders[1])
+    return helpers_backends.compute(folders[0]), found, folders[1]
 
 
 def close(a, b, tolerance):
@@ -99,8 +105,10 @@ def test_prepared_data_are_read_without_tensorflow(results):
     np.testing.assert_array_equal(on_jax["labels"], on_tensorflow["labels"])
 
 
-def test_an_audit_without_tensorflow(results):
-    found = Findings.model_validate_json(str(results[1]["audit"]))
+@pytest.mark.slow
+def test_an_audit_without_tensorflow(runs, tmp_path):
+    shutil.copyfile(runs["batch"] / "model.keras", tmp_path / "other.keras")
+    found = Findings.model_validate_json(str(computed_on_jax(tmp_path, "audit")["audit"]))
     (model,) = found.models
     assert "tensorflow" not in found.versions
     assert [layer.kind for layer in model.layers] == ["batch"] * len(model.layers) != []

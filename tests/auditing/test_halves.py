@@ -8,8 +8,9 @@ from helpers_attacks import keras
 
 from bn_vuln import data
 from bn_vuln.auditing import halves as halves_module
-from bn_vuln.auditing.halves import fitting_images, halves
+from bn_vuln.auditing.halves import fitting_images, halves, halves_of
 from bn_vuln.config import Evaluation, ExternalModel
+from bn_vuln.errors import UsageError
 from bn_vuln.evaluation import eval_set
 from bn_vuln.evaluation.classifier import from_external
 
@@ -31,6 +32,14 @@ def test_halves_are_the_same_each_time_and_others_with_another_seed():
     np.testing.assert_array_equal(halves(labels).choosing, halves(labels).choosing)
     assert not np.array_equal(halves(labels).choosing, halves(labels, seed=1).choosing)
     assert not np.array_equal(halves(labels).choosing, np.arange(0, 40, 2))  # not by the order of the images
+
+
+def test_twenty_images_are_halved_and_no_fewer():
+    labels = np.arange(20, dtype=np.int32) % 2
+    found = halves_of(data.load(data.register(images(20, 0), labels), "all"))
+    assert (len(found.choosing), len(found.reporting)) == (10, 10)
+    with pytest.raises(UsageError, match="19 images are measured, 20 are needed"):
+        halves_of(data.load(data.register(images(19, 0), labels[:19]), "all"))
 
 
 def model(shape=(4, 4, 1), classes=2):

@@ -180,11 +180,6 @@ def test_outputs_that_are_not_finite_are_not_correct():
         bnv.audit(spoilt, IMAGES, LABELS, **OPTIONS)
 
 
-def test_twenty_images_are_needed():
-    with pytest.raises(UsageError, match="19 images are measured, 20 are needed"):
-        bnv.audit(model(), IMAGES[:19], LABELS[:19], input_scale="0-1")
-
-
 def subject(**changes):
     """What is looked at of a model before anything is measured."""
     fields = {"id": "a", "name": "photos", "labels": np.arange(4), "shape": (6, 6, 1), **changes}
