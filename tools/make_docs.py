@@ -39,6 +39,8 @@ NBSP = "\N{NO-BREAK SPACE}"
 BEGIN, END = "<!-- experiments: made by tools/make_docs.py -->", "<!-- end -->"
 BENCHMARK = re.compile(r"^<!-- benchmark: (\S+) -->$", re.M)
 KINDS = {"paper": "The paper's experiments", "beyond": "Beyond the paper"}
+# Folders of results. `posthoc` has nets with ids of `paper`, trained on another machine: their last digits differ.
+STORES = ("paper", "beyond", "posthoc")
 
 
 # ---------------------------------------------------------------- results
@@ -47,9 +49,13 @@ KINDS = {"paper": "The paper's experiments", "beyond": "Beyond the paper"}
 @cache
 def measured() -> dict[str, Results]:
     """The published experiments by name, with their numbers."""
-    stores = [open_store(ROOT / "results" / kind) for kind in KINDS]
-    every = [(experiment, store) for store in stores for experiment in store.experiments()]
-    return {experiment.name: aggregate(experiment, store) for experiment, store in every}
+    return {name: results for folder in STORES for name, results in _measured_in(folder).items()}
+
+
+@cache
+def _measured_in(folder: str) -> dict[str, Results]:
+    store = open_store(ROOT / "results" / folder)
+    return {experiment.name: aggregate(experiment, store) for experiment in store.experiments()}
 
 
 def experiment_pages() -> dict[str, str | bytes]:
@@ -194,8 +200,8 @@ def experiments_table() -> str:
     """The table of README.md: what was run in full and judged; then the others, by name."""
     rows, others = [], []
     for name, results in measured().items():
-        kind = next(kind for kind in KINDS if name in catalog.names(kind))
-        link = f"[{name}](results/{kind}/report/{catalog.file_stem(results.experiment)}.md)"
+        folder = next(folder for folder in reversed(STORES) if name in _measured_in(folder))
+        link = f"[{name}](results/{folder}/report/{catalog.file_stem(results.experiment)}.md)"
         if {comparison.verdict for comparison in results.comparisons} <= {"preview", "context"}:
             others.append(link)
         else:

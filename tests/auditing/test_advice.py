@@ -41,7 +41,7 @@ def kinds(found):
     return [one.kind for one in found]
 
 
-WITH_TRAINING = ["fine-tune", "train", "adversarial training"]
+WITH_TRAINING = ["train", "fine-tune", "adversarial training"]
 
 
 def test_statistics_come_first_and_are_all_where_c_wins_nothing_beyond_them():
