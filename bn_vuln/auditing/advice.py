@@ -11,7 +11,8 @@ from bn_vuln.auditing.what_if import smallest_gain
 from bn_vuln.config import Adversarial, FineTuning, Mend
 
 OFF = 0.2  # of a standard deviation: from here on statistics are named as off
-CALLED_WRONGLY = {19, 25, 27}  # checks which say that a model may be
+GUESSING = 19
+CALLED_WRONGLY = {GUESSING, 25, 27}  # checks which say that a model may be
 FOLDED = "no normalization layer: BN may have been folded at export; audit the model before it"
 
 
@@ -44,7 +45,9 @@ def advise(found: ModelFindings, *, ord: str, eps: float, level: float, command:
 
 def _doubts(found: ModelFindings) -> list[Advice]:
     """What comes first where the model may be called in another way than it was trained."""
-    doubts = [f"{flag.message[:1].upper()}{flag.message[1:]}" for flag in found.flags if flag.check in CALLED_WRONGLY]
+    explained = {GUESSING} if any(one.gains and not one.mend.changes_c for one in found.finalists) else set()
+    checks = CALLED_WRONGLY - explained  # statistics that are stale make a model guess, too
+    doubts = [f"{flag.message[:1].upper()}{flag.message[1:]}" for flag in found.flags if flag.check in checks]
     if not doubts:
         return []
     text = f"Make sure first that it is called as it was trained, or nothing below means anything. {' '.join(doubts)}"
@@ -111,10 +114,12 @@ def _nothing(found: ModelFindings, level: float) -> Advice:
         reason = "each change of c costs more clean accuracy than was allowed" if found.candidates else "none was tried"
         return Advice(kind="nothing", text=f"Nothing without training: {reason}.{refused}")
     n = found.finalists[0].strong.n
+    numbers = [d.difference for one in found.finalists for d in (one.strong, one.noise)]
+    missed = max(smallest_gain(n, level), *((d.high - d.low) / 2 for d in numbers))
     text = (
         f"Nothing that these {n} images can show: none of the {len(found.candidates)} changes that were tried "
-        f"without training is a confirmed gain. Gains under {100 * smallest_gain(n, level):.0f} points would be "
-        f"missed; more images (--limit) show smaller ones.{refused}"
+        f"without training is a confirmed gain. Gains under about {100 * missed:.0f} points would "
+        f"be missed; more images (--limit) show smaller ones.{refused}"
     )
     return Advice(kind="nothing", text=text)
 

@@ -26,7 +26,7 @@ def confirm_as_it_is(one: Audited, chosen: Chosen) -> float:
     n = len(one.subject.halves.reporting)
     missed = 100 * what_if.smallest_gain(n, what_if.level(what_if.FINALISTS, control=True))
     where = eps_text(chosen.eps, one.options.ord)
-    one.tell(f"strong attacks at eps {where} on {n} images, which can show gains of {missed:.0f} points and more")
+    one.tell(f"strong attacks at eps {where} on {n} images, which cannot show gains under {missed:.0f} points")
     began = one.clock.spent
     found = _confirmed(one, chosen, AS_IT_IS, None)
     flags = [Flag.model_validate(flag) for flag in found["flags"]] + _found_by_square(found["robust_after"], n)
