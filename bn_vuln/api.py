@@ -46,7 +46,6 @@ from bn_vuln.runtime.progress import Progress, Quiet
 from bn_vuln.typing import Where
 
 if TYPE_CHECKING:
-    from bn_vuln.auditing.commands import Commands
     from bn_vuln.auditing.mend import MendResult
     from bn_vuln.evaluation.classifier import Classifier
     from bn_vuln.evaluation.opening import Opened, Target
@@ -378,6 +377,7 @@ def audit(
         UsageError: where the examples do not fit the classifier, there are too few, or none is classified correctly.
         BnvulnError: where the model or the data cannot be loaded.
     """
+    from bn_vuln.auditing.commands import Commands
     from bn_vuln.auditing.options import AuditOptions, parse_requirement
     from bn_vuln.auditing.run import audit as run
     from bn_vuln.reporting import audit_page
@@ -396,7 +396,7 @@ def audit(
         _opened(one, own, own_limit=limit is None) for one, own in zip(models, _for_each(models, settings), strict=True)
     ]
     folder = None if out is None else Path(out)
-    commands = _commands(command, models, images is not None, _as_given(settings, options), folder)
+    commands = Commands(command, models, _as_given(settings, options), folder, arrays=images is not None)
     found = run(
         opened,
         checked,
@@ -491,22 +491,6 @@ def mend(
         command=command or f"bn_vuln.mend({_label(target, opened.classifier)!r}, ...)",
         progress=settings.progress or Quiet(),
     )
-
-
-def _commands(
-    command: str | None, models: Sequence[Target], arrays: bool, options: dict[str, object], folder: Path | None
-) -> Commands:
-    """The commands that an audit shows; `arrays`: images and labels are in memory."""
-    from bn_vuln.auditing.commands import Commands
-
-    if command is not None:
-        return Commands(command, [str(model) for model in models], options, folder)
-    variables = zip(models, ("model", "second"), strict=False)
-    names = [repr(str(one)) if isinstance(one, str | Path) else variable for one, variable in variables]
-    called = (
-        f"bn_vuln.audit({names[0]}, ...)" if len(names) == 1 else f"bn_vuln.audit({names[0]}, second={names[1]}, ...)"
-    )
-    return Commands(called, names, options, folder, shell=False, arrays=arrays)
 
 
 def _as_given(settings: Settings, options: Mapping[str, object]) -> dict[str, object]:

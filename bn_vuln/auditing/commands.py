@@ -9,30 +9,36 @@ from pathlib import Path
 
 from bn_vuln.auditing.options import eps_text
 from bn_vuln.config import Mend
+from bn_vuln.external import loading
 from bn_vuln.typing import Plain
 
 OUT = "mended.keras"
+OF_DATA = ("dataset", "split", "exif", "skip_bad", "limit")  # options that runs take too
 
 
 @dataclass(frozen=True)
 class Commands:
-    """Commands, and what they are made of.
+    """What commands are made of.
 
     Attributes:
-        audit: that of the audit.
-        models: the models, as commands take them.
+        shell: the command line of the audit; None where it was called in Python.
+        models: their paths or names, or the models in memory.
         options: of the models and the data, as they were given.
         folder: of the audit; None where nothing is kept.
-        shell: they are for a shell.
-        arrays: images and labels are arrays in memory, which are called so.
+        arrays: images and labels are arrays in memory.
     """
 
-    audit: str
-    models: Sequence[str]
+    shell: str | None
+    models: Sequence[object]
     options: Plain = field(default_factory=dict)
     folder: Path | None = None
-    shell: bool = True
     arrays: bool = False
+
+    @property
+    def audit(self) -> str:
+        """The command of the audit; in Python without its options."""
+        second = f", second={self._name(1)}" if len(self.models) > 1 else ""
+        return self.shell or f"bn_vuln.audit({self._name(0)}{second}, ...)"
 
     def mend(self, number: int, change: Mend, *, ord: str, eps: float, first: bool = False) -> str:
         """Return the command that changes a model, and measures it under the audit's attack.
@@ -44,21 +50,34 @@ class Commands:
             eps: of this attack.
             first: it is the first change that is advised, which `mend` finds in the folder.
         """
-        model, attack = self.models[number], _attack(ord, eps)
-        given = {name: value for name, value in self.options.items() if (name, value) != ("split", "train")}
+        options = options_of(self.models[number], self.options)
+        if options.get("split") == "train":  # whose images may not judge a change
+            del options["split"]
         if first and self.folder is not None:
-            options: Plain = {"from_audit": str(self.folder)}
-        elif self.shell:
-            options = {**given, **_for_shell(change), **attack}
+            options = {"from_audit": str(self.folder)}
         else:
-            options = {**given, "mend": _fields(change), **attack}
-        if self.shell:
-            return " ".join(["bnvuln mend", shlex.quote(model), *_flags(options), f"-o {OUT}"])
-        if self.arrays:
-            options.pop("dataset", None)
+            options |= (_fields(change) if self.shell is None else _for_shell(change)) | _attack(ord, eps)
+        if self.shell is not None:
+            return " ".join(["bnvuln mend", self._name(number), *_flags(options), f"-o {OUT}"])
         arguments = ["images", "labels"] if self.arrays else []
-        arguments += [f"{name}={value!r}" for name, value in options.items() if value is not None]
-        return f"bn_vuln.mend({', '.join([model, *arguments])}, out={OUT!r})"
+        arguments += [
+            f"{name}={value!r}"
+            for name, value in options.items()
+            if value is not None and not (self.arrays and name == "dataset")
+        ]
+        return f"bn_vuln.mend({', '.join([self._name(number), *arguments])}, out={OUT!r})"
+
+    def _name(self, number: int) -> str:
+        """A model as a command takes it."""
+        model = self.models[number]
+        if not isinstance(model, str | Path):
+            return ("model", "second")[number]
+        return repr(str(model)) if self.shell is None else shlex.quote(str(model))
+
+
+def options_of(model: object, options: Plain) -> Plain:
+    """Return those of the options that a model takes: a run knows how it is called."""
+    return {n: v for n, v in options.items() if n in OF_DATA or loading.is_external(model)}
 
 
 def _attack(ord: str, eps: float) -> Plain:
@@ -67,12 +86,12 @@ def _attack(ord: str, eps: float) -> Plain:
 
 
 def _fields(change: Mend) -> Plain:
-    """The fields of a change that are no default."""
+    """A change as an argument of `bn_vuln.mend`: its fields that are no default."""
     fields = change.model_dump(mode="json", exclude_defaults=True)
     if change.finetune is not None and change.finetune.adversarial is not None:
         adversarial = change.finetune.adversarial
         fields["finetune"]["adversarial"] = _attack(adversarial.ord, adversarial.eps)
-    return fields
+    return {"mend": fields}
 
 
 def _for_shell(change: Mend) -> Plain:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from bn_vuln.auditing import findings
+from bn_vuln.auditing.commands import options_of
 from bn_vuln.auditing.halves import Halves, fitting_images, halves_of
 from bn_vuln.auditing.mended import ChangedLayer, Mended, card
 from bn_vuln.auditing.options import AuditOptions, noise
@@ -110,6 +111,7 @@ def advised(folder: Path, model: object) -> Advised:
     asked = validate(AuditOptions, {n: v for n, v in given.items() if n in AuditOptions.model_fields}, str(folder))
     names = ModelOptions.__annotations__.keys() | {"dataset", "split"}
     options = {name: value for name, value in given.items() if name in names} | {"limit": asked.images}
+    options = options_of(one.source if model is None else model, options)
     threat = Threat(found.ord, found.eps, found.noise_std)
     return Advised(one.source, one.id, change, threat, options, asked.limit is None)
 

@@ -37,7 +37,7 @@ def calls(monkeypatch):
 )
 def test_a_shell_makes_the_same_change(bnvuln, calls, change, ord, eps):
     options = {"dataset": "folder:my photos", "input_scale": "0-255", "exif": False, "skip_bad": True, "split": None}
-    line = Commands("", ["a model.keras"], options).mend(0, change, ord=ord, eps=eps)
+    line = Commands("bnvuln", ["a model.keras"], options).mend(0, change, ord=ord, eps=eps)
     program, *words = shlex.split(line)
     assert program == "bnvuln"
     assert bnvuln(*words, "-q")[0] == 130
@@ -50,13 +50,23 @@ def test_a_shell_makes_the_same_change(bnvuln, calls, change, ord, eps):
 
 
 def test_the_first_change_is_found_in_the_folder(tmp_path):
-    commands = Commands("", ["a.keras", "b.keras"], {"dataset": "x.npz"}, tmp_path / "my audits")
+    commands = Commands("bnvuln", ["a.keras", "b.keras"], {"dataset": "x.npz"}, tmp_path / "my audits")
     line = commands.mend(1, Mend(reestimate=True), ord="inf", eps=0.1, first=True)
     assert line == f"bnvuln mend b.keras --from-audit '{tmp_path}/my audits' -o mended.keras"
 
 
 def test_images_of_training_judge_no_change():
-    assert "split" not in Commands("", ["a"], {"split": "train"}).mend(0, Mend(reestimate=True), ord="inf", eps=0.1)
+    assert "split" not in Commands("bnvuln", ["a"], {"split": "train"}).mend(
+        0, Mend(reestimate=True), ord="inf", eps=0.1
+    )
+
+
+def test_a_run_knows_how_it_is_called(tmp_path):
+    options = {"dataset": "mnist", "input_scale": "0-1", "class_names": "names.txt"}
+    commands = Commands("bnvuln", [tmp_path, "model.keras"], options)
+    of_run, of_file = (commands.mend(i, Mend(reestimate=True), ord="inf", eps=0.1) for i in (0, 1))
+    assert of_run == f"bnvuln mend {tmp_path} --data mnist --reestimate --eps 26/255 -o mended.keras"
+    assert "--input-scale 0-1 --class-names names.txt" in of_file
 
 
 def test_python_makes_the_same_change(monkeypatch):
@@ -64,7 +74,7 @@ def test_python_makes_the_same_change(monkeypatch):
     monkeypatch.setattr("bn_vuln.api.mend", lambda *args, **options: calls.append((args, options)))
     change = Mend(relative_c=0.1, layers=("bn",), finetune=ADVERSARIAL)
     options = {"dataset": "arrays:1", "input_scale": "0-1", "split": None}
-    commands = Commands("", ["model"], options, shell=False, arrays=True)
+    commands = Commands(None, [object()], options, arrays=True)
     names = SimpleNamespace(model=1, images=2, labels=3)
     eval(commands.mend(0, change, ord="2", eps=0.5), {"bn_vuln": bnv, **vars(names)})
     ((args, given),) = calls
