@@ -450,21 +450,22 @@ def mend(
         UsageError: where there is nothing to change, the data or the layers do not fit, or `out` is there already.
         BnvulnError: where the model cannot be loaded or saved, or fine-tuning spoils it.
     """
-    from bn_vuln.auditing import mend as mending
+    from bn_vuln.auditing import mend_request as asked
+    from bn_vuln.auditing.mend import mend as run
     from bn_vuln.auditing.options import AuditOptions
 
-    found = None if from_audit is None else mending.advised(Path(from_audit), model)
+    found = None if from_audit is None else asked.advised(Path(from_audit), model)
     target = model if model is not None or found is None else found.source
     if target is None:
         raise UsageError("mend needs a model, or the folder of an audit (--from-audit)")
     fields = mend.model_dump(exclude_unset=True) if isinstance(mend, Mend) else dict(mend or {})
     changed = config.validate(Mend, {**({} if found is None else to_plain(found.mend)), **fields}, "mend")
-    mending.check_options(changed)
-    threat = mending.threat(ord, eps, None if found is None else found.threat)
+    asked.check_options(changed)
+    threat = asked.threat(ord, eps, None if found is None else found.threat)
     path = None if out is None else Path(out)
     if path is not None:
         source = Path(target) if isinstance(target, str | Path) else None
-        mending.check_output(path, source, force=bool(options.get("force")))
+        asked.check_output(path, source, force=bool(options.get("force")))
     given = {**(found.options if found is not None else {}), **{k: v for k, v in options.items() if v is not None}}
     if images is not None:
         given.pop("dataset", None)
@@ -482,7 +483,7 @@ def mend(
             f"{_label(target, opened.classifier)}: not the model of {from_audit}, or called in another way"
         )
     request = settings.request
-    return mending.mend(
+    return run(
         opened,
         changed,
         threat,

@@ -15,20 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from bn_vuln.auditing import findings
-from bn_vuln.auditing.commands import options_of
 from bn_vuln.auditing.halves import Halves, fitting_images, halves_of
+from bn_vuln.auditing.mend_request import Threat, check_options
 from bn_vuln.auditing.mended import ChangedLayer, Mended, card
-from bn_vuln.auditing.options import AuditOptions, noise
 from bn_vuln.auditing.what_if import difference
-from bn_vuln.config import Clean, Evaluation, Mend, Perturbation, describe_perturbation, parse_number, validate
+from bn_vuln.config import Evaluation, Mend, Perturbation, describe_perturbation
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.evaluation.evaluator import Evaluator
 from bn_vuln.evaluation.opening import Opened
 from bn_vuln.evaluation.result import Result
-from bn_vuln.evaluation.settings import ModelOptions
 from bn_vuln.external import loading
 from bn_vuln.models import normalization_layers as normalization
 from bn_vuln.models.normalization_layers import Estimator, LayerState, NormalizationLayer, c_of
@@ -36,25 +33,11 @@ from bn_vuln.runtime import backend
 from bn_vuln.runtime.files import atomic_path, atomic_write
 from bn_vuln.runtime.progress import Progress
 from bn_vuln.training.fine_tuning import fine_tune
-from bn_vuln.typing import Images, KerasModel, Plain
+from bn_vuln.typing import Images, KerasModel
 
 COMPARED = 32  # images of which a file must compute the same as the model that was saved
 LEVEL = 0.95
 NO_LAYER = "no normalization layer: BN may have been folded at export; mend the model before it"
-
-
-@dataclass(frozen=True)
-class Threat:
-    """What both models are measured under: noise, and `strong` in the eps ball; pixels in [0, 1]."""
-
-    ord: str = "inf"
-    eps: float = 8 / 255
-    noise_std: float = 0.1
-
-    def perturbations(self, classes: int) -> dict[str, Perturbation]:
-        """Return them by name, for a data set of so many classes."""
-        strong = AuditOptions.model_validate({"ord": self.ord}).strong(self.eps, classes)
-        return {"clean": Clean(), "noise": noise(self.noise_std), "strong": strong}
 
 
 @dataclass(frozen=True)
@@ -68,92 +51,6 @@ class MendResult:
 
     mended: Mended
     model: KerasModel
-
-
-@dataclass(frozen=True)
-class Advised:
-    """What an audit advises, and of what.
-
-    Attributes:
-        source: the model, as it was called.
-        id: of the model and how it is called.
-        mend: the change.
-        threat: what the audit confirmed it under.
-        options: of the model and the data, as the audit was given them.
-        own_limit: the number of images is the audit's own; fewer are enough.
-    """
-
-    source: str
-    id: str
-    mend: Mend
-    threat: Threat
-    options: Plain
-    own_limit: bool
-
-
-def advised(folder: Path, model: object) -> Advised:
-    """Read the first advice of an audit that changes the model.
-
-    Args:
-        folder: of the audit.
-        model: the one of a pair that is called so; otherwise the first.
-
-    Raises:
-        UsageError: There is no such advice.
-        BnvulnError: There is no audit, or it is damaged.
-    """
-    found = findings.read(folder)
-    one = next((one for one in found.models if one.source == str(model)), found.models[0])
-    change = next((advice.mend for advice in one.advice if advice.mend is not None), None)
-    if change is None:
-        raise UsageError(f"{folder}: the audit advises no change that mend can make: see {folder}/index.html")
-    given = {name: value for name, value in found.options.items() if value is not None}
-    asked = validate(AuditOptions, {n: v for n, v in given.items() if n in AuditOptions.model_fields}, str(folder))
-    names = ModelOptions.__annotations__.keys() | {"dataset", "split"}
-    options = {name: value for name, value in given.items() if name in names} | {"limit": asked.images}
-    options = options_of(one.source if model is None else model, options)
-    threat = Threat(found.ord, found.eps, found.noise_std)
-    return Advised(one.source, one.id, change, threat, options, asked.limit is None)
-
-
-def threat(ord: str | None, eps: float | str | None, audit: Threat | None) -> Threat:
-    """Return the threat of these options, else that of the audit, else the default.
-
-    Raises:
-        UsageError: eps is not positive, or not given for another norm.
-    """
-    found = audit or Threat()
-    norm = found.ord if ord is None else str(ord)
-    if eps is None and norm != found.ord:
-        raise UsageError(f"--ord {norm} needs an --eps: there is no default")
-    try:
-        radius = found.eps if eps is None else float(parse_number(eps))
-    except (TypeError, ValueError, ZeroDivisionError):
-        radius = 0.0
-    if norm not in ("inf", "2") or not radius > 0:
-        raise UsageError(f"expected ord inf or 2 and eps > 0, received ord {norm} and eps {eps}")
-    return Threat(norm, radius, found.noise_std)
-
-
-def check_output(out: Path, source: Path | None, *, force: bool) -> None:
-    """Refuse a place for the mended model.
-
-    Args:
-        out: the file.
-        source: the file that it is made of, or its run folder.
-        force: what is there may be overwritten, but not the original.
-
-    Raises:
-        UsageError: It is no `.keras` file, the original itself, or there already.
-    """
-    if out.suffix != ".keras":
-        raise UsageError(f"{out}: expected a file name ending in .keras")
-    originals = [] if source is None else [source, source / "model.keras"]
-    if any(out.resolve() == one.resolve() for one in originals):
-        raise UsageError(f"{out}: this is the original, which is never overwritten: choose another file")
-    for path in (out, out.with_suffix(".md")):
-        if path.is_dir() or (path.exists() and not force):
-            raise UsageError(f"{path}: is there already; choose another file, or --force to overwrite it")
 
 
 def mend(
@@ -229,12 +126,6 @@ def mend(
     if out is not None:
         atomic_write(out.with_suffix(".md"), card(found))
     return MendResult(found, mended.model)
-
-
-def check_options(options: Mend) -> None:
-    """Raise `UsageError` where nothing is to be changed."""
-    if not (options.changes_c or options.reestimate or options.finetune):
-        raise UsageError("nothing is to be changed: give --c or --relative-c, --reestimate, --finetune or --from-audit")
 
 
 def _check(options: Mend, classifier: Classifier, evaluation: Evaluation) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bn_vuln.auditing import layerwise, what_if
+from bn_vuln.auditing.amplification import Attacked
 from bn_vuln.auditing.audited import Audited, Chosen
 from bn_vuln.auditing.findings import Example, Layer
 from bn_vuln.auditing.pieces import packed_arrays, unpacked_arrays
@@ -32,7 +33,7 @@ def measure(one: Audited, chosen: Chosen) -> Arrays:
         one.tell("layer by layer")
         (result,) = subject.measure([one.options.search(chosen.eps)], some)
         x = eval_set.pixels[some]
-        attacked = layerwise.Attacked(x, eval_set.labels[some], result.images, eval_set.index[some], one.options.ord)
+        attacked = Attacked(x, eval_set.labels[some], result.images, eval_set.index[some], one.options.ord)
         numbers = layerwise.measure(
             subject.classifier,
             subject.layers,

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from helpers_attacks import keras
 
+from bn_vuln.auditing import amplification as amplifying
 from bn_vuln.auditing import layerwise
-from bn_vuln.auditing.layerwise import Attacked, LayerNumbers, low_variance_channels, statistics_distance
+from bn_vuln.auditing.amplification import Attacked
+from bn_vuln.auditing.layerwise import LayerNumbers, low_variance_channels, statistics_distance
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.evaluation.classifier import from_model
 from bn_vuln.models import normalization_layers
@@ -62,7 +64,7 @@ def measure(model, images, **options):
 
 def random_changes(images, seed=0):
     """[n, N_RANDOM, pixels]"""
-    drawn = backend.compile(lambda x, a, i: layerwise.random_changes(x, a, i, images.ord, images.box, seed))(
+    drawn = backend.compile(lambda x, a, i: amplifying.random_changes(x, a, i, images.ord, images.box, seed))(
         images.x, images.adversarial, images.index.astype(np.int32)
     )
     return np.asarray(drawn, np.float64).reshape(8, len(images.x), -1).transpose(1, 0, 2)

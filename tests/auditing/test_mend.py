@@ -11,6 +11,7 @@ import pytest
 import bn_vuln as bnv
 from bn_vuln.auditing import findings
 from bn_vuln.auditing import mend as mending
+from bn_vuln.auditing.mend_request import Threat
 from bn_vuln.config import AWGN, Attack, Clean, FineTuning, Mend
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.runtime import backend
@@ -59,7 +60,7 @@ def stale(tmp_path):
 def quick(monkeypatch):
     """One step of FGSM in place of strong."""
     attacks = {"clean": Clean(), "noise": AWGN(std=0.1), "strong": Attack(attack="fgsm", eps=0.02)}
-    monkeypatch.setattr(mending.Threat, "perturbations", lambda self, classes: attacks)
+    monkeypatch.setattr(Threat, "perturbations", lambda self, classes: attacks)
 
 
 def made(model, tmp_path, mend, **options):
@@ -254,7 +255,7 @@ def test_the_advice_of_an_audit_is_followed_on_its_images(stale, tmp_path, monke
     bnv.mend(from_audit=tmp_path / "audit")
     bnv.mend(from_audit=tmp_path / "audit", mend={"finetune": {"epochs": 2}}, eps="1/2", limit=60)
     (opened, options, threat), (other, others, another) = asked
-    assert (options, threat) == (ADVICE.mend, mending.Threat("2", 0.25, 0.2))
+    assert (options, threat) == (ADVICE.mend, Threat("2", 0.25, 0.2))
     assert (opened.classifier.label, opened.evaluation.limit, opened.classifier.input_scale.name) == (
         str(stale),
         40,
