@@ -130,6 +130,7 @@ def requirement(one: Audited, condition: Condition) -> Requirement:
         measured = float(one.measure_all(f"noise {condition.at:g}", noise(condition.at)).mean())
     else:
         name = f"strong {eps_text(condition.at, one.options.ord, digits=6)}"
+        one.tell(f"{name}, which is required")
         strong = one.options.strong(condition.at, one.subject.classes)
         measured = float(one.measure_all(name, strong).mean())
     return Requirement(text=condition.text, value=measured, met=condition.met_by(measured))

@@ -166,8 +166,9 @@ def test_a_pair_in_no_time():
     strong = found.pair[-1]
     assert strong.before == without.strong.accuracy.value
     assert strong.after == with_bn.strong.accuracy.value
-    assert found.models[0].advice[0].command == ""
-    assert "bn_vuln.mend(second, images, labels" in with_bn.advice[1].command
+    commands = [advice.command for advice in with_bn.advice if "mend" in advice.command]
+    assert commands
+    assert all(command.startswith("bn_vuln.mend(second, images, labels, ") for command in commands)
 
 
 # ---------------------------------------------------------------- mistakes
@@ -230,6 +231,7 @@ def test_what_a_condition_is_about(text, name, value):
         outcomes={"clean": np.array([True, True, True, False])},
         grid=[1 / 255, 3 / 255],
         min_eps=np.full(4, np.inf),
+        tell=lambda text: None,
         measure_all=lambda name, _: asked.append(name) or np.array([True, False, False, False]),
     )
     found = fragility.requirement(one, parse_requirement(text))
