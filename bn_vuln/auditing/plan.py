@@ -37,8 +37,24 @@ def plan(models: Sequence[Audited]) -> None:
         one.grid = one.options.eps_grid(one.subject.shape, found)
     if found < len(CURVE):
         first.skipped.append(f"{len(CURVE) - len(first.grid)} of {len(CURVE)} points of the curve")
-    if (least := seconds(found)) > clock.left:
-        first.progress.message(f"what is never left out takes about {duration(least)}: the time cannot be kept")
+    _say_if_too_long(first, seconds(found), clock.left)
+
+
+def reserve(one: Audited, seconds: float) -> float:
+    """Return the seconds that changes of all layers and the finalists need; it is said where there are fewer.
+
+    Args:
+        one: a model that was confirmed as it is.
+        seconds: that one confirmation takes.
+    """
+    needed = all_layers_seconds(one) + what_if.FINALISTS * seconds if one.subject.layers else 0.0
+    _say_if_too_long(one, needed, one.left)
+    return needed
+
+
+def _say_if_too_long(one: Audited, seconds: float, left: float) -> None:
+    if seconds > left:
+        one.progress.message(f"what is never left out takes about {duration(seconds)}: the time cannot be kept")
 
 
 def _costs(one: Audited) -> Costs:

@@ -119,7 +119,7 @@ def _why_and_what_if(one: Audited, chosen: Chosen, folder: Path | None, number: 
     if folder is not None:
         findings.write_examples(folder, number, arrays)
     fragility.by_batch(one, chosen)
-    fragility.corruptions(one, reserve=plan.all_layers_seconds(one) + what_if.FINALISTS * seconds)
+    fragility.corruptions(one, reserve=plan.reserve(one, seconds))
     confirmation.search(one, chosen, seconds)
     confirmation.confirm_finalists(one, chosen)
 

@@ -79,6 +79,20 @@ def test_it_is_said_beforehand_that_the_time_cannot_be_kept():
     assert line.endswith(": the time cannot be kept")
 
 
+def test_and_again_where_confirming_takes_longer_than_was_expected():
+    one = audited(MadeUpClock(100))
+    one.costs = COSTS
+    needed = plan.all_layers_seconds(one) + 3 * SECONDS
+    assert plan.reserve(one, SECONDS) == needed
+    assert one.progress.lines == []
+    one.clock.spent = 101 - needed
+    plan.reserve(one, SECONDS)
+    assert len(one.progress.lines) == 1
+    without = audited(MadeUpClock(0), layers=0)
+    assert plan.reserve(without, SECONDS) == 0, "nothing is changed, so nothing is confirmed but the model as it is"
+    assert without.progress.lines == []
+
+
 def test_an_audit_that_is_resumed_has_the_same_points(tmp_path):
     first = audited(MadeUpClock(20), tmp_path, time=20)
     plan.plan([first])
