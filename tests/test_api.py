@@ -27,9 +27,11 @@ for package in (bnv, bnv.cli):
             importlib.import_module(module.name)
 calls = {
     "attack": (["x.h5", {"eps": 0.1}], {}),
+    "audit": (["x.h5"], {}),
     "compare": (["nowhere", "nowhere"], {}),
     "evaluate": (["x.h5", "no such suite"], {}),
     "measure": (["x.h5", "no such suite"], {}),
+    "mend": (["x.h5"], {"mend": {"reestimate": True}, "out": "y.keras"}),
     "open_classifier": (["x.h5"], {}),
     "publish": ([["no such experiment"], "nowhere"], {}),
     "report": (["nowhere"], {}),
