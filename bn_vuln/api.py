@@ -420,6 +420,7 @@ def mend(
     from_audit: str | Path | None = None,
     ord: str | None = None,
     eps: float | str | None = None,
+    noise: float | str | None = None,
     command: str | None = None,
     **options: Unpack[EvaluateOptions],
 ) -> MendResult:
@@ -438,6 +439,7 @@ def mend(
         from_audit: folder of an audit, whose first advice that changes the model is followed, on its data.
         ord: norm of the attack before and after, `inf` or `2`. None: that of the audit, or inf.
         eps: of this attack, in pixels. None: that of the audit, or 8/255 for inf.
+        noise: std of the noise before and after, in pixels. None: that of the audit, or .1.
         command: as the card shows it; None: this call.
         options: see `EvaluateOptions`. `limit` is 200 by default; half of them are judged on. `force`: overwrite
             `out`. `checks`, `root`, `bn_statistics` and `strategy` have no effect.
@@ -461,7 +463,7 @@ def mend(
     fields = mend.model_dump(exclude_unset=True) if isinstance(mend, Mend) else dict(mend or {})
     changed = config.validate(Mend, {**({} if found is None else to_plain(found.mend)), **fields}, "mend")
     asked.check_options(changed)
-    threat = asked.threat(ord, eps, None if found is None else found.threat)
+    threat = asked.threat(ord, eps, noise, None if found is None else found.threat)
     path = None if out is None else Path(out)
     if path is not None:
         source = Path(target) if isinstance(target, str | Path) else None

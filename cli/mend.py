@@ -87,6 +87,9 @@ _OPTIONS = (
         "--ord", type=click.Choice(["inf", "2"]), help="Norm of the attack.  [default: inf, or the audit's]"
     ),
     _threat_option("--eps", type=o.NUMBER, help="Radius of its eps ball, in pixels.  [default: 8/255, or the audit's]"),
+    _threat_option(
+        "--noise", type=o.NUMBER, metavar="STD", help="Std of the noise, in pixels.  [default: 0.1, or the audit's]"
+    ),
     *external_model_options,
     _result_option(
         "-o",
@@ -123,6 +126,7 @@ def command(model: Path | None, out: Path, as_json: bool, verbose: bool, **optio
         from_audit=options["from_audit"],
         ord=options["ord"],
         eps=options["eps"],
+        noise=options["noise"],
         command=shlex.join(["bnvuln", *sys.argv[1:]]),
         **{name: value for name, value in shared.items() if name != "root"},
     )

@@ -40,7 +40,7 @@ class Commands:
         second = f", second={self._name(1)}" if len(self.models) > 1 else ""
         return self.shell or f"bn_vuln.audit({self._name(0)}{second}, ...)"
 
-    def mend(self, number: int, change: Mend, *, ord: str, eps: float, first: bool = False) -> str:
+    def mend(self, number: int, change: Mend, *, ord: str, eps: float, noise: float, first: bool = False) -> str:
         """Return the command that changes a model, and measures it under the audit's attack.
 
         Args:
@@ -48,6 +48,7 @@ class Commands:
             change: what is changed.
             ord: norm of the audit's attack.
             eps: of this attack.
+            noise: std of the audit's noise.
             first: it is the first change that is advised, which `mend` finds in the folder.
         """
         options = options_of(self.models[number], self.options)
@@ -56,16 +57,23 @@ class Commands:
         if first and self.folder is not None:
             options = {"from_audit": str(self.folder)}
         else:
-            options |= (_fields(change) if self.shell is None else _for_shell(change)) | _attack(ord, eps)
+            options |= (
+                (_fields(change) if self.shell is None else _for_shell(change)) | _attack(ord, eps) | {"noise": noise}
+            )
         if self.shell is not None:
-            return " ".join(["bnvuln mend", self._name(number), *_flags(options), f"-o {OUT}"])
+            return " ".join(["bnvuln mend", self._name(number), *_flags(options), f"-o {self._out(number)}"])
         arguments = ["images", "labels"] if self.arrays else []
         arguments += [
             f"{name}={value!r}"
             for name, value in options.items()
             if value is not None and not (self.arrays and name == "dataset")
         ]
-        return f"bn_vuln.mend({', '.join([self._name(number), *arguments])}, out={OUT!r})"
+        return f"bn_vuln.mend({', '.join([self._name(number), *arguments])}, out={self._out(number)!r})"
+
+    def _out(self, number: int) -> str:
+        """The file of the changed model, another one than the model's own."""
+        model = self.models[number]
+        return OUT if not isinstance(model, str | Path) or Path(model).name != OUT else f"again-{OUT}"
 
     def _name(self, number: int) -> str:
         """A model as a command takes it."""

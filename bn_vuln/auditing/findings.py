@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,7 +10,7 @@ import numpy as np
 from pydantic import BeforeValidator
 
 from bn_vuln.config import Frozen, Mend
-from bn_vuln.errors import BnvulnError
+from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.records import Flag
 from bn_vuln.runtime.files import atomic_path, atomic_write
 from bn_vuln.typing import Arrays
@@ -369,6 +370,29 @@ def write_examples(folder: Path, number: int, arrays: Arrays) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / f"examples_{number}.npz") as path:
         np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+
+
+def check_folder(folder: Path, sources: Sequence[str], data: str) -> None:
+    """Refuse a folder that holds the audit of other models, or on other data: its page would be lost.
+
+    Args:
+        folder: of the audit that is to be written.
+        sources: the models, as they are called.
+        data: name of the data.
+
+    Raises:
+        UsageError: It does. A damaged one counts as none.
+    """
+    try:
+        found = read(folder)
+    except BnvulnError:
+        return
+    held = [one.source for one in found.models]
+    if held != list(sources) or found.data != data:
+        raise UsageError(
+            f"{folder} holds the audit of {' and '.join(held)} on {found.data}, and this one is of "
+            f"{' and '.join(sources)} on {data}: choose another --out, or remove it"
+        )
 
 
 def read(folder: Path) -> Findings:

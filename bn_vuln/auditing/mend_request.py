@@ -80,11 +80,11 @@ def advised(folder: Path, model: object) -> Advised:
     return Advised(one.source, one.id, change, threat, options, asked.limit is None)
 
 
-def threat(ord: str | None, eps: float | str | None, audit: Threat | None) -> Threat:
+def threat(ord: str | None, eps: float | str | None, noise: float | str | None, audit: Threat | None) -> Threat:
     """Return the threat of these options, else that of the audit, else the default.
 
     Raises:
-        UsageError: eps is not positive, or not given for another norm.
+        UsageError: eps or the std of the noise is not positive, or eps is not given for another norm.
     """
     found = audit or Threat()
     norm = found.ord if ord is None else str(ord)
@@ -92,11 +92,14 @@ def threat(ord: str | None, eps: float | str | None, audit: Threat | None) -> Th
         raise UsageError(f"--ord {norm} needs an --eps: there is no default")
     try:
         radius = found.eps if eps is None else float(parse_number(eps))
+        std = found.noise_std if noise is None else float(parse_number(noise))
     except (TypeError, ValueError, ZeroDivisionError):
-        radius = 0.0
-    if norm not in ("inf", "2") or not radius > 0:
-        raise UsageError(f"expected ord inf or 2 and eps > 0, received ord {norm} and eps {eps}")
-    return Threat(norm, radius, found.noise_std)
+        radius = std = 0.0
+    if norm not in ("inf", "2") or not radius > 0 or not std > 0:
+        raise UsageError(
+            f"expected ord inf or 2, eps > 0 and noise > 0, received ord {norm}, eps {eps} and noise {noise}"
+        )
+    return Threat(norm, radius, std)
 
 
 def check_output(out: Path, source: Path | None, *, force: bool) -> None:

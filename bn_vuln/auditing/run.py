@@ -64,6 +64,9 @@ def audit(
     with contextlib.ExitStack() as stack:
         subjects = [Subject(one.classifier, one.evaluation, distribution, stack) for one in opened]
         _check(subjects, options)
+        if folder is not None:
+            labels = [subject.classifier.label for subject in subjects]
+            findings.check_folder(folder, labels, subjects[0].eval_set.dataset.info.label)
         models = [
             Audited(subject, options, Pieces(folder, _identity(subject, options), clock), clock, progress)
             for subject in subjects
@@ -139,7 +142,12 @@ def _findings(
     level = min(_level(one) for one in models)
     return Findings(
         models=tuple(
-            _of_model(one, chosen, level, functools.partial(commands.mend, number, ord=options.ord, eps=chosen.eps))
+            _of_model(
+                one,
+                chosen,
+                level,
+                functools.partial(commands.mend, number, ord=options.ord, eps=chosen.eps, noise=chosen.noise_std),
+            )
             for number, one in enumerate(models)
         ),
         pair=_pair(*models) if len(models) == 2 else (),

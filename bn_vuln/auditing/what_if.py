@@ -155,6 +155,9 @@ def finalist(
     wins = [name for name in ("strong", "noise") if found[name].difference.low > 0]
     if control is None and found["clean"].difference.low > 0:
         wins.append("clean")
+    elif control is not None and difference("clean", before["clean"], control["clean"], level).difference.low > 0:
+        # Statistics were stale, and what they win or lose would hide what c brings.
+        wins += [name for name in ("strong", "noise") if beyond[name].difference.low > 0]
     loses = any(found[name].difference.high < 0 for name in ("strong", "noise"))
     cheap = found["clean"].difference.value >= -max_clean_cost / 100 - 1e-9
     return Finalist(

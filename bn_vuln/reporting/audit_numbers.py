@@ -69,6 +69,31 @@ def headline(findings: Findings, model: ModelFindings) -> dict[str, Accuracy | N
     }
 
 
+def in_short(findings: Findings, model: ModelFindings) -> str:
+    """Return a model's state in two or three sentences: how fragile, and what its normalization has to do with it."""
+    found, clean = headline(findings, model), headline(findings, model)["clean"]
+    text = ""
+    if clean is not None and model.curve:
+        far = half_eps_text(findings, model)
+        what = f"of each pixel by {far}" if findings.ord == "inf" else f"of length {far}"
+        text = f"Changes {what} leave half of the {rounded(clean.accuracy)} that are correct on clean images."
+    if clean is not None and found["noise"] is not None:
+        lost = 100 * (found["noise"].accuracy.value - clean.accuracy.value)
+        text += f" Noise of standard deviation {findings.noise_std:g} changes that by {points(lost / 100)} points."
+    return f"{text} {_normalization(model)}".strip()
+
+
+def _normalization(model: ModelFindings) -> str:
+    gaining = [one for one in model.finalists if one.gains]
+    if not model.layers:
+        return "It has no normalization layer."
+    if any(not one.mend.changes_c for one in gaining):
+        return "Its batch norm has to do with it: the statistics that it tracked are stale."
+    if gaining:
+        return "Its normalization has to do with it: a larger c was confirmed to help."
+    return "That its normalization has to do with it was not shown."
+
+
 def measured(findings: Findings, requirement: Requirement) -> str:
     """Return the number that a requirement is about: an accuracy in percent, or an eps."""
     if requirement.text.startswith("half-eps"):

@@ -309,6 +309,7 @@ def text(findings: Findings) -> str:
         lines += _indented(
             "", f"{name}, {findings.data}, confirmed on {findings.n_reporting} images that chose nothing"
         )
+        lines += _indented("  ", numbers.in_short(findings, model))
         for i, advice in enumerate(model.advice, 1):
             lines += _indented(f"  {i}. ", advice.text)
             lines += [f"     {advice.command}"] if advice.command else []

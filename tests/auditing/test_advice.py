@@ -53,10 +53,11 @@ def test_statistics_come_first_and_are_all_where_c_wins_nothing_beyond_them():
     assert found[0].command.startswith("first ")
 
 
-def test_c_comes_second_where_it_wins_beyond_statistics():
+def test_c_comes_first_where_it_wins_beyond_statistics_which_it_contains():
     found = advised(finalist(Mend(reestimate=True), 0.2), finalist(ALL, 0.4, beyond=0.2))
-    assert kinds(found)[:2] == ["statistics", "raise c"]
-    assert "adds nothing" not in found[0].text
+    assert kinds(found)[:2] == ["raise c", "statistics"]
+    assert "Of this c brings, beyond the statistics: under noise" in found[0].text
+    assert "adds nothing" not in found[1].text
     assert [one.command.split()[0] for one in found[:2]] == ["first", "mend"]
 
 

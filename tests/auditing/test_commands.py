@@ -37,7 +37,7 @@ def calls(monkeypatch):
 )
 def test_a_shell_makes_the_same_change(bnvuln, calls, change, ord, eps):
     options = {"dataset": "folder:my photos", "input_scale": "0-255", "exif": False, "skip_bad": True, "split": None}
-    line = Commands("bnvuln", ["a model.keras"], options).mend(0, change, ord=ord, eps=eps)
+    line = Commands("bnvuln", ["a model.keras"], options).mend(0, change, ord=ord, eps=eps, noise=0.1)
     program, *words = shlex.split(line)
     assert program == "bnvuln"
     assert bnvuln(*words, "-q")[0] == 130
@@ -46,26 +46,31 @@ def test_a_shell_makes_the_same_change(bnvuln, calls, change, ord, eps):
     assert (str(model), given["dataset"], given["input_scale"]) == ("a model.keras", "folder:my photos", "0-255")
     assert (given["exif"], given["skip_bad"], str(given["out"])) == (False, True, "mended.keras")
     assert given["ord"] == (None if ord == "inf" else "2")
-    assert given["eps"] == pytest.approx(eps)
+    assert (given["eps"], given["noise"]) == (pytest.approx(eps), 0.1)
+
+
+def test_the_changed_model_is_never_the_model_itself():
+    line = Commands("bnvuln", ["x/mended.keras"]).mend(0, Mend(reestimate=True), ord="inf", eps=0.1, noise=0.1)
+    assert line.endswith("-o again-mended.keras")
 
 
 def test_the_first_change_is_found_in_the_folder(tmp_path):
     commands = Commands("bnvuln", ["a.keras", "b.keras"], {"dataset": "x.npz"}, tmp_path / "my audits")
-    line = commands.mend(1, Mend(reestimate=True), ord="inf", eps=0.1, first=True)
+    line = commands.mend(1, Mend(reestimate=True), ord="inf", eps=0.1, noise=0.1, first=True)
     assert line == f"bnvuln mend b.keras --from-audit '{tmp_path}/my audits' -o mended.keras"
 
 
 def test_images_of_training_judge_no_change():
     assert "split" not in Commands("bnvuln", ["a"], {"split": "train"}).mend(
-        0, Mend(reestimate=True), ord="inf", eps=0.1
+        0, Mend(reestimate=True), ord="inf", eps=0.1, noise=0.1
     )
 
 
 def test_a_run_knows_how_it_is_called(tmp_path):
     options = {"dataset": "mnist", "input_scale": "0-1", "class_names": "names.txt"}
     commands = Commands("bnvuln", [tmp_path, "model.keras"], options)
-    of_run, of_file = (commands.mend(i, Mend(reestimate=True), ord="inf", eps=0.1) for i in (0, 1))
-    assert of_run == f"bnvuln mend {tmp_path} --data mnist --reestimate --eps 26/255 -o mended.keras"
+    of_run, of_file = (commands.mend(i, Mend(reestimate=True), ord="inf", eps=0.1, noise=0.1) for i in (0, 1))
+    assert of_run == f"bnvuln mend {tmp_path} --data mnist --reestimate --eps 26/255 --noise 0.1 -o mended.keras"
     assert "--input-scale 0-1 --class-names names.txt" in of_file
 
 
@@ -76,8 +81,8 @@ def test_python_makes_the_same_change(monkeypatch):
     options = {"dataset": "arrays:1", "input_scale": "0-1", "split": None}
     commands = Commands(None, [object()], options, arrays=True)
     names = SimpleNamespace(model=1, images=2, labels=3)
-    eval(commands.mend(0, change, ord="2", eps=0.5), {"bn_vuln": bnv, **vars(names)})
+    eval(commands.mend(0, change, ord="2", eps=0.5, noise=0.1), {"bn_vuln": bnv, **vars(names)})
     ((args, given),) = calls
     assert args == (1, 2, 3)
     assert validate(Mend, given.pop("mend"), "mend") == change
-    assert given == {"input_scale": "0-1", "ord": "2", "eps": "0.5", "out": "mended.keras"}
+    assert given == {"input_scale": "0-1", "ord": "2", "eps": "0.5", "noise": 0.1, "out": "mended.keras"}

@@ -102,6 +102,16 @@ def test_what_is_a_gain(after, control, gains):
     assert found.strong.difference.value == pytest.approx(after[2] - 0.4)
 
 
+def test_what_stale_statistics_lose_under_noise_does_not_hide_what_c_brings():
+    before, control, after = outcomes(0.7, 0.6, 0.4), outcomes(0.95, 0.45, 0.45), outcomes(0.95, 0.62, 0.48)
+    level = what_if.level(3, True)
+    found = what_if.finalist(candidate(ALL, 0.95, 0.6, 0.5), before, after, control, level, 1.0)
+    assert found.gains  # beyond statistics under noise, and nothing is lost
+    assert found.beyond
+    sane = outcomes(0.95, 0.6, 0.4)  # whose statistics are not stale: then c has to win by itself
+    assert not what_if.finalist(candidate(ALL, 0.95, 0.6, 0.5), sane, after, control, level, 1.0).gains
+
+
 def test_a_gain_is_also_measured_against_statistics_alone():
     before, control, after = outcomes(0.9, 0.5, 0.4), outcomes(0.9, 0.5, 0.68), outcomes(0.9, 0.5, 0.7)
     found = what_if.finalist(candidate(ALL, 0.9, 0.5, 0.7), before, after, control, what_if.level(3, True), 1.0)

@@ -85,9 +85,11 @@ def test_the_answer_comes_first(pages: dict[str, str]) -> None:
     text = section(pages["gains"], "answer")
     order = ["Raise c by 0.3 times", "bnvuln mend resnet20.keras", "If you train again", "only adversarial training"]
     order += ["Clean", "92%", "95% interval 87 to 97%, 100 images", "With noise", "83%", "Under attack", "42%"]
-    places = [text.find(part) for part in order]
-    assert -1 not in places
-    assert places == sorted(places)
+    place = 0
+    for part in order:
+        place = text.find(part, place)
+        assert place >= 0, part
+    assert text.index("Changes of each pixel by 2.3/255 leave half of the 92%") < text.index(order[0])
     assert "moves each pixel by at most 2/255" in text
     assert "upper bound" not in text
 
@@ -140,7 +142,7 @@ def test_layers_have_their_numbers_and_what_high_means(pages: dict[str, str]) ->
 def test_only_what_gains_alone_is_called_a_cause(mend: Mend, gains: bool) -> None:
     one = made.finalist("x", mend, 0.9, 0.4, 0.08).model_copy(update={"gains": gains})
     text = section(audit_page.html(made.audit(made.model(finalists=(one,))), None), "layers")
-    assert "No layer is called a cause here" in text
+    assert "No single layer is called a cause here" in text
     assert "A cause" not in text
     assert "bn_1 batch" in text
 
@@ -196,7 +198,7 @@ def test_nothing_helps_is_an_answer(pages: dict[str, str]) -> None:
     assert "Nothing that these 100 images can show helps" in section(page, "answer")
     assert "gains </span>" not in page
     assert '<span class="tag">gains</span>' not in page
-    assert "No layer is called a cause here" in section(page, "layers")
+    assert "No single layer is called a cause here" in section(page, "layers")
 
 
 def test_no_normalization_and_nothing_measured(pages: dict[str, str]) -> None:
@@ -320,7 +322,7 @@ def test_the_text_has_the_answer_first() -> None:
     lines = text.splitlines()
     assert lines[:2] == [
         "resnet20.keras, folder:photos, confirmed on 100 images that chose nothing",
-        "  1. Raise c by 0.3 times the median variance in all 19 layers of batch norm,",
+        "  Changes of each pixel by 2.3/255 leave half of the 92% that are correct on",
     ]
     flat = " ".join(text.split())
     assert "correct (95% interval): clean 92% (87 to 97); noise 0.1 83% (76 to 90); strong 2/255 42% (32 to 52)" in flat
