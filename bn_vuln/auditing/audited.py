@@ -10,10 +10,10 @@ import numpy as np
 
 from bn_vuln.analysis.statistics import Proportion
 from bn_vuln.auditing.findings import Accuracy, Candidate, Example, Interval, Layer
-from bn_vuln.auditing.options import AuditOptions
+from bn_vuln.auditing.options import AuditOptions, described
 from bn_vuln.auditing.pieces import Clock, Pieces, packed, unpacked
 from bn_vuln.auditing.subject import Costs, Subject
-from bn_vuln.config import Perturbation, describe_perturbation
+from bn_vuln.config import Perturbation
 from bn_vuln.records import Flag
 from bn_vuln.runtime.progress import Progress, duration
 from bn_vuln.typing import Floats, Mask
@@ -130,7 +130,7 @@ class Audited:
                 return {"correct": packed(result.correct)}
 
             self.outcomes[name] = unpacked(self.pieces.get(name, compute)["correct"])
-            self.about[name] = describe_perturbation(perturbation)
+            self.about[name] = described(perturbation)
         return self.outcomes[name]
 
 

@@ -16,13 +16,14 @@ from bn_vuln.auditing.options import (
     NOISE,
     Condition,
     corruption,
+    described,
     eps_text,
     half_eps,
     noise,
     round_eps,
 )
 from bn_vuln.auditing.pieces import packed, unpacked
-from bn_vuln.config import Attack, Clean, Perturbation, describe_perturbation
+from bn_vuln.config import Attack, Clean, Perturbation
 from bn_vuln.errors import UsageError
 from bn_vuln.typing import Floats, Index, Plain
 
@@ -114,9 +115,7 @@ def by_batch(one: Audited, chosen: Chosen) -> None:
 
     found = one.pieces.get(f"statistics of the batch {chosen}", compute)
     if "refused" not in found:
-        one.by_batch = tuple(
-            accuracy(name, unpacked(found[name]), describe_perturbation(p)) for name, p in perturbations.items()
-        )
+        one.by_batch = tuple(accuracy(name, unpacked(found[name]), described(p)) for name, p in perturbations.items())
 
 
 def requirement(one: Audited, condition: Condition) -> Requirement:

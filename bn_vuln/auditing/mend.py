@@ -18,8 +18,9 @@ import numpy as np
 from bn_vuln.auditing.halves import Halves, fitting_images, halves_of
 from bn_vuln.auditing.mend_request import Threat, check_options
 from bn_vuln.auditing.mended import ChangedLayer, Mended, card
+from bn_vuln.auditing.options import described
 from bn_vuln.auditing.what_if import difference
-from bn_vuln.config import Evaluation, Mend, Perturbation, describe_perturbation
+from bn_vuln.config import Evaluation, Mend, Perturbation
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.evaluation.classifier import Classifier
@@ -115,7 +116,7 @@ def mend(
             for name, one, other in zip(perturbations, before, after, strict=True)
         ),
         noise_std=threat.noise_std,
-        strong=describe_perturbation(perturbations["strong"]),
+        strong=described(perturbations["strong"]),
         flags=_flags(before, after),
         command=command,
         date=datetime.date.today().isoformat(),

@@ -10,7 +10,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from bn_vuln.config import AWGN, Attack, Corruption, Frozen, parse_number
+from bn_vuln.config import (
+    AWGN,
+    Attack,
+    Corruption,
+    Frozen,
+    Perturbation,
+    describe_perturbation,
+    format_eps,
+    parse_number,
+)
 from bn_vuln.config.types import Count, NonNegative
 from bn_vuln.errors import UsageError
 from bn_vuln.typing import Floats
@@ -119,6 +128,16 @@ def round_eps(eps: float, ord: str) -> float:
 def eps_text(eps: float, ord: str, digits: int = 2) -> str:
     """Return an eps of so many digits for people, which options take too: `5.2/255` of inf, a length of 2."""
     return f"{255 * eps:.{digits}g}/255" if ord == "inf" else f"{eps:.{digits}g}"
+
+
+def described(perturbation: Perturbation) -> str:
+    """Return a perturbation in words, with its eps as `eps_text` has it."""
+    text = describe_perturbation(perturbation)
+    if not isinstance(perturbation, Attack):
+        return text
+    return text.replace(
+        f"eps {format_eps(perturbation.eps)} ", f"eps {eps_text(perturbation.eps, perturbation.ord)} ", 1
+    )
 
 
 def half_eps(eps: Floats, accuracy: Floats, clean: float) -> float | None:

@@ -18,11 +18,11 @@ from bn_vuln.auditing import advice, confirmation, findings, fragility, plan, wh
 from bn_vuln.auditing.audited import Audited, Chosen, accuracy
 from bn_vuln.auditing.commands import Commands
 from bn_vuln.auditing.findings import CurvePoint, Difference, Findings, ModelFindings, Requirement
-from bn_vuln.auditing.options import SEARCH_STEPS, AuditOptions, parse_requirement
+from bn_vuln.auditing.options import SEARCH_STEPS, AuditOptions, described, parse_requirement
 from bn_vuln.auditing.pieces import Clock, Pieces
 from bn_vuln.auditing.references import references
 from bn_vuln.auditing.subject import Subject
-from bn_vuln.config import describe_perturbation, to_plain
+from bn_vuln.config import to_plain
 from bn_vuln.data.describe import format_shape
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluation.opening import Opened
@@ -182,7 +182,7 @@ def _of_model(one: Audited, chosen: Chosen, level: float, command: advice.Comman
     finalists = [candidate for candidate in one.candidates if candidate.finalist]
     before = one.confirmed[confirmation.AS_IT_IS]
     control = one.confirmed.get(what_if.title(what_if.STATISTICS))
-    strong = describe_perturbation(one.options.strong(chosen.eps, subject.classes))
+    strong = described(one.options.strong(chosen.eps, subject.classes))
     along_eps = [accuracy("", one.min_eps > eps, "").accuracy for eps in one.grid]
     found = ModelFindings(
         source=classifier.label,
