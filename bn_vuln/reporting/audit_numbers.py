@@ -74,9 +74,11 @@ def in_short(findings: Findings, model: ModelFindings) -> str:
     found, clean = headline(findings, model), headline(findings, model)["clean"]
     text = ""
     if clean is not None and model.curve:
-        far = half_eps_text(findings, model)
+        kept = model.half_eps is None
+        far = eps_text(findings, model.curve[-1].eps) if kept else half_eps_text(findings, model)
         what = f"of each pixel by {far}" if findings.ord == "inf" else f"of length {far}"
-        text = f"Changes {what} leave half of the {rounded(clean.accuracy)} that are correct on clean images."
+        left = f"{'more than ' if kept else ''}half of the {rounded(clean.accuracy)}"
+        text = f"{'Even changes' if kept else 'Changes'} {what} leave {left} that are correct on clean images."
     if clean is not None and found["noise"] is not None:
         lost = 100 * (found["noise"].accuracy.value - clean.accuracy.value)
         text += f" Noise of standard deviation {findings.noise_std:g} changes that by {points(lost / 100)} points."
