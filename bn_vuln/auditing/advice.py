@@ -12,6 +12,7 @@ from bn_vuln.config import Adversarial, FineTuning, Mend
 
 OFF = 0.2  # of a standard deviation: from here on statistics are named as off
 GUESSING = 19
+LOST = {"clean": "on clean images", "noise": "under noise", "strong": "under strong attacks"}
 CALLED_WRONGLY = {GUESSING, 25, 27}  # checks which say that a model may be
 FOLDED = "no normalization layer: BN may have been folded at export; audit the model before it"
 
@@ -75,7 +76,9 @@ def _confirmed(one: Finalist, found: ModelFindings, eps: str, level: float, comm
             f"under strong attacks at eps {eps} {_change(one.strong, level)}",
         )
     )
-    bound = " Gradients are masked: what is won under attack may not be there." if found.upper_bounds else ""
+    lost = _listed([f"{LOST[loss.name]} {_points(loss)}" for loss in one.losses]) if one.losses else ""
+    bound = f" It loses: {lost}, 95% intervals." if lost else ""
+    bound += " Gradients are masked: what is won under attack may not be there." if found.upper_bounds else ""
     if one.mend.changes_c:
         return Advice(kind="raise c", text=_raise_c(one, figures, level) + bound, command=command, mend=one.mend)
     off = [layer for layer in found.layers if (layer.statistics_distance or 0) > OFF]
@@ -161,7 +164,7 @@ def _with_training(found: ModelFindings, ord: str, eps: float, command: Command)
 
 
 def _points(one: Difference) -> str:
-    """`+5.0 points (+11.8 to -2.0)`."""
+    """`+5.0 points (-2.0 to +11.8)`."""
     found = one.difference
     return f"{100 * found.value:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
 

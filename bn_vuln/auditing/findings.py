@@ -148,6 +148,8 @@ class Finalist(Frozen):
         strong: under `strong` at the chosen eps.
         gains: True where the interval of strong or of noise (of statistics alone: or of clean) lies above 0, none of
             them below, and clean costs no more than was allowed.
+        losses: those of the three whose own 95% interval lies below 0: a gain must stand many tests, a loss is said at
+            once.
         beyond_statistics: under `strong`, against the model with statistics estimated again; None where that is what is
             judged, or it was not measured.
         noise_beyond_statistics: likewise under noise.
@@ -159,6 +161,7 @@ class Finalist(Frozen):
     noise: Difference
     strong: Difference
     gains: bool = False
+    losses: tuple[Difference, ...] = ()
     beyond_statistics: Difference | None = None
     noise_beyond_statistics: Difference | None = None
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bn_vuln.analysis.statistics import paired_interval
+from bn_vuln.analysis.statistics import LEVEL, paired_interval
 from bn_vuln.auditing.findings import Candidate, Difference, Finalist, Interval
 from bn_vuln.auditing.options import MOST_SINGLE_LAYERS, RELATIVE_C
 from bn_vuln.config import Mend
@@ -159,6 +159,7 @@ def finalist(
         # Statistics were stale, and what they win or lose would hide what c brings.
         wins += [name for name in ("strong", "noise") if beyond[name].difference.low > 0]
     loses = any(found[name].difference.high < 0 for name in ("strong", "noise"))
+    plain = (difference(name, before[name], after[name], LEVEL) for name in before)
     cheap = found["clean"].difference.value >= -max_clean_cost / 100 - 1e-9
     return Finalist(
         title=candidate.title,
@@ -167,6 +168,7 @@ def finalist(
         noise=found["noise"],
         strong=found["strong"],
         gains=bool(wins) and cheap and not loses,
+        losses=tuple(one for one in plain if one.difference.high < 0),
         beyond_statistics=beyond.get("strong"),
         noise_beyond_statistics=beyond.get("noise"),
     )

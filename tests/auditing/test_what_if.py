@@ -102,6 +102,15 @@ def test_what_is_a_gain(after, control, gains):
     assert found.strong.difference.value == pytest.approx(after[2] - 0.4)
 
 
+def test_a_loss_is_said_by_its_own_interval():
+    found = what_if.finalist(
+        candidate(ALL, 0.9, 0.5, 0.4), outcomes(0.9, 0.5, 0.4), outcomes(0.9, 0.44, 0.7), None, 0.999, 1.0
+    )
+    assert [one.name for one in found.losses] == ["noise"]
+    assert found.noise.difference.high > 0  # at the level of many tests it is none
+    assert found.gains
+
+
 def test_what_stale_statistics_lose_under_noise_does_not_hide_what_c_brings():
     before, control, after = outcomes(0.7, 0.6, 0.4), outcomes(0.95, 0.45, 0.45), outcomes(0.95, 0.62, 0.48)
     level = what_if.level(3, True)
