@@ -1,17 +1,22 @@
 """From what was confirmed of a model to what is advised."""
 
+from pathlib import Path
+
 import helpers_findings as made
 import pytest
 
 from bn_vuln.auditing import advice, what_if
 from bn_vuln.auditing.findings import Candidate
 from bn_vuln.config import Mend
-from bn_vuln.records import Flag
+from bn_vuln.records import Flag, open_store
+from bn_vuln.reporting import tables
+from bn_vuln.reporting.aggregate import aggregate
 
 ALL = Mend(relative_c=0.1, reestimate=True)
 ONE = Mend(relative_c=0.3, reestimate=True, layers=("bn_1",))
 PLAIN = Mend(relative_c=0.3, layers=("bn_1",), keep_gain=False)
 TRIED = Candidate(title="c", mend=ALL, clean=0.9, noise=0.5, attacked=0.42)
+MINUS = "\N{MINUS SIGN}"
 LEVEL = what_if.level(3, control=True)
 
 
@@ -130,3 +135,22 @@ def test_what_needs_training_is_in_the_threat_model_of_the_audit():
     robust, fine_tuned = sorted(asked, key=lambda change: change.changes_c)
     assert (robust.finetune.adversarial.ord, robust.finetune.adversarial.eps) == ("2", 0.5)
     assert not fine_tuned.reestimate, "which was refused"
+
+
+@pytest.mark.parametrize(
+    ("store", "experiment", "figures"),
+    [
+        ("posthoc", "posthoc_c", {"18.3", "3.7"}),
+        ("paper", "table6_matched", {"26.9"}),
+        ("beyond", "strong_vgg8", {"10.9"}),
+    ],
+)
+def test_figures_of_our_nets_are_the_published_ones(store, experiment, figures):
+    published = open_store(Path(__file__).parents[2] / "results" / store)
+    (found,) = (one for one in published.experiments() if one.name == experiment)
+    ours = [claim.ours for claim in tables.claim_texts(aggregate(found, published))]
+    rounded = {f"{abs(float(one.split()[0].replace(MINUS, '-'))):.1f}" for one in ours if one[0] in f"+{MINUS}"}
+    assert figures <= rounded
+    (text,) = (one.text for one in advised(finalist(ALL, 0.02), candidates=(TRIED,)) if one.kind == "train")
+    assert experiment in text
+    assert all(f" {figure} points " in text or f" {figure} (" in text for figure in figures)
