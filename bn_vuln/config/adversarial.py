@@ -16,19 +16,19 @@ class Adversarial(Frozen):
     They are points of the eps ball, cut to the box, at which the cross-entropy of the true label is maximized. The
     defaults are those of Madry et al. (2018): PGD, which starts at a random point of the eps ball. FGSM (Goodfellow et
     al. 2015) is one step without a random start.
-
-    Attributes:
-        eps: Radius of the eps ball, in `unit`.
-        step_size: In `unit`. Null: 2.5 eps / steps, or eps if there is one step.
     """
 
-    ord: Literal["inf", "2"] = "inf"
-    eps: NonNegative
-    unit: Unit = "pixel"
-    box: Box = (0.0, 1.0)
-    steps: Count = 10
-    step_size: NonNegative = Field(default=None, validate_default=True)
-    random_start: bool = True
+    ord: Literal["inf", "2"] = Field("inf", description="Norm of the perturbation.")
+    eps: NonNegative = Field(description="Radius of the eps ball, in `unit`.")
+    unit: Unit = Field("pixel", description="Unit of `eps` and `step_size`.")
+    box: Box = Field((0.0, 1.0), description="Range of pixels of adversarial images, or none.")
+    steps: Count = Field(10, description="Gradient steps.")
+    step_size: NonNegative = Field(
+        default=None,
+        validate_default=True,
+        description="Step size, in `unit`. Default: 2.5 eps / steps, or eps for one step.",
+    )
+    random_start: bool = Field(True, description="Start at a random point of the eps ball.")
 
     @field_validator("ord", mode="before")
     @classmethod

@@ -11,17 +11,16 @@ from bn_vuln.typing import Plain
 
 
 class LinearArch(Frozen):
-    """A linear model: [normalization of the input ->] one Dense layer.
-
-    Attributes:
-        one_logit: For two classes: one output z = w x + b, which gives the logits [0, z]. Otherwise there is one output
-            for each class.
-    """
+    """A linear model: [normalization of the input ->] one Dense layer."""
 
     omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("one_logit",)
 
     name: Literal["linear"] = "linear"
-    one_logit: bool = False
+    one_logit: bool = Field(
+        False,
+        description="For two classes: one output z = w x + b, which gives the logits [0, z]. Otherwise there is one "
+        "output for each class.",
+    )
 
 
 class NearestCentroidArch(Frozen):
@@ -35,17 +34,17 @@ class NearestCentroidArch(Frozen):
 
 
 class MLPArch(Frozen):
-    """A multilayer perceptron with ReLU.
-
-    Attributes:
-        hidden: Units of each hidden layer. Null: two layers of half the input dimension each (the paper's Tables 6
-            and 7).
-        normalized: Hidden layers, counted from 0, with the normalization between Dense and ReLU.
-    """
+    """A multilayer perceptron with ReLU."""
 
     name: Literal["mlp"] = "mlp"
-    hidden: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
-    normalized: Annotated[tuple[Index, ...], AfterValidator(lambda layers: tuple(sorted(set(layers))))] = (0,)
+    hidden: Annotated[tuple[Count, ...], Field(min_length=1)] | None = Field(
+        None,
+        description="Units of each hidden layer. Null: two layers of half the input dimension each (the paper's "
+        "Tables 6 and 7).",
+    )
+    normalized: Annotated[tuple[Index, ...], AfterValidator(lambda layers: tuple(sorted(set(layers))))] = Field(
+        (0,), description="Hidden layers, counted from 0, with the normalization between Dense and ReLU."
+    )
 
     @model_validator(mode="after")
     def _normalized_layers_exist(self) -> MLPArch:
@@ -60,8 +59,8 @@ class DeepArch(Frozen):
     """A deep perceptron of the paper's Figure 2: `depth` ReLU layers of `units` each, all of them normalized."""
 
     name: Literal["deep"] = "deep"
-    depth: Count = 10
-    units: Count = 384
+    depth: Count = Field(10, description="Hidden layers.")
+    units: Count = Field(384, description="Units of each layer.")
 
 
 class VGGArch(Frozen):
@@ -100,8 +99,8 @@ class WideResNetArch(Frozen):
     residual: ClassVar[bool] = True
 
     name: Literal["wrn"] = "wrn"
-    depth: Count = 28
-    widening: Count = 10
+    depth: Count = Field(28, description="Layers, 6 n + 4.")
+    widening: Count = Field(10, description="Factor of the numbers of filters.")
 
     @model_validator(mode="after")
     def _has_whole_blocks(self) -> WideResNetArch:

@@ -27,30 +27,30 @@ from bn_vuln.typing import Plain, Where
 
 
 class Data(Frozen):
-    """The data that a model is trained on.
-
-    Attributes:
-        name: A data set by name, the path of an .npz file, or folder:PATH.
-        width: Image width in pixels. Null: the native one.
-        validation: Examples of the training set that are held out.
-        limit: Number of training examples. Null: all.
-        digest: Hash of the content of user data, filled in when they are read. It identifies them; a path never does.
-        classes: Train on these classes alone (numbers of the published classes), renumbered from 0 in this order.
-        balanced: Take equally many examples of every class, `limit` in all.
-        subset_seed: `fixed`: the same `limit` examples for all seeds; `seed`: other ones for each seed.
-    """
+    """The data that a model is trained on."""
 
     omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("digest", "classes", "balanced", "subset_seed")
     stored_names: ClassVar[dict[str, str]] = {"subset_seed": "draw"}
 
-    name: str = "mnist"
-    width: Count | None = None
-    validation: Count = 5000
-    limit: Count | None = None
-    digest: str | None = None
-    classes: Annotated[tuple[Index, ...], Field(min_length=2)] | None = None
-    balanced: bool = False
-    subset_seed: Literal["fixed", "seed"] = "fixed"
+    name: str = Field("mnist", description="A data set by name, the path of an .npz file, or folder:PATH.")
+    width: Count | None = Field(
+        None, description="Image width in pixels, at least the native one (bilinear). Null: the native one."
+    )
+    validation: Count = Field(5000, description="Examples of the training set that are held out to choose the epoch.")
+    limit: Count | None = Field(None, description="Number of training examples. Null: all.")
+    digest: str | None = Field(
+        None,
+        description="Hash of the content of user data, filled in when they are read. It identifies them; a path never"
+        " does.",
+    )
+    classes: Annotated[tuple[Index, ...], Field(min_length=2)] | None = Field(
+        None,
+        description="Train on these classes alone (numbers of the published classes), renumbered from 0 in this order.",
+    )
+    balanced: bool = Field(False, description="Take equally many examples of every class, `limit` in all.")
+    subset_seed: Literal["fixed", "seed"] = Field(
+        "fixed", description="`fixed`: the same `limit` examples for all seeds; `seed`: other ones for each seed."
+    )
 
     @model_validator(mode="after")
     def _options_agree(self) -> Data:
@@ -86,8 +86,10 @@ class StepSchedule(Frozen):
     """A learning rate that is multiplied by `factor` when each of `epochs` (counted from 0) begins."""
 
     name: Literal["step"] = "step"
-    epochs: Annotated[tuple[Count, ...], AfterValidator(lambda epochs: tuple(sorted(set(epochs))))]
-    factor: Positive = 0.1
+    epochs: Annotated[tuple[Count, ...], AfterValidator(lambda epochs: tuple(sorted(set(epochs))))] = Field(
+        description="Epochs, counted from 0, at whose beginning the learning rate falls."
+    )
+    factor: Positive = Field(0.1, description="Factor that the learning rate is multiplied by at each of them.")
 
 
 class CosineSchedule(Frozen):
@@ -97,7 +99,7 @@ class CosineSchedule(Frozen):
     """
 
     name: Literal["cosine"] = "cosine"
-    final: BelowOne = 0.0
+    final: BelowOne = Field(0.0, description="Share of the learning rate at the end.")
 
 
 Schedule = Annotated[
@@ -109,14 +111,13 @@ class Augment(Frozen):
     """Data augmentation: a random crop and flip of every image in every epoch, at native width, before any resizing.
 
     The defaults are those in common use on CIFAR-10 (He et al. 2016, section 4.2).
-
-    Attributes:
-        pad: Black pixels that are added on each side. The crop, of the native size, is at a random position.
-        flip: Exchange left and right with probability 1/2.
     """
 
-    pad: Index = 4
-    flip: bool = True
+    pad: Index = Field(
+        4,
+        description="Black pixels that are added on each side. The crop, of the native size, is at a random position.",
+    )
+    flip: bool = Field(True, description="Exchange left and right with probability 1/2.")
 
     @model_validator(mode="after")
     def _changes_something(self) -> Augment:
@@ -132,16 +133,6 @@ class Train(Frozen):
     changed. So `select: best` keeps the epoch of the best clean accuracy, which need not be a robust one: late in
     adversarial training robustness often falls while clean accuracy still rises (Rice et al. 2020). `select: last`
     leaves the choice to `epochs`.
-
-    Attributes:
-        batch_size: The global one, whatever the number of devices.
-        momentum: Of sgd, like `nesterov`.
-        betas: Decay rates of adam and adamw, whose denominator has PyTorch's 1e-8.
-        warmup: First epochs, in which the learning rate rises from 0 to lr, step by step.
-        label_smoothing: s, for the targets (1 - s) onehot + s / classes.
-        select: The epoch that is kept: `best` by validation accuracy, or `last`.
-        adversarial: Adversarial training; see `Adversarial`.
-        augment: Data augmentation; see `Augment`.
     """
 
     omitted_from_id_at_default: ClassVar[tuple[str, ...]] = (
@@ -153,19 +144,29 @@ class Train(Frozen):
         "augment",
     )
 
-    epochs: Count = 20
-    batch_size: Count = 128
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: Positive = 0.01
-    momentum: BelowOne = 0.0
-    nesterov: bool = False
-    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
-    schedule: Schedule = ConstantSchedule()
-    warmup: NonNegative = 0.0
-    label_smoothing: BelowOne = 0.0
-    select: Literal["best", "last"] = "best"
-    adversarial: Adversarial | None = None
-    augment: Augment | None = None
+    epochs: Count = Field(20, description="Passes through the training set.")
+    batch_size: Count = Field(128, description="Examples of a step, over all devices.")
+    optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="Optimizer.")
+    lr: Positive = Field(0.01, description="Learning rate.")
+    momentum: BelowOne = Field(0.0, description="Momentum of sgd.")
+    nesterov: bool = Field(False, description="Nesterov's momentum, of sgd.")
+    betas: tuple[BelowOne, BelowOne] = Field(
+        (0.9, 0.999), description="Decay rates of adam and adamw, whose denominator has PyTorch's 1e-8."
+    )
+    schedule: Schedule = Field(
+        ConstantSchedule(), description="Schedule of the learning rate: constant, step or cosine."
+    )
+    warmup: NonNegative = Field(
+        0.0, description="First epochs, in which the learning rate rises from 0 to `lr`, step by step."
+    )
+    label_smoothing: BelowOne = Field(
+        0.0, description="Share s of the target that is spread over all classes: (1 - s) onehot + s / classes."
+    )
+    select: Literal["best", "last"] = Field(
+        "best", description="The epoch that is kept: `best` by validation accuracy, or `last`."
+    )
+    adversarial: Adversarial | None = Field(None, description="Adversarial training; see `Adversarial`.")
+    augment: Augment | None = Field(None, description="Data augmentation; see `Augment`.")
 
     @property
     def forward_passes(self) -> int:
@@ -200,29 +201,33 @@ class Cell(Frozen):
     The defaults of `init`, `train.momentum` and `train.epochs` depend on the architecture: he for `deep` and
     convolutional nets, .9 and 5 for the latter. `normalization: l2` is short for none plus a weight decay, which must
     then be given.
-
-    Attributes:
-        weight_decay: lambda, adds lambda * w to the gradient: a penalty lambda/2 ||w||^2 (PyTorch's meaning). With
-            adamw it is decoupled from the gradient, w -= lr lambda w (Loshchilov and Hutter 2019).
-        standardize: False: the model takes its pixels as they are.
-        init_generator: What draws random initial kernels, biases and gammas: `tensorflow`, or `numpy`, the same numbers
-            on every backend. On other backends than TensorFlow it is always numpy.
-        mend: What is changed of the model that the other fields train; see `CellMend`.
     """
 
     omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("standardize", "init_generator", "mend")
 
-    data: Annotated[Data, BeforeValidator(expand_name)] = Data()
-    arch: Arch = MLPArch()
-    init: Literal["torch", "he", "zeros"] = "torch"
-    normalization: Normalization = NoNormalization()
-    weight_decay: NonNegative = 0.0
-    decay_on: Literal["kernels", "all"] = "kernels"
-    train: Train = Train()
-    seed: Index = 0
-    standardize: bool = True
-    init_generator: Literal["tensorflow", "numpy"] = "tensorflow"
-    mend: CellMend | None = None
+    data: Annotated[Data, BeforeValidator(expand_name)] = Field(
+        Data(), description="Data set: mnist, toy, another name (`bnvuln data list`), FILE.npz, or folder:PATH."
+    )
+    arch: Arch = Field(MLPArch(), description="Architecture.")
+    init: Literal["torch", "he", "zeros"] = Field("torch", description="Initialization.")
+    normalization: Normalization = Field(NoNormalization(), description="Normalization.")
+    weight_decay: NonNegative = Field(
+        0.0,
+        description="lambda, adds lambda * w to the gradient: a penalty lambda/2 ||w||^2 (PyTorch's meaning). With "
+        "adamw it is decoupled from the gradient, w -= lr lambda w (Loshchilov and Hutter 2019).",
+    )
+    decay_on: Literal["kernels", "all"] = Field("kernels", description="Weights with weight decay.")
+    train: Train = Field(Train(), description="The training.")
+    seed: Index = Field(0, description="Seed of initial weights, order and augmentation.")
+    standardize: bool = Field(True, description="Standardize the pixels. False: the model takes them as they are.")
+    init_generator: Literal["tensorflow", "numpy"] = Field(
+        "tensorflow",
+        description="What draws random initial kernels, biases and gammas: `tensorflow`, or `numpy`, the same numbers"
+        " on every backend. On other backends than TensorFlow it is always numpy.",
+    )
+    mend: CellMend | None = Field(
+        None, description="What is changed of the model that the other fields train; see `CellMend`."
+    )
 
     @property
     def base(self) -> Cell:

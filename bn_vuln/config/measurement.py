@@ -41,15 +41,14 @@ class Spectrum(Frozen):
 
     The arrays hold the gain (RMS change of the logits for a step of unit length) and the share of the margin gradient's
     energy in each component. The value is the share of the energy in the last components.
-
-    Attributes:
-        low_variance: Share of the images' variance that the last components hold together, at most.
     """
 
     kind: Literal["spectrum"] = "spectrum"
     unit: ClassVar[ColumnUnit] = "%"
     details: ClassVar[dict[str, ColumnUnit]] = {}
-    low_variance: Share = 0.01
+    low_variance: Share = Field(
+        0.01, description="Share of the images' variance that the last components hold together, at most."
+    )
 
 
 class Fooling(Frozen):
@@ -63,27 +62,23 @@ class Fooling(Frozen):
     Columns NAME.DETAIL: the share of images that `reached` the confidence, the mean `confidence` after `after` steps,
     reached before or not, and the mean L2 `distance` from the noise, of the images that reached it, or else of the last
     ones.
-
-    Attributes:
-        confidence: Softmax probability at which the ascent stops. The default is our choice, one mistake in a hundred.
-            Nguyen et al. begin at the mean image with a little noise and go to .9999, which strongly regularized
-            networks, whose logits are small, do not always reach.
-        step_size: Length of a step, L2, in pixels.
-        per_class: Images of noise for each class.
-        mean: Mean of the noise.
-        std: Standard deviation of the noise.
     """
 
     kind: Literal["fooling"] = "fooling"
-    confidence: Share = 0.99
-    steps: Count = 500
-    step_size: Positive = 0.1
-    per_class: Count = 10
-    mean: Float = 0.5
-    std: NonNegative = 0.25
-    box: Box = (0.0, 1.0)
-    after: Count = 20
-    seed: Index = 0
+    confidence: Share = Field(
+        0.99,
+        description="Softmax probability at which the ascent stops. The default is our choice, one mistake in a "
+        "hundred. Nguyen et al. begin at the mean image with a little noise and go to .9999, which "
+        "strongly regularized networks, whose logits are small, do not always reach.",
+    )
+    steps: Count = Field(500, description="Steps of the ascent, at most.")
+    step_size: Positive = Field(0.1, description="Length of a step, L2, in pixels.")
+    per_class: Count = Field(10, description="Images of noise for each class.")
+    mean: Float = Field(0.5, description="Mean of the noise.")
+    std: NonNegative = Field(0.25, description="Standard deviation of the noise.")
+    box: Box = Field((0.0, 1.0), description="Range of pixels.")
+    after: Count = Field(20, description="Steps after which the column NAME.confidence is taken.")
+    seed: Index = Field(0, description="Seed of the noise.")
     unit: ClassVar[ColumnUnit] = "steps"
     details: ClassVar[dict[str, ColumnUnit]] = {"reached": "%", "confidence": "%", "distance": "pixels"}
 
@@ -108,17 +103,13 @@ class BatchStatistics(Frozen):
 
     By chance alone the shift of batches of n independent normal values is 1/sqrt(n) (.045 for 500), their scale
     1/sqrt(2n). A model without BN has no such number: tables show a dash.
-
-    Attributes:
-        batch_size: Examples of a batch.
-        perturbation: Noise that is added to the images. Null: clean images.
     """
 
     kind: Literal["batch_statistics"] = "batch_statistics"
     unit: ClassVar[ColumnUnit] = "std"
     details: ClassVar[dict[str, ColumnUnit]] = {"scale": "log ratio"}
-    batch_size: Count = 500
-    perturbation: AWGN | None = None
+    batch_size: Count = Field(500, description="Examples of a batch.")
+    perturbation: AWGN | None = Field(None, description="Noise that is added to the images. Null: clean images.")
 
 
 Measurement = Annotated[

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from bn_vuln.config.adversarial import Adversarial
 from bn_vuln.config.types import BelowOne, Count, Frozen, Index, NonNegative, Positive, reject_if
 
 
 class FineTuning(Frozen):
-    """Training of a model that is trained already, by SGD whose rate falls along half a cosine to 0.
+    """Training of a model that is trained already, by SGD whose rate falls along half a cosine to 0."""
 
-    Attributes:
-        epochs: Passes through the images that it is fitted on.
-        lr: The rate of the first step.
-        momentum: Of SGD.
-        weight_decay: lambda, adds lambda * w to the gradient of each kernel.
-        adversarial: Each step is made on adversarial examples of its batch.
-        seed: Of the order of the images.
-    """
-
-    epochs: Count = 1
-    lr: Positive = 0.001
-    batch_size: Count = 64
-    momentum: BelowOne = 0.9
-    weight_decay: NonNegative = 0.0
-    adversarial: Adversarial | None = None
-    seed: Index = 0
+    epochs: Count = Field(1, description="Passes through the images that it is fitted on.")
+    lr: Positive = Field(0.001, description="Learning rate of the first step.")
+    batch_size: Count = Field(64, description="Images of a step.")
+    momentum: BelowOne = Field(0.9, description="Momentum of SGD.")
+    weight_decay: NonNegative = Field(0.0, description="lambda, adds lambda * w to the gradient of each kernel.")
+    adversarial: Adversarial | None = Field(None, description="Each step is made on adversarial examples of its batch.")
+    seed: Index = Field(0, description="Seed of the order of the images.")
 
 
 class Mend(Frozen):
@@ -35,23 +26,20 @@ class Mend(Frozen):
     With m the median variance of a layer's live channels, c becomes c + r m or a given c. The gain
     |gamma| / sqrt(variance + c) of the median channel is kept by gamma sqrt((m + new c) / (m + c)): the spread of the
     gains gets smaller, their size stays.
-
-    Attributes:
-        relative_c: r, of each layer.
-        c: The new c, instead of a relative one.
-        layers: Names of the normalization layers that get another c; none: all of them.
-        keep_gain: Keep the gain of the median channel.
-        reestimate: Estimate the statistics of all BN layers again, from the front to the back: those of each layer with
-            the changed layers before it. m is then of these statistics.
-        finetune: Train it afterwards.
     """
 
-    relative_c: NonNegative = 0.0
-    c: Positive | None = None
-    layers: tuple[str, ...] = ()
-    keep_gain: bool = True
-    reestimate: bool = False
-    finetune: FineTuning | None = None
+    relative_c: NonNegative = Field(0.0, description="What is added to c, in medians of the layer's variances.")
+    c: Positive | None = Field(None, description="The new c, instead of a relative one.")
+    layers: tuple[str, ...] = Field(
+        (), description="Names of the normalization layers that get another c; none: all of them."
+    )
+    keep_gain: bool = Field(True, description="Keep the gain of the median channel.")
+    reestimate: bool = Field(
+        False,
+        description="Estimate the statistics of all BN layers again, from the front to the back: those of each layer "
+        "with the changed layers before it. m is then of these statistics.",
+    )
+    finetune: FineTuning | None = Field(None, description="Train it afterwards.")
 
     @property
     def changes_c(self) -> bool:
@@ -68,13 +56,11 @@ class Mend(Frozen):
 
 
 class CellMend(Mend):
-    """What is changed of the model of a cell.
+    """What is changed of the model of a cell."""
 
-    Attributes:
-        retrain: The changed c is that of another training, from the initialization of the model that has m.
-    """
-
-    retrain: bool = False
+    retrain: bool = Field(
+        False, description="The changed c is that of another training, from the initialization of the model that has m."
+    )
 
     @model_validator(mode="after")
     def _training_anew_is_all(self) -> CellMend:

@@ -18,24 +18,20 @@ class NoNormalization(Frozen):
 
 
 class BatchNormalization(Frozen):
-    """Batch normalization, h' = gamma (h - mu) / sqrt(sigma^2 + c) + beta. The defaults equal those of PyTorch's layer.
-
-    Attributes:
-        c: Constant under the square root.
-        momentum: Weight of the old statistics, as in Keras (PyTorch's momentum is 1 minus it).
-        affine: Whether there are gamma and beta.
-        synchronized: Statistics over all replicas.
-        gamma: Start of gamma: `ones`, or `uniform` in [0, 1] (PyTorch before version 1.2), by the seed.
-    """
+    """Batch normalization, h' = gamma (h - mu) / sqrt(sigma^2 + c) + beta; the defaults of PyTorch's layer."""
 
     omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("gamma",)
 
     name: Literal["batch"] = "batch"
-    c: Positive = 1e-5
-    momentum: BelowOne = 0.9
-    affine: bool = True
-    synchronized: bool = False
-    gamma: Literal["ones", "uniform"] = "ones"
+    c: Positive = Field(1e-5, description="Constant under the square root.")
+    momentum: BelowOne = Field(
+        0.9, description="Weight of the old statistics, as in Keras (PyTorch's momentum is 1 minus it)."
+    )
+    affine: bool = Field(True, description="Scale by gamma and shift by beta.")
+    synchronized: bool = Field(False, description="Take statistics over all replicas.")
+    gamma: Literal["ones", "uniform"] = Field(
+        "ones", description="Start of gamma: `ones`, or `uniform` in [0, 1] (PyTorch before version 1.2), by the seed."
+    )
 
 
 class GroupNormalization(Frozen):
@@ -45,8 +41,8 @@ class GroupNormalization(Frozen):
     """
 
     name: Literal["group"] = "group"
-    groups: Count = 8
-    c: Positive = 1e-5
+    groups: Count = Field(8, description="Groups of channels.")
+    c: Positive = Field(1e-5, description="Constant under the square root.")
 
 
 class LayerNormalization(Frozen):
@@ -56,7 +52,7 @@ class LayerNormalization(Frozen):
     """
 
     name: Literal["layer"] = "layer"
-    c: Positive = 1e-5
+    c: Positive = Field(1e-5, description="Constant under the square root.")
 
 
 class InstanceNormalization(Frozen):
@@ -65,7 +61,7 @@ class InstanceNormalization(Frozen):
     needs: ClassVar[Needs] = "convolutional"
 
     name: Literal["instance"] = "instance"
-    c: Positive = 1e-5
+    c: Positive = Field(1e-5, description="Constant under the square root.")
 
 
 class WeightStandardizedGroupNormalization(Frozen):
@@ -77,8 +73,8 @@ class WeightStandardizedGroupNormalization(Frozen):
     needs: ClassVar[Needs] = "convolutional"
 
     name: Literal["ws_group"] = "ws_group"
-    groups: Count = 8
-    c: Positive = 1e-5
+    groups: Count = Field(8, description="Groups of channels.")
+    c: Positive = Field(1e-5, description="Constant under the square root.")
 
 
 class FilterResponseNormalization(Frozen):
@@ -91,7 +87,7 @@ class FilterResponseNormalization(Frozen):
     needs: ClassVar[Needs] = "convolutional"
 
     name: Literal["frn"] = "frn"
-    c: Positive = 1e-6
+    c: Positive = Field(1e-6, description="Constant under the square root.")
 
 
 class Fixup(Frozen):
@@ -100,15 +96,14 @@ class Fixup(Frozen):
     The first convolution of each of the L branches is scaled by L^(-1/2); the last one and the classifier begin at
     zero. There is a scalar bias before each convolution of a branch, activation and Dense, and a scalar multiplier at
     the end of each branch.
-
-    Attributes:
-        lr_factor: Share of the learning rate with which all but the kernels learn; with sgd only.
     """
 
     needs: ClassVar[Needs] = "residual"
 
     name: Literal["fixup"] = "fixup"
-    lr_factor: Positive = 0.1
+    lr_factor: Positive = Field(
+        0.1, description="Share of the learning rate with which all but the kernels learn; with sgd only."
+    )
 
 
 Normalization = Annotated[

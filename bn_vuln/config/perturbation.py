@@ -32,7 +32,7 @@ Unit = Literal["pixel", "standardized"]
 class StandardizedBox(Frozen):
     """A box in standardized units, (x - mean) / std per channel."""
 
-    standardized: Interval
+    standardized: Interval = Field(description="Lower and upper bound.")
 
 
 def _parse_box(value: Any) -> object:
@@ -61,18 +61,15 @@ class Clean(Frozen):
 
 
 class AWGN(Frozen):
-    """Additive white Gaussian noise, added at the native width of the data, before any resizing.
-
-    Attributes:
-        std: Standard deviation of the noise, in `unit`.
-        clip: Range that noisy images are cut to, in pixels, or standardized where it says so.
-    """
+    """Additive white Gaussian noise, added at the native width of the data, before any resizing."""
 
     kind: Literal["awgn"] = "awgn"
-    std: NonNegative
-    unit: Unit = "pixel"
-    clip: Box = (0.0, 1.0)
-    seed: Index = 0
+    std: NonNegative = Field(description="Standard deviation of the noise, in `unit`.")
+    unit: Unit = Field("pixel", description="Unit of `std`.")
+    clip: Box = Field(
+        (0.0, 1.0), description="Range that noisy images are cut to, in pixels, or standardized where it says so."
+    )
+    seed: Index = Field(0, description="Seed of the noise.")
 
 
 class Corruption(Frozen):
@@ -82,19 +79,20 @@ class Corruption(Frozen):
     5: `gaussian_noise` x + N(0, c), std c = .04 .06 .08 .09 .10; `shot_noise` Poisson(c x) / c, c = 500 250 100 75 50;
     `impulse_noise`: each channel of each pixel becomes 0 or 1, equally often, with probability
     c = .01 .02 .03 .05 .07; `speckle_noise` x + x N(0, c), std c = .06 .1 .12 .16 .2.
-
-    Attributes:
-        severity: 1 to 5.
-        source: `made` from the clean images of any data set; `archive`, the published images, of the test split of
-            cifar10; `auto`, the archive where it is on this machine and is of the images that are evaluated, else made.
-        seed: Only with source `made`: the published images are fixed.
     """
 
     kind: Literal["corruption"] = "corruption"
-    corruption: Literal["gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"]
-    severity: Severity
-    source: Literal["auto", "made", "archive"] = "auto"
-    seed: Index = 0
+    corruption: Literal["gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"] = Field(
+        description="Kind of noise."
+    )
+    severity: Severity = Field(description="Strength, 1 to 5.")
+    source: Literal["auto", "made", "archive"] = Field(
+        "auto",
+        description="`made` from the clean images of any data set; `archive`, the published images, of the test split"
+        " of cifar10; `auto`, the archive where it is on this machine and is of the images that are "
+        "evaluated, else made.",
+    )
+    seed: Index = Field(0, description="Seed of the noise, with source `made`: the published images are fixed.")
 
     @model_validator(mode="after")
     def _seed_needs_made(self) -> Corruption:
@@ -116,19 +114,6 @@ class Attack(Frozen):
     of their steps themselves: `apgd-ce`, `apgd-dlr`, `apgd-t` (at each of `targets` classes), `fmn` (looks for the
     nearest adversarial image), `square` (without gradients; its steps are queries), and `strong`, an ensemble of
     apgd-ce, apgd-t, fmn and square, each on the images that are still classified correctly after the one before.
-
-    Attributes:
-        eps: Radius of the eps ball, in `unit`.
-        step_size: In `unit`. Null: 2.5 eps / steps (Madry et al. 2018), or eps for one step.
-        target: `next` aims at class y + 1, `least_likely` at the class of the lowest clean logit.
-        targets: Classes that apgd-t, also in strong, aims at in turn.
-        queries: Queries of Square in strong.
-        keep: The iterate that is kept. `first_success`: every iterate counts, the clean image first, and the search
-            stops at the first adversarial one. `last`: the last iterate, as in the paper. `best_loss`: after all steps,
-            the adversarial iterate of the highest loss.
-        eps_grid: Smaller eps that are tried too, in one search, from `eps` down. An image that is adversarial at one
-            eps counts at every larger one. An image that is classified correctly at one eps is not tried below it.
-        min_eps_tolerance: Search the smallest eps at which each example is adversarial, to within this much.
     """
 
     omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("targets", "queries", "eps_grid", "min_eps_tolerance")
@@ -136,24 +121,49 @@ class Attack(Frozen):
     stored_values: ClassVar[dict[str, dict[str, str]]] = {"keep": {"first_success": "any", "best_loss": "best"}}
 
     kind: Literal["attack"] = "attack"
-    attack: Literal["fgsm", "bim", "pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fmn", "square", "strong"] = "pgd"
-    ord: Literal["inf", "2"] = "inf"
-    eps: NonNegative
-    unit: Unit = "pixel"
-    box: Box = (0.0, 1.0)
-    steps: Count
-    step_size: NonNegative | None
-    random_start: bool
-    restarts: Count = 1
-    target: Literal["none", "next", "least_likely"] = "none"
-    targets: Count = 9
-    queries: Count = 5000
-    loss: Literal["cross_entropy"] = "cross_entropy"
-    keep: Literal["first_success", "last", "best_loss"]
-    eps_grid: tuple[Positive, ...] = ()
-    min_eps_tolerance: Positive | None = None
-    seed: Index = 0
-    backend: Literal["own", "cleverhans"] = "own"
+    attack: Literal["fgsm", "bim", "pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fmn", "square", "strong"] = Field(
+        "pgd", description="The attack."
+    )
+    ord: Literal["inf", "2"] = Field(
+        "inf", description="Norm of the perturbation: inf, the largest change of a pixel; 2, the Euclidean length."
+    )
+    eps: NonNegative = Field(description="Radius of the eps ball, in `unit`.")
+    unit: Unit = Field(
+        "pixel", description="Unit of `eps` and `step_size`: pixels in [0, 1], or pixels / std of the data."
+    )
+    box: Box = Field((0.0, 1.0), description="Range of pixels of adversarial images, or none.")
+    steps: Count = Field(
+        description="Gradient steps, or queries of square. Default: 20; fgsm 1; square 5000; others 100."
+    )
+    step_size: NonNegative | None = Field(
+        description="Step size, in `unit`. Default: 2.5 eps / steps (Madry et al. 2018), or eps for one step."
+    )
+    random_start: bool = Field(
+        description="Start at a random point of the eps ball. Default: yes, but for fgsm, bim and fmn."
+    )
+    restarts: Count = Field(1, description="Number of random starts; the worst case of each example counts.")
+    target: Literal["none", "next", "least_likely"] = Field(
+        "none", description="`next` aims at class y + 1, `least_likely` at the class of the lowest clean logit."
+    )
+    targets: Count = Field(9, description="Classes that apgd-t, also in strong, aims at in turn.")
+    queries: Count = Field(5000, description="Queries of Square in strong.")
+    loss: Literal["cross_entropy"] = Field("cross_entropy", description="The loss that is maximized.")
+    keep: Literal["first_success", "last", "best_loss"] = Field(
+        description="The iterate that is kept. `first_success`: every iterate counts, the clean image first, and the "
+        "search stops at the first adversarial one. `last`: the last iterate, as in the paper. "
+        "`best_loss`: after all steps, the adversarial iterate of the highest loss."
+    )
+    eps_grid: tuple[Positive, ...] = Field(
+        (),
+        description="Smaller eps that are tried too, in one search, from `eps` down. An image that is adversarial at "
+        "one eps counts at every larger one. An image that is classified correctly at one eps is not "
+        "tried below it.",
+    )
+    min_eps_tolerance: Positive | None = Field(
+        None, description="Search the smallest eps at which each example is adversarial, to within this much."
+    )
+    seed: Index = Field(0, description="Seed of the random starts.")
+    backend: Literal["own", "cleverhans"] = Field("own", description="Implementation.")
 
     @property
     def at_smaller_eps(self) -> tuple[Attack, ...]:
@@ -232,31 +242,28 @@ class MinimumNorm(Frozen):
 
     The accuracy under it is the share of images for which no adversarial image was found; under one with a `target`,
     the share that is still classified correctly.
-
-    Attributes:
-        attack: `carlini_wagner` (2017): Adam for each of several constants c that weigh the loss against the distance.
-            The defaults are those of its authors' code, with a tenth of its steps.
-        steps: Steps of Adam for each constant.
-        step_size: Learning rate of Adam. With a box it is that of arctanh of the position in the box, without one that
-            of (standardized) pixels.
-        binary_search_steps: Constants that are tried.
-        initial_const: The first constant.
-        confidence: Logits by which another class, or the target, must be ahead.
-        target: As in `Attack`.
     """
 
     kind: Literal["minimal"] = "minimal"
-    attack: Literal["carlini_wagner"] = "carlini_wagner"
-    ord: Literal["2"] = "2"
-    unit: Unit = "pixel"
-    box: Box = (0.0, 1.0)
-    steps: Count = 1000
-    step_size: Positive = 0.01
-    binary_search_steps: Count = 9
-    initial_const: Positive = 1e-3
-    confidence: NonNegative = 0.0
-    target: Literal["none", "next", "least_likely"] = "none"
-    backend: Literal["own"] = "own"  # a part of ids
+    attack: Literal["carlini_wagner"] = Field(
+        "carlini_wagner",
+        description="`carlini_wagner` (2017): Adam for each of several constants c that weigh the loss against the "
+        "distance. The defaults are those of its authors' code, with a tenth of its steps.",
+    )
+    ord: Literal["2"] = Field("2", description="Norm that is minimized.")
+    unit: Unit = Field("pixel", description="Unit of the distance.")
+    box: Box = Field((0.0, 1.0), description="Range of pixels of adversarial images, or none.")
+    steps: Count = Field(1000, description="Steps of Adam for each constant.")
+    step_size: Positive = Field(
+        0.01,
+        description="Learning rate of Adam. With a box it is that of arctanh of the position in the box, without one "
+        "that of (standardized) pixels.",
+    )
+    binary_search_steps: Count = Field(9, description="Constants that are tried.")
+    initial_const: Positive = Field(1e-3, description="The first constant.")
+    confidence: NonNegative = Field(0.0, description="Logits by which another class, or the target, must be ahead.")
+    target: Literal["none", "next", "least_likely"] = Field("none", description="As in `Attack`.")
+    backend: Literal["own"] = Field("own", description="Implementation.")
 
     @model_validator(mode="before")
     @classmethod
@@ -291,18 +298,19 @@ def format_eps(eps: float) -> str:
 
 
 class Evaluation(Frozen):
-    """The images that a model is evaluated on, and the BN statistics that it has then.
+    """The images that a model is evaluated on, and the BN statistics that it has then."""
 
-    Attributes:
-        dataset: Null: the data set that the model was trained on.
-        split: A published split, the validation examples held out of `train` where none are published, or `all`:
-            everything there is, in its order.
-        limit: Number of examples of a fixed random order. Smaller limits are subsets of larger ones.
-        bn_statistics: Those `tracked` in training; `reestimated`, the mean over the batches of one pass through the
-            training examples; or those of the `batch` under evaluation, 500 examples.
-    """
-
-    dataset: str | None = None
-    split: Literal["test", "validation", "train", "all"] = "test"
-    limit: Count | None = None
-    bn_statistics: Literal["tracked", "reestimated", "batch"] = "tracked"
+    dataset: str | None = Field(None, description="Null: the data set that the model was trained on.")
+    split: Literal["test", "validation", "train", "all"] = Field(
+        "test",
+        description="A published split, the validation examples held out of `train` where none are published, or "
+        "`all`: everything there is, in its order.",
+    )
+    limit: Count | None = Field(
+        None, description="Number of examples of a fixed random order. Smaller limits are subsets of larger ones."
+    )
+    bn_statistics: Literal["tracked", "reestimated", "batch"] = Field(
+        "tracked",
+        description="Those `tracked` in training; `reestimated`, the mean over the batches of one pass through the "
+        "training examples; or those of the `batch` under evaluation, 500 examples.",
+    )
