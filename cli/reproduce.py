@@ -34,7 +34,7 @@ _experiment = o.option("Experiment")
 
 @click.command("reproduce", cls=o.GroupedCommand, epilog=EXAMPLES)
 @click.argument("name", required=False)
-@_experiment("--list", "listing", is_flag=True, help="List the experiments with claim, cost and state.")
+@_experiment("--list", "listing", is_flag=True, help="List the experiments with claim, command, cost and state.")
 @o.scale_option("full")
 @o.set_option
 @_experiment(
@@ -252,12 +252,13 @@ def _list(out: Path, as_json: bool) -> None:
         return
     for row in rows:
         cost = ", ".join(f"{scale} {text}" for scale, text in row["cost"].items())
-        click.echo(f"{row['name']}\n  claim: {row['claim']}\n  cost on two cores with --jobs 2, unless named: {cost}")
+        click.echo(f"{row['name']}\n  claim: {row['claim']}\n  command: {row['command']}")
+        click.echo(f"  cost on two cores with --jobs 2, unless named: {cost}")
         click.echo(f"  state in {out}: {row['state']}")
 
 
 def _state(experiment: Experiment, out: Path) -> Plain:
-    """Return claim, cost, and how many cells of each scale are finished in the results folder."""
+    """Return claim, command, cost, and how many cells of each scale are finished in the results folder."""
     from bn_vuln.experiments import catalog, runner
 
     scales: list[Scale] = list(dict.fromkeys([*experiment.scales, "full"]))
@@ -266,6 +267,7 @@ def _state(experiment: Experiment, out: Path) -> Plain:
         todo = runner.tasks(catalog.experiment(experiment.name, scale))
         states.append(f"{scale} {sum(task.finished(out) for task in todo)}/{len(todo)} cells")
     return {
-        "name": experiment.name, "title": experiment.title, "claim": experiment.claim, "cost": dict(experiment.cost),
+        "name": experiment.name, "title": experiment.title, "claim": experiment.claim, "command": experiment.command,
+        "cost": dict(experiment.cost),
         "state": ", ".join(states),
     }  # fmt: skip

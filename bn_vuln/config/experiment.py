@@ -24,17 +24,20 @@ EVALUATION_SEPARATOR = "@"  # the column NAME@EVALUATION is the column NAME at o
 class Suite(Frozen):
     """A set of perturbations and measurements, by name, for `bnvuln evaluate`."""
 
-    title: str
-    evaluation: Evaluation = Evaluation()
-    perturbations: dict[str, Perturbation] = Field(min_length=1)
-    measurements: dict[str, Measurement] = Field(default={})
+    title: str = Field(description="Its heading.")
+    claim: str = Field("", description="What it is for, in a sentence.")
+    command: str = Field("", description="The command line that runs it.")
+    cost: str = Field("", description="Run time, with its machine.")
+    evaluation: Evaluation = Field(Evaluation(), description="The images on which all of it is measured.")
+    perturbations: dict[str, Perturbation] = Field(min_length=1, description="Perturbations, by name.")
+    measurements: dict[str, Measurement] = Field({}, description="Measurements, by name.")
 
 
 class ExtraEvaluation(Evaluation):
     """A further evaluation of an experiment, with the names of the perturbations and measurements made there too."""
 
-    perturbations: tuple[str, ...] = Field(min_length=1)
-    measurements: tuple[str, ...] = ()
+    perturbations: tuple[str, ...] = Field(min_length=1, description="Names of those that are made here too.")
+    measurements: tuple[str, ...] = Field((), description="Names of those that are made here too.")
 
     @property
     def evaluation(self) -> Evaluation:
@@ -76,15 +79,10 @@ class EvaluationPlan:
 
 
 class DerivedColumn(Frozen):
-    """A column computed from others, cell by cell, in their unit; empty where one of them is.
+    """A column computed from others, cell by cell, in their unit; empty where one of them is."""
 
-    Attributes:
-        difference: Two columns, first - second.
-        mean: Two columns or more.
-    """
-
-    difference: tuple[str, ...] = ()
-    mean: tuple[str, ...] = ()
+    difference: tuple[str, ...] = Field((), description="Two columns, first - second.")
+    mean: tuple[str, ...] = Field((), description="Two columns or more.")
 
     @model_validator(mode="after")
     def _is_one_of_both(self) -> DerivedColumn:
@@ -205,33 +203,28 @@ class Table(Frozen):
     """The layout of the table and its figures.
 
     There is a block of rows for each value of the `rows` keys. Differences are `treatment` - `reference`.
-
-    Attributes:
-        arm: The key whose values are the arms.
-        arms: Instead of that, arms by name, with the values that their cells have.
-        columns: Heading of each column, by its name: a perturbation, measurement, `PERTURBATION.loss`,
-            `PERTURBATION.distance` or `MEASUREMENT.DETAIL`, any of these with `@EVALUATION`, or a derived column.
-        select_by: Mark the row with the highest mean of the arms in this column.
-        choice: Mark the row that this rule chooses.
-        figures: Kinds of figures. Empty: the one that suits the layout.
-        x: The row key along which curves are drawn.
-        y: The second row key of heat maps.
     """
 
     omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("arms", "choice", "figures", "x", "y")
     stored_values: ClassVar[dict[str, dict[str, str]]] = {"figures": {"eps_curves": "ladders"}}
 
-    rows: tuple[str, ...] = ()
-    arm: str = "normalization.name"
-    arms: dict[str, Plain] = Field(default={})
-    reference: str = "none"
-    treatment: str = "batch"
-    columns: dict[str, str] = Field(min_length=1)
-    select_by: str | None = None
-    choice: SelectionRule | None = None
-    figures: tuple[Figure, ...] = ()
-    x: str | None = None
-    y: str | None = None
+    rows: tuple[str, ...] = Field((), description="Keys of the cells; each combination of their values is a row.")
+    arm: str = Field("normalization.name", description="The key whose values are the arms.")
+    arms: dict[str, Plain] = Field(
+        {}, description="Instead of that, arms by name, with the values that their cells have."
+    )
+    reference: str = Field("none", description="The arm that is subtracted.")
+    treatment: str = Field("batch", description="The arm that it is subtracted from.")
+    columns: dict[str, str] = Field(
+        min_length=1,
+        description="Heading of each column, by its name: a perturbation, measurement, `PERTURBATION.loss`, "
+        "`PERTURBATION.distance` or `MEASUREMENT.DETAIL`, any of these with `@EVALUATION`, or a derived column.",
+    )
+    select_by: str | None = Field(None, description="Mark the row with the highest mean of the arms in this column.")
+    choice: SelectionRule | None = Field(None, description="Mark the row that this rule chooses.")
+    figures: tuple[Figure, ...] = Field((), description="Kinds of figures. Empty: the one that suits the layout.")
+    x: str | None = Field(None, description="The row key along which curves are drawn.")
+    y: str | None = Field(None, description="The second row key of heat maps.")
 
     @property
     def selection_rule(self) -> SelectionRule | None:
@@ -240,42 +233,40 @@ class Table(Frozen):
 
 
 class Experiment(Frozen):
-    """An experiment: base + grid + seeds -> cells; perturbations and measurements -> records; layout and claims.
-
-    Attributes:
-        cost: Run time, as text, by scale.
-        base: Fields of every cell.
-        grid: Values by dotted key of the cell (see `config.grid`).
-        evaluation: The images on which all perturbations and measurements are made.
-        evaluations: Extra evaluations, by name, of some of them.
-        derived: Columns that are computed from others, by name.
-        scales: Overrides by scale, of dotted keys.
-        scale: The scale that it was resolved at (`load_experiment`); a file does not set it.
-        overrides: The assignments (--set) that it was resolved with; a file does not set them.
-        claims: What is claimed, and what it is judged by.
-    """
+    """An experiment: base + grid + seeds -> cells; perturbations and measurements -> records; layout and claims."""
 
     stored_names: ClassVar[dict[str, str]] = {"claims": "paper"}
 
-    name: str
-    title: str
-    claim: str
-    source: str
-    cost: dict[Scale, str] = Field(default={})
-    notes: tuple[str, ...] = ()
-    base: Plain = Field(default={})
-    grid: dict[str, tuple[Any, ...]] = Field(min_length=1)
-    seeds: tuple[Index, ...] = Field(min_length=1)
-    evaluation: Evaluation = Evaluation()
-    perturbations: dict[str, Perturbation] = Field(min_length=1)
-    measurements: dict[str, Measurement] = Field(default={})
-    evaluations: dict[str, ExtraEvaluation] = Field(default={})
-    derived: dict[str, DerivedColumn] = Field(default={})
-    scales: dict[Scale, Plain] = Field(default={})
-    scale: Scale = "full"
-    overrides: tuple[str, ...] = ()
-    table: Table
-    claims: tuple[Claim, ...] = ()
+    name: str = Field(description="Its name, and that of its report.")
+    title: str = Field(description="Its heading.")
+    claim: str = Field(description="What it is about, in a sentence.")
+    command: str = Field("", description="The command line that runs it. A file that extends this one has its own.")
+    cost: dict[Scale, str] = Field({}, description="Run time, as text, by scale, on two cores unless it says so.")
+    source: str = Field(description="Where the claim is from.")
+    notes: tuple[str, ...] = Field((), description="What readers of its numbers should know.")
+    base: Plain = Field({}, description="Fields of every cell.")
+    grid: dict[str, tuple[Any, ...]] = Field(
+        min_length=1,
+        description="Values by dotted key of a cell; every combination is trained, for each seed. Keys that are joined "
+        "by commas take lists of values and move together.",
+    )
+    seeds: tuple[Index, ...] = Field(min_length=1, description="Every cell is trained once for each.")
+    evaluation: Evaluation = Field(
+        Evaluation(), description="The images on which all perturbations and measurements are made."
+    )
+    perturbations: dict[str, Perturbation] = Field(min_length=1, description="Perturbations, by name.")
+    measurements: dict[str, Measurement] = Field({}, description="Measurements, by name.")
+    evaluations: dict[str, ExtraEvaluation] = Field(
+        {}, description="Extra evaluations, by name, of some of the perturbations and measurements."
+    )
+    derived: dict[str, DerivedColumn] = Field({}, description="Columns that are computed from others, by name.")
+    scales: dict[Scale, Plain] = Field({}, description="Overrides by scale, of dotted keys.")
+    scale: Scale = Field("full", description="The scale that it was resolved at; a file does not set it.")
+    overrides: tuple[str, ...] = Field(
+        (), description="The assignments (--set) that it was resolved with; a file does not set them."
+    )
+    table: Table = Field(description="The layout of the table and its figures.")
+    claims: tuple[Claim, ...] = Field((), description="What is claimed, and what it is judged by.")
 
     @property
     def all_perturbations(self) -> dict[str, Perturbation]:
@@ -386,18 +377,12 @@ class Experiment(Frozen):
 
 
 class ExperimentPart(Frozen):
-    """A part of an experiment's cells.
+    """A part of an experiment's cells."""
 
-    Attributes:
-        experiment: Its name, or the path of its YAML file.
-        where: Values that a cell has, by dotted key: one, or a list of which it has one.
-        seeds: The seeds. Empty: all.
-    """
-
-    experiment: str
-    scale: Scale = "full"
-    where: Plain = Field(default={})
-    seeds: tuple[Index, ...] = ()
+    experiment: str = Field(description="Its name, or the path of its YAML file.")
+    scale: Scale = Field("full", description="The scale that it is run at.")
+    where: Plain = Field({}, description="Values that a cell has, by dotted key: one, or a list of which it has one.")
+    seeds: tuple[Index, ...] = Field((), description="The seeds. Empty: all.")
 
     @property
     def selection(self) -> Plain:
@@ -415,8 +400,11 @@ class ExperimentPart(Frozen):
 class Plan(Frozen):
     """Parts of experiments, for `bnvuln reproduce --plan`, which runs them in this order."""
 
-    title: str
-    parts: tuple[ExperimentPart, ...] = Field(min_length=1)
+    title: str = Field(description="Its heading.")
+    claim: str = Field("", description="What it is for, in a sentence.")
+    command: str = Field("", description="The command line that runs it.")
+    cost: str = Field("", description="Run time, with its machine.")
+    parts: tuple[ExperimentPart, ...] = Field(min_length=1, description="The parts, in the order in which they run.")
 
 
 def _reject_separator(where: str, names: Iterable[str]) -> None:

@@ -196,7 +196,10 @@ def reject_unknown_key(assignment: str, key: str, *models: type[Frozen]) -> None
 
 
 def _read_extended(path: Path, seen: frozenset[Path] = frozenset()) -> Plain:
-    """Read a YAML file on top of the one it `extends` (a path relative to it); mappings are merged key by key."""
+    """Read a YAML file on top of the one it `extends` (a path relative to it); mappings are merged key by key.
+
+    A command is that of one file, and not taken over.
+    """
     data: Plain = Experiment.with_present_names(read_yaml(path))
     parent = data.pop("extends", None)
     if parent is None:
@@ -206,7 +209,8 @@ def _read_extended(path: Path, seen: frozenset[Path] = frozenset()) -> Plain:
         raise ConfigError(f"{path.name}: extends: expected the path of a YAML file relative to it, received {parent!r}")
     if (path.parent / parent).resolve() in seen:
         raise ConfigError(f"{path.name}: extends itself")
-    return _merge(_read_extended(path.parent / parent, seen), data)
+    below = _read_extended(path.parent / parent, seen)
+    return _merge({key: value for key, value in below.items() if key != "command"}, data)
 
 
 def _merge(below: Plain, above: Plain) -> Plain:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -550,14 +549,6 @@ def test_objects_survive_yaml() -> None:
     ):
         assert validate(type(made), yaml.safe_load(to_yaml(made)), "again.yaml") == made
         assert validate(type(made), to_plain(made), "again.yaml") == made
-
-
-def test_shipped_configs_open_with_claim_command_and_cost() -> None:
-    for path in (*catalog.folder("paper").glob("*.yaml"), *catalog.folder("suites").glob("*.yaml")):
-        comments = list(itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines()))
-        assert comments[0].startswith("# Claim:"), path
-        assert any(line.startswith("# Command: bnvuln ") for line in comments), path
-        assert any(line.startswith("# Cost:") for line in comments), path
 
 
 def test_table6_carries_the_figures_of_the_paper() -> None:

@@ -1,10 +1,13 @@
 """The configs that ship, configs that extend one another, and the Python API on top of them."""
 
+import shlex
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import yaml
+from bn_vuln.cli.main import bnvuln
 from helpers_records import SMALL
 
 from bn_vuln import api, config
@@ -102,6 +105,54 @@ def test_extends_merges_mappings_and_replaces_the_rest(tmp_path):
     assert extended.base["train"] == {**shipped.base["train"], "epochs": 2}
     assert extended.seeds == (9,)
     assert extended.perturbations == shipped.perturbations
+
+
+def test_a_command_is_that_of_one_file(tmp_path):
+    parent = str(catalog.folder("paper") / "table6.yaml")
+    write(tmp_path / "mine.yaml", {"extends": parent})
+    assert catalog.experiment(str(tmp_path / "mine.yaml")).command == ""
+    write(tmp_path / "mine.yaml", {"extends": parent, "command": "bnvuln reproduce mine.yaml"})
+    assert catalog.experiment(str(tmp_path / "mine.yaml")).command == "bnvuln reproduce mine.yaml"
+
+
+def refuse_unless_parsed(line):
+    """Fail unless a command line parses: no option unknown, no value of one refused, no argument too many."""
+    program, name, *words = shlex.split(line)
+    command = bnvuln.get_command(click.Context(bnvuln), name)
+    assert program == "bnvuln"
+    assert command is not None, line
+    given, left, _ = command.make_parser(click.Context(command)).parse_args(list(words))
+    assert not left, line
+    for option in (param for param in command.params if isinstance(param, click.Option)):
+        option.type_cast_value(click.Context(command), given.get(option.name))
+    return given
+
+
+OF_KIND = {"suites": ("evaluate", "suite"), "plans": ("reproduce", "plan"), "commands": ("scale-input", None)}
+
+
+@pytest.mark.parametrize("kind", [*catalog.KINDS, "suites", "plans"])
+def test_every_file_says_what_it_is_for_how_to_run_it_and_what_it_costs(kind):
+    for path in sorted(catalog.folder(kind).glob("*.yaml")):
+        data = config.read_yaml(path)
+        assert all(data.get(field) for field in ("title", "claim", "command", "cost")), path
+        given = refuse_unless_parsed(data["command"])
+        command, option = OF_KIND.get(kind, ("reproduce", "name"))
+        assert data["command"].split()[1] == command, path
+        assert option is None or given[option] == path.stem, path
+        if kind in catalog.KINDS:
+            found = catalog.experiment(str(path))
+            assert found.name == path.stem
+            assert {*found.cost} == {"full", *found.scales}, path
+        assert "# Command:" not in path.read_text(), path
+
+
+@pytest.mark.parametrize("line", ["bnvuln repro table6", "bnvuln reproduce table6 --scale whole",
+                                  "bnvuln reproduce table6 --jobs", "bnvuln reproduce table6 again",
+                                  "bnvuln reproduce --no-such-option"])  # fmt: skip
+def test_a_command_that_is_none_would_be_found(line):
+    with pytest.raises((click.ClickException, AssertionError)):
+        refuse_unless_parsed(line)
 
 
 def test_extends_must_name_a_file(tmp_path):
