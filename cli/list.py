@@ -5,23 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import cloup
 
 from . import options as o
 
 EXAMPLES = """
-Examples:
-
-\b
   bnvuln list                       # runs and external models in runs/
   bnvuln list results/paper         # a packed store
   bnvuln list --json
 """
 
 
-@click.command("list", cls=o.GroupedCommand, epilog=EXAMPLES)
-@click.argument("folder", type=click.Path(path_type=Path), metavar="[DIR]", default="runs")
-@o.json_option
-@o.quiet_option
+@o.command("list", EXAMPLES)
+@cloup.argument("folder", type=click.Path(path_type=Path), metavar="[DIR]", default="runs")
+@o.output_options
 def command(folder: Path, as_json: bool, quiet: bool) -> None:
     """List the runs and external models in a results folder, the newest first.
 
@@ -34,7 +31,7 @@ def command(folder: Path, as_json: bool, quiet: bool) -> None:
 
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: expected a results folder, received a file")
-    if not folder.exists() and o.is_given("folder"):
+    if not folder.exists() and folder != Path("runs"):
         raise UsageError(f"{folder}: no such folder")
     if records.is_run_folder(folder) and not records.is_packed(folder):
         raise UsageError(f"{folder} is one run: bnvuln show {o.quote(folder)}")
@@ -44,11 +41,6 @@ def command(folder: Path, as_json: bool, quiet: bool) -> None:
     elif found:
         click.echo(text_table(models.models_table(found)))
     else:
-        click.echo(f"nothing in {folder}/: train a model (bnvuln train), or measure one of yours:")
-        click.echo("bnvuln evaluate MODEL.keras --data NAME")
-        below = sorted({path.parent for path in folder.glob("*/*") if records.is_run_folder(path)})
-        below += sorted(path for path in folder.glob("*") if records.is_packed(path))
-        if below:
-            click.echo(f"there are models in {', '.join(map(str, below))}")
+        click.echo(models.nothing_here(folder))
     if found:
         o.closing(folder, f"bnvuln show {o.quote(found[0].folder)}", quiet=quiet)

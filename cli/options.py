@@ -1,89 +1,180 @@
-"""Options, parameter types and output that the commands share. Nothing heavy is imported here."""
+"""Options of the commands: those made of a config's fields, and those that several commands share."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
-from fractions import Fraction
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import click
-from click.core import ParameterSource
+import cloup
+from click.shell_completion import CompletionItem
+
+from bn_vuln.errors import ConfigError
 
 if TYPE_CHECKING:
+    from bn_vuln.config.fields import ConfigField
+    from bn_vuln.config.types import Frozen
     from bn_vuln.runtime.progress import Progress
+    from bn_vuln.typing import Plain
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Options: TypeAlias = Mapping[str, Any]  # values of a command's options by name, as click has parsed them
+MAX_METAVAR = 45  # characters of the words that an option takes; more are listed in its text
 
 
 class OptionDecorator(Protocol):
-    """A decorator that adds an option to a command."""
+    """A decorator that adds options to a command."""
 
     def __call__(self, command: Command, /) -> Command:
-        """Return the command with the option."""
+        """Return the command with the options."""
 
 
-class NumberType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
-    """A number, or a fraction such as 8/255."""
+def command(name: str, examples: str) -> Callable[[Callable[..., Any]], cloup.Command]:
+    """Return a decorator that makes a command; its help ends with examples, one a line."""
+    return cloup.command(name, epilog=f"Examples:\n\n\b\n{examples.strip(chr(10))}", show_constraints=True)
 
-    name = "number"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+# ---------------------------------------------------------------- fields of configs
+
+
+class FieldType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
+    """The value of a config's field, which the field itself checks."""
+
+    def __init__(self, field: ConfigField) -> None:
+        self.field = field
+        self.name = field.type if len(field.type) <= MAX_METAVAR else "NAME"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
         """Parse the text of a command line."""
-        if isinstance(value, float | int):
-            return float(value)
         try:
-            numerator, slash, denominator = str(value).replace(" ", "").partition("/")
-            return float(Fraction(numerator) / (Fraction(Decimal(denominator)) if slash else 1))
-        except (ValueError, InvalidOperation, ZeroDivisionError, OverflowError):
-            self.fail(f"{value!r} is not a number or a fraction such as 8/255", param, ctx)
+            return self.field.parse(value) if isinstance(value, str) else value
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return the words, or the kind of value, that the field takes."""
+        return f"[{self.name}]" if "|" in self.name else self.name
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Offer the words that the field takes."""
+        return [CompletionItem(word) for word in self.field.choices if word.startswith(incomplete)]
 
 
-class RangeType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
-    """`LOW,HIGH` in pixels, or `none`."""
+class FieldOption(cloup.Option):
+    """An option that is a field of a config, or of a config in it: type, default and text are the field's."""
 
-    name = "low,high|none"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
-        """Parse the text of a command line."""
-        if not isinstance(value, str) or value == "none":
-            return value
-        bounds = value.split(",")
-        if len(bounds) != 2:
-            self.fail(f"{value!r} is not none or LOW,HIGH, such as 0,1", param, ctx)
-        return tuple(NUMBER.convert(bound, param, ctx) for bound in bounds)
-
-
-class IntegersType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
-    """Whole numbers joined by commas."""
-
-    name = "n,n,..."
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
-        """Parse the text of a command line."""
-        if not isinstance(value, str):
-            return value
-        try:
-            return tuple(int(part) for part in value.split(",") if part.strip())
-        except ValueError:
-            self.fail(f"{value!r} is not a list of whole numbers such as 100,100", param, ctx)
+    def __init__(self, *flags: Any, config: type[Frozen], field: ConfigField, default_text: Any, **more: Any) -> None:
+        text = field.description.replace("Null:", "Default:")
+        text = re.sub("`([a-z_]+)`", lambda m: flag_name(m[1]) if m[1] in config.model_fields else m[1], text)
+        if field.choices and len(field.type) > MAX_METAVAR:
+            text = f"{text.rstrip('.')}: {', '.join(field.choices)}."
+        if default_text is not None and default_text is not False and default_text != "" and "Default:" not in text:
+            text += f"  [default: {default_text}]"
+        more |= {} if field.is_flag else {"type": FieldType(field)}
+        super().__init__(*flags, default=None, help=text.replace("`", ""), **more)
+        self.config, self.field = config, field
 
 
-class NumbersType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
-    """Numbers joined by commas."""
+def fields(config: type[Frozen], *names: str, hidden: bool = False, **defaults: Any) -> OptionDecorator:
+    """Return a decorator that adds fields of a config as options; `given` reads them.
 
-    name = "x,x,..."
+    Args:
+        config: The config.
+        names: Dotted keys; `--bn-momentum=normalization.momentum` for an option that is not named like its field.
+        hidden: Leave them out of the help.
+        defaults: Defaults that the command has in place of the config's, by the last part of the key.
+    """
+    from bn_vuln.config.fields import fields_of
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
-        """Parse the text of a command line."""
-        return tuple(NUMBER.convert(part, param, ctx) for part in value.split(",")) if isinstance(value, str) else value
+    known = {field.key: field for field in fields_of(config)}
+
+    def decorate(command: Command) -> Command:
+        for name in reversed(names):
+            flag, _, key = name.rpartition("=")
+            field, flag = known[key], flag or flag_name(known[key].name)
+            both = f"{flag}/--no-{flag[2:]}" if field.is_flag else flag
+            default = defaults.get(field.name, field.default)
+            add = cloup.option(both, cls=FieldOption, config=config, field=field, default_text=default, hidden=hidden)
+            command = add(command)
+        return command
+
+    return decorate
+
+
+def given(config: type[Frozen], defaults: Mapping[str, object] | None = None) -> Plain:
+    """Return the fields of a config that the running command was given as options, nested as in the config.
+
+    Args:
+        config: The config.
+        defaults: Values by dotted key that the command has where none are given.
+
+    Raises:
+        click.UsageError: One field is given by two options, or one of another choice (`--widening` without wrn).
+    """
+    from bn_vuln.config import apply_override
+
+    context = click.get_current_context()
+    data: Plain = {}
+    by_key: dict[str, FieldOption] = {}
+    for option in context.command.params:
+        if isinstance(option, FieldOption) and option.config is config and context.params[str(option.name)] is not None:
+            if option.field.key in by_key:
+                names = f"{by_key[option.field.key].opts[0]} and {option.opts[0]}"
+                raise click.UsageError(f"{names} are two names of one option: give one of them", context)
+            by_key[option.field.key] = option
+    values = dict(defaults or {}) | {key: context.params[str(option.name)] for key, option in by_key.items()}
+    for key, value in sorted(values.items(), key=lambda item: item[0].count(".")):  # what has fields comes first
+        apply_override(data, key, value)
+    for key, option in by_key.items():
+        above: Any = data
+        for part in (parts := key.split("."))[:-1]:
+            above = above[part]
+        chosen, words = above.get("name"), option.field.owner_names
+        if len(parts) > 1 and chosen in option.field.siblings and chosen not in words:
+            flag = option.secondary_opts[0] if context.params[str(option.name)] is False else option.opts[0]
+            names = f"{flag_name(parts[-2])} {' or '.join(words)}"
+            raise click.UsageError(f"{flag} is for {names}, not for {chosen}", context)
+    return data
+
+
+def override(data: Plain, assignments: Sequence[str], model: type[Frozen]) -> None:
+    """Set fields of a config in place, as `--set KEY=VALUE` says.
+
+    Raises:
+        ConfigError: There is no such field; the nearest is named.
+    """
+    from bn_vuln.config import apply_override, parse_assignment, reject_unknown_key
+
+    for assignment in assignments:
+        key, value = parse_assignment(assignment)
+        reject_unknown_key(assignment, key, model)
+        apply_override(data, key, value)
+
+
+def options(*decorators: OptionDecorator) -> OptionDecorator:
+    """Return one decorator of several; the help shows their options in this order."""
+
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+def flag_name(name: str) -> str:
+    """Return the option of a name: `--step-size` of `step_size`."""
+    return f"--{name.replace('_', '-')}"
+
+
+# ---------------------------------------------------------------- types of other options
 
 
 class SeedsType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
@@ -119,96 +210,29 @@ class OutputPath(click.Path):
         return path
 
 
-NUMBER, NUMBERS, RANGE, INTEGERS, SEEDS = NumberType(), NumbersType(), RangeType(), IntegersType(), SeedsType()
+SEEDS = SeedsType()
 FOLDER = click.Path(file_okay=False, path_type=Path)
 OUTPUT_FOLDER, OUTPUT_FILE = OutputPath(file_okay=False, path_type=Path), OutputPath(dir_okay=False, path_type=Path)
 
 
-class GroupedCommand(click.Command):
-    """A command whose help shows its options under headings, in the order they were declared."""
+class Number(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
+    """A number, or a fraction such as 8/255."""
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the sections of the help."""
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for param in self.get_params(ctx):
-            row = param.get_help_record(ctx)
-            if row is not None and isinstance(param, click.Option):
-                sections.setdefault(getattr(param, "section", "Other"), []).append(row)
-        for title, rows in sections.items():
-            with formatter.section(title):
-                formatter.write_dl(rows)
+    name = "X"
 
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse the text of a command line."""
+        from bn_vuln.config import parse_number
 
-class SectionOption(click.Option):
-    """An option that belongs under a heading of the help.
-
-    `older` are names that it had in earlier versions. They work, and are left out of the help.
-    """
-
-    def __init__(self, *args: Any, section: str = "Other", older: Sequence[str] = (), **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.section, self.older = section, tuple(older)
-        self._older_dest = f"{self.name} by an older name"
-
-    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
-        """Add the option to the parser under all of its names."""
-        super().add_to_parser(parser, ctx)
-        if self.older:
-            parser.add_option(self, self.older, dest=self._older_dest, action="store", nargs=1)
-
-    def handle_parse_result(
-        self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
-    ) -> tuple[Any, list[str]]:
-        """Take the value of an older name; refuse it beside that of the present one."""
-        opts = dict(opts)
-        if self._older_dest in opts:
-            if self.name in opts:
-                raise click.UsageError(f"{self.older[0]} is the older name of {self.opts[0]}: give one of them", ctx)
-            opts[str(self.name)] = opts.pop(self._older_dest)
-        return super().handle_parse_result(ctx, opts, args)
+        try:
+            return float(parse_number(value))
+        except ValueError:
+            self.fail(f"{value!r} is not a number or a fraction such as 8/255", param, ctx)
 
 
-class RenamedChoice(click.Choice):  # type: ignore[type-arg]  # generic from click 8.2 on only
-    """A choice that takes older names of its values, too: {older: present}."""
+NUMBER = Number()
 
-    def __init__(self, choices: Sequence[str], older: Mapping[str, str]) -> None:
-        super().__init__(choices)
-        self.older = older
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Replace an older name by the present one."""
-        return super().convert(self.older.get(value, value), param, ctx)
-
-
-def option(section: str) -> Callable[..., OptionDecorator]:
-    """Return `click.option` for options under one heading."""
-
-    def declare(*names: str, **attributes: Any) -> OptionDecorator:
-        return click.option(*names, cls=SectionOption, section=section, **attributes)
-
-    return declare
-
-
-def options(decorators: Sequence[OptionDecorator]) -> OptionDecorator:
-    """Return one decorator that adds several options; the help shows them in this order."""
-
-    def decorate(command: Command) -> Command:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return decorate
-
-
-def is_given(name: str) -> bool:
-    """Return whether an option of the running command was given, rather than left at its default."""
-    source = click.get_current_context().get_parameter_source(name)
-    return source not in (None, ParameterSource.DEFAULT)
-
-
-def flag_name(name: str) -> str:
-    """Return the option of a name: `--step-size` of `step_size`."""
-    return f"--{name.replace('_', '-')}"
+# ---------------------------------------------------------------- options of several commands
 
 
 def _into_environment(variable: str) -> Callable[[click.Context, click.Parameter, Path | None], None]:
@@ -221,103 +245,45 @@ def _into_environment(variable: str) -> Callable[[click.Context, click.Parameter
     return callback
 
 
-_data_option = option("Data")
-data_options = options(
-    (
-        _data_option(
-            "--data-dir",
-            type=FOLDER,
-            callback=_into_environment("TFDS_DATA_DIR"),
-            expose_value=False,
-            is_eager=True,
-            help="Folder of prepared data sets.  [default: $TFDS_DATA_DIR, ~/tensorflow_datasets]",
-        ),
-        _data_option(
-            "--manual-dir",
-            type=click.Path(exists=True, file_okay=False, path_type=Path),
-            callback=_into_environment("BNVULN_MANUAL_DIR"),
-            expose_value=False,
-            is_eager=True,
-            help="Folder of files downloaded by hand.  [default: DATA_DIR/downloads/manual]",
-        ),
-    )
+data_options = cloup.option_group(
+    "Data folders",
+    cloup.option(
+        "--data-dir",
+        type=FOLDER,
+        callback=_into_environment("TFDS_DATA_DIR"),
+        expose_value=False,
+        is_eager=True,
+        help="Folder of prepared data sets.  [default: $TFDS_DATA_DIR, ~/tensorflow_datasets]",
+    ),
+    cloup.option(
+        "--manual-dir",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        callback=_into_environment("BNVULN_MANUAL_DIR"),
+        expose_value=False,
+        is_eager=True,
+        help="Folder of files downloaded by hand.  [default: DATA_DIR/downloads/manual]",
+    ),
 )
-
-
-json_option = option("Output")("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-quiet_option = option("Output")("-q", "--quiet", is_flag=True, help="Nothing but errors on standard error.")
-output_options = options(
-    (
-        json_option,
-        option("Output")("-q", "--quiet", is_flag=True, help="No progress and no next step on standard error."),
-        option("Output")("--verbose", is_flag=True, help="TensorFlow's start-up messages."),
-    )
+json_option = cloup.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+quiet_option = cloup.option("-q", "--quiet", is_flag=True, help="No progress and no next step on standard error.")
+output_options = cloup.option_group("Output", json_option, quiet_option)
+measuring_output_options = cloup.option_group(
+    "Output", json_option, quiet_option, cloup.option("--verbose", is_flag=True, help="TensorFlow's start-up messages.")
 )
-
-
-def scale_option(default: str) -> OptionDecorator:
-    """Return the option --scale."""
-    return option("Experiment")(
-        "--scale",
-        type=click.Choice(["smoke", "quick", "cpu", "full"]),
-        default=default,
-        show_default=True,
-        help="Amount of work; full is the paper's. Below it, verdicts are previews.",
-    )
-
-
-runs_option = option("Results")(
-    "--runs",
-    type=FOLDER,
-    default="runs",
-    show_default=True,
+set_option = cloup.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+    help="Any field of the config, e.g. train.epochs=3 (bnvuln config fields lists them).",
+)  # fmt: skip
+runs_option = cloup.option(
+    "--runs", type=FOLDER, default="runs", show_default=True,
     help="Results folder of ids, and of the records of external models.",
-)
-set_option = option("Experiment")(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A field of the config, e.g. train.epochs=3."
-)
-dry_run_option = option("Experiment")(
-    "--dry-run", is_flag=True, help="Print the resolved config and its cells; run nothing."
-)
-_result_option = option("Results")
-run_options = options(
-    (
-        _result_option("--out", type=OUTPUT_FOLDER, default="runs", show_default=True, help="Results folder."),
-        _result_option(
-            "--jobs",
-            type=click.IntRange(min=1),
-            default=1,
-            show_default=True,
-            metavar="N",
-            help="Number of processes, which share the CPU cores.",
-        ),
-        _result_option("--check", is_flag=True, help="Exit code 1 if a verdict fails."),
-    )
-)
-
-
-strategy_option = option("Devices")(
+)  # fmt: skip
+strategy_option = cloup.option(
     "--strategy",
     type=click.Choice(["auto", "none", "mirrored"]),
     default="auto",
     show_default=True,
     help="Use of devices. none: one device; mirrored: a copy of the model on each; auto: mirrored on several GPUs.",
-)
-batch_option = option("Devices")(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Examples at a time, over all devices; it changes results by rounding at most.  [default: 500, or what "
-    "memory holds]",
-)
-checks_option = option("Diagnostics")(
-    "--checks",
-    type=click.Choice(["none", "basic", "full"]),
-    default="basic",
-    show_default=True,
-    help="Diagnostics that look for a failed attack. basic: one gradient, random points and rounded images on a "
-    "quarter of the examples (100 to 1,000), and a short apgd-t on up to 100 that were left; full: further attacks on "
-    "up to 1,000, at many times the cost.",
 )
 
 

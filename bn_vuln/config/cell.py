@@ -144,11 +144,11 @@ class Train(Frozen):
         "augment",
     )
 
-    epochs: Count = Field(20, description="Passes through the training set.")
+    epochs: Count = Field(20, description="Passes through the training set; 5 for convolutional nets, if not given.")
     batch_size: Count = Field(128, description="Examples of a step, over all devices.")
     optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="Optimizer.")
     lr: Positive = Field(0.01, description="Learning rate.")
-    momentum: BelowOne = Field(0.0, description="Momentum of sgd.")
+    momentum: BelowOne = Field(0.0, description="Momentum of sgd; 0.9 for convolutional nets, if not given.")
     nesterov: bool = Field(False, description="Nesterov's momentum, of sgd.")
     betas: tuple[BelowOne, BelowOne] = Field(
         (0.9, 0.999), description="Decay rates of adam and adamw, whose denominator has PyTorch's 1e-8."
@@ -209,7 +209,9 @@ class Cell(Frozen):
         Data(), description="Data set: mnist, toy, another name (`bnvuln data list`), FILE.npz, or folder:PATH."
     )
     arch: Arch = Field(MLPArch(), description="Architecture.")
-    init: Literal["torch", "he", "zeros"] = Field("torch", description="Initialization.")
+    init: Literal["torch", "he", "zeros"] = Field(
+        "torch", description="Initialization; he for deep and convolutional nets, if not given."
+    )
     normalization: Normalization = Field(NoNormalization(), description="Normalization.")
     weight_decay: NonNegative = Field(
         0.0,

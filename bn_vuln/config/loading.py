@@ -98,11 +98,11 @@ def validate(model: type[Model], data: object, source: str) -> Model:
         errors = error.errors()
     # A sequence whose items are refused is also called too short, which it is not.
     inner = {detail["loc"][:-1] for detail in errors}
-    lines = [_explain(e, data) for e in errors if not (e["type"] == "too_short" and e["loc"] in inner)]
+    lines = [explain(e, data) for e in errors if not (e["type"] == "too_short" and e["loc"] in inner)]
     raise ConfigError("\n".join(f"{source}: {line}" for line in lines))
 
 
-def _explain(error: ErrorDetails, data: object) -> str:
+def explain(error: ErrorDetails, data: object) -> str:
     """Return the text of a pydantic error: `key: expected ..., received ...`."""
     key = _key(error["loc"], data, missing=error["type"] == "missing")
     message = error["msg"].replace("Input should be", "expected").replace("Value error, ", "")

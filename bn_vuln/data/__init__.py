@@ -19,6 +19,7 @@ from bn_vuln.data.sources import (
     is_user_data,
     prepare,
     splits,
+    validation_size,
     with_digest,
 )
 
@@ -44,6 +45,7 @@ __all__ = [
     "register",
     "release",
     "splits",
+    "validation_size",
     "subset",
     "with_class_names",
     "with_digest",

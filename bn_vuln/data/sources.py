@@ -121,6 +121,29 @@ def default_split(name: str) -> str:
     return next((split for split in ("test", "validation") if split in published), "all")
 
 
+def validation_size(name: str, size: int | None) -> int:
+    """Return the number of examples that are held out of the training set where a run writes it out.
+
+    Args:
+        name: A data set.
+        size: The number that is wanted. None: that of `config.Data`; of user data with no more than that, a tenth.
+
+    Raises:
+        UsageError: It is given for user data that have a validation split.
+    """
+    default = config.Data(name=name).validation
+    if not is_user_data(name):
+        return default if size is None else size
+    info = dataset_info(name)
+    published, n = info.sizes.get("validation"), info.sizes.get("train", 0)
+    if published and size is not None:
+        raise UsageError(
+            f"--validation: {info.label} has a validation split of {published} images, which is taken; leave the "
+            "option out"
+        )
+    return published or size or (default if n > default else max(n // 10, 1))
+
+
 def read(name: str, split: str, subset_seed: int | None = None) -> Split:
     """Read a split, `train` with the validation examples that are to be held out of it, or everything.
 

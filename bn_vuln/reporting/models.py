@@ -11,7 +11,7 @@ from typing import Literal
 
 from bn_vuln.config import describe_cell, describe_fields, present_perturbation, to_plain
 from bn_vuln.errors import UsageError
-from bn_vuln.records import Entry, entries, entry, is_packed, is_run_folder, open_run, open_store
+from bn_vuln.records import Entry, TrainingRecord, entries, entry, is_packed, is_run_folder, open_run, open_store
 from bn_vuln.reporting import templates
 from bn_vuln.reporting.exports import measurement_fields, record_fields
 from bn_vuln.reporting.tables import MISSING, TextTable, markdown_table, measurements_table, records_table
@@ -28,6 +28,29 @@ def models_table(entries: Sequence[Entry]) -> TextTable:
         rows.append([one.name, one.id, one.dataset or MISSING, one.state, accuracy, str(len(one.records))])
     notes = [problem for one in entries for problem in one.problems]
     return TextTable("Models", ["model", "id", "data", "state", "clean, %", "records"], rows, notes=tuple(notes))
+
+
+def nothing_here(folder: Path) -> str:
+    """Return what is said of a results folder without models: how to make some, and where there are some below it."""
+    lines = [f"nothing in {folder}/: train a model (bnvuln train), or measure one of yours:"]
+    lines += ["bnvuln evaluate MODEL.keras --data NAME"]
+    below = sorted({path.parent for path in folder.glob("*/*") if is_run_folder(path)})
+    below += sorted(path for path in folder.glob("*") if is_packed(path))
+    lines += [f"there are models in {', '.join(map(str, below))}"] if below else []
+    return "\n".join(lines)
+
+
+def describe_training(record: TrainingRecord) -> str:
+    """Return how a training ended, and what to try where it failed."""
+    if record.state == "failed":
+        kept = f" (epoch {record.best_epoch} of {record.epochs} is kept)" if record.best_epoch else ""
+        remedy = "try another --lr, more --epochs, or --select last where few validation images choose the epoch"
+        return f"failed to train{kept}: {record.reason}\n{remedy}"
+    accuracy = f"validation accuracy {100 * (record.validation_accuracy or 0):.2f}%"
+    if not record.epochs:
+        return f"{accuracy} (nothing to train)"
+    epochs = f"(epoch {record.best_epoch} of {record.epochs})"
+    return f"{accuracy} {epochs}, {record.parameters:,} parameters, {record.images_per_second:,.0f} images/s"
 
 
 def summary_rows(entry: Entry) -> list[tuple[str, str]]:
