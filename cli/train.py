@@ -48,7 +48,7 @@ OTHER_NAMES = (
     *(f"--adversarial-{name}=train.adversarial.{name}" for name in ("eps", "ord", "unit", "box", "steps")),
     "--adversarial-step-size=train.adversarial.step_size",
 )
-DEFAULTS = {"data": "mnist", "arch": "mlp", "normalization": "batch"}
+DEFAULTS: dict[str, Any] = {"data": "mnist", "arch": "mlp", "normalization": "batch"}
 # Fields of adversarial training by attack. The others are the defaults of the config, which are PGD's.
 ADVERSARIAL: dict[str, dict[str, object]] = {
     "pgd": {}, "bim": {"random_start": False}, "fgsm": {"random_start": False, "steps": 1}

@@ -104,13 +104,12 @@ class ConfigField:
             return text
         if self.is_list and ("," in text or not self.choices):
             value = [part for part in text.split(",") if part.strip()]
+        annotation: Any = Annotated[(self.info.annotation, self.info, *self.info.metadata)]
         try:
-            checked: TypeAdapter[object] = TypeAdapter(
-                Annotated[(self.info.annotation, self.info, *self.info.metadata)]
-            )
-            checked.validate_python(value)
+            TypeAdapter(annotation).validate_python(value)
         except ValidationError as error:
-            raise ConfigError(explain(error.errors()[0], value)) from None
+            expected = f"expected {self.type}, received {text!r}"
+            raise ConfigError(expected if self.is_list else explain(error.errors()[0], value)) from None
         return value
 
 
