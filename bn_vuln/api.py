@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, Unpack, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from bn_vuln import config, data, records
 from bn_vuln.config import (
@@ -37,7 +37,7 @@ from bn_vuln.config import (
     to_plain,
 )
 from bn_vuln.errors import UsageError
-from bn_vuln.evaluation.settings import AttackOptions, EvaluateOptions, ModelOptions, Settings, parse
+from bn_vuln.evaluation.settings import ModelOptions, Settings, parse, split
 from bn_vuln.experiments import catalog, plans, publishing, runner
 from bn_vuln.reporting import aggregate, pages, paired
 from bn_vuln.reporting.paired import Comparison
@@ -130,9 +130,7 @@ def check_data(cell: Cell | Fields) -> bool:
     return True
 
 
-def open_classifier(
-    model: Target, images: object = None, labels: object = None, **options: Unpack[EvaluateOptions]
-) -> Classifier:
+def open_classifier(model: Target, images: object = None, labels: object = None, **options: Any) -> Classifier:
     """Open a run folder, or any Keras classifier, to be given to the functions below.
 
     Args:
@@ -159,7 +157,8 @@ def attack(
     labels: object = None,
     *,
     attack: str | Attack | MinimumNorm | Fields = "pgd",
-    **options: Unpack[AttackOptions],
+    keep_images: bool = True,
+    **options: Any,
 ) -> AttackResult:
     """Attack a classifier.
 
@@ -170,8 +169,9 @@ def attack(
             None: those of `dataset`.
         labels: their classes [n], or one-hot.
         attack: the attack by name, or its config.
-        options: the fields of the attack where it is named (`eps`, by default 8/255, `steps`, ...), and see
-            `AttackOptions`.
+        keep_images: keep the attacked images.
+        options: the fields of the attack where it is named (`eps`, by default 8/255, `steps`, ...), see `config.Attack`
+            and `config.MinimumNorm`, and see `EvaluateOptions`.
 
     Returns:
         The records of the clean images, of each eps of a grid, and of the attack; which examples are classified
@@ -186,9 +186,10 @@ def attack(
 
     if isinstance(images, Mapping | Attack | MinimumNorm):  # as the second argument was, before there were images
         attack, images = images, None
-    fields, others = _attack_fields(options)
-    keep_images = bool(others.pop("keep_images", True))
+    fields, others = split(options, Attack, MinimumNorm)
     checked = _attack(attack, fields)
+    if isinstance(checked, MinimumNorm) and options.get("checks") not in (None, "none"):
+        raise UsageError(f"checks: {checked.attack} has no eps ball for further attacks; leave it out")
     settings = parse(others, images, labels)
     perturbations: dict[str, Perturbation] = {"clean": Clean(), checked.attack: checked}
     opened = _opened(model, settings)
@@ -202,7 +203,7 @@ def evaluate(
     labels: object = None,
     *,
     suite: str | Mapping[str, Perturbation | Fields] = "quick",
-    **options: Unpack[EvaluateOptions],
+    **options: Any,
 ) -> dict[str, records.Record]:
     """Measure accuracies of a classifier under the perturbations of a suite.
 
@@ -225,7 +226,7 @@ def evaluate(
     if isinstance(images, str | Mapping):  # as the second argument was, before there were images
         suite, images = images, None
     chosen = _suite(suite, "perturbations")
-    settings = parse({**_of_suite(chosen.evaluation, options), **options}, images, labels)
+    settings = parse({**options, **_of_suite(chosen.evaluation, options)}, images, labels)
     opened = _opened(model, settings, own_limit=options.get("limit") is None)
     from bn_vuln.evaluation.measurements.run import check
 
@@ -239,7 +240,7 @@ def measure(
     labels: object = None,
     *,
     suite: str | Mapping[str, Measurement | Fields] = "mechanism",
-    **options: Unpack[EvaluateOptions],
+    **options: Any,
 ) -> dict[str, records.MeasurementRecord]:
     """Measure other numbers than accuracies: tilting angle, spectrum, fooling images, shift of BN statistics.
 
@@ -265,7 +266,7 @@ def measure(
         return {}
     from bn_vuln.evaluation.measurements.run import measure as run
 
-    settings = parse({**_of_suite(chosen.evaluation, options), **options}, images, labels)
+    settings = parse({**options, **_of_suite(chosen.evaluation, options)}, images, labels)
     opened = _opened(model, settings, own_limit=options.get("limit") is None)
     found = run(
         opened.classifier, chosen.measurements, opened.evaluation, folder=opened.folder, progress=settings.progress
@@ -280,7 +281,7 @@ def transfer(
     *,
     attack: str | Attack | Fields = "pgd",
     matrix: bool = False,
-    **options: Unpack[AttackOptions],
+    **options: Any,
 ) -> TransferResult:
     """Attack the first model, and measure all models on its adversarial examples.
 
@@ -306,7 +307,7 @@ def transfer(
     from bn_vuln.evaluation import opening
     from bn_vuln.evaluation.transfer import Model, default_fields, run
 
-    fields, others = _attack_fields(options)
+    fields, others = split(options, Attack, MinimumNorm)
     name = (
         attack if isinstance(attack, str) else str(attack.get("attack", "pgd")) if isinstance(attack, Mapping) else ""
     )
@@ -342,13 +343,8 @@ def audit(
     *,
     second: Target | None = None,
     out: str | Path | None = None,
-    ord: str = "inf",
-    max_clean_cost: float = 1.0,
-    time: str | float | None = None,
-    thorough: bool = False,
-    require: str | Sequence[str] = (),
     command: str | None = None,
-    **options: Unpack[EvaluateOptions],
+    **options: Any,
 ) -> AuditResult:
     """Audit a classifier: how fragile it is, whether its normalization has to do with it, and what to do about it.
 
@@ -359,15 +355,9 @@ def audit(
         second: another model on the same images: both are audited as a pair.
         out: folder of the page and of what is done already; an audit that was interrupted goes on there. None: nothing
             is kept.
-        ord: norm of the attacks, `inf` or `2`.
-        max_clean_cost: points of clean accuracy that an advice may cost.
-        time: `10m`, `90s`, `1h`, seconds, or None for no limit; less is measured where it would take longer.
-        thorough: `strong` with its standard settings.
-        require: conditions such as `strong 2/255 >= .4`, of a pair on the first model; the findings say which are met.
         command: as the page shows it; None: this call.
-        options: see `EvaluateOptions`, of which `checks`, `force`, `root`, `batch_size` and `bn_statistics` have no
-            effect. `limit` is the number of images, of which half choose and half report; None: 200, thorough 500, or
-            all where there are fewer.
+        options: see `AuditOptions`, and `EvaluateOptions`, of which `checks`, `force`, `root`, `batch_size` and
+            `bn_statistics` have no effect.
 
     Returns:
         The findings, with tables and figures.
@@ -383,20 +373,18 @@ def audit(
     from bn_vuln.reporting import audit_page
     from bn_vuln.reporting.audit_result import AuditResult
 
-    limit = options.get("limit")
-    fields = {"ord": str(ord), "limit": limit, "max_clean_cost": max_clean_cost, "time": time, "thorough": thorough}
-    conditions = (require,) if isinstance(require, str) else tuple(require)
-    checked = config.validate(AuditOptions, {**fields, "require": conditions}, "audit")
+    fields, others = split(options, AuditOptions)
+    checked = config.validate(AuditOptions, fields, "audit")
     for text in checked.require:
         parse_requirement(text)
-    given: dict[str, object] = {**options, "limit": checked.images, "root": None, "bn_statistics": None}
-    settings = parse(given, images, labels)
+    settings = parse({**others, "limit": checked.images, "root": None, "bn_statistics": None}, images, labels)
     models = [model] if second is None else [model, second]
     opened = [
-        _opened(one, own, own_limit=limit is None) for one, own in zip(models, _for_each(models, settings), strict=True)
+        _opened(one, own, own_limit=checked.limit is None)
+        for one, own in zip(models, _for_each(models, settings), strict=True)
     ]
     folder = None if out is None else Path(out)
-    commands = Commands(command, models, _as_given(settings, options), folder, arrays=images is not None)
+    commands = Commands(command, models, _as_given(settings, others), folder, arrays=images is not None)
     found = run(
         opened,
         checked,
@@ -418,11 +406,8 @@ def mend(
     mend: Mend | Fields | None = None,
     out: str | Path | None = None,
     from_audit: str | Path | None = None,
-    ord: str | None = None,
-    eps: float | str | None = None,
-    noise: float | str | None = None,
     command: str | None = None,
-    **options: Unpack[EvaluateOptions],
+    **options: Any,
 ) -> MendResult:
     """Change the normalization of a trained model, or train it a little more, and measure it before and after.
 
@@ -437,12 +422,9 @@ def mend(
         mend: what is changed, see `config.Mend`; of an audit's change only what is to be another.
         out: the `.keras` file; its card, a text file, lies beside it. None: the model is only returned.
         from_audit: folder of an audit, whose first advice that changes the model is followed, on its data.
-        ord: norm of the attack before and after, `inf` or `2`. None: that of the audit, or inf.
-        eps: of this attack, in pixels. None: that of the audit, or 8/255 for inf.
-        noise: std of the noise before and after, in pixels. None: that of the audit, or .1.
         command: as the card shows it; None: this call.
-        options: see `EvaluateOptions`. `limit` is 200 by default; half of them are judged on. `force`: overwrite
-            `out`. `checks`, `root`, `bn_statistics` and `strategy` have no effect.
+        options: see `Threat` and `EvaluateOptions`. `limit` is 200 by default; half of them are judged on. `force`:
+            overwrite `out`. `checks`, `root`, `bn_statistics` and `strategy` have no effect.
 
     Returns:
         What was made, with paired differences, and the mended model.
@@ -463,12 +445,13 @@ def mend(
     fields = mend.model_dump(exclude_unset=True) if isinstance(mend, Mend) else dict(mend or {})
     changed = config.validate(Mend, {**({} if found is None else to_plain(found.mend)), **fields}, "mend")
     asked.check_options(changed)
-    threat = asked.threat(ord, eps, noise, None if found is None else found.threat)
+    given, others = split(options, asked.Threat)
+    threat = asked.threat(given, None if found is None else found.threat)
     path = None if out is None else Path(out)
     if path is not None:
         source = Path(target) if isinstance(target, str | Path) else None
         asked.check_output(path, source, force=bool(options.get("force")))
-    given = {**(found.options if found is not None else {}), **{k: v for k, v in options.items() if v is not None}}
+    given = {**(found.options if found is not None else {}), **others}
     if images is not None:
         given.pop("dataset", None)
     own_limit = options.get("limit") is None and (found is None or found.own_limit)
@@ -498,7 +481,7 @@ def mend(
 
 def _as_given(settings: Settings, options: Mapping[str, object]) -> dict[str, object]:
     """Options of the model and the data as JSON holds them, by which `mend` finds them again."""
-    names = ("split", *ModelOptions.__annotations__)
+    names = ("split", *ModelOptions.model_fields)
     given = {name: str(v) if isinstance(v, Path) else v for name, v in options.items() if name in names}
     if isinstance(given.get("custom_objects"), Mapping):
         del given["custom_objects"]
@@ -693,16 +676,6 @@ def newest_run(root: str | Path = RUNS) -> Path:
     return max(finished, key=lambda folder: (folder / "training.json").stat().st_mtime)
 
 
-def _attack_fields(options: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
-    """(the fields of an attack, the other options); None is no value."""
-    names = {*Attack.model_fields, *MinimumNorm.model_fields}
-    given = {name: value for name, value in options.items() if value is not None}
-    return (
-        {name: value for name, value in given.items() if name in names},
-        {name: value for name, value in given.items() if name not in names},
-    )
-
-
 def _attack(attack: str | Attack | MinimumNorm | Fields, fields: Fields) -> Attack | MinimumNorm:
     """The config of an attack: by its name and fields, or as it is given."""
     if isinstance(attack, Attack | MinimumNorm):
@@ -716,9 +689,18 @@ def _attack(attack: str | Attack | MinimumNorm | Fields, fields: Fields) -> Atta
     if name not in known:
         hint = config.nearest(str(name), known)
         raise UsageError(f"attack: {name!r} is not known (known: {', '.join(known)}){hint}")
-    if name in minimum_norm or given.get("kind") == "minimal":
+    is_minimal = name in minimum_norm or given.get("kind") == "minimal"
+    own, other = (MinimumNorm, Attack) if is_minimal else (Attack, MinimumNorm)
+    foreign = [key for key in given if key in other.model_fields and key not in own.model_fields]
+    if foreign:
+        fields_of_it = ", ".join(key for key in own.model_fields if key != "kind")
+        raise UsageError(f"attack: {', '.join(foreign)}: no option of {name} (known: {fields_of_it})")
+    if is_minimal:
         return config.validate(MinimumNorm, given, "attack")
-    return config.validate(Attack, {"eps": "8/255", **given}, "attack")
+    found = config.validate(Attack, {"eps": "8/255", **given}, "attack")
+    if max(found.eps_grid, default=0) > found.eps:
+        raise UsageError(f"eps_grid: expected eps of at most eps {found.eps:.4g}, from which it goes down")
+    return found
 
 
 def _opened(target: Target, settings: Settings, *, own_limit: bool = False) -> Opened:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
+import cloup
+
+from bn_vuln.auditing.options import AuditOptions
+from bn_vuln.evaluation.settings import EvaluateOptions
 
 from . import options as o
-from .targets import api_options, data_option, external_model_options, split_option
+from . import targets as t
 
 EXAMPLES = """
-Examples:
-
-\b
   # a model and photos of your own, one folder a class
   bnvuln audit model.keras --data folder:photos
   # two models as a pair
@@ -23,98 +22,44 @@ Examples:
   # in continuous integration: exit code 1 if it is not met
   bnvuln audit model.keras --data images.npz --require 'strong 2/255 >= .4'
   # then
-  bnvuln mend model.keras --data folder:photos \\
-      --from-audit audits/model -o mended.keras
+  bnvuln mend model.keras --from-audit audits/model -o mended.keras
 """
-_audit_option = o.option("Audit")
-_OPTIONS = (
-    data_option,
-    split_option,
-    _audit_option(
-        "--limit",
-        type=click.IntRange(min=20),
-        metavar="N",
-        help="Images, in a fixed random order; half of them choose, half report.  [default: 200; thorough: 500]",
-    ),
-    _audit_option(
-        "--ord",
-        type=click.Choice(["inf", "2"]),
-        default="inf",
-        show_default=True,
-        help="Norm of the perturbations: inf, the largest change of a pixel; 2, the Euclidean length.",
-    ),
-    _audit_option(
-        "--max-clean-cost",
-        type=o.NUMBER,
-        default=1.0,
-        metavar="POINTS",
-        help="Points of clean accuracy that an advice may cost.  [default: 1]",
-    ),
-    _audit_option(
-        "--time",
-        metavar="TIME",
-        help="90s, 10m, 1h or none. Less is measured where it would take longer, and it is said what.  [default: 10m; "
-        "thorough: none]",
-    ),
-    _audit_option("--thorough", is_flag=True, help="strong with its standard settings: many times slower."),
-    _audit_option(
-        "--require",
-        multiple=True,
-        metavar="CONDITION",
-        help="Exit code 1 unless it holds: 'strong 2/255 >= .4', 'noise 0.1 >= 80%', 'clean >= .9', 'half-eps >= "
-        "1/255'; of a pair for the first model. May be given several times.",
-    ),
-    *external_model_options,
-    o.option("Results")(
-        "--out",
-        type=o.OUTPUT_FOLDER,
-        metavar="FOLDER",
-        help="Folder of the page; an audit that was interrupted goes on there.  [default: audits/MODEL]",
-    ),
+_REQUIRE = f"{AuditOptions.model_fields['require'].description} Exit code 1 unless it holds. Several are allowed."
+_OUT = "Folder of the page; an audit that was interrupted goes on there.  [default: audits/MODEL]"
+
+
+@o.command("audit", EXAMPLES)
+@cloup.argument("model", type=t.PATH, metavar="MODEL")
+@cloup.argument("second", required=False, type=t.PATH, metavar="[MODEL2]")
+@t.data_options()
+@cloup.option_group(
+    "Audit",
+    o.fields(AuditOptions, "limit", "ord", "max_clean_cost", "time", "thorough", time="10m; thorough: none"),
+    cloup.option("--require", multiple=True, metavar="CONDITION", help=_REQUIRE),
+    o.setting("ord=2"),
 )
-
-
-@click.command("audit", cls=o.GroupedCommand, epilog=EXAMPLES)
-@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
-@click.argument("second", required=False, type=click.Path(path_type=Path), metavar="[MODEL2]")
-@o.options(_OPTIONS)
+@t.model_options
+@o.fields(EvaluateOptions, "strategy", hidden=True)
+@cloup.option_group("Results", cloup.option("--out", type=o.OUTPUT_FOLDER, help=_OUT))
 @o.data_options
-@o.strategy_option
-@o.output_options
-def command(model: Path, second: Path | None, out: Path | None, as_json: bool, verbose: bool, **options: Any) -> None:
+@o.measuring_output_options
+def command(model: Path, second: Path | None, out: Path | None, **options: Any) -> None:
     """Audit a classifier: is it fragile, does its normalization have to do with it, and what can be done?
 
     MODEL is a run, a .keras or .h5 file, or keras.applications:NAME. Measures noise, corruptions and strong attacks,
     looks at every normalization layer, tries what can be changed without training, and writes one page:
     FOLDER/index.html. With MODEL2 both are audited as a pair.
     """
-    o.set_up(verbose)
     from bn_vuln import api
+    from bn_vuln.auditing.findings import folder_name
 
-    folder = out or Path("audits") / _name(model, second)
-    time = options["time"] or (None if options["thorough"] else "10m")
-    names = ("ord", "limit", "max_clean_cost", "thorough", "require")
-    shared = {k: v for k, v in api_options(options, folder).items() if k not in ("root", "force", "limit")}
-    result = api.audit(
-        model,
-        second=second,
-        out=folder,
-        time=time,
-        command=shlex.join(["bnvuln", *sys.argv[1:]]),
-        **{name: options[name] for name in names},
-        **shared,
-    )
-    if as_json:
-        o.print_json(result.findings.model_dump(mode="json"))
-    else:
-        click.echo(str(result))
+    how = {"require": options["require"], **o.given(AuditOptions)}
+    o.override(how, options["overrides"], AuditOptions)
+    how = how if how.get("thorough") else {"time": "10m", **how}
+    folder = out or Path("audits") / folder_name([one for one in (model, second) if one is not None])
+    result = api.audit(model, second=second, out=folder, command=t.shell(), **t.asked(options) | how)
+    o.print_json(result.findings.model_dump(mode="json")) if options["as_json"] else click.echo(str(result))
     if not options["quiet"]:
         o.log(f"page: {result.page}")
     if not result.met:
         click.get_current_context().exit(1)
-
-
-def _name(model: Path, second: Path | None) -> str:
-    """The name of the folder: those of the models."""
-    paths = [Path(str(one).rpartition(":")[2]) for one in (model, second) if one is not None]
-    return "-".join(path.stem if path.suffix in (".keras", ".h5") else path.name for path in paths) or "model"

@@ -71,39 +71,64 @@ class FieldOption(cloup.Option):
     """An option that is a field of a config, or of a config in it: type, default and text are the field's."""
 
     def __init__(self, *flags: Any, config: type[Frozen], field: ConfigField, default_text: Any, **more: Any) -> None:
-        text = field.description.replace("Null:", "Default:")
+        text, _, said = field.description.replace("Null:", "Default:").partition(" Default: ")
         text = re.sub("`([a-z_]+)`", lambda m: flag_name(m[1]) if m[1] in config.model_fields else m[1], text)
         if field.choices and len(field.type) > MAX_METAVAR:
             text = f"{text.rstrip('.')}: {', '.join(field.choices)}."
-        if default_text is not None and default_text is not False and default_text != "" and "Default:" not in text:
-            text += f"  [default: {default_text}]"
-        more |= {} if field.is_flag else {"type": FieldType(field)}
+        default: object = default_text or said.rstrip(".") or field.default
+        if default not in (None, "") and not isinstance(default, bool):
+            text += f"  [default: {default}]"
+        more |= {} if "is_flag" in more or field.is_flag else {"type": FieldType(field)}
         super().__init__(*flags, default=None, help=text.replace("`", ""), **more)
         self.config, self.field = config, field
 
 
-def fields(config: type[Frozen], *names: str, hidden: bool = False, **defaults: Any) -> OptionDecorator:
+def fields(*names: Any, hidden: bool = False, **defaults: Any) -> OptionDecorator:
     """Return a decorator that adds fields of a config as options; `given` reads them.
 
+    Older names of fields (`stored_names`) are hidden options.
+
     Args:
-        config: The config.
-        names: Dotted keys; `--bn-momentum=normalization.momentum` for an option that is not named like its field.
+        names: The config, or several that stand for each other; then dotted keys. `--adversarial-eps=adversarial.eps`
+            is an option that is not named like its field, `--no-bn=normalization:none` one that stands for a value.
         hidden: Leave them out of the help.
         defaults: Defaults that the command has in place of the config's, by the last part of the key.
     """
     from bn_vuln.config.fields import fields_of
 
-    known = {field.key: field for field in fields_of(config)}
+    configs = [name for name in names if not isinstance(name, str)]
+    known = {field.key: field for field in fields_of(*configs)}
 
     def decorate(command: Command) -> Command:
-        for name in reversed(names):
+        for name in reversed([name for name in names if isinstance(name, str)]):
             flag, _, key = name.rpartition("=")
-            field, flag = known[key], flag or flag_name(known[key].name)
-            both = f"{flag}/--no-{flag[2:]}" if field.is_flag else flag
-            default = defaults.get(field.name, field.default)
-            add = cloup.option(both, cls=FieldOption, config=config, field=field, default_text=default, hidden=hidden)
-            command = add(command)
+            key, _, value = key.partition(":")
+            field = known[key]
+            flag = flag or flag_name(field.name)
+            more: dict[str, Any] = {"config": configs[0], "field": field}
+            more["default_text"] = defaults.get(field.name)
+            if value or field.default is False:
+                more |= {"is_flag": True, "flag_value": value or True}
+            elif field.is_flag:
+                flag += f"/--no-{flag[2:]}"
+            older = field.owners[0].stored_names.get(field.name)
+            if older is not None and not name.startswith("-"):
+                command = cloup.option(flag_name(older), cls=FieldOption, hidden=True, **more)(command)
+            command = cloup.option(flag, cls=FieldOption, hidden=hidden, **more)(command)
         return command
+
+    return decorate
+
+
+def hidden_fields(*configs: type[Frozen]) -> OptionDecorator:
+    """Return a decorator that adds the fields of a config that no option below it has, left out of the help."""
+
+    def decorate(command: Command) -> Command:
+        taken: set[str] = set()
+        for option in getattr(command, "__click_params__", ()):
+            taken |= {*option.opts, *([option.field.key] if isinstance(option, FieldOption) else [])}
+        names = dict.fromkeys(name for one in configs for name in one.model_fields if name != "kind")
+        return fields(*configs, *(n for n in names if not {n, flag_name(n)} & taken), hidden=True)(command)
 
     return decorate
 
@@ -112,11 +137,11 @@ def given(config: type[Frozen], defaults: Mapping[str, object] | None = None) ->
     """Return the fields of a config that the running command was given as options, nested as in the config.
 
     Args:
-        config: The config.
+        config: The config, or the first of several that stand for each other.
         defaults: Values by dotted key that the command has where none are given.
 
     Raises:
-        click.UsageError: One field is given by two options, or one of another choice (`--widening` without wrn).
+        click.UsageError: Two options give one field two values, or one is of another choice (`--widening` without wrn).
     """
     from bn_vuln.config import apply_override
 
@@ -124,11 +149,12 @@ def given(config: type[Frozen], defaults: Mapping[str, object] | None = None) ->
     data: Plain = {}
     by_key: dict[str, FieldOption] = {}
     for option in context.command.params:
-        if isinstance(option, FieldOption) and option.config is config and context.params[str(option.name)] is not None:
-            if option.field.key in by_key:
-                names = f"{by_key[option.field.key].opts[0]} and {option.opts[0]}"
-                raise click.UsageError(f"{names} are two names of one option: give one of them", context)
-            by_key[option.field.key] = option
+        value = context.params.get(str(option.name))
+        if isinstance(option, FieldOption) and option.config is config and value is not None:
+            other = by_key.setdefault(option.field.key, option)
+            if context.params[str(other.name)] != value:
+                names = f"{other.opts[0]} and {option.opts[0]}"
+                raise click.UsageError(f"{names} are two names of one option and contradict each other", context)
     values = dict(defaults or {}) | {key: context.params[str(option.name)] for key, option in by_key.items()}
     for key, value in sorted(values.items(), key=lambda item: item[0].count(".")):  # what has fields comes first
         apply_override(data, key, value)
@@ -144,7 +170,7 @@ def given(config: type[Frozen], defaults: Mapping[str, object] | None = None) ->
     return data
 
 
-def override(data: Plain, assignments: Sequence[str], model: type[Frozen]) -> None:
+def override(data: Plain, assignments: Sequence[str], *models: type[Frozen]) -> None:
     """Set fields of a config in place, as `--set KEY=VALUE` says.
 
     Raises:
@@ -154,7 +180,7 @@ def override(data: Plain, assignments: Sequence[str], model: type[Frozen]) -> No
 
     for assignment in assignments:
         key, value = parse_assignment(assignment)
-        reject_unknown_key(assignment, key, model)
+        reject_unknown_key(assignment, key, *models)
         apply_override(data, key, value)
 
 
@@ -264,16 +290,34 @@ data_options = cloup.option_group(
         help="Folder of files downloaded by hand.  [default: DATA_DIR/downloads/manual]",
     ),
 )
+
+
+def _set_up(_: click.Context, __: click.Parameter, verbose: bool) -> bool:
+    """Configure what has to be set before TensorFlow is imported."""
+    from bn_vuln.runtime import backend
+
+    backend.set_verbose(verbose)
+    return verbose
+
+
 json_option = cloup.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 quiet_option = cloup.option("-q", "--quiet", is_flag=True, help="No progress and no next step on standard error.")
 output_options = cloup.option_group("Output", json_option, quiet_option)
 measuring_output_options = cloup.option_group(
-    "Output", json_option, quiet_option, cloup.option("--verbose", is_flag=True, help="TensorFlow's start-up messages.")
+    "Output",
+    json_option,
+    quiet_option,
+    cloup.option("--verbose", is_flag=True, callback=_set_up, help="TensorFlow's start-up messages."),
 )
-set_option = cloup.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
-    help="Any field of the config, e.g. train.epochs=3 (bnvuln config fields lists them).",
-)  # fmt: skip
+
+
+def setting(example: str) -> OptionDecorator:
+    """Return the option --set."""
+    text = f"Any field of the config, e.g. {example} (bnvuln config fields lists them)."
+    return cloup.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help=text)
+
+
+set_option = setting("train.epochs=3")
 runs_option = cloup.option(
     "--runs", type=FOLDER, default="runs", show_default=True,
     help="Results folder of ids, and of the records of external models.",

@@ -42,7 +42,6 @@ SHOWN = {  # options by group; every other field of a cell is a hidden option, t
 OTHER_NAMES = (
     "--bn-momentum=normalization.momentum",
     "data.subset_seed",
-    "--draw=data.subset_seed",
     "--lr-drops=train.schedule.epochs",
     "--lr-drop-factor=train.schedule.factor",
     *(f"--adversarial-{name}=train.adversarial.{name}" for name in ("eps", "ord", "unit", "box", "steps")),

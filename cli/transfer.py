@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+import cloup
+
+from bn_vuln.config import Attack
 
 from . import options as o
-from .attack_options import attack_config, attack_options
-from .targets import api_options
-
-if TYPE_CHECKING:
-    from bn_vuln.evaluation.transfer import TransferResult
+from . import targets as t
 
 EXAMPLES = """
-Examples:
-
-\b
   # PGD-20 on SRC; its examples on SRC and DST
   bnvuln transfer runs/SRC runs/DST --eps 8/255
   # each of them attacked, given to all
@@ -25,28 +21,22 @@ Examples:
   bnvuln transfer runs/SRC model.keras --data mnist --input-scale 0-255 \\
       --limit 1000 --json
 """
-_result = o.option("Results")
+_OUT = "Folder of the tables and heat maps.  [default: RUNS/report with --matrix, else none]"
 
 
-@click.command("transfer", cls=o.GroupedCommand, epilog=EXAMPLES)
-@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SRC DST [DST ...]")
-@o.option("Model and data")("--matrix", is_flag=True, help="Every model as a source and a target.")
-@attack_options()
-@_result(
-    "--runs", type=o.OUTPUT_FOLDER, default="runs", show_default=True, help="Folder of records of external models."
+@o.command("transfer", EXAMPLES)
+@cloup.argument("models", nargs=-1, required=True, type=t.PATH, metavar="SRC DST [DST ...]")
+@t.data_options("limit")
+@t.attack_options(Attack)
+@t.model_options
+@cloup.option_group(
+    "Results",
+    cloup.option("--matrix", is_flag=True, help="Every model as a source and a target."),
+    t.runs_option,
+    cloup.option("--out", type=o.OUTPUT_FOLDER, help=_OUT),
 )
-@_result(
-    "--out",
-    type=o.OUTPUT_FOLDER,
-    help="Folder of the tables (Markdown) and heat maps (SVG, PNG).  [default: RUNS/report with --matrix, else none]",
-)
-@o.data_options
-@o.strategy_option
-@o.batch_option
-@o.output_options
-def command(
-    models: tuple[Path, ...], matrix: bool, runs: Path, out: Path | None, as_json: bool, verbose: bool, **options: Any
-) -> None:
+@t.computing_options
+def command(models: tuple[Path, ...], matrix: bool, runs: Path, out: Path | None, **options: Any) -> None:
     """Attack SRC (a run or any .keras classifier), and evaluate its adversarial examples on SRC and on each DST.
 
     Prints each target's accuracy on the source's adversarial examples, and the transfer rate: the share that the
@@ -57,41 +47,18 @@ def command(
     Without --keep, bim and pgd go on to their last iterate. The other iterative attacks stop at the first iterate that
     is adversarial for SRC, which leaves examples near SRC's boundary, where they transfer less.
     """
-    o.set_up(verbose)
-    from bn_vuln.evaluation.transfer import default_fields
+    from bn_vuln import api
     from bn_vuln.reporting import transfer as report
 
-    if not o.is_given("keep"):
-        options |= default_fields(options["name"])
-    transfers = _run(models, matrix, runs, options)
+    shared = t.asked({**options, "runs": runs})
+    transfers = api.transfer(models, attack=t.attack_fields(options), matrix=matrix, **shared)
     folder = out or (runs / "report" if matrix else None)
     files = report.write(transfers, folder) if folder else []
-    if as_json:
+    if options["as_json"]:
         o.print_json({**report.to_json(transfers), "files": [str(path) for path in files]})
     else:
-        _print(transfers, matrix)
+        click.echo(report.text(transfers, matrix=matrix))
     for path in files[-1:]:
         o.log(f"report: {path}")
     folders = list(dict.fromkeys(path if path.is_dir() else runs for path in models))
     o.closing(", ".join(map(str, folders)), f"bnvuln show {o.quote(models[-1])}", quiet=options["quiet"])
-
-
-def _run(models: tuple[Path, ...], matrix: bool, runs: Path, options: o.Options) -> TransferResult:
-    """Return the pairs of models, measured now or before."""
-    from bn_vuln import api
-
-    return api.transfer(models, attack=attack_config(options), matrix=matrix, **api_options(options, runs))
-
-
-def _print(transfers: TransferResult, matrix: bool) -> None:
-    """Print the matrices, or one source's row of numbers, with what is wrong with them below."""
-    from bn_vuln.reporting import transfer as report
-    from bn_vuln.reporting.tables import text_table, wrap
-
-    tables = [report.matrix_table(transfers, q) for q in report.QUANTITIES] if matrix else []
-    click.echo("\n".join(wrap(report.describe(transfers), 80)))
-    for table in tables or [report.pairs_table(transfers)]:
-        click.echo(f"\n{table.title}\n{text_table(table)}")
-    click.echo()
-    for line in report.flag_lines(transfers):
-        click.echo("\n".join(wrap(line, 80, indent="    ")))

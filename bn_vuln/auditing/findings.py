@@ -375,6 +375,12 @@ def write_examples(folder: Path, number: int, arrays: Arrays) -> None:
         np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
 
 
+def folder_name(models: Sequence[Path]) -> str:
+    """Return the name of the folder of an audit: those of its models."""
+    paths = [Path(str(one).rpartition(":")[2]) for one in models]
+    return "-".join(path.stem if path.suffix in (".keras", ".h5") else path.name for path in paths) or "model"
+
+
 def check_folder(folder: Path, sources: Sequence[str], data: str) -> None:
     """Refuse a folder that holds the audit of other models, or on other data: its page would be lost.
 

@@ -115,7 +115,7 @@ def mend(
             difference(name, one.correct, other.correct, LEVEL)
             for name, one, other in zip(perturbations, before, after, strict=True)
         ),
-        noise_std=threat.noise_std,
+        noise_std=threat.noise,
         strong=described(perturbations["strong"]),
         flags=_flags(before, after),
         command=command,

@@ -5,27 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import Field
+
 from bn_vuln.auditing import findings
 from bn_vuln.auditing.commands import options_of
 from bn_vuln.auditing.options import AuditOptions, noise
-from bn_vuln.config import Clean, Mend, Perturbation, parse_number, validate
+from bn_vuln.config import Clean, Frozen, Mend, Perturbation, to_plain, validate
+from bn_vuln.config.types import Norm, Positive
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluation.settings import ModelOptions
 from bn_vuln.typing import Plain
 
 
-@dataclass(frozen=True)
-class Threat:
+class Threat(Frozen):
     """What both models are measured under: noise, and `strong` in the eps ball; pixels in [0, 1]."""
 
-    ord: str = "inf"
-    eps: float = 8 / 255
-    noise_std: float = 0.1
+    ord: Norm = Field("inf", description="Norm of the attack. Default: inf, or the audit's.")
+    eps: Positive = Field(8 / 255, description="Radius of its eps ball, in pixels. Default: 8/255, or the audit's.")
+    noise: Positive = Field(0.1, description="Std of the noise, in pixels. Default: 0.1, or the audit's.")
 
     def perturbations(self, classes: int) -> dict[str, Perturbation]:
         """Return them by name, for a data set of so many classes."""
         strong = AuditOptions.model_validate({"ord": self.ord}).strong(self.eps, classes)
-        return {"clean": Clean(), "noise": noise(self.noise_std), "strong": strong}
+        return {"clean": Clean(), "noise": noise(self.noise), "strong": strong}
 
 
 def check_options(options: Mend) -> None:
@@ -73,33 +75,24 @@ def advised(folder: Path, model: object) -> Advised:
         raise UsageError(f"{folder}: the audit advises no change that mend can make: see {folder}/index.html")
     given = {name: value for name, value in found.options.items() if value is not None}
     asked = validate(AuditOptions, {n: v for n, v in given.items() if n in AuditOptions.model_fields}, str(folder))
-    names = ModelOptions.__annotations__.keys() | {"dataset", "split"}
+    names = ModelOptions.model_fields.keys() | {"dataset", "split"}
     options = {name: value for name, value in given.items() if name in names} | {"limit": asked.images}
     options = options_of(one.source if model is None else model, options)
-    threat = Threat(found.ord, found.eps, found.noise_std)
+    threat = validate(Threat, {"ord": found.ord, "eps": found.eps, "noise": found.noise_std}, str(folder))
     return Advised(one.source, one.id, change, threat, options, asked.limit is None)
 
 
-def threat(ord: str | None, eps: float | str | None, noise: float | str | None, audit: Threat | None) -> Threat:
-    """Return the threat of these options, else that of the audit, else the default.
+def threat(given: Plain, audit: Threat | None) -> Threat:
+    """Return the threat of these fields, the others those of the audit, or the default.
 
     Raises:
-        UsageError: eps or the std of the noise is not positive, or eps is not given for another norm.
+        UsageError: eps is not given for another norm.
     """
     found = audit or Threat()
-    norm = found.ord if ord is None else str(ord)
-    if eps is None and norm != found.ord:
-        raise UsageError(f"--ord {norm} needs an --eps: there is no default")
-    try:
-        radius = found.eps if eps is None else float(parse_number(eps))
-        std = found.noise_std if noise is None else float(parse_number(noise))
-    except (TypeError, ValueError, ZeroDivisionError):
-        radius = std = 0.0
-    if norm not in ("inf", "2") or not radius > 0 or not std > 0:
-        raise UsageError(
-            f"expected ord inf or 2, eps > 0 and noise > 0, received ord {norm}, eps {eps} and noise {noise}"
-        )
-    return Threat(norm, radius, std)
+    asked = validate(Threat, {**to_plain(found), **given}, "mend")
+    if "eps" not in given and asked.ord != found.ord:
+        raise UsageError(f"--ord {asked.ord} needs an --eps: there is no default")
+    return asked
 
 
 def check_output(out: Path, source: Path | None, *, force: bool) -> None:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
@@ -20,7 +20,7 @@ from bn_vuln.config import (
     format_eps,
     parse_number,
 )
-from bn_vuln.config.types import Count, NonNegative
+from bn_vuln.config.types import Count, NonNegative, Norm
 from bn_vuln.errors import UsageError
 from bn_vuln.typing import Floats
 
@@ -50,23 +50,24 @@ def parse_time(value: Any) -> object:
 
 
 class AuditOptions(Frozen):
-    """How a model is audited.
+    """How a model is audited."""
 
-    Attributes:
-        ord: norm of the attacks.
-        limit: images; half of them choose, half report. None: 200, thorough 500, or all where there are fewer.
-        max_clean_cost: points of clean accuracy that an advice may cost.
-        time: seconds; None: no limit. Less is measured where it would take longer.
-        thorough: `strong` with its standard settings.
-        require: conditions such as `strong 2/255 >= .4`.
-    """
-
-    ord: Literal["inf", "2"] = "inf"
-    limit: Annotated[Count, Field(ge=FEWEST)] | None = None
-    max_clean_cost: NonNegative = 1.0
-    time: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(parse_time)] = None
-    thorough: bool = False
-    require: tuple[str, ...] = ()
+    ord: Norm = Field("inf", description="Norm of the perturbations.")
+    limit: Annotated[Count, Field(ge=FEWEST)] | None = Field(
+        None,
+        description="Images, in a fixed random order; half of them choose, half report. Default: 200, thorough 500, or "
+        "all where there are fewer.",
+    )
+    max_clean_cost: NonNegative = Field(1.0, description="Points of clean accuracy that an advice may cost.")
+    time: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(parse_time)] = Field(
+        None, description="90s, 10m, 1h or none. Less is measured where it would take longer, and it is said what."
+    )
+    thorough: bool = Field(False, description="strong with its standard settings: many times slower.")
+    require: Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = Field(
+        (),
+        description="Conditions: 'strong 2/255 >= .4', 'noise 0.1 >= 80%', 'clean >= .9', 'half-eps >= 1/255'; of a "
+        "pair for the first model.",
+    )
 
     @property
     def images(self) -> int:

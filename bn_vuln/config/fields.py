@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from bn_vuln.config.loading import explain
-from bn_vuln.config.types import Frozen
+from bn_vuln.config.types import Frozen, nearest
 from bn_vuln.errors import ConfigError
 
 TAGS = ("name", "kind")  # the field that tells the members of a union apart
@@ -48,7 +48,8 @@ class ConfigField:
     @cached_property
     def choices(self) -> tuple[str, ...]:
         """The words that the value is one of; those of a choice of configs are their names."""
-        words = [str(value) for t in _parts(self.info.annotation) if get_origin(t) is Literal for value in get_args(t)]
+        parts = [part for owner in self.owners for part in _parts(owner.model_fields[self.name].annotation)]
+        words = [str(value) for part in parts if get_origin(part) is Literal for value in get_args(part)]
         return tuple(dict.fromkeys([*words, *_names(self.members)]))
 
     @property
@@ -100,17 +101,18 @@ class ConfigField:
         """
         stored = self.owners[0].stored_values.get(self.name, {})
         value: Any = {older: now for now, older in stored.items()}.get(text, text)
-        if self.members and not self.is_list:  # the short form of a config, which is checked with the others
-            return text
+        if value in self.choices or (self.members and not self.is_list):  # of a config the short form, checked later
+            return value
         if self.is_list and ("," in text or not self.choices):
-            value = [part for part in text.split(",") if part.strip()]
+            value = [part.strip() for part in text.split(",") if part.strip()]
         annotation: Any = Annotated[(self.info.annotation, self.info, *self.info.metadata)]
         try:
-            TypeAdapter(annotation).validate_python(value)
+            found = TypeAdapter(annotation).validate_python(value)
         except ValidationError as error:
-            expected = f"expected {self.type}, received {text!r}"
-            raise ConfigError(expected if self.is_list else explain(error.errors()[0], value)) from None
-        return value
+            expected = f"expected {self.type}, received {text!r}{nearest(text, self.choices)}"
+            given = self.choices or self.is_list
+            raise ConfigError(expected if given else explain(error.errors()[0], value)) from None
+        return text if found is None else found
 
 
 def _names(members: Iterable[type[Frozen]]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from bn_vuln.config.types import (
@@ -19,6 +19,7 @@ from bn_vuln.config.types import (
     Index,
     Interval,
     NonNegative,
+    Norm,
     Positive,
     Severity,
     parse_integer,
@@ -124,7 +125,7 @@ class Attack(Frozen):
     attack: Literal["fgsm", "bim", "pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fmn", "square", "strong"] = Field(
         "pgd", description="The attack."
     )
-    ord: Literal["inf", "2"] = Field(
+    ord: Norm = Field(
         "inf", description="Norm of the perturbation: inf, the largest change of a pixel; 2, the Euclidean length."
     )
     eps: NonNegative = Field(description="Radius of the eps ball, in `unit`.")
@@ -178,12 +179,18 @@ class Attack(Frozen):
             found.append(self.model_copy(update={"eps": eps, "eps_grid": others, "step_size": size}))
         return tuple(found)
 
+    @field_validator("eps_grid")
+    @classmethod
+    def _ascending(cls, grid: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        """Sort a grid, which may name eps itself."""
+        return tuple(sorted({*grid} - {info.data.get("eps")}))
+
     @model_validator(mode="before")
     @classmethod
     def _fill_in_defaults(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        data = cls.with_present_names(data) | {"ord": str(data.get("ord", "inf"))}  # YAML reads 2 as a number
+        data = cls.with_present_names(data)
         name = data.get("attack", "pgd")
         data.setdefault("random_start", name in ("pgd", "square", "strong") or str(name).startswith("apgd"))
         data.setdefault("steps", _STEPS.get(name, 20))
@@ -198,7 +205,7 @@ class Attack(Frozen):
     @model_validator(mode="after")
     def _options_fit_the_attack(self) -> Attack:
         name, chooses_steps, own = self.attack, self.attack in PARAMETER_FREE, self.backend == "own"
-        tolerance, every_eps = self.min_eps_tolerance, [*self.eps_grid, self.eps]
+        tolerance = self.min_eps_tolerance
         stops_at_success = self.keep == "first_success"
         reject_if(
             (name == "fgsm" and (self.steps != 1 or self.step_size != self.eps),
@@ -221,8 +228,6 @@ class Attack(Frozen):
              "min_eps_tolerance: expected less than eps={eps}, keep first_success, and no eps_grid beside it"),
             (self.eps_grid and not stops_at_success,
              "eps_grid needs keep first_success, received keep {keep}"),
-            (len({*every_eps}) < len(every_eps) or sorted(self.eps_grid) != list(self.eps_grid),
-             "eps_grid: expected other eps than {eps}, ascending, each once"),
             attack=name, eps=self.eps, keep=self.keep,
         )  # fmt: skip
         return self
@@ -250,7 +255,7 @@ class MinimumNorm(Frozen):
         description="`carlini_wagner` (2017): Adam for each of several constants c that weigh the loss against the "
         "distance. The defaults are those of its authors' code, with a tenth of its steps.",
     )
-    ord: Literal["2"] = Field("2", description="Norm that is minimized.")
+    ord: Annotated[Literal["2"], BeforeValidator(str)] = Field("2", description="Norm that is minimized.")
     unit: Unit = Field("pixel", description="Unit of the distance.")
     box: Box = Field((0.0, 1.0), description="Range of pixels of adversarial images, or none.")
     steps: Count = Field(1000, description="Steps of Adam for each constant.")
@@ -264,12 +269,6 @@ class MinimumNorm(Frozen):
     confidence: NonNegative = Field(0.0, description="Logits by which another class, or the target, must be ahead.")
     target: Literal["none", "next", "least_likely"] = Field("none", description="As in `Attack`.")
     backend: Literal["own"] = Field("own", description="Implementation.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _ord_as_text(cls, data: Any) -> Any:
-        """Read `ord: 2`, which is a number in YAML."""
-        return {**data, "ord": str(data.get("ord", "2"))} if isinstance(data, Mapping) else data
 
 
 Perturbation = Annotated[Clean | AWGN | Corruption | Attack | MinimumNorm, Field(discriminator="kind")]
@@ -300,17 +299,21 @@ def format_eps(eps: float) -> str:
 class Evaluation(Frozen):
     """The images that a model is evaluated on, and the BN statistics that it has then."""
 
-    dataset: str | None = Field(None, description="Null: the data set that the model was trained on.")
+    dataset: str | None = Field(
+        None,
+        description="Data set: a name, FILE.npz or folder:PATH. Null: that of the training; of external models mnist.",
+    )
     split: Literal["test", "validation", "train", "all"] = Field(
         "test",
-        description="A published split, the validation examples held out of `train` where none are published, or "
-        "`all`: everything there is, in its order.",
+        description="Split that is measured: a published one, or, of validation, examples held out of the training "
+        "set; `all`: everything there is, in its order.",
     )
     limit: Count | None = Field(
-        None, description="Number of examples of a fixed random order. Smaller limits are subsets of larger ones."
+        None,
+        description="Number of examples of a fixed random order; smaller limits are subsets of larger ones. Null: all.",
     )
     bn_statistics: Literal["tracked", "reestimated", "batch"] = Field(
         "tracked",
-        description="Those `tracked` in training; `reestimated`, the mean over the batches of one pass through the "
-        "training examples; or those of the `batch` under evaluation, 500 examples.",
+        description="Statistics of BN: `tracked` in training; `reestimated`, the mean over the batches of one pass "
+        "through the training examples; or those of the `batch` under evaluation, 500 examples.",
     )

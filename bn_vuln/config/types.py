@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -77,6 +77,7 @@ Count = Annotated[int, BeforeValidator(parse_integer), Field(ge=1)]
 Index = Annotated[int, BeforeValidator(parse_integer), Field(ge=0)]
 Severity = Annotated[int, BeforeValidator(parse_integer), Field(ge=1, le=5)]
 Interval = tuple[Float, Float]
+Norm = Annotated[Literal["inf", "2"], BeforeValidator(str)]  # YAML reads 2 as a number
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -70,10 +70,7 @@ def check(target: Target, request: Request) -> None:
 
     Raises:
         UsageError: There is no such file, or options of external models are given for a run.
-        ConfigError: The limit, the split or the BN statistics are none.
     """
-    fields = {"split": request.split, "limit": request.limit, "bn_statistics": request.bn_statistics}
-    config.validate(Evaluation, {name: value for name, value in fields.items() if value is not None}, "evaluation")
     if not isinstance(target, str | Path):
         return
     if loading.is_external(target):

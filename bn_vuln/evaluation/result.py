@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from bn_vuln import records
 from bn_vuln.errors import BnvulnError
 from bn_vuln.records import Record
+from bn_vuln.runtime.files import atomic_path
 from bn_vuln.typing import Arrays, Floats, Images, Index, Labels, Mask
 
 
@@ -103,6 +106,19 @@ class AttackResult:
     def min_eps(self) -> Floats | None:
         """The smallest eps of each example, or its distance, as in `Result`."""
         return self.attacked.min_eps
+
+    def save(self, path: Path) -> None:
+        """Write a file of NumPy: the images before (`x`) and after (`x_adv`), in pixels, and what is known of each.
+
+        `smallest_eps` is the smallest eps at which it is adversarial, or its distance: 0 where the clean image is
+        misclassified, infinite where no adversarial image was found.
+        """
+        arrays: Arrays = {"x": self.clean.images, "x_adv": self.images, "y": self.labels}
+        arrays |= {"clean_correct": self.clean.correct, "correct": self.correct}
+        arrays |= {} if self.min_eps is None else {"smallest_eps": self.min_eps}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
 
     def _measured(self, name: str) -> Result:
         if name not in self.results:

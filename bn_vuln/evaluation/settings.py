@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
+
+from pydantic import Field
 
 from bn_vuln import config, data
-from bn_vuln.config import ExternalModel, OutputKind, Resize
+from bn_vuln.config import Evaluation, ExternalModel, Frozen
+from bn_vuln.config.types import Count
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluation.attack_diagnostics import Checks
 from bn_vuln.evaluation.opening import Request
@@ -16,88 +19,42 @@ from bn_vuln.runtime.distribution import Strategy
 from bn_vuln.runtime.progress import Progress
 
 
-class ModelOptions(TypedDict, total=False):
-    """How an external model is called; see `config.ExternalModel`.
+class ModelOptions(ExternalModel):
+    """How an external model is called, and how its images are read."""
 
-    Attributes:
-        input_scale: what becomes of pixels in [0, 1].
-        resize: how images of another size become its input.
-        gray_to_rgb: give gray images to a model of three channels.
-        output: what it returns.
-        head: name of the output that is taken.
-        weights: of `keras.applications:NAME`.
-        custom_objects: a Python file, which is run, or custom objects by name.
-        class_names: a file of the names of its classes, or the names.
-        validation: number of examples held out of the training set, where the data have no validation split.
-        exif: turn image files as their EXIF orientation says; True by default.
-        skip_bad: leave out image files that cannot be read, and list them.
-    """
-
-    input_scale: str | None
-    resize: Resize | None
-    gray_to_rgb: bool
-    output: OutputKind | None
-    head: str | None
-    weights: str | None
-    custom_objects: str | Path | Mapping[str, object] | None
-    class_names: str | Path | Sequence[str] | None
-    validation: int | None
-    exif: bool
-    skip_bad: bool
+    validation: Count | None = Field(
+        None,
+        description="Images held out of the training split for the split `validation`, where the data have none.",
+    )
+    exif: bool = Field(True, description="Turn image files of folder:PATH as their EXIF orientation says.")
+    skip_bad: bool = Field(False, description="Leave out image files that cannot be read, and list them.")
 
 
-class EvaluateOptions(ModelOptions, total=False):
+class EvaluateOptions(ModelOptions, Evaluation):
     """What is evaluated, and how.
 
-    Attributes:
-        dataset: data by name or path; None: those of the training, of external models mnist.
-        split: `test`, `validation`, `train` or `all`; None: test, or all of data without one.
-        limit: number of examples, taken in a fixed random order; None: all.
-        bn_statistics: `tracked`, `reestimated` or `batch`.
-        root: folder of the runs: the records of a run folder go into it, those of other models into `root`/ID. None:
-            they are not kept.
-        force: measure again what is recorded there.
-        checks: attack diagnostics, `none`, `basic` or `full`.
-        batch_size: examples at a time; None: as many as memory holds.
-        strategy: `auto` uses all GPUs, `mirrored` all devices, `none` one.
-        progress: where messages and the number of examples that are done go.
+    Functions take `root` too, the folder of the runs: the records of a run folder go into it, those of other models
+    into `root`/ID, of None they are not kept; and `progress`, where messages and the number of examples that are done
+    go. `class_names` and `custom_objects` may also be the names, and the objects by name.
     """
 
-    dataset: str | None
-    split: str | None
-    limit: int | None
-    bn_statistics: str | None
-    root: str | Path | None
-    force: bool
-    checks: Checks
-    batch_size: int | None
-    strategy: Strategy
-    progress: Progress | None
-
-
-class AttackOptions(EvaluateOptions, total=False):
-    """What `EvaluateOptions` has, and the fields of an attack that is named; see `config.Attack`."""
-
-    ord: str
-    eps: float | str
-    unit: str
-    box: object
-    steps: int
-    step_size: float | str | None
-    random_start: bool
-    restarts: int
-    target: str
-    targets: int
-    queries: int
-    keep: str
-    eps_grid: Sequence[float | str]
-    min_eps_tolerance: float | str | None
-    seed: int
-    backend: str
-    confidence: float
-    binary_search_steps: int
-    initial_const: float | str
-    keep_images: bool
+    force: bool = Field(False, description="Measure again what is recorded already.")
+    checks: Checks = Field(
+        "basic",
+        description="Diagnostics that look for a failed attack. `basic`: one gradient, random points and rounded "
+        "images on a quarter of the examples (100 to 1,000), and a short apgd-t on up to 100 that were left; `full`: "
+        "further attacks on up to 1,000, at many times the cost.",
+    )
+    batch_size: Count | None = Field(
+        None,
+        description="Examples at a time, over all devices; it changes results by rounding at most. Default: 500, or "
+        "what memory holds.",
+    )
+    strategy: Strategy = Field(
+        "auto",
+        description="Use of devices. `none`: one device; `mirrored`: a copy of the model on each; `auto`: mirrored on "
+        "several GPUs.",
+    )
 
 
 _BEFORE = {  # options of earlier versions
@@ -124,6 +81,23 @@ class Settings:
     progress: Progress | None = None
 
 
+def split(options: Mapping[str, Any], *configs: type[Frozen]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options that are fields of these configs, and those of `EvaluateOptions`; None is no value.
+
+    Raises:
+        UsageError: for an option that is neither.
+    """
+    own = {name for one in configs for name in (*one.model_fields, *one.stored_names.values())}
+    known = [*own, *(name for name in (*EvaluateOptions.model_fields, "root", "progress") if name not in own)]
+    for name in options:
+        if name in _BEFORE:
+            raise UsageError(f"{name} is now {_BEFORE[name]}")
+        if name not in known:
+            raise UsageError(f"unknown option {name!r}{config.nearest(name, known)} (known: {', '.join(known)})")
+    given = {name: value for name, value in options.items() if value is not None}
+    return {n: v for n, v in given.items() if n in own}, {n: v for n, v in given.items() if n not in own}
+
+
 def parse(options: Mapping[str, Any], images: object = None, labels: object = None) -> Settings:
     """Check options, and give images in memory a name that they can be loaded by.
 
@@ -139,38 +113,31 @@ def parse(options: Mapping[str, Any], images: object = None, labels: object = No
         UsageError: for an unknown option, and for images and a data set at once.
         ConfigError: for a value that is not possible.
     """
-    known = list(EvaluateOptions.__annotations__)
-    for name in options:
-        if name in _BEFORE:
-            raise UsageError(f"{name} is now {_BEFORE[name]}")
-        if name not in known:
-            raise UsageError(f"unknown option {name!r}{config.nearest(name, known)} (known: {', '.join(known)})")
-    given = {name: value for name, value in options.items() if value is not None}
-    dataset = given.pop("dataset", None)
+    _, given = split(options)
+    root, progress = given.pop("root", None), given.pop("progress", None)
+    in_memory: dict[str, Any] = {}
+    if isinstance(given.get("custom_objects"), Mapping):
+        in_memory["custom_objects"] = given.pop("custom_objects")
+    if not isinstance(given.get("class_names"), str | Path | None):
+        in_memory["class_names"] = tuple(map(str, given.pop("class_names")))
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    asked = config.validate(EvaluateOptions, plain, "evaluation")
+    dataset = asked.dataset
     if images is not None:
         if dataset is not None or labels is None:
             raise UsageError("images in memory come with their labels, and without a data set")
         dataset = data.register(images, labels)
     elif labels is not None:
         raise UsageError("labels come with their images")
-    exif, skip_bad = given.pop("exif", True), given.pop("skip_bad", False)
-    if dataset is not None and (skip_bad or not exif):
-        dataset = data.with_options(dataset, exif=exif, skip_bad=skip_bad)
-    objects = given.get("custom_objects")
-    by_name = given.pop("custom_objects") if isinstance(objects, Mapping) else None
-    external = {name: given.pop(name) for name in ExternalModel.model_fields if name in given}
-    names = external.pop("class_names", None)
-    if isinstance(names, str | Path):
-        external["class_names"] = str(names)
-        names = None
-    if "custom_objects" in external:
-        external["custom_objects"] = str(external["custom_objects"])
-    request = Request(
-        config.validate(ExternalModel, external, "model"),
-        dataset,
-        custom_objects=by_name,
-        class_names=None if names is None else tuple(map(str, names)),
-        root=Path(given.pop("root")) if "root" in given else None,
-        **{name: given.pop(name) for name in ("split", "limit", "bn_statistics", "validation") if name in given},
-    )
-    return Settings(request, **given)
+    if asked.skip_bad or not asked.exif:
+        if dataset is None:
+            raise UsageError("exif and skip_bad are for image files: --data folder:PATH")
+        dataset = data.with_options(dataset, exif=asked.exif, skip_bad=asked.skip_bad)
+
+    def fields(*names: str) -> dict[str, Any]:
+        return {name: getattr(asked, name) for name in names if name in given}
+
+    external = ExternalModel(**fields(*ExternalModel.model_fields))
+    where = fields("split", "limit", "bn_statistics", "validation")
+    request = Request(external, dataset, **where, **in_memory, root=None if root is None else Path(root))
+    return Settings(request, **fields("force", "checks", "batch_size", "strategy"), progress=progress)

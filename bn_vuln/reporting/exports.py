@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 
 from bn_vuln.analysis.statistics import Estimate
 from bn_vuln.config import present_cell, present_perturbation, to_plain
@@ -137,6 +138,15 @@ def record_fields(record: Record) -> Plain:
 def measurement_fields(record: MeasurementRecord) -> Plain:
     """Return a measurement as plain data, under the present names of its fields."""
     return _with_present_names(record.model_dump(mode="json"), "measurement")
+
+
+def records_to_json(
+    target: object, records: Mapping[str, Record], measurements: Mapping[str, MeasurementRecord]
+) -> Plain:
+    """Return records and measurements of a classifier by name as plain data."""
+    plain = {"target": str(target), "records": [{"name": n, **record_fields(one)} for n, one in records.items()]}
+    others = [{"name": name, **measurement_fields(one)} for name, one in measurements.items()]
+    return {**plain, **({"measurements": others} if others else {})}
 
 
 def _with_present_names(fields: Plain, kind: str) -> Plain:

@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from bn_vuln.auditing.mended import Mended, changes
 from bn_vuln.config import describe_cell, describe_fields, present_perturbation, to_plain
 from bn_vuln.errors import UsageError
 from bn_vuln.records import Entry, TrainingRecord, entries, entry, is_packed, is_run_folder, open_run, open_store
 from bn_vuln.reporting import templates
 from bn_vuln.reporting.exports import measurement_fields, record_fields
-from bn_vuln.reporting.tables import MISSING, TextTable, markdown_table, measurements_table, records_table
+from bn_vuln.reporting.tables import MISSING, TextTable, markdown_table, measurements_table, records_table, text_table
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet
 from bn_vuln.typing import Plain
@@ -51,6 +52,17 @@ def describe_training(record: TrainingRecord) -> str:
         return f"{accuracy} (nothing to train)"
     epochs = f"(epoch {record.best_epoch} of {record.epochs})"
     return f"{accuracy} {epochs}, {record.parameters:,} parameters, {record.images_per_second:,.0f} images/s"
+
+
+def mended_text(found: Mended) -> str:
+    """Return the table of before and after, with what it is of."""
+    notes = (
+        f"{found.n} images of {found.data} ({found.split}), none of which it was fitted on; paired differences",
+        found.strong,
+        *(f"flag: {flag}" for flag in found.flags),
+    )
+    title, rows = ". ".join(changes(found.mend)), [list(row) for row in found.rows]
+    return f"{title}\n\n{text_table(TextTable(title, list(found.header), rows, notes=notes))}"
 
 
 def summary_rows(entry: Entry) -> list[tuple[str, str]]:

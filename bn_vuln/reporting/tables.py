@@ -471,6 +471,12 @@ def records_table(
     return TextTable("", header, rows, notes=tuple(f"{numbers[flag]} {flag}" for flag in flags))
 
 
+def records_text(records: Mapping[str, Record], measurements: Mapping[str, MeasurementRecord]) -> str:
+    """Return records and measurements of one classifier as tables for a terminal."""
+    tables = [records_table(records), *([measurements_table(measurements)] if measurements else [])]
+    return "\n\n".join(map(text_table, tables))
+
+
 def measurements_table(measurements: Mapping[str, MeasurementRecord] | Sequence[MeasurementRecord]) -> TextTable:
     """Return measurements of one classifier as a table; those without names by their kinds."""
     rows = []

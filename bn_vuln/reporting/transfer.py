@@ -14,7 +14,7 @@ from bn_vuln.config import Cell, describe_cell, describe_fields, digest, is_cell
 from bn_vuln.evaluation.transfer import TransferPair, TransferResult
 from bn_vuln.records import Flag
 from bn_vuln.reporting.figures.style import FigureFile, render, styled_pyplot
-from bn_vuln.reporting.tables import MISSING, TextTable, markdown_table
+from bn_vuln.reporting.tables import MISSING, TextTable, markdown_table, text_table, wrap
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.typing import Floats, Plain
 
@@ -124,6 +124,14 @@ def models_table(transfers: TransferResult) -> TextTable:
                 description += f", weights sha256 {identity['weights'][:12]}"
         rows.append([name, key, description])
     return TextTable("Models", ["name", "id", "what it is"], rows)
+
+
+def text(transfers: TransferResult, *, matrix: bool) -> str:
+    """Return the matrices, or one source's row of numbers, with what is wrong with them below."""
+    tables = [matrix_table(transfers, q) for q in QUANTITIES] if matrix else [pairs_table(transfers)]
+    parts = ["\n".join(wrap(describe(transfers), 80)), *(f"{one.title}\n{text_table(one)}" for one in tables)]
+    flags = [line for flag in flag_lines(transfers) for line in wrap(flag, 80, indent="    ")]
+    return "\n\n".join([*parts, "\n".join(flags)])
 
 
 def flag_lines(transfers: TransferResult) -> list[str]:

@@ -256,7 +256,7 @@ def test_the_advice_of_an_audit_is_followed_on_its_images(stale, tmp_path, monke
     bnv.mend(from_audit=tmp_path / "audit")
     bnv.mend(from_audit=tmp_path / "audit", mend={"finetune": {"epochs": 2}}, eps="1/2", limit=60)
     (opened, options, threat), (other, others, another) = asked
-    assert (options, threat) == (ADVICE.mend, Threat("2", 0.25, 0.2))
+    assert (options, threat) == (ADVICE.mend, Threat(ord="2", eps=0.25, noise=0.2))
     assert (opened.classifier.label, opened.evaluation.limit, opened.classifier.input_scale.name) == (
         str(stale),
         40,

@@ -93,6 +93,7 @@ def test_attack_options_reach_the_config(bnvuln, measured, tmp_path):
         (["--no-random-start"], Attack(eps=8 / 255, random_start=False)),
         (["--attack", "strong", "--targets", "3", "--queries", "9"],
          Attack(attack="strong", eps=8 / 255, targets=3, queries=9)),
+        (["--set", "keep=last", "--set", "steps=3", "--steps", "2"], Attack(eps=8 / 255, keep="last", steps=3)),
         # The grid may name --eps itself, and come in any order.
         (["--eps", "0.2", "--eps-grid", "0.2,0.1,0.05"], Attack(eps=0.2, eps_grid=(0.05, 0.1))),
         (["--attack", "apgd-ce", "--min-eps-tolerance", "1/255"],
@@ -152,20 +153,22 @@ def test_attack_saves_images_and_what_is_known_of_them(bnvuln, measured, tmp_pat
 
 ATTACK_MISTAKES = [
     (["--eps", "8/0"], ["--eps", "8/0"]),
-    (["--eps", "-1"], ["attack: eps", "-1"]),
-    (["--attack", "pdg"], ["--attack: 'pdg' is not known", "carlini_wagner", "did you mean 'pgd'"]),
-    (["--box", "1"], ["--box", "LOW,HIGH"]),
-    (["--box", "1,0"], ["box", "low < high"]),
-    (["--eps", "0.2", "--eps-grid", "0.1,0.3"], ["--eps-grid: expected eps of at most --eps 0.2"]),
+    (["--eps", "-1"], ["--eps", "-1"]),
+    (["--attack", "pdg"], ["--attack", "'pdg'", "carlini_wagner", "did you mean 'pgd'"]),
+    (["--box", "1"], ["--box", "expected X,X|none"]),
+    (["--box", "1,0"], ["--box", "'1,0'"]),
+    (["--eps", "0.2", "--eps-grid", "0.1,0.3"], ["eps_grid: expected eps of at most eps 0.2"]),
     (["--data", "cifar"], ["'cifar'"]),
     (["--save", "x.txt"], [".npz"]),
     (["--from-probabilities"], ["run is a run of this package", "leave out --output"]),
     (["--input-scale", "0-1", "--resize", "pad"], ["leave out --input-scale, --resize"]),
-    (["--from-probabilities", "--output", "logits"], ["--from-probabilities is the older name of --output softmax"]),
-    (["--confidence", "1"], ["--confidence is an option of carlini_wagner, not of pgd"]),
-    (["--attack", "carlini_wagner", "--eps", "0.1"], ["--eps is no option of carlini_wagner"]),
-    (["--attack", "carlini_wagner", "--ord", "inf"], ["--ord: carlini_wagner minimizes the norm 2, received inf"]),
-    (["--attack", "carlini_wagner", "--checks", "full"], ["--checks: carlini_wagner has no eps ball"]),
+    (["--from-probabilities", "--output", "logits"], ["--output and --from-probabilities", "contradict"]),
+    (["--confidence", "1"], ["confidence: no option of pgd"]),
+    (["--attack", "carlini_wagner", "--eps", "0.1"], ["eps: no option of carlini_wagner", "known: attack, ord, unit"]),
+    (["--attack", "carlini_wagner", "--ord", "inf"], ["ord: expected '2', received 'inf'"]),
+    (["--attack", "carlini_wagner", "--set", "backend=cleverhans"], ["backend: expected 'own'"]),
+    (["--set", "stepz=3"], ["--set stepz=3: unknown key 'stepz'", "did you mean 'steps'"]),
+    (["--attack", "carlini_wagner", "--checks", "full"], ["checks: carlini_wagner has no eps ball"]),
 ]
 
 
@@ -220,7 +223,7 @@ def test_evaluate_asks_for_perturbations_and_measurements_of_the_suite(bnvuln, e
     changes = {"split": "validation", "limit": 40, "bn_statistics": "reestimated"}
     assert suite == "mechanism"
     assert {key: asked[key] for key in changes} == changes
-    assert (str(asked["root"]), asked["checks"], asked["batch_size"], asked["strategy"]) == ("runs", "full", 9, "auto")
+    assert (str(asked["root"]), asked["checks"], asked["batch_size"]) == ("runs", "full", 9)
     suite, asked = evaluated["measure"]
     assert (suite, {key: asked[key] for key in changes}, str(asked["root"])) == ("mechanism", changes, "runs")
     printed = json.loads(out)
@@ -246,6 +249,7 @@ def test_mistakes_in_suites_are_said_before_anything_is_opened(bnvuln, opened):
         (["--suite", "absent.yaml"], "absent.yaml: no such file"),
         (["--split", "tset"], "'--split'"),
         (["--limit", "0"], "limit"),
+        (["--set", "limits=3"], "did you mean 'limit'"),
     ):
         code, out, err = bnvuln("evaluate", "run", *options)
         assert (code, out) == (2, "")

@@ -46,6 +46,7 @@ def calls(monkeypatch, tmp_path):
          {"finetune": {"epochs": 2, "lr": 0.01, "batch_size": 8, "momentum": 0, "weight_decay": 1e-4, "seed": 3}}),
         (["--finetune", "1", "--ord", "2", "--adversarial", "1/2", "--adversarial-steps", "3"],
          {"finetune": {"epochs": 1, "adversarial": {"ord": "2", "eps": 0.5, "steps": 3}}}),
+        (["--c", "1", "--set", "finetune.lr=0.1"], {"c": 1, "finetune": {"lr": 0.1}}),
     ],
 )  # fmt: skip
 def test_options_make_a_change(bnvuln, calls, options, expected):
@@ -59,9 +60,9 @@ def test_options_make_a_change(bnvuln, calls, options, expected):
 def test_what_comes_of_an_audit_is_left_to_it(bnvuln, calls):
     assert bnvuln("mend", "--from-audit", "audits/model", "-o", "mended.keras", "--force")[0] == 0
     ((model, given),) = calls
-    assert (model, given["mend"], given["eps"], given["ord"]) == (None, {}, None, None)
+    assert (model, given["mend"]) == (None, {})
     assert (str(given["from_audit"]), given["force"]) == ("audits/model", True)
-    assert {"dataset", "limit", "split"}.isdisjoint(given)
+    assert {"dataset", "limit", "split", "eps", "ord", "noise"}.isdisjoint(given)
 
 
 def test_the_table_and_where_things_are(bnvuln, calls):
@@ -84,9 +85,10 @@ def test_json_has_everything(bnvuln, calls):
     [
         (
             ["--c", "1", "--lr", "0.1", "--adversarial", "0.1"],
-            "--lr, --adversarial: of fine-tuning, which needs --finetune",
+            "when any of --lr, --batch-size, --momentum, --weight-decay, --seed, --adversarial and "
+            "--adversarial-steps is set, --finetune is required",
         ),
-        (["--finetune", "1", "--adversarial-steps", "3"], "--adversarial-steps: needs --adversarial EPS"),
+        (["--finetune", "1", "--adversarial-steps", "3"], "when --adversarial-steps is set, --adversarial is required"),
     ],
 )
 def test_options_that_do_nothing_are_refused(bnvuln, calls, options, message):
