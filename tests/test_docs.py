@@ -105,7 +105,7 @@ def test_every_type_of_a_config_is_explained() -> None:
 
 def test_every_command_has_a_page_with_its_options() -> None:
     pages = make_docs.cli_pages()
-    assert "`--eps NUMBER`" in pages["reference/cli/attack.md"]
+    assert "`--eps X`" in pages["reference/cli/attack.md"]
     assert "## bnvuln data prepare" in pages["reference/cli/data.md"]
 
 

@@ -295,7 +295,8 @@ def _command_page(command: click.Command, context: click.Context, level: int) ->
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
         if record is not None and "--help" not in parameter.opts:
-            section = getattr(parameter, "section", "Arguments" if isinstance(parameter, click.Argument) else "Options")
+            group = getattr(parameter, "group", None)
+            section = group.title if group else "Arguments" if isinstance(parameter, click.Argument) else "Options"
             sections.setdefault(section, []).append(f"`{record[0]}`\n:   {_escaped(record[1] or '')}".rstrip(": "))
     for title, entries in sections.items():
         parts += [f"{'#' * (level + 1)} {title}", *entries] if any(":   " in e for e in entries) else []
@@ -332,9 +333,13 @@ CONFIGS = {
     "perturbation": "Perturbations and evaluations",
     "measurement": "Measurements",
     "experiment": "Experiments",
+    "evaluation.settings": "Options of all that evaluate",
+    "auditing.options": "Options of an audit",
+    "auditing.mend_request": "Options of a mend",
 }
 TYPES = {
     "Count": "a whole number from 1 on",
+    "Norm": "`inf` or `2`",
     "Index": "a whole number from 0 on",
     "Severity": "a whole number from 1 to 5",
     "Positive": "a number above 0; fractions such as `8/255` may be written",
@@ -344,6 +349,10 @@ TYPES = {
     "Share": "a number between 0 and 1, neither included",
     "Box": "`none`, `[low, high]` in pixels, or `{standardized: [low, high]}`",
     "Unit": "`pixel` or `standardized`",
+    "Resize": "`auto`, `none`, `stretch`, `crop` or `pad`",
+    "OutputKind": "`auto`, `logits`, `softmax`, `sigmoid` or `log-softmax`",
+    "Checks": "`none`, `basic` or `full`",
+    "Strategy": "`auto`, `none` or `mirrored`",
     "Interval": "two numbers, the lower one first",
     "Scale": "`smoke`, `quick`, `cpu` or `full`",
     "Figure": "the name of a figure ([which there are](../guide/experiments.md#figures))",
@@ -373,8 +382,8 @@ def config_page() -> str:
 
 
 def config_classes(module: str) -> list[type[config.Frozen]]:
-    """The public config classes of a module of `bn_vuln.config`, in the order of its source."""
-    every = vars(importlib.import_module(f"bn_vuln.config.{module}"))
+    """The public config classes of a module, by default of `bn_vuln.config`, in the order of its source."""
+    every = vars(importlib.import_module(f"bn_vuln.{module if '.' in module else f'config.{module}'}"))
     own = [found for found in every.values() if isinstance(found, type) and issubclass(found, config.Frozen)]
     return [found for found in own if found.__module__.endswith(f".{module}") and not found.__name__.startswith("_")]
 
@@ -382,20 +391,18 @@ def config_classes(module: str) -> list[type[config.Frozen]]:
 def _class(model: type[BaseModel]) -> str:
     """A config class: what it is, and a table of its fields."""
     annotations: dict[str, Any] = {}
-    attributes: dict[str, str] = {}
     for parent in reversed([parent for parent in model.__mro__ if issubclass(parent, config.Frozen)]):
         annotations |= inspect.get_annotations(parent)
-        attributes |= _attributes(inspect.cleandoc(parent.__doc__ or ""))
-    described = any(attributes.get(name) for name in model.model_fields)
+    described = any(field.description for field in model.model_fields.values())
     required = _required(model)
     rows = []
     for name, field in model.model_fields.items():
         default = "by other fields" if field.is_required() and name not in required else _default(field)
         row = [f"`{name}`", f"`{_type(annotations[name])}`", default]
-        rows.append([*row, _inline(attributes.get(name, ""))] if described else row)
+        rows.append([*row, _inline(field.description or "")] if described else row)
     head = ["field", "type", "default", *(["what it is"] if described else [])]
     lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
-    text = _paragraphs(inspect.getdoc(model) or "").partition("Attributes:")[0].strip()
+    text = _paragraphs(inspect.getdoc(model) or "")
     return f"### {model.__name__}\n\n{text}\n\n" + ("\n".join(lines) if rows else "")
 
 
@@ -406,13 +413,6 @@ def _required(model: type[BaseModel]) -> set[str]:
     except ValidationError as error:
         return {str(found["loc"][0]) for found in error.errors() if found["type"] == "missing"}
     return set()
-
-
-def _attributes(docstring: str) -> dict[str, str]:
-    """The section Attributes of a docstring: name -> text."""
-    section = docstring.partition("Attributes:\n")[2].partition("\n\n")[0]
-    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.M)
-    return {name: " ".join(text.split()) for name, text in entries}
 
 
 def _paragraphs(text: str) -> str:
