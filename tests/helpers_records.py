@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from bn_vuln import records
 from bn_vuln.config import (
-    DISTANCE_SUFFIX,
-    LOSS_SUFFIX,
     Cell,
     EvaluationPlan,
     Experiment,
@@ -137,8 +135,8 @@ def _write_plan(
         value, examples = accuracy(cell, column), n(column) if callable(n) else n
         if value is not None:
             more = {
-                "loss": also(cell, plan.column(name + LOSS_SUFFIX)),
-                "distance": also(cell, plan.column(name + DISTANCE_SUFFIX)),
+                "loss": also(cell, plan.column(f"{name}.loss")),
+                "distance": also(cell, plan.column(f"{name}.distance")),
             }
             beside = arrays(cell, column) if perturbation.kind == "minimal" else {}
             write_at(folder, plan, cell, name, value, examples, flags(cell, column), arrays=beside, **more)

@@ -43,14 +43,13 @@ def state(results: Results, run: Run, column: str, value: Value) -> str:
         return "measured"
     if run.failed:
         return "failed"
-    return (
-        "none" if any(run.is_not_applicable(part) for part in results.experiment.source_columns(column)) else "missing"
-    )
+    parts = results.experiment.columns[column].parts
+    return "none" if any(run.is_not_applicable(part) for part in parts) else "missing"
 
 
 def plain_unit(results: Results, column: str) -> str:
     """Return the unit of a column's plain numbers."""
-    unit = results.experiment.unit(column)
+    unit = results.experiment.columns[column].unit
     return "fraction" if unit in ("%", "points") else unit
 
 
