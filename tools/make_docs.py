@@ -332,6 +332,7 @@ CONFIGS = {
     "perturbation": "Perturbations and evaluations",
     "measurement": "Measurements",
     "experiment": "Experiments",
+    "column": "Derived columns",
 }
 TYPES = {
     "Count": "a whole number from 1 on",
