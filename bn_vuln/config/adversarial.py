@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from bn_vuln.config.perturbation import Box, Unit
-from bn_vuln.config.types import Count, Frozen, NonNegative
+from bn_vuln.config.perturbation import Box, Norm, Unit
+from bn_vuln.config.types import OR_NULL, Count, Frozen, NonNegative
 
 
 class Adversarial(Frozen):
@@ -18,23 +18,17 @@ class Adversarial(Frozen):
     al. 2015) is one step without a random start.
     """
 
-    ord: Literal["inf", "2"] = Field("inf", description="Norm of the perturbation.")
+    ord: Norm = Field("inf", description="Norm of the perturbation.")
     eps: NonNegative = Field(description="Radius of the eps ball, in `unit`.")
     unit: Unit = Field("pixel", description="Unit of `eps` and `step_size`.")
     box: Box = Field((0.0, 1.0), description="Range of pixels of adversarial images, or none.")
     steps: Count = Field(10, description="Gradient steps.")
-    step_size: NonNegative = Field(
+    step_size: Annotated[NonNegative, OR_NULL] = Field(
         default=None,
         validate_default=True,
         description="Step size, in `unit`. Default: 2.5 eps / steps, or eps for one step.",
     )
     random_start: bool = Field(True, description="Start at a random point of the eps ball.")
-
-    @field_validator("ord", mode="before")
-    @classmethod
-    def _ord_as_text(cls, value: object) -> str:
-        """Read `ord: 2`, which is a number in YAML."""
-        return str(value)
 
     @field_validator("step_size", mode="before")
     @classmethod

@@ -14,6 +14,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from bn_vuln.config.types import (
+    OR_NULL,
+    OR_TWO,
     Count,
     Frozen,
     Index,
@@ -27,6 +29,7 @@ from bn_vuln.config.types import (
 )
 
 Unit = Literal["pixel", "standardized"]
+Norm = Annotated[Literal["inf", "2"], BeforeValidator(str), OR_TWO]
 
 
 class StandardizedBox(Frozen):
@@ -51,7 +54,7 @@ def _parse_box(value: Any) -> object:
     return StandardizedBox(standardized=(low, high)) if standardized else (low, high)
 
 
-Box = Annotated[Literal["none"] | Interval | StandardizedBox, BeforeValidator(_parse_box)]
+Box = Annotated[Literal["none"] | Interval | StandardizedBox, BeforeValidator(_parse_box), OR_NULL]
 
 
 class Clean(Frozen):
@@ -124,7 +127,7 @@ class Attack(Frozen):
     attack: Literal["fgsm", "bim", "pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fmn", "square", "strong"] = Field(
         "pgd", description="The attack."
     )
-    ord: Literal["inf", "2"] = Field(
+    ord: Norm = Field(
         "inf", description="Norm of the perturbation: inf, the largest change of a pixel; 2, the Euclidean length."
     )
     eps: NonNegative = Field(description="Radius of the eps ball, in `unit`.")
@@ -183,10 +186,10 @@ class Attack(Frozen):
     def _fill_in_defaults(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        data = cls.with_present_names(data) | {"ord": str(data.get("ord", "inf"))}  # YAML reads 2 as a number
+        data = cls.with_present_names(data)
         name = data.get("attack", "pgd")
         data.setdefault("random_start", name in ("pgd", "square", "strong") or str(name).startswith("apgd"))
-        data.setdefault("steps", _STEPS.get(name, 20))
+        data.setdefault("steps", _STEPS.get(str(name), 20))
         plain = name == "fgsm" or (data.get("backend", "own") != "own" and name not in PARAMETER_FREE)
         data.setdefault("keep", "last" if plain else "first_success")
         if name in PARAMETER_FREE:
@@ -250,7 +253,7 @@ class MinimumNorm(Frozen):
         description="`carlini_wagner` (2017): Adam for each of several constants c that weigh the loss against the "
         "distance. The defaults are those of its authors' code, with a tenth of its steps.",
     )
-    ord: Literal["2"] = Field("2", description="Norm that is minimized.")
+    ord: Annotated[Literal["2"], BeforeValidator(str), OR_TWO] = Field("2", description="Norm that is minimized.")
     unit: Unit = Field("pixel", description="Unit of the distance.")
     box: Box = Field((0.0, 1.0), description="Range of pixels of adversarial images, or none.")
     steps: Count = Field(1000, description="Steps of Adam for each constant.")
@@ -264,12 +267,6 @@ class MinimumNorm(Frozen):
     confidence: NonNegative = Field(0.0, description="Logits by which another class, or the target, must be ahead.")
     target: Literal["none", "next", "least_likely"] = Field("none", description="As in `Attack`.")
     backend: Literal["own"] = Field("own", description="Implementation.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _ord_as_text(cls, data: Any) -> Any:
-        """Read `ord: 2`, which is a number in YAML."""
-        return {**data, "ord": str(data.get("ord", "2"))} if isinstance(data, Mapping) else data
 
 
 Perturbation = Annotated[Clean | AWGN | Corruption | Attack | MinimumNorm, Field(discriminator="kind")]
