@@ -330,6 +330,7 @@ CONFIGS = {
     "normalization": "Normalizations",
     "perturbation": "Perturbations and evaluations",
     "measurement": "Measurements",
+    "column": "Columns",
     "experiment": "Experiments",
     "column": "Derived columns",
 }
