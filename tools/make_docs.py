@@ -330,7 +330,6 @@ CONFIGS = {
     "normalization": "Normalizations",
     "perturbation": "Perturbations and evaluations",
     "measurement": "Measurements",
-    "column": "Columns",
     "experiment": "Experiments",
     "column": "Derived columns",
 }
