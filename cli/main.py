@@ -24,6 +24,7 @@ COMMANDS = {
     "scale-input": "The pair of Table 6 (or 7) at one input width.",
     "reproduce": "Reproduce a table or figure, beside the paper's values.",
     "data": "List, inspect and prepare data sets.",
+    "config": "JSON schemas for editors, and every field of a config.",
     "report": "Write tables and figures from existing records.",
     "publish": "Pack finished experiments for review.",
     "unpack": "Unpack published results into a working folder.",

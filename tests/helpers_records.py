@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from bn_vuln import records
 from bn_vuln.config import (
-    DISTANCE_SUFFIX,
-    LOSS_SUFFIX,
+    METRICS,
     Cell,
     EvaluationPlan,
     Experiment,
@@ -106,9 +105,9 @@ def fill(
     """Write a results folder: `failed` cells did not train, `missing` ones were not run; `root`.
 
     Columns NAME@EVALUATION are asked for as such; `n` examples, or so many of each column.
-    `also` are the numbers of columns that are no accuracies: the loss and the distance of a perturbation, NAME.loss and
-    NAME.distance, measurements, and details of these, NAME.DETAIL. Measurements and minimum-norm attacks have the
-    `arrays` beside them.
+    `also` are the numbers of columns that are no accuracies: other metrics of a perturbation (NAME.METRIC),
+    measurements, and details of these (NAME.DETAIL). Measurements and minimum-norm attacks have the `arrays` beside
+    them.
     """
     atomic_write(experiment_path(root, experiment), to_yaml(experiment))
     for cell in expand(experiment):
@@ -136,12 +135,10 @@ def _write_plan(
         column = plan.column(name)
         value, examples = accuracy(cell, column), n(column) if callable(n) else n
         if value is not None:
-            more = {
-                "loss": also(cell, plan.column(name + LOSS_SUFFIX)),
-                "distance": also(cell, plan.column(name + DISTANCE_SUFFIX)),
-            }
+            metrics = {m.field: also(cell, plan.column(f"{name}.{key}")) for key, m in METRICS.items()}
+            metrics = {field: number for field, number in metrics.items() if field != "accuracy"}
             beside = arrays(cell, column) if perturbation.kind == "minimal" else {}
-            write_at(folder, plan, cell, name, value, examples, flags(cell, column), arrays=beside, **more)
+            write_at(folder, plan, cell, name, value, examples, flags(cell, column), arrays=beside, **metrics)
     for name, measurement in plan.measurements.items():
         column = plan.column(name)
         value, examples = also(cell, column), n(column) if callable(n) else n
@@ -165,11 +162,10 @@ def write_at(
     n: int,
     flags: Sequence[Flag] = (),
     *,
-    loss: float | None = None,
-    distance: float | None = None,
     arrays: Mapping[str, NDArray[Any]] = MappingProxyType({}),
+    **metrics: float | None,
 ) -> Path:
-    """Write one record of a cell, the first of its n outcomes correct."""
+    """Write one record of a cell, the first of its n outcomes correct; `metrics` are further fields of it."""
     perturbation = with_eps_grid(plan.perturbations)[name]
     fields = perturbation_identity(plan.evaluation, cell.data.canonical, perturbation)
     correct = min(n, round(accuracy * n))
@@ -181,11 +177,10 @@ def write_at(
         n=n,
         correct=correct,
         accuracy=correct / n,
-        loss=loss,
-        mean_distance=distance,
         corruption_source="made" if perturbation.kind == "corruption" else None,
         flags=tuple(flags),
         seconds=1.0,
+        **metrics,
         **MACHINE,
     )
     return records.write_record(folder, record, np.arange(n) < correct, arrays)

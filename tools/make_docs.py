@@ -23,10 +23,9 @@ from typing import Any
 import click
 import yaml
 from bn_vuln.cli.main import COMMANDS, bnvuln
-from pydantic import BaseModel, ValidationError
-from pydantic_core import PydanticUndefined
 
 from bn_vuln import config
+from bn_vuln.config import schema
 from bn_vuln.experiments import catalog
 from bn_vuln.records import open_store
 from bn_vuln.reporting import pages as reports
@@ -333,36 +332,10 @@ CONFIGS = {
     "perturbation": "Perturbations and evaluations",
     "measurement": "Measurements",
     "experiment": "Experiments",
+    "column": "Derived columns",
     "evaluation.settings": "Options of all that evaluate",
     "auditing.options": "Options of an audit",
     "auditing.mend_request": "Options of a mend",
-}
-TYPES = {
-    "Count": "a whole number from 1 on",
-    "Norm": "`inf` or `2`",
-    "Index": "a whole number from 0 on",
-    "Severity": "a whole number from 1 to 5",
-    "Positive": "a number above 0; fractions such as `8/255` may be written",
-    "NonNegative": "a number from 0 on; fractions may be written",
-    "Float": "any finite number; fractions may be written",
-    "BelowOne": "a number from 0 to below 1",
-    "Share": "a number between 0 and 1, neither included",
-    "Box": "`none`, `[low, high]` in pixels, or `{standardized: [low, high]}`",
-    "Unit": "`pixel` or `standardized`",
-    "Resize": "`auto`, `none`, `stretch`, `crop` or `pad`",
-    "OutputKind": "`auto`, `logits`, `softmax`, `sigmoid` or `log-softmax`",
-    "Checks": "`none`, `basic` or `full`",
-    "Strategy": "`auto`, `none` or `mirrored`",
-    "Interval": "two numbers, the lower one first",
-    "Scale": "`smoke`, `quick`, `cpu` or `full`",
-    "Figure": "the name of a figure ([which there are](../guide/experiments.md#figures))",
-    "Arch": "one of the architectures",
-    "Normalization": "one of the normalizations",
-    "Schedule": "one of the schedules",
-    "Perturbation": "one of the perturbations",
-    "Measurement": "one of the measurements",
-    "Plain": "any value that YAML has",
-    "Any": "any value that YAML has",
 }
 
 
@@ -373,8 +346,8 @@ def config_page() -> str:
         "A config is the whole experiment: all that changes a result is a field here. YAML files, command-line options "
         "and plain dicts in Python become these objects. Unknown keys and impossible values are refused, and the "
         "message names the nearest known key. A class that has a `name` or `kind` may be written as that alone: "
-        "`normalization: batch` means `{name: batch}`.",
-        "Types:\n\n" + "\n".join(f"- `{name}`: {text}." for name, text in TYPES.items()),
+        "`normalization: batch` means `{name: batch}`. Numbers may be written as fractions, `8/255`. "
+        "`bnvuln config fields` prints the tables, `bnvuln config schema` a JSON schema for editors.",
     ]
     for module, title in CONFIGS.items():
         parts += [f"## {title}", *(_class(model) for model in config_classes(module))]
@@ -388,65 +361,21 @@ def config_classes(module: str) -> list[type[config.Frozen]]:
     return [found for found in own if found.__module__.endswith(f".{module}") and not found.__name__.startswith("_")]
 
 
-def _class(model: type[BaseModel]) -> str:
+def _class(model: type[config.Frozen]) -> str:
     """A config class: what it is, and a table of its fields."""
-    annotations: dict[str, Any] = {}
-    for parent in reversed([parent for parent in model.__mro__ if issubclass(parent, config.Frozen)]):
-        annotations |= inspect.get_annotations(parent)
-    described = any(field.description for field in model.model_fields.values())
-    required = _required(model)
-    rows = []
-    for name, field in model.model_fields.items():
-        default = "by other fields" if field.is_required() and name not in required else _default(field)
-        row = [f"`{name}`", f"`{_type(annotations[name])}`", default]
-        rows.append([*row, _inline(field.description or "")] if described else row)
-    head = ["field", "type", "default", *(["what it is"] if described else [])]
-    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
-    text = _paragraphs(inspect.getdoc(model) or "")
-    return f"### {model.__name__}\n\n{text}\n\n" + ("\n".join(lines) if rows else "")
+    head = ["| field | type | default | what it is |", "|---|---|---|---|"]
+    rows = [
+        f"| `{row.key}` | {_code(row.type)} | {_code(row.default)} | {_inline(row.description)} |"
+        for row in schema.field_rows(model)
+        if "." not in row.key
+    ]
+    text = "\n\n".join(" ".join(part.split()) for part in (inspect.getdoc(model) or "").split("\n\n"))
+    return f"### {model.__name__}\n\n{text}\n\n" + ("\n".join([*head, *rows]) if rows else "")
 
 
-def _required(model: type[BaseModel]) -> set[str]:
-    """The fields that must be given: others without a default are filled in from other fields."""
-    try:
-        model.model_validate({})
-    except ValidationError as error:
-        return {str(found["loc"][0]) for found in error.errors() if found["type"] == "missing"}
-    return set()
-
-
-def _paragraphs(text: str) -> str:
-    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
-
-
-def _type(annotation: Any) -> str:
-    """An annotation as its source has it, without what validates it."""
-    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
-    while (start := text.find("Annotated[")) >= 0:
-        depth, end = 0, start + len("Annotated[")
-        first = end
-        while depth or text[end] not in ",]":
-            depth += {"[": 1, "]": -1}.get(text[end], 0)
-            end += 1
-        inner, depth = text[first:end], 0
-        while depth or text[end] != "]":
-            depth += {"[": 1, "(": 1, "]": -1, ")": -1}.get(text[end], 0)
-            end += 1
-        text = text[:start] + inner + text[end + 1 :]
-    return re.sub(r"Literal\[(.*?)\]", lambda m: " | ".join(p.strip() for p in m[1].split(",")), text)
-
-
-def _default(field: Any) -> str:
-    if field.is_required():
-        return "required"
-    value = field.default if field.default is not PydanticUndefined else field.default_factory()
-    if isinstance(value, BaseModel):
-        value = config.to_plain(value)
-        name = value.get("name") or value.get("kind")
-        return f"`{name}`" if name else "its defaults"
-    if isinstance(value, tuple):
-        value = list(value)
-    return f"`{json.dumps(value)}`"
+def _code(text: str) -> str:
+    """A type or a default in a table: as code, but for words of ours."""
+    return text if text in ("required", "from other fields", "its defaults", "") else _inline(text, code=True)
 
 
 # ---------------------------------------------------------------- all pages

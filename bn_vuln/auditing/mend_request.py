@@ -11,7 +11,8 @@ from bn_vuln.auditing import findings
 from bn_vuln.auditing.commands import options_of
 from bn_vuln.auditing.options import AuditOptions, noise
 from bn_vuln.config import Clean, Frozen, Mend, Perturbation, to_plain, validate
-from bn_vuln.config.types import Norm, Positive
+from bn_vuln.config.perturbation import Norm
+from bn_vuln.config.types import Positive
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluation.settings import ModelOptions
 from bn_vuln.typing import Plain

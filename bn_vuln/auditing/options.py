@@ -20,7 +20,8 @@ from bn_vuln.config import (
     format_eps,
     parse_number,
 )
-from bn_vuln.config.types import Count, NonNegative, Norm
+from bn_vuln.config.perturbation import Norm
+from bn_vuln.config.types import Count, NonNegative
 from bn_vuln.errors import UsageError
 from bn_vuln.typing import Floats
 

@@ -27,6 +27,7 @@ from bn_vuln.config.cell import (
     StepSchedule,
     Train,
 )
+from bn_vuln.config.column import METRICS, VALUE, Column, DerivedColumn, column_name
 from bn_vuln.config.describe import (
     describe_cell,
     describe_fields,
@@ -38,13 +39,9 @@ from bn_vuln.config.describe import (
     present_perturbation,
 )
 from bn_vuln.config.experiment import (
-    DISTANCE_SUFFIX,
-    EVALUATION_SEPARATOR,
-    LOSS_SUFFIX,
     SCALES,
     Baseline,
     Claim,
-    DerivedColumn,
     EvaluationPlan,
     Experiment,
     ExperimentPart,
@@ -127,9 +124,10 @@ __all__ = [
     "InstanceNormalization",
     "LayerNormalization",
     "WeightStandardizedGroupNormalization",
-    "EVALUATION_SEPARATOR",
-    "DISTANCE_SUFFIX",
-    "LOSS_SUFFIX",
+    "METRICS",
+    "VALUE",
+    "column_name",
+    "Column",
     "DerivedColumn",
     "ExtraEvaluation",
     "EvaluationPlan",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, ValidationInfo, field_validator
 
-from bn_vuln.config.perturbation import Box, Unit
-from bn_vuln.config.types import Count, Frozen, NonNegative, Norm
+from bn_vuln.config.perturbation import Box, Norm, Unit
+from bn_vuln.config.types import OR_NULL, Count, Frozen, NonNegative
 
 
 class Adversarial(Frozen):
@@ -21,7 +23,7 @@ class Adversarial(Frozen):
     unit: Unit = Field("pixel", description="Unit of `eps` and `step_size`.")
     box: Box = Field((0.0, 1.0), description="Range of pixels of adversarial images, or none.")
     steps: Count = Field(10, description="Gradient steps.")
-    step_size: NonNegative = Field(
+    step_size: Annotated[NonNegative, OR_NULL] = Field(
         default=None,
         validate_default=True,
         description="Step size, in `unit`. Default: 2.5 eps / steps, or eps for one step.",

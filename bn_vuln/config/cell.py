@@ -12,6 +12,7 @@ from bn_vuln.config.arch import DEFAULTS, Arch, MLPArch
 from bn_vuln.config.mend import CellMend
 from bn_vuln.config.normalization import NoNormalization, Normalization
 from bn_vuln.config.types import (
+    AlsoAccepted,
     BelowOne,
     Count,
     Frozen,
@@ -191,6 +192,7 @@ class Train(Frozen):
         return self
 
 
+_OR_L2 = AlsoAccepted(({"enum": ["l2", {"name": "l2"}]},))  # see `Cell`
 # Architectures that a normalization needs, as messages name them.
 _ARCHITECTURES = {"convolutional": "VGG, ResNets, wrn", "residual": "ResNets, wrn"}
 
@@ -212,7 +214,7 @@ class Cell(Frozen):
     init: Literal["torch", "he", "zeros"] = Field(
         "torch", description="Initialization; he for deep and convolutional nets, if not given."
     )
-    normalization: Normalization = Field(NoNormalization(), description="Normalization.")
+    normalization: Annotated[Normalization, _OR_L2] = Field(NoNormalization(), description="Normalization.")
     weight_decay: NonNegative = Field(
         0.0,
         description="lambda, adds lambda * w to the gradient: a penalty lambda/2 ||w||^2 (PyTorch's meaning). With "

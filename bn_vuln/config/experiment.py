@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from bn_vuln.config.column import SEPARATOR, VALUE, Column, DerivedColumn, column_name, measured_columns
 from bn_vuln.config.measurement import ColumnUnit, Measurement
-from bn_vuln.config.perturbation import Attack, Evaluation, MinimumNorm, Perturbation, with_eps_grid
+from bn_vuln.config.perturbation import Evaluation, Perturbation, with_eps_grid
 from bn_vuln.config.types import Count, Float, Frozen, Index, NonNegative, config_error, nearest, reject_if
 from bn_vuln.typing import Plain
 
 Scale = Literal["smoke", "quick", "cpu", "full"]
 SCALES: tuple[Scale, ...] = ("smoke", "quick", "cpu", "full")
-LOSS_SUFFIX = ".loss"  # the column NAME.loss is the mean cross-entropy under the perturbation NAME
-DISTANCE_SUFFIX = ".distance"  # the column NAME.distance is the mean distance of a minimum-norm attack
-EVALUATION_SEPARATOR = "@"  # the column NAME@EVALUATION is the column NAME at one of the extra `evaluations`
 
 
 class Suite(Frozen):
@@ -59,52 +58,7 @@ class EvaluationPlan:
 
     def column(self, name: str) -> str:
         """Return the name of the column NAME at this evaluation: NAME, or NAME@EVALUATION."""
-        return f"{name}{EVALUATION_SEPARATOR}{self.name}" if self.name else name
-
-    def column_units(self) -> dict[str, ColumnUnit]:
-        """Return the units of all columns that this evaluation can have.
-
-        Where names are equal, perturbations and measurements take precedence over what is derived from them.
-        """
-        perturbations = with_eps_grid(self.perturbations)
-        units: dict[str, ColumnUnit] = {name + LOSS_SUFFIX: "nats" for name in perturbations}
-        for name, options in perturbations.items():
-            if isinstance(options, MinimumNorm) or (isinstance(options, Attack) and options.min_eps_tolerance):
-                units[name + DISTANCE_SUFFIX] = "pixels" if options.unit == "pixel" else "standardized"
-        for name, measurement in self.measurements.items():
-            units |= {f"{name}.{detail}": unit for detail, unit in measurement.details.items()}
-        units |= {name: measurement.unit for name, measurement in self.measurements.items()}
-        units |= dict.fromkeys(perturbations, "%")
-        return {self.column(name): unit for name, unit in units.items()}
-
-
-class DerivedColumn(Frozen):
-    """A column computed from others, cell by cell, in their unit; empty where one of them is."""
-
-    difference: tuple[str, ...] = Field((), description="Two columns, first - second.")
-    mean: tuple[str, ...] = Field((), description="Two columns or more.")
-
-    @model_validator(mode="after")
-    def _is_one_of_both(self) -> DerivedColumn:
-        columns = self.source_columns
-        reject_if(
-            (bool(self.difference) == bool(self.mean), "expected a difference or a mean"),
-            (self.difference and len(columns) != 2, "a difference is that of two columns, received {n}"),
-            (self.mean and len(columns) < 2, "a mean is that of at least two columns, received {n}"),
-            (len({*columns}) < len(columns), "expected each column once, received {columns}"),
-            n=len(columns),
-            columns=", ".join(columns),
-        )
-        return self
-
-    @property
-    def source_columns(self) -> tuple[str, ...]:
-        """The columns that it is computed from."""
-        return self.difference or self.mean
-
-    def compute(self, values: Sequence[float]) -> float:
-        """Return the value of this column, given those of its source columns in their order."""
-        return values[0] - values[1] if self.difference else sum(values) / len(values)
+        return column_name(name, self.name)
 
 
 class Baseline(Frozen):
@@ -287,34 +241,26 @@ class Experiment(Frozen):
         ]
         return EvaluationPlan(self.evaluation, self.perturbations, self.measurements), *extra_plans
 
-    def source_columns(self, column: str) -> tuple[str, ...]:
-        """Return the columns that a derived one is computed from; any other column itself."""
-        return self.derived[column].source_columns if column in self.derived else (column,)
-
-    def unit(self, column: str) -> ColumnUnit:
-        """Return the unit of a column: % of examples (stored as fractions), points between such, or another unit."""
-        unit = self._measured_columns().get(self.source_columns(column)[0], "%")
-        return "points" if unit == "%" and column in self.derived and self.derived[column].difference else unit
-
-    def is_accuracy(self, column: str) -> bool:
-        """Return True for an accuracy under a perturbation, at any evaluation, or a mean of such."""
-        known = self.all_perturbations
-        names = [source.partition(EVALUATION_SEPARATOR)[0] for source in self.source_columns(column)]
-        return self.unit(column) != "points" and all(name in known for name in names)
-
-    def is_clean(self, column: str) -> bool:
-        """Return True for the accuracy on clean images, at any evaluation."""
-        perturbation = self.perturbations.get(column.partition(EVALUATION_SEPARATOR)[0])
-        return perturbation is not None and perturbation.kind == "clean"
+    @cached_property
+    def columns(self) -> dict[str, Column]:
+        """Every column that the table can have, by its name."""
+        measured = self._measured_columns()
+        derived: dict[str, Column] = {}
+        for name, options in self.derived.items():
+            parts = tuple(measured[part] for part in options.source_columns)
+            unit: ColumnUnit = "points" if options.difference and parts[0].unit == "%" else parts[0].unit
+            derived[name] = Column(name, VALUE, "", unit, computed_from=parts)
+        return measured | derived
 
     @property
     def as_published(self) -> bool:
         """True at full scale without overrides: only then are verdicts more than previews."""
         return self.scale == "full" and not self.overrides
 
-    def _measured_columns(self) -> dict[str, ColumnUnit]:
-        """Return the units of all columns that are not derived."""
-        return {column: unit for plan in self.plans for column, unit in plan.column_units().items()}
+    def _measured_columns(self) -> dict[str, Column]:
+        """Return all columns that are not derived, by name; a perturbation's own name goes before that of a metric."""
+        every = [c for plan in self.plans for c in measured_columns(plan.perturbations, plan.measurements, plan.name)]
+        return {str(column): column for column in sorted(every, key=lambda column: column.is_plain)}
 
     @model_validator(mode="after")
     def _names_agree(self) -> Experiment:
@@ -326,7 +272,7 @@ class Experiment(Frozen):
         self._check_evaluations()
         self._check_derived()
         table, rule = self.table, self.table.selection_rule
-        _reject_unknown("table.columns", table.columns, "perturbations", {*self._measured_columns(), *self.derived})
+        _reject_unknown("table.columns", table.columns, "perturbations", self.columns)
         _reject_unknown(
             "claims", [p for claim in self.claims for p in claim.perturbations], "table.columns", table.columns
         )
@@ -361,9 +307,10 @@ class Experiment(Frozen):
             for column in columns:
                 reject_if((column in self.derived, message), where=where, column=repr(column))
             _reject_unknown(where, columns, "columns", measured)
-            received = ", ".join(f"{column} ({measured[column]})" for column in columns)
+            units = [measured[column].unit for column in columns]
+            received = ", ".join(f"{column} ({unit})" for column, unit in zip(columns, units, strict=True))
             message = "{where}: expected columns of one unit, received {received}"
-            reject_if((len({measured[column] for column in columns}) > 1, message), where=where, received=received)
+            reject_if((len({*units}) > 1, message), where=where, received=received)
 
     def _row_keys(self) -> list[str]:
         """Return the row keys that the figures, the selection rule and the claims name."""
@@ -411,7 +358,7 @@ def _reject_separator(where: str, names: Iterable[str]) -> None:
     """Raise for a name with @, which would look like a column of an extra evaluation."""
     for name in names:
         message = "{where}: expected a name without @, received {name}"
-        reject_if((EVALUATION_SEPARATOR in name, message), where=where, name=repr(name))
+        reject_if((SEPARATOR in name, message), where=where, name=repr(name))
 
 
 def _reject_unknown(where: str, names: Iterable[str], among: str, known: Iterable[str]) -> None:

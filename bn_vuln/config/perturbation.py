@@ -14,12 +14,13 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from pydantic_core import PydanticCustomError
 
 from bn_vuln.config.types import (
+    OR_NULL,
+    OR_TWO,
     Count,
     Frozen,
     Index,
     Interval,
     NonNegative,
-    Norm,
     Positive,
     Severity,
     parse_integer,
@@ -28,6 +29,7 @@ from bn_vuln.config.types import (
 )
 
 Unit = Literal["pixel", "standardized"]
+Norm = Annotated[Literal["inf", "2"], BeforeValidator(str), OR_TWO]
 
 
 class StandardizedBox(Frozen):
@@ -52,7 +54,7 @@ def _parse_box(value: Any) -> object:
     return StandardizedBox(standardized=(low, high)) if standardized else (low, high)
 
 
-Box = Annotated[Literal["none"] | Interval | StandardizedBox, BeforeValidator(_parse_box)]
+Box = Annotated[Literal["none"] | Interval | StandardizedBox, BeforeValidator(_parse_box), OR_NULL]
 
 
 class Clean(Frozen):
@@ -193,7 +195,7 @@ class Attack(Frozen):
         data = cls.with_present_names(data)
         name = data.get("attack", "pgd")
         data.setdefault("random_start", name in ("pgd", "square", "strong") or str(name).startswith("apgd"))
-        data.setdefault("steps", _STEPS.get(name, 20))
+        data.setdefault("steps", _STEPS.get(str(name), 20))
         plain = name == "fgsm" or (data.get("backend", "own") != "own" and name not in PARAMETER_FREE)
         data.setdefault("keep", "last" if plain else "first_success")
         if name in PARAMETER_FREE:
@@ -255,7 +257,7 @@ class MinimumNorm(Frozen):
         description="`carlini_wagner` (2017): Adam for each of several constants c that weigh the loss against the "
         "distance. The defaults are those of its authors' code, with a tenth of its steps.",
     )
-    ord: Annotated[Literal["2"], BeforeValidator(str)] = Field("2", description="Norm that is minimized.")
+    ord: Annotated[Literal["2"], BeforeValidator(str), OR_TWO] = Field("2", description="Norm that is minimized.")
     unit: Unit = Field("pixel", description="Unit of the distance.")
     box: Box = Field((0.0, 1.0), description="Range of pixels of adversarial images, or none.")
     steps: Count = Field(1000, description="Steps of Adam for each constant.")

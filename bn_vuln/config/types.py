@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     SerializationInfo,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from bn_vuln.config.identity import IDENTITY
 from bn_vuln.typing import Plain
@@ -68,16 +70,29 @@ def expand_kind(value: object) -> object:
     return {"kind": value} if isinstance(value, str) else value
 
 
-Float = Annotated[float, BeforeValidator(parse_number), Field(allow_inf_nan=False)]
-Positive = Annotated[float, BeforeValidator(parse_number), Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, BeforeValidator(parse_number), Field(ge=0, allow_inf_nan=False)]
-BelowOne = Annotated[float, BeforeValidator(parse_number), Field(ge=0, lt=1)]  # 0 <= value < 1
-Share = Annotated[float, BeforeValidator(parse_number), Field(gt=0, lt=1)]  # 0 < value < 1
-Count = Annotated[int, BeforeValidator(parse_integer), Field(ge=1)]
-Index = Annotated[int, BeforeValidator(parse_integer), Field(ge=0)]
-Severity = Annotated[int, BeforeValidator(parse_integer), Field(ge=1, le=5)]
+@dataclass(frozen=True)
+class AlsoAccepted:
+    """An annotation: what the validator of a type takes beside the type itself, as JSON schemas."""
+
+    schemas: tuple[Plain, ...]
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> Plain:
+        """Return the JSON schema of all that is taken."""
+        return {"anyOf": [handler(schema), *self.schemas]}
+
+
+OR_NULL = AlsoAccepted(({"type": "null"},))
+OR_TWO = AlsoAccepted(({"const": 2},))  # of the norm "2", which is a number in YAML
+# The bounds stand before the validator, where they are part of the number's schema.
+Float = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(parse_number)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(parse_number)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(parse_number)]
+BelowOne = Annotated[float, Field(ge=0, lt=1), BeforeValidator(parse_number)]  # 0 <= value < 1
+Share = Annotated[float, Field(gt=0, lt=1), BeforeValidator(parse_number)]  # 0 < value < 1
+Count = Annotated[int, Field(ge=1), BeforeValidator(parse_integer)]
+Index = Annotated[int, Field(ge=0), BeforeValidator(parse_integer)]
+Severity = Annotated[int, Field(ge=1, le=5), BeforeValidator(parse_integer)]
 Interval = tuple[Float, Float]
-Norm = Annotated[Literal["inf", "2"], BeforeValidator(str)]  # YAML reads 2 as a number
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

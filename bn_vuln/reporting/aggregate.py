@@ -13,6 +13,7 @@ from bn_vuln import config, records
 from bn_vuln.analysis.statistics import paired, unpaired
 from bn_vuln.config import (
     Cell,
+    Column,
     Experiment,
     SelectionRule,
     canonical_json,
@@ -66,7 +67,7 @@ def aggregate(experiment: Experiment, results: Path | Store) -> Results:
     blocks = _select(experiment, [_block(experiment, group) for group in _group(experiment, runs)])
     # Records of a run that took time of their own: those of an eps grid are one search, of which each has the time, and
     # evaluations may agree.
-    timed = [plan.column(name) for plan in experiment.plans for name in plan.perturbations]
+    timed = [(name, plan.name) for plan in experiment.plans for name in plan.perturbations]
     everything: list[records.Record | records.MeasurementRecord] = []
     for run in runs:
         found = {record.perturbation_id: record for name in timed if (record := run.records.get(name))}
@@ -94,8 +95,8 @@ def _distinct(items: Iterable[str]) -> tuple[str, ...]:
 class _Columns:
     """The ids of what columns of an experiment are read from, for the cells that are trained on one data set."""
 
-    perturbations: dict[str, str]
-    measurements: dict[str, str]
+    perturbations: dict[tuple[str, str], str]
+    measurements: dict[tuple[str, str], str]
 
 
 def _columns(experiment: Experiment, dataset: str) -> _Columns:
@@ -103,10 +104,10 @@ def _columns(experiment: Experiment, dataset: str) -> _Columns:
     for plan in experiment.plans:
         for name, perturbation in config.with_eps_grid(plan.perturbations).items():
             identity = perturbation_identity(plan.evaluation, dataset, perturbation)
-            columns.perturbations[plan.column(name)] = digest(identity)
+            columns.perturbations[name, plan.name] = digest(identity)
         for name, measurement in plan.measurements.items():
             identity = perturbation_identity(plan.evaluation, dataset, measurement)
-            columns.measurements[plan.column(name)] = digest(identity)
+            columns.measurements[name, plan.name] = digest(identity)
     return columns
 
 
@@ -150,30 +151,30 @@ def _block(experiment: Experiment, runs: Sequence[Run]) -> Block:
     block = Block(where, arms, differences, tuple(runs))
     pair = [(block, table.treatment), (block, table.reference)]
     for name, difference in differences.items():
-        if experiment.is_accuracy(name) and not experiment.is_clean(name):
+        if experiment.columns[name].is_accuracy and not experiment.columns[name].is_clean:
             differences[name] = replace(difference, flags=tuple(unequal_arms(experiment, pair, name)))
     return block
 
 
-def _collect(experiment: Experiment, column: str, runs: Sequence[Run]) -> Value:
+def _collect(experiment: Experiment, name: str, runs: Sequence[Run]) -> Value:
     """One arm in one column; a derived one has the flags of all that it is computed from."""
+    column = experiment.columns[name]
     by_seed: dict[int, float] = {}
     raised: dict[tuple[str, str], list[records.Flag]] = {}
-    parts = experiment.source_columns(column)
     failed = missing = 0
     for run in runs:
         value = _number(experiment, column, run)
         if run.failed:
             failed += 1
         elif value is None:
-            missing += not any(run.is_not_applicable(part) for part in parts)
+            missing += not any(run.is_not_applicable(part) for part in column.parts)
         else:
             by_seed[run.cell.seed] = value
-            for part, record in ((part, record) for part in parts if (record := run.record(part))):
+            for part, record in ((part, record) for part in column.parts if (record := run.record(part))):
                 for flag in record.flags:
-                    raised.setdefault((part, flag.name), []).append(flag)
+                    raised.setdefault((str(part), flag.name), []).append(flag)
     flags = dict.fromkeys(_worst(flags, len(by_seed)) for flags in raised.values())
-    counts = {next((n for run in runs if (n := run.examples(part))), None) for part in parts}
+    counts = {next((n for run in runs if (n := run.examples(part))), None) for part in column.parts}
     n_examples = counts.pop() if len(counts) == 1 else None
     return Value(by_seed, failed, missing, tuple(flags), n_examples)
 
@@ -187,12 +188,12 @@ def _worst(flags: Sequence[records.Flag], seeds: int) -> records.Flag:
     return worst.model_copy(update={"message": f"{which}: {worst.message}"})
 
 
-def _number(experiment: Experiment, column: str, run: Run) -> float | None:
+def _number(experiment: Experiment, column: Column, run: Run) -> float | None:
     """A run's number in a column; a derived one has one where all that it is computed from have."""
-    values = [value for part in experiment.source_columns(column) if (value := run.value(part)) is not None]
-    if len(values) < len(experiment.source_columns(column)):
+    values = [value for part in column.parts if (value := run.value(part)) is not None]
+    if len(values) < len(column.parts):
         return None
-    return experiment.derived[column].compute(values) if column in experiment.derived else values[0]
+    return experiment.derived[column.source].compute(values) if column.computed_from else values[0]
 
 
 # ---------------------------------------------------------------- the row that is chosen

@@ -5,14 +5,14 @@ from __future__ import annotations
 import html
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bn_vuln.auditing.findings import Findings
-from bn_vuln.errors import UsageError
 from bn_vuln.reporting import audit_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,10 @@ class AuditResult:
         return all(one.met for one in self.findings.requirements)
 
     @property
-    def tables(self) -> dict[str, Any]:
-        """Tables of pandas by name: accuracies, curve, layers, what_ifs, finalists, advice.
+    def tables(self) -> dict[str, DataFrame]:
+        """Tables of pandas by name: accuracies, curve, layers, what_ifs, finalists, advice."""
+        import pandas
 
-        Raises:
-            UsageError: pandas is not installed.
-        """
-        try:
-            import pandas  # type: ignore[import-untyped,import-not-found,unused-ignore]
-        except ImportError:
-            raise UsageError("tables need pandas: pip install pandas") from None
         return {name: pandas.DataFrame(rows) for name, rows in audit_page.tables(self.findings).items()}
 
     @property

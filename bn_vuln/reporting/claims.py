@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bn_vuln.analysis import statistics
 from bn_vuln.analysis.statistics import Estimate
-from bn_vuln.config import EVALUATION_SEPARATOR, Claim, Experiment
+from bn_vuln.config import Claim, Column, Experiment
 from bn_vuln.records import Flag
 from bn_vuln.reporting.results import Block, Value, has
 from bn_vuln.typing import Mask, Plain
@@ -75,7 +75,9 @@ def _comparison(experiment: Experiment, blocks: Sequence[Block], claim: Claim, b
     one_seed = ours is not None and ours.n == 1 and not claim.exact
     flags = _flags(experiment, arms_compared, claim, column, one_seed=one_seed)
     where = {k: v for k, v in block.where.items() if k != claim.along}
-    interval = over_examples(arms_compared, column) if one_seed and claim.how == "difference" else None
+    interval = (
+        over_examples(arms_compared, experiment.columns[column]) if one_seed and claim.how == "difference" else None
+    )
     return Comparison(where, column, claim.arm, ours, claim, shown, verdict_at_full_scale, flags, interval)
 
 
@@ -173,10 +175,10 @@ def unequal_arms(
     experiment: Experiment, arms_compared: Sequence[tuple[Block | None, str]], column: str
 ) -> Iterator[Flag]:
     """Give the flags of check 15 for two arms that are compared, on the images that the column is measured on."""
-    evaluations = {part.partition(EVALUATION_SEPARATOR)[2] for part in experiment.source_columns(column)}
+    evaluations = {part.at for part in experiment.columns[column].parts}
     for name in experiment.table.columns:
-        where = name.partition(EVALUATION_SEPARATOR)[2]
-        if experiment.is_clean(name) and where in evaluations:
+        where = experiment.columns[name].at
+        if experiment.columns[name].is_clean and where in evaluations:
             first, second = (_arm_value(row_and_arm, name) for row_and_arm in arms_compared)
             clean = statistics.paired(first.by_seed, second.by_seed) if first and second else None
             if clean and abs(clean.mean) > UNEQUAL_ARMS:
@@ -185,7 +187,7 @@ def unequal_arms(
                 yield Flag(check=15, name="unequal arms", value=clean.mean, message=message)
 
 
-def over_examples(arms_compared: Sequence[tuple[Block | None, str]], column: str) -> tuple[float, float] | None:
+def over_examples(arms_compared: Sequence[tuple[Block | None, str]], column: Column) -> tuple[float, float] | None:
     """Return the 95% bootstrap interval over the examples of one run, or of one pair of runs.
 
     Args:
@@ -197,9 +199,10 @@ def over_examples(arms_compared: Sequence[tuple[Block | None, str]], column: str
     """
     masks: list[Mask] = []
     for block, arm in arms_compared:
-        runs = [run for run in block.runs if run.arm == arm and column in run.records] if block else []
-        correct = runs[0].store.correct(runs[0].cell_id, runs[0].records[column].perturbation_id) if runs else None
-        if len(runs) != 1 or correct is None:
+        runs = [run for run in block.runs if run.arm == arm] if block else []
+        found = [(run, record) for run in runs if column.is_accuracy and (record := run.record(column))]
+        correct = found[0][0].store.correct(found[0][0].cell_id, found[0][1].perturbation_id) if found else None
+        if len(found) != 1 or correct is None:
             return None
         masks.append(correct)
     return statistics.bootstrap_interval(*masks) if len({len(mask) for mask in masks}) == 1 else None

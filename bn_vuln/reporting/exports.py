@@ -1,10 +1,9 @@
-"""Exports of an experiment's table as CSV and as plain data for JSON; fractions where tables show percent."""
+"""Exports of an experiment's table as a frame, CSV and plain data for JSON; fractions where tables show percent."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from bn_vuln.analysis.statistics import Estimate
 from bn_vuln.config import present_cell, present_perturbation, to_plain
@@ -15,16 +14,18 @@ from bn_vuln.reporting.results import Run, Value
 from bn_vuln.reporting.tables import quantity
 from bn_vuln.typing import Plain
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
-def csv_text(results: Results) -> str:
-    """Return one line for each arm, column and seed, in the column's unit, percent and points as fractions.
+
+def frame(results: Results) -> DataFrame:
+    """Return one row for each arm, column and seed, in the column's unit, percent and points as fractions.
 
     `state` is measured, failed (to train), missing, or none where a model has no such number.
     """
-    text = io.StringIO()
-    keys = list(results.experiment.table.rows)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*keys, "arm", "perturbation", "seed", "value", "unit", "examples", "state", "flags"])
+    import pandas
+
+    rows = []
     for block in results.blocks:
         for arm, values in block.arms.items():
             runs = sorted((run for run in block.runs if run.arm == arm), key=lambda run: run.cell.seed)
@@ -32,10 +33,17 @@ def csv_text(results: Results) -> str:
                 flags = " ".join(dict.fromkeys(str(flag.check) for flag in value.flags))
                 for run in runs:
                     number = value.by_seed.get(run.cell.seed)
-                    shown, raised = ("", "") if number is None else (repr(number), flags)
-                    fields = [shown, plain_unit(results, column), value.n_examples, state(results, run, column, value)]
-                    writer.writerow([*block.where.values(), arm, column, run.cell.seed, *fields, raised])
-    return text.getvalue()
+                    fields = [plain_unit(results, column), value.n_examples, state(results, run, column, value)]
+                    fields += ["" if number is None else flags]
+                    rows.append([*block.where.values(), arm, column, run.cell.seed, number, *fields])
+    names = ["arm", "perturbation", "seed", "value", "unit", "examples", "state", "flags"]
+    made = pandas.DataFrame(rows, columns=[*results.experiment.table.rows, *names], dtype=object)
+    return made.astype({"seed": "int64", "value": "float64", "examples": "Int64"})
+
+
+def csv_text(results: Results) -> str:
+    """Return the frame of an experiment as CSV."""
+    return frame(results).to_csv(index=False, lineterminator="\n")
 
 
 def state(results: Results, run: Run, column: str, value: Value) -> str:
@@ -44,14 +52,13 @@ def state(results: Results, run: Run, column: str, value: Value) -> str:
         return "measured"
     if run.failed:
         return "failed"
-    return (
-        "none" if any(run.is_not_applicable(part) for part in results.experiment.source_columns(column)) else "missing"
-    )
+    parts = results.experiment.columns[column].parts
+    return "none" if any(run.is_not_applicable(part) for part in parts) else "missing"
 
 
 def plain_unit(results: Results, column: str) -> str:
     """Return the unit of a column's plain numbers."""
-    unit = results.experiment.unit(column)
+    unit = results.experiment.columns[column].unit
     return "fraction" if unit in ("%", "points") else unit
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from bn_vuln.config import EVALUATION_SEPARATOR, EvaluationPlan
+from bn_vuln.config import Column, EvaluationPlan, column_name
 from bn_vuln.reporting.aggregate import Results
 
 MAX_LISTED = 6  # columns: of more, only the first two and the last are named
@@ -18,14 +18,14 @@ CORRUPTED = {
 }
 
 
-def notes(results: Results, columns: Iterable[str]) -> list[str]:
-    """Return the notes for these columns of the table.
+def notes(results: Results, names: Iterable[str]) -> list[str]:
+    """Return the notes for the columns of these names.
 
     Formulas of derived columns; where not all columns are measured at the experiment's `evaluation`, data set, split,
     limit, BN statistics and n of each evaluation; and the source of corrupted images.
     """
-    columns = list(columns)
-    lines = derived_notes(results, [column for column in columns if column in results.experiment.derived])
+    columns = [results.experiment.columns[name] for name in names]
+    lines = derived_notes(results, [column for column in columns if column.computed_from])
     evaluations = columns_by_evaluation(results, columns)
     if any(plan.name for plan, _ in evaluations):
         lines += [evaluation_note(results, plan, parts) for plan, parts in evaluations]
@@ -35,20 +35,17 @@ def notes(results: Results, columns: Iterable[str]) -> list[str]:
     return [*lines, CORRUPTED[sources]] if sources else lines
 
 
-def columns_by_evaluation(results: Results, columns: Iterable[str]) -> list[tuple[EvaluationPlan, list[str]]]:
+def columns_by_evaluation(results: Results, columns: Iterable[Column]) -> list[tuple[EvaluationPlan, list[Column]]]:
     """Return the evaluations behind columns of the table, each with the columns that are measured there.
 
     A derived column is replaced by the columns that it is computed from.
     """
-    parts = list(dict.fromkeys(part for column in columns for part in results.experiment.source_columns(column)))
-    by_plan = [
-        (plan, [p for p in parts if p.partition(EVALUATION_SEPARATOR)[2] == plan.name])
-        for plan in results.experiment.plans
-    ]
+    parts = list(dict.fromkeys(part for column in columns for part in column.parts))
+    by_plan = [(plan, [part for part in parts if part.at == plan.name]) for plan in results.experiment.plans]
     return [(plan, measured) for plan, measured in by_plan if measured]
 
 
-def n_examples(results: Results, columns: Iterable[str]) -> str:
+def n_examples(results: Results, columns: Iterable[Column]) -> str:
     """Return the number of examples behind columns: `10,000`, or `1,000, 10,000`; "" without records."""
     runs = [run for block in results.blocks for run in block.runs]
     counts = {n for column in columns for run in runs if (n := run.examples(column))}
@@ -66,16 +63,17 @@ def trained_on(results: Results) -> str:
     return names.pop() if len(names) == 1 else "the data trained on"
 
 
-def derived_notes(results: Results, columns: Iterable[str]) -> list[str]:
+def derived_notes(results: Results, columns: Iterable[Column]) -> list[str]:
     """Return the formulas of derived columns, as `gap: clean, train - clean`.
 
     Many differences X@evaluation - X share one note.
     """
-    by_formula: dict[str, list[str]] = {}
+    by_formula: dict[str, list[Column]] = {}
     for column in columns:
-        names = [part.partition(EVALUATION_SEPARATOR) for part in results.experiment.source_columns(column)]
-        is_shared = results.experiment.derived[column].difference and len({name for name, _, _ in names}) == 1
-        formula = " \N{MINUS SIGN} ".join(f"X{at}{evaluation}" for _, at, evaluation in names) if is_shared else column
+        difference = results.experiment.derived[column.source].difference
+        is_shared = difference and len({(part.source, part.metric) for part in column.parts}) == 1
+        names = [column_name("X", part.at) for part in column.parts]
+        formula = " \N{MINUS SIGN} ".join(names) if is_shared else str(column)
         by_formula.setdefault(formula, []).append(column)
     lines = []
     for formula, group in by_formula.items():
@@ -83,16 +81,14 @@ def derived_notes(results: Results, columns: Iterable[str]) -> list[str]:
             lines.append(f"{join_listed(_titles(results, group))}: {formula}")
             continue
         for column in group:
-            parts = results.experiment.source_columns(column)
-            if results.experiment.derived[column].difference:
-                own_formula = " \N{MINUS SIGN} ".join(_titles(results, parts))
-            else:
-                own_formula = f"mean of {join_listed(_titles(results, parts))}"
+            titles = _titles(results, column.parts)
+            difference = results.experiment.derived[column.source].difference
+            own_formula = " \N{MINUS SIGN} ".join(titles) if difference else f"mean of {join_listed(titles)}"
             lines.append(f"{_titles(results, [column])[0]}: {own_formula}")
     return [f"{line}, for each training by itself" for line in lines]
 
 
-def evaluation_note(results: Results, plan: EvaluationPlan, columns: list[str]) -> str:
+def evaluation_note(results: Results, plan: EvaluationPlan, columns: list[Column]) -> str:
     """Return `clean, train: mnist, train split, limit 10,000, tracked BN statistics, n = 10,000 examples`."""
     evaluation, n = plan.evaluation, n_examples(results, columns)
     parts = [
@@ -105,9 +101,9 @@ def evaluation_note(results: Results, plan: EvaluationPlan, columns: list[str]) 
     return f"{join_listed(_titles(results, columns))}: {', '.join(parts)}"
 
 
-def _titles(results: Results, columns: Iterable[str]) -> list[str]:
+def _titles(results: Results, columns: Iterable[Column]) -> list[str]:
     """Titles of columns in the table, or their names where it does not show them."""
-    return [results.experiment.table.columns.get(column, column) for column in columns]
+    return [results.experiment.table.columns.get(str(column), str(column)) for column in columns]
 
 
 def join_listed(titles: Sequence[str]) -> str:

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from bn_vuln.config import (
-    DISTANCE_SUFFIX,
-    EVALUATION_SEPARATOR,
-    LOSS_SUFFIX,
-    EvaluationPlan,
-    Experiment,
-    describe_perturbation,
-    with_eps_grid,
-)
+from bn_vuln.config import METRICS, Column, describe_perturbation
 from bn_vuln.reporting import footnotes
 from bn_vuln.reporting.aggregate import Results
 from bn_vuln.reporting.claims import FAILED, Comparison
@@ -63,36 +55,23 @@ def columns(results: Results) -> Lines:
     lines.append(("arm" if table.arms else KEY_NAMES.get(table.arm, table.arm), arms))
     lines.append(("n", "training seeds behind a mean; ± is its standard error over them (SEM), which takes two"))
     grouped: dict[str, list[str]] = {}
-    for column, title in table.columns.items():
-        if column not in results.experiment.derived:
-            grouped.setdefault(_meaning(results.experiment, column), []).append(title)
+    for name, title in table.columns.items():
+        column = results.experiment.columns[name]
+        if not column.computed_from:
+            grouped.setdefault(_meaning(column), []).append(title)
     return [*lines, *((footnotes.join_listed(titles), meaning) for meaning, titles in grouped.items())]
 
 
-def _meaning(experiment: Experiment, column: str) -> str:
+def _meaning(column: Column) -> str:
     """What a column that is not derived shows."""
-    name, _, where = column.partition(EVALUATION_SEPARATOR)
-    plan = next(plan for plan in experiment.plans if plan.name == where)
-    text = _measured(plan, name)
-    return f"{text}, at the evaluation {where}" if where else text
-
-
-def _measured(plan: EvaluationPlan, name: str) -> str:
-    if name in plan.measurements:
-        return MEASUREMENT_NAMES[plan.measurements[name].kind]
-    if name.rpartition(".")[0] in plan.measurements:
-        measurement, _, detail = name.rpartition(".")
-        return f"{detail}, of: {MEASUREMENT_NAMES[plan.measurements[measurement].kind]}"
-    perturbations = with_eps_grid(plan.perturbations)
-    own = name if name in perturbations else name.removesuffix(LOSS_SUFFIX).removesuffix(DISTANCE_SUFFIX)
-    grid = next((key for key in plan.perturbations if own.startswith(f"{key} ") and own not in plan.perturbations), own)
-    perturbation = plan.perturbations[grid]
-    under = "clean images" if perturbation.kind == "clean" else describe_perturbation(perturbation)
-    if name in perturbations:
-        return f"accuracy on {under}" if perturbation.kind == "clean" else f"accuracy under {under}"
-    if name.endswith(LOSS_SUFFIX):
-        return f"mean cross-entropy on {under}" if perturbation.kind == "clean" else f"mean cross-entropy under {under}"
-    return f"mean distance from an image to the adversarial one found by {under}"
+    if column.measurement:
+        measured = MEASUREMENT_NAMES[column.measurement.kind]
+        text = measured if column.is_plain else f"{column.metric}, of: {measured}"
+    elif column.perturbation:
+        perturbation = describe_perturbation(column.perturbation)
+        under = "on clean images" if column.perturbation.kind == "clean" else f"under {perturbation}"
+        text = METRICS[column.metric].meaning.format(under=under, perturbation=perturbation)
+    return f"{text}, at the evaluation {column.at}" if column.at else text
 
 
 def verdicts(results: Results) -> Lines:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -184,12 +182,13 @@ def html(found: Sequence[Entry]) -> str:
 
 def csv_text(found: Sequence[Entry]) -> str:
     """Return one line for each record of each model, accuracies as fractions."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["model", "id", "dataset", "state", "perturbation", "examples", "accuracy", "flags"])
+    import pandas
+
+    rows = []
     for one in found:
         for record in one.records:
             flags = " ".join(dict.fromkeys(str(flag.check) for flag in record.flags))
-            numbers = [describe_fields(record.perturbation), record.n, repr(record.accuracy), flags]
-            writer.writerow([one.name, one.id, one.dataset, one.state, *numbers])
-    return text.getvalue()
+            numbers = [describe_fields(record.perturbation), record.n, record.accuracy, flags]
+            rows.append([one.name, one.id, one.dataset, one.state, *numbers])
+    names = ["model", "id", "dataset", "state", "perturbation", "examples", "accuracy", "flags"]
+    return pandas.DataFrame(rows, columns=names).to_csv(index=False, lineterminator="\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bn_vuln.analysis.statistics import Estimate, estimate
-from bn_vuln.config import DISTANCE_SUFFIX, EVALUATION_SEPARATOR, LOSS_SUFFIX, Cell
+from bn_vuln.config import METRICS, VALUE, Cell, Column
 from bn_vuln.records import Flag, MeasurementRecord, Record, Store, TrainingRecord
 from bn_vuln.typing import Plain
 
@@ -14,8 +14,8 @@ from bn_vuln.typing import Plain
 class Run:
     """One cell with what a store holds of it.
 
-    Records are named by their perturbation, measurements by their own name, and both by NAME@EVALUATION where they
-    belong to an extra evaluation. Their arrays and outcomes are read from the store when they are asked for.
+    Records and measurements are by name, as `Column.source`, and evaluation, as `Column.at`. Their arrays and outcomes
+    are read from the store when they are asked for.
     """
 
     cell: Cell
@@ -23,49 +23,35 @@ class Run:
     store: Store
     cell_id: str
     training: TrainingRecord | None
-    records: dict[str, Record]
-    measurements: dict[str, MeasurementRecord]
+    records: dict[tuple[str, str], Record]
+    measurements: dict[tuple[str, str], MeasurementRecord]
 
     @property
     def failed(self) -> bool:
         """True if the training did not learn."""
         return self.training is not None and self.training.state == "failed"
 
-    def value(self, column: str) -> float | None:
-        """Return its number in a column that is not derived; None where there is none.
+    def value(self, column: Column) -> float | None:
+        """Return its number in a column that is not derived; None where there is none."""
+        if record := self.record(column):
+            number: float | None = getattr(record, METRICS[column.metric].field)
+            return number
+        measured = self.measurement(column)
+        return {**measured.details, VALUE: measured.value}.get(column.metric) if measured else None
 
-        That is an accuracy, a loss, a distance, a measurement, or a detail of one.
-        """
-        if column in self.measurements:
-            return self.measurements[column].value
-        if column in self.records:
-            return self.records[column].accuracy
-        record, measurement, name = (
-            self.record(column),
-            self.measurement(column),
-            column.partition(EVALUATION_SEPARATOR)[0],
-        )
-        if record is not None:
-            return record.loss if name.endswith(LOSS_SUFFIX) else record.mean_distance
-        return measurement.details.get(name.rpartition(".")[2]) if measurement else None
-
-    def record(self, column: str) -> Record | None:
+    def record(self, column: Column) -> Record | None:
         """Return the record that a column's number is from; None for a measurement."""
-        name, at, where = column.partition(EVALUATION_SEPARATOR)
-        return self.records.get(column) or self.records.get(
-            name.removesuffix(LOSS_SUFFIX).removesuffix(DISTANCE_SUFFIX) + at + where
-        )
+        return self.records.get((column.source, column.at))
 
-    def measurement(self, column: str) -> MeasurementRecord | None:
+    def measurement(self, column: Column) -> MeasurementRecord | None:
         """Return the measurement that a column is, or is a detail of; None for a perturbation."""
-        name, at, where = column.partition(EVALUATION_SEPARATOR)
-        return self.measurements.get(column) or self.measurements.get(name.rpartition(".")[0] + at + where)
+        return self.measurements.get((column.source, column.at))
 
-    def is_not_applicable(self, column: str) -> bool:
+    def is_not_applicable(self, column: Column) -> bool:
         """Return True if there is no such number, as the shift of BN statistics without BN, or an eps grid's loss."""
         return self.value(column) is None and (self.measurement(column) or self.record(column)) is not None
 
-    def examples(self, column: str) -> int | None:
+    def examples(self, column: Column) -> int | None:
         """Return the number of examples behind its number in a column that is not derived."""
         record = self.record(column) or self.measurement(column)
         return record.n if record else None

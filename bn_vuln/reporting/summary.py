@@ -53,10 +53,10 @@ def summary_rows(results: Results) -> list[tuple[str, str]]:
     damaged = records.describe_damaged(results.damaged)
     costs = ", ".join(f"{name} {text}" for name, text in experiment.cost.items())
     epochs = sorted({run.cell.train.epochs for block in results.blocks for run in block.runs})
-    evaluations = footnotes.columns_by_evaluation(results, experiment.table.columns)
+    columns = [experiment.columns[name] for name in experiment.table.columns]
     examples = [
-        f"{footnotes.n_examples(results, columns) or 'none yet'} ({plan.column(plan.evaluation.split)})"
-        for plan, columns in evaluations
+        f"{footnotes.n_examples(results, measured) or 'none yet'} ({plan.column(plan.evaluation.split)})"
+        for plan, measured in footnotes.columns_by_evaluation(results, columns)
     ]
     return [
         ("Verdict", verdicts(results)),

@@ -133,7 +133,7 @@ def result_tables(results: Results) -> list[TextTable]:
 def accuracy_table(results: Results) -> TextTable:
     """Return one row for each arm of each block, and the paired difference under them."""
     table = results.experiment.table
-    units = {name: results.experiment.unit(name) for name in table.columns}
+    units = {name: results.experiment.columns[name].unit for name in table.columns}
     header = [KEY_NAMES.get(key, key) for key in table.rows]
     header += ["arm" if table.arms else KEY_NAMES.get(table.arm, table.arm), "n"]
     header += [f"{title}, {units[name]}" for name, title in table.columns.items()]
@@ -262,7 +262,7 @@ def sign_convention(results: Results) -> str:
     """Return the meaning of a negative number, where it is the same everywhere."""
     experiment, table = results.experiment, results.experiment.table
     is_cost = all(
-        (c.arm is None and experiment.unit(c.perturbation) == "%") or not c.paper.is_contrast
+        (c.arm is None and experiment.columns[c.perturbation].unit == "%") or not c.paper.is_contrast
         for c in results.comparisons
     )
     arms = (table.treatment, table.reference)
@@ -308,7 +308,7 @@ def quantity(results: Results, comparison: Comparison) -> str:
         power = f"^{paper.power}" if paper.power > 1 else ""
         return f"slope of log({paper.arm}) against log({KEY_NAMES.get(str(paper.along), str(paper.along))}{power})"
     if paper.against is None:
-        is_accuracy = results.experiment.unit(comparison.perturbation) == "%"
+        is_accuracy = results.experiment.columns[comparison.perturbation].unit == "%"
         return f"accuracy of {paper.arm}" if is_accuracy else paper.arm
     sign = "/" if paper.how == "ratio" else "\N{MINUS SIGN}"
     where = [f"{KEY_NAMES.get(k, k)} {format_key_value(k, v)}" for k, v in paper.against.where.items()]
@@ -339,7 +339,7 @@ def _format_as_claimed(results: Results, comparison: Comparison, value: Estimate
     if paper.how != "difference":
         mean = f"{value.mean:{'+' if signed else ''}.3f}".replace("-", "\N{MINUS SIGN}")
         return mean if value.sem is None else f"{mean} ± {value.sem:.3f}"
-    unit = results.experiment.unit(comparison.perturbation)
+    unit = results.experiment.columns[comparison.perturbation].unit
     return format_estimate(value, unit, signed=paper.is_contrast if signed is None else signed)
 
 

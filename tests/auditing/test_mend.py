@@ -197,8 +197,8 @@ def test_the_card_says_what_was_done(stale, tmp_path, quick):
         ({"reestimate": True}, {"split": "train"}, "split train is what a change is fitted on"),
         ({"c": 0.1}, {"out": "mended.h5"}, "expected a file name ending in .keras"),
         ({"c": 0.1}, {"ord": "2"}, "--ord 2 needs an --eps"),
-        ({"c": 0.1}, {"eps": "-1"}, "eps: expected greater than 0, received '-1'"),
-        ({"c": 0.1}, {"noise": "0"}, "noise: expected greater than 0, received '0'"),
+        ({"c": 0.1}, {"eps": "-1"}, "eps: expected greater than 0, received -1.0"),
+        ({"c": 0.1}, {"noise": "0"}, "noise: expected greater than 0, received 0.0"),
     ],
 )
 def test_refusals(stale, tmp_path, mend, options, message):

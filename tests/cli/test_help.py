@@ -13,7 +13,8 @@ from bn_vuln.cli.options import print_json
 from bn_vuln.experiments import catalog
 from bn_vuln.version import __version__
 
-PAGES = [[], *([name] for name in COMMANDS), *(["data", name] for name in ("list", "info", "prepare"))]
+PARTS = {"data": ("list", "info", "prepare"), "config": ("schema", "fields")}
+PAGES = [[], *([name] for name in COMMANDS), *([name, part] for name, parts in PARTS.items() for part in parts)]
 
 
 @pytest.mark.parametrize("words", PAGES, ids=" ".join)

@@ -127,7 +127,8 @@ def test_the_list_has_claim_cost_and_state(bnvuln, tmp_path):
     assert [name for kind in ("paper", "beyond") for name in catalog.names(kind) if name not in out] == []
     assert "smoke 0/2 cells" in out
     rows = json.loads(bnvuln("reproduce", "--list", "--json", "--out", tmp_path)[1])["experiments"]
-    assert all(row["claim"] and row["cost"] for row in rows)
+    assert all(row["claim"] and row["command"] and row["cost"] for row in rows)
+    assert "  command: bnvuln reproduce table6 --scale quick --jobs 2\n" in out
 
 
 MISTAKES = [

@@ -261,7 +261,7 @@ def both(tmp_path_factory):
 def test_an_arm_without_it_shows_a_dash_and_is_finished(both):
     made, root = both
     assert all(task.finished(root) for task in runner.tasks(made))
-    assert (made.unit("away"), made.unit("away.scale")) == ("std", "log ratio")
+    assert (made.columns["away"].unit, made.columns["away.scale"].unit) == ("std", "log ratio")
     results = aggregate.aggregate(made, root)
     none, batch, difference = tables.accuracy_table(results).rows
     assert none[-2:] == ["-", "-"]

@@ -212,7 +212,7 @@ def test_details_are_columns(tmp_path):
     columns = {"noise": "to 99%", "noise.confidence": "after 20", "noise.reached": "reached", "noise.distance": "way"}
     claims = [{"perturbations": ["noise", "noise.confidence"], "sign": 1, "source": "text"}]
     chosen = small(measurements={"noise": "fooling"}, table={"columns": columns}, claims=claims)
-    assert [chosen.unit(column) for column in columns] == ["steps", "%", "%", "pixels"]
+    assert [chosen.columns[column].unit for column in columns] == ["steps", "%", "%", "pixels"]
 
     def number(cell, column):
         worse = 1 + (cell.normalization.name == "batch") + 0.01 * cell.seed

@@ -253,7 +253,7 @@ ACCURACIES = by_arm({(arm, name): [0.9, 0.91, 0.92, 0.93] for arm in ("none", "b
 def test_distances_are_columns_in_their_unit(tmp_path):
     claims = [{"perturbations": ["cw.distance", "std.distance"], "sign": -1, "source": "text"}]
     chosen = experiment(claims=claims)
-    assert [chosen.unit(column) for column in COLUMNS] == ["%", "%", "pixels", "standardized"]
+    assert [chosen.columns[column].unit for column in COLUMNS] == ["%", "%", "pixels", "standardized"]
     results = aggregate(chosen, fill(tmp_path, chosen, ACCURACIES, also=number))
     assert [comparison.verdict for comparison in results.comparisons] == ["holds", "holds"]
     assert results.comparisons[0].ours.mean == pytest.approx(-0.7)

@@ -298,7 +298,7 @@ CONTRADICTS: dict[str, Values] = {
 def made_up(root: Path, chosen: Experiment, values: Values, *, seeds: int | None = None) -> Path:
     """A results folder of numbers with a small spread over the seeds, of `seeds` of them only."""
 
-    wanted = {part for column in chosen.table.columns for part in chosen.source_columns(column)}
+    wanted = {str(part) for column in chosen.table.columns for part in chosen.columns[column].parts}
 
     def number(cell: Cell, column: str) -> float | None:
         return values(cell, column) * (1 + wobble(cell)) if column in wanted else None
@@ -476,9 +476,9 @@ def test_a_smoke_run_trains_measures_and_is_reported(smokes: Path, name: str, re
     assert (results.failed, results.missing) == (0, 0)
     assert results.cells == len(runner.tasks(chosen))
     runs = [run for block in results.blocks for run in block.runs]
-    measured = {plan.column(name): plan for plan in chosen.plans for name in with_eps_grid(plan.perturbations)}
+    measured = {(name, plan.name): plan for plan in chosen.plans for name in with_eps_grid(plan.perturbations)}
     assert {tuple(run.records) for run in runs} == {tuple(measured)}
-    assert {tuple(run.measurements) for run in runs} == {tuple(chosen.measurements)}
+    assert {tuple(run.measurements) for run in runs} == {tuple((name, "") for name in chosen.measurements)}
     empty = {
         (arm, column)
         for block in results.blocks

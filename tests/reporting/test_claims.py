@@ -683,13 +683,13 @@ def test_the_units_of_columns() -> None:
         ("tilt", "deg"),
         ("spectrum", "%"),
     ]:
-        assert small(**MEASURED).unit(column) == unit
+        assert small(**MEASURED).columns[column].unit == unit
 
 
 def test_a_perturbation_may_be_called_a_loss() -> None:
     clean, columns = {"kind": "clean"}, {"clean.loss": "clean"}
     experiment = small(perturbations={"clean": clean, "clean.loss": clean}, table={"columns": columns}, claims=[])
-    assert experiment.unit("clean.loss") == "%"
+    assert experiment.columns["clean.loss"].unit == "%"
 
 
 def test_losses_and_measurements_are_columns(tmp_path: Path) -> None:

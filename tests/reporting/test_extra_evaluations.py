@@ -127,8 +127,8 @@ def test_whatever_is_a_column_is_one_elsewhere() -> None:
             derived={},
             table={"columns": {column: "head"}},
         )
-        assert chosen.unit(column) == unit
-        assert chosen.unit(column.removesuffix("@train")) == unit
+        assert chosen.columns[column].unit == unit
+        assert chosen.columns[column.removesuffix("@train")].unit == unit
 
 
 EVALUATION_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
@@ -241,7 +241,7 @@ def test_the_example_of_the_documents_makes_sense() -> None:
     (more,) = [block for block in others if "evaluations" in block]
     columns = {"gap": "gap", "both": "both", "pgd@batch": "batch"}
     chosen = validate(Experiment, {**first, **more, "table": {**first["table"], "columns": columns}}, "docs")
-    assert [chosen.unit(column) for column in columns] == ["points", "%", "%"]
+    assert [chosen.columns[column].unit for column in columns] == ["points", "%", "%"]
 
 
 def test_derived_columns_by_hand() -> None:
@@ -388,7 +388,7 @@ def test_losses_and_measurements_elsewhere(tmp_path: Path) -> None:
     arms = results(tmp_path, chosen, also=lambda cell, column: numbers.get(column)).blocks[0].arms
     means = {name: value.estimate.mean for name, value in arms["batch"].items() if value.estimate}
     assert means == pytest.approx({**numbers, "turn": 10.0, "losses": 0.375})
-    assert (chosen.unit("turn"), chosen.unit("losses")) == ("deg", "nats")
+    assert (chosen.columns["turn"].unit, chosen.columns["losses"].unit) == ("deg", "nats")
 
 
 def test_without_one_part_there_is_no_number(tmp_path: Path) -> None:

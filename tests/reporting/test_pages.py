@@ -343,6 +343,17 @@ def test_csv_loses_no_digit(tmp_path: Path, n: int) -> None:
     assert {float(row["value"]) for row in rows} == {1 / n}
 
 
+def test_a_frame_has_types(tmp_path: Path) -> None:
+    found = exports.frame(results(tmp_path, missing=lambda cell: (cell.normalization.name, cell.seed) == ("batch", 2)))
+    assert dict(found.dtypes.astype(str)[["data.width", "seed", "value", "examples"]]) == {
+        "data.width": "object", "seed": "int64", "value": "float64", "examples": "Int64",
+    }  # fmt: skip
+    means = found.groupby(["perturbation", "arm"])["value"].mean()
+    assert means["bim", "none"] == pytest.approx(0.66)
+    assert means["bim", "batch"] == pytest.approx((0.26 + 0.255 + 0.258) / 3)
+    assert list(found.loc[found["value"].isna(), "state"]) == ["missing", "missing"]
+
+
 def test_csv_of_nothing_is_its_head(tmp_path: Path) -> None:
     text = exports.csv_text(aggregate(small(), tmp_path))
     head, *rows = text.splitlines()

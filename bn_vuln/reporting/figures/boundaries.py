@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bn_vuln.analysis import closed_form, tilt
-from bn_vuln.config import EVALUATION_SEPARATOR
 from bn_vuln.reporting.aggregate import Results
 from bn_vuln.reporting.figures.style import ARM_STYLES, HEIGHT, WIDTH, FigureFile, hide_spines, render, styled_pyplot
 from bn_vuln.typing import Arrays, Floats, Labels
@@ -47,7 +46,7 @@ def trained_pair(results: Results) -> tuple[Arrays, Arrays] | None:
     """Return the measured arrays without BN and with the smallest c, of the first seed that has both."""
     by_seed: dict[int, dict[float, Arrays]] = {}
     for run in (run for block in results.blocks for run in block.runs):
-        record = next((record for name, record in run.measurements.items() if EVALUATION_SEPARATOR not in name), None)
+        record = next((record for (_, at), record in run.measurements.items() if not at), None)
         arrays = run.store.measurement_arrays(run.cell_id, record.measurement_id) if record else {}
         if "points" in arrays:
             by_seed.setdefault(run.cell.seed, {})[getattr(run.cell.normalization, "c", np.inf)] = arrays

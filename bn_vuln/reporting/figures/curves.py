@@ -97,11 +97,11 @@ def _draw_panel(axes: Axes, results: Results, column: str, lines: Lines, constan
     _scale_x(axes, [point.x for by_column in lines.values() for points in by_column.values() for point in points])
     axes.set_xlabel(key_name(results.experiment.table.x))
     axes.set_ylabel(axis_label(results, column))
-    if results.experiment.unit(column) == "nats":
+    if results.experiment.columns[column].unit == "nats":
         axes.set_yscale("log")
         for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
             set_formatter(lambda value, _: f"{value:.3g}")
-    if results.experiment.unit(column) == "%":
+    if results.experiment.columns[column].unit == "%":
         axes.set_ylim(top=min(axes.get_ylim()[1], 101))
     axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
     hide_spines(axes)

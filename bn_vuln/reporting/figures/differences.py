@@ -75,8 +75,8 @@ def draw_candidates(results: Results, file_format: str) -> list[FigureFile]:
         legend = sorted(zip(*axes[0][0].get_legend_handles_labels(), strict=True), key=lambda item: item[1] == CHOSEN)
         ncols = legend_columns([text for _, text in legend], len(legend))
         figure.legend(*zip(*legend, strict=True), loc="outside upper center", ncols=ncols, frameon=False)
-        quantity = " accuracy" if experiment.is_accuracy(selected_by) else ""
-        title = f"{table.columns[selected_by]}{quantity}, mean of the arms, {experiment.unit(selected_by)}"
+        quantity = " accuracy" if experiment.columns[selected_by].is_accuracy else ""
+        title = f"{table.columns[selected_by]}{quantity}, mean of the arms, {experiment.columns[selected_by].unit}"
         figure.supxlabel(title, fontsize=9)
         caption = f"Each point is a candidate setting, {describe_seeds(results)}: {CANDIDATES}"
         return [FigureFile("", caption, render(figure, file_format))]
@@ -142,7 +142,7 @@ def draw_accuracies(results: Results, file_format: str) -> list[FigureFile]:
 def accuracy_columns(results: Results) -> dict[str, str]:
     """Return the columns of accuracies, with their titles."""
     experiment = results.experiment
-    return {name: title for name, title in experiment.table.columns.items() if experiment.is_accuracy(name)}
+    return {name: title for name, title in experiment.table.columns.items() if experiment.columns[name].is_accuracy}
 
 
 def column_titles(results: Results) -> tuple[list[str], bool]:
@@ -252,7 +252,8 @@ def _draw_difference(
     interval, name = difference.interval(), "measured (paired by seed, 95% interval)"
     if difference.n == 1:
         arms = results.experiment.table.treatment, results.experiment.table.reference
-        interval, name = over_examples([(block, arm) for arm in arms], column), "measured (n = 1, 95% over examples)"
+        interval = over_examples([(block, arm) for arm in arms], results.experiment.columns[column])
+        name = "measured (n = 1, 95% over examples)"
     mean = difference.mean
     low, high = interval or (mean, mean)
     shown = max(low, limits[0]), min(high, limits[1])

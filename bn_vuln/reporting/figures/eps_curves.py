@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bn_vuln.analysis.statistics import Estimate
-from bn_vuln.config import EVALUATION_SEPARATOR, Attack, EvaluationPlan, describe_perturbation, with_eps_grid
+from bn_vuln.config import Attack, EvaluationPlan, describe_perturbation, with_eps_grid
 from bn_vuln.reporting import footnotes
 from bn_vuln.reporting.aggregate import Results
 from bn_vuln.reporting.figures.style import (
@@ -50,14 +50,15 @@ def draw(results: Results, file_format: str) -> list[FigureFile]:
 def eps_by_column(results: Results, plan: EvaluationPlan, name: str, attack: Attack) -> dict[str, float]:
     """Return the columns of an attack with their eps on the axis, in ascending order; clean images are at 0."""
     scale = 255.0 if attack.unit == "pixel" else 1.0
-    perturbations = {plan.column(key): options for key, options in with_eps_grid(plan.perturbations).items()}
+    grid = with_eps_grid({name: attack})
     eps: dict[str, float] = {}
-    for column in results.experiment.table.columns:
-        perturbation = perturbations.get(column)
-        if perturbation is not None and perturbation.kind == "clean":
-            eps[column] = 0.0
-        elif isinstance(perturbation, Attack) and column.partition(EVALUATION_SEPARATOR)[0].split(" ")[0] == name:
-            eps[column] = scale * perturbation.eps
+    for key in results.experiment.table.columns:
+        column = results.experiment.columns[key]
+        options = grid.get(column.source)
+        if column.at == plan.name and column.is_clean:
+            eps[key] = 0.0
+        elif column.at == plan.name and column.is_accuracy and isinstance(options, Attack):
+            eps[key] = scale * options.eps
     return dict(sorted(eps.items(), key=lambda item: item[1]))
 
 

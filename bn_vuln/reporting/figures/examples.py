@@ -114,7 +114,7 @@ def images_by_arm(results: Results) -> list[ArmImages]:
 def nearest(results: Results, run: Run) -> Arrays:
     """Return the arrays of the first minimum-norm attack of a run: clean, adversarial, distance, labels, taken_for."""
     for name, options in results.experiment.perturbations.items():
-        record = run.records.get(name) if options.kind == "minimal" else None
+        record = run.records.get((name, "")) if options.kind == "minimal" else None
         if record:
             arrays = run.store.arrays(run.cell_id, record.perturbation_id)
             return arrays if "adversarial" in arrays else {}
@@ -124,7 +124,7 @@ def nearest(results: Results, run: Run) -> Arrays:
 def fooling(results: Results, run: Run) -> Arrays:
     """Return the arrays of the fooling images of a run: images, steps, confidence, reached."""
     for name, options in results.experiment.measurements.items():
-        if options.kind == "fooling" and (record := run.measurements.get(name)):
+        if options.kind == "fooling" and (record := run.measurements.get((name, ""))):
             return run.store.measurement_arrays(run.cell_id, record.measurement_id)
     return {}
 

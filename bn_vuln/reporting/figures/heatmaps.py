@@ -39,7 +39,7 @@ def draw(results: Results, file_format: str) -> list[FigureFile]:
     table = results.experiment.table
     if table.x is None or table.y is None:
         return []
-    columns = [column for column in table.columns if results.experiment.unit(column) == "%"]
+    columns = [column for column in table.columns if results.experiment.columns[column].unit == "%"]
     every_arm = dict.fromkeys(arm for block in results.blocks for arm in block.arms)
     arms = [arm for arm in every_arm if any(np.isfinite(means(results, arm, c)).any() for c in columns)]
     if not arms:

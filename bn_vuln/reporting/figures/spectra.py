@@ -48,7 +48,7 @@ def draw(results: Results, file_format: str) -> list[FigureFile]:
 def spectrum_record(results: Results, run: Run) -> MeasurementRecord | None:
     """Return the record of the first spectrum of a run at the experiment's evaluation."""
     names = [name for name, options in results.experiment.measurements.items() if options.kind == "spectrum"]
-    return next((run.measurements[name] for name in names if name in run.measurements), None)
+    return next((record for name in names if (record := run.measurements.get((name, "")))), None)
 
 
 def mean_spectra(results: Results) -> dict[str, dict[str, Spectrum]]:

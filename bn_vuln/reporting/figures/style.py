@@ -114,9 +114,9 @@ def key_name(key: str | None) -> str:
 
 def to_shown_unit(results: Results, column: str, values: Sequence[float]) -> list[float]:
     """Return numbers of a column as they are shown: fractions in percent."""
-    return [UNIT_FORMATS[results.experiment.unit(column)].factor * value for value in values]
+    return [UNIT_FORMATS[results.experiment.columns[column].unit].factor * value for value in values]
 
 
 def axis_label(results: Results, column: str) -> str:
     """Return the title of a column with its unit."""
-    return f"{results.experiment.table.columns[column]}, {results.experiment.unit(column)}"
+    return f"{results.experiment.table.columns[column]}, {results.experiment.columns[column].unit}"
