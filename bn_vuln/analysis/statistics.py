@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import ndtri, stdtrit
 
 from bn_vuln.typing import Mask
 
@@ -28,6 +27,8 @@ class Estimate:
         """Return the 95% Student t-interval of the mean; None for n < 2."""
         if self.sem is None:
             return None
+        from scipy.special import stdtrit  # a quarter of a second that help need not pay
+
         half = float(stdtrit(self.n - 1, 0.5 + LEVEL / 2)) * self.sem
         return self.mean - half, self.mean + half
 
@@ -148,6 +149,8 @@ def paired_interval(before: Mask, after: Mask, level: float = LEVEL) -> tuple[fl
         raise ValueError(f"expected outcomes bool [n], received {[(str(a.dtype), a.shape) for a in (first, second)]}")
     n, gained, lost = len(first), int(np.sum(second & ~first)), int(np.sum(first & ~second))
     p12, p21 = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    from scipy.special import ndtri
+
     half = float(ndtri(0.5 + level / 2)) * math.sqrt((p12 + p21 - (p12 - p21) ** 2) / (n + 2))
     return (gained - lost) / n, max(-1.0, p12 - p21 - half), min(1.0, p12 - p21 + half)
 
