@@ -21,36 +21,32 @@ EXAMPLES = """
   bnvuln attack runs/ID --attack strong --eps 0.1 --limit 1000
   # the robustness curve; the smallest eps of each image; its distance
   bnvuln attack runs/ID --eps 8/255 --eps-grid 1/255,2/255,4/255
-  bnvuln attack runs/ID --attack apgd-ce --eps 0.2 \\
-      --set min_eps_tolerance=1/255
+  bnvuln attack runs/ID --eps 0.2 --set min_eps_tolerance=1/255
   bnvuln attack runs/ID --attack carlini_wagner --limit 500
   # external models; adversarial images in a file
   bnvuln attack model.keras --data images.npz --save adversarial.npz
   bnvuln attack keras.applications:MobileNetV2 --data folder:photos \\
-      --class-names imagenet_class_index.json --limit 200
+      --class-names imagenet_class_index.json
 """
 _SAVE = "File for images, labels, which of them are classified correctly, and distances where there are any."
 
 
 @o.command("attack", EXAMPLES)
 @t.target_argument
-@t.data_options("limit")
-@t.attack_options(Attack, MinimumNorm)
-@t.model_options
+@t.model_options("limit")
+@t.attack_options(Attack, MinimumNorm, more=("eps_grid",))
 @cloup.option_group(
     "Results",
     t.runs_option,
     o.fields(EvaluateOptions, "force", "checks"),
     cloup.option("--save", type=o.OUTPUT_FILE, metavar="FILE.npz", help=_SAVE),
 )
-@o.fields(EvaluateOptions, "bn_statistics", hidden=True)
 @t.computing_options
 def command(model: Path | None, save: Path | None, **options: Any) -> None:
     """Attack a run or any Keras classifier; by default the newest run.
 
-    MODEL is a .keras or .h5 file, or keras.applications:NAME. What it takes and returns is found out and said. Prints
-    clean accuracy, robust accuracy, and warnings on unreliable numbers. The records go into the run folder, or into
-    RUNS/ID; what is recorded is not measured again, unless more is asked (--force, --save, --checks full).
+    MODEL is a .keras or .h5 file, or keras.applications:NAME. Records go into the run folder, or into RUNS/ID; what is
+    recorded is not measured again, unless more is asked (--force, --save, --checks full).
 
     Every field of an attack is an option, also those that are not listed: `bnvuln config fields attack` has them all.
     """

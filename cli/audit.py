@@ -15,13 +15,10 @@ from . import options as o
 from . import targets as t
 
 EXAMPLES = """
-  # a model and photos of your own, one folder a class
-  bnvuln audit model.keras --data folder:photos
-  # two models as a pair
-  bnvuln audit with_bn.keras without_bn.keras --data images.npz
+  bnvuln audit model.keras --data folder:photos   # one folder a class
+  bnvuln audit with_bn.keras without_bn.keras --data images.npz   # a pair
   # in continuous integration: exit code 1 if it is not met
   bnvuln audit model.keras --data images.npz --require 'strong 2/255 >= .4'
-  # then
   bnvuln mend model.keras --from-audit audits/model -o mended.keras
 """
 _REQUIRE = f"{AuditOptions.model_fields['require'].description} Exit code 1 unless it holds. Several are allowed."
@@ -31,14 +28,13 @@ _OUT = "Folder of the page; an audit that was interrupted goes on there.  [defau
 @o.command("audit", EXAMPLES)
 @cloup.argument("model", type=t.PATH, metavar="MODEL")
 @cloup.argument("second", required=False, type=t.PATH, metavar="[MODEL2]")
-@t.data_options()
+@t.model_options()
 @cloup.option_group(
     "Audit",
     o.fields(AuditOptions, "limit", "ord", "max_clean_cost", "time", "thorough", time="10m; thorough: none"),
     cloup.option("--require", multiple=True, metavar="CONDITION", help=_REQUIRE),
     o.setting("ord=2"),
 )
-@t.model_options
 @o.fields(EvaluateOptions, "strategy", hidden=True)
 @cloup.option_group("Results", cloup.option("--out", type=o.OUTPUT_FOLDER, help=_OUT))
 @o.data_options
@@ -47,8 +43,8 @@ def command(model: Path, second: Path | None, out: Path | None, **options: Any) 
     """Audit a classifier: is it fragile, does its normalization have to do with it, and what can be done?
 
     MODEL is a run, a .keras or .h5 file, or keras.applications:NAME. Measures noise, corruptions and strong attacks,
-    looks at every normalization layer, tries what can be changed without training, and writes one page:
-    FOLDER/index.html. With MODEL2 both are audited as a pair.
+    looks at every normalization layer, tries what can be changed without training, and writes one page. With MODEL2
+    both are audited as a pair.
     """
     from bn_vuln import api
     from bn_vuln.auditing.findings import folder_name

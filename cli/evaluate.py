@@ -27,15 +27,13 @@ _suite_option = cloup.option("--suite", default="quick", show_default=True, meta
 @o.command("evaluate", EXAMPLES)
 @t.target_argument
 @cloup.option_group("Suite", _suite_option, o.setting("limit=100"))
-@t.data_options("limit", "bn_statistics", **_OF_SUITE)
-@t.model_options
+@t.model_options("limit", "bn_statistics", **_OF_SUITE)
 @cloup.option_group("Results", t.runs_option, o.fields(EvaluateOptions, "force", "checks"))
 @t.computing_options
 def command(model: Path | None, suite: str, **options: Any) -> None:
     """Evaluate a run or any Keras classifier with a suite; by default the newest run.
 
-    MODEL is a .keras or .h5 file, or keras.applications:NAME. Prints accuracy under each perturbation and each
-    measurement, with warnings on unreliable numbers. The records go into the run folder, or into RUNS/ID; what is
+    MODEL is a .keras or .h5 file, or keras.applications:NAME. Records go into the run folder, or into RUNS/ID; what is
     recorded is not measured again (--force does).
     """
     from bn_vuln import api

@@ -17,16 +17,13 @@ from . import options as o
 from . import targets as t
 
 EXAMPLES = """
-  # what an audit advises
-  bnvuln mend --from-audit audits/model -o mended.keras
-  # estimate the statistics of batch norm again
+  bnvuln mend --from-audit audits/model -o mended.keras   # what it advises
   bnvuln mend model.keras --data folder:photos --reestimate -o mended.keras
   # c + 0.1 times the median variance, in two layers
   bnvuln mend model.keras --data folder:photos --relative-c 0.1 \\
       --layers bn_1,bn_2 --reestimate -o mended.keras
   # c = 1, and an epoch of training afterwards
-  bnvuln mend model.keras --data folder:photos --c 1 --finetune 1 \\
-      --lr 1e-3 -o mended.keras
+  bnvuln mend model.keras --data mnist --c 1 --finetune 1 -o mended.keras
 """
 _AUDIT = "Make the change that an audit advises first. Model, data and eps are those of the audit."
 _OUT = "The mended model, never the original; FILE.md beside it says what was done."
@@ -36,7 +33,7 @@ _OF_TRAINING = ("lr", *_HIDDEN, "adversarial", "adversarial_steps")
 
 @o.command("mend", EXAMPLES)
 @cloup.argument("model", required=False, type=t.PATH, metavar="[MODEL]")
-@t.data_options()
+@t.model_options()
 @cloup.option_group(
     "Change",
     o.fields(Mend, "c", "relative_c", "layers", "keep_gain", "reestimate"),
@@ -51,7 +48,6 @@ _OF_TRAINING = ("lr", *_HIDDEN, "adversarial", "adversarial_steps")
 @o.fields(Mend, *(f"finetune.{name}" for name in _HIDDEN), hidden=True)
 @o.fields(Mend, "--adversarial-steps=finetune.adversarial.steps", hidden=True)
 @cloup.option_group("Before and after", o.fields(AuditOptions, "limit"), o.fields(Threat, "ord", "eps", "noise"))
-@t.model_options
 @cloup.option_group(
     "Results",
     cloup.option("-o", "--out", type=o.OUTPUT_FILE, required=True, metavar="FILE.keras", help=_OUT),

@@ -122,12 +122,14 @@ def fields(*names: Any, hidden: bool = False, **defaults: Any) -> OptionDecorato
 
 def hidden_fields(*configs: type[Frozen]) -> OptionDecorator:
     """Return a decorator that adds the fields of a config that no option below it has, left out of the help."""
+    from bn_vuln.config.fields import fields_of
+
+    names = [f.name for f in fields_of(*configs) if "." not in f.key and f.name != "kind" and f.choices != (f.type,)]
 
     def decorate(command: Command) -> Command:
         taken: set[str] = set()
         for option in getattr(command, "__click_params__", ()):
             taken |= {*option.opts, *([option.field.key] if isinstance(option, FieldOption) else [])}
-        names = dict.fromkeys(name for one in configs for name in one.model_fields if name != "kind")
         return fields(*configs, *(n for n in names if not {n, flag_name(n)} & taken), hidden=True)(command)
 
     return decorate

@@ -21,26 +21,27 @@ PATH = click.Path(path_type=Path)
 _SHOWN = ("input_scale", "resize", "output", "class_names")
 
 target_argument = cloup.argument("model", required=False, type=PATH, metavar="[RUN or MODEL]")
-model_options = o.options(
-    cloup.option_group("Model of your own", o.fields(EvaluateOptions, *_SHOWN)),
-    o.fields(EvaluateOptions, "--from-probabilities=output:softmax", hidden=True),
-    o.fields(EvaluateOptions, *(name for name in ModelOptions.model_fields if name not in _SHOWN), hidden=True),
-)
 computing_options = o.options(
     o.fields(EvaluateOptions, "batch_size", "strategy", hidden=True), o.data_options, o.measuring_output_options
 )
 runs_option = cloup.option("--runs", type=o.OUTPUT_FOLDER, default="runs", show_default=True, help="Results folder.")
 
 
-def data_options(*names: str, split: str = "test; all of data without one", **defaults: Any) -> o.OptionDecorator:
-    """Return a decorator that adds --data, --split and other options of what is evaluated."""
-    fields = o.fields(EvaluateOptions, "--data=dataset", "split", *names, split=split, **defaults)
-    return cloup.option_group("Model and data", fields)
+def model_options(*names: str, split: str = "test; all of data without one", **defaults: Any) -> o.OptionDecorator:
+    """Return a decorator that adds the options of what is evaluated and, of external models, how it is called."""
+    others = [name for name in ModelOptions.model_fields if name not in _SHOWN]
+    return o.options(
+        cloup.option_group(
+            "Data", o.fields(EvaluateOptions, "--data=dataset", "split", *names, split=split, **defaults)
+        ),
+        cloup.option_group("Model of your own", o.fields(EvaluateOptions, *_SHOWN)),
+        o.fields(EvaluateOptions, "--from-probabilities=output:softmax", *others, hidden=True),
+    )
 
 
-def attack_options(*attacks: type[Attack | MinimumNorm]) -> o.OptionDecorator:
-    """Return a decorator that adds the options of attacks, which are fields of these configs."""
-    shown = ("attack", "steps", "restarts", "target", "eps_grid")
+def attack_options(*attacks: type[Attack | MinimumNorm], more: tuple[str, ...] = ()) -> o.OptionDecorator:
+    """Return a decorator that adds the options of attacks, which are the fields of these configs; a few are shown."""
+    shown = ("attack", "steps", "restarts", "target", *more)
     return o.options(
         o.hidden_fields(*attacks),
         cloup.option_group("Threat model", o.fields(*attacks, "eps", "ord", "unit", eps="8/255", ord="inf")),

@@ -14,10 +14,8 @@ from . import options as o
 from . import targets as t
 
 EXAMPLES = """
-  # PGD-20 on SRC; its examples on SRC and DST
   bnvuln transfer runs/SRC runs/DST --eps 8/255
-  # each of them attacked, given to all
-  bnvuln transfer runs/A runs/B runs/C runs/D --matrix
+  bnvuln transfer runs/A runs/B runs/C --matrix   # from each to all
   bnvuln transfer runs/SRC model.keras --data mnist --input-scale 0-255 \\
       --limit 1000 --json
 """
@@ -26,9 +24,8 @@ _OUT = "Folder of the tables and heat maps.  [default: RUNS/report with --matrix
 
 @o.command("transfer", EXAMPLES)
 @cloup.argument("models", nargs=-1, required=True, type=t.PATH, metavar="SRC DST [DST ...]")
-@t.data_options("limit")
+@t.model_options("limit")
 @t.attack_options(Attack)
-@t.model_options
 @cloup.option_group(
     "Results",
     cloup.option("--matrix", is_flag=True, help="Every model as a source and a target."),
@@ -39,13 +36,10 @@ _OUT = "Folder of the tables and heat maps.  [default: RUNS/report with --matrix
 def command(models: tuple[Path, ...], matrix: bool, runs: Path, out: Path | None, **options: Any) -> None:
     """Attack SRC (a run or any .keras classifier), and evaluate its adversarial examples on SRC and on each DST.
 
-    Prints each target's accuracy on the source's adversarial examples, and the transfer rate: the share that the
-    target misclassifies among the examples that both classify correctly when clean and that are adversarial for the
-    source. The models must take the same images. Options of external models hold for all of them. Records go into
-    the targets' run folders; what is recorded is not done again.
-
-    Without --keep, bim and pgd go on to their last iterate. The other iterative attacks stop at the first iterate that
-    is adversarial for SRC, which leaves examples near SRC's boundary, where they transfer less.
+    The transfer rate is the share that the target misclassifies among the examples that both classify correctly when
+    clean and that are adversarial for the source. The models must take the same images. Options of external models
+    hold for all of them. Without --keep, bim and pgd go on to their last iterate. The other iterative attacks stop at
+    the first one that is adversarial for SRC: near SRC's boundary, where examples transfer less.
     """
     from bn_vuln import api
     from bn_vuln.reporting import transfer as report
