@@ -203,24 +203,6 @@ def flag_name(name: str) -> str:
 # ---------------------------------------------------------------- types of other options
 
 
-class SeedsType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
-    """Seeds and ranges of them, joined by commas: `0-2`, `0,2`."""
-
-    name = "n-n,..."
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
-        """Parse the text of a command line."""
-        if not isinstance(value, str):
-            return value
-        seeds: list[int] = []
-        for part in value.split(","):
-            first, dash, last = part.strip().partition("-")
-            if not first.isdecimal() or (dash and not (last.isdecimal() and int(last) >= int(first))):
-                self.fail(f"{value!r} is not seeds such as 0, 0-2 or 0,2", param, ctx)
-            seeds += range(int(first), int(last or first) + 1)
-        return tuple(dict.fromkeys(seeds))
-
-
 class OutputPath(click.Path):
     """A file or folder that will be written, in a place where that can be done."""
 
@@ -236,8 +218,8 @@ class OutputPath(click.Path):
         return path
 
 
-SEEDS = SeedsType()
 FOLDER = click.Path(file_okay=False, path_type=Path)
+EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 OUTPUT_FOLDER, OUTPUT_FILE = OutputPath(file_okay=False, path_type=Path), OutputPath(dir_okay=False, path_type=Path)
 
 
@@ -283,7 +265,7 @@ data_options = cloup.option_group(
     ),
     cloup.option(
         "--manual-dir",
-        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        type=EXISTING_FOLDER,
         callback=_into_environment("BNVULN_MANUAL_DIR"),
         expose_value=False,
         is_eager=True,
@@ -358,11 +340,16 @@ def closing(folder: Path | str, *commands: str, quiet: bool) -> None:
             log(f"{'   or' if place else 'next'}: {command}")
 
 
-def quote(path: Path) -> str:
+def quote(path: Path | str) -> str:
     """Return a path as a command line takes it."""
     import shlex
 
     return shlex.quote(str(path))
+
+
+def output(as_json: bool, data: object, text: str) -> None:
+    """Print what a command has found: as the one JSON object of --json, or as text."""
+    print_json(data) if as_json else click.echo(text)
 
 
 def print_json(data: object) -> None:
