@@ -223,23 +223,6 @@ EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 OUTPUT_FOLDER, OUTPUT_FILE = OutputPath(file_okay=False, path_type=Path), OutputPath(dir_okay=False, path_type=Path)
 
 
-class Number(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
-    """A number, or a fraction such as 8/255."""
-
-    name = "X"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse the text of a command line."""
-        from bn_vuln.config import parse_number
-
-        try:
-            return float(parse_number(value))
-        except ValueError:
-            self.fail(f"{value!r} is not a number or a fraction such as 8/255", param, ctx)
-
-
-NUMBER = Number()
-
 # ---------------------------------------------------------------- options of several commands
 
 
@@ -274,12 +257,11 @@ data_options = cloup.option_group(
 )
 
 
-def _set_up(_: click.Context, __: click.Parameter, verbose: bool) -> bool:
+def _set_up(_: click.Context, __: click.Parameter, verbose: bool) -> None:
     """Configure what has to be set before TensorFlow is imported."""
     from bn_vuln.runtime import backend
 
     backend.set_verbose(verbose)
-    return verbose
 
 
 json_option = cloup.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
@@ -289,7 +271,9 @@ measuring_output_options = cloup.option_group(
     "Output",
     json_option,
     quiet_option,
-    cloup.option("--verbose", is_flag=True, callback=_set_up, help="TensorFlow's start-up messages."),
+    cloup.option(
+        "--verbose", is_flag=True, callback=_set_up, expose_value=False, help="TensorFlow's start-up messages."
+    ),
 )
 
 
@@ -318,13 +302,6 @@ def progress(quiet: bool) -> Progress:
     from bn_vuln.runtime.progress import make_progress
 
     return make_progress(quiet=quiet)
-
-
-def set_up(verbose: bool) -> None:
-    """Configure what has to be set before TensorFlow is imported."""
-    from bn_vuln.runtime import backend
-
-    backend.set_verbose(verbose)
 
 
 def log(text: str) -> None:

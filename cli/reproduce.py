@@ -67,7 +67,7 @@ RUN_OPTIONS = cloup.option_group(
 @o.measuring_output_options
 def reproduce(
     name: str | None, listed: bool, plan: str | None, scale: Scale | None, where: tuple[str, ...], seeds: str | None,
-    overrides: tuple[str, ...], dry_run: bool, verbose: bool, as_json: bool, root: Path, **options: Any,
+    overrides: tuple[str, ...], dry_run: bool, as_json: bool, root: Path, **options: Any,
 ) -> None:  # fmt: skip
     """Run the missing cells of an experiment, then print its table beside what is claimed.
 
@@ -75,7 +75,6 @@ def reproduce(
     or what your file claims, their difference and the verdict; after a part (--where, --seeds) it has the numbers that
     there are. What is finished is kept: after an interruption run the command again.
     """
-    o.set_up(verbose)
     from bn_vuln.experiments import catalog, listing, plans
 
     if listed:
@@ -113,14 +112,13 @@ def reproduce(
 @o.measuring_output_options
 def scale_input(
     width: int, weight_decay: str | None, scale: Scale | None, overrides: tuple[str, ...], estimated: bool,
-    dry_run: bool, verbose: bool, as_json: bool, root: Path, **options: Any,
+    dry_run: bool, as_json: bool, root: Path, **options: Any,
 ) -> None:  # fmt: skip
     """Train and evaluate an MLP with and without batch norm on MNIST at one width, and print its row of Table 6.
 
     The hidden layers grow with the input (half its dimension each), noise is added before resizing, eps is in
     standardized units at every width. Prints first how long it will take. What is finished is kept.
     """
-    o.set_up(verbose)
     from bn_vuln.experiments import cost_estimate, listing, plans, runner
 
     decay = float(parse_number(weight_decay or 0))
