@@ -7,23 +7,16 @@ import cloup
 
 from . import options as o
 
-LIST = """
+EXAMPLES = """
   bnvuln data list
-  bnvuln data list --data-dir /data/tensorflow_datasets --json
-"""
-INFO = """
-  bnvuln data info fashion_mnist
-  bnvuln data info cifar10_1/v6 --json
-  bnvuln data info mine.npz
-  bnvuln data info folder:images
-"""
-PREPARE = """
+  bnvuln data info cifar10                                # or cifar10_1/v6
+  bnvuln data info mine.npz                               # or folder:images
   bnvuln data prepare fashion_mnist cifar10
   bnvuln data prepare cifar10 --manual-dir ~/Downloads    # without network
 """
 
 
-@o.command("list", LIST)
+@o.command("list", EXAMPLES)
 @o.data_options
 @o.json_option
 def _list(as_json: bool) -> None:
@@ -36,7 +29,7 @@ def _list(as_json: bool) -> None:
     o.output(as_json, {"data_dir": str(folder), "datasets": rows}, datasets.list_text(rows, folder))
 
 
-@o.command("info", INFO)
+@o.command("info", EXAMPLES)
 @cloup.argument("name")
 @cloup.option("--skip-bad", is_flag=True, help="Leave out image files that cannot be read, and list them.")
 @o.data_options
@@ -50,7 +43,7 @@ def _info(name: str, skip_bad: bool, as_json: bool) -> None:
     o.output(as_json, found, datasets.text(found))
 
 
-@o.command("prepare", PREPARE)
+@o.command("prepare", EXAMPLES)
 @cloup.argument("names", nargs=-1, required=True, metavar="NAME...")
 @o.data_options
 @o.json_option
@@ -73,9 +66,7 @@ def _prepare(names: tuple[str, ...], as_json: bool) -> None:
 
 
 @cloup.group(
-    "data",
-    sections=[cloup.Section("Commands", [_list, _info, _prepare])],
-    epilog=f"Examples:\n\n\b{INFO.rstrip()}{PREPARE.rstrip()}",
+    "data", sections=[cloup.Section("Commands", [_list, _info, _prepare])], epilog=f"Examples:\n\n\b{EXAMPLES.rstrip()}"
 )
 def data() -> None:
     """List, inspect and prepare data sets.
