@@ -6,70 +6,64 @@ import importlib
 import sys
 
 import click
+import cloup
 
-from bn_vuln.errors import BnvulnError, UsageError
+from bn_vuln.errors import BnvulnError, explain
 from bn_vuln.version import __version__
 
-# name -> one line of help; the module bn_vuln.cli.NAME holds the command `command`.
+# Section of the help -> name -> one line of help.
 COMMANDS = {
-    "audit": "How fragile is a model, why, and what to do about it.",
-    "mend": "Change the normalization of a trained model.",
-    "train": "Train one model, with or without batch norm.",
-    "attack": "Attack a run, or any Keras classifier.",
-    "evaluate": "Clean accuracy, noise, attacks and measurements in one table.",
-    "list": "List the models of a results folder.",
-    "show": "Show a run or an external model with its records.",
-    "compare": "Paired differences between two models.",
-    "transfer": "Measure how adversarial examples transfer between models.",
-    "scale-input": "The pair of Table 6 (or 7) at one input width.",
-    "reproduce": "Reproduce a table or figure, beside the paper's values.",
-    "data": "List, inspect and prepare data sets.",
-    "config": "JSON schemas for editors, and every field of a config.",
-    "report": "Write tables and figures from existing records.",
-    "publish": "Pack finished experiments for review.",
-    "unpack": "Unpack published results into a working folder.",
+    "Models": {
+        "audit": "How fragile is a model, why, and what to do about it.",
+        "mend": "Change the normalization of a trained model.",
+        "train": "Train one model, with or without batch norm.",
+        "attack": "Attack a run, or any Keras classifier.",
+        "evaluate": "Clean accuracy, noise, attacks and measurements in one table.",
+        "compare": "Paired differences between two models.",
+        "transfer": "Measure how adversarial examples transfer between models.",
+    },
+    "Experiments": {
+        "reproduce": "Reproduce a table or figure, beside the paper's values.",
+        "scale-input": "The pair of Table 6 (or 7) at one input width.",
+        "config": "JSON schemas for editors, and every field of a config.",
+    },
+    "Data and results": {
+        "data": "List, inspect and prepare data sets.",
+        "list": "List the models of a results folder.",
+        "show": "Show a run or an external model with its records.",
+        "report": "Write tables and figures from existing records.",
+        "publish": "Pack finished experiments for review.",
+        "unpack": "Unpack published results into a working folder.",
+    },
 }
+# Commands that are not in a module of their own name.
+MODULES = {"scale-input": "reproduce", "compare": "results", "list": "results", "show": "results", "report": "results",
+           "publish": "results", "unpack": "results"}  # fmt: skip
 
 
-class Commands(click.Group):
-    """A group that knows the names of its commands without importing them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all commands."""
-        return list(COMMANDS)
+class Commands(cloup.Group):
+    """A group of commands that are imported when they are asked for; until then there are their names and texts."""
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Import the module of a command and return the command."""
-        if name not in COMMANDS:
+        if name not in self.commands:
             return None
-        command: click.Command = importlib.import_module(f"{__package__}.{name.replace('-', '_')}").command
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command of the arguments; for an unknown one name the nearest."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from difflib import get_close_matches
-
-            close = get_close_matches(args[0], COMMANDS, n=1, cutoff=0.5)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            ctx.fail(f"No such command {args[0]!r}.{hint}")
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands, without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        found = vars(importlib.import_module(f"{__package__}.{MODULES.get(name, name)}")).values()
+        return next(one for one in found if isinstance(one, click.Command) and one.name == name)
 
 
-@click.group(
+def _section(title: str) -> cloup.Section:
+    return cloup.Section(title, [cloup.Command(name, short_help=text) for name, text in COMMANDS[title].items()])
+
+
+@cloup.group(
     cls=Commands,
+    sections=[_section(title) for title in COMMANDS],
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start: bnvuln audit MODEL --data DATA, or bnvuln reproduce table6 --scale quick. Each command has examples "
     "in its own --help.",
 )
-@click.version_option(__version__, prog_name="bnvuln")
+@cloup.version_option(__version__, prog_name="bnvuln")
 def bnvuln() -> None:
     """Audit image classifiers and mend them; measure what batch norm costs them in robustness.
 
@@ -86,25 +80,9 @@ def main(args: list[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except UsageError as error:
-        click.echo(f"Error: {error}", err=True)
-        code = 2
-    except BnvulnError as error:
-        click.echo(f"Error: {error}", err=True)
-        code = 1
-    except MemoryError as error:
-        click.echo(f"Error: memory is exhausted ({error}): take fewer images with --limit, or smaller ones", err=True)
-        code = 1
-    except OSError as error:  # a folder that cannot be written, a full disk
-        click.echo(f"Error: {error.filename or 'file system'}: {error.strerror or error}", err=True)
-        code = 1
-    except (KeyboardInterrupt, click.Abort):
-        click.echo(
-            "Interrupted. What was finished is kept; run the same command again to go on "
-            "(a training goes on after its last checkpoint).",
-            err=True,
-        )
-        code = 130
+    except (BnvulnError, MemoryError, OSError, KeyboardInterrupt, click.Abort) as error:
+        code, message = explain(error)
+        click.echo(message, err=True)
     sys.exit(code)
 
 

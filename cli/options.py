@@ -205,24 +205,6 @@ def flag_name(name: str) -> str:
 # ---------------------------------------------------------------- types of other options
 
 
-class SeedsType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
-    """Seeds and ranges of them, joined by commas: `0-2`, `0,2`."""
-
-    name = "n-n,..."
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
-        """Parse the text of a command line."""
-        if not isinstance(value, str):
-            return value
-        seeds: list[int] = []
-        for part in value.split(","):
-            first, dash, last = part.strip().partition("-")
-            if not first.isdecimal() or (dash and not (last.isdecimal() and int(last) >= int(first))):
-                self.fail(f"{value!r} is not seeds such as 0, 0-2 or 0,2", param, ctx)
-            seeds += range(int(first), int(last or first) + 1)
-        return tuple(dict.fromkeys(seeds))
-
-
 class OutputPath(click.Path):
     """A file or folder that will be written, in a place where that can be done."""
 
@@ -238,27 +220,10 @@ class OutputPath(click.Path):
         return path
 
 
-SEEDS = SeedsType()
 FOLDER = click.Path(file_okay=False, path_type=Path)
+EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 OUTPUT_FOLDER, OUTPUT_FILE = OutputPath(file_okay=False, path_type=Path), OutputPath(dir_okay=False, path_type=Path)
 
-
-class Number(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
-    """A number, or a fraction such as 8/255."""
-
-    name = "X"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse the text of a command line."""
-        from bn_vuln.config import parse_number
-
-        try:
-            return float(parse_number(value))
-        except ValueError:
-            self.fail(f"{value!r} is not a number or a fraction such as 8/255", param, ctx)
-
-
-NUMBER = Number()
 
 # ---------------------------------------------------------------- options of several commands
 
@@ -285,7 +250,7 @@ data_options = cloup.option_group(
     ),
     cloup.option(
         "--manual-dir",
-        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        type=EXISTING_FOLDER,
         callback=_into_environment("BNVULN_MANUAL_DIR"),
         expose_value=False,
         is_eager=True,
@@ -294,12 +259,11 @@ data_options = cloup.option_group(
 )
 
 
-def _set_up(_: click.Context, __: click.Parameter, verbose: bool) -> bool:
+def _set_up(_: click.Context, __: click.Parameter, verbose: bool) -> None:
     """Configure what has to be set before TensorFlow is imported."""
     from bn_vuln.runtime import backend
 
     backend.set_verbose(verbose)
-    return verbose
 
 
 json_option = cloup.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
@@ -309,7 +273,9 @@ measuring_output_options = cloup.option_group(
     "Output",
     json_option,
     quiet_option,
-    cloup.option("--verbose", is_flag=True, callback=_set_up, help="TensorFlow's start-up messages."),
+    cloup.option(
+        "--verbose", is_flag=True, callback=_set_up, expose_value=False, help="TensorFlow's start-up messages."
+    ),
 )
 
 
@@ -340,13 +306,6 @@ def progress(quiet: bool) -> Progress:
     return make_progress(quiet=quiet)
 
 
-def set_up(verbose: bool) -> None:
-    """Configure what has to be set before TensorFlow is imported."""
-    from bn_vuln.runtime import backend
-
-    backend.set_verbose(verbose)
-
-
 def log(text: str) -> None:
     """Print a line that is no result, on standard error."""
     click.echo(text, err=True)
@@ -360,11 +319,16 @@ def closing(folder: Path | str, *commands: str, quiet: bool) -> None:
             log(f"{'   or' if place else 'next'}: {command}")
 
 
-def quote(path: Path) -> str:
+def quote(path: Path | str) -> str:
     """Return a path as a command line takes it."""
     import shlex
 
     return shlex.quote(str(path))
+
+
+def output(as_json: bool, data: object, text: str) -> None:
+    """Print what a command has found: as the one JSON object of --json, or as text."""
+    print_json(data) if as_json else click.echo(text)
 
 
 def print_json(data: object) -> None:

@@ -1,62 +1,73 @@
-"""`bnvuln reproduce`: an experiment, beside what is claimed of it."""
+"""`bnvuln reproduce` and `scale-input`: an experiment, beside what is claimed of it."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import cloup
+from cloup.constraints import If, accept_none
+
+from bn_vuln.config import Cell, ExperimentPart, Scale, parse_number
 
 from . import options as o
 
 if TYPE_CHECKING:
-    from bn_vuln.config import Experiment, Scale
-    from bn_vuln.experiments.runner import Task
-    from bn_vuln.reporting.aggregate import Results
-    from bn_vuln.reporting.pages import Format
     from bn_vuln.typing import Plain
 
 EXAMPLES = """
-Examples:
-
-\b
   bnvuln reproduce --list
   bnvuln reproduce table6 --scale quick
-  bnvuln reproduce table6 --set grid.data.width=[28,56] --set seeds=[0] \\
-      --dry-run
+  bnvuln reproduce table6 --set grid.data.width=[28,56] --dry-run
   bnvuln reproduce my_experiment.yaml --jobs 2
   bnvuln reproduce table2 --where arch.name=vgg8 --seeds 0-2   # a part
   bnvuln reproduce --plan gpu                                  # several parts
 """
-_experiment = o.option("Experiment")
+WIDTH_EXAMPLES = """
+  # a quick look: 10,000 training images, 500 test images, 1 seed
+  bnvuln scale-input --width 56
+  # a row of Table 7
+  bnvuln scale-input --width 84 --weight-decay 0.01
+  bnvuln scale-input --width 28 --scale full --jobs 2
+"""
+DRY_RUN = cloup.option("--dry-run", is_flag=True, help="Print the resolved config and its cells; run nothing.")
+RUN_OPTIONS = cloup.option_group(
+    "Run",
+    cloup.option("--out", "root", type=o.OUTPUT_FOLDER, default="runs", show_default=True, help="Results folder."),
+    cloup.option(
+        "--jobs", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+        help="Number of processes, which share the CPU cores.",
+    ),
+    cloup.option("--check", is_flag=True, help="Exit code 1 if a verdict fails."),
+    o.strategy_option,
+)  # fmt: skip
 
 
-@click.command("reproduce", cls=o.GroupedCommand, epilog=EXAMPLES)
-@click.argument("name", required=False)
-@_experiment("--list", "listing", is_flag=True, help="List the experiments with claim, command, cost and state.")
-@o.scale_option("full")
-@o.set_option
-@_experiment(
-    "--where",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Run the cells with this value alone, or with one of A,B, e.g. arch.name=vgg8; nothing else is changed.",
-)
-@_experiment("--seeds", type=o.SEEDS, help="Run these seeds alone, e.g. 0-2 or 0,2.")
-@_experiment(
-    "--plan",
-    metavar="NAME",
-    help=f"Run parts of experiments one after another: {', '.join(o.shipped('plans'))}, or a YAML file.",
-)
-@o.dry_run_option
-@o.run_options
+@o.command("reproduce", EXAMPLES)
+@cloup.argument("name", required=False)
+@cloup.option_group(
+    "Experiment",
+    cloup.option("--list", "listed", is_flag=True, help="List the experiments with claim, command, cost and state."),
+    cloup.option("--plan", metavar="NAME", help="Run the parts of a plan (gpu, or a YAML file) one after another."),
+    o.fields(ExperimentPart, "scale"),
+    cloup.option(
+        "--where", multiple=True, metavar="KEY=VALUE",
+        help="Run the cells with this value alone, or with one of A,B, e.g. arch.name=vgg8; nothing else is changed.",
+    ),
+    cloup.option("--seeds", metavar="N-N,...", help="Run these seeds alone, e.g. 0-2 or 0,2."),
+    o.set_option,
+    DRY_RUN,
+)  # fmt: skip
+@cloup.constraint(If("plan", accept_none), ["name", "scale", "where", "seeds"])
+@RUN_OPTIONS
 @o.data_options
-@o.strategy_option
-@o.output_options
-def command(
-    name: str | None, listing: bool, scale: Scale, overrides: tuple[str, ...], where: tuple[str, ...],
-    seeds: tuple[int, ...] | None, plan: str | None, dry_run: bool, verbose: bool, **options: Any,
+@o.measuring_output_options
+def reproduce(
+    name: str | None, listed: bool, plan: str | None, scale: Scale | None, where: tuple[str, ...], seeds: str | None,
+    overrides: tuple[str, ...], dry_run: bool, as_json: bool, root: Path, **options: Any,
 ) -> None:  # fmt: skip
     """Run the missing cells of an experiment, then print its table beside what is claimed.
 
@@ -64,210 +75,115 @@ def command(
     or what your file claims, their difference and the verdict; after a part (--where, --seeds) it has the numbers that
     there are. What is finished is kept: after an interruption run the command again.
     """
-    o.set_up(verbose)
-    if listing:
-        _list(options["out"], options["as_json"])
-        return
-    if plan is not None:
-        if name is not None or where or seeds or o.is_given("scale"):
-            raise click.UsageError("--plan has experiments, scales and parts of its own: give it without them")
-        if dry_run:
-            _print_plan(plan, overrides, options["as_json"])
-        else:
-            _run_plan(plan, overrides, options)
-        return
-    if name is None:
+    from bn_vuln.experiments import catalog, listing, plans
+
+    if listed:
+        o.output(as_json, *listing.experiments(root))
+    elif plan and dry_run:
+        o.output(as_json, *listing.dry_run_of_plan(plan, overrides))
+    elif plan:
+        _run_plan(plan, overrides, as_json=as_json, root=root, **options)
+    elif name is None:
         raise click.UsageError("name an experiment, or see them with --list")
-    from bn_vuln.experiments import catalog, runner
-
-    if name in catalog.names("commands") and not overrides:
+    elif name in catalog.names("commands") and not overrides:
         raise click.UsageError(f"{name} needs an input width: use bnvuln scale-input --width N")
-    experiment, part = catalog.experiment(name, scale, overrides), _part(where)
-    todo = runner.tasks(experiment, part | ({"seed": list(seeds)} if seeds else {}))
-    if dry_run:
-        print_dry_run(experiment, todo, options["as_json"])
-        return
-    o.log(_announcement(experiment, todo, options["out"]))
-    run_and_print(name, scale, overrides, options, part, seeds)
-
-
-def _part(where: Sequence[str]) -> Plain:
-    """Parse --where: `arch.name=vgg8,vgg11` to {"arch.name": ["vgg8", "vgg11"]}."""
-    from bn_vuln import config
-
-    part: Plain = {}
-    for text in where:
-        key, value = config.parse_assignment(text, "--where")
-        if key in part:
-            raise click.UsageError(f"--where {text}: {key} is there twice; join its values by commas: {key}=A,B")
-        pieces = value.split(",") if isinstance(value, str) else []
-        part[key] = [config.parse_assignment(f"{key}={piece}", "--where")[1] for piece in pieces] or value
-    return part
-
-
-def _announcement(experiment: Experiment, todo: Sequence[Task], out: Path) -> str:
-    """Return a line on what is about to run, with the cost of the whole scale, to which --set makes no difference."""
-    from bn_vuln.experiments import runner
-
-    cost, whole = experiment.cost.get(experiment.scale), len(runner.tasks(experiment))
-    if all(task.finished(out) for task in todo):
-        text = "every cell is finished"
-    elif len(todo) < whole:
-        text = f"{len(todo)} of {whole} cells"
-    elif cost:
-        machine = "" if " on " in cost else " on two cores with --jobs 2"
-        text = f"the whole of it takes about {cost}{machine}"
     else:
-        text = f"{len(todo)} cells"
-    return f"{experiment.name} at scale {experiment.scale}: {text}"
+        part = plans.parse_part(name, scale or "full", where, seeds)
+        experiment, todo = plans.resolve(part, overrides)
+        if dry_run:
+            o.output(as_json, *listing.dry_run(experiment, todo))
+        else:
+            o.log(listing.announcement(experiment, todo, root))
+            _run(part, overrides, as_json=as_json, root=root, **options)
 
 
-def run_and_print(
-    name: str,
-    scale: Scale,
-    overrides: Sequence[str],
-    options: o.Options,
-    where: Plain | None = None,
-    seeds: Sequence[int] | None = None,
-) -> None:
-    """Run an experiment, print its tables and write its report; with --check, exit with 1 for a verdict that fails."""
-    from bn_vuln import api
-    from bn_vuln.reporting import exports
+@o.command("scale-input", WIDTH_EXAMPLES)
+@cloup.option_group(
+    "Experiment",
+    cloup.option("--width", type=int, required=True, metavar="N", help="Side of the images, >= 28 (bilinear)."),
+    o.fields(Cell, "weight_decay"),
+    o.fields(ExperimentPart, "scale", scale="quick"),
+    o.set_option,
+    cloup.option("--estimate", "estimated", is_flag=True, help="Print how long it would take; run nothing."),
+    DRY_RUN,
+)
+@RUN_OPTIONS
+@o.data_options
+@o.measuring_output_options
+def scale_input(
+    width: int, weight_decay: str | None, scale: Scale | None, overrides: tuple[str, ...], estimated: bool,
+    dry_run: bool, as_json: bool, root: Path, **options: Any,
+) -> None:  # fmt: skip
+    """Train and evaluate an MLP with and without batch norm on MNIST at one width, and print its row of Table 6.
 
-    out: Path = options["out"]
-    results = api.reproduce(
-        name,
-        scale=scale,
-        root=out,
-        jobs=options["jobs"],
-        strategy=options["strategy"],
-        overrides=overrides,
-        where=where,
-        seeds=seeds,
-        progress=o.progress(options["quiet"]),
-    )
-    o.print_json(exports.to_json(results)) if options["as_json"] else _print(results)
-    _write_report(results, out)
-    o.closing(out, f"bnvuln report {o.quote(out)}", quiet=options["quiet"])
-    if options["check"] and _fails(results):
-        click.get_current_context().exit(1)
-
-
-def _write_report(results: Results, out: Path) -> None:
-    from bn_vuln.reporting import pages
-
-    forms: tuple[Format, ...] = ("md", "csv", "tex", "html")  # the page comes last, where it is seen
-    for form in forms:
-        for path in pages.write(out, form, results.experiment):
-            o.log(f"report: {path}")
-
-
-def _fails(results: Results) -> bool:
-    return any(comparison.verdict_at_full_scale == "fails" for comparison in results.comparisons)
-
-
-def _run_plan(name: str, overrides: Sequence[str], options: o.Options) -> None:
-    """Run a plan; print and write the report of each part as soon as it is there.
-
-    The exit code is 1 where a part has failed, none was run or, with --check, a verdict fails.
+    The hidden layers grow with the input (half its dimension each), noise is added before resizing, eps is in
+    standardized units at every width. Prints first how long it will take. What is finished is kept.
     """
-    from bn_vuln import api, config
-    from bn_vuln.reporting import aggregate, exports
+    from bn_vuln.experiments import cost_estimate, listing, plans, runner
 
-    out: Path = options["out"]
-    parts, states, wrong = [], [], False
-    for one in api.reproduce_plan(
-        name, root=out, jobs=options["jobs"], strategy=options["strategy"], overrides=overrides,
-        progress=o.progress(options["quiet"]),
-    ):  # fmt: skip
-        states.append(one.state)
-        parts.append({**config.to_plain(one.part), "state": one.state, "reason": one.reason})
+    decay = float(parse_number(weight_decay or 0))
+    chosen = (f"grid.data.width=[{width}]", *([f"weight_decay={decay!r}"] if decay else []), *overrides)
+    part = ExperimentPart(experiment="scale_input_l2" if decay else "scale_input", scale=scale or "quick")
+    experiment, todo = plans.resolve(part, chosen)
+    if dry_run:
+        runner.check_widths(todo)
+        o.output(as_json, *listing.dry_run(experiment, todo))
+        return
+    seconds, text = cost_estimate.estimate(experiment, root)
+    o.log(text)
+    if not estimated:
+        _run(part, chosen, as_json=as_json, root=root, **options)
+    elif as_json:
+        o.print_json({"seconds": round(seconds, 1)})
+
+
+def _run(
+    part: ExperimentPart, overrides: Sequence[str], *, root: Path, check: bool, as_json: bool, quiet: bool, **how: Any
+) -> None:
+    """Run a part of an experiment, print its tables and write its report."""
+    from bn_vuln import api
+    from bn_vuln.reporting import exports, pages
+
+    progress = o.progress(quiet)
+    results = api.reproduce(
+        part.experiment, scale=part.scale, overrides=overrides, where=part.where, seeds=part.seeds or None, root=root,
+        progress=progress, **how,
+    )  # fmt: skip
+    o.output(as_json, exports.to_json(results), pages.text(results))
+    pages.write_all(root, results.experiment, progress)
+    _close(root, wrong=check and results.any_fails, quiet=quiet)
+
+
+def _run_plan(
+    name: str, overrides: Sequence[str], *, root: Path, check: bool, as_json: bool, quiet: bool, **how: Any
+) -> None:
+    """Do the same for each part of a plan, as soon as it is there; the exit code is 1 if one failed or none was run."""
+    from bn_vuln import api
+    from bn_vuln.reporting import aggregate, exports, pages
+
+    progress = o.progress(quiet)
+    parts: list[Plain] = []
+    wrong = False
+    for one in api.reproduce_plan(name, overrides=overrides, root=root, progress=progress, **how):
+        parts.append(one.fields)
         if one.state != "finished" or one.experiment is None:
             o.log(f"{one.state}: {one.part.text}: {one.reason}")
             continue
-        results = aggregate.aggregate(one.experiment, out)
-        wrong = wrong or (options["check"] and _fails(results))
+        results = aggregate.aggregate(one.experiment, root)
         parts[-1]["results"] = exports.to_json(results)
-        if not options["as_json"]:
-            _print(results)
-        _write_report(results, out)
-    if options["as_json"]:
+        if not as_json:
+            click.echo(pages.text(results))
+        pages.write_all(root, one.experiment, progress)
+        wrong |= check and results.any_fails
+    if as_json:
         o.print_json({"parts": parts})
-    o.log(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
-    o.closing(out, f"bnvuln report {o.quote(out)}", quiet=options["quiet"])
-    if wrong or "failed" in states or "finished" not in states:
+    states = Counter(part["state"] for part in parts)
+    o.log(", ".join(f"{count} {state}" for state, count in states.items()))
+    _close(root, wrong=wrong or bool(states["failed"]) or not states["finished"], quiet=quiet)
+
+
+def _close(root: Path, *, wrong: bool, quiet: bool) -> None:
+    """Name the next step; the exit code is 1 where something is wrong."""
+    o.closing(root, f"bnvuln report {o.quote(root)}", quiet=quiet)
+    if wrong:
         click.get_current_context().exit(1)
-
-
-def _print_plan(name: str, overrides: Sequence[str], as_json: bool) -> None:
-    """Print the parts of a plan, with their cells."""
-    from bn_vuln import config
-    from bn_vuln.experiments import catalog, plans
-
-    parts = [(part, plans.resolve(part, overrides)[1]) for part in catalog.plan(name).parts]
-    if as_json:
-        plain = [{**config.to_plain(part), "cells": [t.folder(Path()).name for t in todo]} for part, todo in parts]
-        o.print_json({"parts": plain})
-    for part, todo in () if as_json else parts:
-        click.echo(f"{part.text}: {len(todo)} cells")
-        _print_cells(todo)
-
-
-def _print(results: Results) -> None:
-    from bn_vuln.reporting import tables
-
-    click.echo(f"{results.experiment.title}\nClaim: {results.experiment.claim}\n")
-    for table in tables.result_tables(results):
-        click.echo(f"{table.title}\n{tables.text_table(table)}\n")
-    for note in results.experiment.notes:
-        click.echo(f"Note: {note}\n")
-
-
-def print_dry_run(experiment: Experiment, todo: Sequence[Task], as_json: bool) -> None:
-    """Print the resolved config of an experiment, and the cells that would be run."""
-    from bn_vuln import config
-
-    if as_json:
-        cells = [{"id": t.folder(Path()).name, **config.to_plain(t.cell)} for t in todo]
-        o.print_json({"experiment": config.to_plain(experiment), "cells": cells})
-        return
-    click.echo(config.to_yaml(experiment))
-    click.echo(f"{len(todo)} cells:")
-    _print_cells(todo)
-
-
-def _print_cells(todo: Sequence[Task]) -> None:
-    from bn_vuln import config
-
-    for task in todo:
-        click.echo(f"  {task.folder(Path()).name}  {config.describe_cell(task.cell)}")
-
-
-def _list(out: Path, as_json: bool) -> None:
-    from bn_vuln.experiments import catalog
-
-    rows = [_state(catalog.experiment(name), out) for kind in ("paper", "beyond") for name in catalog.names(kind)]
-    if as_json:
-        o.print_json({"experiments": rows})
-        return
-    for row in rows:
-        cost = ", ".join(f"{scale} {text}" for scale, text in row["cost"].items())
-        click.echo(f"{row['name']}\n  claim: {row['claim']}\n  command: {row['command']}")
-        click.echo(f"  cost on two cores with --jobs 2, unless named: {cost}")
-        click.echo(f"  state in {out}: {row['state']}")
-
-
-def _state(experiment: Experiment, out: Path) -> Plain:
-    """Return claim, command, cost, and how many cells of each scale are finished in the results folder."""
-    from bn_vuln.experiments import catalog, runner
-
-    scales: list[Scale] = list(dict.fromkeys([*experiment.scales, "full"]))
-    states = []
-    for scale in scales:
-        todo = runner.tasks(catalog.experiment(experiment.name, scale))
-        states.append(f"{scale} {sum(task.finished(out) for task in todo)}/{len(todo)} cells")
-    return {
-        "name": experiment.name, "title": experiment.title, "claim": experiment.claim, "command": experiment.command,
-        "cost": dict(experiment.cost),
-        "state": ", ".join(states),
-    }  # fmt: skip

@@ -101,7 +101,7 @@ def _hidden() -> list[str]:
 )
 @o.data_options
 @o.measuring_output_options
-def command(out: Path | None, dry_run: bool, as_json: bool, verbose: bool, **options: Any) -> None:
+def command(out: Path | None, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Train one model.
 
     Writes a run folder: config.yaml, model.keras, history.csv, training.json. A finished run of the same config
@@ -109,7 +109,6 @@ def command(out: Path | None, dry_run: bool, as_json: bool, verbose: bool, **opt
 
     Every field of the config is an option, also those that are not listed: `bnvuln config fields cell` has them all.
     """
-    o.set_up(verbose)
     cell = cell_config(options, dry_run=dry_run)
     from bn_vuln import api
     from bn_vuln.reporting.models import describe_training

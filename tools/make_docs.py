@@ -271,10 +271,11 @@ def cli_pages() -> dict[str, str]:
         "# Command line",
         "Every command has `--help`. Those that measure have `--json`: one object on standard output.",
     ]
-    lines += [f"- [`bnvuln {name}`]({name}.md): {text}" for name, text in COMMANDS.items()]
-    found = {"reference/cli/index.md": lines[0] + "\n\n" + lines[1] + "\n\n" + "\n".join(lines[2:]) + "\n"}
+    for title, commands in COMMANDS.items():
+        lines += [f"## {title}", "\n".join(f"- [`bnvuln {name}`]({name}.md): {t}" for name, t in commands.items())]
+    found = {"reference/cli/index.md": "\n\n".join(lines) + "\n"}
     context = click.Context(bnvuln, info_name="bnvuln")
-    for name in COMMANDS:
+    for name in bnvuln.commands:
         command = bnvuln.get_command(context, name)
         assert command is not None
         found[f"reference/cli/{name}.md"] = _command_page(
@@ -405,7 +406,7 @@ def on_config(config: Any) -> Any:
             for kind, title in KINDS.items():
                 section["Results"].append({title: [f"results/{name}.md" for name in experiment_names(kind)]})
         if "Reference" in section:
-            commands = [f"reference/cli/{name}.md" for name in COMMANDS]
+            commands = [f"reference/cli/{name}.md" for name in bnvuln.commands]
             section["Reference"].insert(0, {"Command line": ["reference/cli/index.md", *commands]})
     return config
 

@@ -327,7 +327,7 @@ class ExperimentPart(Frozen):
     """A part of an experiment's cells."""
 
     experiment: str = Field(description="Its name, or the path of its YAML file.")
-    scale: Scale = Field("full", description="The scale that it is run at.")
+    scale: Scale = Field("full", description="Amount of work; full is the paper's. Below it, verdicts are previews.")
     where: Plain = Field({}, description="Values that a cell has, by dotted key: one, or a list of which it has one.")
     seeds: tuple[Index, ...] = Field((), description="The seeds. Empty: all.")
 

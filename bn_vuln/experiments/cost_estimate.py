@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from bn_vuln.config import (
     Cell,
     DeepArch,
     Evaluation,
+    Experiment,
     LinearArch,
     MinimumNorm,
     MLPArch,
@@ -26,9 +28,11 @@ from bn_vuln.config import (
     describe_cell,
 )
 from bn_vuln.errors import BnvulnError
+from bn_vuln.experiments import runner
 from bn_vuln.experiments.runner import Task
 from bn_vuln.models import native_width as native
 from bn_vuln.runtime import backend, ops
+from bn_vuln.runtime.progress import duration
 from bn_vuln.typing import KerasModel
 
 ATTAINABLE_SHARE = 0.6  # of the rate of a large matrix product, which training and attacks reach
@@ -148,3 +152,20 @@ def seconds_of(tasks: Iterable[Task]) -> float:
     if not tasks:
         return 0.0
     return sum(map(task_flops, tasks)) / (ATTAINABLE_SHARE * flops_per_second()) + STARTUP_SECONDS * len(tasks)
+
+
+def estimate(experiment: Experiment, root: Path) -> tuple[float, str]:
+    """Return how many seconds the cells take that a results folder has not finished, and a line that says so.
+
+    Raises:
+        UsageError: A width is below the native one.
+        BnvulnError: A data set cannot be downloaded, or a net does not fit into memory.
+    """
+    todo = runner.tasks(experiment)
+    unfinished = [task for task in todo if not task.finished(root)]
+    runner.check_data(unfinished)
+    check_memory(unfinished)
+    seconds = seconds_of(unfinished)
+    text = f"{len(unfinished)} of {len(todo)} trainings and evaluations to do"
+    text += f", about {duration(seconds)} on this machine" if unfinished else ""
+    return seconds, f"{experiment.name} at scale {experiment.scale}: {text}"

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bn_vuln.config import Experiment, ExperimentPart, Plan
-from bn_vuln.errors import BnvulnError
+from bn_vuln.config import Experiment, ExperimentPart, Plan, Scale, parse_assignment, to_plain
+from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.experiments import catalog, runner
 from bn_vuln.runtime.distribution import Strategy
 from bn_vuln.runtime.progress import Progress, Quiet
+from bn_vuln.typing import Plain
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,42 @@ class PartOutcome:
     state: Literal["finished", "skipped", "failed"]
     reason: str = ""
     experiment: Experiment | None = None
+
+    @property
+    def fields(self) -> Plain:
+        """The part and what became of it, as plain data."""
+        return {**to_plain(self.part), "state": self.state, "reason": self.reason}
+
+
+def parse_part(experiment: str, scale: Scale, where: Sequence[str] = (), seeds: str | None = None) -> ExperimentPart:
+    """Return the part of an experiment that a command line describes.
+
+    Args:
+        experiment: Its name, or the path of its YAML file.
+        scale: Its scale.
+        where: Assignments of one value or several, as `arch.name=vgg8,vgg11`.
+        seeds: Seeds and ranges of them, joined by commas: `0-2`, `0,2`. None: all.
+
+    Raises:
+        UsageError: A text is none of these, or a key is there twice.
+    """
+    values: Plain = {}
+    for text in where:
+        key, value = parse_assignment(text, "--where")
+        if key in values:
+            raise UsageError(f"--where {text}: {key} is there twice; join its values by commas: {key}=A,B")
+        pieces = value.split(",") if isinstance(value, str) else []
+        values[key] = [parse_assignment(f"{key}={piece}", "--where")[1] for piece in pieces] or value
+    chosen = [seed for text in (seeds.split(",") if seeds is not None else ()) for seed in _seeds(text)]
+    return ExperimentPart(experiment=experiment, scale=scale, where=values, seeds=tuple(dict.fromkeys(chosen)))
+
+
+def _seeds(text: str) -> range:
+    """Return the seeds of `2` or of `0-2`."""
+    first, dash, last = text.strip().partition("-")
+    if not first.isdecimal() or (dash and not (last.isdecimal() and int(last) >= int(first))):
+        raise UsageError(f"--seeds: {text!r} is not seeds such as 0, 0-2 or 0,2")
+    return range(int(first), int(last or first) + 1)
 
 
 def resolve(part: ExperimentPart, overrides: Sequence[str] = ()) -> tuple[Experiment, list[runner.Task]]:

@@ -22,6 +22,13 @@ class Publication:
     published: int
     cells: int
 
+    @property
+    def text(self) -> str:
+        """The numbers in a line."""
+        unfinished = self.cells - self.published
+        rest = f" ({unfinished} are not finished)" if unfinished else ""
+        return f"{self.published} of {self.cells} cells of {self.experiment.name}{rest}"
+
 
 def publish_experiments(
     chosen: Sequence[Experiment],

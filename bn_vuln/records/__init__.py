@@ -31,7 +31,7 @@ from bn_vuln.records.folder import (
 from bn_vuln.records.listing import Entry, entries, entry, externals, find, is_of, is_run_folder
 from bn_vuln.records.lock import LOCK, is_stale_lock, locked
 from bn_vuln.records.packed import PackedStore, is_packed
-from bn_vuln.records.packing import Published, pack, unpack
+from bn_vuln.records.packing import Published, contents, describe_unpacked, pack, unpack
 from bn_vuln.records.reading import Damaged, DamagedError, ParsedArrays, describe_damaged, first_line, read_file
 from bn_vuln.records.schema import (
     SCHEMA,
@@ -68,6 +68,8 @@ __all__ = [
     "open_store",
     "open_trained",
     "ParsedArrays",
+    "contents",
+    "describe_unpacked",
     "pack",
     "unpack",
     "MeasurementRecord",

@@ -327,6 +327,19 @@ def unpack(
     return written
 
 
+def contents(folder: Path) -> dict[Path, set[Path]]:
+    """Return the files of each run folder of a working folder."""
+    return {run: set(run.rglob("*")) for run in folder.iterdir()} if folder.is_dir() else {}
+
+
+def describe_unpacked(runs: Sequence[Path], before: Mapping[Path, set[Path]], after: Mapping[Path, set[Path]]) -> str:
+    """Say how many of the unpacked runs are new to a working folder, of what its `contents` were and are."""
+    added = sum(run not in before for run in runs)
+    unchanged = sum(before.get(run) == after[run] for run in runs)
+    completed = len(runs) - added - unchanged
+    return f"added {added} runs, unchanged {unchanged}" + (f", completed {completed}" if completed else "")
+
+
 def _unpack_cell(packed: PackedStore, store: FolderStore, cell_id: str) -> bool:
     """Write a cell; True, since a damaged one raises."""
     folder, cell = store.root / cell_id, packed.cell(cell_id)

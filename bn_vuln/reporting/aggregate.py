@@ -42,6 +42,11 @@ class Results:
     store: Store
 
     @property
+    def any_fails(self) -> bool:
+        """Return whether the verdict on a claim is `fails`, be it a preview."""
+        return any(comparison.verdict_at_full_scale == "fails" for comparison in self.comparisons)
+
+    @property
     def damaged(self) -> list[records.Damaged]:
         """Return the files of its cells that are damaged or of another run: what is in them counts as missing."""
         own = {run.cell_id for block in self.blocks for run in block.runs} | {""}

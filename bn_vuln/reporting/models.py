@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,16 @@ from bn_vuln.errors import UsageError
 from bn_vuln.records import Entry, TrainingRecord, entries, entry, is_packed, is_run_folder, open_run, open_store
 from bn_vuln.reporting import templates
 from bn_vuln.reporting.exports import measurement_fields, record_fields
-from bn_vuln.reporting.tables import MISSING, TextTable, markdown_table, measurements_table, records_table, text_table
+from bn_vuln.reporting.tables import (
+    MISSING,
+    WIDTH,
+    TextTable,
+    markdown_table,
+    measurements_table,
+    records_table,
+    text_table,
+    wrap,
+)
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet
 from bn_vuln.typing import Plain
@@ -29,7 +39,22 @@ def models_table(entries: Sequence[Entry]) -> TextTable:
     return TextTable("Models", ["model", "id", "data", "state", "clean, %", "records"], rows, notes=tuple(notes))
 
 
-def nothing_here(folder: Path) -> str:
+def listed(folder: Path) -> tuple[Plain, str]:
+    """Return the models of a results folder, the newest first, as plain data and as text.
+
+    Raises:
+        UsageError: There is no such folder, or it is of one run.
+    """
+    if not folder.exists() and folder != Path("runs"):
+        raise UsageError(f"{folder}: no such folder")
+    if is_run_folder(folder) and not is_packed(folder):
+        raise UsageError(f"{folder} is one run: bnvuln show {shlex.quote(str(folder))}")
+    found = entries(open_store(folder))
+    data = {"folder": str(folder), "models": [entry_row_fields(one) for one in found]}
+    return data, text_table(models_table(found)) if found else _nothing_here(folder)
+
+
+def _nothing_here(folder: Path) -> str:
     """Return what is said of a results folder without models: how to make some, and where there are some below it."""
     lines = [f"nothing in {folder}/: train a model (bnvuln train), or measure one of yours:"]
     lines += ["bnvuln evaluate MODEL.keras --data NAME"]
@@ -81,6 +106,26 @@ def summary_rows(entry: Entry) -> list[tuple[str, str]]:
         rows += [("training", f"{text}, {training.parameters:,} parameters, {training.seconds:.0f} s")]
     rows += [("transfer", f"{len(entry.transfers)} records as a target")] if entry.transfers else []
     return [*rows, *(("damaged", problem) for problem in entry.problems)]
+
+
+def text(entry: Entry) -> str:
+    """Return a model with its records for the terminal."""
+    rows = summary_rows(entry)
+    width = max(len(name) for name, _ in rows)
+    lines = wrap(entry.name, WIDTH)
+    lines += [line for n, text in rows for line in wrap(f"{n:{width}}  {text}", WIDTH, indent=" " * (width + 2))]
+    tables = [f"\n{table.title}\n{text_table(table)}" for table in result_tables(entry)]
+    return "\n".join([*lines, *(tables or ["no records"])])
+
+
+def next_steps(entry: Entry) -> list[str]:
+    """Return the commands that make sense now."""
+    run = shlex.quote(str(entry.folder))
+    if entry.records:
+        return [f"bnvuln compare {run} OTHER", *([f"bnvuln report {run}"] if entry.folder.is_dir() else [])]
+    if entry.state == "trained":
+        return [f"bnvuln attack {run} --eps 8/255", f"bnvuln evaluate {run}"]
+    return ["the same bnvuln train again goes on"] if entry.state == "unfinished" else []
 
 
 def _found(found: Plain) -> list[tuple[str, str]]:
@@ -150,6 +195,10 @@ def write(folder: Path, form: Literal["html", "md", "csv", "tex"], progress: Pro
     """
     found = read(folder)
     if not found:
+        below = list(dict.fromkeys(path.parent.parent for path in sorted(folder.glob("*/experiments/*.yaml"))))
+        if below:
+            names = ", ".join(map(str, below))
+            raise UsageError(f"{folder}: no experiment here, but in {names}: bnvuln report {below[0]}")
         raise UsageError(
             f"{folder}: no experiment here (bnvuln reproduce NAME makes one), no run and no measured model"
         )

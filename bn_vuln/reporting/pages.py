@@ -15,6 +15,7 @@ from bn_vuln.reporting import exports, figures, latex, legend, models, summary, 
 from bn_vuln.reporting.aggregate import Results, aggregate
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet
+from bn_vuln.typing import Plain
 
 Format = Literal["html", "md", "csv", "tex"]
 
@@ -61,6 +62,21 @@ def _write_forms(store: Store, target: Path, form: Format, only: Experiment | No
     return written
 
 
+def write_all(folder: Path, only: Experiment, progress: Progress) -> None:
+    """Write the report of an experiment in every format, and name the files; the page comes last, where it is seen."""
+    forms: tuple[Format, ...] = ("md", "csv", "tex", "html")
+    for path in (path for form in forms for path in write(folder, form, only)):
+        progress.message(f"report: {path}")
+
+
+def to_json(folder: Path) -> Plain:
+    """Return what a report of a results folder, or of a run folder, has: its experiments, or its models."""
+    if not has_experiments(folder):
+        return {"models": [models.entry_fields(one) for one in models.read(folder)]}
+    store = open_store(folder)
+    return {"experiments": [exports.to_json(aggregate(experiment, store)) for experiment in store.experiments()]}
+
+
 def has_experiments(folder: Path) -> bool:
     """Return whether a results folder has experiments, rather than single models."""
     return any((folder / "experiments").glob("*.yaml"))
@@ -84,6 +100,13 @@ def _write_figures(target: Path, every: Sequence[Results]) -> list[list[tuple[Pa
 def _write(path: Path, content: bytes | str) -> Path:
     atomic_write(path, content)
     return path
+
+
+def text(results: Results) -> str:
+    """Return the tables of an experiment for the terminal."""
+    parts = [f"{results.experiment.title}\nClaim: {results.experiment.claim}"]
+    parts += [f"{table.title}\n{tables.text_table(table)}" for table in tables.result_tables(results)]
+    return "\n\n".join([*parts, *(f"Note: {note}" for note in results.experiment.notes)]) + "\n"
 
 
 def markdown(results: Results, pictures: Mapping[str, str] | None = None) -> str:

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from bn_vuln.analysis.statistics import Estimate, estimate
-from bn_vuln.config import present_perturbation
+from bn_vuln.config import describe_fields, present_perturbation
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.records import Entry, Flag, Record, entry, find
 from bn_vuln.records.comparability import unequal_clean_accuracy
+from bn_vuln.reporting.tables import WIDTH, TextTable, format_estimate, text_table, wrap
 from bn_vuln.typing import Plain
 
 
@@ -96,6 +97,36 @@ def flags(pairs: Sequence[Comparison]) -> list[Flag]:
     clean = [pair for pair in pairs if pair.first.kind == "clean"]
     found = [unequal_clean_accuracy(p.second.accuracy, p.first.accuracy, ("second", "first")) for p in clean]
     return [flag for flag in found if flag is not None]
+
+
+def text(one: Entry, other: Entry, pairs: Sequence[Comparison]) -> str:
+    """Return a comparison for the terminal: a table, the models, and what is to be known of them."""
+    lines = [text_table(table(pairs))]
+    for label, model in (("first", one), ("second", other)):
+        lines += wrap(f"{label:7} {model.name} ({model.folder})", WIDTH, indent=" " * 8)
+    lines += ["± is one standard error over examples; the spread over seeds is unknown (n = 1)"]
+    return "\n".join([*lines, *(line for flag in flags(pairs) for line in wrap(flag.text, WIDTH, indent="    "))])
+
+
+def table(pairs: Sequence[Comparison]) -> TextTable:
+    """Return one row for each perturbation, with the flags of the records in the notes."""
+    notes = list(dict.fromkeys(flag.text for p in pairs for r in (p.first, p.second) for flag in r.flags))
+    rows = [
+        [describe_fields(p.first.perturbation), str(p.first.n), f"{100 * p.first.accuracy:.2f}",
+         f"{100 * p.second.accuracy:.2f}", format_estimate(p.difference, signed=True), _note_numbers(p, notes)]
+        for p in pairs
+    ]  # fmt: skip
+    header = ["under", "examples", "first, %", "second, %", "second \N{MINUS SIGN} first, points", "flags"]
+    return TextTable("", header, rows, notes=tuple(f"[{i}] {note}" for i, note in enumerate(notes, 1)))
+
+
+def _note_numbers(pair: Comparison, notes: Sequence[str]) -> str:
+    """The numbers of the notes on each run: `first [1], second [1] [2]`."""
+    found = []
+    for name, record in (("first", pair.first), ("second", pair.second)):
+        numbers = dict.fromkeys(f"[{1 + notes.index(flag.text)}]" for flag in record.flags)
+        found += [f"{name} {' '.join(numbers)}"] if numbers else []
+    return ", ".join(found) or "none"
 
 
 def to_json(one: Entry, other: Entry, pairs: Sequence[Comparison]) -> Plain:

@@ -106,7 +106,7 @@ def test_nothing_is_said_to_be_nothing(bnvuln, tmp_path, monkeypatch):
         assert out.startswith(f"nothing in {(*words, 'runs')[0]}/: train a model")
         assert json.loads(bnvuln("list", *words, "--json")[1])["models"] == []
     (tmp_path / "file").write_text("")
-    for wrong, fragment in (("nowhere", "no such folder"), ("file", "received a file")):
+    for wrong, fragment in (("nowhere", "no such folder"), ("file", "is a file")):
         code, out, err = bnvuln("list", wrong)
         assert (code, out, fragment in err) == (2, "", True)
     assert "no id in runs/" in bnvuln("show", "abc")[2]

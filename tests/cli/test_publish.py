@@ -31,7 +31,7 @@ def runs(tmp_path: Path) -> Path:
 def test_publishing_unpacking_and_reporting(bnvuln: Run, tmp_path: Path, runs: Path) -> None:
     packed = tmp_path / "packed"
     code, out, _ = bnvuln("publish", tmp_path / "small.yaml", "--from", runs, "--to", packed)
-    assert (code, out) == (0, f"published 2 of 4 cells of small to {packed} (2 are not finished)\n")
+    assert (code, out) == (0, f"published 2 of 4 cells of small (2 are not finished) to {packed}\n")
     assert bnvuln("unpack", packed, tmp_path / "again")[:2] == (0, f"{tmp_path / 'again'}: added 2 runs, unchanged 0\n")
     next((tmp_path / "again").glob("*/records/*.json")).unlink()
     again = bnvuln("unpack", packed, tmp_path / "again")[1]

@@ -75,6 +75,7 @@ def test_without_a_known_cost_the_cells_are_counted(bnvuln, reproduced, monkeypa
     ("options", "overrides", "name"),
     [
         (["56"], ("grid.data.width=[56]",), "scale_input"),
+        (["56", "--weight-decay", "0"], ("grid.data.width=[56]",), "scale_input"),
         (
             ["28", "--weight-decay", "1/100", "--set", "train.epochs=2"],
             ("grid.data.width=[28]", "weight_decay=0.01", "train.epochs=2"),
@@ -150,7 +151,7 @@ MISTAKES = [
     ([*WIDTH, "wide"], ["--width", "'wide'"]),
     ([*WIDTH, "27", "--estimate"], ["data.width", ">= 28", "27"]),
     ([*WIDTH, "10", "--dry-run"], ["data.width", ">= 28", "10"]),
-    ([*WIDTH, "28", "--weight-decay", "0"], ["--weight-decay", "> 0"]),
+    ([*WIDTH, "28", "--weight-decay", "-1"], ["--weight-decay", "greater than or equal to 0"]),
     ([*WIDTH, "28", "--scale", "cpu"], ["'cpu'", "quick"]),
 ]
 

@@ -1,0 +1,168 @@
+"""`bnvuln list`, `show`, `compare`, `report`, `publish` and `unpack`: what is in results folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import cloup
+
+from bn_vuln.config import ExperimentPart, Scale
+
+from . import options as o
+
+if TYPE_CHECKING:
+    from bn_vuln.reporting.pages import Format
+
+LIST = """
+  bnvuln list                       # runs and external models in runs/
+  bnvuln list results/paper         # a packed store
+  bnvuln list --json
+"""
+SHOW = """
+  bnvuln show runs/ID
+  bnvuln show 3fa9                          # the beginning of an id in runs/
+  bnvuln show model.keras                   # a model that was measured
+  bnvuln show results/paper/dd15bd2a8efa    # a cell of a packed store
+  bnvuln show runs/ID --json
+"""
+COMPARE = """
+  bnvuln compare runs/no-bn runs/bn
+  bnvuln compare a.keras b.keras            # both were measured
+  bnvuln compare 3fa9 model.keras --json    # an id in runs/
+  bnvuln compare results/paper/df28a7b8f872 results/paper/dd15bd2a8efa
+"""
+REPORT = """
+  bnvuln report runs
+  bnvuln report runs/ID                     # one model with its records
+  bnvuln report results/paper --format md
+"""
+PUBLISH = """
+  bnvuln publish table6 table6_matched --to results/paper
+  bnvuln publish figure2 --scale cpu --to results/paper
+  bnvuln publish my_experiment.yaml --from runs --to results/mine --models 0
+"""
+UNPACK = """
+  bnvuln unpack results/paper runs
+  bnvuln unpack results/paper runs && bnvuln reproduce table6
+"""
+
+
+@o.command("list", LIST)
+@cloup.argument("folder", type=o.FOLDER, metavar="[DIR]", default="runs")
+@o.output_options
+def list_(folder: Path, as_json: bool, quiet: bool) -> None:
+    """List the runs and external models in a results folder, the newest first.
+
+    Each has its name, id, data set, state, clean accuracy and number of records. DIR is runs, if it is not given.
+    """
+    from bn_vuln.reporting import models
+
+    data, text = models.listed(folder)
+    o.output(as_json, data, text)
+    if data["models"]:
+        o.closing(folder, f"bnvuln show {o.quote(data['models'][0]['folder'])}", quiet=quiet)
+
+
+@o.command("show", SHOW)
+@cloup.argument("target", metavar="RUN")
+@o.runs_option
+@o.output_options
+def show(target: str, runs: Path, as_json: bool, quiet: bool) -> None:
+    """Show a run or an external model: how it was made, every record with its flags, every measurement.
+
+    RUN is a run folder, the beginning of an id, the file of an external model, or STORE/CELL of a packed store.
+    """
+    from bn_vuln import records
+    from bn_vuln.reporting import models
+
+    found = records.entry(*records.find(target, runs))
+    o.output(as_json, models.entry_fields(found), models.text(found))
+    o.closing(found.folder, *models.next_steps(found), quiet=quiet)
+
+
+@o.command("compare", COMPARE)
+@cloup.argument("first", metavar="MODEL")
+@cloup.argument("second", metavar="MODEL")
+@o.runs_option
+@o.output_options
+def compare(first: str, second: str, runs: Path, as_json: bool, quiet: bool) -> None:
+    """Paired differences, second - first, for every perturbation measured on both.
+
+    A MODEL is a run folder, the beginning of an id, the file of an external model that was measured, or STORE/CELL of
+    a packed store. The uncertainty is over test examples: one pair of runs says nothing about other seeds (`bnvuln
+    reproduce` runs several).
+    """
+    from bn_vuln.reporting import paired
+
+    one, other, pairs = paired.pair(first, second, runs)
+    for problem in (*one.problems, *other.problems):
+        o.log(problem)
+    o.output(as_json, paired.to_json(one, other, pairs), paired.text(one, other, pairs))
+    o.closing(one.folder, *(f"bnvuln show {o.quote(model.folder)}" for model in (one, other)), quiet=quiet)
+
+
+@o.command("report", REPORT)
+@cloup.argument("folder", type=o.EXISTING_FOLDER, metavar="DIR")
+@cloup.option(
+    "--format", "form", type=click.Choice(["html", "md", "csv", "tex"]), default="html", show_default=True,
+    help="html: one page for all; md, csv and tex (LaTeX): a file for each experiment.",
+)  # fmt: skip
+@o.output_options
+def report(folder: Path, form: Format, as_json: bool, quiet: bool) -> None:
+    """Write the report of a results folder into DIR/report, from its records; nothing is trained or measured.
+
+    It is of experiments run by `bnvuln reproduce`. Where there are none, it is of the runs and external models in DIR,
+    or of the one that DIR is.
+    """
+    from bn_vuln.records import is_run_folder
+    from bn_vuln.reporting import pages
+
+    files = [str(path) for path in pages.write(folder, form, progress=o.progress(quiet))]
+    o.print_json({"files": files, **pages.to_json(folder)}) if as_json else click.echo("\n".join(files))
+    o.closing(folder, f"bnvuln {'show' if is_run_folder(folder) else 'list'} {o.quote(folder)}", quiet=quiet)
+
+
+@o.command("publish", PUBLISH)
+@cloup.argument("experiments", nargs=-1, required=True, metavar="EXPERIMENT...")
+@cloup.option("--to", type=o.OUTPUT_FOLDER, required=True, help="Packed store; what is in it already stays.")
+@cloup.option("--from", "source", type=o.FOLDER, default="runs", show_default=True, help="Working folder.")
+@o.fields(ExperimentPart, "scale")
+@cloup.option("--models", type=int, metavar="SEED", help="Publish the models of this seed as well.")
+@o.output_options
+def publish(
+    experiments: tuple[str, ...], to: Path, source: Path, scale: Scale | None, models: int | None, as_json: bool,
+    quiet: bool,
+) -> None:  # fmt: skip
+    """Add the finished cells of experiments to a packed store (JSON lines: one per model and one per record).
+
+    `bnvuln report` and `bnvuln compare` read a packed store as it is; `bnvuln unpack` makes a working folder of it.
+    """
+    from bn_vuln import api
+
+    progress = o.progress(quiet=False)
+    published = api.publish(experiments, to, source=source, scale=scale or "full", models=models, progress=progress)
+    plain = [{"name": one.experiment.name, "published": one.published, "cells": one.cells} for one in published]
+    text = "\n".join(f"published {one.text} to {to}" for one in published)
+    o.output(as_json, {"to": str(to), "experiments": plain}, text)
+    o.closing(to, f"bnvuln report {o.quote(to)}", quiet=quiet)
+
+
+@o.command("unpack", UNPACK)
+@cloup.argument("store", type=o.FOLDER, metavar="STORE")
+@cloup.argument("folder", type=o.OUTPUT_FOLDER, metavar="DIR")
+@o.output_options
+def unpack(store: Path, folder: Path, as_json: bool, quiet: bool) -> None:
+    """Write a packed store as a working folder, from which `bnvuln reproduce` goes on.
+
+    What is in DIR already stays. A cell whose model was not published is trained again when something new is to be
+    measured on it.
+    """
+    from bn_vuln import api, records
+
+    before = records.contents(folder)
+    runs = api.unpack(store, folder, progress=o.progress(quiet=False))
+    text = f"{folder}: {records.describe_unpacked(runs, before, records.contents(folder))}"
+    o.output(as_json, {"store": str(store), "runs": [str(path) for path in runs]}, text)
+    o.closing(folder, f"bnvuln list {o.quote(folder)}", quiet=quiet)
