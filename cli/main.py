@@ -37,8 +37,11 @@ COMMANDS = {
     },
 }
 # Commands that are not in a module of their own name.
-MODULES = {"scale-input": "reproduce", "compare": "results", "list": "results", "show": "results", "report": "results",
-           "publish": "results", "unpack": "results"}  # fmt: skip
+MODULES = {
+    **dict.fromkeys(("attack", "evaluate", "transfer", "audit", "mend"), "measure"),
+    **dict.fromkeys(("compare", "list", "show", "report", "publish", "unpack"), "results"),
+    "scale-input": "reproduce",
+}
 
 
 class Commands(cloup.Group):
