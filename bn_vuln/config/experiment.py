@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from bn_vuln.config.column import SEPARATOR, VALUE, Column, DerivedColumn, column_name, measured_columns
+from bn_vuln.config.identity import digest, perturbation_identity
 from bn_vuln.config.measurement import ColumnUnit, Measurement
 from bn_vuln.config.perturbation import Evaluation, Perturbation, with_eps_grid
 from bn_vuln.config.types import Count, Float, Frozen, Index, NonNegative, config_error, nearest, reject_if
@@ -59,6 +60,11 @@ class EvaluationPlan:
     def column(self, name: str) -> str:
         """Return the name of the column NAME at this evaluation: NAME, or NAME@EVALUATION."""
         return column_name(name, self.name)
+
+    def ids(self, dataset: str) -> dict[str, str]:
+        """Return the ids of all perturbations and measurements, by name, of models that are trained on a data set."""
+        every = {**with_eps_grid(self.perturbations), **self.measurements}
+        return {name: digest(perturbation_identity(self.evaluation, dataset, own)) for name, own in every.items()}
 
 
 class Baseline(Frozen):

@@ -5,7 +5,7 @@ No TensorFlow here: a report renders again from records in about a second.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from bn_vuln.config import (
     SelectionRule,
     canonical_json,
     digest,
-    perturbation_identity,
 )
 from bn_vuln.config.grid import arm_of, check_layout, expand, lookup_or_none
 from bn_vuln.records import Store
@@ -62,8 +61,11 @@ def aggregate(experiment: Experiment, results: Path | Store) -> Results:
     store = records.open_store(results) if isinstance(results, Path) else results
     cells = expand(experiment)
     check_layout(experiment, cells)
-    columns = {name: _columns(experiment, name) for name in {cell.data.canonical for cell in cells}}
-    runs = [_read(cell, experiment, store, columns[cell.data.canonical]) for cell in cells]
+    ids = {
+        dataset: {(name, plan.name): own for plan in experiment.plans for name, own in plan.ids(dataset).items()}
+        for dataset in {cell.data.canonical for cell in cells}
+    }
+    runs = [_read(cell, experiment, store, ids[cell.data.canonical]) for cell in cells]
     blocks = _select(experiment, [_block(experiment, group) for group in _group(experiment, runs)])
     # Records of a run that took time of their own: those of an eps grid are one search, of which each has the time, and
     # evaluations may agree.
@@ -91,38 +93,19 @@ def _distinct(items: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(items)))
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """The ids of what columns of an experiment are read from, for the cells that are trained on one data set."""
-
-    perturbations: dict[tuple[str, str], str]
-    measurements: dict[tuple[str, str], str]
-
-
-def _columns(experiment: Experiment, dataset: str) -> _Columns:
-    columns = _Columns({}, {})
-    for plan in experiment.plans:
-        for name, perturbation in config.with_eps_grid(plan.perturbations).items():
-            identity = perturbation_identity(plan.evaluation, dataset, perturbation)
-            columns.perturbations[name, plan.name] = digest(identity)
-        for name, measurement in plan.measurements.items():
-            identity = perturbation_identity(plan.evaluation, dataset, measurement)
-            columns.measurements[name, plan.name] = digest(identity)
-    return columns
-
-
-def _read(cell: Cell, experiment: Experiment, store: Store, columns: _Columns) -> Run:
+def _read(cell: Cell, experiment: Experiment, store: Store, ids: Mapping[tuple[str, str], str]) -> Run:
     cell_id = digest(config.identity_of(cell))
-    found = {name: store.record(cell_id, own) for name, own in columns.perturbations.items()}
-    measured = {name: store.measurement(cell_id, own) for name, own in columns.measurements.items()}
+    known = experiment.measurements
+    found = {key: store.record(cell_id, own) for key, own in ids.items() if key[0] not in known}
+    measured = {key: store.measurement(cell_id, own) for key, own in ids.items() if key[0] in known}
     return Run(
         cell,
         arm_of(experiment, cell) or "",
         store,
         cell_id,
         store.training(cell_id),
-        {name: record for name, record in found.items() if record},
-        {name: record for name, record in measured.items() if record},
+        {key: record for key, record in found.items() if record},
+        {key: record for key, record in measured.items() if record},
     )
 
 
