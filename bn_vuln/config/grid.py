@@ -150,6 +150,7 @@ def check_layout(experiment: Experiment, cells: Sequence[Cell]) -> None:
             row of a claim.
     """
     table = experiment.table
+    rows: list[Where] = []
     for key in table.rows:
         if all(lookup_or_none(cell, key) is None for cell in cells):
             _lookup_table_key(experiment, cells[0], key)
@@ -159,7 +160,8 @@ def check_layout(experiment: Experiment, cells: Sequence[Cell]) -> None:
         arm = arm_of(experiment, cell)
         if arm is None:
             raise ConfigError(f"{experiment.name}: table.arms: {describe_cell(cell)} is in none of them")
-        position = f"{[lookup_or_none(cell, key) for key in table.rows]} {arm} {cell.seed}"
+        rows.append({key: lookup_or_none(cell, key) for key in table.rows})
+        position = f"{rows[-1]} {arm} {cell.seed}"
         if position in positions:
             raise ConfigError(
                 f"{experiment.name}: table.rows: several cells of a seed fall into one row; "
@@ -169,19 +171,29 @@ def check_layout(experiment: Experiment, cells: Sequence[Cell]) -> None:
         arms.add(arm)
     _check_arms(experiment, arms)
     if experiment.as_published:
-        # A claim in no row would vanish from the report. Smaller scales leave rows out on purpose.
-        for claim in experiment.claims:
-            for where in (claim.where, claim.where | claim.against.where if claim.against else {}):
-                if not any(matches(cell, where) for cell in cells):
-                    raise ConfigError(f"{experiment.name}: claims: no cell has {where}, which a claim is about")
+        _check_claims(experiment, rows)
     _check_axes(experiment, cells)
+
+
+def is_in(row: Where, where: Where) -> bool:
+    """Return whether a row of the table has these values of its keys, of a list one."""
+    return all(row.get(key) in (value if isinstance(value, list) else [value]) for key, value in where.items())
+
+
+def _check_claims(experiment: Experiment, rows: Sequence[Where]) -> None:
+    """Raise for a claim in no row, which would vanish from the report. Smaller scales leave rows out on purpose."""
+    for claim in experiment.claims:
+        single = [{key: one} for key, values in claim.where.items() if isinstance(values, list) for one in values]
+        for where in [*single, {}, *(arm.where for arm in claim.arms)]:
+            wanted = {**claim.where, **where}
+            if not any(is_in(row, wanted) for row in rows):
+                raise ConfigError(f"{experiment.name}: claims: no cell has {wanted}, which a claim is about")
 
 
 def _check_arms(experiment: Experiment, arms: set[str]) -> None:
     table = experiment.table
-    needed = {value.arm for value in experiment.claims if value.arm}
-    needed |= {value.against.arm for value in experiment.claims if value.against}
-    if any(value.arm is None for value in experiment.claims) or (len(arms) > 1 and not table.arms):
+    needed = {compared.arm for claim in experiment.claims for compared in claim.arms}
+    if not all(claim.arms for claim in experiment.claims) or (len(arms) > 1 and not table.arms):
         needed |= {table.reference, table.treatment}
     absent = sorted(needed - arms)
     if absent and not experiment.overrides:  # an override may leave an arm out on purpose

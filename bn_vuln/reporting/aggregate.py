@@ -184,29 +184,29 @@ def _number(experiment: Experiment, column: Column, run: Run) -> float | None:
 
 def _select(experiment: Experiment, blocks: list[Block]) -> list[Block]:
     """Mark the chosen block, of each group if the layout has them."""
-    choice = experiment.table.selection_rule
-    if choice is None:
+    rule = experiment.table.select_by
+    if rule is None:
         return blocks
     groups: dict[str, list[Block]] = {}
     for block in blocks:
-        groups.setdefault(canonical_json([block.where.get(key) for key in choice.per]), []).append(block)
-    chosen = [id(best) for group in groups.values() if (best := _best(choice, group)) is not None]
+        groups.setdefault(canonical_json([block.where.get(key) for key in rule.per]), []).append(block)
+    chosen = [id(best) for group in groups.values() if (best := _best(rule, group)) is not None]
     return [Block(b.where, b.arms, b.differences, b.runs, selected=id(b) in chosen) for b in blocks]
 
 
-def _best(choice: SelectionRule, blocks: Sequence[Block]) -> Block | None:
+def _best(rule: SelectionRule, blocks: Sequence[Block]) -> Block | None:
     """The block of the highest mean over the arms among those that qualify; the first of several that are equal."""
-    scored = [(mean_over_arms(block, choice.by), block) for block in blocks if _qualifies(choice, block, blocks)]
+    scored = [(mean_over_arms(block, rule.by), block) for block in blocks if _qualifies(rule, block, blocks)]
     best = max((score for score, _ in scored if score is not None), default=None)
     return next((block for score, block in scored if score is not None and score == best), None)
 
 
-def _qualifies(choice: SelectionRule, block: Block, among: Sequence[Block]) -> bool:
+def _qualifies(rule: SelectionRule, block: Block, among: Sequence[Block]) -> bool:
     """True if its column `of` is close enough to that of the block it is compared with."""
-    if choice.of is None:
+    if rule.of is None:
         return True
-    bounds = [mean_over_arms(b, choice.of) for b in among if has(b, choice.where)]
-    own = mean_over_arms(block, choice.of)
+    bounds = [mean_over_arms(b, rule.of) for b in among if has(b, rule.where)]
+    own = mean_over_arms(block, rule.of)
     if own is None or not bounds or bounds[0] is None:
         return False
-    return own >= bounds[0] - choice.within - 1e-12
+    return own >= bounds[0] - rule.within - 1e-12

@@ -197,14 +197,14 @@ def test_a_comparison_holds_ours_and_the_papers(tmp_path: Path) -> None:
     assert (comparison.perturbation, comparison.arm) == ("bim", None)
     assert comparison.ours is not None
     assert comparison.ours.mean == pytest.approx(-0.4005)
-    assert (comparison.paper.value, comparison.paper.sem) == (-0.4, 0.01)
+    assert (comparison.claim.value, comparison.claim.sem) == (-0.4, 0.01)
     assert comparison.gap == pytest.approx(-0.0005)
 
 
 @pytest.mark.parametrize("scale", ["quick", "full"])
 @pytest.mark.parametrize(("arm", "mean"), [("none", 0.66), ("batch", 0.2595)])
 def test_accuracies_of_an_arm_are_context(tmp_path: Path, arm: str, mean: float, scale: str) -> None:
-    comparison = judged(tmp_path, small(claims=paper(arm=arm, value=0.66), scale=scale))
+    comparison = judged(tmp_path, small(claims=paper(kind="context", arms=[arm], value=0.66), scale=scale))
     assert (comparison.verdict, comparison.verdict_at_full_scale, comparison.arm) == ("context", "context", arm)
     assert comparison.ours is not None
     assert comparison.ours.mean == pytest.approx(mean)
@@ -243,7 +243,7 @@ def test_flags_of_other_arms_and_perturbations_do_not(tmp_path: Path) -> None:
     def flags(cell: Cell, name: str) -> list[Flag]:
         return [] if (cell.normalization.name, name) == ("none", "bim") else [FLAG]
 
-    assert judged(tmp_path, small(claims=paper(arm="none", value=0.66)), flags=flags).flags == ()
+    assert judged(tmp_path, small(claims=paper(kind="context", arms=["none"], value=0.66)), flags=flags).flags == ()
 
 
 def test_of_several_seeds_the_worst_flag_is_shown(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ KINDS: dict[Figure, Callable[[Results, str], list[FigureFile]]] = {
 def draw(results: Results, file_format: str = "svg") -> list[FigureFile]:
     """Render every figure of an experiment that has something to show, as `svg` or `png`."""
     table = results.experiment.table
-    kinds = table.figures or ("candidates" if table.selection_rule else "differences",)
+    kinds = table.figures or ("candidates" if table.select_by else "differences",)
     return [figure for kind in kinds for figure in KINDS[kind](results, file_format)]
 
 
