@@ -332,6 +332,7 @@ CONFIGS = {
     "measurement": "Measurements",
     "experiment": "Experiments",
     "column": "Derived columns",
+    "claim": "Claims",
 }
 
 

@@ -18,11 +18,12 @@ class ComparedArm(Frozen):
     where: Plain = Field({}, description="Values of row keys in which its row differs from that of the claim.")
 
 
-def _expand_arm(value: object) -> object:
+def expand_arm(value: object) -> object:
+    """Expand the short form of a compared arm, `batch`, to `{arm: batch}`."""
     return {"arm": value} if isinstance(value, str) else value
 
 
-class BaseClaim(Frozen):
+class _Claim(Frozen):
     """What every claim has."""
 
     arm_counts: ClassVar[tuple[int, ...]] = (0, 1, 2)
@@ -31,7 +32,7 @@ class BaseClaim(Frozen):
     kind: str
     where: Plain = Field({}, description="The table rows, as values of row keys: one, or a list. Empty: every row.")
     perturbations: tuple[str, ...] = Field(min_length=1, description="Columns of the table that it is about.")
-    arms: tuple[Annotated[ComparedArm, BeforeValidator(_expand_arm)], ...] = Field(
+    arms: tuple[Annotated[ComparedArm, BeforeValidator(expand_arm)], ...] = Field(
         (),
         validate_default=True,
         description="One: the number of this arm. Two: the first compared with the second, paired by seed. Empty: the "
@@ -66,21 +67,21 @@ class BaseClaim(Frozen):
         return [*self.where, *(key for arm in self.arms for key in arm.where)]
 
 
-class NumberClaim(BaseClaim):
+class _NumberClaim(_Claim):
     """A claim that states a number."""
 
     value: Float = Field(description="The published figure, in the column's unit, but a fraction for accuracies.")
     sem: NonNegative | None = Field(None, description="Its standard error of the mean.")
 
 
-class ValueClaim(NumberClaim):
+class ValueClaim(_NumberClaim):
     """A signed difference of a stated size, judged by both."""
 
     kind: Literal["value"] = "value"
     arm_counts = (0, 2)
 
 
-class SignClaim(BaseClaim):
+class SignClaim(_Claim):
     """A difference above or below zero, of any size."""
 
     kind: Literal["sign"] = "sign"
@@ -91,7 +92,7 @@ class SignClaim(BaseClaim):
     sign: Literal[-1, 1] = Field(description="1: above zero. -1: below.")
 
 
-class EqualsClaim(NumberClaim):
+class EqualsClaim(_NumberClaim):
     """A number or a difference that equals a value."""
 
     kind: Literal["equals"] = "equals"
@@ -99,7 +100,7 @@ class EqualsClaim(NumberClaim):
     exact: bool = Field(False, description="Nothing random enters, so one seed is enough.")
 
 
-class SlopeClaim(NumberClaim):
+class SlopeClaim(_NumberClaim):
     """The power with which an arm's number grows: the slope of its logarithm against that of a row key."""
 
     kind: Literal["slope"] = "slope"
@@ -116,7 +117,7 @@ class SlopeClaim(NumberClaim):
         return [*super().row_keys, self.along]
 
 
-class RatioClaim(NumberClaim):
+class RatioClaim(_NumberClaim):
     """The first arm's number divided by the second's."""
 
     kind: Literal["ratio"] = "ratio"
@@ -126,15 +127,22 @@ class RatioClaim(NumberClaim):
     tolerance: NonNegative = Field(description="It holds within this much.")
 
 
-class ContextClaim(NumberClaim):
+class ContextClaim(_NumberClaim):
     """A figure that is shown and never judged."""
 
     kind: Literal["context"] = "context"
     approximate: bool = Field(True, description="Rounded, read off a plot or derived: it is shown as `about`.")
 
 
-def _with_kind(data: Any) -> Any:
-    """Read a claim as it was until 0.1, without a kind: `how`, `approximate`, `arm`, `against`, and nulls."""
+# The fields of a claim as it was until 0.1, without a kind.
+OLDER_FIELDS = (
+    "where", "perturbations", "arm", "against", "how", "along", "power", "value", "sem", "tolerance", "sign",
+    "approximate", "exact", "text", "source", "remark",
+)  # fmt: skip
+
+
+def with_kind(data: Any) -> Any:
+    """Return a claim as it was until 0.1, with its kind and its arms."""
     if not isinstance(data, Mapping) or "kind" in data:
         return data
     fields = {key: value for key, value in data.items() if value is not None and value is not False}
@@ -155,5 +163,5 @@ def _with_kind(data: Any) -> Any:
 Claim = Annotated[
     ValueClaim | SignClaim | EqualsClaim | SlopeClaim | RatioClaim | ContextClaim,
     Field(discriminator="kind"),
-    BeforeValidator(_with_kind),
+    BeforeValidator(with_kind),
 ]

@@ -82,7 +82,8 @@ class SelectionRule(Frozen):
     where: Plain = Field({}, description="Values of row keys.")
 
 
-def _expand_by(value: object) -> object:
+def expand_by(value: object) -> object:
+    """Expand the short form of a selection rule, `clean`, to `{by: clean}`."""
     return {"by": value} if isinstance(value, str) else value
 
 
@@ -110,7 +111,7 @@ class Table(Frozen):
         description="Heading of each column, by its name: a perturbation, measurement, `PERTURBATION.loss`, "
         "`PERTURBATION.distance` or `MEASUREMENT.DETAIL`, any of these with `@EVALUATION`, or a derived column.",
     )
-    select_by: Annotated[SelectionRule, BeforeValidator(_expand_by)] | None = Field(
+    select_by: Annotated[SelectionRule, BeforeValidator(expand_by)] | None = Field(
         None, description="Mark the row that this rule chooses."
     )
     figures: tuple[Figure, ...] = Field((), description="Kinds of figures. Empty: the one that suits the layout.")
