@@ -92,15 +92,20 @@ class SignClaim(_Claim):
     sign: Literal[-1, 1] = Field(description="1: above zero. -1: below.")
 
 
-class EqualsClaim(_NumberClaim):
+class _ToleranceClaim(_NumberClaim):
+    """A claim that a number equals the stated one."""
+
+    tolerance: NonNegative = Field(description="It holds within this much.")
+
+
+class EqualsClaim(_ToleranceClaim):
     """A number or a difference that equals a value."""
 
     kind: Literal["equals"] = "equals"
-    tolerance: NonNegative = Field(description="It holds within this much.")
     exact: bool = Field(False, description="Nothing random enters, so one seed is enough.")
 
 
-class SlopeClaim(_NumberClaim):
+class SlopeClaim(_ToleranceClaim):
     """The power with which an arm's number grows: the slope of its logarithm against that of a row key."""
 
     kind: Literal["slope"] = "slope"
@@ -109,7 +114,6 @@ class SlopeClaim(_NumberClaim):
 
     along: str = Field(description="The row key.")
     power: Count = Field(1, description="Power that the row key is raised to.")
-    tolerance: NonNegative = Field(description="It holds within this much.")
 
     @property
     def row_keys(self) -> list[str]:
@@ -117,14 +121,12 @@ class SlopeClaim(_NumberClaim):
         return [*super().row_keys, self.along]
 
 
-class RatioClaim(_NumberClaim):
+class RatioClaim(_ToleranceClaim):
     """The first arm's number divided by the second's."""
 
     kind: Literal["ratio"] = "ratio"
     arm_counts = (2,)
     in_unit = False
-
-    tolerance: NonNegative = Field(description="It holds within this much.")
 
 
 class ContextClaim(_NumberClaim):
