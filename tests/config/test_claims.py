@@ -82,6 +82,14 @@ def test_claims_that_make_no_sense_are_refused(fields: dict[str, Any], message: 
     assert "\n" not in str(caught.value)
 
 
+def test_the_key_of_a_mistake_is_the_one_that_was_written() -> None:
+    for kind in ({}, {"kind": "value"}):
+        with pytest.raises(
+            ConfigError, match=r"^small\.yaml: claims\.0\.perturbations: expected a list, e\.g\. \[bim\]"
+        ):
+            small(claims=[{**kind, "perturbations": "bim", "value": 1, "source": "text"}])
+
+
 # As files of 0.1 have them, with every default written out.
 STORED = dict.fromkeys(["arm", "against", "along", "value", "sem", "tolerance", "sign"]) | {
     "how": "difference", "power": 1, "approximate": False, "exact": False, "text": "", "remark": "", "where": {},

@@ -499,16 +499,13 @@ def test_one_seed_has_an_interval_over_its_examples(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arm", ["batch"])
 def test_an_accuracy_of_one_seed_has_an_interval_too(tmp_path: Path, arm: str) -> None:
-    paper = [{"kind": "context", "arms": [arm], "perturbations": ["clean"], "value": 0.9, "source": "text"}]
+    paper = [about(kind="context", arms=[arm], perturbations=["clean"], value=0.9)]
     assert judged(tmp_path, one_seed(claims=paper), by_arm(ONE_SEED)).over_examples == (1.0, 1.0)
 
 
 def test_a_difference_between_rows_has_an_interval_too(tmp_path: Path) -> None:
-    paper = {"kind": "sign", "where": {"data.width": 56}, "arms": ["batch", at("none", data__width=28)], "sign": 1}
-    experiment = one_seed(
-        grid={"data.width": [28, 56], "normalization": ["none", "batch"]},
-        claims=[{"perturbations": ["bim"], "source": "text", **paper}],
-    )
+    paper = about(**SIGN, where={"data.width": 56}, arms=["batch", at("none", data__width=28)])
+    experiment = one_seed(grid={"data.width": [28, 56], "normalization": ["none", "batch"]}, claims=[paper])
     found = judged(tmp_path, experiment, lambda cell, name: {28: 0.0, 56: 1.0}[cell.data.width or 0])
     assert found.over_examples == (1.0, 1.0)
 
@@ -523,7 +520,7 @@ def shown(root: Path, experiment: Experiment, **options: Any) -> tuple[str, tupl
 
 
 FOOTNOTE = "examples [...]: with one seed, the 95% bootstrap interval over the examples of its runs alone"
-CLEAN_EQUAL = [{"kind": "equals", "perturbations": ["clean"], "value": 0.0, "tolerance": 0.1, "source": "text"}]
+CLEAN_EQUAL = [about(kind="equals", perturbations=["clean"], value=0.0, tolerance=0.1)]
 
 
 def test_the_interval_is_in_table_footnote_and_json(tmp_path: Path) -> None:
@@ -575,22 +572,14 @@ def test_without_outcomes_there_is_no_interval(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- smaller scales
 
 
-@pytest.mark.parametrize("scale", ["quick"])
-def test_every_judged_claim_is_a_preview_at_a_smaller_scale(tmp_path: Path, scale: str) -> None:
+def test_every_judged_claim_is_a_preview_at_a_smaller_scale(tmp_path: Path) -> None:
     paper = [
         *MEASURED["claims"],
-        {"kind": "context", "arms": ["none"], "perturbations": ["bim"], "value": 0.2, "source": "text"},
-        {
-            "kind": "equals",
-            "arms": ["none"],
-            "perturbations": ["tilt"],
-            "value": 60.0,
-            "tolerance": 1.0,
-            "source": "text",
-        },
-        {"kind": "context", "perturbations": ["bim"], "value": 0.46, "source": "text"},
+        about(kind="context", arms=["none"], value=0.2),
+        about(kind="equals", arms=["none"], perturbations=["tilt"], value=60.0, tolerance=1.0),
+        about(kind="context", value=0.46),
     ]
-    found = comparisons(tmp_path, small(**{**MEASURED, "scale": scale, "claims": paper}), measured)
+    found = comparisons(tmp_path, small(**{**MEASURED, "scale": "quick", "claims": paper}), measured)
     assert [(c.verdict, c.verdict_at_full_scale) for c in found] == [
         *[("preview", "holds")] * 5, ("context", "context"), ("preview", "fails"), ("context", "context"),
     ]  # fmt: skip
