@@ -38,7 +38,7 @@ _result = o.option("Results")
 @_result(
     "--out",
     type=o.OUTPUT_FOLDER,
-    help="Folder of the tables (Markdown) and heat maps (SVG, PNG).  [default: RUNS/report with --matrix, else none]",
+    help="Folder of a page of all tables, transfer.md.  [default: none]",
 )
 @o.data_options
 @o.strategy_option
@@ -58,20 +58,20 @@ def command(
     is adversarial for SRC, which leaves examples near SRC's boundary, where they transfer less.
     """
     o.set_up(verbose)
-    from bn_vuln.evaluation.transfer import default_fields
     from bn_vuln.reporting import transfer as report
 
-    if not o.is_given("keep"):
-        options |= default_fields(options["name"])
+    if not o.is_given("keep") and options["name"] in ("bim", "pgd"):
+        options["keep"] = "last"
     transfers = _run(models, matrix, runs, options)
-    folder = out or (runs / "report" if matrix else None)
-    files = report.write(transfers, folder) if folder else []
+    if out is not None:
+        from bn_vuln.runtime.files import atomic_write
+
+        atomic_write(out / "transfer.md", report.markdown(transfers))
+        o.log(f"report: {out / 'transfer.md'}")
     if as_json:
-        o.print_json({**report.to_json(transfers), "files": [str(path) for path in files]})
+        o.print_json(report.to_json(transfers))
     else:
         _print(transfers, matrix)
-    for path in files[-1:]:
-        o.log(f"report: {path}")
     folders = list(dict.fromkeys(path if path.is_dir() else runs for path in models))
     o.closing(", ".join(map(str, folders)), f"bnvuln show {o.quote(models[-1])}", quiet=options["quiet"])
 
@@ -88,9 +88,8 @@ def _print(transfers: TransferResult, matrix: bool) -> None:
     from bn_vuln.reporting import transfer as report
     from bn_vuln.reporting.tables import text_table, wrap
 
-    tables = [report.matrix_table(transfers, q) for q in report.QUANTITIES] if matrix else []
     click.echo("\n".join(wrap(report.describe(transfers), 80)))
-    for table in tables or [report.pairs_table(transfers)]:
+    for table in report.matrices(transfers) if matrix else [report.pairs_table(transfers)]:
         click.echo(f"\n{table.title}\n{text_table(table)}")
     click.echo()
     for line in report.flag_lines(transfers):

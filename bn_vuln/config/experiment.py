@@ -14,7 +14,7 @@ from bn_vuln.config.claim import Claim
 from bn_vuln.config.column import SEPARATOR, VALUE, Column, DerivedColumn, column_name, measured_columns
 from bn_vuln.config.identity import digest, perturbation_identity
 from bn_vuln.config.measurement import ColumnUnit, Measurement
-from bn_vuln.config.perturbation import Evaluation, Perturbation, with_eps_grid
+from bn_vuln.config.perturbation import Evaluation, Perturbation, Transfer, with_eps_grid
 from bn_vuln.config.types import Frozen, Index, NonNegative, config_error, nearest, reject_if
 from bn_vuln.typing import Plain
 
@@ -57,6 +57,11 @@ class EvaluationPlan:
     perturbations: Mapping[str, Perturbation]
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
     name: str = ""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources of its transfers."""
+        return tuple(dict.fromkeys(one.source for one in self.perturbations.values() if isinstance(one, Transfer)))
 
     def column(self, name: str) -> str:
         """Return the name of the column NAME at this evaluation: NAME, or NAME@EVALUATION."""

@@ -86,7 +86,7 @@ def _members(experiments: Sequence[Experiment]) -> dict[tuple[str, str], list[st
         for task in runner.tasks(experiment):
             cell_id, dataset = digest(identity_of(task.cell)), task.cell.data.canonical
             members.setdefault((cell_id, ""), []).append(stem)
-            if dataset not in columns:
+            if task.sources or dataset not in columns:  # of transfers each cell has its own
                 columns[dataset] = {
                     plan.column(name): own for plan in task.plans for name, own in plan.ids(dataset).items()
                 }

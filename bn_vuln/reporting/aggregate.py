@@ -19,10 +19,13 @@ from bn_vuln.config import (
     canonical_json,
     digest,
 )
-from bn_vuln.config.grid import arm_of, check_layout, expand, lookup_or_none
+from bn_vuln.config.grid import arm_of, cell_plans, check_layout, expand, lookup_or_none
 from bn_vuln.records import Store
+from bn_vuln.records.comparability import with_check_of_transfer
 from bn_vuln.reporting.claims import Comparison, compare, unequal_arms
 from bn_vuln.reporting.results import Block, Difference, Run, Value, has, mean_over_arms
+
+Ids = Mapping[tuple[str, str], str]  # (name, name of the evaluation) -> id
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,15 @@ def aggregate(experiment: Experiment, results: Path | Store) -> Results:
     store = records.open_store(results) if isinstance(results, Path) else results
     cells = expand(experiment)
     check_layout(experiment, cells)
-    ids = {
-        dataset: {(name, plan.name): own for plan in experiment.plans for name, own in plan.ids(dataset).items()}
-        for dataset in {cell.data.canonical for cell in cells}
-    }
-    runs = [_read(cell, experiment, store, ids[cell.data.canonical]) for cell in cells]
+    plans = cell_plans(experiment, cells)
+    shared: dict[tuple[str, int], Ids] = {}  # by data set and plans: without transfers all cells have the same
+    for cell, own in zip(cells, plans, strict=True):
+        if (key := (cell.data.canonical, id(own))) not in shared:
+            shared[key] = {(name, plan.name): found for plan in own for name, found in plan.ids(key[0]).items()}
+    runs = [
+        _read(cell, experiment, store, shared[cell.data.canonical, id(own)])
+        for cell, own in zip(cells, plans, strict=True)
+    ]
     blocks = _select(experiment, [_block(experiment, group) for group in _group(experiment, runs)])
     # Records of a run that took time of their own: those of an eps grid are one search, of which each has the time, and
     # evaluations may agree.
@@ -93,7 +100,7 @@ def _distinct(items: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(items)))
 
 
-def _read(cell: Cell, experiment: Experiment, store: Store, ids: Mapping[tuple[str, str], str]) -> Run:
+def _read(cell: Cell, experiment: Experiment, store: Store, ids: Ids) -> Run:
     cell_id = digest(config.identity_of(cell))
     known = experiment.measurements
     found = {key: store.record(cell_id, own) for key, own in ids.items() if key[0] not in known}
@@ -104,7 +111,7 @@ def _read(cell: Cell, experiment: Experiment, store: Store, ids: Mapping[tuple[s
         store,
         cell_id,
         store.training(cell_id),
-        {key: record for key, record in found.items() if record},
+        {key: with_check_of_transfer(store, cell_id, record) for key, record in found.items() if record},
         {key: record for key, record in measured.items() if record},
     )
 
