@@ -82,10 +82,9 @@ class ValueClaim(_NumberClaim):
 
 
 class SignClaim(_Claim):
-    """A difference above or below zero, of any size."""
+    """A difference above or below zero, of any size: of two arms, or of two columns of one (a derived difference)."""
 
     kind: Literal["sign"] = "sign"
-    arm_counts = (0, 2)
     value: ClassVar[None] = None
     sem: ClassVar[None] = None
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from bn_vuln.config.claim import Claim
+from bn_vuln.config.claim import Claim, SignClaim
 from bn_vuln.config.column import SEPARATOR, VALUE, Column, DerivedColumn, column_name, measured_columns
 from bn_vuln.config.identity import digest, perturbation_identity
 from bn_vuln.config.measurement import ColumnUnit, Measurement
@@ -92,7 +92,9 @@ def expand_by(value: object) -> object:
     return {"by": value} if isinstance(value, str) else value
 
 
-Figure = Literal["differences", "candidates", "curves", "boundaries", "spectra", "heatmaps", "examples", "eps_curves"]
+Figure = Literal[
+    "differences", "candidates", "curves", "boundaries", "spectra", "heatmaps", "matrix", "examples", "eps_curves"
+]  # fmt: skip
 
 
 class Table(Frozen):
@@ -219,6 +221,10 @@ class Experiment(Frozen):
         _reject_unknown(
             "claims", [p for claim in self.claims for p in claim.perturbations], "table.columns", table.columns
         )
+        for claim in (one for one in self.claims if isinstance(one, SignClaim) and len(one.arms) == 1):
+            wrong = [name for name in claim.perturbations if self.columns[name].unit != "points"]
+            message = "claims: a sign is that of a difference: expected two arms, or one and derived differences"
+            reject_if((wrong, message + ", received {wrong}"), wrong=", ".join(wrong))
         selecting = filter(None, [rule.by, rule.of]) if rule else ()
         _reject_unknown("table.select_by", selecting, "table.columns", table.columns)
         _reject_unknown("table and claims", self._row_keys(), "table.rows", table.rows)

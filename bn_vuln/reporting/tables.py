@@ -271,7 +271,7 @@ def sign_convention(results: Results) -> str:
     """Return the meaning of a negative number, where it is the same everywhere."""
     experiment, table = results.experiment, results.experiment.table
     is_cost = all(
-        (c.arm is None and experiment.columns[c.perturbation].unit == "%") or not c.claim.is_contrast
+        (c.arm is None and experiment.columns[c.perturbation].is_accuracy) or not c.claim.is_contrast
         for c in results.comparisons
     )
     arms = (table.treatment, table.reference)

@@ -462,6 +462,7 @@ QUICK: tuple[str, ...] = ()
 BEYOND = (  # the others: in other files
     "normalizations", "batch_statistics", "adapted_statistics", "strong_cifar10", "table2_matched",
     "resnet20", "strong_resnet20", "posthoc_c", "posthoc_c_conv", "table2_short", "table2_short_settings",
+    "transfer_mnist", "transfer_cifar10",
 )  # fmt: skip
 
 

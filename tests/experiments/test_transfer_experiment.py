@@ -150,3 +150,30 @@ def test_a_transfer_that_beats_the_white_box_attack_is_flagged(tmp_path):
     flags = {arm: block.arms[arm]["from_batch"].flags for arm in block.arms}
     assert flags["batch"] == ()
     assert [(flag.check, flag.value) for flag in flags["none"]] == [(6, pytest.approx(10 / 90))]
+
+
+def test_the_rate_is_a_column_and_the_sign_of_a_difference_of_rates_a_claim(tmp_path):
+    columns = ["from_none.transfer_rate", "from_batch.transfer_rate", "more"]
+    claims = [
+        {"kind": "sign", "sign": sign, "arms": ["none"], "perturbations": ["more"], "source": "x"} for sign in (-1, 1)
+    ]
+    arms = ("none", "batch")
+    changes = {
+        "seeds": [0, 1, 2],
+        "perturbations": {f"from_{arm}": {"kind": "transfer", "source": arm, "attack": FGSM} for arm in arms},
+        "derived": {"more": {"difference": ["from_batch.transfer_rate", "from_none.transfer_rate"]}},
+        "table": {"columns": {name: name for name in columns}},
+        "claims": claims,
+    }
+    experiment = small(**changes)
+    rates = {
+        ("none", "from_none.transfer_rate"): [0.5, 0.5, 0.5],
+        ("none", "from_batch.transfer_rate"): [0.3, 0.32, 0.28],
+    }
+    root = fill(tmp_path, experiment, lambda cell, name: 0.5, n=1000, also=by_arm(rates))
+    results = aggregate(experiment, root)
+    values = results.blocks[0].arms["none"]
+    assert values["more"].by_seed == pytest.approx({0: -0.2, 1: -0.18, 2: -0.22})
+    assert [comparison.verdict for comparison in results.comparisons] == ["holds", "fails"]
+    with pytest.raises(ConfigError, match=r"expected two arms, or one and derived differences, received from_none"):
+        small(**{**changes, "claims": [{**claims[0], "perturbations": columns[:1]}]})

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from bn_vuln.config import Figure
 from bn_vuln.records import Damaged
 from bn_vuln.reporting.aggregate import Results
-from bn_vuln.reporting.figures import boundaries, curves, differences, eps_curves, examples, heatmaps, spectra
+from bn_vuln.reporting.figures import boundaries, curves, differences, eps_curves, examples, heatmaps, matrix, spectra
 from bn_vuln.reporting.figures.style import FigureFile, styled_pyplot
 
 KINDS: dict[Figure, Callable[[Results, str], list[FigureFile]]] = {
@@ -20,6 +20,7 @@ KINDS: dict[Figure, Callable[[Results, str], list[FigureFile]]] = {
     "boundaries": boundaries.draw,
     "spectra": spectra.draw,
     "heatmaps": heatmaps.draw,
+    "matrix": matrix.draw,
     "examples": examples.draw,
     "eps_curves": eps_curves.draw,
 }
