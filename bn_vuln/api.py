@@ -34,6 +34,7 @@ from bn_vuln.config import (
     Perturbation,
     Scale,
     Suite,
+    Transfer,
     to_plain,
 )
 from bn_vuln.errors import UsageError
@@ -305,32 +306,36 @@ def transfer(
     if isinstance(images, Mapping | Attack):  # as the second argument was, before there were images
         attack, images = images, None
     from bn_vuln.evaluation import opening
-    from bn_vuln.evaluation.transfer import Model, default_fields, run
+    from bn_vuln.evaluation.transfer import run
 
-    fields, others = split(options, Attack, MinimumNorm)
-    name = (
-        attack if isinstance(attack, str) else str(attack.get("attack", "pgd")) if isinstance(attack, Mapping) else ""
-    )
-    checked = _attack(attack, {**default_fields(name), **fields})
-    if not isinstance(checked, Attack):
-        raise UsageError(f"transfer is of attacks at an eps: {checked.attack} has none")
+    fields, others = split(options, Attack)
+    if isinstance(attack, Attack):
+        given: object = _attack(attack, fields)
+    else:
+        given = {"eps": "8/255", **fields, **({"attack": attack} if isinstance(attack, str) else attack)}
+    checked = config.validate(Transfer, {"source": "-", "attack": given}, "transfer").attack
     settings = parse({"root": RUNS, **others}, images, labels)
     if len({str(target) if isinstance(target, str | Path) else id(target) for target in models}) < 2:
         raise UsageError(_TWO_MODELS)
     shared = _for_each(models, settings)
     for target, own in zip(models, shared, strict=True):
         opening.check(target, own.request)
-    opened = [_opened(target, own) for target, own in zip(models, shared, strict=True)]
-    found = [Model(one.classifier, one.folder or RUNS / one.classifier.id, _label(target, one.classifier))
-             for target, one in zip(models, opened, strict=True)]  # fmt: skip
-    if len({model.id for model in found}) < 2:
+    opened: dict[str, Opened] = {}
+    names: dict[str, str] = {}
+    for target, own in zip(models, shared, strict=True):
+        one = _opened(target, own)
+        opened.setdefault(one.classifier.id, one)
+        names.setdefault(one.classifier.id, _label(target, one.classifier))
+    if len(opened) < 2:
         raise UsageError(_TWO_MODELS)
     return run(
-        found if matrix else found[:1],
-        found,
+        opened,
+        names,
+        list(opened) if matrix else list(opened)[:1],
         checked,
-        opened[0].evaluation,
+        force=settings.force,
         batch_size=settings.batch_size,
+        checks=settings.checks,
         distribution=choose(settings.strategy),
         progress=settings.progress,
     )
@@ -740,6 +745,7 @@ def _measured(
     """(records by name, the results of those that were measured now)."""
     from bn_vuln.evaluation import evaluator
 
+    perturbations, sources = _with_sources(perturbations, settings)
     wanted = config.with_eps_grid(perturbations)
     known = {} if settings.force or settings.checks == "full" else evaluator.recorded(
         opened.classifier, wanted, opened.evaluation, opened.folder
@@ -758,6 +764,7 @@ def _measured(
         batch_size=settings.batch_size,
         checks=settings.checks,
         distribution=choose(settings.strategy),
+        sources=sources,
         keep_images=keep_images,
         progress=settings.progress,
     ):
@@ -765,6 +772,24 @@ def _measured(
         if keep_results:
             results[name] = result
     return {name: found[name] for name in wanted}, results
+
+
+def _with_sources(
+    perturbations: Mapping[str, Perturbation], settings: Settings
+) -> tuple[dict[str, Perturbation], dict[str, Classifier]]:
+    """(the perturbations, in which the sources of transfers are ids; these models by their ids)."""
+    from bn_vuln.external import loading
+
+    found, sources = dict(perturbations), {}
+    for name, perturbation in perturbations.items():
+        if isinstance(perturbation, Transfer):
+            target, root = perturbation.source, settings.request.root or RUNS
+            if not (Path(target).exists() or loading.is_external(target)) and (root / target).is_dir():
+                target = str(root / target)
+            source = _opened(target, _for_each([target], settings)[0]).classifier
+            found[name] = perturbation.model_copy(update={"source": source.id, "seed": "next"})
+            sources[source.id] = source
+    return found, sources
 
 
 def _label(target: Target, classifier: Classifier) -> str:

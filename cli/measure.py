@@ -67,7 +67,7 @@ _SAVE = "File for images, labels, which of them are classified correctly, and di
 _SUITES = f"Suite: {', '.join(o.shipped('suites'))}, or a YAML file of perturbations and measurements."
 _OF_SUITE = dict.fromkeys(("split", "limit", "bn_statistics"), "the suite's")
 _suite_option = cloup.option("--suite", default="quick", show_default=True, metavar="NAME", help=_SUITES)
-_TRANSFER_OUT = "Folder of the tables and heat maps.  [default: RUNS/report with --matrix, else none]"
+_TRANSFER_OUT = "Folder of a page of all tables, transfer.md.  [default: none]"
 _REQUIRE = f"{AuditOptions.model_fields['require'].description} Exit code 1 unless it holds. Several are allowed."
 _AUDIT_OUT = "Folder of the page; an audit that was interrupted goes on there.  [default: audits/MODEL]"
 _FROM_AUDIT = "Make the change that an audit advises first. Model, data and eps are those of the audit."
@@ -224,17 +224,14 @@ def transfer(models: tuple[Path, ...], matrix: bool, runs: Path, out: Path | Non
     """
     from bn_vuln import api
     from bn_vuln.reporting import transfer as report
+    from bn_vuln.runtime.files import atomic_write
 
     shared = asked({**options, "runs": runs})
     transfers = api.transfer(models, attack=attack_fields(options), matrix=matrix, **shared)
-    folder = out or (runs / "report" if matrix else None)
-    files = report.write(transfers, folder) if folder else []
-    if options["as_json"]:
-        o.print_json({**report.to_json(transfers), "files": [str(path) for path in files]})
-    else:
-        click.echo(report.text(transfers, matrix=matrix))
-    for path in files[-1:]:
-        o.log(f"report: {path}")
+    if out is not None:
+        atomic_write(out / "transfer.md", report.markdown(transfers))
+        o.log(f"report: {out / 'transfer.md'}")
+    o.print_json(report.to_json(transfers)) if options["as_json"] else click.echo(report.text(transfers, matrix=matrix))
     folders = list(dict.fromkeys(path if path.is_dir() else runs for path in models))
     o.closing(", ".join(map(str, folders)), f"bnvuln show {o.quote(models[-1])}", quiet=options["quiet"])
 

@@ -25,13 +25,14 @@ from bn_vuln.config import (
     validate,
     with_eps_grid,
 )
-from bn_vuln.config.grid import expand
+from bn_vuln.config.grid import cell_plans, expand
 from bn_vuln.experiments.runner import experiment_path
 from bn_vuln.records import Flag, MeasurementRecord, Record, TrainingRecord
 from bn_vuln.runtime.files import atomic_write
 
 DEVICE = "CPU made up"
 MACHINE: dict[str, Any] = {"versions": {"tensorflow": "2.99", "bnvuln": "0.0"}, "device": DEVICE}
+HARMS: dict[str, Any] = {"kind": "value", "value": -0.4, "sem": 0.01}  # by 40 points
 SMALL: dict[str, Any] = {
     "name": "small",
     "title": "A small experiment",
@@ -42,7 +43,7 @@ SMALL: dict[str, Any] = {
     "seeds": [0, 1, 2, 3],
     "perturbations": {"clean": {"kind": "clean"}, "bim": {"kind": "attack", "attack": "bim", "eps": 0.1}},
     "table": {"rows": ["data.width"], "columns": {"clean": "clean", "bim": "BIM"}},
-    "claims": [{"where": {"data.width": 28}, "perturbations": ["bim"], "value": -0.4, "sem": 0.01, "source": "text"}],
+    "claims": [{**HARMS, "where": {"data.width": 28}, "perturbations": ["bim"], "source": "text"}],
 }
 # By arm and perturbation, the accuracy of each seed: batch norm costs nothing clean and about 40 points under BIM.
 HARM: dict[tuple[str, str], Sequence[float]] = {
@@ -110,12 +111,13 @@ def fill(
     them.
     """
     atomic_write(experiment_path(root, experiment), to_yaml(experiment))
-    for cell in expand(experiment):
+    cells = expand(experiment)
+    for cell, plans in zip(cells, cell_plans(experiment, cells), strict=True):
         if missing(cell):
             continue
         folder = root / digest(identity_of(cell))
         atomic_write(folder / "training.json", records.to_json(training(folder.name, failed=failed(cell))))
-        for plan in () if failed(cell) else experiment.plans:
+        for plan in () if failed(cell) else plans:
             _write_plan(folder, cell, plan, accuracy, n, flags, also, arrays)
     return root
 
@@ -168,7 +170,8 @@ def write_at(
     """Write one record of a cell, the first of its n outcomes correct; `metrics` are further fields of it."""
     perturbation = with_eps_grid(plan.perturbations)[name]
     fields = perturbation_identity(plan.evaluation, cell.data.canonical, perturbation)
-    correct = min(n, round(accuracy * n))
+    correct, rate = min(n, round(accuracy * n)), metrics.pop("transfer_rate", None)
+    rate = rate if perturbation.kind == "transfer" else None
     record = Record(
         cell_id=folder.name,
         perturbation_id=digest(fields),
@@ -178,6 +181,8 @@ def write_at(
         correct=correct,
         accuracy=correct / n,
         corruption_source="made" if perturbation.kind == "corruption" else None,
+        eligible=None if rate is None else n - correct,
+        transferred=None if rate is None else round(rate * (n - correct)),
         flags=tuple(flags),
         seconds=1.0,
         **metrics,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
-from bn_vuln.cli.main import bnvuln
+from bn_vuln.cli.main import bnvuln as program
 
 from bn_vuln.config.schema import field_rows
 
@@ -25,8 +26,9 @@ import make_docs  # noqa: E402
 
 def commands(text: str) -> Iterator[list[str]]:
     """The words of each `bnvuln ...` line of a page's code, without what a shell does with the output."""
-    blocks = re.findall(r"^ *```(?:sh|bash|console)?\n(.*?)^ *```", text, re.M | re.S)
-    lines = [line.strip().removeprefix("$ ") for block in blocks for line in block.splitlines()]
+    blocks = re.findall(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", text, re.M | re.S)
+    shown = [block for language, block in blocks if language in ("", "sh", "bash", "console")]
+    lines = [line.strip().removeprefix("$ ") for block in shown for line in block.replace("\\\n", " ").splitlines()]
     spans = re.findall(r"(?<!`)`(bnvuln [^`\n]+)`", text)
     for line in [*lines, *spans]:
         if line.startswith(("bnvuln ", "BNVULN_LOGICAL_CPUS")):
@@ -36,7 +38,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 def check(words: list[str]) -> None:
     """Fail unless the command and all of its options exist."""
-    command, context, rest = bnvuln, click.Context(bnvuln), words
+    command, context, rest = program, click.Context(program), words
     while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
         found = command.get_command(context, rest[0])
         assert found is not None, f"no command {rest[0]}: bnvuln {' '.join(words)}"
@@ -139,6 +141,27 @@ def test_code_names_exist() -> None:
     assert code_names("`no_such_name`, `NoClass.shifted_by`, `NoSuchClass`, `call()`, `pgd`") == {
         "no_such_name", "NoClass", "shifted_by", "NoSuchClass", "call",
     }  # fmt: skip
+
+
+def test_the_experiment_in_ten_lines_runs_as_it_is_written(bnvuln, tmp_path: Path, monkeypatch) -> None:
+    """On less; with the claim that the page adds, and the line for editors."""
+    page = (DOCS / "guide" / "experiment-in-ten-lines.md").read_text(encoding="utf-8")
+    experiment, claim, editor = re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S)
+    assert (len(experiment.splitlines()), len(claim.splitlines())) == (10, 1)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(editor + experiment + claim)
+    command = next(words for words in commands(page) if words[0] == "reproduce")
+    less = ("seeds=[0]", "train.epochs=2", "evaluation.limit=50")
+    code, out, err = bnvuln(*command, "--json", *(word for one in less for word in ("--set", one)))
+    assert code == 0, err
+    found = json.loads(out)
+    assert [(row["arm"], row["perturbation"], row["n"]) for row in found["rows"]] == [
+        (arm, column, 1) for arm in ("none", "batch") for column in ("clean", "pgd")
+    ]
+    assert [(one["perturbation"], one["verdict"]) for one in found["comparisons"]] == [("pgd", "preview")]
+    (place,) = re.findall(r"\$schema=(\S+)", editor)
+    assert ["config", "schema"] in list(commands(page))
+    assert f"bnvuln config schema > {place}\n" in page
 
 
 def test_the_map_names_functions_of_the_file_beside_them() -> None:

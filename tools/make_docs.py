@@ -337,6 +337,7 @@ CONFIGS = {
     "evaluation.settings": "Options of all that evaluate",
     "auditing.options": "Options of an audit",
     "auditing.mend_request": "Options of a mend",
+    "claim": "Claims",
 }
 
 

@@ -1,4 +1,4 @@
-"""Means, standard errors, differences between arms, and the verdict against a published figure."""
+"""Means, standard errors, differences between arms, intervals and slopes."""
 
 from __future__ import annotations
 
@@ -171,56 +171,3 @@ def log_log_slope(x: ArrayLike, y: ArrayLike) -> float:
     # As scipy.stats.linregress, whose import takes longer than a report.
     variance, covariance, _, _ = np.cov(np.log(first), np.log(second), bias=True).flat
     return float(covariance / variance)
-
-
-def difference_verdict(ours: Estimate | None, value: float, sem: float | None) -> str:
-    """Judge our signed difference against the paper's `value` +- `sem`.
-
-    `holds`: the 95% t-interval excludes 0 with the paper's sign, and |d - D| <= 2 sqrt(s^2 + e^2) or
-    |d| >= |D| / 2. `holds in sign`: excludes 0, same sign. `fails`: excludes 0, opposite sign. `undecided`:
-    includes 0, or n < 3. `not run`: no estimate.
-    """
-    if ours is None:
-        return "not run"
-    interval = ours.interval()
-    if ours.n < 3 or interval is None or ours.sem is None or interval[0] <= 0 <= interval[1]:
-        return "undecided"
-    if math.copysign(1, ours.mean) != math.copysign(1, value):
-        return "fails"
-    near = abs(ours.mean - value) <= 2 * math.hypot(sem or 0.0, ours.sem)
-    return "holds" if near or abs(ours.mean) >= abs(value) / 2 else "holds in sign"
-
-
-def equality_verdict(ours: Estimate | None, value: float, sem: float | None, tolerance: float) -> str:
-    """Judge our number against a claim that it equals `value` +- `sem`.
-
-    `holds`: |ours - value| <= max(tolerance, 2 sqrt(s^2 + e^2)) with the two SEMs; `fails`: farther. `undecided`: n < 3
-    or no SEM, unless there is no chance in ours (n = 1 with SEM 0, which no average over seeds has). `not run`: no
-    estimate.
-    """
-    if ours is None:
-        return "not run"
-    exact = ours.n == 1 and ours.sem == 0
-    if not exact and (ours.n < 3 or ours.sem is None):
-        return "undecided"
-    near = abs(ours.mean - value) <= max(tolerance, 2 * math.hypot(sem or 0.0, ours.sem or 0.0))
-    return "holds" if near else "fails"
-
-
-def sign_verdict(ours: Estimate | None, sign: int) -> str:
-    """Judge our signed number against a claim of its `sign`, -1 or +1, alone.
-
-    `holds`: the 95% t-interval excludes 0 with that sign; `fails`: with the opposite one. `undecided`: includes 0, or
-    n < 3. `not run`: no estimate.
-
-    Raises:
-        ValueError: The sign is another.
-    """
-    if sign not in (-1, 1):
-        raise ValueError(f"a sign is -1 or +1, not {sign}")
-    if ours is None:
-        return "not run"
-    interval = ours.interval()
-    if ours.n < 3 or interval is None or interval[0] <= 0 <= interval[1]:
-        return "undecided"
-    return "holds" if sign * ours.mean > 0 else "fails"

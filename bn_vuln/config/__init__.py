@@ -27,6 +27,16 @@ from bn_vuln.config.cell import (
     StepSchedule,
     Train,
 )
+from bn_vuln.config.claim import (
+    Claim,
+    ComparedArm,
+    ContextClaim,
+    EqualsClaim,
+    RatioClaim,
+    SignClaim,
+    SlopeClaim,
+    ValueClaim,
+)
 from bn_vuln.config.column import METRICS, VALUE, Column, DerivedColumn, column_name
 from bn_vuln.config.describe import (
     describe_cell,
@@ -40,8 +50,6 @@ from bn_vuln.config.describe import (
 )
 from bn_vuln.config.experiment import (
     SCALES,
-    Baseline,
-    Claim,
     EvaluationPlan,
     Experiment,
     ExperimentPart,
@@ -88,6 +96,7 @@ from bn_vuln.config.perturbation import (
     MinimumNorm,
     Perturbation,
     StandardizedBox,
+    Transfer,
     Unit,
     format_eps,
     with_eps_grid,
@@ -143,7 +152,13 @@ __all__ = [
     "Plan",
     "Figure",
     "Claim",
-    "Baseline",
+    "ComparedArm",
+    "ContextClaim",
+    "EqualsClaim",
+    "RatioClaim",
+    "SignClaim",
+    "SlopeClaim",
+    "ValueClaim",
     "Scale",
     "Table",
     "Fooling",
@@ -158,6 +173,7 @@ __all__ = [
     "Corruption",
     "Evaluation",
     "Perturbation",
+    "Transfer",
     "StandardizedBox",
     "Suite",
     "Unit",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pydantic import Field, model_validator
 
 from bn_vuln.config.measurement import ColumnUnit, Measurement
-from bn_vuln.config.perturbation import Attack, Clean, MinimumNorm, Perturbation, with_eps_grid
+from bn_vuln.config.perturbation import Attack, Clean, MinimumNorm, Perturbation, Transfer, with_eps_grid
 from bn_vuln.config.types import Frozen, reject_if
 
 SEPARATOR = "@"  # between the name of a column and that of an extra evaluation
@@ -20,7 +20,7 @@ class Metric:
     """A number of the record under a perturbation.
 
     Attributes:
-        field: Its field in `records.Record`.
+        field: Its field in `records.Record`, or property.
         meaning: What it is, for legends. {under} becomes `on clean images` or `under PGD, ...`, {perturbation} the
             description of the perturbation alone.
         unit: Gives its unit under a perturbation; None for those that do not have it.
@@ -45,6 +45,12 @@ METRICS: dict[str, Metric] = {
         "mean_distance",
         "mean distance from an image to the adversarial one found by {perturbation}",
         _unit_of_distances,
+    ),
+    "transfer_rate": Metric(
+        "transfer_rate",
+        "share of examples that are adversarial here, of those that are for the source and that both models classify "
+        "correctly when clean: {perturbation}",
+        lambda options: "%" if isinstance(options, Transfer) else None,
     ),
 }
 

@@ -24,6 +24,7 @@ from bn_vuln.config.perturbation import (
     MinimumNorm,
     Perturbation,
     StandardizedBox,
+    Transfer,
     format_eps,
 )
 from bn_vuln.config.types import Frozen
@@ -36,6 +37,7 @@ _BY_KIND: dict[str, type[Frozen]] = {
     "corruption": Corruption,
     "attack": Attack,
     "minimal": MinimumNorm,
+    "transfer": Transfer,
 }
 
 
@@ -80,6 +82,8 @@ def describe_perturbation(perturbation: Perturbation) -> str:
         return f"{p.corruption} severity {p.severity}" + (f", {p.source}" if p.source != "auto" else "")
     if isinstance(p, MinimumNorm):
         return _minimal_text(p)
+    if isinstance(p, Transfer):
+        return f"transfer from {p.source}: {describe_perturbation(p.attack)}"
     steps = f"{p.steps} {'queries' if p.attack == 'square' else 'step' if p.steps == 1 else 'steps'}"
     steps += f" of {format_eps(p.step_size)}" if p.step_size is not None else ""
     steps += f", {p.queries} queries" if p.attack == "strong" else ""
@@ -105,7 +109,8 @@ def describe_fields(fields: Mapping[str, Any]) -> str:
 
 def present_perturbation(fields: Mapping[str, Any]) -> Plain:
     """Return the perturbation or measurement of a record under the present names of its fields and values."""
-    return dict(_BY_KIND.get(fields["kind"], Frozen).with_present_names(fields))
+    nested = {"attack": present_perturbation(fields["attack"])} if fields["kind"] == "transfer" else {}
+    return {**_BY_KIND.get(fields["kind"], Frozen).with_present_names(fields), **nested}
 
 
 def is_cell(identity: Mapping[str, Any]) -> bool:

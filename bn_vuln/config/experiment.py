@@ -6,14 +6,16 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from bn_vuln.config.claim import Claim, SignClaim
 from bn_vuln.config.column import SEPARATOR, VALUE, Column, DerivedColumn, column_name, measured_columns
+from bn_vuln.config.identity import digest, perturbation_identity
 from bn_vuln.config.measurement import ColumnUnit, Measurement
-from bn_vuln.config.perturbation import Evaluation, Perturbation, with_eps_grid
-from bn_vuln.config.types import Count, Float, Frozen, Index, NonNegative, config_error, nearest, reject_if
+from bn_vuln.config.perturbation import Evaluation, Perturbation, Transfer, with_eps_grid
+from bn_vuln.config.types import Frozen, Index, NonNegative, config_error, nearest, reject_if
 from bn_vuln.typing import Plain
 
 Scale = Literal["smoke", "quick", "cpu", "full"]
@@ -56,101 +58,43 @@ class EvaluationPlan:
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
     name: str = ""
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources of its transfers."""
+        return tuple(dict.fromkeys(one.source for one in self.perturbations.values() if isinstance(one, Transfer)))
+
     def column(self, name: str) -> str:
         """Return the name of the column NAME at this evaluation: NAME, or NAME@EVALUATION."""
         return column_name(name, self.name)
 
-
-class Baseline(Frozen):
-    """The cells that a claim compares an arm with: those of `arm` in the table row `where`."""
-
-    where: Plain = Field(default={})
-    arm: str
-
-
-class Claim(Frozen):
-    """A claim about our `perturbations` (columns of the table), with the paper's figure where it has one.
-
-    Without an arm it is about the difference treatment - reference.
-
-    Attributes:
-        where: The table row, as values of row keys. Empty: every row.
-        arm: The arm that it is about.
-        against: The cells that the arm is compared with, paired by seed.
-        how: The comparison: `difference`, arm - against; `ratio`, arm / against; `slope`, that of the arm's logarithm
-            against the logarithm of the row key `along`, raised to `power`.
-        value: The published figure, in the column's unit, but a fraction for accuracies.
-        sem: Its standard error of the mean.
-        tolerance: The claim is that ours equals the value to within this much.
-        sign: In place of a value: the difference is above (1) or below (-1) zero.
-        approximate: The value is rounded or derived, and never judged.
-        exact: Nothing random enters, so one seed is enough.
-        text: Text of the claim.
-        source: Its place in the paper.
-        remark: An explanation of a difference between ours and the paper's.
-    """
-
-    where: Plain = Field(default={})
-    perturbations: tuple[str, ...] = Field(min_length=1)
-    arm: str | None = None
-    against: Baseline | None = None
-    how: Literal["difference", "ratio", "slope"] = "difference"
-    along: str | None = None
-    power: Count = 1
-    value: Float | None = None
-    sem: NonNegative | None = None
-    tolerance: NonNegative | None = None
-    sign: Literal[-1, 1] | None = None
-    approximate: bool = False
-    exact: bool = False
-    text: str = ""
-    source: str
-    remark: str = ""
-
-    @model_validator(mode="after")
-    def _options_agree(self) -> Claim:
-        signed, ratio, slope = self.sign is not None, self.how == "ratio", self.how == "slope"
-        reject_if(
-            ((self.value is None) == (self.sign is None), "expected a value or a sign"),
-            (self.against is not None and self.arm is None, "against needs an arm to compare"),
-            (ratio and self.against is None, "a ratio needs an arm and what it is against"),
-            (slope != (self.along is not None), "how: slope and along (a row key) belong together"),
-            (slope and (self.arm is None or self.against is not None), "a slope is that of one arm"),
-            (signed and self.tolerance is not None, "a sign has no tolerance"),
-            (
-                signed and (ratio or slope or not self.is_contrast),
-                "a sign is that of a difference: it needs against",
-            ),
-            (
-                ratio and self.tolerance is None and not self.approximate,
-                "a ratio is judged by equality: it needs a tolerance",
-            ),
-        )
-        return self
-
-    @property
-    def is_contrast(self) -> bool:
-        """True for a signed difference or a ratio, False for the value of one arm."""
-        return self.arm is None or self.against is not None
+    def ids(self, dataset: str) -> dict[str, str]:
+        """Return the ids of all perturbations and measurements, by name, of models that are trained on a data set."""
+        every = {**with_eps_grid(self.perturbations), **self.measurements}
+        return {name: digest(perturbation_identity(self.evaluation, dataset, own)) for name, own in every.items()}
 
 
 class SelectionRule(Frozen):
-    """The rule by which a row is chosen, for each value of the row keys `per`.
+    """The rule by which a row is chosen; the name of its column is its short form."""
 
-    Attributes:
-        by: The column whose mean over the arms is the highest in the chosen row.
-        of: Choose among the rows alone in which this column is at most `within` below that of the row `where`.
-        within: Tolerance as a fraction (0.01 = 1 point).
-    """
-
-    by: str
-    per: tuple[str, ...] = ()
-    of: str | None = None
-    within: NonNegative = 0.0
-    where: Plain = Field(default={})
+    by: str = Field(description="The column whose mean over the arms is the highest in the chosen row.")
+    per: tuple[str, ...] = Field((), description="Row keys; a row is chosen for each of their values.")
+    of: str | None = Field(
+        None,
+        description="Choose among the rows alone in which this column is at most `within` below that of the row "
+        "`where`.",
+    )
+    within: NonNegative = Field(0.0, description="Tolerance as a fraction (0.01 = 1 point).")
+    where: Plain = Field({}, description="Values of row keys.")
 
 
-Figure = Literal["differences", "candidates", "curves", "boundaries", "spectra", "heatmaps", "examples", "eps_curves"]
+def expand_by(value: object) -> object:
+    """Expand the short form of a selection rule, `clean`, to `{by: clean}`."""
+    return {"by": value} if isinstance(value, str) else value
+
+
+Figure = Literal[
+    "differences", "candidates", "curves", "boundaries", "spectra", "heatmaps", "matrix", "examples", "eps_curves"
+]  # fmt: skip
 
 
 class Table(Frozen):
@@ -159,7 +103,7 @@ class Table(Frozen):
     There is a block of rows for each value of the `rows` keys. Differences are `treatment` - `reference`.
     """
 
-    omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("arms", "choice", "figures", "x", "y")
+    stored_names: ClassVar[dict[str, str]] = {"select_by": "choice"}
     stored_values: ClassVar[dict[str, dict[str, str]]] = {"figures": {"eps_curves": "ladders"}}
 
     rows: tuple[str, ...] = Field((), description="Keys of the cells; each combination of their values is a row.")
@@ -174,16 +118,12 @@ class Table(Frozen):
         description="Heading of each column, by its name: a perturbation, measurement, `PERTURBATION.loss`, "
         "`PERTURBATION.distance` or `MEASUREMENT.DETAIL`, any of these with `@EVALUATION`, or a derived column.",
     )
-    select_by: str | None = Field(None, description="Mark the row with the highest mean of the arms in this column.")
-    choice: SelectionRule | None = Field(None, description="Mark the row that this rule chooses.")
+    select_by: Annotated[SelectionRule, BeforeValidator(expand_by)] | None = Field(
+        None, description="Mark the row that this rule chooses."
+    )
     figures: tuple[Figure, ...] = Field((), description="Kinds of figures. Empty: the one that suits the layout.")
     x: str | None = Field(None, description="The row key along which curves are drawn.")
     y: str | None = Field(None, description="The second row key of heat maps.")
-
-    @property
-    def selection_rule(self) -> SelectionRule | None:
-        """The rule by which a row is chosen, if one is."""
-        return self.choice or (SelectionRule(by=self.select_by) if self.select_by else None)
 
 
 class Experiment(Frozen):
@@ -221,6 +161,7 @@ class Experiment(Frozen):
     )
     table: Table = Field(description="The layout of the table and its figures.")
     claims: tuple[Claim, ...] = Field((), description="What is claimed, and what it is judged by.")
+    remarks: dict[str, str] = Field({}, description="Remarks of several claims, by name.")
 
     @property
     def all_perturbations(self) -> dict[str, Perturbation]:
@@ -240,6 +181,10 @@ class Experiment(Frozen):
             for name, extra in self.evaluations.items()
         ]
         return EvaluationPlan(self.evaluation, self.perturbations, self.measurements), *extra_plans
+
+    def remark(self, claim: Claim) -> str:
+        """Return the text of a claim's remark."""
+        return self.remarks.get(claim.remark, claim.remark)
 
     @cached_property
     def columns(self) -> dict[str, Column]:
@@ -271,17 +216,23 @@ class Experiment(Frozen):
         _reject_unknown("measurements", self.all_perturbations.keys() & self.measurements.keys(), "new names", ())
         self._check_evaluations()
         self._check_derived()
-        table, rule = self.table, self.table.selection_rule
+        table, rule = self.table, self.table.select_by
         _reject_unknown("table.columns", table.columns, "perturbations", self.columns)
         _reject_unknown(
             "claims", [p for claim in self.claims for p in claim.perturbations], "table.columns", table.columns
         )
+        for claim in (one for one in self.claims if isinstance(one, SignClaim) and len(one.arms) == 1):
+            wrong = [name for name in claim.perturbations if self.columns[name].unit != "points"]
+            message = "claims: a sign is that of a difference: expected two arms, or one and derived differences"
+            reject_if((wrong, message + ", received {wrong}"), wrong=", ".join(wrong))
         selecting = filter(None, [rule.by, rule.of]) if rule else ()
         _reject_unknown("table.select_by", selecting, "table.columns", table.columns)
         _reject_unknown("table and claims", self._row_keys(), "table.rows", table.rows)
+        names = [claim.remark for claim in self.claims if re.fullmatch(r"[\w-]+", claim.remark)]  # no text is a word
+        _reject_unknown("claims", names, "remarks", self.remarks)
         if table.arms:
-            arms = {claim.arm for claim in self.claims} | {c.against.arm for c in self.claims if c.against}
-            _reject_unknown("claims", sorted(filter(None, arms)), "table.arms", table.arms)
+            arms = [compared.arm for claim in self.claims for compared in claim.arms]
+            _reject_unknown("claims", arms, "table.arms", table.arms)
             compared = [table.reference, table.treatment]
             if any(name in table.arms for name in compared):  # a table may do without differences
                 _reject_unknown("table", compared, "table.arms", table.arms)
@@ -314,13 +265,10 @@ class Experiment(Frozen):
 
     def _row_keys(self) -> list[str]:
         """Return the row keys that the figures, the selection rule and the claims name."""
-        table, rule = self.table, self.table.selection_rule
+        table, rule = self.table, self.table.select_by
         keys = [key for key in (table.x, table.y) if key]
         keys += [*rule.per, *rule.where] if rule else []
-        for claim in self.claims:
-            baseline = claim.against.where if claim.against else {}
-            keys += [*claim.where, *baseline, *([claim.along] if claim.along else [])]
-        return keys
+        return [*keys, *(key for claim in self.claims for key in claim.row_keys)]
 
 
 class ExperimentPart(Frozen):

@@ -5,9 +5,24 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from bn_vuln.config import Cell, Experiment, apply_override, describe_cell, nearest, parse_number, to_plain, validate
+from bn_vuln.config import (
+    Cell,
+    EvaluationPlan,
+    Experiment,
+    Perturbation,
+    Transfer,
+    apply_override,
+    describe_cell,
+    digest,
+    identity_of,
+    nearest,
+    parse_number,
+    to_plain,
+    validate,
+)
 from bn_vuln.errors import ConfigError
 from bn_vuln.typing import Where
 
@@ -141,15 +156,68 @@ def lookup_or_none(cell: Cell, key: str) -> Any:
         return None
 
 
+def cell_plans(experiment: Experiment, cells: Sequence[Cell]) -> list[tuple[EvaluationPlan, ...]]:
+    """Return what is measured of each cell: the experiment's plans, in which the sources of transfers are ids.
+
+    Cells share the plans of an experiment without transfers.
+
+    Args:
+        experiment: The experiment.
+        cells: All its cells.
+
+    Raises:
+        ConfigError: A transfer has no source for a cell.
+    """
+    plans = experiment.plans
+    if not any(isinstance(one, Transfer) for plan in plans for one in plan.perturbations.values()):
+        return [plans] * len(cells)
+    known = {_position(experiment, cell): digest(identity_of(cell)) for cell in cells}
+
+    def resolved(cell: Cell, name: str, perturbation: Perturbation) -> Perturbation:
+        if not isinstance(perturbation, Transfer):
+            return perturbation
+        seeds, where = experiment.seeds, f"{experiment.name}: perturbations.{name}"
+        seed = cell.seed
+        if perturbation.seed == "next":
+            seed = seeds[(seeds.index(cell.seed) + 1) % len(seeds)]
+            if len(seeds) == 1:
+                raise ConfigError(
+                    f"{where}: seed next: expected two seeds or more, received {list(seeds)}; or seed same"
+                )
+        source = known.get(_position(experiment, cell, perturbation.source, seed))
+        if source is None:
+            arms = {str(arm_of(experiment, one)) for one in cells}
+            hint = f"arms: {', '.join(sorted(arms))}{nearest(perturbation.source, arms)}"
+            raise ConfigError(
+                f"{where}: source {perturbation.source}: no such arm in the row of {describe_cell(cell)} ({hint})"
+            )
+        return perturbation.model_copy(update={"source": source, "seed": "next"})
+
+    return [
+        tuple(
+            replace(plan, perturbations={name: resolved(cell, name, one) for name, one in plan.perturbations.items()})
+            for plan in plans
+        )
+        for cell in cells
+    ]
+
+
+def _position(experiment: Experiment, cell: Cell, arm: str | None = None, seed: int | None = None) -> str:
+    """The row, the arm and the seed of a cell in the table, or another arm or seed in the same row."""
+    row = [lookup_or_none(cell, key) for key in experiment.table.rows]
+    return f"{row} {arm or arm_of(experiment, cell)} {cell.seed if seed is None else seed}"
+
+
 def check_layout(experiment: Experiment, cells: Sequence[Cell]) -> None:
     """Check, before anything is trained, that the layout of the table fits the cells.
 
     Raises:
         ConfigError: No cell has a row or arm key, several cells of a seed are in one row, a cell is in no arm, no cell
-            is in a named arm, the values along an axis of a figure are no numbers, or, at full scale, no cell is in the
-            row of a claim.
+            is in a named arm, a transfer has no source, the values along an axis of a figure are no
+            numbers, or, at full scale, no cell is in the row of a claim.
     """
     table = experiment.table
+    rows: list[Where] = []
     for key in table.rows:
         if all(lookup_or_none(cell, key) is None for cell in cells):
             _lookup_table_key(experiment, cells[0], key)
@@ -159,7 +227,8 @@ def check_layout(experiment: Experiment, cells: Sequence[Cell]) -> None:
         arm = arm_of(experiment, cell)
         if arm is None:
             raise ConfigError(f"{experiment.name}: table.arms: {describe_cell(cell)} is in none of them")
-        position = f"{[lookup_or_none(cell, key) for key in table.rows]} {arm} {cell.seed}"
+        rows.append({key: lookup_or_none(cell, key) for key in table.rows})
+        position = _position(experiment, cell)
         if position in positions:
             raise ConfigError(
                 f"{experiment.name}: table.rows: several cells of a seed fall into one row; "
@@ -169,19 +238,30 @@ def check_layout(experiment: Experiment, cells: Sequence[Cell]) -> None:
         arms.add(arm)
     _check_arms(experiment, arms)
     if experiment.as_published:
-        # A claim in no row would vanish from the report. Smaller scales leave rows out on purpose.
-        for claim in experiment.claims:
-            for where in (claim.where, claim.where | claim.against.where if claim.against else {}):
-                if not any(matches(cell, where) for cell in cells):
-                    raise ConfigError(f"{experiment.name}: claims: no cell has {where}, which a claim is about")
+        _check_claims(experiment, rows)
     _check_axes(experiment, cells)
+    cell_plans(experiment, cells)
+
+
+def is_in(row: Where, where: Where) -> bool:
+    """Return whether a row of the table has these values of its keys, of a list one."""
+    return all(row.get(key) in (value if isinstance(value, list) else [value]) for key, value in where.items())
+
+
+def _check_claims(experiment: Experiment, rows: Sequence[Where]) -> None:
+    """Raise for a claim in no row, which would vanish from the report. Smaller scales leave rows out on purpose."""
+    for claim in experiment.claims:
+        single = [{key: one} for key, values in claim.where.items() if isinstance(values, list) for one in values]
+        for where in [*single, {}, *(arm.where for arm in claim.arms)]:
+            wanted = {**claim.where, **where}
+            if not any(is_in(row, wanted) for row in rows):
+                raise ConfigError(f"{experiment.name}: claims: no cell has {wanted}, which a claim is about")
 
 
 def _check_arms(experiment: Experiment, arms: set[str]) -> None:
     table = experiment.table
-    needed = {value.arm for value in experiment.claims if value.arm}
-    needed |= {value.against.arm for value in experiment.claims if value.against}
-    if any(value.arm is None for value in experiment.claims) or (len(arms) > 1 and not table.arms):
+    needed = {compared.arm for claim in experiment.claims for compared in claim.arms}
+    if not all(claim.arms for claim in experiment.claims) or (len(arms) > 1 and not table.arms):
         needed |= {table.reference, table.treatment}
     absent = sorted(needed - arms)
     if absent and not experiment.overrides:  # an override may leave an arm out on purpose

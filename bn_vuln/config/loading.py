@@ -119,7 +119,7 @@ def explain(error: ErrorDetails, data: object) -> str:
         if error["loc"][-1:] == ("normalization",) and received != "l2":
             known.append("l2")  # the short form of none and a weight decay, which is no config of its own
         return f"{key}: expected one of {', '.join(known)}, received {received!r}{nearest(received, known)}"
-    if error["type"] == "model_type":
+    if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
         message = "expected a mapping"
     if error["type"] in ("tuple_type", "list_type"):
         alone = isinstance(error["input"], int | float | str)
@@ -137,6 +137,8 @@ def _key(location: tuple[int | str, ...], data: Any, *, missing: bool) -> str:
         if i and not tag_passed and isinstance(data, Mapping) and part in (data.get("kind"), data.get("name")):
             tag_passed = True
             continue
+        if i and isinstance(location[i - 1], int) and part in ("value", "sign") and i + 1 < len(location):
+            continue  # the kind of a claim that was written without one
         try:
             data, tag_passed = data[part], False
         except (KeyError, IndexError, TypeError):  # a tag all the same, or the key that is missing

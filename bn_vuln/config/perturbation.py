@@ -1,4 +1,4 @@
-"""Perturbations that a model is evaluated under: none, noise, corruptions, attacks; and the images that are evaluated.
+"""Perturbations that a model is evaluated under: none, noise, corruptions, attacks, transfer; and the images.
 
 The eps ball of an attack is ||(x' - x) / scale||_ord <= eps. The scale is 1 in pixel units, and the std of the training
 images, per channel, in standardized units. The box, a range of pixels, is applied last.
@@ -273,7 +273,43 @@ class MinimumNorm(Frozen):
     backend: Literal["own"] = Field("own", description="Implementation.")
 
 
-Perturbation = Annotated[Clean | AWGN | Corruption | Attack | MinimumNorm, Field(discriminator="kind")]
+class Transfer(Frozen):
+    """Adversarial examples of another model, the source: it is attacked, and this model gets the images.
+
+    Without `keep`, bim and pgd keep the last iterate: the first success lies at the source's boundary, and transfers
+    less.
+    """
+
+    omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("seed",)
+
+    kind: Literal["transfer"] = "transfer"
+    source: str = Field(
+        description="The model that is attacked: a run folder, a model's file, or an id in the folder of the runs; in "
+        "an experiment an arm of its table, in the same row. In ids and records the source's id."
+    )
+    seed: Literal["next", "same"] = Field(
+        "next",
+        description="Seed of a source that is an arm: the `next` of the experiment's seeds, after the last the first, "
+        "so that no model attacks itself; or the `same`.",
+    )
+    attack: Attack = Field(description="The attack on the source, at one eps.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_the_last_iterate(cls, data: Any) -> Any:
+        attack = data.get("attack") if isinstance(data, Mapping) else None
+        if isinstance(attack, Mapping) and attack.get("attack", "pgd") in ("bim", "pgd"):
+            return {**data, "attack": {"keep": "last", **Attack.with_present_names(attack)}}
+        return data
+
+    @model_validator(mode="after")
+    def _one_eps(self) -> Transfer:
+        several = self.attack.eps_grid or self.attack.min_eps_tolerance is not None
+        reject_if((several, "transfer is of the points found at one eps: leave eps_grid and min_eps_tolerance out"))
+        return self
+
+
+Perturbation = Annotated[Clean | AWGN | Corruption | Attack | MinimumNorm | Transfer, Field(discriminator="kind")]
 
 
 def with_eps_grid(perturbations: Mapping[str, Perturbation]) -> dict[str, Perturbation]:

@@ -18,6 +18,8 @@ from pydantic_core import core_schema
 
 from bn_vuln import config
 from bn_vuln.config import Cell, Experiment, Frozen, Plan, Suite
+from bn_vuln.config.claim import OLDER_FIELDS, expand_arm, with_kind
+from bn_vuln.config.experiment import expand_by
 from bn_vuln.config.types import expand_kind, expand_name
 from bn_vuln.typing import Plain
 
@@ -25,7 +27,7 @@ Kind = Literal["experiment", "base", "suite", "plan", "cell"]
 _DIGITS = r"(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?"
 _TRUTH = "[Oo][Nn]|[Oo][Ff][Ff]|[Yy]([Ee][Ss])?|[Nn][Oo]?|[Tt]([Rr][Uu][Ee])?|[Ff]([Aa][Ll][Ss][Ee])?|0|1"
 _TOPS: dict[str, type[Frozen]] = {"suite": Suite, "plan": Plan, "cell": Cell}
-_SHORT_FORMS = (expand_name, expand_kind)
+_SHORT_FORMS = (expand_name, expand_kind, expand_arm, expand_by)
 _PARTIAL = "Partial"  # begins the names of definitions without required fields
 
 
@@ -61,6 +63,9 @@ class _Whole(GenerateJsonSchema):
     def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> JsonSchemaValue:
         """Add the short form of a mapping, `batch` for `{name: batch}`, where its other fields have defaults."""
         found, inner = super().function_before_schema(schema), schema["schema"]
+        if schema["function"]["function"] is with_kind:
+            older = {"properties": {name: {} for name in OLDER_FIELDS}, "required": ["perturbations", "source"]}
+            return {"anyOf": [found, {"type": "object", **older, "additionalProperties": False, "deprecated": True}]}
         if schema["function"]["function"] not in _SHORT_FORMS:
             return found
         if inner["type"] != "tagged-union":
@@ -104,7 +109,11 @@ class _Whole(GenerateJsonSchema):
                 properties[name] = _with_older_values(properties[name], values)
             for name, older in model.stored_names.items():
                 properties[older] = {**properties[name], "description": f"Older name of {name}.", "deprecated": True}
-            pairs = [{"not": {"required": [name, older]}} for name, older in model.stored_names.items()]
+            given: Plain = {"not": {"type": "null"}}
+            pairs = [
+                {"not": {"required": [*names], "properties": dict.fromkeys(names, given)}}
+                for names in model.stored_names.items()
+            ]
             found |= {"allOf": pairs} if pairs else {}
         return found
 

@@ -147,10 +147,11 @@ class Frozen(BaseModel):
             return data
         renamed = dict(data)
         for name, stored in cls.stored_names.items():
-            if stored in renamed and name in renamed:
+            if renamed.get(stored) is not None and renamed.get(name) is not None:
                 raise config_error("{stored} is the older name of {name}: give one of them", stored=stored, name=name)
             if stored in renamed:
-                renamed[name] = renamed.pop(stored)
+                older = renamed.pop(stored)
+                renamed[name] = older if renamed.get(name) is None else renamed[name]
         for name, values in cls.stored_values.items():
             if name in renamed:
                 renamed[name] = _replace(renamed[name], {stored: now for now, stored in values.items()})

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln import data
+from bn_vuln.analysis import metrics
 from bn_vuln.config import Evaluation
 from bn_vuln.data.describe import format_shape
 from bn_vuln.data.transforms import check_width, pixel_array
@@ -25,7 +26,7 @@ from bn_vuln.runtime import batch_size as batching
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
 from bn_vuln.runtime.memory import check_memory
 from bn_vuln.runtime.progress import Progress, Quiet, progress_task
-from bn_vuln.typing import AnyArray, DatasetImages, Images, Index, KerasModel, Labels, Logits, Tensor
+from bn_vuln.typing import AnyArray, DatasetImages, Images, Index, KerasModel, Labels, Logits, Mask, Tensor
 
 LAZY_BYTES, ARRAY_BYTES = 2**27, 2**30  # of float32 pixels at once, of images in files and in memory
 SAMPLE_BYTES = 2**28  # of the pixels of `SAMPLE` examples
@@ -105,6 +106,11 @@ class EvalSet:
                     progress.advance(part.stop)
             self.clean_logits = np.concatenate(found)
         return self.clean_logits
+
+    @property
+    def clean_correct(self) -> Mask:
+        """Bool [n], True where the clean image is classified correctly."""
+        return metrics.is_correct(self.clean_logits, self.labels)
 
     @property
     def labels(self) -> Labels:
@@ -191,6 +197,47 @@ class EvalSet:
         if "pixels" in self.__dict__ or part == slice(0, len(self.dataset)):
             return self.pixels[part]
         return self.at_input(self.dataset.images[part])
+
+
+def check_same_input(first: Classifier, other: Classifier, evaluation: Evaluation) -> None:
+    """Check that two models take the same images: resizing an adversarial example would make another perturbation.
+
+    Raises:
+        UsageError: Their data set, its classes and channels, or the size of their inputs differ.
+    """
+
+    def requirements(one: Classifier) -> dict[str, tuple[object, str]]:
+        """By name, what must be equal, and how it is said."""
+        return {
+            "data set": (evaluation.dataset or one.info.name, one.dataset),
+            "classes": (one.info.classes, _listed(one.info.classes)),
+            "channels": (one.info.shape[2], str(one.info.shape[2])),
+            "size of the input": (one.size, format_shape(one.size)),
+        }
+
+    expected = requirements(first)
+    for name, (received, text) in requirements(other).items():
+        if received != expected[name][0]:
+            raise _unfit(first, other, f"{name} {text} against {expected[name][1]}")
+
+
+def check_same_examples(first: EvalSet, other: EvalSet) -> None:
+    """Check that two eval sets have the same images: validation examples, or a subset by the seed, may be others.
+
+    Raises:
+        UsageError: They differ.
+    """
+    one, two = first.dataset, other.dataset  # index and labels, with the name of the data, make the images
+    same = one.info.name == two.info.name and np.array_equal(one.index, two.index)
+    if not same or not np.array_equal(one.labels, two.labels):
+        raise _unfit(first.classifier, other.classifier, "other examples of the split")
+
+
+def _unfit(first: Classifier, other: Classifier, difference: str) -> UsageError:
+    return UsageError(
+        f"{other.label} does not take the images of {first.label}: {difference}; expected models of one data set (an "
+        "external model's is named with --data), with the same examples, classes, channels and size of the input"
+    )
 
 
 def check_memory_of_images(dataset: data.Dataset, classifier: Classifier, copies: int = 1) -> None:

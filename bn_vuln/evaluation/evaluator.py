@@ -12,6 +12,7 @@ import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from bn_vuln.config import (
     Evaluation,
     MinimumNorm,
     Perturbation,
+    Transfer,
     describe_perturbation,
     digest,
     format_eps,
@@ -34,7 +36,7 @@ from bn_vuln.evaluation import attack_diagnostics, minimum_norm, recording, sani
 from bn_vuln.evaluation import perturbed as perturbed_images
 from bn_vuln.evaluation.attack_runner import AttackRunner
 from bn_vuln.evaluation.classifier import Classifier
-from bn_vuln.evaluation.eval_set import EvalSet, share_trained_on
+from bn_vuln.evaluation.eval_set import EvalSet, check_same_examples, check_same_input, share_trained_on
 from bn_vuln.evaluation.perturbed import PerturbedImages
 from bn_vuln.evaluation.result import Result
 from bn_vuln.models.bn_statistics import has_batch_normalization
@@ -52,6 +54,7 @@ class Evaluator:
         eval_set: the classifier and its examples.
         attack_runner: runs the attacks.
         checks: the attack diagnostics, `none`, `basic` or `full`.
+        sources: evaluators of the models that transfers are from, by id.
     """
 
     def __init__(
@@ -78,6 +81,8 @@ class Evaluator:
         self.evaluation, self.checks = evaluation, checks
         self.eval_set = EvalSet(classifier, evaluation, batch_size=batch_size, distribution=distribution)
         self.attack_runner = AttackRunner(self.eval_set)
+        self.sources: dict[str, Evaluator] = {}
+        self._attacked: tuple[Attack, Result] | None = None
 
     @functools.cached_property
     def model_flags(self) -> tuple[records.Flag, ...]:
@@ -147,6 +152,41 @@ class Evaluator:
             return run(self.eval_set.batch_size)
         return batching.run_in_smaller_batches(run, self.eval_set.batch_size, progress.message)[0]
 
+    def add_source(self, source: Evaluator) -> None:
+        """Add a model that transfers may be from. Raises `UsageError` unless it has the same examples."""
+        check_same_examples(self.eval_set, source.eval_set)
+        self.eval_set.pixels = source.eval_set.pixels  # in memory once
+        self.sources[source.eval_set.classifier.id] = source
+
+    def attacked(self, attack: Attack, progress: Progress) -> Result:
+        """Return what an attack finds, as `run`; the last result is kept, for all that it is transferred to."""
+        if self._attacked is None or self._attacked[0] != attack:
+            self._attacked = attack, self.run(attack, progress=progress)
+        return self._attacked[1]
+
+    def forget(self) -> None:
+        """Forget the last result."""
+        self._attacked = None
+
+    def measure(
+        self,
+        perturbations: Mapping[str, Perturbation],
+        folder: Path | None,
+        *,
+        keep_images: bool = False,
+        progress: Progress,
+    ) -> Iterator[tuple[str, Result]]:
+        """Measure perturbations one after another, and write their records; see the function `measure`."""
+        for name, perturbation in perturbations.items():
+            for options, found in self.run_eps_grid(perturbation, progress=progress, keep_images=keep_images):
+                title = name
+                if isinstance(perturbation, Attack) and isinstance(options, Attack) and options.eps < perturbation.eps:
+                    title = f"{name} {format_eps(options.eps)}"
+                if folder is not None:
+                    records.write_record(folder, found.record, found.correct, found.arrays)
+                progress.message(f"{title}: accuracy {found.record.accuracy:.4f} ({describe_perturbation(options)})")
+                yield title, found
+
     def subset(self, positions: Index) -> Evaluator:
         """Return the same on the examples at these positions, without attack diagnostics."""
         other = copy.copy(self)
@@ -170,7 +210,7 @@ class Evaluator:
         for positions, part in self.eval_set.parts():
             whole = part is self.eval_set
             own = np.arange(len(part)) if whole or keep_images else np.flatnonzero(np.isin(positions, kept))
-            perturbed = self._perturb(part, perturbation, progress)
+            perturbed = self._perturb(part, positions, perturbation, progress)
             for i, options in enumerate(smaller):
                 moved = self._images_at_eps(part, options, perturbed)
                 logits[i].append(part.logits(moved))
@@ -197,8 +237,11 @@ class Evaluator:
         assert found.images is not None
         return np.where(per_example(found.min_eps <= options.eps), found.images, part.pixels)
 
-    def _perturb(self, part: EvalSet, options: Perturbation, progress: Progress) -> PerturbedImages:
-        """Perturb all images of a part of the eval set."""
+    def _perturb(self, part: EvalSet, positions: Index, options: Perturbation, progress: Progress) -> PerturbedImages:
+        """Perturb all images of a part of the eval set, which has the examples at these positions."""
+        if isinstance(options, Transfer):
+            attacked = self.sources[options.source].attacked(options.attack, progress)
+            return PerturbedImages(attacked.images[positions])
         if isinstance(options, Attack | MinimumNorm):
             return self.attack_runner.on(part).run(options, progress)
         if isinstance(options, Corruption):
@@ -217,6 +260,8 @@ class Evaluator:
         labels, classifier = self.eval_set.labels, self.eval_set.classifier
         correct = metrics.is_correct(logits, labels)
         fields = {**self._attack_fields(options, found, logits), **self._bn_fields()}
+        if isinstance(options, Transfer):
+            fields |= self._transfer_fields(options, correct)
         flags = (
             *self.model_flags,
             *found.flags,
@@ -256,11 +301,27 @@ class Evaluator:
             fields |= minimum_norm.summary(found.min_eps)
         return fields
 
+    def _transfer_fields(self, options: Transfer, correct: Mask) -> dict[str, object]:
+        """The fields that transfers have in their record."""
+        source = self.sources[options.source]
+        attacked = source.attacked(options.attack, Quiet())
+        both = source.eval_set.clean_correct & self.eval_set.clean_correct
+        eligible = both & ~attacked.correct
+        return {
+            "source_correct": attacked.record.correct,
+            "eligible": int(eligible.sum()),
+            "transferred": int((eligible & ~correct).sum()),
+        }
+
     def _attack_flags(
         self, options: Perturbation, found: PerturbedImages, correct: Mask
     ) -> Iterator[records.Flag | None]:
         """The checks of eps and box, and of what an attack returned."""
         nothing = None
+        if isinstance(options, Transfer):
+            flags = self.sources[options.source].attacked(options.attack, Quiet()).record.flags
+            yield from (flag.model_copy(update={"name": f"source: {flag.name}", "message": f"source: {flag.message}"})
+                        for flag in flags if flag not in self.model_flags)  # fmt: skip
         if isinstance(options, Attack):
             threat_model = from_config(options, self.eval_set.classifier.info)
             shape = (*self.eval_set.classifier.size, self.eval_set.classifier.channels)
@@ -324,6 +385,7 @@ def measure(
     batch_size: int | None = None,
     checks: attack_diagnostics.Checks = "basic",
     distribution: Distribution = ONE_DEVICE,
+    sources: Mapping[str, Classifier] = MappingProxyType({}),
     keep_images: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[tuple[str, Result]]:
@@ -337,6 +399,7 @@ def measure(
         batch_size: see `Evaluator`.
         checks: see `Evaluator`.
         distribution: see `Evaluator`.
+        sources: the models that transfers are from, by id, opened as the classifier is.
         keep_images: see `Evaluator.run`.
         progress: where messages and the number of examples that are done go.
 
@@ -350,19 +413,17 @@ def measure(
     progress = progress or Quiet()
     if not perturbations:
         return
-    evaluator = Evaluator(
-        classifier,
-        evaluation or Evaluation(),
+    evaluation = evaluation or Evaluation()
+    for source in sources.values():
+        check_same_input(classifier, source, evaluation)
+    opened = functools.partial(
+        Evaluator,
+        evaluation=evaluation,
         batch_size=batch_size,
         checks=checks,
         distribution=distribution,
     )
-    for name, perturbation in perturbations.items():
-        for options, found in evaluator.run_eps_grid(perturbation, progress=progress, keep_images=keep_images):
-            title = name
-            if isinstance(perturbation, Attack) and isinstance(options, Attack) and options.eps < perturbation.eps:
-                title = f"{name} {format_eps(options.eps)}"
-            if folder is not None:
-                records.write_record(folder, found.record, found.correct, found.arrays)
-            progress.message(f"{title}: accuracy {found.record.accuracy:.4f} ({describe_perturbation(options)})")
-            yield title, found
+    evaluator = opened(classifier)
+    for own, source in sources.items():
+        evaluator.add_source(evaluator if own == classifier.id else opened(source))
+    yield from evaluator.measure(perturbations, folder, keep_images=keep_images, progress=progress)

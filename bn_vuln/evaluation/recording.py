@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -73,46 +72,6 @@ def measurement(classifier: Classifier, identity: Plain, seconds: float, **field
     """
     found = {"measurement_id": digest(identity), "measurement": identity, "held_off": classifier.held_off}
     return records.MeasurementRecord.model_validate({**found, **_shared(classifier, seconds), **fields})
-
-
-def transfer_id(source: Classifier, target: Classifier, identity: Plain) -> str:
-    """Return the id of a source and a target under an attack of this `identity`."""
-    return digest({"source": source.id, "target": target.id, "perturbation": identity})
-
-
-def transfer(
-    source: Classifier, target: Classifier, attacked: records.Record, seconds: float, counts: Mapping[str, int],
-    **fields: object,
-) -> records.TransferRecord:  # fmt: skip
-    """Make the record of a target on the adversarial examples of a source.
-
-    Args:
-        source: the classifier that was attacked.
-        target: the classifier that its adversarial examples were given to.
-        attacked: record of the attack on the source.
-        seconds: wall time, that of the attack included.
-        counts: `clean_correct`, `correct`, `fooled`, `eligible` and `transferred`.
-        fields: further fields of the record.
-
-    Returns:
-        The record.
-    """
-    n, eligible = attacked.n, counts["eligible"]
-    same = {name: getattr(attacked, name) for name in ("perturbation", "n", "flags", "versions", "device", "replicas")}
-    found = {
-        "transfer_id": transfer_id(source, target, attacked.perturbation),
-        "source_id": source.id,
-        "target_id": target.id,
-        "source": source.identity,
-        "target": target.identity,
-        "clean_accuracy": counts["clean_correct"] / n,
-        "accuracy": counts["correct"] / n,
-        "transfer_rate": counts["transferred"] / eligible if eligible else None,
-        "seconds": round(seconds, 3),
-        "bn_folded": attacked.bn_folded,
-        "bn_kept": attacked.bn_kept,
-    }
-    return records.TransferRecord.model_validate({**same, **counts, **found, **fields})
 
 
 def _shared(classifier: Classifier, seconds: float) -> dict[str, Any]:

@@ -438,31 +438,6 @@ def reaches_border(attack: Attack) -> Flag | None:
     )  # fmt: skip
 
 
-def transfer_beats_white_box(clean: Mask, white_box: Mask, transfer: Mask) -> Flag | None:
-    """Check 6: adversarial examples of another model succeed more often than the model's own white-box attack.
-
-    Args:
-        clean: correct [n] on the clean images; the others do not count.
-        white_box: correct [n] under the model's own attack.
-        transfer: correct [n] on the other model's adversarial examples.
-
-    Returns:
-        A flag with the difference of the two success rates.
-    """
-    own, other = clean & ~white_box, clean & ~transfer
-    more = int(other.sum()) - int(own.sum())
-    if more <= 0:
-        return None
-    n, only_other, only_own = (int(mask.sum()) for mask in (clean, other & ~own, own & ~other))
-    return Flag(
-        check=6, name="transfer beats white box", value=more / n,
-        message=f"another model's adversarial examples succeed on {int(other.sum())} of {n} examples, the white-box "
-        f"attack on {int(own.sum())} ({only_other} by transfer alone, {only_own} by the white box alone): the attack "
-        "is too weak or the model masks its gradients, so the accuracy under the attack is an upper bound. Take more "
-        "steps or restarts, keep best_loss or another step size, and look for flags of check 4.",
-    )  # fmt: skip
-
-
 # ---------------------------------------------------------------- attacks against one another, on the same examples
 
 

@@ -25,6 +25,7 @@ from bn_vuln.config import (
     MinimumNorm,
     MLPArch,
     Perturbation,
+    Transfer,
     describe_cell,
 )
 from bn_vuln.errors import BnvulnError
@@ -80,6 +81,8 @@ def _training_flops(cell: Cell) -> float:
 def _evaluation_flops(cell: Cell, evaluation: Evaluation, perturbation: Perturbation) -> float:
     """Count an input gradient as two forward passes."""
     steps = 0
+    if isinstance(perturbation, Transfer):  # on a source of about the same size
+        perturbation = perturbation.attack
     if isinstance(perturbation, Attack):
         steps = perturbation.steps * perturbation.restarts
     elif isinstance(perturbation, MinimumNorm):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bn_vuln import records
-from bn_vuln.config import Experiment, digest, identity_of, perturbation_identity, to_yaml, with_eps_grid
+from bn_vuln.config import Experiment, digest, identity_of, to_yaml
 from bn_vuln.errors import UsageError
 from bn_vuln.experiments import catalog, runner
 from bn_vuln.records import FolderStore, Published
@@ -93,11 +93,9 @@ def _members(experiments: Sequence[Experiment]) -> dict[tuple[str, str], list[st
         for task in runner.tasks(experiment):
             cell_id, dataset = digest(identity_of(task.cell)), task.cell.data.canonical
             members.setdefault((cell_id, ""), []).append(stem)
-            if dataset not in columns:
+            if task.sources or dataset not in columns:  # of transfers each cell has its own
                 columns[dataset] = {
-                    plan.column(name): digest(perturbation_identity(plan.evaluation, dataset, measured))
-                    for plan in task.plans
-                    for name, measured in (*with_eps_grid(plan.perturbations).items(), *plan.measurements.items())
+                    plan.column(name): own for plan in task.plans for name, own in plan.ids(dataset).items()
                 }
             for column, own in columns[dataset].items():
                 members.setdefault((cell_id, own), []).append(f"{stem}:{column}")

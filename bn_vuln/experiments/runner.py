@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -19,11 +19,10 @@ from pydantic import BaseModel
 from bn_vuln import data, records
 from bn_vuln.config import (
     Cell,
-    Evaluation,
     EvaluationPlan,
     Experiment,
-    Measurement,
     Perturbation,
+    Transfer,
     describe_cell,
     digest,
     identity_of,
@@ -31,7 +30,7 @@ from bn_vuln.config import (
     to_yaml,
     with_eps_grid,
 )
-from bn_vuln.config.grid import check_layout, expand, select
+from bn_vuln.config.grid import cell_plans, check_layout, expand, select
 from bn_vuln.data.transforms import check_width
 from bn_vuln.errors import BnvulnError, ConfigError, UsageError
 from bn_vuln.experiments import catalog
@@ -47,18 +46,11 @@ POLL_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Task:
-    """A cell, and what is to be measured of it: at its `evaluation`, and by the `extra_plans` elsewhere."""
+    """A cell, what is to be measured of it, and the cells whose models are the sources of its transfers, by id."""
 
     cell: Cell
-    evaluation: Evaluation
-    perturbations: Mapping[str, Perturbation]
-    measurements: Mapping[str, Measurement] = field(default_factory=dict)
-    extra_plans: tuple[EvaluationPlan, ...] = ()
-
-    @property
-    def plans(self) -> tuple[EvaluationPlan, ...]:
-        """The plans of all evaluations."""
-        return EvaluationPlan(self.evaluation, self.perturbations, self.measurements), *self.extra_plans
+    plans: tuple[EvaluationPlan, ...] = ()
+    sources: Mapping[str, Cell] = field(default_factory=dict)
 
     def folder(self, root: Path) -> Path:
         """Return the cell's run folder in a results folder."""
@@ -76,7 +68,7 @@ class Task:
         """Return plans of the perturbations and measurements without a record that is whole, outcomes included.
 
         An attack is missing where the record of any eps of its grid is. Nothing is missing of a cell that failed to
-        train.
+        train, and no transfer from one.
         """
         return self._missing_in(records.FolderStore(root))
 
@@ -89,8 +81,7 @@ class Task:
         return store.damaged
 
     def _missing_in(self, store: records.FolderStore) -> list[EvaluationPlan]:
-        training = store.training(self.folder(store.root).name)
-        if training is not None and training.state == "failed":
+        if _has_failed(store, self.folder(store.root).name):
             return []
         plans = [self._missing_of(plan, store) for plan in self.plans]
         return [plan for plan in plans if plan.perturbations or plan.measurements]
@@ -104,6 +95,8 @@ class Task:
         cell_id = self.folder(store.root).name
 
         def is_measured(perturbation: Perturbation) -> bool:
+            if isinstance(perturbation, Transfer) and _has_failed(store, perturbation.source):
+                return True
             own = self._id(plan, perturbation)
             return store.record(cell_id, own) is not None and records.correct_path(store.root / cell_id, own).exists()
 
@@ -118,6 +111,11 @@ class Task:
 
     def _id(self, plan: EvaluationPlan, measured: BaseModel) -> str:
         return digest(perturbation_identity(plan.evaluation, self.cell.data.canonical, measured))
+
+
+def _has_failed(store: records.FolderStore, cell_id: str) -> bool:
+    training = store.training(cell_id)
+    return training is not None and training.state == "failed"
 
 
 def tasks(experiment: Experiment, where: Where = MappingProxyType({})) -> list[Task]:
@@ -139,10 +137,11 @@ def tasks(experiment: Experiment, where: Where = MappingProxyType({})) -> list[T
         dataset, key = plan.evaluation.dataset, f"evaluations.{plan.name}" if plan.name else "evaluation"
         if dataset is not None and data.is_user_data(dataset):
             raise ConfigError(f"{experiment.name}: {key}.dataset: user data belong into base.data, received {dataset}")
-    main, *extra_plans = experiment.plans
+    chosen, by_id = set(select(experiment, cells, where)), {digest(identity_of(cell)): cell for cell in cells}
     return [
-        Task(cell, main.evaluation, main.perturbations, main.measurements, tuple(extra_plans))
-        for cell in select(experiment, cells, where)
+        Task(cell, plans, {source: by_id[source] for plan in plans for source in plan.sources})
+        for cell, plans in zip(cells, cell_plans(experiment, cells), strict=True)
+        if cell in chosen
     ]
 
 
@@ -282,9 +281,13 @@ def run_task(task: Task, root: Path, *, strategy: Strategy = "none", progress: P
     with records.locked(task.folder(root)) as acquired:
         if not acquired or task.finished(root):
             return
-        if task.cell.mend is not None:
-            _train_base(replace(task, cell=task.cell.base), root, strategy, progress)
         training = _train_if_missing(task, root, strategy, progress)
+        needed = {source for plan in task.missing(root) for source in plan.sources}
+        for source, cell in task.sources.items():
+            if source in needed:
+                _train_other(Task(cell), root, strategy, progress)
+            if _has_failed(records.FolderStore(root), source):
+                progress.message(f"{describe_cell(cell)} failed to train: there is no transfer from it")
         missing = task.missing(root)
         if training.state == "failed":
             progress.message(f"{task.folder(root)}: failed to train: {training.reason}")
@@ -292,12 +295,15 @@ def run_task(task: Task, root: Path, *, strategy: Strategy = "none", progress: P
             _measure(task.folder(root), missing, strategy, progress)
 
 
-def _train_base(base: Task, root: Path, strategy: Strategy, progress: Progress) -> None:
-    """Train the cell whose model another one changes, unless it is trained; wait where another process does."""
-    while not _is_trained(base, root):
-        with records.locked(base.folder(root)) as acquired:
+def _train_other(task: Task, root: Path, strategy: Strategy, progress: Progress) -> None:
+    """Train a cell that another one needs, unless it is trained; wait where another process does.
+
+    That process never waits for this one: a cell is trained before the sources of its transfers are.
+    """
+    while not _is_trained(task, root):
+        with records.locked(task.folder(root)) as acquired:
             if acquired:
-                _train_if_missing(base, root, strategy, progress)
+                _train_if_missing(task, root, strategy, progress)
         if not acquired:
             time.sleep(POLL_SECONDS)
 
@@ -318,6 +324,8 @@ def _train_if_missing(task: Task, root: Path, strategy: Strategy, progress: Prog
     before, model = store.training(folder.name), store.model(folder.name)
     if before is not None and (before.state == "failed" or model is not None):
         return before
+    if cell.mend is not None:
+        _train_other(Task(cell.base), root, strategy, progress)
     for damaged in store.damaged:  # the model
         _set_aside(damaged, progress)
     distribution = training.choose_distribution(cell, strategy, progress)
@@ -336,7 +344,7 @@ def _result_of(training: records.TrainingRecord) -> tuple[object, ...]:
     return training.best_epoch, training.loss, training.train_accuracy, training.validation_accuracy
 
 
-def _measure(folder: Path, plans: Iterable[EvaluationPlan], strategy: Strategy, progress: Progress) -> None:
+def _measure(folder: Path, plans: Sequence[EvaluationPlan], strategy: Strategy, progress: Progress) -> None:
     """Evaluate the model of a run folder by the plans, into its records."""
     from bn_vuln.evaluation import classifier, evaluator
     from bn_vuln.evaluation.measurements import run as measurements
@@ -344,11 +352,18 @@ def _measure(folder: Path, plans: Iterable[EvaluationPlan], strategy: Strategy, 
     distribution = choose(strategy)
     with distribution.scope():
         model = classifier.from_run(folder)
+        sources = {source: classifier.from_run(folder.parent / source) for plan in plans for source in plan.sources}
     for plan in plans:
         if plan.name:
             progress.message(f"evaluations.{plan.name}:")
         results = evaluator.measure(
-            model, plan.perturbations, plan.evaluation, folder=folder, distribution=distribution, progress=progress
+            model,
+            plan.perturbations,
+            plan.evaluation,
+            folder=folder,
+            distribution=distribution,
+            sources={source: sources[source] for source in plan.sources},
+            progress=progress,
         )
         measured = measurements.measure(model, plan.measurements, plan.evaluation, folder=folder, progress=progress)
         for _ in itertools.chain(results, measured):

@@ -17,16 +17,13 @@ from bn_vuln.records.folder import (
     read_record,
     read_records,
     read_training,
-    read_transfer,
     record_path,
     run_folders,
     set_aside,
     to_json,
-    transfer_path,
     write_external,
     write_measurement,
     write_record,
-    write_transfer,
 )
 from bn_vuln.records.listing import Entry, entries, entry, externals, find, is_of, is_run_folder
 from bn_vuln.records.lock import LOCK, is_stale_lock, locked
@@ -40,7 +37,6 @@ from bn_vuln.records.schema import (
     MeasurementRecord,
     Record,
     TrainingRecord,
-    TransferRecord,
 )
 from bn_vuln.records.store import Store, open_run, open_store, open_trained
 
@@ -75,7 +71,6 @@ __all__ = [
     "MeasurementRecord",
     "Record",
     "TrainingRecord",
-    "TransferRecord",
     "clear_measured",
     "clear_run",
     "check_model",
@@ -95,14 +90,11 @@ __all__ = [
     "read_record",
     "read_records",
     "read_training",
-    "read_transfer",
     "record_path",
     "run_folders",
     "set_aside",
     "to_json",
-    "transfer_path",
     "write_external",
     "write_measurement",
     "write_record",
-    "write_transfer",
 ]

@@ -8,12 +8,12 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from pydantic import BaseModel
 
 from bn_vuln.config import digest
-from bn_vuln.records.schema import ExternalRecord, Flag, MeasurementRecord, Record, TrainingRecord, TransferRecord
+from bn_vuln.records.schema import ExternalRecord, Flag, MeasurementRecord, Record, TrainingRecord
 from bn_vuln.typing import Mask, Plain
 
 TOLERANCE = 1e-9  # of a fraction that is stored beside its two counts
@@ -28,8 +28,6 @@ def check_numbers(record: BaseModel) -> None:
         _check_record(record)
     elif isinstance(record, MeasurementRecord):
         _check_measurement(record)
-    elif isinstance(record, TransferRecord):
-        _check_transfer(record)
     elif isinstance(record, TrainingRecord):
         _check_training(record)
 
@@ -42,11 +40,6 @@ def check_ids(record: BaseModel) -> None:
     elif isinstance(record, MeasurementRecord):
         check_id("cell_id", record.cell_id, record.cell, "cell")
         check_id("measurement_id", record.measurement_id, record.measurement, "measurement")
-    elif isinstance(record, TransferRecord):
-        check_id("source_id", record.source_id, record.source, "source")
-        check_id("target_id", record.target_id, record.target, "target")
-        pair = {"source": record.source_id, "target": record.target_id, "perturbation": record.perturbation}
-        check_id("transfer_id", record.transfer_id, pair, "source_id, target_id and perturbation")
     elif isinstance(record, ExternalRecord):
         check_id("cell_id", record.cell_id, record.identity, "identity")
 
@@ -68,13 +61,6 @@ def check_outcomes(correct: Mask, record: Record) -> None:
             f"{int(correct.sum())} of {len(correct)} examples are correct, but {record.correct} of {record.n} in the "
             "record"
         )
-
-
-def check_transfer_outcomes(outcomes: Mapping[str, Mask], record: TransferRecord) -> None:
-    """Check the per-example outcomes of a transfer record against its counts."""
-    for name, expected in (("target_clean", record.clean_correct), ("target", record.correct)):
-        if name in outcomes and int(outcomes[name].sum()) != expected:
-            raise ValueError(f"{name}: {int(outcomes[name].sum())} examples are correct, but {expected} in the record")
 
 
 def check_history(text: str, training: TrainingRecord | None = None) -> None:
@@ -115,6 +101,9 @@ def _check_record(record: Record) -> None:
     for name, robust in record.robust_after.items():
         _check_counts(f"robust_after {name}", 0, robust, left)
         left = robust
+    _check_counts("source_correct", 0, record.source_correct or 0, record.n)
+    _check_counts("eligible", 0, record.eligible or 0, record.n)
+    _check_counts("transferred", 0, record.transferred or 0, min(record.eligible or 0, record.n - record.correct))
     _check_flags(record.flags)
     _check_kind(record.perturbation)
 
@@ -130,24 +119,6 @@ def _check_measurement(record: MeasurementRecord) -> None:
         _check_finite(f"details.{name}", value)
     _check_at_least_zero("seconds", record.seconds)
     _check_kind(record.measurement)
-
-
-def _check_transfer(record: TransferRecord) -> None:
-    _check_counts("n", 1, record.n)
-    _check_counts("clean_correct", 0, record.clean_correct, record.n)
-    _check_counts("correct", 0, record.correct, record.n)
-    _check_share("clean_accuracy", record.clean_accuracy, record.clean_correct, record.n)
-    _check_share("accuracy", record.accuracy, record.correct, record.n)
-    _check_counts("fooled", 0, record.fooled, min(record.clean_correct, record.n - record.correct))
-    _check_counts("eligible", 0, record.eligible, record.clean_correct)
-    _check_counts("transferred", 0, record.transferred, min(record.eligible, record.fooled))
-    if record.transfer_rate is not None and record.eligible:
-        _check_share("transfer_rate", record.transfer_rate, record.transferred, record.eligible)
-    elif record.transfer_rate is not None or record.eligible:
-        raise ValueError(f"transfer_rate: {record.transfer_rate} of {record.eligible} eligible examples")
-    _check_at_least_zero("seconds", record.seconds)
-    _check_flags((*record.flags, *record.target_flags))
-    _check_kind(record.perturbation)
 
 
 def _check_training(record: TrainingRecord) -> None:

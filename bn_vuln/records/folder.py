@@ -4,7 +4,6 @@ Layout of a working folder::
 
     ROOT/CELL/config.yaml model.keras history.csv training.json
     ROOT/CELL/records/PERT.json    ROOT/CELL/outcomes/PERT.npz    ROOT/CELL/measurements/ID.json ID.npz
-    ROOT/CELL/transfer/ID.json ID.npz
     ROOT/CELL/model.json    (of an external model, instead of config, weights and history)
     ROOT/experiments/NAME-SCALE.yaml    ROOT/report/
 
@@ -45,13 +44,13 @@ from bn_vuln.records.reading import (
     read_file,
     unpack_bits,
 )
-from bn_vuln.records.schema import SCHEMA, ExternalRecord, MeasurementRecord, Record, TrainingRecord, TransferRecord
+from bn_vuln.records.schema import SCHEMA, ExternalRecord, MeasurementRecord, Record, TrainingRecord
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.typing import Arrays, Mask
 
 EXTERNAL = "model.json"
 Kind = TypeVar("Kind", bound=BaseModel)
-MEASURED_FOLDERS = ("records", "outcomes", "measurements", "transfer")
+MEASURED_FOLDERS = ("records", "outcomes", "measurements")
 MEASURE_AGAIN = "measure it again: bnvuln reproduce NAME, or bnvuln evaluate or attack again, replaces it"
 TRAIN_AGAIN = "train it again: bnvuln reproduce NAME, or bnvuln train --force, replaces it"
 
@@ -147,32 +146,6 @@ def _load(path: Path, what: str) -> Arrays:
         return dict(ParsedArrays(read_file(path)))
     except (OSError, ValueError) as error:
         _refuse(path, f"not readable {what} ({first_line(error)})", MEASURE_AGAIN)
-
-
-def transfer_path(folder: Path, transfer_id: str) -> Path:
-    """Return where the run folder of a target keeps a transfer record; its outcomes have the suffix .npz."""
-    return folder / "transfer" / f"{transfer_id}.json"
-
-
-def write_transfer(folder: Path, record: TransferRecord, outcomes: Mapping[str, Mask]) -> Path:
-    """Write a transfer record into the target's run folder and, before it, its outcomes, bool [n] by name."""
-    path = transfer_path(folder, record.transfer_id)
-    _write_arrays(path, {name: np.packbits(bits) for name, bits in outcomes.items()})
-    atomic_write(path, to_json(record))
-    return path
-
-
-def read_transfer(path: Path) -> tuple[TransferRecord, dict[str, Mask]]:
-    """Read a transfer record and its outcomes. Raises `DamagedError` if one of them is damaged."""
-    record = _read(path, TransferRecord, "transfer record", "run bnvuln transfer again, which replaces it")
-    _check_name(path, "transfer_id", record.transfer_id)
-    arrays = read_arrays(path)
-    try:
-        outcomes = {name: unpack_bits(bits, record.n) for name, bits in arrays.items()}
-        checks.check_transfer_outcomes(outcomes, record)
-    except ValueError as error:
-        _refuse(path.with_suffix(".npz"), first_line(error), "run bnvuln transfer again, which replaces it")
-    return record, outcomes
 
 
 def read_training(folder: Path) -> TrainingRecord | None:
@@ -448,15 +421,6 @@ class FolderStore(DamageLog):
 
     def measurement_arrays(self, cell_id: str, measurement_id: str) -> Arrays:
         return self.attempt(lambda: read_arrays(measurement_path(self.root / cell_id, measurement_id))) or {}
-
-    def transfers(self, cell_id: str) -> list[tuple[TransferRecord, dict[str, Mask]]]:
-        paths = _json_files(self.root / cell_id, "transfer")
-        return [found for path in paths if (found := self.attempt(functools.partial(self._transfer, cell_id, path)))]
-
-    def _transfer(self, cell_id: str, path: Path) -> tuple[TransferRecord, dict[str, Mask]]:
-        record, outcomes = read_transfer(path)
-        self._check_cell(path, cell_id, record.target_id, "run bnvuln transfer again, which replaces it")
-        return record, outcomes
 
     def _check_cell(self, path: Path, cell_id: str, received: str, remedy: str) -> None:
         """Refuse a record of another run than its folder is of: by its name, its config, or its external model."""

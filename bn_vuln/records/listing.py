@@ -12,11 +12,12 @@ from pathlib import Path
 
 from bn_vuln.config import Cell, is_cell, order_of, validate
 from bn_vuln.errors import BnvulnError, ConfigError, UsageError
+from bn_vuln.records.comparability import with_check_of_transfer
 from bn_vuln.records.folder import EXTERNAL, FolderStore, read_external, run_folders
 from bn_vuln.records.lock import LOCK, is_stale_lock
 from bn_vuln.records.names import cell_name, differing_fields, external_name
 from bn_vuln.records.packed import is_packed
-from bn_vuln.records.schema import ExternalRecord, MeasurementRecord, Record, TrainingRecord, TransferRecord
+from bn_vuln.records.schema import ExternalRecord, MeasurementRecord, Record, TrainingRecord
 from bn_vuln.records.store import Store, open_run, open_store
 
 SEEN = 26  # check of images that a run was trained on
@@ -44,7 +45,6 @@ class Entry:
     training: TrainingRecord | None
     records: tuple[Record, ...]
     measurements: tuple[MeasurementRecord, ...]
-    transfers: tuple[TransferRecord, ...]
     problems: tuple[str, ...]
     changed: float
     is_locked: bool
@@ -121,7 +121,8 @@ def entry(store: Store, cell_id: str) -> Entry:
     """Return one model of a store. What is damaged is left out, and is among its problems."""
     in_folder, folder, cell = isinstance(store, FolderStore), store.root / cell_id, None
     external, training, found = store.external(cell_id), store.training(cell_id), store.records(cell_id)
-    measurements, transfers = store.measurements(cell_id), store.transfers(cell_id)
+    found = [with_check_of_transfer(store, cell_id, record) for record in found]
+    measurements = store.measurements(cell_id)
     if not in_folder or (folder / "config.yaml").exists():
         cell = store.attempt(lambda: store.cell(cell_id))
     elif found and is_cell(found[0].cell):
@@ -135,7 +136,6 @@ def entry(store: Store, cell_id: str) -> Entry:
         training,
         tuple(sorted(found, key=lambda record: order_of(record.perturbation))),
         tuple(measurements),
-        tuple(record for record, _ in transfers),
         tuple(one.text for one in store.damaged if one.cell_id == cell_id),
         max((path.stat().st_mtime for path in [folder, *folder.iterdir()] if path.exists()), default=0.0)
         if in_folder

@@ -5,7 +5,6 @@
     ROOT/cells.jsonl          a line a model: id, label, experiments, training, config
     ROOT/records.jsonl        a line a record: cell, perturbation, numbers, flags, experiments, how it was made
     ROOT/measurements.jsonl   the same of measurements
-    ROOT/transfers.jsonl      the same of transfer records, if there are any
     ROOT/perturbations.json   the id of each perturbation and measurement -> what it identifies
     ROOT/outcomes.npz         CELL/PERTURBATION -> which examples are correct, as packed bits
     ROOT/arrays.npz           CELL/ID/NAME -> arrays beside records and measurements
@@ -39,10 +38,10 @@ from bn_vuln.records.reading import (
     parse_json,
     read_file,
 )
-from bn_vuln.records.schema import ExternalRecord, MeasurementRecord, Record, TrainingRecord, TransferRecord
+from bn_vuln.records.schema import ExternalRecord, MeasurementRecord, Record, TrainingRecord
 from bn_vuln.typing import AnyArray, Arrays, Mask, Plain
 
-CELLS, RECORDS, MEASUREMENTS, TRANSFERS = "cells.jsonl", "records.jsonl", "measurements.jsonl", "transfers.jsonl"
+CELLS, RECORDS, MEASUREMENTS = "cells.jsonl", "records.jsonl", "measurements.jsonl"
 PERTURBATIONS, OUTCOMES, ARRAYS, HISTORY = "perturbations.json", "outcomes.npz", "arrays.npz", "history.csv.gz"
 Kind = TypeVar("Kind", bound=BaseModel)
 Result = TypeVar("Result")
@@ -150,10 +149,6 @@ class PackedStore(DamageLog):
     def measurement_arrays(self, cell_id: str, measurement_id: str) -> Arrays:
         return self.arrays(cell_id, measurement_id)
 
-    def transfers(self, cell_id: str) -> list[tuple[TransferRecord, dict[str, Mask]]]:
-        rows = self._transfers.get(cell_id, {}).values()
-        return [found for row in rows if (found := self.attempt(functools.partial(self._transfer, cell_id, row)))]
-
     # ------------------------------------------------------------ lines
 
     def _refuse(self, name: str, reason: str, cell_id: str = "") -> NoReturn:
@@ -184,21 +179,6 @@ class PackedStore(DamageLog):
         fields = {**row, "cell_id": cell_id, "measurement": self._identity(row["measurement_id"], cell_id)}
         return self._parse_record(MeasurementRecord, MEASUREMENTS, fields, cell_id)
 
-    def _transfer(self, cell_id: str, row: Plain) -> tuple[TransferRecord, dict[str, Mask]]:
-        fields = {"target": self._row(cell_id)["identity"], **row, "target_id": cell_id}
-        fields["perturbation"] = self._identity(str(fields.pop("perturbation_id", "")), cell_id)
-        del fields["cell_id"]
-        record = self._parse_record(TransferRecord, TRANSFERS, fields, cell_id)
-        prefix = f"{cell_id}/{record.transfer_id}/"
-        names = [key.removeprefix(prefix) for key in self._outcomes if key.startswith(prefix)]
-        outcomes = {name: self._bits(prefix + name, record.n, cell_id) for name in names}
-        try:
-            checks.check_ids(record)
-            checks.check_transfer_outcomes(outcomes, record)
-        except ValueError as error:
-            self._refuse(TRANSFERS, f"{record.transfer_id} of {cell_id}: {first_line(error)}", cell_id)
-        return record, outcomes
-
     def _parse_record(self, kind: type[Kind], name: str, fields: Plain, cell_id: str) -> Kind:
         """A record of a line, of a cell and a perturbation whose ids are checked already."""
         fields = {key: value for key, value in fields.items() if key != "experiments"}
@@ -210,7 +190,7 @@ class PackedStore(DamageLog):
             record = kind.model_validate(fields)
             checks.check_numbers(record)
         except (ValueError, TypeError) as error:
-            about = [str(fields[key]) for key in ("perturbation_id", "measurement_id", "transfer_id") if key in fields]
+            about = [str(fields[key]) for key in ("perturbation_id", "measurement_id") if key in fields]
             what = " of ".join([*about, cell_id])
             self._refuse(name, f"{what}: not a readable {kind.__name__} ({first_line(error)})", cell_id)
         return record
@@ -236,10 +216,6 @@ class PackedStore(DamageLog):
     @functools.cached_property
     def _measurements(self) -> Rows:
         return self._by_cell(MEASUREMENTS, "measurement_id")
-
-    @functools.cached_property
-    def _transfers(self) -> Rows:
-        return self._by_cell(TRANSFERS, "transfer_id") if (self.root / TRANSFERS).exists() else {}
 
     def _by_cell(self, name: str, key: str) -> Rows:
         rows: Rows = {}
@@ -339,7 +315,7 @@ class PackedStore(DamageLog):
         archive = self._archive(OUTCOMES)
         for parts in (key.split("/") for key in archive):
             cell_id, own = parts[0], parts[1] if len(parts) > 1 else ""
-            if own not in self._records.get(cell_id, {}) and own not in self._transfers.get(cell_id, {}):
+            if own not in self._records.get(cell_id, {}):
                 self._note_alone(RECORDS, OUTCOMES, cell_id, own)
         return archive
 
@@ -360,7 +336,7 @@ class PackedStore(DamageLog):
 
     def _note_alone(self, lines: str, archive: str, cell_id: str, own: str) -> None:
         """Note arrays that no line is about, unless a damaged line explains it."""
-        if not any(one.path.name in (CELLS, RECORDS, MEASUREMENTS, TRANSFERS) for one in self.damaged):
+        if not any(one.path.name in (CELLS, RECORDS, MEASUREMENTS) for one in self.damaged):
             self.note(Damaged(self.root / lines, f"no number {own} of {cell_id}, which {archive} has", REMEDY, cell_id))
 
     def _archive(self, name: str) -> ParsedArrays:

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel
 
-from bn_vuln import config
 from bn_vuln.config import Cell, describe_cell, identity_of, to_plain, to_yaml, validate
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.records.folder import (
@@ -27,7 +26,6 @@ from bn_vuln.records.folder import (
     to_json,
     write_measurement,
     write_record,
-    write_transfer,
 )
 from bn_vuln.records.packed import (
     ARRAYS,
@@ -37,12 +35,11 @@ from bn_vuln.records.packed import (
     OUTCOMES,
     PERTURBATIONS,
     RECORDS,
-    TRANSFERS,
     PackedStore,
     is_packed,
 )
 from bn_vuln.records.reading import DamagedError, describe_damaged
-from bn_vuln.records.schema import MeasurementRecord, Record, TrainingRecord, TransferRecord
+from bn_vuln.records.schema import MeasurementRecord, Record, TrainingRecord
 from bn_vuln.records.store import Store
 from bn_vuln.runtime.files import atomic_path, atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet
@@ -73,7 +70,6 @@ class _Content:
     models: dict[str, Path] = field(default_factory=dict)
     records: dict[tuple[str, str], Record] = field(default_factory=dict)
     measurements: dict[tuple[str, str], MeasurementRecord] = field(default_factory=dict)
-    transfers: dict[tuple[str, str], TransferRecord] = field(default_factory=dict)
     outcomes: Arrays = field(default_factory=dict)
     arrays: Arrays = field(default_factory=dict)
 
@@ -101,12 +97,6 @@ class _Content:
                 known = self.measurements.setdefault((cell_id, own), measurement)
                 _check_same(store, f"measurement {own} of {cell_id}", known, measurement)
                 self._add_arrays(f"{cell_id}/{own}", store.measurement_arrays(cell_id, own))
-        for transfer, outcomes in store.transfers(cell_id):
-            own = transfer.transfer_id
-            known_transfer = self.transfers.setdefault((cell_id, own), transfer)
-            _check_same(store, f"transfer {own} to {cell_id}", known_transfer, transfer)
-            for name, bits in outcomes.items():
-                self.outcomes.setdefault(f"{cell_id}/{own}/{name}", np.packbits(bits))
 
     def _add_record(self, store: Store, cell_id: str, record: Record) -> None:
         own = record.perturbation_id
@@ -201,7 +191,6 @@ def _write(content: _Content, target: Path, members: Members) -> None:
     atomic_write(target / ARRAYS, _archive(content.arrays))
     atomic_write(target / HISTORY, gzip.compress(_join_histories(content.histories).encode(), mtime=0))
     perturbations = {record.perturbation_id: record.perturbation for record in content.records.values()}
-    perturbations |= {config.digest(record.perturbation): record.perturbation for record in content.transfers.values()}
     perturbations |= {record.measurement_id: record.measurement for record in content.measurements.values()}
     lines = [f"{json.dumps(key)}: {_json(perturbations[key])}" for key in sorted(perturbations)]
     atomic_write(target / PERTURBATIONS, "{\n" + ",\n".join(lines) + "\n}\n")
@@ -224,15 +213,8 @@ def _write(content: _Content, target: Path, members: Members) -> None:
               {"measurement": record.measurement, "cell": identities[key[0]]})
         for key, record in sorted(content.measurements.items())
     ]  # fmt: skip
-    transfers = [
-        {**_line(record, ("transfer_id", "source_id", "n", "transfer_rate", "flags"), {},
-                 {"target_id": key[0], "target": identities[key[0]], "perturbation": record.perturbation}),
-         "cell_id": key[0], "perturbation_id": config.digest(record.perturbation)}
-        for key, record in sorted(content.transfers.items())
-    ]  # fmt: skip
-    for name, rows in ((RECORDS, records), (MEASUREMENTS, measurements), (TRANSFERS, transfers), (CELLS, cells)):
-        if rows or name != TRANSFERS:
-            atomic_write(target / name, "".join(_json(row) + "\n" for row in rows))
+    for name, rows in ((RECORDS, records), (MEASUREMENTS, measurements), (CELLS, cells)):
+        atomic_write(target / name, "".join(_json(row) + "\n" for row in rows))
 
 
 def _cell_line(
@@ -380,10 +362,6 @@ def _unpack_measured(packed: PackedStore, store: FolderStore, cell_id: str) -> N
             _check_same(packed, f"measurement {key} of {cell_id}", known_measurement, measurement)
         elif (arrays := _whole_arrays(packed, cell_id, key)) is not None:
             write_measurement(folder, measurement, arrays)
-    known_transfers = {transfer.transfer_id for transfer, _ in store.transfers(cell_id)}
-    for transfer, outcomes in packed.transfers(cell_id):
-        if transfer.transfer_id not in known_transfers:
-            write_transfer(folder, transfer, outcomes)
 
 
 def _whole_arrays(packed: PackedStore, cell_id: str, own: str) -> Arrays | None:

@@ -72,6 +72,9 @@ class Record(_Versioned):
             random order that limits take them in.
         held_off: Layers that act in training only (dropout, augmentation), which stayed off where BN has the statistics
             of the batch, or re-estimated ones.
+        source_correct: Of a transfer, examples that the source still classifies correctly under the attack on it.
+        eligible: Examples that could transfer: both models classify them correctly when clean, and they are adversarial
+            for the source. Of these `transferred` are misclassified here too.
     """
 
     cell_id: str
@@ -98,11 +101,19 @@ class Record(_Versioned):
     corruption_source: Literal["made", "archive"] | None = None
     bn_batch_size: int | None = None
     held_off: tuple[str, ...] = ()
+    source_correct: int | None = None
+    eligible: int | None = None
+    transferred: int | None = None
 
     @property
     def kind(self) -> str:
-        """The kind of the perturbation: clean, awgn, corruption, attack or minimal."""
+        """The kind of the perturbation: clean, awgn, corruption, attack, minimal or transfer."""
         return str(self.perturbation["kind"])
+
+    @property
+    def transfer_rate(self) -> float | None:
+        """The share of the eligible examples that transferred; None where there are none."""
+        return self.transferred / self.eligible if self.eligible and self.transferred is not None else None
 
 
 class MeasurementRecord(_Versioned):
@@ -125,42 +136,6 @@ class MeasurementRecord(_Versioned):
     versions: dict[str, str]
     device: str
     seconds: float
-
-
-class TransferRecord(_Versioned):
-    """Accuracy of one model, the target, on adversarial examples of another one, the source, with its identity.
-
-    `source` and `target` are the models' cells and `perturbation` the attack on the source, as in `Record`. Of `n`
-    examples the target classifies `clean_correct` correctly when clean and `correct` after the attack on the source;
-    `fooled` of the former are misclassified then. `transferred` of the `eligible` ones, which both models classify
-    correctly when clean and which fool the source, fool the target: `transfer_rate` is their share, None where there
-    are none. `flags` are those of the attack on the source, `target_flags` those of the target. `seconds` is wall time,
-    that of the attack included; versions, device and BN layers are as in `Record`.
-    """
-
-    transfer_id: str
-    source_id: str
-    target_id: str
-    source: Plain
-    target: Plain
-    perturbation: Plain
-    n: int
-    clean_correct: int
-    clean_accuracy: float
-    correct: int
-    accuracy: float
-    fooled: int
-    eligible: int
-    transferred: int
-    transfer_rate: float | None
-    flags: tuple[Flag, ...] = ()
-    target_flags: tuple[Flag, ...] = ()
-    versions: dict[str, str]
-    device: str
-    seconds: float
-    replicas: int = 1
-    bn_folded: int = 0
-    bn_kept: int = 0
 
 
 class TrainingRecord(_Versioned):

@@ -11,7 +11,7 @@ from bn_vuln.errors import BnvulnError
 from bn_vuln.records.folder import FolderStore
 from bn_vuln.records.packed import PackedStore, is_packed
 from bn_vuln.records.reading import Damaged, DamagedError
-from bn_vuln.records.schema import ExternalRecord, MeasurementRecord, Record, TrainingRecord, TransferRecord
+from bn_vuln.records.schema import ExternalRecord, MeasurementRecord, Record, TrainingRecord
 from bn_vuln.typing import Arrays, Mask
 
 Result = TypeVar("Result")
@@ -74,9 +74,6 @@ class Store(Protocol):
 
     def measurement_arrays(self, cell_id: str, measurement_id: str) -> Arrays:
         """Return the arrays of a measurement."""
-
-    def transfers(self, cell_id: str) -> list[tuple[TransferRecord, dict[str, Mask]]]:
-        """Return the transfer records of a target with their per-example outcomes, bool [n] by name."""
 
 
 def open_store(root: Path) -> Store:

@@ -5,7 +5,7 @@ No TensorFlow here: a report renders again from records in about a second.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,12 +18,14 @@ from bn_vuln.config import (
     SelectionRule,
     canonical_json,
     digest,
-    perturbation_identity,
 )
-from bn_vuln.config.grid import arm_of, check_layout, expand, lookup_or_none
+from bn_vuln.config.grid import arm_of, cell_plans, check_layout, expand, lookup_or_none
 from bn_vuln.records import Store
+from bn_vuln.records.comparability import with_check_of_transfer
 from bn_vuln.reporting.claims import Comparison, compare, unequal_arms
 from bn_vuln.reporting.results import Block, Difference, Run, Value, has, mean_over_arms
+
+Ids = Mapping[tuple[str, str], str]  # (name, name of the evaluation) -> id
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,15 @@ def aggregate(experiment: Experiment, results: Path | Store) -> Results:
     store = records.open_store(results) if isinstance(results, Path) else results
     cells = expand(experiment)
     check_layout(experiment, cells)
-    columns = {name: _columns(experiment, name) for name in {cell.data.canonical for cell in cells}}
-    runs = [_read(cell, experiment, store, columns[cell.data.canonical]) for cell in cells]
+    plans = cell_plans(experiment, cells)
+    shared: dict[tuple[str, int], Ids] = {}  # by data set and plans: without transfers all cells have the same
+    for cell, own in zip(cells, plans, strict=True):
+        if (key := (cell.data.canonical, id(own))) not in shared:
+            shared[key] = {(name, plan.name): found for plan in own for name, found in plan.ids(key[0]).items()}
+    runs = [
+        _read(cell, experiment, store, shared[cell.data.canonical, id(own)])
+        for cell, own in zip(cells, plans, strict=True)
+    ]
     blocks = _select(experiment, [_block(experiment, group) for group in _group(experiment, runs)])
     # Records of a run that took time of their own: those of an eps grid are one search, of which each has the time, and
     # evaluations may agree.
@@ -96,38 +105,19 @@ def _distinct(items: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(items)))
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """The ids of what columns of an experiment are read from, for the cells that are trained on one data set."""
-
-    perturbations: dict[tuple[str, str], str]
-    measurements: dict[tuple[str, str], str]
-
-
-def _columns(experiment: Experiment, dataset: str) -> _Columns:
-    columns = _Columns({}, {})
-    for plan in experiment.plans:
-        for name, perturbation in config.with_eps_grid(plan.perturbations).items():
-            identity = perturbation_identity(plan.evaluation, dataset, perturbation)
-            columns.perturbations[name, plan.name] = digest(identity)
-        for name, measurement in plan.measurements.items():
-            identity = perturbation_identity(plan.evaluation, dataset, measurement)
-            columns.measurements[name, plan.name] = digest(identity)
-    return columns
-
-
-def _read(cell: Cell, experiment: Experiment, store: Store, columns: _Columns) -> Run:
+def _read(cell: Cell, experiment: Experiment, store: Store, ids: Ids) -> Run:
     cell_id = digest(config.identity_of(cell))
-    found = {name: store.record(cell_id, own) for name, own in columns.perturbations.items()}
-    measured = {name: store.measurement(cell_id, own) for name, own in columns.measurements.items()}
+    known = experiment.measurements
+    found = {key: store.record(cell_id, own) for key, own in ids.items() if key[0] not in known}
+    measured = {key: store.measurement(cell_id, own) for key, own in ids.items() if key[0] in known}
     return Run(
         cell,
         arm_of(experiment, cell) or "",
         store,
         cell_id,
         store.training(cell_id),
-        {name: record for name, record in found.items() if record},
-        {name: record for name, record in measured.items() if record},
+        {key: with_check_of_transfer(store, cell_id, record) for key, record in found.items() if record},
+        {key: record for key, record in measured.items() if record},
     )
 
 
@@ -206,29 +196,29 @@ def _number(experiment: Experiment, column: Column, run: Run) -> float | None:
 
 def _select(experiment: Experiment, blocks: list[Block]) -> list[Block]:
     """Mark the chosen block, of each group if the layout has them."""
-    choice = experiment.table.selection_rule
-    if choice is None:
+    rule = experiment.table.select_by
+    if rule is None:
         return blocks
     groups: dict[str, list[Block]] = {}
     for block in blocks:
-        groups.setdefault(canonical_json([block.where.get(key) for key in choice.per]), []).append(block)
-    chosen = [id(best) for group in groups.values() if (best := _best(choice, group)) is not None]
+        groups.setdefault(canonical_json([block.where.get(key) for key in rule.per]), []).append(block)
+    chosen = [id(best) for group in groups.values() if (best := _best(rule, group)) is not None]
     return [Block(b.where, b.arms, b.differences, b.runs, selected=id(b) in chosen) for b in blocks]
 
 
-def _best(choice: SelectionRule, blocks: Sequence[Block]) -> Block | None:
+def _best(rule: SelectionRule, blocks: Sequence[Block]) -> Block | None:
     """The block of the highest mean over the arms among those that qualify; the first of several that are equal."""
-    scored = [(mean_over_arms(block, choice.by), block) for block in blocks if _qualifies(choice, block, blocks)]
+    scored = [(mean_over_arms(block, rule.by), block) for block in blocks if _qualifies(rule, block, blocks)]
     best = max((score for score, _ in scored if score is not None), default=None)
     return next((block for score, block in scored if score is not None and score == best), None)
 
 
-def _qualifies(choice: SelectionRule, block: Block, among: Sequence[Block]) -> bool:
+def _qualifies(rule: SelectionRule, block: Block, among: Sequence[Block]) -> bool:
     """True if its column `of` is close enough to that of the block it is compared with."""
-    if choice.of is None:
+    if rule.of is None:
         return True
-    bounds = [mean_over_arms(b, choice.of) for b in among if has(b, choice.where)]
-    own = mean_over_arms(block, choice.of)
+    bounds = [mean_over_arms(b, rule.of) for b in among if has(b, rule.where)]
+    own = mean_over_arms(block, rule.of)
     if own is None or not bounds or bounds[0] is None:
         return False
-    return own >= bounds[0] - choice.within - 1e-12
+    return own >= bounds[0] - rule.within - 1e-12

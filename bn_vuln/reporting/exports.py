@@ -121,18 +121,18 @@ def comparison_fields(results: Results, comparison: Comparison) -> Plain:
     return {
         "where": comparison.where,
         "perturbation": comparison.perturbation,
-        "unit": plain_unit(results, comparison.perturbation) if comparison.paper.how == "difference" else None,
+        "unit": plain_unit(results, comparison.perturbation) if comparison.claim.in_unit else None,
         "arm": comparison.arm,
         **estimate_fields(comparison.ours),
-        "claimed": comparison.paper.value,
-        "claimed_sem": comparison.paper.sem,
+        "claimed": comparison.claim.value,
+        "claimed_sem": comparison.claim.sem,
         "difference": comparison.gap,
         "quantity": quantity(results, comparison),
         "verdict": comparison.verdict,
         "verdict_at_full_scale": comparison.verdict_at_full_scale,
         "flags": list(comparison.flags),
         "interval_over_examples": comparison.over_examples,
-        "source": comparison.paper.source,
+        "source": comparison.claim.source,
     }
 
 

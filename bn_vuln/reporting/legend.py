@@ -5,37 +5,10 @@ from __future__ import annotations
 from bn_vuln.config import METRICS, Column, describe_perturbation
 from bn_vuln.reporting import footnotes
 from bn_vuln.reporting.aggregate import Results
-from bn_vuln.reporting.claims import FAILED, Comparison
 from bn_vuln.reporting.tables import KEY_NAMES, MEASUREMENT_NAMES, claimed_by, difference_label
+from bn_vuln.reporting.verdicts import MEANINGS, rule
 
 Lines = list[tuple[str, str]]
-
-# Of a verdict: what it means for a claim of a sign, of a signed value, and of equality; "" where all are meant.
-VERDICTS: dict[str, dict[str, str]] = {
-    "holds": {
-        "sign": "the 95% interval over seeds excludes 0, on the claimed side",
-        "value": "the 95% interval over seeds excludes 0 with the claimed sign, and the size agrees: within 2 combined "
-        "SEM, or at least half of what is claimed",
-        "equality": "within the tolerance of the claim, or within 2 combined SEM",
-    },
-    "holds in sign": {
-        "value": "the 95% interval over seeds excludes 0 with the claimed sign, but the size does not agree"
-    },
-    "fails": {
-        "sign": "the 95% interval over seeds excludes 0, on the other side",
-        "value": "the 95% interval over seeds excludes 0 with the opposite sign",
-        "equality": "farther from what is claimed than its tolerance and 2 combined SEM",
-    },
-    "undecided": {
-        "sign": "the 95% interval over seeds includes 0, or there are fewer than 3 seeds",
-        "value": "the 95% interval over seeds includes 0, or there are fewer than 3 seeds",
-        "equality": "there are fewer than 3 seeds (a claim of equality)",
-    },
-    "context": {"": "shown but not judged: an approximate value, or one arm's number without a tolerance"},
-    "preview": {"": "not judged: run below full scale, or with settings changed on the command line (--set)"},
-    "not run": {"": "a number that the claim needs has not been measured"},
-    FAILED: {"": "no seed of an arm that the claim is about could be trained"},
-}
 
 
 def columns(results: Results) -> Lines:
@@ -87,16 +60,8 @@ def verdicts(results: Results) -> Lines:
     ]
     lines.append(("flags", "the numbers of the notes under this table"))
     for verdict in dict.fromkeys(comparison.verdict for comparison in results.comparisons):
-        kinds = dict.fromkeys(_kind(c) for c in results.comparisons if c.verdict == verdict)
-        meanings = VERDICTS.get(verdict, {})
-        texts = dict.fromkeys(meanings.get(kind, meanings.get("", "")) for kind in kinds)
+        rules = dict.fromkeys(rule(c.claim) for c in results.comparisons if c.verdict == verdict)
+        meanings = MEANINGS[verdict]
+        texts = dict.fromkeys(meanings.get(own, meanings.get("", "")) for own in rules)
         lines.append((verdict, "; or ".join(filter(None, texts))))
     return lines
-
-
-def _kind(comparison: Comparison) -> str:
-    """What is claimed: a sign, a value with its sign and size, or equality."""
-    claim = comparison.paper
-    if claim.sign is not None:
-        return "sign"
-    return "value" if claim.tolerance is None else "equality"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from bn_vuln.auditing.mended import Mended, changes
-from bn_vuln.config import describe_cell, describe_fields, present_perturbation, to_plain
+from bn_vuln.config import describe_cell, describe_fields, to_plain
 from bn_vuln.errors import UsageError
 from bn_vuln.records import Entry, TrainingRecord, entries, entry, is_packed, is_run_folder, open_run, open_store
 from bn_vuln.reporting import templates
@@ -104,7 +104,6 @@ def summary_rows(entry: Entry) -> list[tuple[str, str]]:
             text = f"{training.state}: validation accuracy {100 * (training.validation_accuracy or 0):.2f}%"
             text += f" (epoch {training.best_epoch} of {training.epochs})" if training.epochs else ""
         rows += [("training", f"{text}, {training.parameters:,} parameters, {training.seconds:.0f} s")]
-    rows += [("transfer", f"{len(entry.transfers)} records as a target")] if entry.transfers else []
     return [*rows, *(("damaged", problem) for problem in entry.problems)]
 
 
@@ -165,10 +164,6 @@ def entry_fields(entry: Entry) -> Plain:
         "external": None if entry.external is None else entry.external.model_dump(mode="json"),
         "records": [record_fields(record) for record in entry.records],
         "measurements": [measurement_fields(record) for record in entry.measurements],
-        "transfers": [
-            {**record.model_dump(mode="json"), "perturbation": present_perturbation(record.perturbation)}
-            for record in entry.transfers
-        ],
     }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from bn_vuln.analysis.statistics import Estimate, estimate
 from bn_vuln.config import METRICS, VALUE, Cell, Column
+from bn_vuln.config.grid import is_in
 from bn_vuln.records import Flag, MeasurementRecord, Record, Store, TrainingRecord
 from bn_vuln.typing import Plain
 
@@ -102,8 +103,8 @@ class Block:
 
 
 def has(block: Block, where: Plain) -> bool:
-    """Return True if a block has these values of its row keys."""
-    return all(block.where.get(key) == value for key, value in where.items())
+    """Return True if a block has these values of its row keys, of a list one."""
+    return is_in(block.where, where)
 
 
 def mean_over_arms(block: Block, name: str) -> float | None:

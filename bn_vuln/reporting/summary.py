@@ -9,26 +9,15 @@ from bn_vuln import records
 from bn_vuln.experiments import catalog
 from bn_vuln.reporting import footnotes
 from bn_vuln.reporting.aggregate import Results
-from bn_vuln.reporting.claims import FAILED
+from bn_vuln.reporting.verdicts import PLURALS
 from bn_vuln.runtime.progress import duration
-
-# In the order in which a summary counts them, each with its plural.
-VERDICTS = {
-    "holds": "hold",
-    "holds in sign": "hold in sign",
-    "fails": "fail",
-    "undecided": "undecided",
-    "preview": "previews",
-    FAILED: FAILED,
-    "not run": "not run",
-}
 
 
 def verdicts(*experiments: Results) -> str:
     """Count the verdicts of experiments in one line: `4 claims: 3 hold, 1 undecided`."""
     counts = Counter(comparison.verdict for results in experiments for comparison in results.comparisons)
-    parts = [f"{n} {verdict if n == 1 else plural}" for verdict, plural in VERDICTS.items() if (n := counts[verdict])]
-    total = sum(counts[verdict] for verdict in VERDICTS)
+    parts = [f"{n} {verdict if n == 1 else plural}" for verdict, plural in PLURALS.items() if (n := counts[verdict])]
+    total = sum(counts[verdict] for verdict in PLURALS)
     if total < 2:
         return parts[0].replace("1 ", "1 claim: ") if parts else "no claim to judge"
     return f"{total} claims: {', '.join(parts)}"

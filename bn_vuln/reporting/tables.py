@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bn_vuln.analysis.statistics import Estimate
-from bn_vuln.config import ColumnUnit, Experiment, Table, describe_fields
+from bn_vuln.config import (
+    ColumnUnit,
+    ContextClaim,
+    Experiment,
+    RatioClaim,
+    SignClaim,
+    SlopeClaim,
+    Table,
+    describe_fields,
+)
 from bn_vuln.experiments import catalog
 from bn_vuln.records import Flag, MeasurementRecord, Record
 from bn_vuln.reporting import footnotes
@@ -262,7 +271,7 @@ def sign_convention(results: Results) -> str:
     """Return the meaning of a negative number, where it is the same everywhere."""
     experiment, table = results.experiment, results.experiment.table
     is_cost = all(
-        (c.arm is None and experiment.columns[c.perturbation].unit == "%") or not c.paper.is_contrast
+        (c.arm is None and experiment.columns[c.perturbation].is_accuracy) or not c.claim.is_contrast
         for c in results.comparisons
     )
     arms = (table.treatment, table.reference)
@@ -273,11 +282,13 @@ def claim_texts(results: Results) -> list[ClaimText]:
     """Return every comparison of an experiment as text."""
     texts = []
     for comparison in results.comparisons:
-        paper, column = comparison.paper, comparison.perturbation
-        published = "above 0" if paper.sign == 1 else "below 0"
-        if paper.value is not None:
-            number = _format_as_claimed(results, comparison, Estimate(paper.value, paper.sem, 0))
-            published = f"about {number}" if paper.approximate else number
+        claim, column = comparison.claim, comparison.perturbation
+        if isinstance(claim, SignClaim):
+            published = "above 0" if claim.sign == 1 else "below 0"
+        else:
+            published = _format_as_claimed(results, comparison, Estimate(claim.value, claim.sem, 0))
+        if isinstance(claim, ContextClaim) and claim.approximate:
+            published = f"about {published}"
         gap = MISSING
         if comparison.gap is not None:
             gap = _format_as_claimed(results, comparison, Estimate(comparison.gap, None, 1), signed=True)
@@ -291,7 +302,7 @@ def claim_texts(results: Results) -> list[ClaimText]:
                 gap,
                 comparison.verdict,
                 comparison.flags,
-                "" if comparison.verdict_at_full_scale == "holds" else paper.remark,
+                "" if comparison.verdict_at_full_scale == "holds" else results.experiment.remark(claim),
             )
         )
     return texts
@@ -299,20 +310,21 @@ def claim_texts(results: Results) -> list[ClaimText]:
 
 def quantity(results: Results, comparison: Comparison) -> str:
     """Return the quantity of a claim: its own text, a difference between the arms, or one arm's number."""
-    table, paper = results.experiment.table, comparison.paper
-    if paper.text:
-        return paper.text
-    if paper.arm is None:
-        return difference_label(table)
-    if paper.how == "slope":
-        power = f"^{paper.power}" if paper.power > 1 else ""
-        return f"slope of log({paper.arm}) against log({KEY_NAMES.get(str(paper.along), str(paper.along))}{power})"
-    if paper.against is None:
+    claim = comparison.claim
+    if claim.text:
+        return claim.text
+    if not claim.arms:
+        return difference_label(results.experiment.table)
+    first, *others = claim.arms
+    if isinstance(claim, SlopeClaim):
+        power = f"^{claim.power}" if claim.power > 1 else ""
+        return f"slope of log({first.arm}) against log({KEY_NAMES.get(claim.along, claim.along)}{power})"
+    if not others:
         is_accuracy = results.experiment.columns[comparison.perturbation].unit == "%"
-        return f"accuracy of {paper.arm}" if is_accuracy else paper.arm
-    sign = "/" if paper.how == "ratio" else "\N{MINUS SIGN}"
-    where = [f"{KEY_NAMES.get(k, k)} {format_key_value(k, v)}" for k, v in paper.against.where.items()]
-    return f"{paper.arm} {sign} {', '.join([paper.against.arm, *where])}"
+        return f"accuracy of {first.arm}" if is_accuracy else first.arm
+    sign = "/" if isinstance(claim, RatioClaim) else "\N{MINUS SIGN}"
+    where = [f"{KEY_NAMES.get(k, k)} {format_key_value(k, v)}" for k, v in others[0].where.items()]
+    return f"{first.arm} {sign} {', '.join([others[0].arm, *where])}"
 
 
 def _format_ours(results: Results, comparison: Comparison) -> str:
@@ -324,7 +336,7 @@ def _format_ours(results: Results, comparison: Comparison) -> str:
     if ours is None:
         return MISSING
     text = _format_as_claimed(results, comparison, ours)
-    interval = comparison.over_examples or (ours.interval() if comparison.paper.how != "difference" else None)
+    interval = comparison.over_examples or (None if comparison.claim.in_unit else ours.interval())
     if interval is None:
         return f"{text} ({ours.n})"
     low, high = (_format_as_claimed(results, comparison, Estimate(bound, None, 1)) for bound in interval)
@@ -335,12 +347,11 @@ def _format_ours(results: Results, comparison: Comparison) -> str:
 
 def _format_as_claimed(results: Results, comparison: Comparison, value: Estimate, *, signed: bool | None = None) -> str:
     """A number in the unit of the claim; slopes and ratios have none. Contrasts have a sign by default."""
-    paper = comparison.paper
-    if paper.how != "difference":
+    if not comparison.claim.in_unit:
         mean = f"{value.mean:{'+' if signed else ''}.3f}".replace("-", "\N{MINUS SIGN}")
         return mean if value.sem is None else f"{mean} ± {value.sem:.3f}"
     unit = results.experiment.columns[comparison.perturbation].unit
-    return format_estimate(value, unit, signed=paper.is_contrast if signed is None else signed)
+    return format_estimate(value, unit, signed=comparison.claim.is_contrast if signed is None else signed)
 
 
 # ---------------------------------------------------------------- Markdown

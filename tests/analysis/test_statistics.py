@@ -1,4 +1,4 @@
-"""Means, standard errors, differences between arms, and the verdict rule."""
+"""Means, standard errors, differences between arms, ratios, slopes and intervals."""
 
 from __future__ import annotations
 
@@ -15,14 +15,11 @@ from bn_vuln.analysis.statistics import (
     Estimate,
     Proportion,
     bootstrap_interval,
-    difference_verdict,
-    equality_verdict,
     estimate,
     log_log_slope,
     paired,
     paired_interval,
     ratio,
-    sign_verdict,
     unpaired,
 )
 
@@ -102,64 +99,6 @@ def test_unpaired_differences_add_their_errors_in_quadrature() -> None:
 
 def test_unpaired_differences_need_both_errors() -> None:
     assert unpaired(Estimate(0.2, 0.1, 3), Estimate(0.7, None, 1)) == Estimate(0.2 - 0.7, None, 1)
-
-
-# ---------------------------------------------------------------- verdicts
-
-
-@pytest.mark.parametrize(
-    ("ours", "value", "sem", "expected"),
-    [
-        pytest.param(None, -0.4, 0.01, "not run", id="no records"),
-        pytest.param(Estimate(-0.4, None, 1), -0.4, 0.01, "undecided", id="one seed"),
-        pytest.param(Estimate(-0.4, 0.0001, 2), -0.4, 0.01, "undecided", id="two seeds"),
-        pytest.param(Estimate(-0.4, 0.0001, 3), -0.4, 0.01, "holds", id="three seeds"),
-        pytest.param(Estimate(-0.4, 0.2, 5), -0.4, 0.01, "undecided", id="the right mean with a wide interval"),
-        pytest.param(Estimate(0.0, 0.0, 5), -0.4, 0.01, "undecided", id="exactly nothing"),
-        pytest.param(Estimate(-0.41, 0.005, 5), -0.4, 0.01, "holds", id="near and large"),
-        pytest.param(Estimate(-0.30, 0.005, 5), -0.4, 0.01, "holds", id="not near, but three quarters"),
-        pytest.param(Estimate(-0.15, 0.005, 5), -0.4, 0.2, "holds", id="small, but near the paper's wide figure"),
-        pytest.param(Estimate(-0.15, 0.005, 5), -0.4, 0.01, "holds in sign", id="less than half"),
-        pytest.param(Estimate(-0.15, 0.005, 5), -0.4, None, "holds in sign", id="less than half, no SEM given"),
-        pytest.param(Estimate(0.15, 0.005, 5), -0.4, 0.01, "fails", id="the other sign"),
-        pytest.param(Estimate(0.02, 0.005, 5), -0.01, 0.5, "fails", id="the other sign, inside the paper's error"),
-        pytest.param(Estimate(-0.4, 0.0, 3), -0.4, 0.01, "holds", id="no variance"),
-    ],
-)
-def test_verdicts(ours: Estimate | None, value: float, sem: float | None, expected: str) -> None:
-    for sign in (1, -1):
-        signed = ours and Estimate(sign * ours.mean, ours.sem, ours.n)
-        assert difference_verdict(signed, sign * value, sem) == expected
-
-
-@pytest.mark.parametrize(("factor", "expected"), [(1 - 1e-9, "holds"), (1 + 1e-9, "undecided")])
-def test_the_interval_decides_whether_the_sign_is_known(factor: float, expected: str) -> None:
-    n = 5
-    sem = 0.4 / scipy.stats.t.ppf(0.975, n - 1) * factor
-    assert difference_verdict(Estimate(-0.4, sem, n), -0.4, 0.01) == expected
-
-
-def test_an_interval_that_ends_at_nothing_includes_it() -> None:
-    sem = 0.1
-    half = Estimate(0.0, sem, 5).interval()
-    assert half is not None
-    assert difference_verdict(Estimate(half[1], sem, 5), half[1], 0.01) == "undecided"
-
-
-@pytest.mark.parametrize(("mean", "expected"), [(-0.25, "holds"), (math.nextafter(-0.25, 0), "holds in sign")])
-def test_half_of_the_paper_is_enough(mean: float, expected: str) -> None:
-    assert difference_verdict(Estimate(mean, 0.0, 3), -0.5, None) == expected
-
-
-@pytest.mark.parametrize(("sem", "expected"), [(0.375, "holds"), (math.nextafter(0.375, 0), "holds in sign")])
-def test_two_standard_errors_are_near(sem: float, expected: str) -> None:
-    assert difference_verdict(Estimate(0.25, 0.0, 3), 1.0, sem) == expected
-
-
-@pytest.mark.parametrize(("own", "expected"), [(0.9, "holds"), (0.8, "holds in sign")])
-def test_both_errors_count_in_quadrature(own: float, expected: str) -> None:
-    # |d - D| = 6 = 2 sqrt(s^2 + e^2) at e = 0.9 with s^2 = 9 - 0.81; |d| is less than half of |D|.
-    assert difference_verdict(Estimate(4.0, own, 100), 10.0, math.sqrt(9 - 0.81) + 1e-12) == expected
 
 
 # ---------------------------------------------------------------- ratios and slopes
@@ -316,60 +255,6 @@ def test_other_arrays_than_outcomes_are_refused(
 
 
 # ---------------------------------------------------------------- claims of equality and of a sign
-
-
-@pytest.mark.parametrize(
-    ("ours", "sem", "tolerance", "expected"),
-    [
-        pytest.param(None, 0.0, 1.0, "not run", id="no records"),
-        pytest.param(Estimate(0.5, None, 1), 0.01, 1.0, "undecided", id="one seed"),
-        pytest.param(Estimate(0.5, 0.0, 2), None, 1.0, "undecided", id="two seeds that agree"),
-        pytest.param(Estimate(0.5, None, 3), 0.01, 1.0, "undecided", id="no interval"),
-        pytest.param(Estimate(0.5, 0.01, 3), 0.01, 0.0, "holds", id="three seeds"),
-        pytest.param(Estimate(0.625, 0.0, 3), None, 0.125, "holds", id="at the tolerance"),
-        pytest.param(Estimate(math.nextafter(0.625, 1), 0.0, 3), None, 0.125, "fails", id="beyond the tolerance"),
-        pytest.param(Estimate(0.75, 0.125, 3), None, 0.0, "holds", id="at two of our errors"),
-        pytest.param(Estimate(0.75, 0.12, 3), None, 0.0, "fails", id="beyond two of our errors"),
-        pytest.param(Estimate(0.75, 0.12, 3), 0.12, 0.0, "holds", id="both errors in quadrature"),
-        pytest.param(Estimate(0.75, 0.08, 3), 0.08, 0.0, "fails", id="not in sum"),
-        pytest.param(Estimate(0.75, 0.08, 3), 0.08, 0.25, "holds", id="the larger of the two bounds"),
-        pytest.param(Estimate(-0.5, 0.01, 5), 0.01, 0.1, "fails", id="the other sign"),
-        pytest.param(Estimate(0.51, None, 1), 0.0, 0.1, "undecided", id="an exact claim, one seed"),
-        pytest.param(Estimate(0.51, 0.0, 1), None, 0.1, "holds", id="our value is exact"),
-        pytest.param(Estimate(0.7, 0.0, 1), None, 0.1, "fails", id="our value is exact and far off"),
-    ],
-)
-def test_verdicts_of_an_equality(ours: Estimate | None, sem: float | None, tolerance: float, expected: str) -> None:
-    assert equality_verdict(ours, 0.5, sem, tolerance) == expected
-
-
-@pytest.mark.parametrize(
-    ("ours", "expected"),
-    [
-        pytest.param(None, "not run", id="no records"),
-        pytest.param(Estimate(0.4, None, 1), "undecided", id="one seed"),
-        pytest.param(Estimate(0.4, 1e-9, 2), "undecided", id="two seeds"),
-        pytest.param(Estimate(0.4, 1e-9, 3), "holds", id="three seeds"),
-        pytest.param(Estimate(-0.4, 1e-9, 3), "fails", id="the other sign"),
-        pytest.param(Estimate(0.4, 0.2, 5), "undecided", id="a wide interval"),
-        pytest.param(Estimate(0.0, 0.0, 5), "undecided", id="exactly nothing"),
-        pytest.param(Estimate(0.4, 0.0, 5), "holds", id="no variance"),
-    ],
-)
-def test_verdicts_of_a_sign(ours: Estimate | None, expected: str) -> None:
-    for sign in (1, -1):
-        signed = ours and Estimate(sign * ours.mean, ours.sem, ours.n)
-        assert sign_verdict(signed, sign) == expected
-
-
-@pytest.mark.parametrize(("factor", "expected"), [(1 - 1e-9, "holds"), (1 + 1e-9, "undecided")])
-def test_the_interval_decides_the_sign(factor: float, expected: str) -> None:
-    assert sign_verdict(Estimate(0.4, 0.4 / scipy.stats.t.ppf(0.975, 4) * factor, 5), 1) == expected
-
-
-def test_a_sign_is_one_of_two() -> None:
-    with pytest.raises(ValueError, match="sign"):
-        sign_verdict(None, 0)
 
 
 # ---------------------------------------------------------------- paired intervals

@@ -107,9 +107,9 @@ def test_reproduce_prints_the_table_beside_the_paper_and_names_its_report(bnvuln
 @pytest.mark.slow
 def test_check_exits_1_only_for_a_failing_verdict(bnvuln, reproduced, monkeypatch):
     command = ["reproduce", "table6", "--scale", "smoke", "--out", reproduced, "-q"]
-    monkeypatch.setattr("bn_vuln.reporting.claims.statistics.difference_verdict", lambda *_: "undecided")
+    monkeypatch.setattr("bn_vuln.reporting.claims.judge", lambda *_: "undecided")
     assert bnvuln(*command, "--check")[0] == 0
-    monkeypatch.setattr("bn_vuln.reporting.claims.statistics.difference_verdict", lambda *_: "fails")
+    monkeypatch.setattr("bn_vuln.reporting.claims.judge", lambda *_: "fails")
     assert bnvuln(*command)[0] == 0
     assert bnvuln(*command, "--check")[0] == 1
 

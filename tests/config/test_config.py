@@ -554,7 +554,7 @@ def test_table6_carries_the_figures_of_the_paper() -> None:
         p: (value.value, value.sem)
         for value in catalog.experiment("table6").claims
         for p in value.perturbations
-        if value.arm is None and not value.approximate and value.where == {"data.width": 28}
+        if value.kind == "value" and value.where == {"data.width": 28}
     }
     noise, bim = (-0.164, 0.004), (-0.438, 0.005)
     assert judged == {"awgn": noise, "awgn_box": noise, "bim": bim, "bim_box": bim}

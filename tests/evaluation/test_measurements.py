@@ -9,7 +9,7 @@ from helpers_runs import MessageLog
 
 from bn_vuln import api, data, records
 from bn_vuln.analysis import spectrum
-from bn_vuln.config import Cell, Clean, Evaluation, Spectrum, Tilt, digest, validate
+from bn_vuln.config import Cell, Clean, Evaluation, EvaluationPlan, Spectrum, Tilt, digest, validate
 from bn_vuln.data import toy
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import BnvulnError, UsageError
@@ -336,7 +336,7 @@ def test_damaged_files_are_named(measured):
 def task(**changes):
     cell = validate(Cell, {"data": "toy", "arch": "nearest_centroid"}, "test")
     fields = {"perturbations": {"clean": Clean()}, "measurements": {**TILT, **SPECTRUM}, **changes}
-    return Task(cell, LIMIT, **fields)
+    return Task(cell, (EvaluationPlan(LIMIT, **fields),))
 
 
 @pytest.fixture(scope="module")

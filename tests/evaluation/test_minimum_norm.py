@@ -14,6 +14,7 @@ from bn_vuln.config import (
     Cell,
     Clean,
     Evaluation,
+    EvaluationPlan,
     MinimumNorm,
     describe_fields,
     describe_perturbation,
@@ -175,8 +176,8 @@ def test_it_is_described():
 def test_its_cost_grows_with_steps_and_constants():
     cell, one = Cell(), {"cw": MinimumNorm(steps=600, binary_search_steps=1)}
     flops = [
-        cost_estimate.task_flops(Task(cell, LIMIT, perturbations))
-        - cost_estimate.task_flops(Task(cell, LIMIT, {"clean": Clean()}))
+        cost_estimate.task_flops(Task(cell, (EvaluationPlan(LIMIT, perturbations),)))
+        - cost_estimate.task_flops(Task(cell, (EvaluationPlan(LIMIT, {"clean": Clean()}),)))
         for perturbations in (one, {"cw": MinimumNorm(steps=600, binary_search_steps=4)})
     ]
     assert flops[1] == pytest.approx(4 * flops[0], rel=1e-3)

@@ -106,7 +106,7 @@ def test_settings_are_chosen_on_validation_images_by_other_seeds() -> None:
 def test_the_rules_that_choose_the_settings() -> None:
     rules = {"table6_settings": "clean", "table1_settings": "clean", "table13_settings": "bim"}
     for name, by in {**rules, "table2_short_settings": "clean@all"}.items():
-        rule = catalog.experiment(name).table.selection_rule
+        rule = catalog.experiment(name).table.select_by
         assert rule is not None
         assert rule.by == by
         assert (rule.of, rule.within) == (("clean", 0.01) if by == "bim" else (None, 0.0))

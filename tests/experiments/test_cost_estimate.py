@@ -4,7 +4,7 @@ import pytest
 from helpers_runs import small_cell
 
 from bn_vuln import data, models
-from bn_vuln.config import Attack, Clean, Evaluation
+from bn_vuln.config import Attack, Clean, Evaluation, EvaluationPlan
 from bn_vuln.errors import BnvulnError
 from bn_vuln.experiments import cost_estimate
 from bn_vuln.experiments.runner import Task
@@ -31,7 +31,7 @@ def test_counting_without_weights_is_counting_them():
 
 def task(perturbations, limit=None, **train):
     cell = small_cell(data={"name": "mnist", "limit": 2000}, train={"epochs": 3, **train})
-    return Task(cell, Evaluation(limit=limit), perturbations)
+    return Task(cell, (EvaluationPlan(Evaluation(limit=limit), perturbations),))
 
 
 FORWARD = 2 * (784 * 32 + 32 * 32 + 320)
@@ -42,13 +42,12 @@ def test_training_is_three_forward_passes_and_validation_one():
 
 
 def test_enlarged_images_cost_the_first_kernel_at_native_width():
-    wide = Task(
-        small_cell(data={"name": "mnist", "limit": 2000, "width": 56}), Evaluation(limit=100), {"clean": Clean()}
-    )
+    plan = EvaluationPlan(Evaluation(limit=100), {"clean": Clean()})
+    wide = Task(small_cell(data={"name": "mnist", "limit": 2000, "width": 56}), (plan,))
     passes = 3 * (3 * 2000 + 5000)
     assert cost_estimate.task_flops(wide) == FORWARD * passes + 100 * (FORWARD + 2 * 32 * (56**2 - 784))
     assert cost_estimate.task_flops(
-        Task(small_cell(arch="mlp", data={"name": "mnist", "limit": 2000, "width": 56}), None, {})
+        Task(small_cell(arch="mlp", data={"name": "mnist", "limit": 2000, "width": 56}))
     ) == (2 * (784 * 1568 + 1568**2 + 15680) * passes)
 
 
@@ -60,7 +59,7 @@ def test_a_step_of_adversarial_training_has_the_gradients_of_its_search():
 def test_a_changed_model_costs_its_fine_tuning():
     def flops(**mend):
         cell = small_cell(data={"name": "mnist", "limit": 2000}, normalization="batch", mend=mend)
-        return cost_estimate.task_flops(Task(cell, Evaluation(), {}))
+        return cost_estimate.task_flops(Task(cell))
 
     assert flops(reestimate=True) == 0
     assert flops(reestimate=True, finetune={"epochs": 2}) == FORWARD * 2 * (3 * 2000 + 5000)
@@ -89,8 +88,7 @@ def test_the_rate_is_that_of_this_machine():
 def test_convolutional_nets_have_few_weights(monkeypatch):
     """36.5 million, in 0.4 GiB with gradients and a copy; their multiply-adds would be 59 GiB of weights."""
     monkeypatch.setattr(cost_estimate.os, "sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 2**30}.get)
-    evaluation = Evaluation()
-    cost_estimate.check_memory([Task(small_cell(arch={"name": "wrn"}), evaluation, {})])
+    cost_estimate.check_memory([Task(small_cell(arch={"name": "wrn"}))])
     wide = small_cell(arch="mlp", data={"name": "mnist", "width": 112})
     with pytest.raises(BnvulnError, match="GiB for its weights"):
-        cost_estimate.check_memory([Task(wide, evaluation, {})])
+        cost_estimate.check_memory([Task(wide)])

@@ -11,7 +11,7 @@ import helpers_data as h
 import pytest
 from helpers_records import fill, wobble
 
-from bn_vuln.config import Cell, Experiment, with_eps_grid
+from bn_vuln.config import Cell, EqualsClaim, Experiment, with_eps_grid
 from bn_vuln.experiments import catalog, runner
 from bn_vuln.reporting import figures, pages
 from bn_vuln.reporting.aggregate import Results, aggregate
@@ -327,7 +327,7 @@ def test_records_that_agree_with_the_paper_hold(tmp_path: Path, name: str) -> No
     chosen = catalog.experiment(name)
     results = aggregate(chosen, made_up(tmp_path, chosen, AGREES[name]))
     assert (results.failed, results.missing) == (0, 0)
-    assert [(c.paper.source, c.perturbation, c.verdict) for c in judged(results) if c.verdict != "holds"] == []
+    assert [(c.claim.source, c.perturbation, c.verdict) for c in judged(results) if c.verdict != "holds"] == []
     assert len(judged(results)) == JUDGED[name]
     # The figures that are asked for are drawn of full records.
     wanted = tuple(kind for kind in chosen.table.figures if kind not in ARRAYS)
@@ -342,7 +342,7 @@ def test_records_that_agree_with_the_paper_hold(tmp_path: Path, name: str) -> No
 def test_records_that_contradict_the_paper_fail(tmp_path: Path, name: str) -> None:
     chosen = catalog.experiment(name)
     results = aggregate(chosen, made_up(tmp_path, chosen, CONTRADICTS[name]))
-    assert [(c.paper.source, c.perturbation, c.verdict) for c in judged(results) if c.verdict != "fails"] == []
+    assert [(c.claim.source, c.perturbation, c.verdict) for c in judged(results) if c.verdict != "fails"] == []
     assert len(judged(results)) == JUDGED[name]
 
 
@@ -385,7 +385,8 @@ def test_fooling_images_that_no_network_gets_to_decide_nothing(tmp_path: Path) -
 def check_two_seeds_decide_nothing(root: Path, name: str) -> None:
     chosen = catalog.experiment(name)
     results = aggregate(chosen, made_up(root / name, chosen, AGREES[name], seeds=2))
-    assert [c.paper.exact for c in judged(results) if c.verdict == "holds"] == [True] * EXACT.get(name, 0)
+    held = [c.claim for c in judged(results) if c.verdict == "holds"]
+    assert [isinstance(claim, EqualsClaim) and claim.exact for claim in held] == [True] * EXACT.get(name, 0)
     assert verdicts(results)["undecided"] == JUDGED[name] - EXACT.get(name, 0)
     assert len(judged(results)) == JUDGED[name]
 
@@ -461,6 +462,7 @@ QUICK: tuple[str, ...] = ()
 BEYOND = (  # the others: in other files
     "normalizations", "batch_statistics", "adapted_statistics", "strong_cifar10", "table2_matched",
     "resnet20", "strong_resnet20", "posthoc_c", "posthoc_c_conv", "table2_short", "table2_short_settings",
+    "transfer_mnist", "transfer_cifar10",
 )  # fmt: skip
 
 

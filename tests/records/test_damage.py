@@ -20,11 +20,11 @@ from helpers_records import HARM, by_arm, fill, small, training, write_model
 from helpers_runs import MessageLog
 
 from bn_vuln import api, records
-from bn_vuln.config import Attack, Cell, digest, identity_of, perturbation_identity, read_yaml, to_yaml, validate
+from bn_vuln.config import Cell, digest, identity_of, perturbation_identity, read_yaml, to_yaml, validate
 from bn_vuln.config.grid import expand
 from bn_vuln.errors import BnvulnError, ConfigError
 from bn_vuln.experiments import runner
-from bn_vuln.records import DamagedError, ExternalRecord, FolderStore, TransferRecord, open_store
+from bn_vuln.records import DamagedError, ExternalRecord, FolderStore, open_store
 from bn_vuln.reporting.aggregate import aggregate
 from bn_vuln.runtime.files import atomic_write
 
@@ -34,19 +34,6 @@ NAMES = {
     for name, perturbation in EXPERIMENT.perturbations.items()
 }
 Fields = dict[str, Any]
-
-
-def transfer(cell: Cell) -> TransferRecord:
-    attack = perturbation_identity(
-        EXPERIMENT.evaluation, "mnist", validate(Attack, {"attack": "bim", "eps": 1}, "test")
-    )
-    source, target = {"weights": "s"}, digest(identity_of(cell))
-    return TransferRecord(
-        transfer_id=digest({"source": digest(source), "target": target, "perturbation": attack}),
-        source_id=digest(source), target_id=target, source=source, target=identity_of(cell), perturbation=attack,
-        n=3, clean_correct=3, clean_accuracy=1.0, correct=2, accuracy=2 / 3, fooled=1, eligible=2, transferred=1,
-        transfer_rate=0.5, versions={}, device="CPU", seconds=1.0,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +49,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_model(folder / "model.keras", folder.name)
         record = training(folder.name).model_copy(update={"model_sha256": records.model_sha256(folder / "model.keras")})
         atomic_write(folder / "training.json", records.to_json(record))
-        outcomes = {"target_clean": np.ones(3, bool), "target": np.array([True, False, True])}
-        records.write_transfer(folder, transfer(cell), outcomes)
     identity = {"weights": "w"}
     external = ExternalRecord(cell_id=digest(identity), source="net.keras", identity=identity)
     records.write_external(root / external.cell_id, external)
@@ -81,7 +66,7 @@ def read_all(root: Path) -> list[str]:
     """Read everything in a results folder, where each accuracy must be right; what was said of damage."""
     store = open_store(root)
     for cell_id in store.cells():
-        for read in (store.training, store.history, store.model, store.external, store.transfers):
+        for read in (store.training, store.history, store.model, store.external):
             read(cell_id)
         for record in store.records(cell_id):
             name, arm = NAMES[record.perturbation_id], record.cell["normalization"]["name"]
@@ -122,6 +107,10 @@ WRONG: list[tuple[str, Fields, str]] = [
     ("records", {"median_distance": -1.0}, "median_distance"),
     ("records", {"robust_after": {"a": 3, "b": 4}}, "robust_after b: expected 0 to 3, received 4"),
     ("records", {"robust_after": {"a": 41}}, "robust_after a: expected 0 to 40"),
+    ("records", {"source_correct": 41}, "source_correct: expected 0 to 40"),
+    ("records", {"eligible": 41, "transferred": 0}, "eligible: expected 0 to 40"),
+    ("records", {"eligible": 1, "transferred": 2}, "transferred: expected 0 to 1"),
+    ("records", {"eligible": 40, "transferred": 40}, "transferred: expected 0 to"),
     ("records", {"seconds": -1}, "seconds"),
     ("records", {"flags": [{"check": 1, "name": "x", "value": None, "message": "x"}]}, "flags.0.value"),
     ("records", {"cell_id": "0" * 12}, "cell_id: expected"),
@@ -135,13 +124,6 @@ WRONG: list[tuple[str, Fields, str]] = [
     ("measurements", {"value": None}, "value: None over 40 examples"),
     ("measurements", {"details": {"scale": float("nan")}}, "NaN is no number"),
     ("measurements", {"measurement_id": "0" * 12}, "measurement_id: expected"),
-    ("transfer", {"accuracy": 0.5}, "accuracy: expected"),
-    ("transfer", {"clean_accuracy": 1.5}, "clean_accuracy: expected"),
-    ("transfer", {"transferred": 3}, "transferred: expected 0 to 1"),
-    ("transfer", {"eligible": 4}, "eligible: expected 0 to 3"),
-    ("transfer", {"transfer_rate": None}, "transfer_rate"),
-    ("transfer", {"source_id": "0" * 12}, "source_id: expected"),
-    ("transfer", {"clean_correct": 2, "clean_accuracy": 2 / 3}, "target_clean: 3 examples are correct, but 2"),
     ("training", {"validation_accuracy": 1.01}, "validation_accuracy: expected 0 to 1"),
     ("training", {"best_epoch": 2}, "best_epoch: expected 1 to 1"),
     ("training", {"state": "done"}, "state: expected trained or failed"),
@@ -294,7 +276,7 @@ def test_commands_go_on_and_name_what_they_left_out(root: Path, bnvuln: Callable
 
 
 def test_unpacking_replaces_what_is_damaged(whole: Path, root: Path) -> None:
-    for path in (json_file(root, "records"), json_file(root, "training"), json_file(root, "transfer")):
+    for path in (json_file(root, "records"), json_file(root, "training")):
         path.write_text("{")
     folder = root / FolderStore(root).cells()[0]
     for path in (folder / "config.yaml", max(folder.glob("measurements/*.npz"))):

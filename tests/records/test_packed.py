@@ -12,10 +12,10 @@ import pytest
 from helpers_records import HARM, by_arm, fill, small, write_model
 
 from bn_vuln import api, records
-from bn_vuln.config import Attack, Cell, digest, identity_of, perturbation_identity, to_yaml, validate
+from bn_vuln.config import digest, identity_of, to_yaml
 from bn_vuln.config.grid import expand
 from bn_vuln.errors import BnvulnError, UsageError
-from bn_vuln.records import DamagedError, Flag, FolderStore, PackedStore, Store, TransferRecord, open_store
+from bn_vuln.records import DamagedError, Flag, FolderStore, PackedStore, Store, open_store
 from bn_vuln.reporting import exports, pages
 from bn_vuln.reporting.aggregate import aggregate
 from bn_vuln.runtime.files import atomic_write
@@ -25,7 +25,7 @@ RESULTS = Path(__file__).parents[2] / "results"
 
 
 def run(root: Path, accuracies: Any = HARM, **options: Any) -> Path:
-    """A working folder as a run leaves it: with configs, histories, models, flags, arrays and a transfer record."""
+    """A working folder as a run leaves it: with configs, histories, models, flags and arrays."""
     numbers = {(arm, "angle"): (1.5, 2.5) for arm in ("none", "batch")}
     options = {"also": by_arm(numbers), "arrays": lambda cell, name: {"angles": np.arange(4.0)}, **options}
     flag = Flag(check=18, name="steps", value=0.05, message="too few")
@@ -35,21 +35,7 @@ def run(root: Path, accuracies: Any = HARM, **options: Any) -> Path:
         atomic_write(folder / "config.yaml", to_yaml(cell))
         atomic_write(folder / "history.csv", f"number,loss,seconds\n1,0.1,{cell.seed}\n")
         write_model(folder / "model.keras", folder.name)
-    records.write_transfer(folder, transfer(folder.name, cell), {"target": np.array([True, False, True])})
     return root
-
-
-def transfer(cell_id: str, cell: Cell) -> TransferRecord:
-    attack = perturbation_identity(
-        EXPERIMENT.evaluation, "mnist", validate(Attack, {"attack": "bim", "eps": 1}, "test")
-    )
-    counts = {"clean_correct": 3, "clean_accuracy": 1.0, "correct": 2, "accuracy": 2 / 3, "fooled": 1, "eligible": 2}
-    source = {"weights": "s"}
-    pair = {"source": digest(source), "target": cell_id, "perturbation": attack}
-    return TransferRecord(
-        transfer_id=digest(pair), source_id=digest(source), target_id=cell_id, source=source, target=identity_of(cell),
-        perturbation=attack, n=3, transferred=1, transfer_rate=0.5, versions={}, device="CPU", seconds=1.0, **counts,
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -74,8 +60,6 @@ def content(root: Path) -> dict[str, Any]:
             store.measurements(cell_id),
             [store.measurement_arrays(cell_id, one.measurement_id)["angles"].tolist()
              for one in store.measurements(cell_id)],
-            [(record, {name: bits.tolist() for name, bits in found.items()})
-             for record, found in store.transfers(cell_id)],
         )
         for cell_id in store.cells()
     }  # fmt: skip
@@ -185,7 +169,6 @@ def read_all(root: Path) -> Store:
     store = open_store(root)
     for cell_id in store.cells():
         store.cell(cell_id), store.model(cell_id), store.history(cell_id), store.training(cell_id)
-        store.transfers(cell_id)
         for record in store.records(cell_id):
             store.correct(cell_id, record.perturbation_id)
         for one in store.measurements(cell_id):
@@ -194,7 +177,7 @@ def read_all(root: Path) -> Store:
 
 
 @pytest.mark.parametrize("name", [
-    "cells.jsonl", "records.jsonl", "measurements.jsonl", "transfers.jsonl", "perturbations.json", "outcomes.npz",
+    "cells.jsonl", "records.jsonl", "measurements.jsonl", "perturbations.json", "outcomes.npz",
     "arrays.npz", "history.csv.gz",
 ])  # fmt: skip
 def test_a_damaged_file_is_named(tmp_path: Path, yaml: str, name: str) -> None:
@@ -205,8 +188,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, yaml: str, name: str) -> None:
         path.write_bytes(damage)
         assert str(path) in damage_found(tmp_path / "packed")
     path.unlink()
-    if name != "transfers.jsonl":  # which few stores have
-        assert str(path) in damage_found(tmp_path / "packed")
+    assert str(path) in damage_found(tmp_path / "packed")
 
 
 def damage_found(root: Path) -> str:

@@ -1,4 +1,4 @@
-"""Aggregation of made-up records: means, differences, verdicts, flags, and the choice of settings."""
+"""Aggregation of made-up records: means, differences, verdicts and flags."""
 
 from __future__ import annotations
 
@@ -197,14 +197,14 @@ def test_a_comparison_holds_ours_and_the_papers(tmp_path: Path) -> None:
     assert (comparison.perturbation, comparison.arm) == ("bim", None)
     assert comparison.ours is not None
     assert comparison.ours.mean == pytest.approx(-0.4005)
-    assert (comparison.paper.value, comparison.paper.sem) == (-0.4, 0.01)
+    assert (comparison.claim.value, comparison.claim.sem) == (-0.4, 0.01)
     assert comparison.gap == pytest.approx(-0.0005)
 
 
 @pytest.mark.parametrize("scale", ["quick", "full"])
 @pytest.mark.parametrize(("arm", "mean"), [("none", 0.66), ("batch", 0.2595)])
 def test_accuracies_of_an_arm_are_context(tmp_path: Path, arm: str, mean: float, scale: str) -> None:
-    comparison = judged(tmp_path, small(claims=paper(arm=arm, value=0.66), scale=scale))
+    comparison = judged(tmp_path, small(claims=paper(kind="context", arms=[arm], value=0.66), scale=scale))
     assert (comparison.verdict, comparison.verdict_at_full_scale, comparison.arm) == ("context", "context", arm)
     assert comparison.ours is not None
     assert comparison.ours.mean == pytest.approx(mean)
@@ -243,7 +243,7 @@ def test_flags_of_other_arms_and_perturbations_do_not(tmp_path: Path) -> None:
     def flags(cell: Cell, name: str) -> list[Flag]:
         return [] if (cell.normalization.name, name) == ("none", "bim") else [FLAG]
 
-    assert judged(tmp_path, small(claims=paper(arm="none", value=0.66)), flags=flags).flags == ()
+    assert judged(tmp_path, small(claims=paper(kind="context", arms=["none"], value=0.66)), flags=flags).flags == ()
 
 
 def test_of_several_seeds_the_worst_flag_is_shown(tmp_path: Path) -> None:
@@ -283,71 +283,6 @@ def test_unequal_clean_accuracies_are_flagged(tmp_path: Path, clean: float, text
 @pytest.mark.parametrize("clean", [0.955])
 def test_clean_accuracies_within_two_points_are_not(tmp_path: Path, clean: float) -> None:
     assert judged(tmp_path, values=harm(clean=(clean,) * 4)).flags == ()
-
-
-# ---------------------------------------------------------------- the choice of settings
-
-CHOICE: dict[str, Any] = {
-    "grid": {"train.lr": [0.1, 0.2, 0.3], "normalization": ["none", "batch"]},
-    "seeds": [0, 1],
-    "table": {"rows": ["train.lr"], "columns": {"clean": "clean", "bim": "BIM"}, "select_by": "clean"},
-    "claims": [],
-}
-LEVEL = {(0.1, "none"): 0.95, (0.1, "batch"): 0.95, (0.2, "none"): 0.99, (0.2, "batch"): 0.93}
-LEVEL |= {(0.3, "none"): 0.98, (0.3, "batch"): 0.90}
-
-
-def chosen(root: Path, clean: dict[tuple[float, str], float], bim: float = 0.5, **options: Any) -> list[float]:
-    """The learning rates marked, with these clean accuracies, and `bim` for batch norm at the rate .1."""
-
-    def accuracy(cell: Cell, name: str) -> float | None:
-        key = (cell.train.lr, cell.normalization.name)
-        if name == "clean":
-            return clean.get(key)
-        return bim if key == (0.1, "batch") else 0.5
-
-    experiment = small(**CHOICE)
-    fill(root, experiment, accuracy, **options)
-    return [block.where["train.lr"] for block in aggregate(experiment, root).blocks if block.selected]
-
-
-def test_the_highest_mean_over_the_arms_is_chosen(tmp_path: Path) -> None:
-    assert chosen(tmp_path, LEVEL) == [0.2]
-
-
-def test_the_highest_accuracy_of_one_arm_is_not_enough(tmp_path: Path) -> None:
-    assert chosen(tmp_path, LEVEL | {(0.3, "none"): 1.0}) == [0.2]
-
-
-@pytest.mark.parametrize("bim", [1.0])
-def test_the_gap_never_decides(tmp_path: Path, bim: float) -> None:
-    assert chosen(tmp_path, LEVEL, bim) == [0.2]
-
-
-@pytest.mark.parametrize("swap", [True])
-def test_the_sign_of_the_clean_gap_does_not_decide(tmp_path: Path, swap: bool) -> None:
-    other = {"none": "batch", "batch": "none"}
-    clean = {(lr, other[arm] if swap else arm): value for (lr, arm), value in LEVEL.items()}
-    assert chosen(tmp_path, clean) == [0.2]
-
-
-def test_a_setting_with_a_failed_training_is_not_chosen(tmp_path: Path) -> None:
-    def fails(cell: Cell) -> bool:
-        return (cell.train.lr, cell.normalization.name, cell.seed) == (0.2, "batch", 1)
-
-    assert chosen(tmp_path, LEVEL, failed=fails) == [0.1]
-
-
-def test_a_setting_without_one_arm_is_not_chosen(tmp_path: Path) -> None:
-    assert chosen(tmp_path, {key: value for key, value in LEVEL.items() if key != (0.2, "batch")}) == [0.1]
-
-
-def test_nothing_is_chosen_of_nothing(tmp_path: Path) -> None:
-    assert chosen(tmp_path, {}) == []
-
-
-def test_nothing_is_chosen_unasked(tmp_path: Path) -> None:
-    assert [block.selected for block in results(tmp_path, small(grid=WIDTHS)).blocks] == [False, False]
 
 
 # ---------------------------------------------------------------- mistakes

@@ -325,9 +325,7 @@ def test_every_evaluation_costs_its_examples() -> None:
     forward = cost_estimate._forward(cell)
 
     def flops(*extra_plans: EvaluationPlan) -> float:
-        return cost_estimate.task_flops(
-            runner.Task(cell, Evaluation(), {}, extra_plans=extra_plans)
-        ) - cost_estimate.task_flops(runner.Task(cell, Evaluation(), {}))
+        return cost_estimate.task_flops(runner.Task(cell, extra_plans)) - cost_estimate.task_flops(runner.Task(cell))
 
     assert (
         flops(EvaluationPlan(Evaluation(split="train"), {"clean": Clean()})) == forward * 2_000

@@ -21,7 +21,7 @@ from bn_vuln.config.grid import check_layout, expand
 from bn_vuln.errors import ConfigError
 from bn_vuln.reporting import figures
 from bn_vuln.reporting.aggregate import Results, aggregate
-from bn_vuln.reporting.figures import boundaries, curves, differences, eps_curves, examples, heatmaps, spectra
+from bn_vuln.reporting.figures import boundaries, curves, differences, eps_curves, examples, heatmaps, matrix, spectra
 from bn_vuln.reporting.figures.style import ARM_STYLES, FigureFile, render, styled_pyplot
 from bn_vuln.reporting.pages import claims_table, html, write
 from bn_vuln.reporting.tables import describe_keys
@@ -70,6 +70,9 @@ EXAMPLES: dict[str, Any] = {
     "measurements": {"noise": {"kind": "fooling", "confidence": 0.9}},
     "table": {"columns": {"cw.distance": "distance", "noise": "steps"}, "figures": ["examples"]},
     "claims": [],
+}
+MATRIX: dict[str, Any] = {
+    "table": {"rows": ["data.width"], "columns": {"clean": "clean", "bim": "BIM"}, "figures": ["matrix"]},
 }
 EPS_CURVES: dict[str, Any] = {
     "grid": {"data.width": [28, 56], "normalization": ["none", "batch"]},
@@ -161,6 +164,7 @@ ARRAYS: dict[str, Arrays] = {
     "boundaries": boundary,
     "spectra": spectrum,
     "heatmaps": no_arrays,
+    "matrix": no_arrays,
     "examples": nearest,
     "eps_curves": no_arrays,
 }
@@ -169,6 +173,7 @@ KINDS: dict[str, tuple[dict[str, Any], ModuleType]] = {
     "boundaries": (PLANE, boundaries),
     "spectra": (SPECTRA, spectra),
     "heatmaps": (HEATMAPS, heatmaps),
+    "matrix": (MATRIX, matrix),
     "examples": (EXAMPLES, examples),
     "eps_curves": (EPS_CURVES, eps_curves),
 }
@@ -252,6 +257,7 @@ LABELS = {
         f"width 28, batch {MINUS} none",
     ],
     "heatmaps": ["clean", "BIM", "batch size", "none", "batch", "depth", "accuracy, %", *map(str, BATCH_SIZES)],
+    "matrix": ["clean", "BIM", "none", "batch", "width 28", "%"],
 }  # fmt: skip
 CAPTIONS = {
     "curves": "Along c: mean ± SEM, dots are single seeds, n = 4 seeds.",
@@ -259,6 +265,7 @@ CAPTIONS = {
     "spectra": "mean over n = 2 seeds.",
     "examples": "confidence of 90%, or the confidence after all 500 steps where it was not reached. n = 1: seed 0.",
     "eps_curves": "images: mean ± SEM, n = 4 seeds; differences are paired by seed.",
+    "matrix": "Arms in rows, mean over seeds in %, n = 4 seeds; empty: not run.",
     "heatmaps": "n = 2 seeds; a grey cross: failed to train; empty: not run. Dashed: 16 / ln",
 }
 

@@ -290,14 +290,6 @@ def test_columns_that_differ_in_eps_share_a_line(tmp_path: Path) -> None:
     assert meaning.startswith("accuracy under pgd inf eps ")
 
 
-def test_every_verdict_has_a_meaning_for_each_kind_of_claim() -> None:
-    kinds = {"sign", "value", "equality"}
-    assert set(legend.VERDICTS) == {*summary.VERDICTS, "context"}
-    assert {v: kinds - set(m) for v, m in legend.VERDICTS.items() if "" not in m and kinds - set(m)} == {
-        "holds in sign": {"sign", "equality"},  # which have no size beside a sign
-    }
-
-
 def test_arms_of_unequal_clean_accuracy_are_flagged_without_a_claim(tmp_path: Path) -> None:
     values = {**HARM, ("batch", "clean"): (0.90, 0.91, 0.92, 0.93)}
     found = results(tmp_path, small(claims=[]), values=values)

@@ -8,7 +8,7 @@ import pytest
 from helpers_runs import MessageLog, interrupt_before, small_cell
 
 from bn_vuln import data, records
-from bn_vuln.config import Clean, Evaluation, FineTuning
+from bn_vuln.config import Clean, Evaluation, EvaluationPlan, FineTuning
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluation import classifier
 from bn_vuln.experiments.runner import Task, run_task
@@ -147,7 +147,7 @@ def test_the_runner_trains_a_base_once_and_whole_again_where_its_model_is_damage
     begun, real = [], TrainingLoop.epoch
     monkeypatch.setattr(TrainingLoop, "epoch", lambda self, *a: begun.append(self.cell.mend) or real(self, *a))
     cells = [mended_cell(CHANGED), mended_cell({"relative_c": 0.1}), mended_cell()]
-    todo = [Task(cell, Evaluation(limit=50), {"clean": Clean()}) for cell in cells]
+    todo = [Task(cell, (EvaluationPlan(Evaluation(limit=50), {"clean": Clean()}),)) for cell in cells]
     for task in todo:
         run_task(task, tmp_path)
         assert task.finished(tmp_path)

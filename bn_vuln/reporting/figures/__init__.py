@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from bn_vuln.config import Figure
 from bn_vuln.records import Damaged
 from bn_vuln.reporting.aggregate import Results
-from bn_vuln.reporting.figures import boundaries, curves, differences, eps_curves, examples, heatmaps, spectra
+from bn_vuln.reporting.figures import boundaries, curves, differences, eps_curves, examples, heatmaps, matrix, spectra
 from bn_vuln.reporting.figures.style import FigureFile, styled_pyplot
 
 KINDS: dict[Figure, Callable[[Results, str], list[FigureFile]]] = {
@@ -20,6 +20,7 @@ KINDS: dict[Figure, Callable[[Results, str], list[FigureFile]]] = {
     "boundaries": boundaries.draw,
     "spectra": spectra.draw,
     "heatmaps": heatmaps.draw,
+    "matrix": matrix.draw,
     "examples": examples.draw,
     "eps_curves": eps_curves.draw,
 }
@@ -28,7 +29,7 @@ KINDS: dict[Figure, Callable[[Results, str], list[FigureFile]]] = {
 def draw(results: Results, file_format: str = "svg") -> list[FigureFile]:
     """Render every figure of an experiment that has something to show, as `svg` or `png`."""
     table = results.experiment.table
-    kinds = table.figures or ("candidates" if table.selection_rule else "differences",)
+    kinds = table.figures or ("candidates" if table.select_by else "differences",)
     return [figure for kind in kinds for figure in KINDS[kind](results, file_format)]
 
 

@@ -54,7 +54,7 @@ def draw_candidates(results: Results, file_format: str) -> list[FigureFile]:
     One panel for each of the other perturbations. Candidates without all of these numbers are left out.
     """
     table, experiment = results.experiment.table, results.experiment
-    selected_by = table.selection_rule.by if table.selection_rule else ""
+    selected_by = table.select_by.by if table.select_by else ""
     columns = [column for column in accuracy_columns(results) if column != selected_by]
     scores: list[tuple[Block, float]] = []
     for block in results.blocks:
@@ -188,9 +188,9 @@ def _draw_difference_panel(axes: Axes, results: Results, block: Block) -> bool:
     """Draw the differences of a block and what is claimed of them; True where an interval is clipped."""
     table, columns = results.experiment.table, list(accuracy_columns(results))
     claims = [
-        (columns.index(c.perturbation) + 0.1, c.paper.value, c.paper.sem or 0.0)
+        (columns.index(c.perturbation) + 0.1, c.claim.value, c.claim.sem or 0.0)
         for c in results.comparisons
-        if c.arm is None and c.paper.value is not None and c.where == block.where and c.perturbation in columns
+        if c.arm is None and c.claim.value is not None and c.where == block.where and c.perturbation in columns
     ]
     axes.axhline(0, color=GREY, linewidth=0.8)
     seeds = [value for column in columns for value in _by_seed(results, block, column)]
