@@ -17,6 +17,7 @@ dicts of the same fields. Mistakes in them raise `ConfigError`, other mistakes `
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
@@ -37,7 +38,7 @@ from bn_vuln.config import (
     Transfer,
     to_plain,
 )
-from bn_vuln.errors import UsageError
+from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.evaluation.settings import ModelOptions, Settings, parse, split
 from bn_vuln.experiments import catalog, plans, publishing, runner
 from bn_vuln.reporting import aggregate, pages, paired
@@ -65,19 +66,23 @@ def train(
     cell: Cell | Fields,
     folder: str | Path | None = None,
     *,
-    resume: bool = True,
+    force: bool = False,
+    resume: bool | None = None,
     checkpoint_every: int | None = None,
+    deterministic: bool = False,
     tensorboard: bool = False,
     strategy: Strategy = "auto",
     progress: Progress | None = None,
 ) -> TrainingResult:
-    """Train a model.
+    """Train a model, unless it is finished in its run folder.
 
     Args:
         cell: data, architecture, normalization, training and seed.
         folder: run folder that the model is kept in; a training that was interrupted there goes on.
-        resume: go on from the checkpoint in `folder`, if there is one.
+        force: train a finished run again; replace another run in `folder`.
+        resume: go on from the checkpoint in `folder`; None: if there is one.
         checkpoint_every: epochs between two checkpoints; None: they are a minute apart, and one is written on Ctrl-C.
+        deterministic: equal trainings on one machine give equal bits, from now on in this process; may be slower.
         tensorboard: write TensorBoard event files into `folder`.
         strategy: `auto` uses all GPUs, `mirrored` all devices, `none` one.
         progress: where messages and the number of steps that are done go.
@@ -88,22 +93,37 @@ def train(
     Raises:
         ConfigError: for a cell that is not valid.
         UsageError: where the cell makes no sense with its data, the number of replicas, or what the folder holds.
-        BnvulnError: where the data cannot be had.
+        BnvulnError: where the data cannot be had, or another process works on the folder.
     """
-    from bn_vuln.training import choose_distribution
-    from bn_vuln.training import train as run
+    from bn_vuln import training
+    from bn_vuln.runtime import backend
 
-    checked = _cell(cell)
+    checked, path, progress = training.settled(_cell(cell)), Path(folder) if folder else None, progress or Quiet()
+    if path is not None and not force:
+        training.check_folder(checked, path)
+        record = records.read_training(path)
+        if record is not None:
+            progress.message(f"{path} is finished already (--force trains it again)")
+            return training.TrainingResult(lambda: open_classifier(path).model, [], record)
+    if resume and (force or path is None or not (path / "checkpoint.npz").exists()):
+        raise UsageError(f"--resume: {path} has no checkpoint" + (" after --force" if force else ""))
     data.prepare(checked.data.name)  # before TensorFlow is started: data that cannot be had are named within a second
-    return run(
-        checked,
-        Path(folder) if folder else None,
-        resume=resume,
-        checkpoint_every=checkpoint_every,
-        tensorboard=tensorboard,
-        distribution=choose_distribution(checked, strategy, progress),
-        progress=progress,
-    )
+    with nullcontext(True) if path is None else records.locked(path) as acquired:
+        if not acquired:
+            raise BnvulnError(f"{path} is being worked on by another process (see {path}/{records.LOCK})")
+        if path is not None and force:
+            records.clear_run(path)
+        if deterministic:
+            backend.make_deterministic(checked.seed)
+        return training.train(
+            checked,
+            path,
+            resume=resume is not False,
+            checkpoint_every=checkpoint_every,
+            tensorboard=tensorboard,
+            distribution=training.choose_distribution(checked, strategy, progress),
+            progress=progress,
+        )
 
 
 def check_data(cell: Cell | Fields) -> bool:

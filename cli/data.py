@@ -65,9 +65,7 @@ def _prepare(names: tuple[str, ...], as_json: bool) -> None:
         o.print_json({"prepared": prepared})
 
 
-@cloup.group(
-    "data", sections=[cloup.Section("Commands", [_list, _info, _prepare])], epilog=f"Examples:\n\n\b{EXAMPLES.rstrip()}"
-)
+@o.group("data", EXAMPLES, _list, _info, _prepare)
 def data() -> None:
     """List, inspect and prepare data sets.
 

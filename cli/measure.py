@@ -15,6 +15,7 @@ from cloup.constraints import AnySet, If, require_all
 from bn_vuln.auditing.mend_request import Threat
 from bn_vuln.auditing.options import AuditOptions
 from bn_vuln.config import Attack, Mend, MinimumNorm
+from bn_vuln.config.options import OptionDecorator, fields, given, hidden_fields, override
 from bn_vuln.evaluation.settings import EvaluateOptions, ModelOptions
 from bn_vuln.typing import Plain
 
@@ -23,7 +24,7 @@ from . import options as o
 ATTACK = """
   bnvuln attack --eps 8/255                   # PGD on the newest run
   bnvuln attack runs/ID --attack bim --eps 0.1 --unit standardized \\
-      --steps 100 --set box=none --set step_size=1e-3 --set keep=last
+      --box none --steps 100 --step-size 1e-3 --keep last
   bnvuln attack runs/ID --attack strong --eps 0.1 --limit 1000
   # the robustness curve; the smallest eps of each image; its distance
   bnvuln attack runs/ID --eps 8/255 --eps-grid 1/255,2/255,4/255
@@ -79,43 +80,41 @@ _SHOWN = ("input_scale", "resize", "output", "class_names")
 
 target_argument = cloup.argument("model", required=False, type=PATH, metavar="[RUN or MODEL]")
 computing_options = o.options(
-    o.fields(EvaluateOptions, "batch_size", "strategy", hidden=True), o.data_options, o.measuring_output_options
+    fields(EvaluateOptions, "batch_size", "strategy", hidden=True), o.data_options, o.measuring_output_options
 )
 runs_option = cloup.option("--runs", type=o.OUTPUT_FOLDER, default="runs", show_default=True, help="Results folder.")
 
 
-def model_options(*names: str, split: str = "test; all of data without one", **defaults: Any) -> o.OptionDecorator:
+def model_options(*names: str, split: str = "test; all of data without one", **defaults: Any) -> OptionDecorator:
     """Return a decorator that adds the options of what is evaluated and, of external models, how it is called."""
     others = [name for name in ModelOptions.model_fields if name not in _SHOWN]
     return o.options(
-        cloup.option_group(
-            "Data", o.fields(EvaluateOptions, "--data=dataset", "split", *names, split=split, **defaults)
-        ),
-        cloup.option_group("Model of your own", o.fields(EvaluateOptions, *_SHOWN)),
-        o.fields(EvaluateOptions, "--from-probabilities=output:softmax", *others, hidden=True),
+        cloup.option_group("Data", fields(EvaluateOptions, "--data=dataset", "split", *names, split=split, **defaults)),
+        cloup.option_group("Model of your own", fields(EvaluateOptions, *_SHOWN)),
+        fields(EvaluateOptions, "--from-probabilities=output:softmax", *others, hidden=True),
     )
 
 
-def attack_options(*attacks: type[Attack | MinimumNorm], more: tuple[str, ...] = ()) -> o.OptionDecorator:
+def attack_options(*attacks: type[Attack | MinimumNorm], more: tuple[str, ...] = ()) -> OptionDecorator:
     """Return a decorator that adds the options of attacks, which are the fields of these configs; a few are shown."""
-    shown = ("attack", "steps", "restarts", "target", *more)
+    shown = ("attack", "steps", "step_size", "keep", *more)
     return o.options(
-        o.hidden_fields(*attacks),
-        cloup.option_group("Threat model", o.fields(*attacks, "eps", "ord", "unit", eps="8/255", ord="inf")),
-        cloup.option_group("Attack", o.fields(*attacks, *shown, attack="pgd"), o.setting("keep=last")),
+        hidden_fields(*attacks),
+        cloup.option_group("Threat model", fields(*attacks, "eps", "ord", "unit", "box", eps="8/255", ord="inf")),
+        cloup.option_group("Attack", fields(*attacks, *shown, attack="pgd"), o.setting("restarts=5")),
     )
 
 
 def attack_fields(options: o.Options) -> Plain:
     """Return the fields of the attack that the running command was given."""
-    fields = {"attack": "pgd", **o.given(Attack)}
-    o.override(fields, options["overrides"], Attack, MinimumNorm)
-    return fields
+    plain = {"attack": "pgd", **given(Attack)}
+    override(plain, options["overrides"], Attack, MinimumNorm)
+    return plain
 
 
 def asked(options: o.Options) -> Plain:
     """Return the options of the running command that the functions of `api` share."""
-    return {**o.given(EvaluateOptions), "root": options.get("runs"), "progress": o.progress(options["quiet"])}
+    return {**given(EvaluateOptions), "root": options.get("runs"), "progress": o.progress(options["quiet"])}
 
 
 def target_of(path: Path | None, runs: Path) -> Path:
@@ -152,7 +151,7 @@ def finish(target: Path, folder: Path, options: o.Options, *found: Mapping[str, 
 @cloup.option_group(
     "Results",
     runs_option,
-    o.fields(EvaluateOptions, "force", "checks"),
+    fields(EvaluateOptions, "force", "checks"),
     cloup.option("--save", type=o.OUTPUT_FILE, metavar="FILE.npz", help=_SAVE),
 )
 @computing_options
@@ -168,9 +167,9 @@ def attack(model: Path | None, save: Path | None, **options: Any) -> None:
         raise click.BadParameter(f"{save}: expected a file name ending in .npz", param_hint="--save")
     from bn_vuln import api
 
-    fields, shared, target = attack_fields(options), asked(options), target_of(model, options["runs"])
+    asked_attack, shared, target = attack_fields(options), asked(options), target_of(model, options["runs"])
     shared |= {"force": True} if save is not None else {}
-    result = api.attack(target, attack=fields, keep_images=save is not None, **shared)
+    result = api.attack(target, attack=asked_attack, keep_images=save is not None, **shared)
     if save is not None:
         result.save(save)
         o.log(f"saved {save}")
@@ -181,7 +180,7 @@ def attack(model: Path | None, save: Path | None, **options: Any) -> None:
 @target_argument
 @cloup.option_group("Suite", _suite_option, o.setting("limit=100"))
 @model_options("limit", "bn_statistics", **_OF_SUITE)
-@cloup.option_group("Results", runs_option, o.fields(EvaluateOptions, "force", "checks"))
+@cloup.option_group("Results", runs_option, fields(EvaluateOptions, "force", "checks"))
 @computing_options
 def evaluate(model: Path | None, suite: str, **options: Any) -> None:
     """Evaluate a run or any Keras classifier with a suite; by default the newest run.
@@ -195,7 +194,7 @@ def evaluate(model: Path | None, suite: str, **options: Any) -> None:
 
     catalog.suite(suite)  # before TensorFlow is started, so that mistakes show at once
     shared = asked(options)
-    o.override(shared, options["overrides"], EvaluateOptions)
+    override(shared, options["overrides"], EvaluateOptions)
     target = target_of(model, options["runs"])
     classifier = api.open_classifier(target, **shared)
     found = api.evaluate(classifier, suite=suite, **shared)
@@ -242,11 +241,11 @@ def transfer(models: tuple[Path, ...], matrix: bool, runs: Path, out: Path | Non
 @model_options()
 @cloup.option_group(
     "Audit",
-    o.fields(AuditOptions, "limit", "ord", "max_clean_cost", "time", "thorough", time="10m; thorough: none"),
+    fields(AuditOptions, "limit", "ord", "max_clean_cost", "time", "thorough", time="10m; thorough: none"),
     cloup.option("--require", multiple=True, metavar="CONDITION", help=_REQUIRE),
     o.setting("ord=2"),
 )
-@o.fields(EvaluateOptions, "strategy", hidden=True)
+@fields(EvaluateOptions, "strategy", hidden=True)
 @cloup.option_group("Results", cloup.option("--out", type=o.OUTPUT_FOLDER, help=_AUDIT_OUT))
 @o.data_options
 @o.measuring_output_options
@@ -260,8 +259,8 @@ def audit(model: Path, second: Path | None, out: Path | None, **options: Any) ->
     from bn_vuln import api
     from bn_vuln.auditing.findings import folder_name
 
-    how = {"require": options["require"], **o.given(AuditOptions)}
-    o.override(how, options["overrides"], AuditOptions)
+    how = {"require": options["require"], **given(AuditOptions)}
+    override(how, options["overrides"], AuditOptions)
     how = how if how.get("thorough") else {"time": "10m", **how}
     folder = out or Path("audits") / folder_name([one for one in (model, second) if one is not None])
     result = api.audit(model, second=second, out=folder, command=shell(), **asked(options) | how)
@@ -277,18 +276,18 @@ def audit(model: Path, second: Path | None, out: Path | None, **options: Any) ->
 @model_options()
 @cloup.option_group(
     "Change",
-    o.fields(Mend, "c", "relative_c", "layers", "keep_gain", "reestimate"),
+    fields(Mend, "c", "relative_c", "layers", "keep_gain", "reestimate"),
     cloup.option("--from-audit", type=o.FOLDER, help=_FROM_AUDIT),
 )
 @cloup.option_group(
     "Fine-tuning",
-    o.fields(Mend, "--finetune=finetune.epochs", "finetune.lr", epochs="none"),
-    o.fields(Mend, "--adversarial=finetune.adversarial.eps"),
+    fields(Mend, "--finetune=finetune.epochs", "finetune.lr", epochs="none"),
+    fields(Mend, "--adversarial=finetune.adversarial.eps"),
     o.setting("finetune.batch_size=32"),
 )
-@o.fields(Mend, *(f"finetune.{name}" for name in _HIDDEN), hidden=True)
-@o.fields(Mend, "--adversarial-steps=finetune.adversarial.steps", hidden=True)
-@cloup.option_group("Before and after", o.fields(AuditOptions, "limit"), o.fields(Threat, "ord", "eps", "noise"))
+@fields(Mend, *(f"finetune.{name}" for name in _HIDDEN), hidden=True)
+@fields(Mend, "--adversarial-steps=finetune.adversarial.steps", hidden=True)
+@cloup.option_group("Before and after", fields(AuditOptions, "limit"), fields(Threat, "ord", "eps", "noise"))
 @cloup.option_group(
     "Results",
     cloup.option("-o", "--out", type=o.OUTPUT_FILE, required=True, metavar="FILE.keras", help=_MEND_OUT),
@@ -308,11 +307,11 @@ def mend(model: Path | None, from_audit: Path | None, out: Path, force: bool, **
     from bn_vuln import api
     from bn_vuln.reporting.models import mended_text
 
-    threat, changes = o.given(Threat), o.given(Mend)
+    threat, changes = given(Threat), given(Mend)
     if "adversarial" in changes.get("finetune", {}):
         changes["finetune"]["adversarial"]["ord"] = threat.get("ord", "inf")
-    o.override(changes, options["overrides"], Mend)
-    how = asked(options) | o.given(AuditOptions) | threat
+    override(changes, options["overrides"], Mend)
+    how = asked(options) | given(AuditOptions) | threat
     result = api.mend(model, mend=changes, out=out, from_audit=from_audit, force=force, command=shell(), **how)
     mended = result.mended
     o.print_json(mended.model_dump(mode="json")) if options["as_json"] else click.echo(mended_text(mended))

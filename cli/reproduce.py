@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import cloup
 from cloup.constraints import If, accept_none
 
 from bn_vuln.config import Cell, ExperimentPart, Scale, parse_number
+from bn_vuln.config.options import fields, given
+from bn_vuln.evaluation.settings import EvaluateOptions
 
 from . import options as o
-
-if TYPE_CHECKING:
-    from bn_vuln.typing import Plain
 
 EXAMPLES = """
   bnvuln reproduce --list
@@ -42,7 +41,7 @@ RUN_OPTIONS = cloup.option_group(
         help="Number of processes, which share the CPU cores.",
     ),
     cloup.option("--check", is_flag=True, help="Exit code 1 if a verdict fails."),
-    o.strategy_option,
+    fields(EvaluateOptions, "strategy"),
 )  # fmt: skip
 
 
@@ -52,7 +51,7 @@ RUN_OPTIONS = cloup.option_group(
     "Experiment",
     cloup.option("--list", "listed", is_flag=True, help="List the experiments with claim, command, cost and state."),
     cloup.option("--plan", metavar="NAME", help="Run the parts of a plan (gpu, or a YAML file) one after another."),
-    o.fields(ExperimentPart, "scale"),
+    fields(ExperimentPart, "scale"),
     cloup.option(
         "--where", multiple=True, metavar="KEY=VALUE",
         help="Run the cells with this value alone, or with one of A,B, e.g. arch.name=vgg8; nothing else is changed.",
@@ -101,8 +100,8 @@ def reproduce(
 @cloup.option_group(
     "Experiment",
     cloup.option("--width", type=int, required=True, metavar="N", help="Side of the images, >= 28 (bilinear)."),
-    o.fields(Cell, "weight_decay"),
-    o.fields(ExperimentPart, "scale", scale="quick"),
+    fields(Cell, "weight_decay"),
+    fields(ExperimentPart, "scale", scale="quick"),
     o.set_option,
     cloup.option("--estimate", "estimated", is_flag=True, help="Print how long it would take; run nothing."),
     DRY_RUN,
@@ -137,52 +136,50 @@ def scale_input(
         o.print_json({"seconds": round(seconds, 1)})
 
 
-def _run(
-    part: ExperimentPart, overrides: Sequence[str], *, root: Path, check: bool, as_json: bool, quiet: bool, **how: Any
-) -> None:
+def _run(part: ExperimentPart, overrides: Sequence[str], *, as_json: bool, **options: Any) -> None:
     """Run a part of an experiment, print its tables and write its report."""
     from bn_vuln import api
     from bn_vuln.reporting import exports, pages
 
-    progress = o.progress(quiet)
+    how = _how(**options)
     results = api.reproduce(
-        part.experiment, scale=part.scale, overrides=overrides, where=part.where, seeds=part.seeds or None, root=root,
-        progress=progress, **how,
-    )  # fmt: skip
+        part.experiment, scale=part.scale, overrides=overrides, where=part.where, seeds=part.seeds or None, **how
+    )
     o.output(as_json, exports.to_json(results), pages.text(results))
-    pages.write_all(root, results.experiment, progress)
-    _close(root, wrong=check and results.any_fails, quiet=quiet)
+    pages.write_all(how["root"], results.experiment, how["progress"])
+    _close(wrong=options["check"] and results.any_fails, **options)
 
 
-def _run_plan(
-    name: str, overrides: Sequence[str], *, root: Path, check: bool, as_json: bool, quiet: bool, **how: Any
-) -> None:
+def _run_plan(name: str, overrides: Sequence[str], *, as_json: bool, **options: Any) -> None:
     """Do the same for each part of a plan, as soon as it is there; the exit code is 1 if one failed or none was run."""
     from bn_vuln import api
     from bn_vuln.reporting import aggregate, exports, pages
 
-    progress = o.progress(quiet)
-    parts: list[Plain] = []
-    wrong = False
-    for one in api.reproduce_plan(name, overrides=overrides, root=root, progress=progress, **how):
+    how, parts, wrong = _how(**options), [], False
+    for one in api.reproduce_plan(name, overrides=overrides, **how):
         parts.append(one.fields)
         if one.state != "finished" or one.experiment is None:
             o.log(f"{one.state}: {one.part.text}: {one.reason}")
             continue
-        results = aggregate.aggregate(one.experiment, root)
+        results = aggregate.aggregate(one.experiment, how["root"])
         parts[-1]["results"] = exports.to_json(results)
         if not as_json:
             click.echo(pages.text(results))
-        pages.write_all(root, one.experiment, progress)
-        wrong |= check and results.any_fails
+        pages.write_all(how["root"], one.experiment, how["progress"])
+        wrong |= options["check"] and results.any_fails
     if as_json:
         o.print_json({"parts": parts})
     states = Counter(part["state"] for part in parts)
     o.log(", ".join(f"{count} {state}" for state, count in states.items()))
-    _close(root, wrong=wrong or bool(states["failed"]) or not states["finished"], quiet=quiet)
+    _close(wrong=wrong or bool(states["failed"]) or not states["finished"], **options)
 
 
-def _close(root: Path, *, wrong: bool, quiet: bool) -> None:
+def _how(*, root: Path, jobs: int, quiet: bool, **_: Any) -> dict[str, Any]:
+    """Return what the functions of `api` that run experiments share."""
+    return {"root": root, "jobs": jobs, "progress": o.progress(quiet), **given(EvaluateOptions)}
+
+
+def _close(*, wrong: bool, root: Path, quiet: bool, **_: Any) -> None:
     """Name the next step; the exit code is 1 where something is wrong."""
     o.closing(root, f"bnvuln report {o.quote(root)}", quiet=quiet)
     if wrong:

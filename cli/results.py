@@ -9,6 +9,7 @@ import click
 import cloup
 
 from bn_vuln.config import ExperimentPart, Scale
+from bn_vuln.config.options import fields
 
 from . import options as o
 
@@ -128,7 +129,7 @@ def report(folder: Path, form: Format, as_json: bool, quiet: bool) -> None:
 @cloup.argument("experiments", nargs=-1, required=True, metavar="EXPERIMENT...")
 @cloup.option("--to", type=o.OUTPUT_FOLDER, required=True, help="Packed store; what is in it already stays.")
 @cloup.option("--from", "source", type=o.FOLDER, default="runs", show_default=True, help="Working folder.")
-@o.fields(ExperimentPart, "scale")
+@fields(ExperimentPart, "scale")
 @cloup.option("--models", type=int, metavar="SEED", help="Publish the models of this seed as well.")
 @o.output_options
 def publish(

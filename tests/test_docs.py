@@ -13,7 +13,7 @@ import click
 import pytest
 from bn_vuln.cli.main import bnvuln as program
 
-from bn_vuln.config.schema import field_rows
+from bn_vuln.config.fields import field_rows
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

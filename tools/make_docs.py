@@ -25,7 +25,7 @@ import yaml
 from bn_vuln.cli.main import COMMANDS, bnvuln
 
 from bn_vuln import config
-from bn_vuln.config import schema
+from bn_vuln.config.fields import field_rows
 from bn_vuln.experiments import catalog
 from bn_vuln.records import open_store
 from bn_vuln.reporting import pages as reports
@@ -368,7 +368,7 @@ def _class(model: type[config.Frozen]) -> str:
     head = ["| field | type | default | what it is |", "|---|---|---|---|"]
     rows = [
         f"| `{row.key}` | {_code(row.type)} | {_code(row.default)} | {_inline(row.description)} |"
-        for row in schema.field_rows(model)
+        for row in field_rows(model)
         if "." not in row.key
     ]
     text = "\n\n".join(" ".join(part.split()) for part in (inspect.getdoc(model) or "").split("\n\n"))

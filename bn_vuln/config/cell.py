@@ -116,9 +116,9 @@ class Augment(Frozen):
 
     pad: Index = Field(
         4,
-        description="Black pixels that are added on each side. The crop, of the native size, is at a random position.",
+        description="Random crops, of the native size, of images with so many black pixels added on each side.",
     )
-    flip: bool = Field(True, description="Exchange left and right with probability 1/2.")
+    flip: bool = Field(True, description="Flip images left and right with probability 1/2.")
 
     @model_validator(mode="after")
     def _changes_something(self) -> Augment:
@@ -192,7 +192,7 @@ class Train(Frozen):
         return self
 
 
-_OR_L2 = AlsoAccepted(({"enum": ["l2", {"name": "l2"}]},))  # see `Cell`
+_OR_L2 = AlsoAccepted("l2", {"enum": ["l2", {"name": "l2"}]})  # see `Cell`
 # Architectures that a normalization needs, as messages name them.
 _ARCHITECTURES = {"convolutional": "VGG, ResNets, wrn", "residual": "ResNets, wrn"}
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from bn_vuln.config.types import Count, Float, Frozen, NonNegative, reject_if
+from bn_vuln.config.types import Count, Expand, Float, Frozen, NonNegative, reject_if
 from bn_vuln.typing import Plain
 
 
@@ -16,11 +16,6 @@ class ComparedArm(Frozen):
 
     arm: str = Field(description="Name of the arm.")
     where: Plain = Field({}, description="Values of row keys in which its row differs from that of the claim.")
-
-
-def expand_arm(value: object) -> object:
-    """Expand the short form of a compared arm, `batch`, to `{arm: batch}`."""
-    return {"arm": value} if isinstance(value, str) else value
 
 
 class _Claim(Frozen):
@@ -32,7 +27,7 @@ class _Claim(Frozen):
     kind: str
     where: Plain = Field({}, description="The table rows, as values of row keys: one, or a list. Empty: every row.")
     perturbations: tuple[str, ...] = Field(min_length=1, description="Columns of the table that it is about.")
-    arms: tuple[Annotated[ComparedArm, BeforeValidator(expand_arm)], ...] = Field(
+    arms: tuple[Annotated[ComparedArm, BeforeValidator(Expand("arm"))], ...] = Field(
         (),
         validate_default=True,
         description="One: the number of this arm. Two: the first compared with the second, paired by seed. Empty: the "

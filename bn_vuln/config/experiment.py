@@ -15,7 +15,7 @@ from bn_vuln.config.column import SEPARATOR, VALUE, Column, DerivedColumn, colum
 from bn_vuln.config.identity import digest, perturbation_identity
 from bn_vuln.config.measurement import ColumnUnit, Measurement
 from bn_vuln.config.perturbation import Evaluation, Perturbation, Transfer, with_eps_grid
-from bn_vuln.config.types import Frozen, Index, NonNegative, config_error, nearest, reject_if
+from bn_vuln.config.types import Expand, Frozen, Index, NonNegative, config_error, nearest, reject_if
 from bn_vuln.typing import Plain
 
 Scale = Literal["smoke", "quick", "cpu", "full"]
@@ -87,11 +87,6 @@ class SelectionRule(Frozen):
     where: Plain = Field({}, description="Values of row keys.")
 
 
-def expand_by(value: object) -> object:
-    """Expand the short form of a selection rule, `clean`, to `{by: clean}`."""
-    return {"by": value} if isinstance(value, str) else value
-
-
 Figure = Literal[
     "differences", "candidates", "curves", "boundaries", "spectra", "heatmaps", "matrix", "examples", "eps_curves"
 ]  # fmt: skip
@@ -118,7 +113,7 @@ class Table(Frozen):
         description="Heading of each column, by its name: a perturbation, measurement, `PERTURBATION.loss`, "
         "`PERTURBATION.distance` or `MEASUREMENT.DETAIL`, any of these with `@EVALUATION`, or a derived column.",
     )
-    select_by: Annotated[SelectionRule, BeforeValidator(expand_by)] | None = Field(
+    select_by: Annotated[SelectionRule, BeforeValidator(Expand("by"))] | None = Field(
         None, description="Mark the row that this rule chooses."
     )
     figures: tuple[Figure, ...] = Field((), description="Kinds of figures. Empty: the one that suits the layout.")

@@ -1,4 +1,4 @@
-"""JSON schemas of config files, for editors; and every field of a config, as `--set` takes it.
+"""JSON schemas of config files, for editors.
 
 pydantic makes the schemas. What is added here is what is read besides the fields themselves: short forms, numbers as
 text, older names, defaults that depend on other fields, dotted keys, and files that extend one another.
@@ -6,28 +6,24 @@ text, older names, defaults that depend on other fields, dotted keys, and files 
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from bn_vuln import config
 from bn_vuln.config import Cell, Experiment, Frozen, Plan, Suite
-from bn_vuln.config.claim import OLDER_FIELDS, expand_arm, with_kind
-from bn_vuln.config.experiment import expand_by
-from bn_vuln.config.types import expand_kind, expand_name
+from bn_vuln.config.claim import OLDER_FIELDS, with_kind
+from bn_vuln.config.fields import configs_in, required
+from bn_vuln.config.types import Expand
 from bn_vuln.typing import Plain
 
 Kind = Literal["experiment", "base", "suite", "plan", "cell"]
 _DIGITS = r"(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?"
 _TRUTH = "[Oo][Nn]|[Oo][Ff][Ff]|[Yy]([Ee][Ss])?|[Nn][Oo]?|[Tt]([Rr][Uu][Ee])?|[Ff]([Aa][Ll][Ss][Ee])?|0|1"
 _TOPS: dict[str, type[Frozen]] = {"suite": Suite, "plan": Plan, "cell": Cell}
-_SHORT_FORMS = (expand_name, expand_kind, expand_arm, expand_by)
 _PARTIAL = "Partial"  # begins the names of definitions without required fields
 
 
@@ -66,7 +62,7 @@ class _Whole(GenerateJsonSchema):
         if schema["function"]["function"] is with_kind:
             older = {"properties": {name: {} for name in OLDER_FIELDS}, "required": ["perturbations", "source"]}
             return {"anyOf": [found, {"type": "object", **older, "additionalProperties": False, "deprecated": True}]}
-        if schema["function"]["function"] not in _SHORT_FORMS:
+        if not isinstance(schema["function"]["function"], Expand):
             return found
         if inner["type"] != "tagged-union":
             return {"anyOf": [{"type": "string"}, found]}
@@ -122,15 +118,6 @@ class _Part(_Whole):
     """The schemas of parts of configs, which others complete: nothing is required."""
 
     partial = True
-
-
-def required(model: type[BaseModel]) -> list[str]:
-    """Return the fields that must be given: others without a default are filled in from other fields."""
-    try:
-        model.model_validate({})
-    except ValidationError as error:
-        return [str(found["loc"][0]) for found in error.errors() if found["type"] == "missing"]
-    return []
 
 
 def _with_older_values(schema: Any, older: Mapping[str, str]) -> Any:
@@ -205,107 +192,8 @@ def _dotted(model: type[Frozen], definitions: Plain) -> dict[str, Plain]:
         for name in definitions[place]["properties"]:
             found.setdefault(f"{prefix}{name}", []).append({"$ref": f"#/$defs/{place}/properties/{name}"})
         for name, field in model.model_fields.items():
-            for inner in _configs_in(field.annotation):
+            for inner in configs_in(field.annotation):
                 add(inner, f"{prefix}{name}.")
 
     add(model, "")
     return {key: {"anyOf": schemas} if len(schemas) > 1 else schemas[0] for key, schemas in found.items()}
-
-
-def _configs_in(annotation: Any) -> list[type[Frozen]]:
-    """Return the configs that a field may be, not those in its lists and mappings."""
-    if get_origin(annotation) in (tuple, dict):
-        return []
-    if isinstance(annotation, type):
-        return [annotation] if issubclass(annotation, Frozen) else []
-    return [model for inner in get_args(annotation) for model in _configs_in(inner)]
-
-
-def configs() -> dict[str, type[Frozen]]:
-    """Return every config by its name in small letters: `cell`, `attack`, `minimum-norm`."""
-    words = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-    public = [vars(config)[name] for name in sorted(config.__all__)]
-    found = [one for one in public if isinstance(one, type) and issubclass(one, Frozen) and one.model_fields]
-    return {words.sub("-", model.__name__).lower(): model for model in found}
-
-
-@dataclass(frozen=True)
-class FieldRow:
-    """A field of a config, as a table shows it: its dotted key, type and default as text, and what it is."""
-
-    key: str
-    type: str
-    default: str
-    description: str
-
-
-def field_rows(model: type[Frozen]) -> list[FieldRow]:
-    """Return every field of a config, those of its parts by dotted key, as `--set` takes them."""
-    definitions: Plain = {}
-    _define(model, _Whole, definitions)
-    return list(_rows(model, "", definitions))
-
-
-def _rows(model: type[Frozen], prefix: str, definitions: Plain) -> Iterator[FieldRow]:
-    given = required(model)
-    for name, field in model.model_fields.items():
-        value, parts = definitions[model.__name__]["properties"][name], _configs_in(field.annotation)
-        default = "required" if name in given else _default(value)
-        yield FieldRow(f"{prefix}{name}", _types(value, definitions), default, field.description or "")
-        rows: dict[FieldRow, list[str]] = {}
-        for part in parts:
-            for row in _rows(part, f"{prefix}{name}.", definitions):
-                rows.setdefault(row, []).extend(_names(part))
-        for row, names in rows.items():
-            if len(names) == len([one for part in parts for one in _names(part)]):
-                yield row
-            elif row.key.rpartition(".")[2] not in ("name", "kind"):
-                yield replace(row, description=f"{', '.join(names)}: {row.description}")
-
-
-def _names(model: type[Frozen]) -> tuple[str, ...]:
-    """Return the names or kinds of a choice, () of a config that is none."""
-    tags = [field.annotation for name, field in model.model_fields.items() if name in ("name", "kind")]
-    return get_args(tags[0]) if tags else ()
-
-
-def _default(schema: Plain) -> str:
-    """Return a default as YAML has it, that of a choice by name."""
-    if "default" not in schema:
-        return "from other fields"
-    value = schema["default"]
-    value = value.get("name", "its defaults") if value and isinstance(value, dict) else value
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _types(schema: Plain, definitions: Plain, between: str = " | ") -> str:
-    """Return in words what a schema accepts, but for numbers and truth as text; configs by their name."""
-    return between.join(dict.fromkeys(_each_type(schema, definitions)))
-
-
-def _each_type(schema: Plain, definitions: Plain) -> Iterator[str]:
-    kind = schema.get("type")
-    if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        yield from [name] if "properties" in definitions[name] else _each_type(definitions[name], definitions)
-    elif "anyOf" in schema:
-        for one in schema["anyOf"]:
-            yield from _each_type(one, definitions) if not {"pattern", "deprecated"} & {*one} else ()
-            if one.get("type") == "boolean":
-                return
-    elif "enum" in schema or "const" in schema:
-        values = schema.get("enum") or [schema["const"]]
-        yield from (str(value) for value in values if not isinstance(value, dict))
-    elif kind == "array":
-        inner = [_types(one, definitions, " or ") for one in schema.get("prefixItems") or [schema["items"]]]
-        yield f"[{', '.join(inner)}]" if "prefixItems" in schema else f"list of {inner[0]}"
-    elif kind in ("integer", "number"):
-        limits = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-        bounds = [f"{sign} {schema[name]:g}" for name, sign in limits.items() if name in schema]
-        yield f"{'whole ' if kind == 'integer' else ''}number {' and '.join(bounds)}".strip()
-    elif kind == "object" and "allOf" in schema and len(schema["properties"]) == 1:
-        yield from (name for tag in schema["properties"].values() for name in tag["enum"])
-    elif isinstance(values := schema.get("additionalProperties"), dict):
-        yield f"mapping to {_types(values, definitions, ' or ')}"
-    else:
-        yield {"boolean": "true | false", "string": "text", "object": "mapping", None: "anything"}.get(kind, str(kind))

@@ -60,29 +60,34 @@ def parse_integer(value: Any) -> Any:
     return value
 
 
-def expand_name(value: object) -> object:
-    """Expand the short form of a mapping, `batch`, to `{name: batch}`."""
-    return {"name": value} if isinstance(value, str) else value
+@dataclass(frozen=True)
+class Expand:
+    """A validator that expands the short form of a mapping: `batch` to `{name: batch}`."""
+
+    key: str
+
+    def __call__(self, value: object) -> object:
+        """Return the mapping of text; anything else as it is."""
+        return {self.key: value} if isinstance(value, str) else value
 
 
-def expand_kind(value: object) -> object:
-    """Expand the short form of a mapping, `tilt`, to `{kind: tilt}`."""
-    return {"kind": value} if isinstance(value, str) else value
+expand_name, expand_kind = Expand("name"), Expand("kind")
 
 
 @dataclass(frozen=True)
 class AlsoAccepted:
-    """An annotation: what the validator of a type takes beside the type itself, as JSON schemas."""
+    """An annotation: what the validator of a type takes beside the type itself, in a word and as a JSON schema."""
 
-    schemas: tuple[Plain, ...]
+    word: str
+    schema: Plain
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> Plain:
         """Return the JSON schema of all that is taken."""
-        return {"anyOf": [handler(schema), *self.schemas]}
+        return {"anyOf": [handler(schema), self.schema]}
 
 
-OR_NULL = AlsoAccepted(({"type": "null"},))
-OR_TWO = AlsoAccepted(({"const": 2},))  # of the norm "2", which is a number in YAML
+OR_NULL = AlsoAccepted("null", {"type": "null"})
+OR_TWO = AlsoAccepted("2", {"const": 2})  # of the norm "2", which is a number in YAML
 # The bounds stand before the validator, where they are part of the number's schema.
 Float = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(parse_number)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(parse_number)]

@@ -7,7 +7,7 @@ smaller batch of an epoch is dropped (BN's statistics of a handful of examples w
 from bn_vuln.training.loop import TrainingLoop
 from bn_vuln.training.optimizers import decay_terms
 from bn_vuln.training.result import TrainingResult, cell_id
-from bn_vuln.training.run import check_folder, choose_distribution, load_examples, settled, train
+from bn_vuln.training.run import check_folder, choose_distribution, load_examples, reject_ineffective, settled, train
 
 __all__ = [
     "TrainingLoop",
@@ -17,6 +17,7 @@ __all__ = [
     "choose_distribution",
     "decay_terms",
     "load_examples",
+    "reject_ineffective",
     "settled",
     "train",
 ]

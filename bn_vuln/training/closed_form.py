@@ -56,4 +56,4 @@ def nearest_centroid(cell: Cell, folder: Path | None = None) -> TrainingResult:
     if folder is not None:
         atomic_write(folder / "config.yaml", to_yaml(cell))
         record = keep(folder, model, record)
-    return TrainingResult(model, [], record)
+    return TrainingResult(lambda: model, [], record)

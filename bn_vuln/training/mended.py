@@ -70,7 +70,7 @@ def change(
         if epochs:
             history.write_history(folder, epochs)
         record = keep(folder, model, record)
-    return TrainingResult(model, epochs, record)
+    return TrainingResult(lambda: model, epochs, record)
 
 
 def set_c(model: KerasModel, base: KerasModel, mend: Mend, images: DatasetImages) -> None:

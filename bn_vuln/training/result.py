@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from bn_vuln import records
@@ -17,14 +19,19 @@ class TrainingResult:
     """A finished training.
 
     Attributes:
-        model: the model with the weights of the kept epoch.
-        history: its epochs.
+        load: gives the model.
+        history: its epochs; none of a run that was finished before.
         record: the training outcome.
     """
 
-    model: KerasModel
+    load: Callable[[], KerasModel]
     history: list[Epoch]
     record: records.TrainingRecord
+
+    @cached_property
+    def model(self) -> KerasModel:
+        """The model with the weights of the kept epoch."""
+        return self.load()
 
 
 def cell_id(cell: Cell) -> str:

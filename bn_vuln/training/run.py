@@ -99,7 +99,7 @@ def train(
         history.write_history(folder, state.history)
         record = keep(folder, model, record)
         checkpoint.remove(folder)
-    return TrainingResult(model, state.history, record)
+    return TrainingResult(lambda: model, state.history, record)
 
 
 def _trained_base(
@@ -117,7 +117,7 @@ def _trained_base(
             return train(cell.base, beside, distribution=distribution, progress=progress)
     model = models.build(cell.base, info)
     model.load_weights(records.check_model(beside / "model.keras", record))
-    return TrainingResult(model, [], record)
+    return TrainingResult(lambda: model, [], record)
 
 
 def settled(cell: Cell) -> Cell:
@@ -147,6 +147,25 @@ def check_folder(cell: Cell, folder: Path) -> None:
     another = path.exists() and identity_of(records.read_cell(folder)) != identity_of(cell)
     if another or (training is not None and training.cell_id != cell_id(cell)):
         raise UsageError(f"{folder} holds a run of another config; choose another --out, or --force to replace it")
+
+
+def reject_ineffective(cell: Cell) -> None:
+    """Refuse settings of a single training without any effect.
+
+    The config itself accepts them: experiments shorten their epochs with --scale and --set, and configs of runs stay
+    readable.
+
+    Raises:
+        UsageError: There is one.
+    """
+    data, epochs = cell.data, cell.train.epochs
+    late = [drop for drop in getattr(cell.train.schedule, "epochs", ()) if drop >= epochs]
+    if late:
+        raise UsageError(
+            f"--lr-drops: epoch {late[0]} never begins: of {epochs} epochs, counted from 0, the last is {epochs - 1}"
+        )
+    if data.subset_seed == "seed" and data.limit is None and data.name != "toy":  # whose points depend on it
+        raise UsageError("--subset-seed seed needs a --limit: all examples are the same for every seed")
 
 
 def _check_replicas(cell: Cell, distribution: Distribution) -> None:

@@ -3,7 +3,8 @@
 import json
 
 from bn_vuln.config import Attack
-from bn_vuln.config.schema import field_rows, json_schema
+from bn_vuln.config.fields import field_rows
+from bn_vuln.config.schema import json_schema
 
 
 def test_the_schema_is_one_json_object(bnvuln):
@@ -19,6 +20,8 @@ def test_the_fields_are_those_of_a_cell_or_of_another_config(bnvuln):
     assert "normalization.groups            group, ws_group: Groups of channels." in out
     out = bnvuln("config", "fields", "attack")[1]
     assert [row.key for row in field_rows(Attack) if f"{row.key} " not in out] == []
+    assert "\nmax_clean_cost " in bnvuln("config", "fields", "audit-options")[1]
+    assert "\nbatch_size " in bnvuln("config", "fields", "evaluate-options")[1]
     (keep,) = [row for row in json.loads(bnvuln("config", "fields", "attack", "--json")[1])["fields"]
                if row["key"] == "keep"]  # fmt: skip
     assert (keep["type"], keep["default"]) == ("first_success | last | best_loss", "from other fields")
@@ -27,5 +30,5 @@ def test_the_fields_are_those_of_a_cell_or_of_another_config(bnvuln):
 def test_a_config_that_is_not_known_gets_a_hint(bnvuln):
     code, out, err = bnvuln("config", "fields", "atack")
     assert (code, out) == (2, "")
-    assert err.startswith("Error: no config 'atack' (known: awgn, ")
+    assert err.startswith("Error: no config 'atack' (known: adversarial, attack, audit-options, ")
     assert err.endswith("; did you mean 'attack'?\n")

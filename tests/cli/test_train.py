@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from bn_vuln import records
-from bn_vuln.config import Cell, Data, digest, identity_of
-from bn_vuln.errors import BnvulnError
+from bn_vuln import api, records
+from bn_vuln.config import Cell, Data, digest, identity_of, to_yaml
+from bn_vuln.errors import BnvulnError, UsageError
+from bn_vuln.training import TrainingResult
 
 MNIST = {
     "name": "mnist", "width": 28, "validation": 5000, "limit": None, "digest": None, "classes": None,
@@ -161,25 +162,36 @@ def test_a_dry_run_prints_yaml_and_trains_nothing(bnvuln, tmp_path):
 # ---------------------------------------------------------------- the call of the api
 
 
-@pytest.fixture
-def trained(monkeypatch, tmp_path):
-    """The calls of `api.train`, which returns a made-up record; the command runs in an empty folder."""
-    calls = []
-    record = records.TrainingRecord(
-        cell_id="id", state="trained", best_epoch=2, epochs=3, validation_accuracy=0.875, parameters=1234,
-        images_per_second=5678.0, versions={}, device="cpu", seconds=1.0,
-    )  # fmt: skip
+RECORD = records.TrainingRecord(
+    cell_id="id", state="trained", best_epoch=2, epochs=3, validation_accuracy=0.875, parameters=1234,
+    images_per_second=5678.0, versions={}, device="cpu", seconds=1.0,
+)  # fmt: skip
 
-    class Result:
-        def __init__(self, record):
-            self.record = record
+
+def made_up(calls):
+    """A function that trains nothing, and adds its arguments to calls."""
 
     def train(cell, folder, **options):
         calls.append((cell, folder, options))
-        return Result(record)
+        return TrainingResult(lambda: None, [], RECORD)
 
+    return train
+
+
+@pytest.fixture
+def trained(monkeypatch, tmp_path):
+    """The calls of `api.train`; the command runs in an empty folder."""
+    calls = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bn_vuln.api.train", train)
+    monkeypatch.setattr("bn_vuln.api.train", made_up(calls))
+    return calls
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """The trainings that `api.train` begins."""
+    calls = []
+    monkeypatch.setattr("bn_vuln.training.train", made_up(calls))
     return calls
 
 
@@ -193,7 +205,10 @@ def test_train_asks_the_api_for_one_training(bnvuln, trained):
     assert cell == Cell(data=Data(width=28))
     assert str(folder) == "run"
     progress = options.pop("progress")
-    assert options == {"resume": True, "checkpoint_every": 3, "tensorboard": True, "strategy": "none"}
+    assert options == {
+        "force": False, "resume": None, "checkpoint_every": 3, "deterministic": False, "tensorboard": True,
+        "strategy": "none",
+    }  # fmt: skip
     assert type(progress).__name__ == "Quiet"
 
 
@@ -206,20 +221,38 @@ def test_without_out_the_run_goes_to_its_id(bnvuln, trained):
     assert options["resume"] is False
 
 
-def test_a_run_that_another_process_works_on_is_left_alone(bnvuln, trained, tmp_path):
+def test_a_run_that_another_process_works_on_is_left_alone(bnvuln, begun, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / records.LOCK).write_text(json.dumps({"host": "elsewhere", "pid": 1, "time": 0}))
     code, _, err = bnvuln("train", "--out", tmp_path / "run")
     assert code == 1
     assert "another process" in err
-    assert trained == []
+    assert begun == []
 
 
-def test_a_folder_that_cannot_be_made_is_named(bnvuln, trained):
+def test_a_folder_that_cannot_be_made_is_named(bnvuln, begun):
     code, out, err = bnvuln("train", "--out", "/proc/nowhere/run")
     assert (code, out) == (1, "")
     assert err.startswith("Error: /proc/nowhere")
     assert "Traceback" not in err
+
+
+def test_a_finished_run_is_trained_again_by_force_alone(begun, tmp_path, monkeypatch):
+    cell, other = Cell(data=Data(limit=500)), Cell(data=Data(limit=500), seed=1)
+    finished = RECORD.model_copy(update={"cell_id": digest(identity_of(cell))})
+    (tmp_path / "config.yaml").write_text(to_yaml(cell))
+    (tmp_path / "training.json").write_text(records.to_json(finished))
+    assert api.train(cell, tmp_path).record == finished
+    with pytest.raises(UsageError, match="holds a run of another config"):
+        api.train(other, tmp_path)
+    assert begun == []
+    seeds = []
+    monkeypatch.setattr("bn_vuln.runtime.backend.make_deterministic", seeds.append)
+    with pytest.raises(UsageError, match="no checkpoint after --force"):
+        api.train(other, tmp_path, force=True, resume=True)
+    api.train(other, tmp_path, force=True, deterministic=True, strategy="none")
+    assert [(cell, folder, options["resume"]) for cell, folder, options in begun] == [(other, tmp_path, True)]
+    assert (seeds, list(tmp_path.iterdir())) == ([1], [])
 
 
 def test_what_the_api_raises_is_one_line(bnvuln, monkeypatch, tmp_path):

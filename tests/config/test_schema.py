@@ -12,8 +12,9 @@ from jsonschema import Draft202012Validator
 
 from bn_vuln import config
 from bn_vuln.config import Attack, Cell, Experiment, Frozen, Plan, Suite, read_yaml, validate
+from bn_vuln.config.fields import FieldRow, configs, field_rows
 from bn_vuln.config.grid import expand
-from bn_vuln.config.schema import FieldRow, configs, field_rows, json_schema
+from bn_vuln.config.schema import json_schema
 from bn_vuln.errors import ConfigError
 from bn_vuln.experiments import catalog
 
@@ -194,7 +195,7 @@ def row_of(model: type[Frozen], key: str) -> list[FieldRow]:
 
 
 def test_the_fields_of_a_cell_are_the_keys_that_set_takes() -> None:
-    rows = field_rows(Cell)
+    rows = list(field_rows(Cell))
     text = Cell.model_fields["train"].annotation.model_fields["label_smoothing"].description
     assert row_of(Cell, "train.label_smoothing") == [
         FieldRow("train.label_smoothing", "number >= 0 and < 1", "0.0", str(text))
