@@ -17,6 +17,7 @@ from bn_vuln.auditing.options import AuditOptions
 from bn_vuln.config import Attack, Mend, MinimumNorm
 from bn_vuln.config.options import OptionDecorator, fields, given, hidden_fields, override
 from bn_vuln.evaluation.settings import EvaluateOptions, ModelOptions
+from bn_vuln.experiments import catalog
 from bn_vuln.typing import Plain
 
 from . import options as o
@@ -65,7 +66,7 @@ MEND = """
   bnvuln mend model.keras --data mnist --c 1 --finetune 1 -o mended.keras
 """
 _SAVE = "File for images, labels, which of them are classified correctly, and distances where there are any."
-_SUITES = f"Suite: {', '.join(o.shipped('suites'))}, or a YAML file of perturbations and measurements."
+_SUITES = f"Suite: {', '.join(catalog.names('suites'))}, or a YAML file of perturbations and measurements."
 _OF_SUITE = dict.fromkeys(("split", "limit", "bn_statistics"), "the suite's")
 _suite_option = cloup.option("--suite", default="quick", show_default=True, metavar="NAME", help=_SUITES)
 _TRANSFER_OUT = "Folder of a page of all tables, transfer.md.  [default: none]"
@@ -73,15 +74,12 @@ _REQUIRE = f"{AuditOptions.model_fields['require'].description} Exit code 1 unle
 _AUDIT_OUT = "Folder of the page; an audit that was interrupted goes on there.  [default: audits/MODEL]"
 _FROM_AUDIT = "Make the change that an audit advises first. Model, data and eps are those of the audit."
 _MEND_OUT = "The mended model, never the original; FILE.md beside it says what was done."
-_HIDDEN = ("batch_size", "momentum", "weight_decay", "seed")
-_OF_TRAINING = ("lr", *_HIDDEN, "adversarial", "adversarial_steps")
+_OF_TRAINING = ("lr", "batch_size", "momentum", "weight_decay", "seed", "adversarial", "adversarial_steps")
 PATH = click.Path(path_type=Path)
 _SHOWN = ("input_scale", "resize", "output", "class_names")
 
 target_argument = cloup.argument("model", required=False, type=PATH, metavar="[RUN or MODEL]")
-computing_options = o.options(
-    fields(EvaluateOptions, "batch_size", "strategy", hidden=True), o.data_options, o.measuring_output_options
-)
+computing_options = o.options(fields(EvaluateOptions, "batch_size", "strategy", hidden=True), o.measuring_options)
 runs_option = cloup.option("--runs", type=o.OUTPUT_FOLDER, default="runs", show_default=True, help="Results folder.")
 
 
@@ -190,7 +188,6 @@ def evaluate(model: Path | None, suite: str, **options: Any) -> None:
     """
     from bn_vuln import api
     from bn_vuln.evaluation.opening import folder_of
-    from bn_vuln.experiments import catalog
 
     catalog.suite(suite)  # before TensorFlow is started, so that mistakes show at once
     shared = asked(options)
@@ -247,8 +244,7 @@ def transfer(models: tuple[Path, ...], matrix: bool, runs: Path, out: Path | Non
 )
 @fields(EvaluateOptions, "strategy", hidden=True)
 @cloup.option_group("Results", cloup.option("--out", type=o.OUTPUT_FOLDER, help=_AUDIT_OUT))
-@o.data_options
-@o.measuring_output_options
+@o.measuring_options
 def audit(model: Path, second: Path | None, out: Path | None, **options: Any) -> None:
     """Audit a classifier: is it fragile, does its normalization have to do with it, and what can be done?
 
@@ -272,6 +268,7 @@ def audit(model: Path, second: Path | None, out: Path | None, **options: Any) ->
 
 
 @o.command("mend", MEND)
+@hidden_fields(Mend, "finetune")
 @cloup.argument("model", required=False, type=PATH, metavar="[MODEL]")
 @model_options()
 @cloup.option_group(
@@ -281,11 +278,9 @@ def audit(model: Path, second: Path | None, out: Path | None, **options: Any) ->
 )
 @cloup.option_group(
     "Fine-tuning",
-    fields(Mend, "--finetune=finetune.epochs", "finetune.lr", epochs="none"),
-    fields(Mend, "--adversarial=finetune.adversarial.eps"),
+    fields(Mend, "--finetune=finetune.epochs", "finetune.lr", "--adversarial=finetune.adversarial.eps", epochs="none"),
     o.setting("finetune.batch_size=32"),
 )
-@fields(Mend, *(f"finetune.{name}" for name in _HIDDEN), hidden=True)
 @fields(Mend, "--adversarial-steps=finetune.adversarial.steps", hidden=True)
 @cloup.option_group("Before and after", fields(AuditOptions, "limit"), fields(Threat, "ord", "eps", "noise"))
 @cloup.option_group(
@@ -293,8 +288,7 @@ def audit(model: Path, second: Path | None, out: Path | None, **options: Any) ->
     cloup.option("-o", "--out", type=o.OUTPUT_FILE, required=True, metavar="FILE.keras", help=_MEND_OUT),
     cloup.option("--force", is_flag=True, help="Overwrite what is there."),
 )
-@o.data_options
-@o.measuring_output_options
+@o.measuring_options
 @cloup.constraint(If(AnySet(*_OF_TRAINING), then=require_all), ["finetune"])
 @cloup.constraint(If("adversarial_steps", then=require_all), ["adversarial"])
 def mend(model: Path | None, from_audit: Path | None, out: Path, force: bool, **options: Any) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -69,34 +68,22 @@ OUTPUT_FOLDER, OUTPUT_FILE = OutputPath(file_okay=False, path_type=Path), Output
 # ---------------------------------------------------------------- options of several commands
 
 
-def _into_environment(variable: str) -> Callable[[click.Context, click.Parameter, Path | None], None]:
-    """Return a callback that sets an environment variable to a folder; worker processes inherit it."""
+def _data_folder(flag: str, variable: str, kind: click.Path, text: str) -> OptionDecorator:
+    """Return an option that sets an environment variable to a folder; worker processes inherit it."""
 
     def callback(_: click.Context, __: click.Parameter, value: Path | None) -> None:
         if value is not None:
             os.environ[variable] = str(value.expanduser().absolute())
 
-    return callback
+    return cloup.option(flag, type=kind, callback=callback, expose_value=False, is_eager=True, help=text)
 
 
+_DATA = "Folder of prepared data sets.  [default: $TFDS_DATA_DIR, ~/tensorflow_datasets]"
+_MANUAL = "Folder of files downloaded by hand.  [default: DATA_DIR/downloads/manual]"
 data_options = cloup.option_group(
     "Data folders",
-    cloup.option(
-        "--data-dir",
-        type=FOLDER,
-        callback=_into_environment("TFDS_DATA_DIR"),
-        expose_value=False,
-        is_eager=True,
-        help="Folder of prepared data sets.  [default: $TFDS_DATA_DIR, ~/tensorflow_datasets]",
-    ),
-    cloup.option(
-        "--manual-dir",
-        type=EXISTING_FOLDER,
-        callback=_into_environment("BNVULN_MANUAL_DIR"),
-        expose_value=False,
-        is_eager=True,
-        help="Folder of files downloaded by hand.  [default: DATA_DIR/downloads/manual]",
-    ),
+    _data_folder("--data-dir", "TFDS_DATA_DIR", FOLDER, _DATA),
+    _data_folder("--manual-dir", "BNVULN_MANUAL_DIR", EXISTING_FOLDER, _MANUAL),
 )
 
 
@@ -107,17 +94,13 @@ def _set_up(_: click.Context, __: click.Parameter, verbose: bool) -> None:
     backend.set_verbose(verbose)
 
 
+_VERBOSE = "TensorFlow's start-up messages."
 json_option = cloup.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 quiet_option = cloup.option("-q", "--quiet", is_flag=True, help="No progress and no next step on standard error.")
+verbose_option = cloup.option("--verbose", is_flag=True, callback=_set_up, expose_value=False, help=_VERBOSE)
 output_options = cloup.option_group("Output", json_option, quiet_option)
-measuring_output_options = cloup.option_group(
-    "Output",
-    json_option,
-    quiet_option,
-    cloup.option(
-        "--verbose", is_flag=True, callback=_set_up, expose_value=False, help="TensorFlow's start-up messages."
-    ),
-)
+# Of all commands that start TensorFlow.
+measuring_options = options(data_options, cloup.option_group("Output", json_option, quiet_option, verbose_option))
 
 
 def setting(example: str) -> OptionDecorator:
@@ -155,8 +138,6 @@ def closing(folder: Path | str, *commands: str, quiet: bool) -> None:
 
 def quote(path: Path | str) -> str:
     """Return a path as a command line takes it."""
-    import shlex
-
     return shlex.quote(str(path))
 
 
@@ -167,19 +148,6 @@ def output(as_json: bool, data: object, text: str) -> None:
 
 def print_json(data: object) -> None:
     """Print the one JSON object of a command with --json, whole or not at all. NaN and infinities become null."""
-    sys.stdout.write(json.dumps(_finite(data), indent=2, allow_nan=False) + "\n")
+    from pydantic_core import to_jsonable_python
 
-
-def _finite(data: object) -> object:
-    """Replace the numbers that JSON does not have by None."""
-    if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
-
-
-def shipped(kind: str) -> list[str]:
-    """Return the names of the shipped configs of a kind, as `catalog.names` does, without what that imports."""
-    names = (entry.name for entry in (resources.files("bn_vuln.configs") / kind).iterdir())
-    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+    sys.stdout.write(json.dumps(to_jsonable_python(data, inf_nan_mode="null"), indent=2, allow_nan=False) + "\n")

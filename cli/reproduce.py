@@ -62,8 +62,7 @@ RUN_OPTIONS = cloup.option_group(
 )  # fmt: skip
 @cloup.constraint(If("plan", accept_none), ["name", "scale", "where", "seeds"])
 @RUN_OPTIONS
-@o.data_options
-@o.measuring_output_options
+@o.measuring_options
 def reproduce(
     name: str | None, listed: bool, plan: str | None, scale: Scale | None, where: tuple[str, ...], seeds: str | None,
     overrides: tuple[str, ...], dry_run: bool, as_json: bool, root: Path, **options: Any,
@@ -107,8 +106,7 @@ def reproduce(
     DRY_RUN,
 )
 @RUN_OPTIONS
-@o.data_options
-@o.measuring_output_options
+@o.measuring_options
 def scale_input(
     width: int, weight_decay: str | None, scale: Scale | None, overrides: tuple[str, ...], estimated: bool,
     dry_run: bool, as_json: bool, root: Path, **options: Any,

@@ -39,6 +39,12 @@ _ADVERSARIAL = [f"--adversarial-{name.replace('_', '-')}=train.adversarial.{name
 ADVERSARIAL: dict[str, dict[str, object]] = {
     "pgd": {}, "bim": {"random_start": False}, "fgsm": {"random_start": False, "steps": 1}
 }  # fmt: skip
+_ATTACKS = (
+    "Train on adversarial examples: pgd (random start), bim (starts at the image), fgsm (one step); with "
+    "--adversarial-eps 8/255."
+)
+_CHECKPOINTS = "Epochs between checkpoints.  [default: a minute apart, one at the end and one on Ctrl-C]"
+_DRY_RUN = "Print the resolved config, checked against its data where they are prepared; train and download nothing."
 DEFAULTS: dict[str, Any] = {"data": "mnist", "arch": "mlp", "normalization": "batch"}
 
 
@@ -52,12 +58,7 @@ DEFAULTS: dict[str, Any] = {"data": "mnist", "arch": "mlp", "normalization": "ba
     "Training",
     fields(Cell, "train.epochs", "train.batch_size", "train.lr", "train.momentum", "weight_decay", "seed"),
     fields(Cell, "--crop-pad=train.augment.pad", "--flip=train.augment.flip", pad="none"),
-    cloup.option(
-        "--adversarial",
-        type=click.Choice(list(ADVERSARIAL)),
-        help="Train on adversarial examples: pgd (random start), bim (starts at the image), fgsm (one step); with "
-        "--adversarial-eps 8/255.",
-    ),
+    cloup.option("--adversarial", type=click.Choice([*ADVERSARIAL]), help=_ATTACKS),
     o.set_option,
 )
 @fields(Cell, "--bn-momentum=normalization.momentum", "--lr-drops=train.schedule.epochs", hidden=True)
@@ -67,23 +68,13 @@ DEFAULTS: dict[str, Any] = {"data": "mnist", "arch": "mlp", "normalization": "ba
     cloup.option("--out", type=o.OUTPUT_FOLDER, help="Run folder.  [default: runs/ID]"),
     cloup.option("--force", is_flag=True, help="Train again a run that is finished; replace another run in --out."),
     cloup.option("--resume/--no-resume", default=None, help="Go on from the checkpoint.  [default: if there is one]"),
-    cloup.option(
-        "--checkpoint-every",
-        type=click.IntRange(min=1),
-        metavar="EPOCHS",
-        help="Epochs between checkpoints.  [default: a minute apart, one at the end and one on Ctrl-C]",
-    ),
+    cloup.option("--checkpoint-every", type=click.IntRange(min=1), metavar="EPOCHS", help=_CHECKPOINTS),
     cloup.option("--deterministic", is_flag=True, help="Bit-identical runs on one machine; may be slower."),
     cloup.option("--tensorboard", is_flag=True, help="Event files in RUN/tensorboard."),
-    cloup.option(
-        "--dry-run",
-        is_flag=True,
-        help="Print the resolved config, checked against its data where they are prepared; train and download nothing.",
-    ),
+    cloup.option("--dry-run", is_flag=True, help=_DRY_RUN),
     fields(EvaluateOptions, "strategy"),
 )
-@o.data_options
-@o.measuring_output_options
+@o.measuring_options
 def command(out: Path | None, dry_run: bool, as_json: bool, quiet: bool, **options: Any) -> None:
     """Train one model.
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 from bn_vuln.cli.main import bnvuln as group
 from bn_vuln.cli.options import print_json
+from pydantic_core import PydanticSerializationError
 
 from bn_vuln.experiments import catalog
 from bn_vuln.version import __version__
@@ -78,7 +79,7 @@ def test_json_has_null_for_what_is_no_number(capsys):
 
 
 def test_json_is_written_whole_or_not_at_all(capsys):
-    with pytest.raises(TypeError):
+    with pytest.raises(PydanticSerializationError):
         print_json({"a": 1, "b": object()})
     assert capsys.readouterr().out == ""
 
