@@ -55,13 +55,12 @@ class Commands(cloup.Group):
         return next(one for one in found if isinstance(one, click.Command) and one.name == name)
 
 
-def _section(title: str) -> cloup.Section:
-    return cloup.Section(title, [cloup.Command(name, short_help=text) for name, text in COMMANDS[title].items()])
-
-
 @cloup.group(
     cls=Commands,
-    sections=[_section(title) for title in COMMANDS],
+    sections=[
+        cloup.Section(title, [cloup.Command(name, short_help=text) for name, text in commands.items()])
+        for title, commands in COMMANDS.items()
+    ],
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start: bnvuln audit MODEL --data DATA, or bnvuln reproduce table6 --scale quick. Each command has examples "
     "in its own --help.",

@@ -22,13 +22,16 @@ Scale = Literal["smoke", "quick", "cpu", "full"]
 SCALES: tuple[Scale, ...] = ("smoke", "quick", "cpu", "full")
 
 
-class Suite(Frozen):
-    """A set of perturbations and measurements, by name, for `bnvuln evaluate`."""
-
+class _Titled(Frozen):
     title: str = Field(description="Its heading.")
     claim: str = Field("", description="What it is for, in a sentence.")
     command: str = Field("", description="The command line that runs it.")
     cost: str = Field("", description="Run time, with its machine.")
+
+
+class Suite(_Titled):
+    """A set of perturbations and measurements, by name, for `bnvuln evaluate`."""
+
     evaluation: Evaluation = Field(Evaluation(), description="The images on which all of it is measured.")
     perturbations: dict[str, Perturbation] = Field(min_length=1, description="Perturbations, by name.")
     measurements: dict[str, Measurement] = Field({}, description="Measurements, by name.")
@@ -159,11 +162,6 @@ class Experiment(Frozen):
     remarks: dict[str, str] = Field({}, description="Remarks of several claims, by name.")
 
     @property
-    def all_perturbations(self) -> dict[str, Perturbation]:
-        """The perturbations, and every smaller eps of those that have an eps grid."""
-        return with_eps_grid(self.perturbations)
-
-    @property
     def plans(self) -> tuple[EvaluationPlan, ...]:
         """The plans of `evaluation` and of each of the extra `evaluations`, in this order."""
         extra_plans = [
@@ -208,7 +206,9 @@ class Experiment(Frozen):
             reject_if((not values, "grid.{key}: no values"), key=key)
         repeated = len({*self.seeds}) < len(self.seeds)
         reject_if((repeated, "seeds: expected each once, received {seeds}"), seeds=str(list(self.seeds)))
-        _reject_unknown("measurements", self.all_perturbations.keys() & self.measurements.keys(), "new names", ())
+        _reject_unknown(
+            "measurements", with_eps_grid(self.perturbations).keys() & self.measurements.keys(), "new names", ()
+        )
         self._check_evaluations()
         self._check_derived()
         table, rule = self.table, self.table.select_by
@@ -287,13 +287,9 @@ class ExperimentPart(Frozen):
         return ", ".join([f"{self.experiment} at scale {self.scale}", *chosen])
 
 
-class Plan(Frozen):
+class Plan(_Titled):
     """Parts of experiments, for `bnvuln reproduce --plan`, which runs them in this order."""
 
-    title: str = Field(description="Its heading.")
-    claim: str = Field("", description="What it is for, in a sentence.")
-    command: str = Field("", description="The command line that runs it.")
-    cost: str = Field("", description="Run time, with its machine.")
     parts: tuple[ExperimentPart, ...] = Field(min_length=1, description="The parts, in the order in which they run.")
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable
 
 from pydantic import BaseModel
 
 from bn_vuln.config import digest
-from bn_vuln.records.schema import ExternalRecord, Flag, MeasurementRecord, Record, TrainingRecord
+from bn_vuln.records.schema import ExternalRecord, MeasurementRecord, Record, TrainingRecord
 from bn_vuln.typing import Mask, Plain
 
 TOLERANCE = 1e-9  # of a fraction that is stored beside its two counts
@@ -104,7 +103,8 @@ def _check_record(record: Record) -> None:
     _check_counts("source_correct", 0, record.source_correct or 0, record.n)
     _check_counts("eligible", 0, record.eligible or 0, record.n)
     _check_counts("transferred", 0, record.transferred or 0, min(record.eligible or 0, record.n - record.correct))
-    _check_flags(record.flags)
+    for flag in record.flags:
+        _check_finite(f"value of the flag of check {flag.check}", flag.value)
     _check_kind(record.perturbation)
 
 
@@ -164,11 +164,6 @@ def _check_at_least_zero(name: str, received: float | None) -> None:
 def _check_finite(name: str, received: float) -> None:
     if not math.isfinite(received):
         raise ValueError(f"{name}: expected a finite number, received {received}")
-
-
-def _check_flags(flags: Iterable[Flag]) -> None:
-    for flag in flags:
-        _check_finite(f"value of the flag of check {flag.check}", flag.value)
 
 
 def _check_kind(measured: Plain) -> None:

@@ -94,7 +94,9 @@ def summary_rows(entry: Entry) -> list[tuple[str, str]]:
     if entry.cell is not None:
         rows += [("config", describe_cell(entry.cell))]
     if entry.external is not None:
-        rows += [("file", entry.external.path or entry.external.source), *_found(entry.external.found)]
+        # What was found when it was opened, as it was said then: a word, and the rest of the line.
+        found = [str(line).partition(" ") for line in entry.external.found.get("lines", ())]
+        rows += [("file", entry.external.path or entry.external.source), *((n, text.strip()) for n, _, text in found)]
     elif entry.cell is None and entry.records:
         rows += [("missing", "config.yaml, or model.json of an external model: bnvuln attack MODEL writes that again")]
     training = entry.training
@@ -125,12 +127,6 @@ def next_steps(entry: Entry) -> list[str]:
     if entry.state == "trained":
         return [f"bnvuln attack {run} --eps 8/255", f"bnvuln evaluate {run}"]
     return ["the same bnvuln train again goes on"] if entry.state == "unfinished" else []
-
-
-def _found(found: Plain) -> list[tuple[str, str]]:
-    """What was found when an external model was opened, as it was said then: a word, and the rest of the line."""
-    parts = [str(line).partition(" ") for line in found.get("lines", ())]
-    return [(name, text.strip()) for name, _, text in parts]
 
 
 def result_tables(entry: Entry) -> list[TextTable]:

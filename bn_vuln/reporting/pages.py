@@ -114,7 +114,8 @@ def markdown(results: Results, pictures: Mapping[str, str] | None = None) -> str
     experiment = results.experiment
     parts = [f"# {experiment.title}", f"Claim: {experiment.claim}", summary.verdicts(results).capitalize()]
     for table, lines in tables_with_legends(results):
-        parts += [f"## {table.title}", tables.markdown_table(table), markdown_legend(lines)]
+        explained = "\n".join(f"- **{term}**: {text}" for term, text in lines)
+        parts += [f"## {table.title}", tables.markdown_table(table), explained]
     parts += [f"![{experiment.title}]({name})\n\n*{caption}*" for name, caption in (pictures or {}).items()]
     parts += [*(f"- {note}" for note in experiment.notes)]
     parts.append("\n".join(f"- {name}: {text}" for name, text in summary.summary_rows(results)))
@@ -130,11 +131,6 @@ def tables_with_legends(results: Results) -> list[tuple[tables.TextTable, legend
 def _name_column(table: tables.TextTable) -> int:
     """The column that names a row, after the row keys: the arm, which is before n, or the quantity claimed."""
     return table.header.index("quantity") if "quantity" in table.header else table.header.index("n") - 1
-
-
-def markdown_legend(lines: legend.Lines) -> str:
-    """Return a legend as a list."""
-    return "\n".join(f"- **{term}**: {text}" for term, text in lines)
 
 
 def html(results: list[Results]) -> str:

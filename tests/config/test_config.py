@@ -635,7 +635,7 @@ def test_every_eps_of_a_grid_can_be_a_column() -> None:
     table = {"columns": {"pgd 4/255": "4/255", "pgd": "8/255"}}
     experiment = validate(Experiment, tiny(perturbations={"pgd": eps_grid}, table=table, claims=[]), "test")
     assert experiment.columns["pgd 4/255"].unit == "%"
-    assert list(experiment.all_perturbations) == ["pgd 4/255", "pgd"]
+    assert list(with_eps_grid(experiment.perturbations)) == ["pgd 4/255", "pgd"]
     wrong = tiny(perturbations={"pgd": eps_grid}, table={"columns": {"pgd 2/255": "2/255"}}, claims=[])
     with pytest.raises(ConfigError, match="'pgd 2/255' is not among perturbations"):
         validate(Experiment, wrong, "test")

@@ -104,7 +104,7 @@ def test_an_eps_without_a_record_is_measured_with_its_grid(done, tmp_path, monke
     assert all(arm["pgd 0.02"].estimate.mean >= arm["pgd"].estimate.mean for arm in arms)
     (task, _) = runner.tasks(chosen)
     assert task.finished(root)
-    smaller = chosen.all_perturbations["pgd 0.02"]
+    smaller = config.with_eps_grid(chosen.perturbations)["pgd 0.02"]
     records.record_path(task.folder(root), task._id(task.plans[0], smaller)).unlink()
     assert not task.finished(root)
     assert [list(plan.perturbations) for plan in task.missing(root)] == [["pgd"]]
