@@ -17,6 +17,7 @@ Writing is done by bn_vuln/records/packing.py.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gzip
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -74,10 +75,8 @@ class PackedStore(DamageLog):
 
     def cell(self, cell_id: str) -> config.Cell:
         row = self._row(cell_id)
-        try:
+        with self._refusing(CELLS, "{}", cell_id, (ConfigError,)):
             cell = config.validate(config.Cell, row.get("config", row["identity"]), cell_id)
-        except ConfigError as error:
-            self._refuse(CELLS, first_line(error), cell_id)
         if (own := config.digest(config.identity_of(cell))) != cell_id:
             self._refuse(CELLS, f"the config of {cell_id} is that of {own}", cell_id)
         return cell
@@ -99,10 +98,8 @@ class PackedStore(DamageLog):
         return None if text is None else self.attempt(lambda: self._history(cell_id, text))
 
     def _history(self, cell_id: str, text: str) -> str:
-        try:
+        with self._refusing(HISTORY, f"epochs of {cell_id}: {{}}", cell_id):
             checks.check_history(text, self.training(cell_id))
-        except ValueError as error:
-            self._refuse(HISTORY, f"epochs of {cell_id}: {first_line(error)}", cell_id)
         return text
 
     def model(self, cell_id: str) -> Path | None:
@@ -154,6 +151,16 @@ class PackedStore(DamageLog):
     def _refuse(self, name: str, reason: str, cell_id: str = "") -> NoReturn:
         raise DamagedError(Damaged(self.root / name, reason, REMEDY, cell_id)) from None
 
+    @contextlib.contextmanager
+    def _refusing(
+        self, name: str, reason: str, cell_id: str = "", kinds: tuple[type[Exception], ...] = (ValueError,)
+    ) -> Iterator[None]:
+        """Refuse a file for what is raised meanwhile, which stands for {} in the reason."""
+        try:
+            yield
+        except kinds as error:
+            self._refuse(name, reason.replace("{}", first_line(error)), cell_id)
+
     def _row(self, cell_id: str) -> Plain:
         if cell_id not in self._cells:
             self._refuse(CELLS, f"no cell {cell_id}", cell_id)
@@ -168,11 +175,9 @@ class PackedStore(DamageLog):
         fields = {**row, "cell_id": cell_id, "perturbation": self._identity(row["perturbation_id"], cell_id)}
         record = self._parse_record(Record, RECORDS, fields, cell_id)
         correct = self._correct(record)
-        try:
-            if correct is not None:
+        if correct is not None:
+            with self._refusing(OUTCOMES, f"{record.perturbation_id} of {cell_id}: {{}}", cell_id):
                 checks.check_outcomes(correct, record)
-        except ValueError as error:
-            self._refuse(OUTCOMES, f"{record.perturbation_id} of {cell_id}: {first_line(error)}", cell_id)
         return record
 
     def _measurement(self, cell_id: str, row: Plain) -> MeasurementRecord:
@@ -182,17 +187,15 @@ class PackedStore(DamageLog):
     def _parse_record(self, kind: type[Kind], name: str, fields: Plain, cell_id: str) -> Kind:
         """A record of a line, of a cell and a perturbation whose ids are checked already."""
         fields = {key: value for key, value in fields.items() if key != "experiments"}
-        try:
+        about = [str(fields[key]) for key in ("perturbation_id", "measurement_id") if key in fields]
+        reason = f"{' of '.join([*about, cell_id])}: not a readable {kind.__name__} ({{}})"
+        with self._refusing(name, reason, cell_id, (ValueError, TypeError)):
             if kind in (Record, MeasurementRecord):
                 if "cell" in fields:
                     checks.check_id("cell_id", cell_id, fields["cell"], "cell")
                 fields = {"cell": self._row(cell_id)["identity"], **fields}
             record = kind.model_validate(fields)
             checks.check_numbers(record)
-        except (ValueError, TypeError) as error:
-            about = [str(fields[key]) for key in ("perturbation_id", "measurement_id") if key in fields]
-            what = " of ".join([*about, cell_id])
-            self._refuse(name, f"{what}: not a readable {kind.__name__} ({first_line(error)})", cell_id)
         return record
 
     @functools.cached_property
@@ -258,12 +261,10 @@ class PackedStore(DamageLog):
 
     @functools.cached_property
     def _perturbations(self) -> dict[str, Plain]:
-        try:
+        with self._refusing(PERTURBATIONS, "no JSON ({})"):
             found = parse_json(self._bytes(PERTURBATIONS))
             if not isinstance(found, dict):
                 raise ValueError("expected an object")
-        except ValueError as error:
-            self._refuse(PERTURBATIONS, f"no JSON ({first_line(error)})")
         whole = {}
         for key, identity in found.items():
             try:
@@ -292,16 +293,12 @@ class PackedStore(DamageLog):
 
     def _history_text(self) -> str:
         content = self._bytes(HISTORY)
-        try:
+        with self._refusing(HISTORY, "not readable ({})", kinds=(Exception,)):  # gzip and zlib raise many kinds
             return gzip.decompress(content).decode()
-        except Exception as error:  # gzip and zlib raise many kinds; all of them mean the same to the user
-            self._refuse(HISTORY, f"not readable ({first_line(error)})")
 
     def _bytes(self, name: str) -> bytes:
-        try:
+        with self._refusing(name, "{}; a packed store has this file", kinds=(OSError,)):
             return read_file(self.root / name)
-        except OSError as error:
-            self._refuse(name, f"{first_line(error)}; a packed store has this file")
 
     def _or(self, other: Result, read: Callable[[], Result]) -> Result:
         """What is read, or something else where the file is damaged, which is noted."""
@@ -344,19 +341,13 @@ class PackedStore(DamageLog):
 
     def _open(self, name: str) -> ParsedArrays:
         content = self._bytes(name)  # in memory: a file's position would be shared with forked processes
-        try:
+        with self._refusing(name, "not readable ({})"):
             return ParsedArrays(content)
-        except ValueError as error:
-            self._refuse(name, f"not readable ({first_line(error)})")
 
     def _array(self, key: str, cell_id: str) -> AnyArray:
-        try:
+        with self._refusing(ARRAYS, f"{key} is not readable ({{}})", cell_id):
             return self._archived[key]
-        except ValueError as error:
-            self._refuse(ARRAYS, f"{key} is not readable ({first_line(error)})", cell_id)
 
     def _bits(self, key: str, n: int, cell_id: str) -> Mask:
-        try:
+        with self._refusing(OUTCOMES, f"{key}: {{}}", cell_id):
             return self._outcomes.bits(key, n)
-        except ValueError as error:
-            self._refuse(OUTCOMES, f"{key}: {first_line(error)}", cell_id)
