@@ -8,8 +8,13 @@ likewise for `data`, `arch` and `schedule`.
 
 from bn_vuln.config.adversarial import Adversarial
 from bn_vuln.config.arch import (
+    AlexNetArch,
     Arch,
+    BagNetArch,
     DeepArch,
+    DenseNetArch,
+    ImageNetResNetArch,
+    ImageNetVGGArch,
     LinearArch,
     MLPArch,
     NearestCentroidArch,
@@ -105,7 +110,12 @@ from bn_vuln.config.types import Frozen, Interval, expand_name, nearest, parse_n
 
 __all__ = [
     "Adversarial",
+    "AlexNetArch",
     "Arch",
+    "BagNetArch",
+    "DenseNetArch",
+    "ImageNetResNetArch",
+    "ImageNetVGGArch",
     "Augment",
     "BatchNormalization",
     "Cell",

@@ -109,14 +109,79 @@ class WideResNetArch(Frozen):
         return self
 
 
+class ImageNetVGGArch(Frozen):
+    """VGG for images of 224 pixels as published (Simonyan and Zisserman 2015, A, B, D, E), as torchvision has it.
+
+    3x3 convolutions with biases, each normalized, max-pooling, and three Dense layers, two of 4096 units.
+    """
+
+    convolutional: ClassVar[bool] = True
+
+    name: Literal["imagenet_vgg11", "imagenet_vgg13", "imagenet_vgg16", "imagenet_vgg19"] = "imagenet_vgg11"
+
+
+class AlexNetArch(Frozen):
+    """AlexNet for images of 224 pixels (Krizhevsky 2014), as torchvision has it; published without normalization."""
+
+    convolutional: ClassVar[bool] = True
+
+    name: Literal["alexnet"] = "alexnet"
+
+
+class ImageNetResNetArch(Frozen):
+    """ResNets for large images (He et al. 2016), as torchvision has them: a stride is that of a 3x3 convolution."""
+
+    convolutional: ClassVar[bool] = True
+
+    name: Literal["resnet18", "resnet50"] = "resnet50"
+
+
+class DenseNetArch(Frozen):
+    """DenseNet-121 for large images (Huang et al. 2017): each layer of a block gets the outputs of all before it."""
+
+    convolutional: ClassVar[bool] = True
+
+    name: Literal["densenet121"] = "densenet121"
+
+
+class BagNetArch(Frozen):
+    """BagNets for large images (Brendel and Bethge 2019): a ResNet-50 that sees patches of 9, 17 or 33 pixels alone."""
+
+    convolutional: ClassVar[bool] = True
+
+    name: Literal["bagnet9", "bagnet17", "bagnet33"] = "bagnet33"
+
+
 Arch = Annotated[
-    LinearArch | MLPArch | DeepArch | VGGArch | ResNetArch | WideResNetArch | NearestCentroidArch,
+    LinearArch
+    | MLPArch
+    | DeepArch
+    | VGGArch
+    | ResNetArch
+    | WideResNetArch
+    | NearestCentroidArch
+    | ImageNetVGGArch
+    | AlexNetArch
+    | ImageNetResNetArch
+    | DenseNetArch
+    | BagNetArch,
     Field(discriminator="name"),
     BeforeValidator(expand_name),
 ]
 
 _CONVOLUTIONAL = [
-    name for arch in (VGGArch, ResNetArch, WideResNetArch) for name in get_args(arch.model_fields["name"].annotation)
+    name
+    for arch in (
+        VGGArch,
+        ResNetArch,
+        WideResNetArch,
+        ImageNetVGGArch,
+        AlexNetArch,
+        ImageNetResNetArch,
+        DenseNetArch,
+        BagNetArch,
+    )
+    for name in get_args(arch.model_fields["name"].annotation)
 ]
 
 # Defaults of a cell by architecture. PyTorch's initialization shrinks the signal to a sixth in each layer, which BN

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from bn_vuln.config import Cell
 from bn_vuln.data.info import DatasetInfo
-from bn_vuln.models import deep, linear, mlp, resnet, vgg, wide_resnet
+from bn_vuln.models import deep, densenet, imagenet_resnet, imagenet_vgg, linear, mlp, resnet, vgg, wide_resnet
 from bn_vuln.models.layers import Initializer, draw_by_numpy
 from bn_vuln.models.normalization import make_factory
 from bn_vuln.runtime import backend
@@ -32,6 +32,11 @@ BUILDERS: dict[str, Callable[..., KerasModel]] = {
     **dict.fromkeys(vgg.STAGES, vgg.build),
     **dict.fromkeys(resnet.BLOCKS, resnet.build),
     "wrn": wide_resnet.build,
+    **dict.fromkeys((f"imagenet_{name}" for name in vgg.STAGES if name != "vgg8"), imagenet_vgg.build),
+    "alexnet": imagenet_vgg.build_alexnet,
+    **dict.fromkeys(imagenet_resnet.BLOCKS, imagenet_resnet.build),
+    **dict.fromkeys(densenet.LAYERS, densenet.build),
+    **dict.fromkeys(imagenet_resnet.PATCHES, imagenet_resnet.build_bagnet),
 }
 
 
