@@ -221,6 +221,7 @@ def from_external(
         classes=len(names or info.classes) if own_head else None,
         custom_objects=options.custom_objects if custom_objects is None else custom_objects,
     )
+    own_names, names = names, names or loaded.class_names
     if options.gray_to_rgb and info.shape[2] == 1:
         info = _as_rgb(info)
     found, size = _input_of(loaded.model, info, loaded.source)
@@ -244,7 +245,7 @@ def from_external(
         path=loaded.path,
     )
     settled = _settled(unsettled, options, loaded, examples, other)
-    identity = {**model_identity(loaded.model, loaded.custom_objects), **_how_it_is_called(settled)}
+    identity = {**model_identity(loaded.model, loaded.custom_objects), **_how_it_is_called(settled, own_names)}
     return replace(settled, identity=identity, id=digest(identity))
 
 
@@ -285,11 +286,14 @@ def _settled(
     )
 
 
-def _how_it_is_called(classifier: Classifier) -> Plain:
-    """The part of an external model's identity that is not the model: every setting of its input and outputs."""
+def _how_it_is_called(classifier: Classifier, names: Sequence[object] | None) -> Plain:
+    """The part of an external model's identity that is not the model: every setting of its input and outputs.
+
+    `names` are the class names that were given: those that a model is known by are not told again.
+    """
     assert classifier.input_scale is not None
     assert classifier.output is not None
-    names, validation = classifier.class_names, classifier.validation
+    validation = classifier.validation
     return {
         "input_scale": classifier.input_scale.name,
         "size": list(classifier.size),

@@ -28,13 +28,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from bn_vuln.data import imagenet
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.external.identity import global_names
-from bn_vuln.models import custom_layers
+from bn_vuln.models import custom_layers, pretrained
 from bn_vuln.runtime import backend
 from bn_vuln.typing import KerasModel
 
 APPLICATIONS = "keras.applications"
+PRETRAINED = "pretrained"  # nets for ImageNet that are built here, with published weights
 
 # What the models of each module of keras.applications expect: a mode of `preprocess_input`, or pixels of 0 to 255 where
 # the preprocessing is inside the model.
@@ -107,9 +109,10 @@ class LoadedModel:
         model: the Keras model, built, with one input.
         source: the file or name as the user spelled it; class and name of a model in memory.
         path: absolute path of the file, or None.
-        input_scale: what it expects, where that is known: `0-255`, or `caffe`, `torch` or `tf`, the modes of
+        input_scale: what it expects, where that is known: `0-1`, `0-255`, or `caffe`, `torch` or `tf`, the modes of
             `keras.applications`; else None.
         custom_objects: the Python file of its custom layers and functions, or None.
+        class_names: names of its classes in the order of its outputs, where they are known.
     """
 
     model: KerasModel
@@ -117,6 +120,7 @@ class LoadedModel:
     path: Path | None = None
     input_scale: str | None = None
     custom_objects: Path | None = None
+    class_names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ def is_external(target: object) -> bool:
     """Return whether a target is, or by its name claims to be, an external model rather than a run folder."""
     if not isinstance(target, str | Path):
         return True
-    if str(target).startswith(APPLICATIONS):
+    if str(target).startswith((APPLICATIONS, f"{PRETRAINED}:")):
         return True
     path = Path(target)
     if path.is_dir():
@@ -150,9 +154,11 @@ def check(target: str | Path, weights: str | Path | None = None) -> None:
         UsageError: where it is none, with what to do instead.
         BnvulnError: where the file is damaged.
     """
-    if not str(target).startswith(APPLICATIONS):
+    if str(target).startswith(f"{PRETRAINED}:"):
+        pretrained.check(str(target).partition(":")[2], weights)
+    elif not str(target).startswith(APPLICATIONS):
         if weights is not None:
-            raise UsageError(f"--weights is for keras.applications:NAME; {target} has its own")
+            raise UsageError(f"--weights is for {APPLICATIONS}:NAME and {PRETRAINED}:NAME; {target} has its own")
         _check_kind(Path(target))
     elif weights is not None and str(weights) not in ("imagenet", "none") and not Path(weights).is_file():
         kind = "is a folder" if Path(weights).is_dir() else "no such file"
@@ -169,8 +175,9 @@ def load(
     """Open an external model, uncompiled.
 
     Args:
-        target: a `.keras`, `.h5` or `.hdf5` file, `keras.applications:NAME`, or a Keras model.
-        weights: of `keras.applications:NAME` alone: `imagenet` (the default), `none` (random), or a file.
+        target: a `.keras`, `.h5` or `.hdf5` file, `keras.applications:NAME`, `pretrained:NAME`, or a Keras model.
+        weights: of `keras.applications:NAME`: `imagenet` (the default), `none` (random), or a file; of
+            `pretrained:NAME` as `models.pretrained` takes them.
         classes: number of outputs of `keras.applications:NAME` where the weights are not `imagenet`; None: 1000.
         custom_objects: a Python file, which is run, or custom objects by their names. It is also the permission to
             run the code of Lambda layers and TensorFlow graphs in the model's file.
@@ -188,6 +195,9 @@ def load(
     check(target, weights)
     if source.startswith(APPLICATIONS):
         return _from_applications(source, weights, classes)
+    if source.startswith(f"{PRETRAINED}:"):
+        model = pretrained.pretrained(source.partition(":")[2], weights)
+        return LoadedModel(_checked_model(model, source), source, None, "0-1", class_names=imagenet.classes())
     model = _load_file(path, _code(custom_objects))
     file = Path(custom_objects) if isinstance(custom_objects, str | Path) else None
     return LoadedModel(_checked_model(model, source), source, Path(os.path.abspath(path)), None, file)
