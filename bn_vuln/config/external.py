@@ -8,7 +8,7 @@ from pydantic import Field
 
 from bn_vuln.config.types import Frozen
 
-Resize = Literal["auto", "none", "stretch", "crop", "pad"]
+Resize = Literal["auto", "none", "stretch", "crop", "pad", "imagenet"]
 OutputKind = Literal["auto", "logits", "softmax", "sigmoid", "log-softmax"]
 
 
@@ -24,8 +24,9 @@ class ExternalModel(Frozen):
     resize: Resize = Field(
         "auto",
         description="How images of another size become the model's input. `stretch`; `crop`, the shorter side fits, "
-        "and the centre is taken; `pad`, the longer side fits, with zeros around; `none` refuses them; "
-        "`auto` is `crop` where a size differs.",
+        "and the centre is taken; `pad`, the longer side fits, with zeros around; `imagenet`, the shorter side is "
+        "8/7 of it (256 of 224 pixels), and the centre is taken; `none` refuses them; `auto` is `imagenet` for "
+        "`pretrained:NAME`, else `crop`, where a size differs.",
     )
     gray_to_rgb: bool = Field(False, description="Give gray images to a model of three channels.")
     output: OutputKind = Field("auto", description="What the model returns.")

@@ -107,7 +107,7 @@ def resize(image: Image.Image, size: tuple[int, int], how: Resize) -> Image.Imag
         UsageError: The sizes differ, and `how` is `none`.
     """
     native = (image.height, image.width)
-    if native == size:
+    if native == size and how != "imagenet":
         return image
     (rows, columns), (top, left) = placement(native, size, how)
     resized = image.resize((columns, rows), Image.Resampling.BILINEAR)

@@ -12,7 +12,8 @@ from bn_vuln.errors import UsageError
 from bn_vuln.runtime import backend, ops
 from bn_vuln.typing import DatasetImages, Images, Tensor
 
-Resize = Literal["none", "stretch", "crop", "pad"]
+Resize = Literal["none", "stretch", "crop", "pad", "imagenet"]
+IMAGENET = 256 / 224  # of the shorter side to what is cropped of it
 Size = int | tuple[int, int]  # height and width, or (height, width)
 
 
@@ -70,12 +71,16 @@ def placement(native: tuple[int, int], size: tuple[int, int], how: Resize) -> tu
     if how == "none" and native != size:
         raise UsageError(
             f"expected images of {format_shape(size)}, received {format_shape(native)}; choose how they are brought to "
-            "it: --resize stretch, crop or pad"
+            "it: --resize stretch, crop, pad or imagenet"
         )
     if how in ("none", "stretch"):
         return size, (0, 0)
     (rows, columns), (height, width) = native, size
     wider = columns * height > rows * width  # than the result
+    if how == "imagenet":
+        larger = round(height * IMAGENET), round(width * IMAGENET)
+        resized, _ = placement(native, larger, "crop")
+        return resized, (round((resized[0] - height) / 2), round((resized[1] - width) / 2))
     if how == "crop":
         resized = (height, columns * height // rows) if wider else (rows * width // columns, width)
         return resized, (round((resized[0] - height) / 2), round((resized[1] - width) / 2))
@@ -116,7 +121,8 @@ def resize_pixels(images: DatasetImages, size: Size, how: Resize) -> Images:
         size: (height, width), or one number for both.
         how: `stretch` brings both sides to the size. `crop` brings the shorter side to it, keeps the aspect ratio and
             crops the centre. `pad` brings the longer side to it, keeps the aspect ratio and puts zeros around. All are
-            bilinear, with half-pixel centres, antialiased where they reduce. `none` takes images of this size only.
+            bilinear, with half-pixel centres, antialiased where they reduce. `imagenet` is `crop` with the shorter side
+            at 8/7 of the size, 256 of 224 pixels. `none` takes images of this size only.
 
     Returns:
         float32 [n, height, width, channels] in [0, 1].

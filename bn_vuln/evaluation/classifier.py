@@ -225,7 +225,7 @@ def from_external(
     if options.gray_to_rgb and info.shape[2] == 1:
         info = _as_rgb(info)
     found, size = _input_of(loaded.model, info, loaded.source)
-    resize = _resize(options.resize, info, size, loaded.source)
+    resize = _resize(loaded.resize if options.resize == "auto" else options.resize, info, size, loaded.source)
     other = next((s for s in ("train", "validation") if s != split and s in data.splits(dataset)), split)
     examples = _examples(dataset, other, validation, names, options)
     examples = fit_images(examples, size, info.shape[2], resize)
@@ -286,7 +286,7 @@ def _settled(
     )
 
 
-def _how_it_is_called(classifier: Classifier, names: Sequence[object] | None) -> Plain:
+def _how_it_is_called(classifier: Classifier, names: Sequence[str] | ClassNames | None) -> Plain:
     """The part of an external model's identity that is not the model: every setting of its input and outputs.
 
     `names` are the class names that were given: those that a model is known by are not told again.
@@ -313,7 +313,7 @@ def _resize(asked: Resize, info: DatasetInfo, size: tuple[int, int], source: str
             f"{source}: it takes images of any size, and {info.label} has several: bring them to one, or save the "
             "model with an input of a fixed size"
         )
-    return "none" if info.shape[:2] == size else "crop" if asked == "auto" else asked
+    return "none" if info.shape[:2] == size else asked
 
 
 def _as_rgb(info: DatasetInfo) -> DatasetInfo:
@@ -363,7 +363,9 @@ def _decide_scale(
     """What becomes of pixels: as the user says, as is known of the model, or by its accuracy."""
     given = None if options.input_scale == "auto" else input_scale.parse(options.input_scale, classifier.channels)
     if given is None and known is not None:
-        return input_scale.Decision(input_scale.parse(known, classifier.channels), "as keras.applications has it")
+        return input_scale.Decision(
+            input_scale.parse(known, classifier.channels), f"as {classifier.label.partition(':')[0]} has it"
+        )
     model, source = classifier.model, classifier.label
     some = backend.place(images[: outputs.IMAGES])
     tried = [given] if given is not None else input_scale.scales(classifier.channels)

@@ -45,7 +45,7 @@ def fit_images(dataset: Dataset, size: tuple[int, int], channels: int, resize: R
     native = images.shape[1], images.shape[2]
     same_aspect = native[0] * size[1] == native[1] * size[0]
     enlarges = native[0] <= size[0] and native[1] <= size[1] and (resize == "stretch" or same_aspect)
-    if native == size or (enlarges and resize != "none"):
+    if native == size or (enlarges and resize not in ("none", "imagenet")):
         return replace(dataset, images=images)
     try:
         resized: DatasetImages = resize_pixels(images, size, "none" if resize == "auto" else resize)

@@ -28,6 +28,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from bn_vuln.config import Resize
 from bn_vuln.data import imagenet
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.external.identity import global_names
@@ -113,6 +114,7 @@ class LoadedModel:
             `keras.applications`; else None.
         custom_objects: the Python file of its custom layers and functions, or None.
         class_names: names of its classes in the order of its outputs, where they are known.
+        resize: how images get its size, unless the user says so.
     """
 
     model: KerasModel
@@ -121,6 +123,7 @@ class LoadedModel:
     input_scale: str | None = None
     custom_objects: Path | None = None
     class_names: tuple[str, ...] | None = None
+    resize: Resize = "crop"
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,8 @@ def load(
         return _from_applications(source, weights, classes)
     if source.startswith(f"{PRETRAINED}:"):
         model = pretrained.pretrained(source.partition(":")[2], weights)
-        return LoadedModel(_checked_model(model, source), source, None, "0-1", class_names=imagenet.classes())
+        checked = _checked_model(model, source)
+        return LoadedModel(checked, source, None, "0-1", class_names=imagenet.classes(), resize="imagenet")
     model = _load_file(path, _code(custom_objects))
     file = Path(custom_objects) if isinstance(custom_objects, str | Path) else None
     return LoadedModel(_checked_model(model, source), source, Path(os.path.abspath(path)), None, file)
