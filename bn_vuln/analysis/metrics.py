@@ -44,5 +44,17 @@ def top5(logits: Logits, labels: Labels) -> float | None:
     """Return the share of labels among the five largest logits; None below six classes, where it is nearly always 1."""
     if logits.shape[1] < 6:
         return None
-    top = np.argpartition(-logits, 5, axis=1)[:, :5]
-    return float(np.mean((top == labels[:, None]).any(axis=1)))
+    return float(np.mean(in_top(logits, labels, 5)))
+
+
+def in_top(logits: Logits, labels: Labels, top: int) -> Mask:
+    """Return whether each label is among so many of the largest logits, bool [n]; logits not finite name no class.
+
+    Args:
+        logits: [n, classes], more classes than `top`.
+        labels: classes [n].
+        top: number of logits.
+    """
+    largest = np.argpartition(-logits, top, axis=1)[:, :top]
+    found: Mask = (largest == labels[:, None]).any(axis=1) & np.isfinite(logits).all(axis=1)
+    return found

@@ -63,7 +63,8 @@ def _stage(name: str, predict: Predict, options: Attack, threat_model: ThreatMod
     steps, seed, restarts = options.steps, options.seed, options.restarts
     if name in ("fgsm", "bim", "pgd"):
         targeted = options.target != "none"
-        attack = PGD(predict, threat_model, steps, options.step_size or 0.0, options.random_start, targeted, seed)
+        size = options.step_size or 0.0
+        attack = PGD(predict, threat_model, steps, size, options.random_start, targeted, seed, options.top)
         return Stage(name, attack, restarts, y[:, None] if targeted else None)
     if name == "fmn":
         return Stage(name, FMN(predict, threat_model, steps))

@@ -37,18 +37,19 @@ def replace_nonfinite(values: Tensor, replacement: float = 0.0) -> Tensor:
     return replaced
 
 
-def is_adversarial(logits: Tensor, y: Tensor, targeted: bool = False) -> Tensor:
+def is_adversarial(logits: Tensor, y: Tensor, targeted: bool = False, top: int = 1) -> Tensor:
     """Test whether a search has succeeded: by a margin above rounding, so that the success is one when predicted again.
 
     Args:
         logits: [n, classes]. Logits that are not finite are no class.
         y: int [n], the true labels, or the targets of a targeted attack.
         targeted: success is the prediction y, rather than any other.
+        top: success is that y is not among this many of the largest logits.
 
     Returns:
         bool [n].
     """
-    margin, rounding, finite = logit_margin(logits, y), ROUNDING * largest(logits), ops.isfinite(logits)
+    margin, rounding, finite = logit_margin(logits, y, top), ROUNDING * largest(logits), ops.isfinite(logits)
     if targeted:
         return ops.all(finite, axis=1) & (margin < -rounding)
     return ops.logical_not(ops.all(finite, axis=1)) | (margin > rounding)
@@ -79,18 +80,19 @@ def log_odds(logits: Tensor, y: Tensor) -> Tensor:
     return ops.logsumexp(others, axis=1) - own
 
 
-def logit_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the margin max_{k != y} z_k - z_y (Carlini and Wagner 2017).
+def logit_margin(logits: Tensor, y: Tensor, top: int = 1) -> Tensor:
+    """Return the margin max_{k != y} z_k - z_y (Carlini and Wagner 2017), or that of the `top` largest z_k - z_y.
 
     Args:
         logits: z, [n, classes].
         y: int [n].
+        top: 1 for the largest of the other logits, 5 for the fifth largest; fewer than the classes.
 
     Returns:
-        [n], in nats, of the dtype of the logits. Positive where y is not predicted.
+        [n], in nats, of the dtype of the logits. Positive where y is not among the `top` largest logits.
     """
     own, others = _split(logits, y)
-    return ops.max(others, axis=1) - own
+    return (ops.max(others, axis=1) if top == 1 else ops.top_k(others, top)[0][:, -1]) - own
 
 
 def _split(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

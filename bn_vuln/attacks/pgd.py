@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bn_vuln.attacks.base import State, StepResult
-from bn_vuln.attacks.losses import input_gradient, is_adversarial, log_odds
+from bn_vuln.attacks.losses import input_gradient, is_adversarial, log_odds, logit_margin
 from bn_vuln.attacks.threat_model import ThreatModel, per_example
 from bn_vuln.typing import Predict, Tensor
 
@@ -30,6 +30,8 @@ class PGD:
         random_start: start at a random point of the ball rather than at x; attempts are restarts.
         targeted: minimize the cross-entropy of the job's target.
         seed: seed of the random starts.
+        top: push y out of this many of the largest logits; above 1 the margin is maximized in place of the
+            cross-entropy, which goes on to grow with the largest logit alone.
     """
 
     predict: Predict
@@ -39,6 +41,7 @@ class PGD:
     random_start: bool = True
     targeted: bool = False
     seed: int = 0
+    top: int = 1
 
     def start(self, job: State) -> State:
         """Start at x, or at a random point of the ball."""
@@ -52,11 +55,11 @@ class PGD:
         point, label = state["point"], state["target" if self.targeted else "y"]
 
         def loss_of(logits: Tensor) -> Tensor:
-            loss = log_odds(logits, label)
+            loss = log_odds(logits, label) if self.top == 1 else logit_margin(logits, label, self.top)
             return -loss if self.targeted else loss
 
         logits, loss, gradient = input_gradient(self.predict, point, loss_of)
         share = state["eps"] / (float(np.asarray(self.threat_model.eps)) or 1.0)  # 1 at the largest eps, exactly
         threat_model, step_size = self.threat_model.with_eps(state["eps"]), per_example(self.step_size * share)
         moved = threat_model.project(threat_model.step(point, gradient, step_size), state["x"])
-        return StepResult({"point": moved}, is_adversarial(logits, label, self.targeted), loss)
+        return StepResult({"point": moved}, is_adversarial(logits, label, self.targeted, self.top), loss)

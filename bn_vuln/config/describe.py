@@ -88,6 +88,7 @@ def describe_perturbation(perturbation: Perturbation) -> str:
     steps += f" of {format_eps(p.step_size)}" if p.step_size is not None else ""
     steps += f", {p.queries} queries" if p.attack == "strong" else ""
     parts = [f"{p.attack} {p.ord} eps {format_eps(p.eps)} {p.unit}", steps, f"box {_box_text(p.box)}"]
+    parts += [f"out of the top {p.top}"] if p.top > 1 else []
     parts += [f"{p.restarts} restarts"] if p.restarts > 1 else []
     parts += [f"target {p.target}"] if p.target != "none" else []
     parts += [f"keep {p.keep}"] if p.keep != "last" and p.attack not in PARAMETER_FREE else []

@@ -119,7 +119,13 @@ class Attack(Frozen):
     apgd-ce, apgd-t, fmn and square, each on the images that are still classified correctly after the one before.
     """
 
-    omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("targets", "queries", "eps_grid", "min_eps_tolerance")
+    omitted_from_id_at_default: ClassVar[tuple[str, ...]] = (
+        "top",
+        "targets",
+        "queries",
+        "eps_grid",
+        "min_eps_tolerance",
+    )
     stored_names: ClassVar[dict[str, str]] = {"keep": "iterate", "eps_grid": "ladder", "min_eps_tolerance": "bisect"}
     stored_values: ClassVar[dict[str, dict[str, str]]] = {"keep": {"first_success": "any", "best_loss": "best"}}
 
@@ -147,6 +153,11 @@ class Attack(Frozen):
     restarts: Count = Field(1, description="Number of random starts; the worst case of each example counts.")
     target: Literal["none", "next", "least_likely"] = Field(
         "none", description="`next` aims at class y + 1, `least_likely` at the class of the lowest clean logit."
+    )
+    top: Count = Field(
+        1,
+        description="Success: the true class is not among this many of the largest logits; 5 attacks the top-5 "
+        "accuracy, by the margin of the fifth largest of the other logits. Of fgsm, bim and pgd.",
     )
     targets: Count = Field(9, description="Classes that apgd-t, also in strong, aims at in turn.")
     queries: Count = Field(5000, description="Queries of Square in strong.")
@@ -220,6 +231,8 @@ class Attack(Frozen):
             (chooses_steps and name != "fmn" and not self.random_start, "{attack} always starts at random"),
             (self.restarts > 1 and not self.random_start,
              "restarts need a random start: expected pgd, apgd-ce, apgd-dlr, apgd-t, square or strong"),
+            (self.top > 1 and (name not in ("fgsm", "bim", "pgd") or not own or self.target != "none"),
+             "top is for fgsm, bim and pgd without a target, with backend own"),
             (self.targets != 9 and name not in ("apgd-t", "strong"), "targets is for apgd-t and strong"),
             (self.queries != 5000 and name != "strong", "queries is for strong; those of square are its steps"),
             (not own and (self.restarts > 1 or self.keep != "last"),

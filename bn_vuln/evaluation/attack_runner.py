@@ -79,8 +79,11 @@ class AttackRunner:
             options: the attack.
 
         Returns:
-            bool [n]: another class than the label is predicted or, of a targeted attack, the target.
+            bool [n]: another class than the label is predicted or, of a targeted attack, the target; of an attack on
+            the `top` largest logits, the label is none of them.
         """
+        if isinstance(options, Attack) and options.top > 1:
+            return ~metrics.in_top(logits, labels, options.top)
         correct = metrics.is_correct(logits, labels)
         return ~correct if options.target == "none" else correct
 
@@ -214,7 +217,13 @@ class AttackRunner:
         return images, np.concatenate(violations), np.concatenate(outside)
 
     def _refuse_searches(self, options: Attack | MinimumNorm) -> None:
-        """Raise `UsageError` where examples whose logits depend on their batch would change places in it."""
+        """Raise `UsageError` where examples whose logits depend on their batch would change places in it.
+
+        Also for an attack on the largest logits where there are no others.
+        """
+        classes = len(self.eval_set.classifier.info.classes)
+        if isinstance(options, Attack) and options.top > 1 and classes <= options.top:
+            raise UsageError(f"top: expected fewer than the {classes} classes, received {options.top}")
         moved = (
             isinstance(options, MinimumNorm)
             or options.attack in PARAMETER_FREE
