@@ -118,10 +118,10 @@ def cross_entropy(logits, y):
 
 def run_pgd(
     predict, x, y, *, threat_model, steps, step_size, random_start=False, restarts=1, targeted=False, keep="last",
-    seed=0, index=None, batch_size=500, policy=backend.ONE_STEP_A_CALL,
+    seed=0, index=None, batch_size=500, policy=backend.ONE_STEP_A_CALL, top=1,
 ):  # fmt: skip
     """Adversarial images by the engine: all steps of every example; y are targets of a targeted attack."""
-    attack = PGD(predict, threat_model, steps, step_size, random_start, targeted, seed)
+    attack = PGD(predict, threat_model, steps, step_size, random_start, targeted, seed, top)
     compiled = active_set.CompiledAttack(attack, keep=keep, scored=restarts > 1, policy=policy)
     x, y, search = np.asarray(x), np.asarray(y), EveryAttempt(threat_model.eps, restarts)
     found = active_set.run(compiled, x, y, search, targets=y[:, None], index=index, batch_size=batch_size)

@@ -459,7 +459,7 @@ LOOP_CHANGES = [
 
 
 def test_the_table_of_loop_settings_is_complete():
-    known = {field.name for field in dataclasses.fields(PGD)} - {"predict"}
+    known = {field.name for field in dataclasses.fields(PGD)} - {"predict", "top"}  # see test_top
     assert set(LOOP) == known | {"restarts", "keep", "index"} == {key for change in LOOP_CHANGES for key in change}
 
 
@@ -507,7 +507,7 @@ CONFIG_CHANGES = [
 
 def test_the_table_of_config_fields_is_complete():
     fields = set(Attack.model_fields) - {"kind", "loss"}  # one value each
-    fields -= {"targets", "queries", "eps_grid", "min_eps_tolerance"}  # of ensembles: see test_ensemble.py
+    fields -= {"top", "targets", "queries", "eps_grid", "min_eps_tolerance"}  # see test_top.py, test_ensemble.py
     assert set(CONFIG) == fields == {key for change in CONFIG_CHANGES for key in change}
 
 
