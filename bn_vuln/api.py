@@ -45,7 +45,7 @@ from bn_vuln.reporting import aggregate, pages, paired
 from bn_vuln.reporting.paired import Comparison
 from bn_vuln.runtime.distribution import Strategy, choose
 from bn_vuln.runtime.progress import Progress, Quiet
-from bn_vuln.typing import Where
+from bn_vuln.typing import KerasModel, Where
 
 if TYPE_CHECKING:
     from bn_vuln.auditing.mend import MendResult
@@ -124,6 +124,28 @@ def train(
             distribution=training.choose_distribution(checked, strategy, progress),
             progress=progress,
         )
+
+
+def pretrained(name: str, weights: str | Path | None = None) -> KerasModel:
+    """Open a net for ImageNet with its published weights, as a Keras model.
+
+    Args:
+        name: as torchvision has it: vgg11, vgg11_bn, ..., alexnet, resnet18, resnet50, densenet121; bagnet9, bagnet17
+            or bagnet33.
+        weights: `torchvision`, `timm` or `bagnets`, whose file is fetched where it is not on this machine; a file
+            (.safetensors; .pth with the extra `torch`); `random`; None: the file that is on this machine, else the
+            source that has the net.
+
+    Returns:
+        A Keras model: float32 pixels [n, 224, 224, 3] in [0, 1] -> logits [n, 1000]. Standardization is inside.
+
+    Raises:
+        UsageError: The name or the source is not known, or the file does not exist.
+        BnvulnError: The file cannot be fetched or read, or does not fit the net; keys and variables are listed.
+    """
+    from bn_vuln.models.pretrained import pretrained as open_pretrained
+
+    return open_pretrained(name, weights)
 
 
 def check_data(cell: Cell | Fields) -> bool:

@@ -1,4 +1,4 @@
-"""Attacks that push the true class out of the k largest logits: margins by sorting, and exact cases of linear models."""
+"""Attacks that push the true class out of the k largest logits: margins by sorting, exact cases of linear models."""
 
 import numpy as np
 import pytest
