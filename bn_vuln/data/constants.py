@@ -30,6 +30,15 @@ CIFAR10 = DatasetInfo(
     std=(0.2023, 0.1994, 0.2010),
     sizes={"train": 50000, "test": 10000},
 )
+# Of the training images at 224 pixels, as torchvision's models standardize them.
+IMAGENET = DatasetInfo(
+    name="imagenet2012",
+    shape=(0, 0, 3),
+    classes=(),
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    sizes={"train": 1_281_167, "test": 50_000},
+)
 DATASET_INFO = {
     "fashion_mnist": FASHION_MNIST,
     "cifar10": CIFAR10,
@@ -43,7 +52,10 @@ STANDARDIZED_AS = {
     "cifar10": CIFAR10,
     "cifar10_1": CIFAR10,
     "cifar10_corrupted": CIFAR10,
+    **dict.fromkeys(("imagenet2012", "imagenet_v2", "imagenet2012_real", "imagenet_a", "imagenet_r"), IMAGENET),
 }
+# Data sets whose split `test` has no labels.
+UNLABELLED_TEST = ("imagenet2012",)
 
 
 class Summary(NamedTuple):
@@ -61,6 +73,8 @@ class Summary(NamedTuple):
 
 # Listed beside DATASET_INFO. Mean and std of their training images are computed when they are first read.
 OTHER_SUMMARIES = {
+    "imagenet2012": Summary((0, 0, 3), 1000, IMAGENET.sizes),
+    "imagenet_v2/matched-frequency": Summary((0, 0, 3), 1000, {"test": 10_000}),
     "cifar100": Summary((32, 32, 3), 100, {"train": 50000, "test": 10000}),
     "kmnist": Summary((28, 28, 1), 10, {"train": 60000, "test": 10000}),
     "stl10": Summary((96, 96, 3), 10, {"train": 5000, "test": 8000}),

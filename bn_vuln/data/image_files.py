@@ -7,11 +7,13 @@ of 16 bits are the exception: that clips them at 255, here they are scaled. Of a
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -39,6 +41,30 @@ TURNS = {  # EXIF orientation -> what turns the image upright
 }
 
 
+@dataclass(frozen=True, eq=False)
+class StoredImage:
+    """An image file that lies inside of another file.
+
+    Attributes:
+        name: what messages call it: the file, and its place in it.
+        data: its bytes, in a file that is mapped into memory.
+    """
+
+    name: str
+    data: memoryview
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def suffix(self) -> str:
+        """No suffix says what it is."""
+        return ""
+
+
+ImageFile: TypeAlias = Path | StoredImage
+
+
 class Header(NamedTuple):
     """What a file says before its pixels are decoded: the size, after turning, and the number of channels, 1 or 3."""
 
@@ -47,7 +73,7 @@ class Header(NamedTuple):
     channels: int
 
 
-def read_header(path: Path, *, exif: bool = True) -> Header:
+def read_header(path: ImageFile, *, exif: bool = True) -> Header:
     """Read size and channels of an image file; only images with a palette are decoded for it.
 
     Args:
@@ -67,7 +93,7 @@ def read_header(path: Path, *, exif: bool = True) -> Header:
         return Header(height, width, 1 if _is_gray(image, path) else 3)
 
 
-def decode(path: Path, channels: int, *, exif: bool = True) -> Image.Image:
+def decode(path: ImageFile, channels: int, *, exif: bool = True) -> Image.Image:
     """Decode an image file.
 
     Args:
@@ -123,12 +149,13 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: ImageFile) -> Iterator[Image.Image]:
     """An image file without its pixels; every error, also of what is done with it, is one line that names it."""
     try:
-        if regular_file_stat(path).st_size == 0:
+        size = regular_file_stat(path).st_size if isinstance(path, Path) else len(path.data)
+        if size == 0:
             raise UsageError(f"{path}: an empty file; expected an image")
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path if isinstance(path, Path) else io.BytesIO(path.data), formats=FORMATS) as image:
             yield image
     except Exception as error:  # Pillow's readers raise errors of any type for damaged files
         text = f"{_reason(path, error)}{REMEDY}"
@@ -136,7 +163,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise UsageError(text.replace("\n", "\\n").encode(errors="backslashreplace").decode()) from None
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(path: ImageFile, error: Exception) -> str:
     """What is wrong with a file, beginning with its path."""
     if isinstance(error, UsageError):
         return str(error)
@@ -161,7 +188,7 @@ def _orientation(image: Image.Image) -> int:
     return value if value in TURNS else 1
 
 
-def _is_gray(image: Image.Image, path: Path) -> bool:
+def _is_gray(image: Image.Image, path: ImageFile) -> bool:
     """True for a gray image; raise `UsageError` for a mode without a right conversion to 8 bits."""
     if image.mode in PALETTE_MODES:
         colours = np.asarray(image.convert("RGB"))

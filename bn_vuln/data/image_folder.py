@@ -18,7 +18,7 @@ import numpy as np
 from bn_vuln.config.identity import ID_LENGTH
 from bn_vuln.data import fingerprint, image_files
 from bn_vuln.data.describe import format_list
-from bn_vuln.data.images import LazyImages, as_array, take
+from bn_vuln.data.images import as_array, lazy_images, take
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.published import PUBLISHED, SPLIT_WORDS, WHOLE, Split, SplitDataset
 from bn_vuln.errors import UsageError
@@ -173,11 +173,7 @@ def _load(folder: _Folder, digest: str) -> SplitDataset:
 
 def _images(paths: list[Path], exif: bool) -> tuple[DatasetImages, tuple[str, ...]]:
     """(all images, of one number of channels, lazy where they are of several sizes or many; a note on gray ones)."""
-    with image_files.quiet():
-        headers = list(map_in_order(functools.partial(image_files.read_header, exif=exif), paths))
-    sizes = np.array([(header.height, header.width) for header in headers], np.int32)
-    lazy = LazyImages(paths, sizes, max(header.channels for header in headers), exif)
-    colour = [path for path, header in zip(paths, headers, strict=True) if header.channels == 3]
+    lazy, colour = lazy_images(paths, exif=exif)
     notes: tuple[str, ...] = ()
     if 0 < len(colour) < len(paths):
         notes = (f"{len(colour)} of {len(paths)} images are colour ({colour[0]}), so all are taken as RGB",)

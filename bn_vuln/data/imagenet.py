@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
+from bn_vuln.data.constants import IMAGENET
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.errors import BnvulnError
-
-NAME = "imagenet2012"
-# Of the training images at 224 pixels, as torchvision's models standardize them.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @functools.cache
@@ -37,5 +35,4 @@ def _lines(name: str) -> tuple[str, ...]:
 
 def info() -> DatasetInfo:
     """Return the info of ImageNet as models are evaluated on it: images of 224 pixels."""
-    sizes = {"train": 1_281_167, "validation": 50_000}
-    return DatasetInfo(name=NAME, shape=(224, 224, 3), classes=classes(), mean=MEAN, std=STD, sizes=sizes)
+    return replace(IMAGENET, shape=(224, 224, 3), classes=classes())

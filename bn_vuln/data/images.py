@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bn_vuln.data import image_files
 from bn_vuln.data.describe import format_shape
+from bn_vuln.data.image_files import ImageFile
 from bn_vuln.data.transforms import Resize
 from bn_vuln.errors import UsageError
 from bn_vuln.runtime.threads import map_in_order
@@ -28,7 +29,7 @@ class LazyImages:
     slices, positions and masks give such an array. Images of several sizes must be brought to one first: see `at`.
 
     Attributes:
-        paths: The files.
+        paths: The files, or images that lie in one file.
         native_sizes: (height, width) of each, turned as it will be; int32 [n, 2].
         channels: 1 or 3.
         exif: Whether images are turned as their EXIF orientation says.
@@ -37,7 +38,7 @@ class LazyImages:
         on_decoded: Called with the number of images that one indexing has decoded so far.
     """
 
-    paths: Sequence[Path]
+    paths: Sequence[ImageFile]
     native_sizes: NDArray[np.int32]
     channels: int
     exif: bool = True
@@ -135,6 +136,23 @@ class LazyImages:
 
     def _file_and_size(self, position: int) -> str:
         return f"{self.paths[position]} has {format_shape(self.native_sizes[position].tolist())}"
+
+
+def lazy_images(paths: Sequence[ImageFile], *, exif: bool = True) -> tuple[LazyImages, list[ImageFile]]:
+    """Return images that stay in their files, gray where all are, and which of the files are colour.
+
+    Args:
+        paths: The files; their headers are read.
+        exif: As in `LazyImages`.
+
+    Raises:
+        UsageError: A file, which is named, is no image.
+    """
+    with image_files.quiet():
+        headers = list(map_in_order(functools.partial(image_files.read_header, exif=exif), paths))
+    sizes = np.array([(header.height, header.width) for header in headers], np.int32).reshape(-1, 2)
+    colour = [path for path, header in zip(paths, headers, strict=True) if header.channels == 3]
+    return LazyImages(paths, sizes, 3 if colour else 1, exif), colour
 
 
 def as_lazy(images: object) -> LazyImages | None:

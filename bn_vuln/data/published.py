@@ -95,7 +95,7 @@ class SplitDataset:
             images = [take(whole, _positions(len(whole))["train"])]
         else:
             sizes = {split: len(examples) for split, examples in splits.items()}
-        mean, std = _statistics(images or [examples.images for examples in splits.values()])
+        mean, std = statistics(images or [examples.images for examples in splits.values()])
         shapes = {examples.images.shape[1:] for examples in splits.values()}
         height, width, channels = shapes.pop()
         shape = (0, 0, channels) if shapes else (height, width, channels)
@@ -164,10 +164,10 @@ def concatenate(splits: Sequence[Split]) -> Split:
     )
 
 
-def _statistics(
+def statistics(
     parts: Sequence[DatasetImages],
 ) -> tuple[tuple[float, ...] | LazyNumbers, tuple[float, ...] | LazyNumbers]:
-    """Mean and std of each channel of all images; those of lazy images are computed when one of them is first read."""
+    """Mean and std of each channel of all images, in pixels; those of lazy images are computed when first read."""
     lazy = as_lazy(concatenate_images(parts)) if as_lazy(parts[0]) else None
     if lazy is None:
         return channel_statistics(*parts)

@@ -129,7 +129,8 @@ def split_names(name: str, published: list[str]) -> dict[str, str]:
     Raises:
         UsageError: There is neither a train nor a test split.
     """
-    test = next((split for split in ("test", "validation") if split in published), None)
+    tests = ("validation",) if name.partition("/")[0] in constants.UNLABELLED_TEST else ("test", "validation")
+    test = next((split for split in tests if split in published), None)
     names = {split: of_tfds for split, of_tfds in (("train", "train"), ("test", test)) if of_tfds in published}
     if not names:
         raise UsageError(f"{name}: expected a train or a test split, received {', '.join(published) or 'none'}")

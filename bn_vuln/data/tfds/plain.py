@@ -1,4 +1,4 @@
-"""Prepared data sets that are read without TFDS and TensorFlow: TFRecord files of PNG images, or arrays.
+"""Prepared data sets that are read without TFDS and TensorFlow: TFRecord files of images, or arrays.
 
 TFDS writes the former. The latter are SPLIT_images.npy (uint8 [n, height, width, channels]) and SPLIT_labels.npy in the
 folder NAME/VERSION, in TFDS' order, with the names of the classes, one a line, in label.labels.txt.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import mmap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,11 +17,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bn_vuln.data.image_files import StoredImage
+from bn_vuln.data.images import as_array, lazy_images
 from bn_vuln.data.tfds import prepared
 from bn_vuln.data.tfds.prepared import Prepared
 from bn_vuln.errors import BnvulnError
 from bn_vuln.runtime import backend
-from bn_vuln.typing import AnyArray, StoredImages
+from bn_vuln.typing import AnyArray, DatasetImages, StoredImages
 
 
 def find(name: str) -> Prepared | None:
@@ -56,6 +59,36 @@ def examples(found: Prepared, split: str) -> Iterator[tuple[StoredImages, int]] 
     return _decoded(found, split)
 
 
+def lazy(found: Prepared, split: str) -> tuple[DatasetImages, AnyArray]:
+    """Read the labels of a split of images of several sizes, which stay in their TFRecord files.
+
+    Args:
+        found: The data set.
+        split: One of TFDS' splits.
+
+    Returns:
+        Lazy images and labels, in TFDS' order. Pillow decodes them, as torchvision does.
+
+    Raises:
+        BnvulnError: There are no such files.
+        UsageError: An image, which is named, is none.
+    """
+    image, label = _keys(found.folder)
+    shards = sorted(found.folder.glob(f"*-{split}.tfrecord-*"))
+    if not shards:
+        raise BnvulnError(f"{found.name}: expected TFRecord files of its {split} split in {found.folder}")
+    files, labels = [], []
+    for shard in shards:
+        with shard.open("rb") as file:
+            mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        for number, record in enumerate(_records(mapped)):
+            features = _features(record)
+            files.append(StoredImage(f"{shard}: image {number}", memoryview(features[image])))  # type: ignore[arg-type]
+            labels.append(features[label])
+    images, _ = lazy_images(files)
+    return as_array(images), np.array(labels)
+
+
 def _decoded(found: Prepared, split: str) -> Iterator[tuple[StoredImages, int]]:
     image, label = _keys(found.folder)
     shards = sorted(found.folder.glob(f"*-{split}.tfrecord-*"))
@@ -75,8 +108,8 @@ def _keys(folder: Path) -> tuple[str, str]:
     return image, label
 
 
-def _pixels(data: bytes | int) -> StoredImages | None:
-    if isinstance(data, int) or not data.startswith(b"\x89PNG"):
+def _pixels(data: bytes | memoryview | int) -> StoredImages | None:
+    if isinstance(data, int) or bytes(data[:4]) != b"\x89PNG":
         return None
     pixels: StoredImages = np.asarray(Image.open(io.BytesIO(data)))
     return pixels if pixels.ndim == 3 else pixels[..., None]
@@ -85,7 +118,7 @@ def _pixels(data: bytes | int) -> StoredImages | None:
 # ---------------------------------------------------------------- TFRecord files, a tf.train.Example in each record
 
 
-def _records(data: bytes) -> Iterator[bytes]:
+def _records(data: bytes | memoryview) -> Iterator[bytes | memoryview]:
     """The records of a TFRecord file: length (8 bytes), its checksum (4), content, checksum (4)."""
     position = 0
     while position < len(data):
@@ -94,21 +127,21 @@ def _records(data: bytes) -> Iterator[bytes]:
         position += length + 16
 
 
-def _features(record: bytes) -> dict[str, bytes | int]:
+def _features(record: bytes | memoryview) -> dict[str, bytes | memoryview | int]:
     """The first value of each feature of a tf.train.Example, bytes or a whole number."""
-    found: dict[str, bytes | int] = {}
+    found: dict[str, bytes | memoryview | int] = {}
     for _, entry in _fields(next(_fields(record))[1]):
         parts = dict(_fields(entry))
         for kind, values in _fields(parts[2]):
             value = next(_fields(values), (1, b""))[1]
             if kind == 3:  # int64_list, packed or not; 1 is bytes_list, 2 float_list
-                value = _varint(value, 0)[0] if isinstance(value, bytes) else value
+                value = value if isinstance(value, int) else _varint(value, 0)[0]
                 value = value - 2**64 if value >= 2**63 else value
-            found[parts[1].decode()] = value
+            found[bytes(parts[1]).decode()] = value
     return found
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+def _fields(message: bytes | memoryview) -> Iterator[tuple[int, Any]]:
     """(number, value) of the fields of a message of Protocol Buffers: bytes, or a whole number."""
     position = 0
     while position < len(message):
@@ -122,7 +155,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
         position += length
 
 
-def _varint(message: bytes, position: int) -> tuple[int, int]:
+def _varint(message: bytes | memoryview, position: int) -> tuple[int, int]:
     """(whole number of 7 bits a byte, position after it)."""
     value = shift = 0
     while True:

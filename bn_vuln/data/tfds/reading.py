@@ -15,9 +15,10 @@ import numpy as np
 from bn_vuln.data import constants
 from bn_vuln.data.describe import first_line
 from bn_vuln.data.info import DatasetInfo
-from bn_vuln.data.published import WHOLE, Split, channel_statistics, train_test_split
+from bn_vuln.data.published import WHOLE, Split, channel_statistics, statistics, train_test_split
 from bn_vuln.data.tfds import builders, plain, prepared
 from bn_vuln.data.tfds.preparation import ensure_prepared
+from bn_vuln.data.tfds.prepared import Prepared
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.runtime import backend
 from bn_vuln.runtime.files import atomic_write
@@ -64,16 +65,30 @@ def dataset_info(name: str) -> DatasetInfo:
     if name in constants.DATASET_INFO:
         info, found = constants.DATASET_INFO[name], prepared.find(name)
         return info if found is None else replace(info, sizes=builders.sizes(name, found.sizes))
-    plainly = plain.find(name)
+    several_sizes, plainly = _of_several_sizes(name), plain.find(name)
+    if several_sizes is not None:
+        return _info_of_several_sizes(name, several_sizes)
     if plainly is None:
         builder = ensure_prepared(name)
+        several_sizes = _of_several_sizes(name)
+        if several_sizes is not None:
+            return _info_of_several_sizes(name, several_sizes)
         folder, classes = Path(builder.data_dir), tuple(builders.supervised(name, builder)[1].names)
         published = {split: int(info.num_examples) for split, info in builder.info.splits.items()}
     else:
         folder, classes, published = plainly.folder, plain.class_names(plainly), plainly.sizes
-    statistics = training_statistics(name, folder)
-    mean, std = constants.standardization(name) or (statistics.mean, statistics.std)
-    return DatasetInfo(name, statistics.shape, classes, mean, std, builders.sizes(name, published))
+    measured = training_statistics(name, folder)
+    mean, std = constants.standardization(name) or (measured.mean, measured.std)
+    return DatasetInfo(name, measured.shape, classes, mean, std, builders.sizes(name, published))
+
+
+def _info_of_several_sizes(name: str, found: Prepared) -> DatasetInfo:
+    """Info of images that are decoded when needed; mean and std are computed when they are first read."""
+    images = read(name, next(iter(builders.split_names(name, list(found.sizes))))).images
+    constant = constants.standardization(name)
+    mean, std = constant if constant is not None else statistics([images])
+    shape = (0, 0, images.shape[3])
+    return DatasetInfo(name, shape, plain.class_names(found), mean, std, builders.sizes(name, found.sizes))
 
 
 def splits(name: str) -> tuple[str, ...]:
@@ -91,7 +106,7 @@ def splits(name: str) -> tuple[str, ...]:
     """
     if name in constants.DATASET_INFO:
         return tuple(dataset_info(name).sizes)
-    plainly = plain.find(name)
+    plainly = plain.find(name) or _of_several_sizes(name)
     published = ensure_prepared(name).info.splits if plainly is None else plainly.sizes
     return tuple(builders.split_names(name, list(published)))
 
@@ -110,7 +125,7 @@ def read(name: str, split: str) -> Split:
         UsageError: The name is not known, or the set is not one of labelled images.
         BnvulnError: The data set cannot be prepared, or is damaged.
     """
-    plainly = plain.find(name)
+    plainly = plain.find(name) or _of_several_sizes(name)
     if plainly is not None:
         return _read_published(name, builders.split_names(name, list(plainly.sizes))[split], str(plainly.folder))
     builder = ensure_prepared(name)
@@ -122,8 +137,10 @@ def read(name: str, split: str) -> Split:
 def _read_published(name: str, split: str, folder: str) -> Split:
     """A split as TFDS published it; the `folder` where it is prepared belongs to the key of the cache."""
     try:
-        plainly = plain.find(name)
-        if plainly is None:
+        plainly, several_sizes = plain.find(name), _of_several_sizes(name)
+        if several_sizes is not None:
+            images, labels = plain.lazy(several_sizes, split)
+        elif plainly is None:
             images, labels = _read_arrays(name, builders.find_builder(name), split)
         else:
             examples = plain.examples(plainly, split)
@@ -135,6 +152,12 @@ def _read_published(name: str, split: str, folder: str) -> Split:
     if not len(labels) or labels.min() < 0:
         raise UsageError(f"{name}: expected images with labels, the {split} split has others or none")
     return Split.whole(images, labels.astype(np.int32))
+
+
+def _of_several_sizes(name: str) -> Prepared | None:
+    """The data set where TFDS declares no size of its images."""
+    found = prepared.find(name)
+    return found if found is not None and found.shape is not None and 0 in found.shape[:2] else None
 
 
 def _read_arrays(name: str, builder: DatasetBuilder, split: str) -> tuple[StoredImages, AnyArray]:
@@ -183,10 +206,10 @@ def training_statistics(name: str, folder: Path) -> ImageStatistics:
     examples = read(name, published[0])
     images = (train_test_split(examples, name)["train"] if published == (WHOLE,) else examples).images
     height, width, channels = images.shape[1:]
-    statistics = ImageStatistics((height, width, channels), *channel_statistics(images))
+    found = ImageStatistics((height, width, channels), *channel_statistics(images))
     with contextlib.suppress(OSError):  # a folder that cannot be written
-        atomic_write(folder / STATISTICS_FILE, json.dumps(statistics._asdict()))
-    return statistics
+        atomic_write(folder / STATISTICS_FILE, json.dumps(found._asdict()))
+    return found
 
 
 def stored_statistics(folder: Path) -> ImageStatistics | None:
