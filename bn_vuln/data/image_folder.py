@@ -1,4 +1,4 @@
-"""User data as `folder:PATH`: a folder of image files for each class.
+"""User data as `folder:PATH`: a folder of image files for each class, or images with a file of labels.
 
 Options stand in the name, so that they go wherever it goes. `folder+no-exif:PATH`: images are not turned as their EXIF
 orientation says. `folder+skip-bad:PATH`: files that are no images, or damaged, are left out. See `with_options`.
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bn_vuln.config.identity import ID_LENGTH
-from bn_vuln.data import fingerprint, image_files
+from bn_vuln.data import fingerprint, image_files, imagenet
 from bn_vuln.data.describe import format_list
 from bn_vuln.data.images import as_array, lazy_images, take
 from bn_vuln.data.info import DatasetInfo
@@ -26,7 +26,13 @@ from bn_vuln.runtime.threads import map_in_order
 from bn_vuln.typing import DatasetImages
 
 NAME = re.compile(r"folder(?P<no_exif>\+no-exif)?(?P<skip_bad>\+skip-bad)?:(?P<path>.*)", re.DOTALL)
-EXPECTED = "expected PATH/CLASS/*, or PATH/SPLIT/CLASS/* where SPLIT is train, val (valid, validation) or test"
+EXPECTED = (
+    "expected PATH/CLASS/*, PATH/SPLIT/CLASS/* where SPLIT is train, val (valid, validation) or test, or images with a "
+    "file labels.csv beside them (FILE,CLASS a line)"
+)
+LABELS = ("labels.csv", "labels.txt", "labels.tsv")
+SEPARATOR = re.compile(r"[,\t]|(?<![,\t]) +(?=[^\s,]+$)")  # a comma, a tab, or the last space
+IMAGENET_VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 OR_LEFT_OUT = "; or leave such files out with --skip-bad"
 IN_MEMORY = 200_000_000  # bytes of the images of a folder, above which they are decoded when they are asked for
 ImageFiles = dict[str, dict[str, list[Path]]]  # split (or `whole`) -> class -> files, in order
@@ -94,7 +100,13 @@ def digest(name: str) -> str:
 
 def _digest(folder: _Folder) -> str:
     files, _ = _good_files(folder)
-    named_files = [(path.relative_to(folder.root).as_posix(), path) for path in _all_files(files)]
+    named_files = []
+    for classes in files.values():
+        for name, paths in sorted(classes.items()):
+            for path in paths:
+                inside = path.relative_to(folder.root)
+                # Of images side by side the class is in no path.
+                named_files.append(((Path(name) / inside if len(inside.parts) == 1 else inside).as_posix(), path))
     try:
         named = fingerprint.digest(named_files)
     except UsageError as error:  # a broken link, a pipe, a device
@@ -223,7 +235,7 @@ def files_by_split(root: Path) -> ImageFiles:
                 )
             folders[split] = path
     files = {split: _files_by_class(folders[split]) for split in PUBLISHED if split in folders}
-    files = files or {WHOLE: _files_by_class(root)}
+    files = files or {WHOLE: _labelled(root) if not _folders(root) else _files_by_class(root)}
     classes = {name for by_class in files.values() for name in by_class}
     if len(classes) < 2:
         received = "none" if not classes else f"1, {next(iter(classes))}"
@@ -247,6 +259,52 @@ def _folders(folder: Path) -> list[Path]:
 
 def _files_by_class(folder: Path) -> dict[str, list[Path]]:
     return {path.name: _visible(path) for path in _folders(folder)}
+
+
+def _labelled(folder: Path) -> dict[str, list[Path]]:
+    """Images that lie side by side, by class: that of a file of labels, or of ImageNet's validation images by name.
+
+    Raises:
+        UsageError: The file of labels is not of its form, or does not fit the images.
+    """
+    table = next((folder / name for name in LABELS if (folder / name).is_file()), None)
+    images = {path.name: path for path in _visible(folder) if path != table}
+    numbers = {name: IMAGENET_VALIDATION.fullmatch(name) for name in images}
+    if table is not None:
+        classes = _read_labels(table, images)
+    elif images and all(numbers.values()):
+        known = imagenet.validation_classes()
+        classes = {name: known[int(match[1]) - 1] for name, match in numbers.items() if match}
+    else:
+        return {}
+    by_class: dict[str, list[Path]] = {}
+    for name, path in images.items():
+        if name not in classes:
+            raise UsageError(f"{path}: {table} has no class for it; add it, or move the image")
+        by_class.setdefault(classes[name], []).append(path)
+    return by_class
+
+
+def _read_labels(table: Path, images: Mapping[str, Path]) -> dict[str, str]:
+    """The class of each image: two columns, separated by a comma, a tab or a space; a head is left out."""
+    classes: dict[str, str] = {}
+    try:
+        lines = table.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{table}: expected lines of text, FILE,CLASS ({error})") from None
+    for number, line in enumerate(lines, 1):
+        parts = [
+            part.strip() for part in re.split(r"[,\t]" if re.search(r"[,\t]", line) else r"\s+(?=\S+$)", line.strip())
+        ]
+        if parts == [""] or (number == 1 and len(parts) == 2 and parts[0] not in images and "." not in parts[0]):
+            continue
+        if len(parts) != 2 or not all(parts):
+            raise UsageError(f"{table}: line {number}: expected FILE,CLASS, received {line.strip()[:80]!r}")
+        if parts[0] not in images:
+            raise UsageError(f"{table}: line {number}: there is no image {parts[0]!r} beside it")
+        if classes.setdefault(parts[0], parts[1]) != parts[1]:
+            raise UsageError(f"{table}: line {number}: {parts[0]} is of class {classes[parts[0]]!r} in a line before")
+    return classes
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -35,7 +35,7 @@ def to_pixels(images: Tensor, size: Size, how: Resize = "stretch") -> Tensor:
     if backend.dtype_of(images) == "uint8":
         pixels = pixels / 255.0
     (height, width), (_, rows, columns, channels) = _pair(size), pixels.shape
-    if (rows, columns) == (height, width):
+    if (rows, columns) == (height, width) and how != "imagenet":
         return pixels
     (resized_rows, resized_columns), (top, left) = placement((rows, columns), (height, width), how)
     # Two products with the interpolation weights: the same as TensorFlow's own resizing to 3e-6, and faster, above all
