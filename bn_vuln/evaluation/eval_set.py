@@ -19,6 +19,7 @@ from bn_vuln.data.transforms import check_width, pixel_array
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.evaluation.fit_images import fit_images
+from bn_vuln.evaluation.kept_parts import KeptParts
 from bn_vuln.evaluation.sanity_checks import SAMPLE
 from bn_vuln.models import bn_statistics
 from bn_vuln.runtime import backend
@@ -26,7 +27,7 @@ from bn_vuln.runtime import batch_size as batching
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
 from bn_vuln.runtime.memory import check_memory
 from bn_vuln.runtime.progress import Progress, Quiet, progress_task
-from bn_vuln.typing import AnyArray, DatasetImages, Images, Index, KerasModel, Labels, Logits, Mask, Tensor
+from bn_vuln.typing import AnyArray, Arrays, DatasetImages, Images, Index, KerasModel, Labels, Logits, Mask, Tensor
 
 LAZY_BYTES, ARRAY_BYTES = 2**27, 2**30  # of float32 pixels at once, of images in files and in memory
 SAMPLE_BYTES = 2**28  # of the pixels of `SAMPLE` examples
@@ -95,17 +96,24 @@ class EvalSet:
         """Logits of the clean images, float32 [n, classes]."""
         return self.predict_clean(Quiet())
 
-    def predict_clean(self, progress: Progress) -> Logits:
-        """Return `clean_logits`, and report how many images are read where they are in files."""
+    def predict_clean(self, progress: Progress, kept: KeptParts | None = None) -> Logits:
+        """Return `clean_logits`, and report how many images are read where they are in files.
+
+        `kept` has the parts that are done already.
+        """
         if "clean_logits" not in self.__dict__:
             found, parts = [], self._parts()
+            kept = kept or KeptParts(None, {})
             progress = Quiet() if len(parts) == 1 else progress
             with progress_task(progress, "clean images", len(self), "images"):
-                for part in parts:
-                    found.append(self.logits(self._pixels_at(part)))
+                for number, part in enumerate(parts):
+                    found.append(kept.get(number, functools.partial(self._clean_part, part))["logits"])
                     progress.advance(part.stop)
             self.clean_logits = np.concatenate(found)
         return self.clean_logits
+
+    def _clean_part(self, part: slice) -> Arrays:
+        return {"logits": self.logits(self._pixels_at(part))}
 
     @property
     def clean_correct(self) -> Mask:
@@ -169,6 +177,11 @@ class EvalSet:
         for part in parts:
             positions = np.arange(part.start, part.stop)
             yield positions, self if len(parts) == 1 else self.subset(positions)
+
+    @property
+    def in_parts(self) -> bool:
+        """True where memory should not hold the pixels of all examples at once."""
+        return len(self._parts()) > 1
 
     @property
     def _lazy(self) -> bool:

@@ -23,6 +23,7 @@ from bn_vuln.attacks.threat_model import from_config, per_example
 from bn_vuln.config import (
     AWGN,
     Attack,
+    Clean,
     Corruption,
     Evaluation,
     MinimumNorm,
@@ -37,13 +38,14 @@ from bn_vuln.evaluation import perturbed as perturbed_images
 from bn_vuln.evaluation.attack_runner import AttackRunner
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.evaluation.eval_set import EvalSet, check_same_examples, check_same_input, share_trained_on
+from bn_vuln.evaluation.kept_parts import KeptParts
 from bn_vuln.evaluation.perturbed import PerturbedImages
 from bn_vuln.evaluation.result import Result
 from bn_vuln.models.bn_statistics import has_batch_normalization
 from bn_vuln.runtime import batch_size as batching
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
 from bn_vuln.runtime.progress import Progress, Quiet
-from bn_vuln.typing import Images, Index, Logits, Mask
+from bn_vuln.typing import Arrays, Images, Index, Logits, Mask
 
 
 class Evaluator:
@@ -65,6 +67,7 @@ class Evaluator:
         batch_size: int | None = None,
         checks: attack_diagnostics.Checks = "basic",
         distribution: Distribution = ONE_DEVICE,
+        folder: Path | None = None,
     ) -> None:
         """Load the examples.
 
@@ -74,11 +77,12 @@ class Evaluator:
             batch_size: examples at a time, over all replicas; None: as many as memory holds.
             checks: the attack diagnostics, see `attack_diagnostics`.
             distribution: the devices.
+            folder: run folder that keeps finished parts of many images until their record is there; None: none does.
 
         Raises:
             UsageError: see `EvalSet`.
         """
-        self.evaluation, self.checks = evaluation, checks
+        self.evaluation, self.checks, self.folder = evaluation, checks, folder
         self.eval_set = EvalSet(classifier, evaluation, batch_size=batch_size, distribution=distribution)
         self.attack_runner = AttackRunner(self.eval_set)
         self.sources: dict[str, Evaluator] = {}
@@ -184,8 +188,10 @@ class Evaluator:
                     title = f"{name} {format_eps(options.eps)}"
                 if folder is not None:
                     records.write_record(folder, found.record, found.correct, found.arrays)
+                    self._kept_parts(perturbation).remove()
                 progress.message(f"{title}: accuracy {found.record.accuracy:.4f} ({describe_perturbation(options)})")
                 yield title, found
+        self._kept_parts(None).remove()
 
     def subset(self, positions: Index) -> Evaluator:
         """Return the same on the examples at these positions, without attack diagnostics."""
@@ -198,38 +204,64 @@ class Evaluator:
         self, perturbation: Perturbation, progress: Progress, keep_images: bool
     ) -> list[tuple[Perturbation, Result]]:
         begun = time.monotonic()
-        self.eval_set.predict_clean(progress)
+        kept_clean = self._kept_parts(None)
+        self.eval_set.predict_clean(progress, kept_clean)
         smaller = perturbation.at_smaller_eps if isinstance(perturbation, Attack) else ()
         wanted: list[Perturbation] = [*smaller, perturbation]
-        kept: Index = np.empty(0, np.int64)  # examples whose images diagnostics need, where they are not kept anyway
+        sample: Index = np.empty(0, np.int64)  # examples whose images diagnostics need, where they are not kept anyway
         if isinstance(perturbation, Attack) and self.checks != "none":
-            kept = attack_diagnostics.sample_positions(self.eval_set, self.checks)
-        images: list[list[Images]] = [[] for _ in wanted]
-        logits: list[list[Logits]] = [[] for _ in wanted]
-        found, whole = [], True
-        for positions, part in self.eval_set.parts():
-            whole = part is self.eval_set
-            own = np.arange(len(part)) if whole or keep_images else np.flatnonzero(np.isin(positions, kept))
-            perturbed = self._perturb(part, positions, perturbation, progress)
-            for i, options in enumerate(smaller):
-                moved = self._images_at_eps(part, options, perturbed)
-                logits[i].append(part.logits(moved))
-                images[i].append(moved if whole or keep_images else moved[:0])
-            moved = perturbed.images if perturbed.images is not None else part.pixels
-            logits[-1].append(part.logits(moved) if perturbed.logits is None else perturbed.logits)
-            images[-1].append(moved if whole else moved[own])
-            found.append(dataclasses.replace(perturbed, images=None, logits=None))
-        joined, seconds = perturbed_images.merged(found), time.monotonic() - begun
-        results = [
-            self._result(options, joined, _joined(images[i]), _joined(logits[i]), seconds)
-            for i, options in enumerate(wanted)
-        ]
+            sample = attack_diagnostics.sample_positions(self.eval_set, self.checks)
+        kept = KeptParts(None, {}) if keep_images else self._kept_parts(perturbation)
+        whole = not self.eval_set.in_parts
+        measured = []
+        for number, (positions, part) in enumerate(self.eval_set.parts()):
+            every = whole or keep_images
+            own = np.arange(len(part)) if every else np.flatnonzero(np.isin(positions, sample))
+            compute = functools.partial(self._measure_part, part, positions, perturbation, own, progress)
+            measured.append(kept.get(number, compute))
+        joined = perturbed_images.merged([perturbed_images.from_arrays(arrays) for arrays in measured])
+        seconds = time.monotonic() - begun + kept.seconds + kept_clean.seconds
+        results = []
+        for i, options in enumerate(wanted):
+            images, logits = (_joined([arrays[f"{name} {i}"] for arrays in measured]) for name in ("images", "logits"))
+            results.append(self._result(options, joined, images, logits, seconds))
         if not (whole or keep_images):
-            results = [dataclasses.replace(result, positions=kept[: len(result.images)]) for result in results]
+            results = [dataclasses.replace(result, positions=sample[: len(result.images)]) for result in results]
         if isinstance(perturbation, Attack):
             diagnosed = attack_diagnostics.flags(self, perturbation, results[-1], self.checks)
             results = [result.with_flags(diagnosed) for result in results]
         return list(zip(wanted, results, strict=True))
+
+    def _measure_part(
+        self, part: EvalSet, positions: Index, perturbation: Perturbation, own: Index, progress: Progress
+    ) -> Arrays:
+        """Measure a part of the eval set, the examples at `positions`.
+
+        Returns:
+            What is known of its images, as `perturbed.to_arrays`, and `logits I` and `images I` of the examples `own`:
+            at each smaller eps, then at the largest.
+        """
+        found = self._perturb(part, positions, perturbation, progress)
+        arrays = perturbed_images.to_arrays(found)
+        smaller = perturbation.at_smaller_eps if isinstance(perturbation, Attack) else ()
+        for i, options in enumerate(smaller):
+            moved = self._images_at_eps(part, options, found)
+            arrays |= {f"logits {i}": part.logits(moved), f"images {i}": _at(moved, own)}
+        moved = found.images if found.images is not None else part.pixels
+        logits = part.logits(moved) if found.logits is None else found.logits
+        return arrays | {f"logits {len(smaller)}": logits, f"images {len(smaller)}": _at(moved, own)}
+
+    def _kept_parts(self, perturbation: Perturbation | None) -> KeptParts:
+        """The parts of a perturbation, or of the clean predictions, that are kept until its record is written."""
+        if self.folder is None or not self.eval_set.in_parts:
+            return KeptParts(None, {})
+        asked = recording.identity(self.evaluation, self.eval_set.dataset.info.name, perturbation or Clean())
+        more = {
+            "classifier": self.eval_set.classifier.id,
+            "batch_size": self.eval_set.batch_size,
+            "checks": self.checks,
+        }
+        return KeptParts(self.folder, {**asked, **more, "predictions": perturbation is None})
 
     def _images_at_eps(self, part: EvalSet, options: Attack, found: PerturbedImages) -> Images:
         """The images at a smaller eps: the clean one where an example is robust there."""
@@ -343,6 +375,11 @@ class Evaluator:
         return {"bn_batch_size": min(self.eval_set.batch_size, len(self.eval_set.dataset))}
 
 
+def _at(images: Images, positions: Index) -> Images:
+    """The images at these positions, without a copy where they are all."""
+    return images if len(positions) == len(images) else images[positions]
+
+
 def _joined(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     """The parts as one array, without a copy where there is one."""
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -423,7 +460,7 @@ def measure(
         checks=checks,
         distribution=distribution,
     )
-    evaluator = opened(classifier)
+    evaluator = opened(classifier, folder=folder)
     for own, source in sources.items():
         evaluator.add_source(evaluator if own == classifier.id else opened(source))
     yield from evaluator.measure(perturbations, folder, keep_images=keep_images, progress=progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,7 +13,10 @@ from bn_vuln import records
 from bn_vuln.config import AWGN, Corruption
 from bn_vuln.data import corruptions, noise
 from bn_vuln.evaluation.eval_set import EvalSet
-from bn_vuln.typing import Arrays, Floats, Images, Index, Logits, Mask
+from bn_vuln.typing import Arrays, Floats, Images, Index, Logits, Mask, Plain
+
+_ARRAYS = ("min_eps", "n_evaluations", "violation", "outside_box")
+_BESIDE = "beside "  # begins the names of arrays that lie beside the record, in a file
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,23 @@ def corrupted(eval_set: EvalSet, split: str, options: Corruption) -> PerturbedIm
     """Corrupt the images as the data set has them, before they are enlarged."""
     images, source = corruptions.corrupted_images(eval_set.dataset, split, options)
     return PerturbedImages(eval_set.at_input(images), source=source)
+
+
+def to_arrays(found: PerturbedImages) -> Arrays:
+    """Return what is known of perturbed images, without these and their logits, as arrays that a file can hold."""
+    flags = [None if flag is None else flag.model_dump() for flag in found.flags]
+    text = json.dumps({"flags": flags, "robust_after": dict(found.robust_after), "source": found.source})
+    arrays = {name: value for name in _ARRAYS if (value := getattr(found, name)) is not None}
+    return {"text": np.array(text), **arrays, **{f"{_BESIDE}{name}": array for name, array in found.arrays.items()}}
+
+
+def from_arrays(arrays: Arrays) -> PerturbedImages:
+    """Return what `to_arrays` was given."""
+    plain = json.loads(str(arrays["text"]))
+    flags = tuple(None if flag is None else records.Flag.model_validate(flag) for flag in plain.pop("flags"))
+    known: Plain = {name: arrays[name] for name in _ARRAYS if name in arrays}
+    beside = {name.removeprefix(_BESIDE): array for name, array in arrays.items() if name.startswith(_BESIDE)}
+    return PerturbedImages(None, flags=flags, arrays=beside, **known, **plain)
 
 
 def merged(parts: Sequence[PerturbedImages]) -> PerturbedImages:

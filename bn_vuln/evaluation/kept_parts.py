@@ -1,0 +1,68 @@
+"""Finished parts of a measurement of many images, in files, so that one that was killed goes on where it stopped."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from bn_vuln.config import digest
+from bn_vuln.runtime.files import atomic_path
+from bn_vuln.typing import Arrays, Plain
+
+FOLDER = "parts"
+SECONDS = "seconds"
+
+
+class KeptParts:
+    """The parts of one measurement.
+
+    Attributes:
+        seconds: time that the parts took which were finished before, by another process perhaps.
+    """
+
+    def __init__(self, folder: Path | None, identity: Plain) -> None:
+        """Find what is finished.
+
+        Args:
+            folder: run folder; None: nothing is kept.
+            identity: all that changes a number: parts of another one are left alone.
+        """
+        self.seconds = 0.0
+        self._folder = None if folder is None else folder / FOLDER / digest(identity)
+
+    def get(self, number: int, compute: Callable[[], Arrays]) -> Arrays:
+        """Return the arrays of a part, computed now unless they were before. A damaged file counts as missing."""
+        if self._folder is None:
+            return compute()
+        path = self._folder / f"{number}.npz"
+        kept = _read(path)
+        if kept is not None:
+            self.seconds += float(kept.pop(SECONDS))
+            return kept
+        begun = time.monotonic()
+        arrays = compute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            np.savez(temporary, **{SECONDS: np.array(time.monotonic() - begun)}, **arrays)  # type: ignore[arg-type]
+        return arrays
+
+    def remove(self) -> None:
+        """Remove the files, when the record is written."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            if self._folder.parent.is_dir() and not any(self._folder.parent.iterdir()):
+                self._folder.parent.rmdir()
+
+
+def _read(path: Path) -> Arrays | None:
+    try:
+        with np.load(path) as arrays:
+            kept = dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+    return kept if SECONDS in kept else None
