@@ -190,3 +190,12 @@ DEFAULTS: dict[str, Plain] = {
     "deep": {"init": "he"},
     **{name: {"init": "he", "train": {"momentum": 0.9, "epochs": 5}} for name in _CONVOLUTIONAL},
 }
+
+_VGG = ("vgg11", "vgg13", "vgg16", "vgg19")
+# Nets for ImageNet with published weights, by torchvision's names -> (architecture, normalization).
+PRETRAINED: dict[str, tuple[str, str]] = {
+    **{name: (f"imagenet_{name}", "none") for name in _VGG},
+    **{f"{name}_bn": (f"imagenet_{name}", "batch") for name in _VGG},
+    "alexnet": ("alexnet", "none"),
+    **{name: (name, "batch") for name in ("resnet18", "resnet50", "densenet121", "bagnet9", "bagnet17", "bagnet33")},
+}

@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from bn_vuln.config.adversarial import Adversarial
-from bn_vuln.config.arch import DEFAULTS, Arch, MLPArch
+from bn_vuln.config.arch import DEFAULTS, PRETRAINED, Arch, MLPArch
 from bn_vuln.config.mend import CellMend
-from bn_vuln.config.normalization import NoNormalization, Normalization
+from bn_vuln.config.normalization import BatchNormalization, NoNormalization, Normalization
 from bn_vuln.config.types import (
     AlsoAccepted,
     BelowOne,
@@ -205,7 +205,7 @@ class Cell(Frozen):
     then be given.
     """
 
-    omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("standardize", "init_generator", "mend")
+    omitted_from_id_at_default: ClassVar[tuple[str, ...]] = ("standardize", "init_generator", "weights", "mend")
 
     data: Annotated[Data, BeforeValidator(expand_name)] = Field(
         Data(), description="Data set: mnist, toy, another name (`bnvuln data list`), FILE.npz, or folder:PATH."
@@ -228,6 +228,11 @@ class Cell(Frozen):
         "tensorflow",
         description="What draws random initial kernels, biases and gammas: `tensorflow`, or `numpy`, the same numbers"
         " on every backend. On other backends than TensorFlow it is always numpy.",
+    )
+    weights: Literal["torchvision", "timm", "bagnets", "random"] | None = Field(
+        None,
+        description="Published weights of a net for ImageNet in place of a training, by their source; `random`, as "
+        "initialized, to try things out. Null: it is trained.",
     )
     mend: CellMend | None = Field(
         None, description="What is changed of the model that the other fields train; see `CellMend`."
@@ -283,6 +288,43 @@ class Cell(Frozen):
             name=name,
         )
         return self
+
+    @property
+    def pretrained_name(self) -> str | None:
+        """The name of the net whose weights are published; None where there are none of this architecture."""
+        own = (self.arch.name, self.normalization.name)
+        return next((name for name, published in PRETRAINED.items() if published == own), None)
+
+    @model_validator(mode="after")
+    def _weights_are_published(self) -> Cell:
+        normalization = self.normalization
+        changed = isinstance(normalization, BatchNormalization) and normalization != BatchNormalization()
+        known = ", ".join(f"{arch} with {norm}" for arch, norm in PRETRAINED.values())
+        message = "weights: there are none of {arch} with {normalization} as it is set (there are: {known})"
+        missing = self.pretrained_name is None or changed
+        reject_if(
+            (self.weights and missing, message),
+            (self.weights and self.mend, "mend: it changes a model that is trained; bnvuln mend pretrained:NAME"),
+            arch=self.arch.name,
+            normalization=normalization.name,
+            known=known,
+        )
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _weights_have_no_training(cls, data: Any) -> Any:
+        """Reduce the cells of a net with published weights, of which nothing is trained, to one."""
+        if not isinstance(data, Mapping) or not data.get("weights"):
+            return data
+        source = expand_name(data.get("data", {}))
+        source = source.model_dump() if isinstance(source, Data) else source
+        if isinstance(source, Mapping):
+            source = {key: value for key, value in source.items() if key in ("name", "width", "digest")}
+        fields = ("arch", "normalization", "weights", "mend")
+        own = {key: value for key, value in data.items() if key in fields or key not in cls.model_fields}
+        seed = {"seed": data.get("seed", 0)} if data["weights"] == "random" else {}
+        return {"data": source, **own, **seed}
 
     @model_validator(mode="before")
     @classmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from bn_vuln.data import constants, mnist, tfds, toy
+from bn_vuln.data import constants, mnist, tfds, toy, toy_photos
 from bn_vuln.data.constants import Summary
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.sources import BUILT_IN, user_data_source
@@ -31,7 +31,8 @@ def list_datasets() -> list[Plain]:
             with contextlib.suppress(UsageError):
                 sizes = tfds.sizes(found.name, found.sizes)
                 on_disk[found.name] = Summary(found.shape, found.classes, sizes)
-    rows = [("mnist", Summary.of(mnist.INFO), "bundled"), ("toy", Summary.of(toy.INFO), "made")]
+    rows = [("mnist", Summary.of(mnist.INFO), "bundled")]
+    rows += [(info.name, Summary.of(info), "made") for info in (toy.INFO, toy_photos.INFO)]
     for name, summary in {**constants.summaries(), **on_disk}.items():
         rows.append((name, summary, "prepared" if name in on_disk else "not prepared"))
     return [{"name": name, **summary._asdict(), "state": state} for name, summary, state in rows]
@@ -54,8 +55,8 @@ def describe_dataset(name: str) -> Plain:
         UsageError: The name is not known, or user data are not of the expected format.
         BnvulnError: The data set is damaged.
     """
-    if name == "toy":
-        return _describe(toy.INFO, "made")
+    if name in (toy.INFO.name, toy_photos.INFO.name):
+        return _describe(BUILT_IN[name], "made")
     if name == "mnist":
         files = [
             {

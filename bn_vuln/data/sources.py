@@ -8,13 +8,13 @@ from typing import Protocol
 import numpy as np
 
 from bn_vuln import config
-from bn_vuln.data import arrays, image_folder, mnist, npz, tfds, toy
+from bn_vuln.data import arrays, image_folder, mnist, npz, tfds, toy, toy_photos
 from bn_vuln.data.images import as_lazy
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.published import WHOLE, Split, concatenate, train_test_split
 from bn_vuln.errors import UsageError
 
-BUILT_IN = {"mnist": mnist.INFO, "toy": toy.INFO}
+BUILT_IN = {"mnist": mnist.INFO, "toy": toy.INFO, "toy_photos": toy_photos.INFO}
 
 
 class DataSource(Protocol):
@@ -202,7 +202,8 @@ def _read_published(name: str, split: str, subset_seed: int | None = None) -> Sp
 
 @functools.lru_cache(maxsize=4)
 def _read_built_in(name: str, split: str) -> Split:
-    return Split.whole(*(mnist.read(split) if name == "mnist" else toy.read(split)))
+    modules = {"mnist": mnist, "toy": toy, "toy_photos": toy_photos}
+    return Split.whole(*modules[name].read(split))
 
 
 def canonical_name(name: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bn_vuln import config, data, records
 from bn_vuln.config import ExternalModel, Resize, digest
+from bn_vuln.data import imagenet
 from bn_vuln.data.class_names import ClassNames
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.transforms import pixel_array
@@ -179,6 +180,8 @@ def from_run(folder: Path) -> Classifier:
     )
     subset_seed = cell.seed if cell.data.subset_seed == "seed" else None
     own_folder = folder if folder.is_dir() else None
+    if cell.weights is not None:  # a net for ImageNet, whose images have any size
+        classifier = replace(classifier, resize="imagenet", class_names=imagenet.classes())
     return replace(classifier, classes=cell.data.classes, subset_seed=subset_seed, label=str(folder), path=own_folder)
 
 

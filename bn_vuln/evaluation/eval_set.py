@@ -392,7 +392,7 @@ def load(classifier: Classifier, evaluation: Evaluation) -> data.Dataset:
     if evaluation.dataset is None and dataset.info.name != trained.name:
         raise UsageError(f"{name} has changed since this was trained on it; name the data to measure on with --data")
     dataset = _with_classes_of(classifier, dataset)
-    if classifier.external:
+    if classifier.external or classifier.resize != "none":
         return fit_images(dataset, classifier.size, classifier.channels, classifier.resize)
     height, width, channels = dataset.info.shape
     if channels != trained.shape[2]:

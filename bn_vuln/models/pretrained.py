@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from bn_vuln import config
+from bn_vuln.config.arch import PRETRAINED
 from bn_vuln.data import imagenet
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.models import BUILDERS, weight_files
@@ -24,14 +25,6 @@ from bn_vuln.typing import Floats, Images, KerasLayer, KerasModel
 
 SIZE = 224
 RANDOM = "random"
-_VGG = ("vgg11", "vgg13", "vgg16", "vgg19")
-# name -> (architecture, normalization), as the published weights have them.
-NETS: dict[str, tuple[str, str]] = {
-    **{name: (f"imagenet_{name}", "none") for name in _VGG},
-    **{f"{name}_bn": (f"imagenet_{name}", "batch") for name in _VGG},
-    "alexnet": ("alexnet", "none"),
-    **{name: (name, "batch") for name in ("resnet18", "resnet50", "densenet121", "bagnet9", "bagnet17", "bagnet33")},
-}
 # timm's names of VGG's Dense layers, the first two of which are convolutions there.
 _TIMM = {"pre_logits.fc1": "classifier.0", "pre_logits.fc2": "classifier.3", "head.fc": "classifier.6"}
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.(\d+)$")  # as files of torchvision have them
@@ -44,13 +37,15 @@ def check(name: str, weights: str | Path | None) -> None:
     Raises:
         UsageError: The name or the source is not known, or the file does not exist.
     """
-    if name not in NETS:
-        raise UsageError(f"{name!r} is no pretrained net{config.nearest(name, NETS)} (known: {', '.join(NETS)})")
+    if name not in PRETRAINED:
+        raise UsageError(
+            f"{name!r} is no pretrained net{config.nearest(name, PRETRAINED)} (known: {', '.join(PRETRAINED)})"
+        )
     if weights is not None and str(weights) != RANDOM:
         weight_files.check(name, weights)
 
 
-def pretrained(name: str, weights: str | Path | None = None) -> KerasModel:
+def pretrained(name: str, weights: str | Path | None = None, *, seed: int = 0) -> KerasModel:
     """Open a net for ImageNet with its published weights.
 
     Args:
@@ -58,6 +53,7 @@ def pretrained(name: str, weights: str | Path | None = None) -> KerasModel:
         weights: `torchvision`, `timm` or `bagnets`, whose file is fetched where it is not on this machine; a file
             (.safetensors; .pth with the extra `torch`); `random`, as initialized, to try things out; None: the file
             that is on this machine, else that of torchvision or of BagNets' authors.
+        seed: of `random` weights.
 
     Returns:
         A Keras model: float32 pixels [n, 224, 224, 3] in [0, 1] -> logits [n, 1000]. Standardization is inside.
@@ -68,25 +64,26 @@ def pretrained(name: str, weights: str | Path | None = None) -> KerasModel:
     """
     check(name, weights)
     if str(weights) == RANDOM:
-        return build(name, "torch")
+        return build(name, "he", seed)
     path = weight_files.path_of(name, weights or weight_files.default_source(name))
     model = build(name, "zeros")
     fill(model, weight_files.read(path), str(path))
     return model
 
 
-def build(name: str, init: str) -> KerasModel:
+def build(name: str, init: str, seed: int = 0) -> KerasModel:
     """Build a net as it was published, with initial weights.
 
     Args:
-        name: a name of `NETS`.
+        name: a name of `config.arch.PRETRAINED`.
         init: the scheme of `Initializer`; `zeros` is quick.
+        seed: of the initial weights.
     """
     backend.start()
-    arch, normalization = NETS[name]
+    arch, normalization = PRETRAINED[name]
     fields = {"data": {"name": "imagenet2012", "width": SIZE}, "arch": arch, "normalization": normalization}
     cell = config.validate(config.Cell, fields, name)
-    model = BUILDERS[arch](cell.arch, imagenet.info(), SIZE, make_factory(cell.normalization), Initializer(init, 0))
+    model = BUILDERS[arch](cell.arch, imagenet.info(), SIZE, make_factory(cell.normalization), Initializer(init, seed))
     model.name = name
     return model
 

@@ -38,7 +38,7 @@ def resnet18():
 
 
 def test_every_net_has_a_file_and_a_count():
-    assert set(PARAMETERS) == set(pretrained.NETS) == set(weight_files.FILES)
+    assert set(PARAMETERS) == set(pretrained.PRETRAINED) == set(weight_files.FILES)
 
 
 @pytest.mark.parametrize("name", QUICK)
