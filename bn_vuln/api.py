@@ -166,7 +166,9 @@ def check_data(cell: Cell | Fields) -> bool:
     checked = _cell(cell)
     if data.describe_dataset(checked.data.name)["state"] == "not prepared":
         return False
-    if isinstance(checked.arch, NearestCentroidArch):  # which has no steps, and so no batch size to check
+    if checked.weights or isinstance(
+        checked.arch, NearestCentroidArch
+    ):  # which has no steps, and so no batch size to check
         data.load_whole_training_set(checked.data)
     else:
         load_examples(checked)

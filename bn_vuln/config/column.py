@@ -40,6 +40,7 @@ def _unit_of_distances(options: Perturbation) -> ColumnUnit | None:
 # The column NAME is the accuracy under the perturbation NAME, the column NAME.METRIC another metric of it.
 METRICS: dict[str, Metric] = {
     ACCURACY: Metric("accuracy", "accuracy {under}", lambda options: "%"),
+    "top5": Metric("top5", "top-5 accuracy {under}", lambda options: "%"),
     "loss": Metric("loss", "mean cross-entropy {under}", lambda options: "nats"),
     "distance": Metric(
         "mean_distance",

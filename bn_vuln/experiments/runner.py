@@ -34,6 +34,7 @@ from bn_vuln.config.grid import cell_plans, check_layout, expand, select
 from bn_vuln.data.transforms import check_width
 from bn_vuln.errors import BnvulnError, ConfigError, UsageError
 from bn_vuln.experiments import catalog
+from bn_vuln.models import weight_files
 from bn_vuln.runtime import processes
 from bn_vuln.runtime.distribution import Strategy, choose
 from bn_vuln.runtime.files import atomic_write
@@ -197,14 +198,18 @@ def run(
 
 
 def check_data(todo: Iterable[Task]) -> None:
-    """Prepare all data sets of the tasks, before anything is trained.
+    """Prepare all data sets of the tasks, and fetch published weights, before anything is trained.
 
     Raises:
         UsageError: A width is below the native one.
-        BnvulnError: A data set cannot be downloaded.
+        BnvulnError: A data set or weights cannot be downloaded.
     """
+    todo = list(todo)
+    for cell in (task.cell for task in todo):
+        if cell.weights not in (None, "random"):
+            weight_files.path_of(str(cell.pretrained_name), str(cell.weights))
     needed = {
-        (name, task.cell.data.width)
+        (name, None if task.cell.weights else task.cell.data.width)  # nets for ImageNet take images of any size
         for task in todo
         for name in (task.cell.data.name, *(plan.evaluation.dataset for plan in task.plans))
         if name is not None
