@@ -37,10 +37,10 @@ def experiment(**changes: Any) -> Experiment:
 def test_every_column_is_found_by_its_name() -> None:
     columns = experiment().columns
     assert [name for name, column in columns.items() if str(column) != name] == []
-    one_evaluation = [
-        "clean", "clean.loss", "bim", "bim.loss", "pgd 2/255", "pgd 2/255.loss", "pgd", "pgd.loss", "near", "near.loss",
-        "near.distance", "low", "images", "images.reached", "images.confidence", "images.distance",
-    ]  # fmt: skip
+    perturbations = [f"{name}{metric}" for name in ("clean", "bim", "pgd 2/255", "pgd", "near")
+                     for metric in ("", ".top5", ".loss")]  # fmt: skip
+    measurements = ["low", "images", "images.reached", "images.confidence", "images.distance"]
+    one_evaluation = [*perturbations, "near.distance", *measurements]
     expected = {*one_evaluation, *(f"{name}@train" for name in one_evaluation), "gap", "both", "harder"}
     assert columns.keys() == expected
 
