@@ -21,6 +21,7 @@ from bn_vuln.models import BUILDERS, weight_files
 from bn_vuln.models.layers import Initializer
 from bn_vuln.models.normalization import make_factory
 from bn_vuln.runtime import backend
+from bn_vuln.runtime.files import regular_file_stat
 from bn_vuln.typing import Floats, Images, KerasLayer, KerasModel
 
 SIZE = 224
@@ -66,9 +67,31 @@ def pretrained(name: str, weights: str | Path | None = None, *, seed: int = 0) -
     if str(weights) == RANDOM:
         return build(name, "he", seed)
     path = weight_files.path_of(name, weights or weight_files.default_source(name))
+    tensors = weight_files.read(path)
     model = build(name, "zeros")
-    fill(model, weight_files.read(path), str(path))
+    fill(model, tensors, str(path))
     return model
+
+
+def convert(path: Path, target: Path, name: str) -> None:
+    """Write a file of weights as .safetensors, if it fits a net.
+
+    Args:
+        path: the file, as `weight_files.read` takes it.
+        target: the new file.
+        name: the net.
+
+    Raises:
+        UsageError: The name is not known, there is no such file, or the new one is to have another suffix.
+        BnvulnError: The file cannot be read, or does not fit the net.
+    """
+    check(name, None)
+    regular_file_stat(path)
+    if target.suffix != weight_files.KEPT:
+        raise UsageError(f"{target}: expected a new file that ends in {weight_files.KEPT}")
+    tensors = weight_files.read(path)
+    fill(build(name, "zeros"), tensors, str(path))
+    weight_files.write(target, tensors)
 
 
 def build(name: str, init: str, seed: int = 0) -> KerasModel:
@@ -132,7 +155,7 @@ def _variables(layer: KerasLayer) -> dict[str, str]:
 
 def _present_key(key: str) -> str:
     """The key as torchvision's modules have it today: without `module.`, timm's and old names replaced."""
-    prefix, _, suffix = key.removeprefix("module.").rpartition(".")
+    prefix, _, suffix = key.replace("module.", "").rpartition(".")  # VGG and AlexNet: features.module.0
     prefix = _TIMM.get(prefix, prefix)
     old = _OLD_DENSENET.match(prefix)
     return f"{old[1]}{old[2]}.{suffix}" if old else f"{prefix}.{suffix}"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
 import struct
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 
 from bn_vuln.errors import BnvulnError, UsageError
+from bn_vuln.runtime import backend
 from bn_vuln.runtime.files import atomic_path
 from bn_vuln.typing import Floats
 
@@ -40,6 +45,7 @@ FILES = {
     "bagnet17": "bagnet16-105524de.pth.tar",
     "bagnet33": "bagnet32-2ddd53ed.pth.tar",
 }
+KEPT = ".safetensors"
 SOURCES = ("torchvision", "timm", "bagnets")
 
 
@@ -99,68 +105,80 @@ def path_of(name: str, weights: str | Path) -> Path:
         BnvulnError: It cannot be fetched.
     """
     check(name, weights)
-    if str(weights) not in SOURCES:
-        return Path(weights).expanduser()
-    kept = folder() / f"{name}.safetensors"
-    return kept if kept.exists() else fetch(name, str(weights))
+    return fetch(name, str(weights)) if str(weights) in SOURCES else Path(weights).expanduser()
 
 
-def fetch(name: str, source: str, sha256: str | None = None) -> Path:
-    """Fetch the weights of a net, and keep them as .safetensors.
+def kept(name: str) -> Path:
+    """Return the file that the weights of a net are kept in, whether it is there or not."""
+    return folder() / f"{name}{KEPT}"
+
+
+def fetch(name: str, source: str, sha256: str | None = None, *, force: bool = False) -> Path:
+    """Fetch the weights of a net where they are not on this machine, and keep them as .safetensors.
 
     Args:
         name: a net.
         source: `torchvision` or `bagnets`, whose files need the extra `torch` to be converted once; or `timm`.
-        sha256: of the file, in place of the known digits; for timm's files it has to be given.
+        sha256: of the file, or its first digits, 8 or more, in place of the known ones; those of timm's files are not
+            known here.
+        force: fetch them even if they are on this machine.
 
     Returns:
         The file.
 
     Raises:
-        UsageError: No digits of the file's sha256 are known.
-        BnvulnError: It cannot be fetched, or is another file.
+        UsageError: The source does not have this net, or digits of the file's sha256 are not known, or are none.
+        BnvulnError: It cannot be fetched or converted, or is another file.
     """
-    import keras
-
-    where = origin(name, source)
+    where, target = origin(name, source), kept(name)
+    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{8,64}", sha256):
+        raise UsageError(f"--sha256: expected 8 to 64 hexadecimal digits, received {sha256!r}")
+    if target.exists() and not force:
+        return target
     expected = sha256 or where.sha256
     if not expected:
-        raise UsageError(f"{where.url}: its sha256 is not known here: give it with --sha256 (its page has it)")
-    target = folder() / f"{name}.safetensors"
-    try:
-        fetched = Path(
-            keras.utils.get_file(where.url.rpartition("/")[2], where.url, cache_dir=folder(), cache_subdir="fetched")
+        raise UsageError(
+            f"{where.url}: its sha256 is not known here: give it (bnvuln weights fetch {name} --source {source} "
+            f"--sha256 HEX; its page has it), or put the file there as {target}"
         )
+    elsewhere = f"put them there as {target}, or name a file with --weights"
+    if not where.url.endswith(KEPT):
+        _torch(where.url, f"without it {elsewhere}")
+    backend.start()
+    import keras
+
+    target.parent.mkdir(parents=True, exist_ok=True)  # else Keras takes a folder of its own
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # the progress
+            file = where.url.rpartition("/")[2]
+            fetched = Path(
+                keras.utils.get_file(file, where.url, cache_dir=folder(), cache_subdir="", force_download=force)
+            )
     except Exception as error:  # whatever the network raises
         raise BnvulnError(
-            f"the weights of {name} are not on this machine, and {where.url} cannot be fetched "
-            f"({str(error).splitlines()[0]}): put them there as {target}, or name a file with --weights"
+            f"the weights of {name} are not on this machine, and {where.url} cannot be fetched ({_text(error)}): "
+            f"{elsewhere}"
         ) from None
     with fetched.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
     if not found.startswith(expected.lower()):
         fetched.unlink()
         raise BnvulnError(f"{where.url}: expected sha256 {expected}..., received {found}; it was removed")
-    if fetched.suffix == ".safetensors":
-        target.parent.mkdir(parents=True, exist_ok=True)
+    if fetched.suffix == KEPT:
         fetched.replace(target)
     else:
-        convert(fetched, target)
+        write(target, read(fetched))
         fetched.unlink()
     return target
 
 
-def convert(path: Path, target: Path) -> None:
-    """Write the tensors of a file of PyTorch as .safetensors.
-
-    Raises:
-        BnvulnError: PyTorch is missing, or the file holds no tensors.
-    """
+def write(path: Path, tensors: Mapping[str, Floats]) -> None:
+    """Write tensors by key as .safetensors."""
     from safetensors.numpy import save_file
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(target) as temporary:
-        save_file({key: np.ascontiguousarray(value) for key, value in read(path).items()}, temporary)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, temporary)
 
 
 def read(path: Path) -> Mapping[str, Floats]:
@@ -172,28 +190,40 @@ def read(path: Path) -> Mapping[str, Floats]:
     Raises:
         BnvulnError: The file is damaged or of another kind, or PyTorch is missing.
     """
-    if path.suffix == ".safetensors":
+    if path.suffix == KEPT:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         try:
             return load_file(path)
         except (SafetensorError, OSError, ValueError, KeyError, struct.error) as error:
-            raise BnvulnError(f"{path}: no readable .safetensors file ({error})") from None
+            raise BnvulnError(f"{path}: no readable .safetensors file ({_text(error)})") from None
     if path.suffix not in (".pth", ".pt", ".tar"):
         raise BnvulnError(f"{path}: expected weights as .safetensors, or .pth with the extra torch")
+    torch = _torch(path, ".safetensors need nothing")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # pickle raises anything
+        raise BnvulnError(
+            f"{path}: no weights of PyTorch: it is damaged, or holds more than tensors, which would be code"
+        ) from None
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
+    items = state.items() if isinstance(state, Mapping) else ()
+    tensors = {str(key): value.detach().float().numpy() for key, value in items if torch.is_tensor(value)}
+    if not tensors:
+        raise BnvulnError(f"{path}: there are no tensors in it: expected a state_dict")
+    return tensors
+
+
+def _torch(file: Path | str, otherwise: str) -> ModuleType:
     try:
         import torch
     except ImportError:
         raise BnvulnError(
-            f"{path}: files of PyTorch need the extra torch (pip install 'bnvuln[torch]'); .safetensors need nothing"
+            f"{file}: files of PyTorch need the extra torch (pip install 'bnvuln[torch]'); {otherwise}"
         ) from None
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle raises anything
-        raise BnvulnError(f"{path}: no readable weights of PyTorch ({str(error).splitlines()[0]})") from None
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else {}
-    tensors = {key: value.numpy() for key, value in state.items() if isinstance(value, torch.Tensor)}
-    if not tensors:
-        raise BnvulnError(f"{path}: there are no tensors in it: expected a state_dict")
-    return tensors
+    return torch
+
+
+def _text(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
+
 import numpy as np
 import pytest
+from safetensors.numpy import save, save_file
 
 import bn_vuln as bnv
 from bn_vuln.errors import BnvulnError, UsageError
@@ -86,6 +90,7 @@ def test_keys_of_other_namings_are_read():
         "pre_logits.fc1.weight": "classifier.0.weight",
         "head.fc.bias": "classifier.6.bias",
         "module.layer1.0.bn1.running_mean": "layer1.0.bn1.running_mean",
+        "features.module.0.weight": "features.0.weight",
         "features.denseblock1.denselayer2.norm.1.weight": "features.denseblock1.denselayer2.norm1.weight",
         "features.denseblock1.denselayer2.conv.2.weight": "features.denseblock1.denselayer2.conv2.weight",
         "features.norm5.bias": "features.norm5.bias",
@@ -94,8 +99,6 @@ def test_keys_of_other_namings_are_read():
 
 
 def test_a_file_is_opened_by_name(resnet18, tmp_path):
-    from safetensors.numpy import save_file
-
     path = tmp_path / "resnet18.safetensors"
     save_file(tensors(resnet18), path)
     model = bnv.pretrained("resnet18", weights=path)
@@ -128,39 +131,144 @@ def test_names_and_sources_are_checked_first(name, weights, message):
         bnv.pretrained(name, weights=weights)
 
 
-def test_without_a_network_it_is_said_where_a_file_belongs(monkeypatch, tmp_path):
+@pytest.fixture
+def site(monkeypatch, tmp_path):
+    """What keras.utils.get_file is asked for, and gets: `content`, or an error. The folder of weights is empty."""
     import keras
 
-    def no_network(*_, **__):
-        raise OSError("Name or service not known")
+    class Site:
+        content, asked, error = b"", [], None
 
-    monkeypatch.setenv("BNVULN_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr(keras.utils, "get_file", no_network)
-    with pytest.raises(BnvulnError, match=r"vgg11_bn-6002323d\.pth cannot be fetched") as error:
-        bnv.pretrained("vgg11_bn")
-    assert f"put them there as {tmp_path / 'vgg11_bn.safetensors'}" in str(error.value)
-
-
-def test_a_fetched_file_must_have_the_known_digits(monkeypatch, tmp_path, resnet18):
-    import hashlib
-
-    import keras
-    from safetensors.numpy import save
-
-    content = save(tensors(resnet18))
-    monkeypatch.setenv("BNVULN_WEIGHTS", str(tmp_path))
-
-    def download(name, url, cache_dir, cache_subdir):
-        path = tmp_path / name
-        path.write_bytes(content)
+    def get_file(name, url, cache_dir, cache_subdir, force_download):
+        assert cache_dir.is_dir()  # else Keras takes a folder of its own
+        site.asked.append((url, force_download))
+        print("the progress")
+        if site.error:
+            raise site.error
+        path = cache_dir / cache_subdir / name
+        path.write_bytes(site.content)
         return str(path)
 
-    monkeypatch.setattr(keras.utils, "get_file", download)
-    with pytest.raises(UsageError, match="give it with --sha256"):
+    site = Site()
+    site.folder, site.asked = tmp_path / "weights", []
+    monkeypatch.setenv("BNVULN_WEIGHTS", str(site.folder))
+    monkeypatch.setattr(keras.utils, "get_file", get_file)
+    return site
+
+
+def without_pytorch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+
+def test_without_a_network_it_is_said_where_a_file_belongs(site, monkeypatch):
+    monkeypatch.setattr(weight_files, "_torch", lambda *_: None)
+    site.error = OSError("Name or service\n not known")
+    with pytest.raises(
+        BnvulnError, match=r"vgg11_bn-6002323d\.pth cannot be fetched \(Name or service not known\)"
+    ) as e:
+        bnv.pretrained("vgg11_bn")
+    assert f"put them there as {site.folder / 'vgg11_bn.safetensors'}" in str(e.value)
+
+
+def test_without_pytorch_its_files_are_not_fetched(site, monkeypatch):
+    without_pytorch(monkeypatch)
+    with pytest.raises(BnvulnError, match=r"vgg11_bn-6002323d\.pth: files of PyTorch need the extra torch") as error:
+        bnv.pretrained("vgg11_bn")
+    assert f"without it put them there as {site.folder / 'vgg11_bn.safetensors'}" in str(error.value)
+    assert site.asked == []
+
+
+def test_without_pytorch_its_files_are_not_read(monkeypatch, tmp_path):
+    without_pytorch(monkeypatch)
+    path = tmp_path / "alexnet.pth"
+    path.write_bytes(b"")
+    with pytest.raises(BnvulnError, match=r"alexnet.pth: files of PyTorch need the extra torch .*; .safetensors need"):
+        bnv.pretrained("alexnet", path)
+
+
+def test_a_fetched_file_must_have_the_known_digits(site, resnet18, capsys):
+    site.content = save(tensors(resnet18))
+    digits = hashlib.sha256(site.content).hexdigest()
+    with pytest.raises(UsageError, match=r"its sha256 is not known here: .* --source timm --sha256 HEX"):
         weight_files.fetch("resnet18", "timm")
-    with pytest.raises(BnvulnError, match=r"expected sha256 00ff\.\.\., received .*; it was removed"):
-        weight_files.fetch("resnet18", "timm", "00ff")
-    assert list(tmp_path.iterdir()) == []
-    path = weight_files.fetch("resnet18", "timm", hashlib.sha256(content).hexdigest())
-    assert path == tmp_path / "resnet18.safetensors"
-    assert weight_files.path_of("resnet18", "timm") == path
+    for wrong in ("00ff", "", "x" * 64, digits + "0"):
+        with pytest.raises(UsageError, match=f"--sha256: expected 8 to 64 hexadecimal digits, received '{wrong}'"):
+            weight_files.fetch("resnet18", "timm", wrong)
+    assert site.asked == []
+    with pytest.raises(BnvulnError, match=r"expected sha256 0000ffff\.\.\., received .*; it was removed"):
+        weight_files.fetch("resnet18", "timm", "0000ffff")
+    assert list(site.folder.iterdir()) == []
+    path = weight_files.fetch("resnet18", "timm", digits[:8].upper())
+    assert (path, path.read_bytes()) == (site.folder / "resnet18.safetensors", site.content)
+    assert list(site.folder.iterdir()) == [path]
+    assert capsys.readouterr() == ("", "the progress\n" * 2)
+
+
+def test_what_is_there_is_fetched_again_by_force_alone(site):
+    site.content = save({"a": np.ones(3, np.float32)})
+    digits = hashlib.sha256(site.content).hexdigest()
+    path = weight_files.fetch("vgg16", "timm", digits)
+    assert weight_files.path_of("vgg16", "timm") == weight_files.fetch("vgg16", "torchvision") == path
+    weight_files.fetch("vgg16", "timm", digits, force=True)
+    url = "https://huggingface.co/timm/vgg16.tv_in1k/resolve/main/model.safetensors"
+    assert site.asked == [(url, False), (url, True)]
+
+
+def test_files_of_pytorch_are_converted_when_they_are_fetched(site, tmp_path):
+    torch = pytest.importorskip("torch", reason="of the extra torch")
+    torch.save({"a": torch.arange(6).reshape(2, 3).T}, tmp_path / "file")
+    site.content = (tmp_path / "file").read_bytes()
+    with pytest.raises(BnvulnError, match=r"alexnet-owt-7be5be79\.pth: expected sha256 7be5be79\.\.\."):
+        weight_files.fetch("alexnet", "torchvision")
+    path = weight_files.fetch("alexnet", "torchvision", hashlib.sha256(site.content).hexdigest())
+    np.testing.assert_array_equal(weight_files.read(path)["a"], [[0, 3], [1, 4], [2, 5]])
+    assert list(site.folder.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("old", [True, False])
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_files_of_pytorch_are_read(resnet18, tmp_path, old, wrapped):
+    """Old ones, too; with parameters in place of tensors, in a checkpoint, of a net on several devices."""
+    torch = pytest.importorskip("torch", reason="of the extra torch")
+    given, path = tensors(resnet18), tmp_path / "resnet18.pth.tar"
+    state = {f"module.{key}": torch.nn.Parameter(torch.tensor(value)) for key, value in given.items()}
+    state["module.bn1.num_batches_tracked"] = torch.tensor(3)
+    content = {"epoch": 90, "arch": "resnet18", "state_dict": state} if wrapped else state
+    torch.save(content, path, _use_new_zipfile_serialization=not old)
+    pretrained.convert(path, tmp_path / "new" / "r.safetensors", "resnet18")
+    found = weight_files.read(tmp_path / "new" / "r.safetensors")
+    assert found.keys() == state.keys()
+    np.testing.assert_array_equal(found["module.fc.weight"], given["fc.weight"])
+
+
+def test_files_of_pytorch_that_hold_anything_else_are_refused(tmp_path):
+    torch = pytest.importorskip("torch", reason="of the extra torch")
+    path = tmp_path / "a.pth"
+    for content, message in (
+        (torch.nn.Linear(2, 2), "no weights of PyTorch: it is damaged, or holds more than tensors"),
+        ([torch.ones(2)], "there are no tensors in it"),
+        ({"state_dict": 3}, "there are no tensors in it"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(BnvulnError, match=f"a.pth: {message}"):
+            weight_files.read(path)
+    path.write_bytes(b"")
+    with pytest.raises(BnvulnError, match="it is damaged"):
+        weight_files.read(path)
+
+
+def test_what_is_converted_fits_its_net(resnet18, tmp_path):
+    path, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_file(tensors(resnet18), path)
+    for wrong, message in (
+        ((path, target, "resnet81"), "did you mean 'resnet18'"),
+        ((path, tmp_path / "b.pth", "resnet18"), r"b\.pth: expected a new file that ends in \.safetensors"),
+        ((tmp_path / "no.pth", target, "resnet18"), r"no\.pth: no such file"),
+        ((tmp_path, target, "resnet18"), "expected a file, received a folder"),
+        ((path, target, "resnet50"), "these are no weights of resnet50: missing: "),
+    ):
+        with pytest.raises(BnvulnError, match=message):
+            pretrained.convert(*wrong)
+    assert not target.exists()
+    pretrained.convert(path, target, "resnet18")
+    np.testing.assert_array_equal(weight_files.read(target)["fc.weight"], tensors(resnet18)["fc.weight"])
