@@ -172,6 +172,8 @@ def write_at(
     fields = perturbation_identity(plan.evaluation, cell.data.canonical, perturbation)
     correct, rate = min(n, round(accuracy * n)), metrics.pop("transfer_rate", None)
     rate = rate if perturbation.kind == "transfer" else None
+    if metrics.get("top5") is not None:
+        metrics["top5"] = min(1.0, metrics["top5"])
     record = Record(
         cell_id=folder.name,
         perturbation_id=digest(fields),

@@ -42,9 +42,14 @@ _BY_KIND: dict[str, type[Frozen]] = {
 
 
 def describe_cell(cell: Cell) -> str:
-    """Describe a cell: mlp mnist 28 batch c=1e-05 lr 0.01, batch size 128, 20 epochs, seed 0."""
+    """Describe a cell: mlp mnist 28 batch c=1e-05 lr 0.01, batch size 128, 20 epochs, seed 0.
+
+    With published weights: vgg11_bn imagenet2012 224 torchvision weights.
+    """
     norm, train = cell.normalization, cell.train
     arch, augment = cell.arch, train.augment
+    if cell.weights:
+        return f"{cell.pretrained_name} {cell.data.name} {cell.data.width or ''} {describe_weights(cell)}"
     parts = [f"wrn-{arch.depth}-{arch.widening}" if isinstance(arch, WideResNetArch) else arch.name]
     parts += [cell.data.name, str(cell.data.width or "")]
     parts += [norm.name + (f" c={norm.c:g}" if isinstance(norm, BatchNormalization) else "")]
@@ -58,6 +63,11 @@ def describe_cell(cell: Cell) -> str:
     parts += [f"lr {train.lr:g}, batch size {train.batch_size}, {train.epochs} epochs,"]
     parts += [f"{describe_mend(cell.mend)},"] if cell.mend else []
     return " ".join([*filter(None, parts), f"seed {cell.seed}"])
+
+
+def describe_weights(cell: Cell) -> str:
+    """Describe the weights of a net that is not trained here: torchvision weights, random weights seed 0."""
+    return f"{cell.weights} weights" + (f" seed {cell.seed}" if cell.weights == "random" else "")
 
 
 def describe_mend(mend: CellMend) -> str:

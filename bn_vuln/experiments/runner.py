@@ -7,12 +7,12 @@ results folder (a cell is locked while one works on it), and experiments share t
 from __future__ import annotations
 
 import functools
-import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
@@ -40,6 +40,9 @@ from bn_vuln.runtime.distribution import Strategy, choose
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet
 from bn_vuln.typing import Where
+
+if TYPE_CHECKING:
+    from bn_vuln.evaluation.classifier import Classifier
 
 MAX_IDLE_ROUNDS = 3  # rounds that finish nothing, as where a worker is killed each time, before a run gives up
 POLL_SECONDS = 2.0
@@ -350,26 +353,38 @@ def _result_of(training: records.TrainingRecord) -> tuple[object, ...]:
 
 
 def _measure(folder: Path, plans: Sequence[EvaluationPlan], strategy: Strategy, progress: Progress) -> None:
-    """Evaluate the model of a run folder by the plans, into its records."""
+    """Evaluate the model of a run folder by the plans, into its records.
+
+    The sources of transfers are opened one after another, so that the images of one at a time are in memory.
+    """
     from bn_vuln.evaluation import classifier, evaluator
     from bn_vuln.evaluation.measurements import run as measurements
 
     distribution = choose(strategy)
-    with distribution.scope():
-        model = classifier.from_run(folder)
-        sources = {source: classifier.from_run(folder.parent / source) for plan in plans for source in plan.sources}
+
+    def opened(run: Path) -> Classifier:
+        with distribution.scope():
+            return classifier.from_run(run)
+
+    model = opened(folder)
     for plan in plans:
         if plan.name:
             progress.message(f"evaluations.{plan.name}:")
-        results = evaluator.measure(
-            model,
-            plan.perturbations,
-            plan.evaluation,
-            folder=folder,
-            distribution=distribution,
-            sources={source: sources[source] for source in plan.sources},
-            progress=progress,
-        )
-        measured = measurements.measure(model, plan.measurements, plan.evaluation, folder=folder, progress=progress)
-        for _ in itertools.chain(results, measured):
-            pass  # only the records are wanted; so the images of one perturbation at a time are in memory
+        for source in (None, *plan.sources):
+            results = evaluator.measure(
+                model,
+                {name: one for name, one in plan.perturbations.items() if _source_of(one) == source},
+                plan.evaluation,
+                folder=folder,
+                distribution=distribution,
+                sources={} if source is None else {source: opened(folder.parent / source)},
+                progress=progress,
+            )
+            for _ in results:
+                pass  # only the records are wanted; so the images of one perturbation at a time are in memory
+        for _ in measurements.measure(model, plan.measurements, plan.evaluation, folder=folder, progress=progress):
+            pass
+
+
+def _source_of(perturbation: Perturbation) -> str | None:
+    return perturbation.source if isinstance(perturbation, Transfer) else None

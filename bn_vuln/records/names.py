@@ -7,7 +7,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bn_vuln.config import Cell, WideResNetArch, describe_mend, format_eps, is_cell, to_plain, validate
+from bn_vuln.config import (
+    Cell,
+    WideResNetArch,
+    describe_mend,
+    describe_weights,
+    format_eps,
+    is_cell,
+    to_plain,
+    validate,
+)
 from bn_vuln.config.normalization import BatchNormalization
 from bn_vuln.typing import Plain
 
@@ -17,8 +26,10 @@ _NAMED = ("arch.name", "normalization.name", "normalization.c", "seed", "data.na
 def cell_name(cell: Cell) -> str:
     """Return the name of a run: `mlp batch c=1e-5 seed 0`, and between them what is not at its default.
 
-    The data set is left out.
+    The data set is left out. With published weights: `vgg11_bn torchvision weights`.
     """
+    if cell.weights:
+        return f"{cell.pretrained_name} {describe_weights(cell)}"
     arch, norm, adversarial = cell.arch, cell.normalization, cell.train.adversarial
     default = _flat(to_plain(validate(Cell, {"arch": {**to_plain(arch)}}, "default")))
     own = _flat(to_plain(cell))

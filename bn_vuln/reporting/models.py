@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from bn_vuln.auditing.mended import Mended, changes
-from bn_vuln.config import describe_cell, describe_fields, to_plain
+from bn_vuln.config import describe_cell, describe_fields, describe_weights, to_plain
 from bn_vuln.errors import UsageError
 from bn_vuln.records import Entry, TrainingRecord, entries, entry, is_packed, is_run_folder, open_run, open_store
 from bn_vuln.reporting import templates
@@ -100,7 +100,9 @@ def summary_rows(entry: Entry) -> list[tuple[str, str]]:
     elif entry.cell is None and entry.records:
         rows += [("missing", "config.yaml, or model.json of an external model: bnvuln attack MODEL writes that again")]
     training = entry.training
-    if training is not None:
+    if training is not None and entry.cell is not None and entry.cell.weights:
+        rows += [("parameters", f"{training.parameters:,}, with {describe_weights(entry.cell)}")]
+    elif training is not None:
         text = f"failed: {training.reason}"
         if training.state != "failed":
             text = f"{training.state}: validation accuracy {100 * (training.validation_accuracy or 0):.2f}%"

@@ -36,12 +36,14 @@ def command(results: Results) -> str:
 def summary_rows(results: Results) -> list[tuple[str, str]]:
     """Name and text of each row. Examples are counted for each evaluation that the table has columns of."""
     experiment = results.experiment
-    state = f"{results.cells} trainings"
+    cells = [run.cell for block in results.blocks for run in block.runs]
+    weights = sorted({cell.weights for cell in cells if cell.weights})
+    state = f"{results.cells} {'nets' if weights else 'trainings'}"
     state += f", {results.failed} failed to train" if results.failed else ""
     state += f", {results.missing} not run" if results.missing else ""
     damaged = records.describe_damaged(results.damaged)
     costs = ", ".join(f"{name} {text}" for name, text in experiment.cost.items())
-    epochs = sorted({run.cell.train.epochs for block in results.blocks for run in block.runs})
+    epochs = sorted({cell.train.epochs for cell in cells})
     columns = [experiment.columns[name] for name in experiment.table.columns]
     examples = [
         f"{footnotes.n_examples(results, measured) or 'none yet'} ({plan.column(plan.evaluation.split)})"
@@ -52,13 +54,14 @@ def summary_rows(results: Results) -> list[tuple[str, str]]:
         ("Command", command(results)),
         *([("Cost", f"{costs}{'; others' if ' on ' in costs else ''} on two cores (--jobs 2)")] if costs else []),
         ("Source", experiment.source),
-        ("Trained on", footnotes.trained_on(results)),
+        *([("Weights", ", ".join(weights))] if weights else []),
+        ("Images of" if weights else "Trained on", footnotes.trained_on(results)),
         ("Scale", experiment.scale),
-        ("Epochs", ", ".join(map(str, epochs))),
+        *([] if weights else [("Epochs", ", ".join(map(str, epochs)))]),
         ("Examples", ", ".join(examples)),
         ("State", state),
         *([("Damaged, counted as missing", "; ".join(damaged))] if damaged else []),
-        ("Time", f"{duration(results.seconds)} of training and evaluation"),
+        ("Time", f"{duration(results.seconds)} of {'' if weights else 'training and '}evaluation"),
         ("Machine", "; ".join(results.devices) or "none yet"),
         ("Versions", "; ".join(results.versions) or "none yet"),
     ]

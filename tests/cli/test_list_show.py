@@ -72,6 +72,8 @@ def by_arm_of(root):
         ({"train": {"adversarial": {"eps": "8/255"}, "lr": 0.1}}, "mlp none lr=0.1 adversarial eps=8/255 seed 0"),
         ({"arch": {"name": "wrn", "depth": 16, "widening": 4}}, "wrn-16-4 none seed 0"),
         ({"normalization": "batch", "mend": {"relative_c": 1}}, "mlp batch c=1e-5 mended c+1m seed 0"),
+        ({"arch": "resnet18", "normalization": "batch", "weights": "timm"}, "resnet18 timm weights"),
+        ({"arch": "alexnet", "weights": "random", "seed": 2}, "alexnet random weights seed 2"),
     ],
 )
 def test_names_of_runs_have_what_is_not_at_its_default(fields, name):

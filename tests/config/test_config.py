@@ -578,6 +578,12 @@ def test_the_description_of_a_cell() -> None:
     assert "mended c=1 gains free," in describe_cell(cell(normalization="batch", mend={"c": 1, "keep_gain": False}))
 
 
+def test_the_description_of_a_net_with_published_weights_has_no_training() -> None:
+    fields = {"data": {"name": "imagenet2012", "width": 224}, "arch": "imagenet_vgg11", "normalization": "batch"}
+    assert describe_cell(cell(**fields, weights="torchvision")) == "vgg11_bn imagenet2012 224 torchvision weights"
+    assert describe_cell(cell(**fields, weights="random", seed=3)).endswith(" 224 random weights seed 3")
+
+
 PGD = "pgd inf eps 0.1 pixel, 20 steps of 0.0125, "
 
 

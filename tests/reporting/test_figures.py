@@ -322,6 +322,21 @@ def test_without_records_or_the_numbers_of_its_columns_there_is_no_figure(tmp_pa
         assert figures.draw(aggregate(experiment, tmp_path / kind)) == []
 
 
+def test_a_matrix_has_a_panel_for_each_metric(tmp_path: Path, axes_of: Callable[[Results], list[Any]]) -> None:
+    columns = {"clean": "clean", "bim": "BIM", "clean.top5": "clean, top 5"}
+    table = {**MATRIX["table"], "columns": columns}
+    first, second, bar = axes_of(results(tmp_path, "matrix", changes={"table": table}))
+    assert [panel.get_title(loc="left") for panel in (first, second)] == [
+        "width 28, accuracy",
+        "width 28, top-5 accuracy",
+    ]
+    assert [[label.get_text() for label in panel.get_xticklabels()] for panel in (first, second)] == [
+        ["clean", "BIM"],
+        ["clean, top 5"],
+    ]
+    assert bar.get_ylabel() == "%"
+
+
 def test_figures_are_drawn_in_the_order_asked_for(tmp_path: Path) -> None:
     table = {**CURVES["table"], "figures": ["curves", "differences"], "columns": {"clean": "clean", "tilt": "angle"}}
     found = results(tmp_path, "curves", changes={"table": table})

@@ -1,4 +1,4 @@
-"""The table as a matrix: arms in rows, columns of percent in columns, a panel a row of the table."""
+"""The table as a matrix: arms in rows, columns of percent in columns, a panel for each row of the table and metric."""
 
 from __future__ import annotations
 
@@ -10,32 +10,54 @@ from bn_vuln.reporting.results import Block
 from bn_vuln.reporting.tables import describe_keys
 from bn_vuln.typing import Floats
 
-ROW = 0.55  # height of an arm
+ROW, HEAD = 0.55, 0.9  # heights of an arm, and of the title and labels of a panel
+LEVEL = 8  # titles that fit side by side
+METRIC_NAMES = {"accuracy": "accuracy", "top5": "top-5 accuracy", "transfer_rate": "transfer rate"}
 
 
 def draw(results: Results, file_format: str) -> list[FigureFile]:
-    """Draw one panel a row of the table, with the mean over seeds of each arm in each column of percent."""
-    table, n_arms = results.experiment.table, max((len(block.arms) for block in results.blocks), default=0)
-    columns = [column for column in table.columns if results.experiment.columns[column].unit == "%"]
-    grids = [means(results, block, columns) for block in results.blocks]
-    if not any(np.isfinite(grid).any() for grid in grids):
+    """Draw a panel for each row of the table and metric, with the mean over seeds of each arm in its columns."""
+    table, by_metric = results.experiment.table, _columns(results)
+    panels = [
+        (block, metric, means(results, block, by_metric[metric])) for block in results.blocks for metric in by_metric
+    ]
+    if not any(np.isfinite(grid).any() for _, _, grid in panels):
         return []
     with styled_pyplot() as plt:
-        size = (WIDTH, (ROW * n_arms + 0.4) * len(grids) + 1)
-        figure, axes = plt.subplots(len(grids), figsize=size, squeeze=False, layout="constrained", sharex=True)
+        heights = [ROW * len(block.arms) + HEAD for block, _, _ in panels]
+        figure, axes = plt.subplots(
+            len(panels),
+            figsize=(WIDTH, sum(heights)),
+            squeeze=False,
+            layout="constrained",
+            height_ratios=heights,
+        )
         image = None
-        for panel, block, grid in zip(axes[:, 0], results.blocks, grids, strict=True):
+        for panel, (block, metric, grid) in zip(axes[:, 0], panels, strict=True):
             image = panel.imshow(np.ma.masked_invalid(grid), aspect="auto", vmin=0, vmax=100, cmap="cividis")
             for (row, column), value in np.ndenumerate(grid):
                 if np.isfinite(value):
                     shade = "white" if value < 45 else "black"
                     panel.text(column, row, f"{value:.1f}", ha="center", va="center", color=shade)
-            panel.set_title(", ".join(describe_keys(block.where)), loc="left")
+            names = [*describe_keys(block.where), *([METRIC_NAMES.get(metric, "")] if len(by_metric) > 1 else [])]
+            panel.set_title(", ".join(filter(None, names)), loc="left")
             panel.set_yticks(range(len(block.arms)), list(block.arms))
-        axes[-1, 0].set_xticks(range(len(columns)), [table.columns[column] for column in columns])
-        figure.colorbar(image, ax=axes, label="%")
+            titles = [table.columns[column] for column in by_metric[metric]]
+            turned = {"rotation": 45, "ha": "right"} if len(titles) > LEVEL else {}
+            panel.set_xticks(range(len(titles)), titles, **turned)
+        figure.colorbar(image, ax=axes, label="%", fraction=0.05, aspect=40)
         caption = f"Arms in rows, mean over seeds in %, {describe_seeds(results)}; empty: not run."
         return [FigureFile("matrix", caption, render(figure, file_format))]
+
+
+def _columns(results: Results) -> dict[str, list[str]]:
+    """The columns of percent by their metric."""
+    found: dict[str, list[str]] = {}
+    for name in results.experiment.table.columns:
+        column = results.experiment.columns[name]
+        if column.unit == "%":
+            found.setdefault(column.parts[0].metric, []).append(name)
+    return found
 
 
 def means(results: Results, block: Block, columns: list[str]) -> Floats:
