@@ -66,7 +66,7 @@ def pretrained(name: str, weights: str | Path | None = None, *, seed: int = 0) -
     check(name, weights)
     if str(weights) == RANDOM:
         return build(name, "he", seed)
-    path = weight_files.path_of(name, weights or weight_files.default_source(name))
+    path = weight_files.path_of(name, weights or weight_files.sources(name)[0])
     tensors = weight_files.read(path)
     model = build(name, "zeros")
     fill(model, tensors, str(path))

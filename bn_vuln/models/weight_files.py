@@ -18,7 +18,7 @@ import numpy as np
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.runtime import backend
 from bn_vuln.runtime.files import atomic_path
-from bn_vuln.typing import Floats
+from bn_vuln.typing import Floats, Plain
 
 FOLDER_VARIABLE = "BNVULN_WEIGHTS"
 TORCHVISION = "https://download.pytorch.org/models/"
@@ -61,9 +61,11 @@ def folder() -> Path:
     return Path(os.environ.get(FOLDER_VARIABLE) or "~/.cache/bnvuln/weights").expanduser()
 
 
-def default_source(name: str) -> str:
-    """Return the source of a net's weights: `bagnets` for these, else `torchvision`."""
-    return "bagnets" if name.startswith("bagnet") else "torchvision"
+def sources(name: str) -> tuple[str, ...]:
+    """Return the sources of a net's weights, the one by default first."""
+    if name.startswith("bagnet"):
+        return ("bagnets",)
+    return ("torchvision",) if name == "alexnet" else ("torchvision", "timm")
 
 
 def origin(name: str, source: str) -> Origin:
@@ -72,13 +74,13 @@ def origin(name: str, source: str) -> Origin:
     Raises:
         UsageError: The source does not have this net.
     """
-    bagnet = name.startswith("bagnet")
-    if source == "timm" and not bagnet and name != "alexnet":
+    if source not in sources(name):
+        raise UsageError(f"{source} has no weights of {name}: expected {' or '.join(sources(name))}")
+    if source == "timm":
         return Origin(TIMM.format(name=name), "")
-    if source == default_source(name):
-        file = FILES[name]
-        return Origin((BAGNETS if bagnet else TORCHVISION) + file, file.partition(".")[0].rpartition("-")[2])
-    raise UsageError(f"{source} has no weights of {name}: expected {default_source(name)}")
+    file = FILES[name]
+    address = TORCHVISION if source == "torchvision" else BAGNETS
+    return Origin(address + file, file.partition(".")[0].rpartition("-")[2])
 
 
 def check(name: str, weights: str | Path) -> None:
@@ -113,12 +115,26 @@ def kept(name: str) -> Path:
     return folder() / f"{name}{KEPT}"
 
 
-def fetch(name: str, source: str, sha256: str | None = None, *, force: bool = False) -> Path:
+def listed() -> list[Plain]:
+    """Return for each net the sources of its weights, the file they are kept in, and its size, None if not there."""
+    return [
+        {
+            "name": name,
+            "sources": list(sources(name)),
+            "file": str(kept(name)),
+            "bytes": kept(name).stat().st_size if kept(name).is_file() else None,
+        }
+        for name in FILES
+    ]
+
+
+def fetch(name: str, source: str | None = None, sha256: str | None = None, *, force: bool = False) -> Path:
     """Fetch the weights of a net where they are not on this machine, and keep them as .safetensors.
 
     Args:
         name: a net.
-        source: `torchvision` or `bagnets`, whose files need the extra `torch` to be converted once; or `timm`.
+        source: `torchvision` or `bagnets`, whose files need the extra `torch` to be converted once; or `timm`; None:
+            the first of `sources`.
         sha256: of the file, or its first digits, 8 or more, in place of the known ones; those of timm's files are not
             known here.
         force: fetch them even if they are on this machine.
@@ -130,6 +146,7 @@ def fetch(name: str, source: str, sha256: str | None = None, *, force: bool = Fa
         UsageError: The source does not have this net, or digits of the file's sha256 are not known, or are none.
         BnvulnError: It cannot be fetched or converted, or is another file.
     """
+    source = source or sources(name)[0]
     where, target = origin(name, source), kept(name)
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{8,64}", sha256):
         raise UsageError(f"--sha256: expected 8 to 64 hexadecimal digits, received {sha256!r}")
