@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import tempfile
+from pathlib import Path
 
 import helpers_torchvision
 import numpy as np
@@ -28,6 +30,13 @@ NETS = [
 ]
 
 
+@pytest.fixture
+def folder():
+    """A folder that is removed at once: weights are up to 575 MB, and pytest would keep them."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
 def images(n, seed=0):
     """Blocks of colour with noise, so that logits differ from image to image."""
     generator = np.random.default_rng(seed)
@@ -42,19 +51,19 @@ def relative_difference(found, expected):
 
 @needs_torchvision
 @pytest.mark.parametrize(("source", "name"), NETS)
-def test_logits_are_those_of_pytorch(source, name, tmp_path):
+def test_logits_are_those_of_pytorch(source, name, folder):
     x = images(3)
-    expected = helpers_torchvision.logits(source, name, tmp_path, x)
-    model = bnv.pretrained(name, weights=tmp_path / "weights.safetensors")
+    expected = helpers_torchvision.logits(source, name, folder, x)
+    model = bnv.pretrained(name, weights=folder / "weights.safetensors")
     assert relative_difference(np.asarray(model(x)), expected) < 1e-4
 
 
 @needs_torchvision
 @pytest.mark.parametrize("name", ["alexnet", "resnet18"])
-def test_adversarial_examples_fool_pytorch_too(name, tmp_path):
+def test_adversarial_examples_fool_pytorch_too(name, folder):
     x, eps = images(100), 0.03 / 255
-    y = helpers_torchvision.logits("torchvision", name, tmp_path, x).argmax(axis=1)
-    model = bnv.pretrained(name, weights=tmp_path / "weights.safetensors")
+    y = helpers_torchvision.logits("torchvision", name, folder, x).argmax(axis=1)
+    model = bnv.pretrained(name, weights=folder / "weights.safetensors")
     attack = PGD(model, ThreatModel("inf", eps, np.ones(1), 0.0, 1.0), 5, eps / 4, seed=3)
     index = np.arange(len(x), dtype=np.int32)
     searched = active_set.run(attack, x, y, EveryAttempt(eps), index=index, batch_size=20)
@@ -62,7 +71,7 @@ def test_adversarial_examples_fool_pytorch_too(name, tmp_path):
     assert 0 < np.abs(adversarial - x).max() <= eps + 1e-6
     predict = backend.compile(lambda x: model(x, training=False))
     fooled = np.concatenate([np.asarray(predict(part)) for part in np.split(adversarial, 5)]).argmax(axis=1) != y
-    theirs = helpers_torchvision.logits("torchvision", name, tmp_path, adversarial).argmax(axis=1) != y
+    theirs = helpers_torchvision.logits("torchvision", name, folder, adversarial).argmax(axis=1) != y
     assert len(set(y)) > 5
     assert 0.2 < fooled.mean() < 0.9
     assert np.mean(fooled == theirs) >= 0.99
