@@ -7,7 +7,7 @@ file, folder:PATH, or what `register` returns for arrays in memory.
 from bn_vuln.data.arrays import register, release
 from bn_vuln.data.class_names import read_class_names, with_class_names
 from bn_vuln.data.image_folder import left_out, with_options
-from bn_vuln.data.images import LazyImages, as_lazy
+from bn_vuln.data.images import LazyImages, as_lazy, decoded_ahead
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.listing import describe_dataset, list_datasets
 from bn_vuln.data.loading import Dataset, class_centroids, load, load_training_data, load_whole_training_set, subset
@@ -31,6 +31,7 @@ __all__ = [
     "canonical_name",
     "class_centroids",
     "dataset_info",
+    "decoded_ahead",
     "default_split",
     "describe_dataset",
     "is_user_data",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -35,7 +36,6 @@ class LazyImages:
         exif: Whether images are turned as their EXIF orientation says.
         resized: (height, width) that they are resized to; None: they are not.
         how: As `transforms.resize_pixels` takes it.
-        on_decoded: Called with the number of images that one indexing has decoded so far.
     """
 
     paths: Sequence[ImageFile]
@@ -44,7 +44,6 @@ class LazyImages:
     exif: bool = True
     resized: tuple[int, int] | None = None
     how: Resize = "none"
-    on_decoded: Callable[[int], None] | None = None
 
     dtype = np.dtype(np.uint8)
     ndim = 4
@@ -65,13 +64,7 @@ class LazyImages:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def at(
-        self,
-        size: tuple[int, int],
-        how: Resize,
-        channels: int | None = None,
-        on_decoded: Callable[[int], None] | None = None,
-    ) -> LazyImages:
+    def at(self, size: tuple[int, int], how: Resize, channels: int | None = None) -> LazyImages:
         """The same images at one size.
 
         Args:
@@ -79,7 +72,6 @@ class LazyImages:
             how: As `transforms.resize_pixels` takes it. Images are resized as Pillow does it, to 8 bits, which is what
                 most pipelines feed to a model. Images of this size are not touched.
             channels: 3; or 1, the luma of colour images. None: as they are.
-            on_decoded: Called with the number of images that one indexing has decoded so far.
 
         Returns:
             Images of which indexing gives uint8 [k, height, width, channels].
@@ -92,7 +84,7 @@ class LazyImages:
             raise UsageError(
                 f"expected images of {format_shape(size)}: {self._file_and_size(int(others[0]))}; {CHOOSE}"
             )
-        return replace(self, resized=size, how=how, channels=channels or self.channels, on_decoded=on_decoded)
+        return replace(self, resized=size, how=how, channels=channels or self.channels)
 
     def take(self, positions: Index | slice) -> LazyImages:
         """The images at these positions, in this order, still in their files."""
@@ -106,22 +98,29 @@ class LazyImages:
             files = f"{self._file_and_size(0)} and {self._file_and_size(int(other))}"
             raise UsageError(f"expected images of one size: {files}; bring all to one size; or, to evaluate, {CHOOSE}")
 
-    def stream(self) -> Iterator[StoredImages]:
-        """Decode all images one after another: uint8 [1, height, width, channels], of several sizes where they are."""
+    def stream(self, ahead: int = 0) -> Generator[StoredImages]:
+        """Decode all images one after another: uint8 [1, height, width, channels], of several sizes where they are.
+
+        Args:
+            ahead: Images that are decoded ahead of the one that is taken; at least a few.
+        """
         with image_files.quiet():
-            yield from map_in_order(self._decode, range(len(self)))
+            yield from map_in_order(self._decode, range(len(self)), ahead)
 
     def __getitem__(self, key: Index | slice | Sequence[int] | int) -> StoredImages:
         """Decode some images: uint8 [k, height, width, channels]; of one position [height, width, channels]."""
         positions = np.arange(len(self))[key]
         wanted = self.take(np.atleast_1d(positions))
-        wanted.check_one_size()
-        images = np.empty(wanted.shape, np.uint8)
-        for i, image in enumerate(wanted.stream()):
-            images[i] = image[0]
-            if self.on_decoded is not None:
-                self.on_decoded(i + 1)
+        images = wanted.joined(wanted.stream())
         return images.reshape(*positions.shape, *images.shape[1:])
+
+    def joined(self, stream: Iterator[StoredImages]) -> StoredImages:
+        """The next images of a stream as one array, as many as these are."""
+        self.check_one_size()
+        images = np.empty(self.shape, np.uint8)
+        for place in images:
+            place[:] = next(stream)[0]
+        return images
 
     def __array__(self, dtype: np.dtype[np.generic] | None = None, copy: bool | None = None) -> NDArray[np.generic]:
         return self[:] if dtype is None else self[:].astype(dtype)
@@ -153,6 +152,46 @@ def lazy_images(paths: Sequence[ImageFile], *, exif: bool = True) -> tuple[LazyI
     sizes = np.array([(header.height, header.width) for header in headers], np.int32).reshape(-1, 2)
     colour = [path for path, header in zip(paths, headers, strict=True) if header.channels == 3]
     return LazyImages(paths, sizes, 3 if colour else 1, exif), colour
+
+
+def decoded_ahead(images: DatasetImages, parts: Sequence[slice]) -> Generator[Callable[[], DatasetImages]]:
+    """Yield functions that return parts of the images, in memory.
+
+    Once a part is asked for, the next one is decoded while it is in use. Of parts that are not asked for nothing is.
+
+    Args:
+        images: An array, or lazy images.
+        parts: Positions, one part after the other.
+
+    Yields:
+        For each part what returns its images. Close the iterator where it is not used up, so that decoding ends.
+    """
+    lazy = as_lazy(images)
+    if lazy is None:
+        for part in parts:
+            yield functools.partial(take, images, part)
+        return
+    with contextlib.closing(_Ahead(lazy)) as ahead:
+        yield from (functools.partial(ahead.decoded, part) for part in parts)
+
+
+class _Ahead:
+    """Lazy images, decoded one part ahead from the first part that is asked for."""
+
+    def __init__(self, images: LazyImages) -> None:
+        self._images, self._position = images, -1
+        self._stream: Generator[StoredImages] | None = None
+
+    def decoded(self, part: slice) -> DatasetImages:
+        if self._stream is None or part.start != self._position:
+            self.close()
+            self._stream = self._images.take(slice(part.start, None)).stream(part.stop - part.start)
+        self._position = part.stop
+        return self._images.take(part).joined(self._stream)
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
 
 
 def as_lazy(images: object) -> LazyImages | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 
 import numpy as np
@@ -105,15 +106,17 @@ class EvalSet:
             found, parts = [], self._parts()
             kept = kept or KeptParts(None, {})
             progress = Quiet() if len(parts) == 1 else progress
-            with progress_task(progress, "clean images", len(self), "images"):
-                for number, part in enumerate(parts):
-                    found.append(kept.get(number, functools.partial(self._clean_part, part))["logits"])
+            images = data.decoded_ahead(self.dataset.images, parts)
+            with progress_task(progress, "clean images", len(self), "images"), contextlib.closing(images):
+                for number, (part, decode) in enumerate(zip(parts, images, strict=True)):
+                    found.append(kept.get(number, functools.partial(self._clean_part, part, decode))["logits"])
                     progress.advance(part.stop)
             self.clean_logits = np.concatenate(found)
         return self.clean_logits
 
-    def _clean_part(self, part: slice) -> Arrays:
-        return {"logits": self.logits(self._pixels_at(part))}
+    def _clean_part(self, part: slice, decode: Callable[[], DatasetImages]) -> Arrays:
+        held = "pixels" in self.__dict__ or part == slice(0, len(self))
+        return {"logits": self.logits(self.pixels[part] if held else self.at_input(decode()))}
 
     @property
     def clean_correct(self) -> Mask:
@@ -171,12 +174,24 @@ class EvalSet:
             other.pixels = self.pixels[positions]
         return other
 
-    def parts(self) -> Iterator[tuple[Index, EvalSet]]:
-        """Yield (positions, eval set) of consecutive examples, each as large as memory should hold at once."""
+    def parts(self) -> Generator[tuple[Index, Callable[[], EvalSet]]]:
+        """Yield (positions, what returns the eval set) of consecutive examples, as many as memory should hold at once.
+
+        While a part is in use, images in files are decoded for the next. Close it where it is not used up.
+        """
         parts = self._parts()
-        for part in parts:
-            positions = np.arange(part.start, part.stop)
-            yield positions, self if len(parts) == 1 else self.subset(positions)
+        with contextlib.closing(data.decoded_ahead(self.dataset.images, parts)) as images:
+            for part, decode in zip(parts, images, strict=True):
+                positions = np.arange(part.start, part.stop)
+                yield positions, functools.partial(self._part, positions, decode)
+
+    def _part(self, positions: Index, decode: Callable[[], DatasetImages]) -> EvalSet:
+        if len(positions) == len(self):
+            return self
+        part = self.subset(positions)
+        if "pixels" not in part.__dict__:
+            part.dataset = replace(part.dataset, images=decode())
+        return part
 
     @property
     def in_parts(self) -> bool:
@@ -205,11 +220,6 @@ class EvalSet:
         n = len(self.dataset)
         size = max(1, self._most_at_once // self.batch_size) * self.batch_size
         return [slice(i, min(n, i + size)) for i in range(0, n, size)]
-
-    def _pixels_at(self, part: slice) -> Images:
-        if "pixels" in self.__dict__ or part == slice(0, len(self.dataset)):
-            return self.pixels[part]
-        return self.at_input(self.dataset.images[part])
 
 
 def check_same_input(first: Classifier, other: Classifier, evaluation: Evaluation) -> None:

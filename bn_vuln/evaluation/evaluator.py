@@ -6,11 +6,12 @@ itself is verified by further attacks.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -214,11 +215,13 @@ class Evaluator:
         kept = KeptParts(None, {}) if keep_images else self._kept_parts(perturbation)
         whole = not self.eval_set.in_parts
         measured = []
-        for number, (positions, part) in enumerate(self.eval_set.parts()):
-            every = whole or keep_images
-            own = np.arange(len(part)) if every else np.flatnonzero(np.isin(positions, sample))
-            compute = functools.partial(self._measure_part, part, positions, perturbation, own, progress)
-            measured.append(kept.get(number, compute))
+        with contextlib.closing(self.eval_set.parts()) as parts:
+            for number, (positions, part) in enumerate(parts):
+                every = whole or keep_images
+                own = np.arange(len(positions)) if every else np.flatnonzero(np.isin(positions, sample))
+                images_of = (own if every else own[:0], own)
+                compute = functools.partial(self._measure_part, part, positions, perturbation, images_of, progress)
+                measured.append(kept.get(number, compute))
         joined = perturbed_images.merged([perturbed_images.from_arrays(arrays) for arrays in measured])
         seconds = time.monotonic() - begun + kept.seconds + kept_clean.seconds
         results = []
@@ -233,23 +236,29 @@ class Evaluator:
         return list(zip(wanted, results, strict=True))
 
     def _measure_part(
-        self, part: EvalSet, positions: Index, perturbation: Perturbation, own: Index, progress: Progress
+        self,
+        open_part: Callable[[], EvalSet],
+        positions: Index,
+        perturbation: Perturbation,
+        images_of: tuple[Index, Index],
+        progress: Progress,
     ) -> Arrays:
         """Measure a part of the eval set, the examples at `positions`.
 
         Returns:
-            What is known of its images, as `perturbed.to_arrays`, and `logits I` and `images I` of the examples `own`:
-            at each smaller eps, then at the largest.
+            What is known of its images, as `perturbed.to_arrays`, and `logits I` and `images I`, at each smaller eps,
+            then at the largest; images of the examples `images_of` (at smaller eps, at the largest).
         """
+        part = open_part()
         found = self._perturb(part, positions, perturbation, progress)
         arrays = perturbed_images.to_arrays(found)
         smaller = perturbation.at_smaller_eps if isinstance(perturbation, Attack) else ()
         for i, options in enumerate(smaller):
             moved = self._images_at_eps(part, options, found)
-            arrays |= {f"logits {i}": part.logits(moved), f"images {i}": _at(moved, own)}
+            arrays |= {f"logits {i}": part.logits(moved), f"images {i}": _at(moved, images_of[0])}
         moved = found.images if found.images is not None else part.pixels
         logits = part.logits(moved) if found.logits is None else found.logits
-        return arrays | {f"logits {len(smaller)}": logits, f"images {len(smaller)}": _at(moved, own)}
+        return arrays | {f"logits {len(smaller)}": logits, f"images {len(smaller)}": _at(moved, images_of[1])}
 
     def _kept_parts(self, perturbation: Perturbation | None) -> KeptParts:
         """The parts of a perturbation, or of the clean predictions, that are kept until its record is written."""

@@ -13,15 +13,16 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def map_in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], ahead: int = 0) -> Iterator[Result]:
     """Call a function on every item, in threads.
 
     Args:
         function: item -> result.
         items: the items, which are taken as there are threads for them.
+        ahead: results that may wait to be taken; at least a few for each thread.
 
     Yields:
-        The results, in the order of the items. No more than a few of them wait to be taken.
+        The results, in the order of the items. What is not begun when the iterator is closed is left out.
     """
     threads = min(MOST_THREADS, os.cpu_count() or 1)
     waiting: deque[Future[Result]] = deque()
@@ -29,7 +30,7 @@ def map_in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> I
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * threads:
+                if len(waiting) > max(ahead, 2 * threads):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

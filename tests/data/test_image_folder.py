@@ -1,8 +1,11 @@
 """Folders of image files: every kind of file, many sizes, splits, what is left out, and what stays in its file."""
 
+import contextlib
 import os
 import socket
 import struct
+import threading
+import time
 import warnings
 import weakref
 import zlib
@@ -13,7 +16,7 @@ from PIL import Image, ImageOps
 
 from bn_vuln import config, data
 from bn_vuln.data import fingerprint, image_files, image_folder
-from bn_vuln.data.images import LazyImages
+from bn_vuln.data.images import LazyImages, decoded_ahead, lazy_images
 from bn_vuln.errors import UsageError
 from bn_vuln.runtime import threads
 
@@ -285,14 +288,12 @@ def test_images_of_many_sizes_are_decoded_and_resized_when_asked_for(tmp_path, h
     assert dataset.info.shape == (0, 0, 3)
     assert dataset.labels.tolist() == [0, 0, 0, 1, 1]
     lazy = data.as_lazy(dataset.images)
-    done = []
-    images = lazy.at((16, 12), how, on_decoded=done.append)
+    images = lazy.at((16, 12), how)
     assert not decoded
     assert images.shape == (5, 16, 12, 3)
     expected = np.stack([by_pillow(MIXED[f"{'ab'[i % 2]}/{i}.png"], (16, 12), how) for i in ORDER])
     np.testing.assert_array_equal(images[[4, 1]], expected[[4, 1]])
     assert sorted(decoded) == ["2.png", "3.png"]
-    assert done == [1, 2]
     np.testing.assert_array_equal(images[1:3], expected[1:3])
     np.testing.assert_array_equal(images[np.array([True, False, False, False, True])], expected[[0, 4]])
     np.testing.assert_array_equal(images[-1], expected[-1])
@@ -496,3 +497,41 @@ def test_few_decoded_images_are_alive_at_a_time(tmp_path, monkeypatch):
     assert dataset.info.mean[0] > 0
     assert len(counts) == 500 + 400  # for the sums, and for the mean of the four fifths that are for training
     assert max(counts) <= 3 * threads.MOST_THREADS
+
+
+def test_the_next_part_is_decoded_while_one_is_in_use(tmp_path, monkeypatch):
+    for i in range(100):
+        Image.new("RGB", (8 + i % 5, 9), (i, 0, 0)).save(tmp_path / f"{i:03}.png")
+    lazy, _ = lazy_images(sorted(tmp_path.iterdir()))
+    images, decoded, decode = lazy.at((4, 4), "stretch"), set(), image_files.decode
+    monkeypatch.setattr(image_files, "decode", lambda path, *a, **k: decoded.add(path) or decode(path, *a, **k))
+    parts = [slice(i, i + 25) for i in range(0, 100, 25)]
+    images.paths[80].write_bytes(b"no image")
+    with contextlib.closing(decoded_ahead(images, parts)) as reader:
+        next(reader)  # of which nothing is asked for
+        for start in (25, 50):
+            assert next(reader)()[:, 0, 0, 0].tolist() == list(range(start, start + 25))
+            while len(decoded) < start + 25:
+                time.sleep(0.001)
+            assert decoded == set(images.paths[25 : start + 50])
+        with pytest.raises(UsageError, match=r"080\.png: no PNG"):
+            next(reader)()
+
+
+def test_what_is_not_begun_is_left_out_when_reading_ends(tmp_path, monkeypatch):
+    for i in range(100):
+        Image.new("RGB", (8 + i % 5, 9)).save(tmp_path / f"{i:03}.png")
+    lazy, _ = lazy_images(sorted(tmp_path.iterdir()))
+    decoded, goes_on, decode = [], threading.Event(), image_files.decode
+
+    def held(path, *args, **kwargs):
+        decoded.append(path)
+        assert len(decoded) <= 50 or goes_on.wait(20)
+        return decode(path, *args, **kwargs)
+
+    monkeypatch.setattr(image_files, "decode", held)
+    reader = decoded_ahead(lazy.at((4, 4), "stretch"), [slice(0, 50), slice(50, 100)])
+    next(reader)()
+    threading.Timer(0.05, goes_on.set).start()
+    reader.close()
+    assert len(decoded) <= 50 + threads.MOST_THREADS

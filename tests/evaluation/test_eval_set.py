@@ -47,7 +47,7 @@ PERTURBATIONS = [
 
 @pytest.mark.parametrize("perturbation", PERTURBATIONS, ids=lambda p: getattr(p, "attack", p.kind))
 def test_parts_give_what_the_whole_gives(whole, in_parts, perturbation):
-    assert [len(part) for _, part in in_parts.eval_set.parts()] == [40, 40, 40, 10]
+    assert [len(part()) for _, part in in_parts.eval_set.parts()] == [40, 40, 40, 10]
     one, other = (evaluator.run_eps_grid(perturbation) for evaluator in (whole, in_parts))
     assert [options for options, _ in one] == [options for options, _ in other]
     for (_, expected), (_, found) in zip(one, other, strict=True):
