@@ -173,3 +173,34 @@ def test_the_map_names_functions_of_the_file_beside_them() -> None:
         for name in re.findall(r"`([\w.=]+)`", names):
             text = name if "=" in name else f"(?:def|class) {name.rpartition('.')[2]}"
             assert re.search(rf"\b{text}\b", source), f"{file}: {name}"
+
+
+def test_the_page_on_imagenet_runs_as_it_is_written(bnvuln, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On made-up photos, with random weights, and on less; what needs more than seconds is only parsed."""
+    from PIL import Image
+
+    from bn_vuln.data import toy_photos
+
+    page = (DOCS / "guide" / "imagenet.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for number, photo in enumerate(toy_photos.read("test")[0][:4]):
+        folder = tmp_path / "photos" / ("n01440764", "n01443537")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photo).save(folder / f"{number}.jpg")
+    lines = list(commands(page))
+    attack = next(words for words in lines if words[:2] == ["attack", "pretrained:resnet50"])
+    less = ["--weights", "random", "--steps", "1", "--checks", "none"]
+    smaller = {"pretrained:resnet50": "pretrained:resnet18", "20": "2"}
+    code, out, err = bnvuln(*[smaller.get(word, word) for word in attack], *less)
+    assert code == 0, err
+    assert "logits of 1000 classes" in err
+    assert "brought to 224 x 224: imagenet" in err
+    assert "clean (all, 2)" in out
+    code, out, _ = bnvuln("list")
+    assert "resnet18" in out
+    (python,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    found: dict[str, object] = {}
+    exec(python.replace('"resnet50")', '"resnet18", weights="random")'), found)
+    assert getattr(found["logits"], "shape", None) == (1, 1000)
+    experiments = {words[1] for words in lines if words[0] == "reproduce"} | {"bagnets", "appendix_e2"}
+    assert all(f"`{name}`" in page and bnvuln("reproduce", name, "--dry-run")[0] == 0 for name in experiments)

@@ -38,6 +38,7 @@ NBSP = "\N{NO-BREAK SPACE}"
 BEGIN, END = "<!-- experiments: made by tools/make_docs.py -->", "<!-- end -->"
 BENCHMARK = re.compile(r"^<!-- benchmark: (\S+) -->$", re.M)
 KINDS = {"paper": "The paper's experiments", "beyond": "Beyond the paper"}
+ELSEWHERE = "runs where weights and data are"  # of experiments on nets with published weights, which are not here
 # Folders of results. `posthoc` has nets with ids of `paper`, trained on another machine: their last digits differ.
 STORES = ("paper", "beyond", "posthoc")
 
@@ -128,7 +129,7 @@ def _planned_page(name: str) -> str:
     parts = [
         f"# {experiment.title}",
         f"**Claim.** {experiment.claim}",
-        "**Verdict.** Not run yet.",
+        f"**Verdict.** {_state(experiment).capitalize()}.",
         "## Settings",
         *([_notes(name)] if _notes(name) else []),
         *(f"- {note}" for note in experiment.notes),
@@ -137,6 +138,11 @@ def _planned_page(name: str) -> str:
         _config_block(config.to_yaml(experiment), "The whole config, with every default"),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _state(experiment: config.Experiment) -> str:
+    """Why an experiment has no verdict."""
+    return ELSEWHERE if experiment.base.get("weights") else "not run"
 
 
 def _config_block(text: str, title: str) -> str:
@@ -162,7 +168,7 @@ def overview() -> str:
 def _overview_row(name: str) -> str:
     results = measured().get(name)
     experiment = results.experiment if results else catalog.experiment(name)
-    verdict = summary.verdicts(results) if results else "not run"
+    verdict = summary.verdicts(results) if results else _state(experiment)
     return f"| [{_inline(experiment.title)}]({name}.md) | {_inline(experiment.claim)} | {verdict} |"
 
 
@@ -207,7 +213,12 @@ def experiments_table() -> str:
             title = results.experiment.title.partition(": ")[2] or results.experiment.title
             rows.append(f"|{link}|{title}|{summary.verdicts(results)}|")
     head = ["|experiment|claim about|verdicts|", "|---|---|---|"]
-    return "\n".join([*head, *rows]) + "\n\nWithout a verdict: " + ", ".join(others) + "."
+    planned = [name for name in experiment_names("paper") if name not in measured()]
+    elsewhere = [
+        f"[{name}](configs/paper/{name}.yaml)" for name in planned if _state(catalog.experiment(name)) == ELSEWHERE
+    ]
+    listed = [f"Without a verdict: {', '.join(others)}.", f"{ELSEWHERE.capitalize()}: {', '.join(elsewhere)}."]
+    return "\n\n".join(["\n".join([*head, *rows]), *listed])
 
 
 def with_table(readme: str) -> str:

@@ -466,6 +466,16 @@ BEYOND = (  # the others: in other files
 )  # fmt: skip
 
 
+SMOKE_NETS = ("alexnet", "resnet18")
+# Without batch norm there are no statistics to be away from; nothing of random nets transfers.
+EMPTY = {
+    "appendix_i": {("none", "statistics"), ("none", "statistics.scale")},
+    "appendix_e2": {
+        (arm, f"from_{source}.transfer_rate") for arm in ("alexnet", "resnet18") for source in ("alexnet", "resnet18")
+    },
+}
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in (*catalog.names(), *BEYOND)]
 )
@@ -488,8 +498,7 @@ def test_a_smoke_run_trains_measures_and_is_reported(smokes: Path, name: str, re
         for column, value in columns.items()
         if value.missing or not value.by_seed
     }
-    # Without batch norm there are no statistics to be away from.
-    assert empty == ({("none", "statistics"), ("none", "statistics.scale")} if name == "appendix_i" else set())
+    assert empty == EMPTY.get(name, set())
     assert set(verdicts(results)) <= {"preview", "not run"}
     kinds = [f"-{kind}" for kind in chosen.table.figures] or [""]
     pictures = [f"{name}-smoke{kind}.{form}" for kind in kinds for form in ("svg", "png")]
