@@ -32,7 +32,9 @@ class ExternalModel(Frozen):
     output: OutputKind = Field("auto", description="What the model returns.")
     head: str | None = Field(None, description="Name of the output that is taken, of a model with several.")
     weights: str | None = Field(
-        None, description="Weights of `keras.applications:NAME`: `imagenet`, `none`, or a file."
+        None,
+        description="Weights of `keras.applications:NAME`: `imagenet` (the default), `none`, or a file; of "
+        "`pretrained:NAME`: `torchvision`, `timm`, `bagnets`, `random`, or a file.",
     )
     custom_objects: str | None = Field(None, description="A Python file of custom layers and functions, which is run.")
     class_names: str | None = Field(
