@@ -76,7 +76,7 @@ _FROM_AUDIT = "Make the change that an audit advises first. Model, data and eps 
 _MEND_OUT = "The mended model, never the original; FILE.md beside it says what was done."
 _OF_TRAINING = ("lr", "batch_size", "momentum", "weight_decay", "seed", "adversarial", "adversarial_steps")
 PATH = click.Path(path_type=Path)
-_SHOWN = ("input_scale", "resize", "output", "class_names")
+_SHOWN = ("input_scale", "resize", "output", "class_names", "weights")
 
 target_argument = cloup.argument("model", required=False, type=PATH, metavar="[RUN or MODEL]")
 computing_options = o.options(fields(EvaluateOptions, "batch_size", "strategy", hidden=True), o.measuring_options)
@@ -156,8 +156,8 @@ def finish(target: Path, folder: Path, options: o.Options, *found: Mapping[str, 
 def attack(model: Path | None, save: Path | None, **options: Any) -> None:
     """Attack a run or any Keras classifier; by default the newest run.
 
-    MODEL is a .keras or .h5 file, or keras.applications:NAME. Records go into the run folder, or into RUNS/ID; what is
-    recorded is not measured again, unless more is asked (--force, --save, --checks full).
+    MODEL is a .keras or .h5 file, keras.applications:NAME or pretrained:NAME. Records go into the run folder, or
+    into RUNS/ID; what is recorded is not measured again, unless more is asked (--force, --save, --checks full).
 
     Every field of an attack is an option, also those that are not listed: `bnvuln config fields attack` has them all.
     """
@@ -183,8 +183,8 @@ def attack(model: Path | None, save: Path | None, **options: Any) -> None:
 def evaluate(model: Path | None, suite: str, **options: Any) -> None:
     """Evaluate a run or any Keras classifier with a suite; by default the newest run.
 
-    MODEL is a .keras or .h5 file, or keras.applications:NAME. Records go into the run folder, or into RUNS/ID; what is
-    recorded is not measured again (--force does).
+    MODEL is a .keras or .h5 file, keras.applications:NAME or pretrained:NAME. Records go into the run folder, or
+    into RUNS/ID; what is recorded is not measured again (--force does).
     """
     from bn_vuln import api
     from bn_vuln.evaluation.opening import folder_of
@@ -248,9 +248,9 @@ def transfer(models: tuple[Path, ...], matrix: bool, runs: Path, out: Path | Non
 def audit(model: Path, second: Path | None, out: Path | None, **options: Any) -> None:
     """Audit a classifier: is it fragile, does its normalization have to do with it, and what can be done?
 
-    MODEL is a run, a .keras or .h5 file, or keras.applications:NAME. Measures noise, corruptions and strong attacks,
-    looks at every normalization layer, tries what can be changed without training, and writes one page. With MODEL2
-    both are audited as a pair.
+    MODEL is a run, a .keras or .h5 file, keras.applications:NAME or pretrained:NAME. Measures noise, corruptions
+    and strong attacks, looks at every normalization layer, tries what can be changed without training, and writes
+    one page. With MODEL2 both are audited as a pair.
     """
     from bn_vuln import api
     from bn_vuln.auditing.findings import folder_name
@@ -294,9 +294,9 @@ def audit(model: Path, second: Path | None, out: Path | None, **options: Any) ->
 def mend(model: Path | None, from_audit: Path | None, out: Path, force: bool, **options: Any) -> None:
     """Make a changed copy of a trained model, and measure both under strong attacks.
 
-    MODEL is a run, a .keras or .h5 file, or keras.applications:NAME. The copy is a plain Keras model of the same
-    architecture, input and output. It is fitted on the training split where the data have one, else on images that
-    before and after are not measured on.
+    MODEL is a run, a .keras or .h5 file, keras.applications:NAME or pretrained:NAME. The copy is a plain Keras
+    model of the same architecture, input and output. It is fitted on the training split where the data have one,
+    else on images that before and after are not measured on.
     """
     from bn_vuln import api
     from bn_vuln.reporting.models import mended_text

@@ -83,7 +83,7 @@ def check(target: Target, request: Request) -> None:
         return
     path = Path(target)
     if not path.is_dir() and not records.is_packed(path.parent):
-        expected = "a run folder, a .keras or .h5 file, or keras.applications:NAME"
+        expected = "a run folder, a .keras or .h5 file, keras.applications:NAME or pretrained:NAME"
         raise UsageError(f"{target}: no such file or folder; expected {expected}")
     if (path / records.EXTERNAL).exists():
         raise UsageError(f"{target}: the records of an external model; give its file, see bnvuln show {target}")
