@@ -24,6 +24,10 @@ from bn_vuln.runtime import ops
 from bn_vuln.typing import KerasModel, Tensor, Variable
 
 Matrix = NDArray[np.float32]
+# Fields of `Train` that leave a step linear in its gradients. With any other, new ones too, images are enlarged.
+LINEAR_FIELDS = frozenset(
+    ("epochs", "batch_size", "lr", "momentum", "nesterov", "schedule", "warmup", "label_smoothing", "select", "augment")
+)
 
 
 class NativeWidthModel(KerasModel, Protocol):
@@ -39,13 +43,15 @@ class NativeWidthModel(KerasModel, Protocol):
 def applies_to(cell: Cell, info: DatasetInfo) -> bool:
     """Return True for a cell that can be trained at native width.
 
-    Its images are enlarged and not attacked after that, it is dense from the first layer, and its optimizer is linear
-    in the gradients.
+    Its images are enlarged, it is dense from the first layer, and only `LINEAR_FIELDS` of its training are not at their
+    default: no attack, plain SGD.
     """
     enlarged = cell.data.width is not None and cell.data.width > max(info.shape[:2])
     dense = isinstance(cell.arch, MLPArch | DeepArch)
     dense |= isinstance(cell.arch, LinearArch) and isinstance(cell.normalization, NoNormalization)
-    return enlarged and dense and cell.train.optimizer == "sgd" and cell.train.adversarial is None
+    fields = type(cell.train).model_fields
+    changed = {name for name, field in fields.items() if getattr(cell.train, name) != field.default}
+    return enlarged and dense and changed <= LINEAR_FIELDS
 
 
 def build(wide: Any, info: DatasetInfo) -> NativeWidthModel:

@@ -9,7 +9,7 @@ import pytest
 from helpers_runs import check_resume, small_cell
 
 from bn_vuln import data
-from bn_vuln.config import Cell
+from bn_vuln.config import Cell, Train
 from bn_vuln.models import native_width
 from bn_vuln.runtime.distribution import choose
 from bn_vuln.training import train
@@ -99,3 +99,19 @@ def test_other_cells_are_trained_on_enlarged_images() -> None:
         {"arch": "vgg8"},
     ):
         assert not native_width.applies_to(cell_of(**changes), data.dataset_info("mnist")), changes
+
+
+def test_a_field_that_is_not_known_to_be_linear_leaves_images_enlarged() -> None:
+    class LaterTrain(Train):
+        clipping: float | None = None
+
+    cell, info = cell_of(), data.dataset_info("mnist")
+    for train_options, applies in ((LaterTrain(), True), (LaterTrain(clipping=1.0), False)):
+        assert native_width.applies_to(cell.model_copy(update={"train": train_options}), info) == applies
+
+
+def test_every_linear_field_is_one_of_a_training() -> None:
+    assert set(Train.model_fields) - native_width.LINEAR_FIELDS == {"optimizer", "betas", "adversarial"}
+    changes = {"label_smoothing": 0.1, "warmup": 0.5, "augment": {"pad": 2}, "schedule": "cosine", "select": "best"}
+    cell = cell_of(train={**SGD, "momentum": 0.9, "nesterov": True, **changes})
+    assert native_width.applies_to(cell, data.dataset_info("mnist"))
