@@ -29,6 +29,7 @@ COMMANDS = {
     },
     "Data and results": {
         "data": "List, inspect and prepare data sets.",
+        "weights": "Published weights of nets for ImageNet.",
         "list": "List the models of a results folder.",
         "show": "Show a run or an external model with its records.",
         "report": "Write tables and figures from existing records.",

@@ -48,6 +48,14 @@ MISTAKES = [
     ("reproduce table6 --scale smoke --out file.txt/x", "'--out': 'file.txt/x' cannot be written"),
     ("scale-input --width 5", "expected >= 28, received 5"),
     ("data info nothing.npz", "nothing.npz: no such file"),
+    ("weights fetch vgg", "'vgg' is no pretrained net"),
+    ("weights fetch alexnet --source timm", "timm has no weights of alexnet: expected torchvision"),
+    ("weights fetch vgg11 --source timm", "its sha256 is not known here"),
+    ("weights fetch vgg11 --source timm --sha256 12", "--sha256: expected 8 to 64 hexadecimal digits, received '12'"),
+    ("weights convert nothing.pth a.safetensors vgg11", "nothing.pth: no such file"),
+    ("weights convert text.keras a.safetensors vgg11", "text.keras: expected weights as .safetensors"),
+    ("weights convert text.keras a.pth vgg11", "a.pth: expected a new file that ends in .safetensors"),
+    ("weights convert text.keras file.txt/a.safetensors vgg11", "cannot be written"),
 ]
 
 

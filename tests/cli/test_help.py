@@ -14,7 +14,7 @@ from pydantic_core import PydanticSerializationError
 from bn_vuln.experiments import catalog
 from bn_vuln.version import __version__
 
-PARTS = {"data": ("list", "info", "prepare"), "config": ("schema", "fields")}
+PARTS = {"data": ("list", "info", "prepare"), "weights": ("list", "fetch", "convert"), "config": ("schema", "fields")}
 PAGES = [[], *([name] for name in group.commands), *([name, part] for name, parts in PARTS.items() for part in parts)]
 
 
