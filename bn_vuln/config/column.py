@@ -53,6 +53,11 @@ METRICS: dict[str, Metric] = {
         "correctly when clean: {perturbation}",
         lambda options: "%" if isinstance(options, Transfer) else None,
     ),
+    "target_rate": Metric(
+        "target_rate",
+        "share of examples classified as the target {under}",
+        lambda options: "%" if getattr(options, "target", "none") != "none" else None,
+    ),
 }
 
 

@@ -142,7 +142,8 @@ def result_tables(results: Results) -> list[TextTable]:
 def accuracy_table(results: Results) -> TextTable:
     """Return one row for each arm of each block, and the paired difference under them."""
     table = results.experiment.table
-    units = {name: results.experiment.columns[name].unit for name in table.columns}
+    columns = {name: results.experiment.columns[name] for name in table.columns}
+    units = {name: column.unit for name, column in columns.items()}
     header = [KEY_NAMES.get(key, key) for key in table.rows]
     header += ["arm" if table.arms else KEY_NAMES.get(table.arm, table.arm), "n"]
     header += [f"{title}, {units[name]}" for name, title in table.columns.items()]
@@ -169,7 +170,8 @@ def accuracy_table(results: Results) -> TextTable:
             rows.append([*where, label, n, *cells])
     scale = results.experiment.scale
     preview = "" if scale == "full" else f" (scale {scale}: a preview)"
-    quantities = "Accuracy" if set(units.values()) <= {"%", "points"} else "Measured"
+    are_accuracies = all(part.is_accuracy for column in columns.values() for part in column.parts)
+    quantities = "Accuracy" if are_accuracies else "Measured"
     notes = [*flag_notes(flagged), *footnotes.notes(results, table.columns)]
     title = f"{quantities}, mean ± SEM over n seeds{preview}"
     return TextTable(title, header, rows, frozenset(differences), tuple(notes), keys=len(table.rows) + 1)
@@ -320,7 +322,7 @@ def quantity(results: Results, comparison: Comparison) -> str:
         power = f"^{claim.power}" if claim.power > 1 else ""
         return f"slope of log({first.arm}) against log({KEY_NAMES.get(claim.along, claim.along)}{power})"
     if not others:
-        is_accuracy = results.experiment.columns[comparison.perturbation].unit == "%"
+        is_accuracy = results.experiment.columns[comparison.perturbation].is_accuracy
         return f"accuracy of {first.arm}" if is_accuracy else first.arm
     sign = "/" if isinstance(claim, RatioClaim) else "\N{MINUS SIGN}"
     where = [f"{KEY_NAMES.get(k, k)} {format_key_value(k, v)}" for k, v in others[0].where.items()]

@@ -100,3 +100,38 @@ def test_a_metric_is_added_in_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     heads, meaning = legend.columns(results)[-1]
     assert heads == "nearest"
     assert meaning.startswith("median distance of ")
+
+
+@pytest.mark.parametrize(
+    ("columns", "head"),
+    [
+        (["clean", "both", "gap"], "Accuracy"),
+        (["clean", "images.reached"], "Measured"),
+        (["clean", "slip"], "Measured"),
+        (["clean", "aimed.target_rate"], "Measured"),
+    ],
+)
+def test_only_a_table_of_accuracies_is_headed_so(columns: list[str], head: str, tmp_path: Path) -> None:
+    own = {**SMALL["perturbations"], "aimed": Attack(eps=0.1, target="next")}
+    derived = {"both": {"mean": ["clean", "bim"]}, "gap": {"difference": ["clean", "bim"]},
+               "slip": {"difference": ["images.reached", "images.confidence"]}}  # fmt: skip
+    arm = {"kind": "equals", "arms": ["batch"], "value": 0.5, "tolerance": 1, "source": "text"}
+    chosen = small(
+        perturbations=own, measurements={"images": "fooling"}, derived=derived,
+        table={"columns": dict(zip(columns, columns, strict=True))}, claims=[{**arm, "perturbations": columns}],
+    )  # fmt: skip
+    assert chosen.columns["aimed.target_rate"].unit == "%"
+    assert "bim.target_rate" not in chosen.columns
+    fill(tmp_path, chosen, lambda cell, name: 0.5, also=lambda cell, name: 0.25)
+    results = aggregate(chosen, tmp_path)
+    table = tables.accuracy_table(results)
+    assert table.title.startswith(f"{head}, mean")
+    (index,) = [i for i, title in enumerate(table.header) if title.startswith(columns[-1])]
+    beside = tables.comparison_table(results)
+    assert beside is not None
+    quantities = {row[-6]: row[-7] for row in beside.rows}
+    assert quantities["clean"] == "accuracy of batch"
+    assert quantities[columns[-1]] == "batch"
+    if columns[-1] == "aimed.target_rate":
+        assert {row[index] for row in table.rows[:1]} == {"25.00 ± 0.00"}
+        assert dict(legend.columns(results))["aimed.target_rate"].startswith("share of examples classified as the targ")
