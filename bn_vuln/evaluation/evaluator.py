@@ -164,10 +164,23 @@ class Evaluator:
         self.sources[source.eval_set.classifier.id] = source
 
     def attacked(self, attack: Attack, progress: Progress) -> Result:
-        """Return what an attack finds, as `run`; the last result is kept, for all that it is transferred to."""
+        """Return what an attack finds, as `run`; the last result is kept, for all that it is transferred to.
+
+        In a run folder it is kept for other processes, too, until `forget_parts`.
+        """
         if self._attacked is None or self._attacked[0] != attack:
-            self._attacked = attack, self.run(attack, progress=progress)
+            asked = recording.identity(self.evaluation, self.eval_set.dataset.info.name, attack)
+            kept = KeptParts(self.folder, {**asked, "source": self.eval_set.classifier.id})
+            arrays = kept.get(0, functools.partial(self._attacked_arrays, attack, progress))
+            record = records.Record.model_validate_json(str(arrays["record"]))
+            result = Result(record, arrays["correct"], arrays["images"], self.eval_set.labels)
+            self._attacked = attack, result
         return self._attacked[1]
+
+    def _attacked_arrays(self, attack: Attack, progress: Progress) -> Arrays:
+        found = self.run(attack, progress=progress)
+        record = np.array(found.record.model_dump_json())
+        return {"record": record, "correct": found.correct, "images": found.images}
 
     def forget(self) -> None:
         """Forget the last result."""
@@ -471,5 +484,6 @@ def measure(
     )
     evaluator = opened(classifier, folder=folder)
     for own, source in sources.items():
-        evaluator.add_source(evaluator if own == classifier.id else opened(source))
+        kept_in = source.path if source.path is not None and source.path.is_dir() and not source.external else None
+        evaluator.add_source(evaluator if own == classifier.id else opened(source, folder=kept_in))
     yield from evaluator.measure(perturbations, folder, keep_images=keep_images, progress=progress)

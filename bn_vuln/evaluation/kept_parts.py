@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from bn_vuln.config import digest
+from bn_vuln.records.folder import PARTS
 from bn_vuln.runtime.files import atomic_path
 from bn_vuln.typing import Arrays, Plain
 
-FOLDER = "parts"
 SECONDS = "seconds"
 
 
@@ -33,7 +33,7 @@ class KeptParts:
             identity: all that changes a number: parts of another one are left alone.
         """
         self.seconds = 0.0
-        self._folder = None if folder is None else folder / FOLDER / digest(identity)
+        self._folder = None if folder is None else folder / PARTS / digest(identity)
 
     def get(self, number: int, compute: Callable[[], Arrays]) -> Arrays:
         """Return the arrays of a part, computed now unless they were before. A damaged file counts as missing."""
@@ -57,6 +57,11 @@ class KeptParts:
             shutil.rmtree(self._folder, ignore_errors=True)
             if self._folder.parent.is_dir() and not any(self._folder.parent.iterdir()):
                 self._folder.parent.rmdir()
+
+
+def forget_parts(folder: Path) -> None:
+    """Remove all parts that a run folder keeps."""
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
 
 
 def _read(path: Path) -> Arrays | None:

@@ -33,6 +33,7 @@ from bn_vuln.config import (
 from bn_vuln.config.grid import cell_plans, check_layout, expand, select
 from bn_vuln.data.transforms import check_width
 from bn_vuln.errors import BnvulnError, ConfigError, UsageError
+from bn_vuln.evaluation.kept_parts import forget_parts
 from bn_vuln.experiments import catalog
 from bn_vuln.models import weight_files
 from bn_vuln.runtime import processes
@@ -198,6 +199,8 @@ def run(
         raise BnvulnError(
             f"{experiment.name}: {len(unfinished)} of {len(todo)} cells could not be finished; run the command again"
         )
+    for source in {source for task in todo for plan in task.plans for source in plan.sources}:
+        forget_parts(root / source)  # what transfers were of
 
 
 def check_data(todo: Iterable[Task]) -> None:

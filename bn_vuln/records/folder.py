@@ -20,6 +20,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,6 +52,7 @@ from bn_vuln.typing import Arrays, Mask
 EXTERNAL = "model.json"
 Kind = TypeVar("Kind", bound=BaseModel)
 MEASURED_FOLDERS = ("records", "outcomes", "measurements")
+PARTS = "parts"  # finished parts of a measurement that goes on
 MEASURE_AGAIN = "measure it again: bnvuln reproduce NAME, or bnvuln evaluate or attack again, replaces it"
 TRAIN_AGAIN = "train it again: bnvuln reproduce NAME, or bnvuln train --force, replaces it"
 
@@ -300,6 +302,7 @@ def clear_measured(folder: Path) -> None:
     for kind in MEASURED_FOLDERS:
         for path in (folder / kind).glob("*"):
             path.unlink()
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
 
 
 # ---------------------------------------------------------------- the store

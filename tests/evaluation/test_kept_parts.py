@@ -9,7 +9,7 @@ from bn_vuln import config, data, records
 from bn_vuln.config import Evaluation
 from bn_vuln.evaluation import classifier as classifiers
 from bn_vuln.evaluation import eval_set, evaluator
-from bn_vuln.evaluation.kept_parts import FOLDER, KeptParts
+from bn_vuln.evaluation.kept_parts import PARTS, KeptParts
 from bn_vuln.runtime import backend
 
 N, SIZE = 10, (12, 12)
@@ -80,7 +80,7 @@ def test_a_killed_evaluation_goes_on_at_its_part(monkeypatch, tmp_path, model, f
     monkeypatch.setattr(evaluator.Evaluator, "_measure_part", killed)
     with pytest.raises(KeyboardInterrupt):
         measure(model, folder_of_images, folder)
-    assert len(list((folder / FOLDER).glob("*/*.npz"))) == 5 + part  # the clean predictions, and what was finished
+    assert len(list((folder / PARTS).glob("*/*.npz"))) == 5 + part  # the clean predictions, and what was finished
 
     done = []
     monkeypatch.setattr(evaluator.Evaluator, "_measure_part", lambda self, *a: done.append(a[2]) or original(self, *a))
@@ -90,7 +90,7 @@ def test_a_killed_evaluation_goes_on_at_its_part(monkeypatch, tmp_path, model, f
     resumed = dict(evaluator.measure(model, rest, evaluation, folder=folder, batch_size=2))
     assert done.count(PERTURBATIONS[killed_in]) == 5 - part
     assert {title: value for title, value in whole.items() if title in resumed} == of(resumed)
-    assert not (folder / FOLDER).exists()
+    assert not (folder / PARTS).exists()
     store = records.FolderStore(folder.parent)
     assert len(store.records(model.id)) == len(whole)
 
@@ -98,7 +98,7 @@ def test_a_killed_evaluation_goes_on_at_its_part(monkeypatch, tmp_path, model, f
 def test_a_part_that_is_damaged_is_measured_again(tmp_path):
     kept = KeptParts(tmp_path, {"a": 1})
     kept.get(0, lambda: {"x": np.arange(3)})
-    (path,) = tmp_path.glob(f"{FOLDER}/*/0.npz")
+    (path,) = tmp_path.glob(f"{PARTS}/*/0.npz")
     path.write_bytes(path.read_bytes()[:40])
     np.testing.assert_array_equal(kept.get(0, lambda: {"x": np.arange(4)})["x"], np.arange(4))
     np.testing.assert_array_equal(kept.get(0, lambda: {"x": np.arange(5)})["x"], np.arange(4))
@@ -109,10 +109,10 @@ def test_parts_of_another_measurement_are_left_alone(tmp_path):
     other = KeptParts(tmp_path, {"batch_size": 4})
     np.testing.assert_array_equal(other.get(0, lambda: {"x": np.arange(7)})["x"], np.arange(7))
     other.remove()
-    assert len(list(tmp_path.glob(f"{FOLDER}/*"))) == 1
+    assert len(list(tmp_path.glob(f"{PARTS}/*"))) == 1
 
 
 def test_images_in_memory_leave_no_parts(tmp_path, model, folder_of_images):
     measure(model, folder_of_images, tmp_path / model.id)
-    assert not (tmp_path / model.id / FOLDER).exists()
+    assert not (tmp_path / model.id / PARTS).exists()
     assert data.is_user_data(folder_of_images)

@@ -177,3 +177,24 @@ def test_the_rate_is_a_column_and_the_sign_of_a_difference_of_rates_a_claim(tmp_
     assert [comparison.verdict for comparison in results.comparisons] == ["holds", "fails"]
     with pytest.raises(ConfigError, match=r"expected two arms, or one and derived differences, received from_none"):
         small(**{**changes, "claims": [{**claims[0], "perturbations": columns[:1]}]})
+
+
+def test_a_source_is_attacked_once_for_all_its_targets(monkeypatch, tmp_path):
+    from bn_vuln.evaluation import evaluator
+
+    same = {"from_batch": {"kind": "transfer", "source": "batch", "seed": "same", "attack": FGSM}}
+    experiment = made(perturbations=same, seeds=[3], table={"columns": {"from_batch": "from batch"}})
+    attacked = []
+    original = evaluator.Evaluator._attacked_arrays
+    monkeypatch.setattr(
+        evaluator.Evaluator, "_attacked_arrays", lambda self, *a: attacked.append(a[0]) or original(self, *a)
+    )
+    runner.run(experiment, tmp_path)
+    assert len(attacked) == 1  # by two targets, of which one is the source itself
+    assert list(tmp_path.glob("*/parts")) == []
+    results = aggregate(experiment, records.FolderStore(tmp_path))
+    assert results.missing == 0
+    (block,) = results.blocks
+    (white,) = block.arms["batch"]["from_batch"].by_seed.values()
+    (other,) = block.arms["none"]["from_batch"].by_seed.values()
+    assert white != other
