@@ -212,7 +212,7 @@ class Experiment(Frozen):
         self._check_evaluations()
         self._check_derived()
         table, rule = self.table, self.table.select_by
-        _reject_unknown("table.columns", table.columns, "perturbations", self.columns)
+        _reject_unknown_columns("table.columns", table.columns, self.columns)
         _reject_unknown(
             "claims", [p for claim in self.claims for p in claim.perturbations], "table.columns", table.columns
         )
@@ -252,7 +252,7 @@ class Experiment(Frozen):
             message = "{where}: {column} is derived itself; name what it is computed from"
             for column in columns:
                 reject_if((column in self.derived, message), where=where, column=repr(column))
-            _reject_unknown(where, columns, "columns", measured)
+            _reject_unknown_columns(where, columns, measured)
             units = [measured[column].unit for column in columns]
             received = ", ".join(f"{column} ({unit})" for column, unit in zip(columns, units, strict=True))
             message = "{where}: expected columns of one unit, received {received}"
@@ -306,3 +306,11 @@ def _reject_unknown(where: str, names: Iterable[str], among: str, known: Iterabl
         if name not in known:
             message = "{where}: {name} is not among {among}{hint}"
             raise config_error(message, where=where, name=repr(name), among=among, hint=nearest(name, known))
+
+
+def _reject_unknown_columns(where: str, names: Iterable[str], columns: Iterable[str]) -> None:
+    """Raise for the first of `names` that is no column."""
+    for name in names:
+        if name not in columns:
+            message, known = "{where}: no column {name}; there are: {known}{hint}", ", ".join(columns)
+            raise config_error(message, where=where, name=repr(name), known=known, hint=nearest(name, columns))

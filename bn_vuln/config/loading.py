@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -33,10 +34,20 @@ def read_yaml(path: Path) -> Plain:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: not valid YAML: {_yaml_mistake(error)}") from None
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected a mapping, received {type(data).__name__}")
+        received = "nothing" if data is None else type(data).__name__
+        raise ConfigError(f"{path}: expected a mapping, received {received}")
     return data
+
+
+def _yaml_mistake(error: Exception) -> str:
+    """Return what is wrong with YAML; line and column once, where the parser stopped."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    said = ", ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None))))
+    return f"line {mark.line + 1}, column {mark.column + 1}: {said}"
 
 
 def _parse_yaml(text: str) -> object:
@@ -121,6 +132,8 @@ def explain(error: ErrorDetails, data: object) -> str:
         return f"{key}: expected one of {', '.join(known)}, received {received!r}{nearest(received, known)}"
     if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
         message = "expected a mapping"
+    if error["type"] in ("int_type", "int_parsing"):
+        message = "expected a whole number"
     if error["type"] in ("tuple_type", "list_type"):
         alone = isinstance(error["input"], int | float | str)
         message = "expected a list" + (f", e.g. [{error['input']}]" if alone else "")
@@ -172,17 +185,18 @@ def parse_assignment(text: str, option: str = "--set") -> tuple[str, object]:
         raise ConfigError(f"{option} {text}: {value!r} is not valid YAML") from None
 
 
-def reject_unknown_key(assignment: str, key: str, *models: type[Frozen]) -> None:
+def reject_unknown_key(where: str, key: str, *models: type[Frozen]) -> None:
     """Raise for an override of a key that no config has; a key below a choice of configs is left to validation.
 
     Args:
-        assignment: The override, `key=value`, for the message.
+        where: Where the override stands, for the message: `--set key=value`.
         key: Its dotted key.
         models: Configs, of which one has the first part of the key.
 
     Raises:
-        ConfigError: The message begins with the override and names the nearest key.
+        ConfigError: The message begins with `where` and names the nearest key, or those that end in this one.
     """
+    longer = sorted(_keys_ending_in(key, models), key=lambda found: found.count("."))
     parts = key.split(".")
     for i, part in enumerate(parts):
         if part in {stored for model in models for stored in model.stored_names.values()}:
@@ -190,11 +204,23 @@ def reject_unknown_key(assignment: str, key: str, *models: type[Frozen]) -> None
         fields = {name: field for model in models for name, field in model.model_fields.items()}
         if part not in fields:
             hint = nearest(part, fields) or f" (known: {', '.join(fields)})"
-            raise ConfigError(f"--set {assignment}: unknown key {'.'.join(parts[: i + 1])!r}{hint}")
+            hint = f"; did you mean {longer[0]!r}?" if longer else hint
+            raise ConfigError(f"{where}: unknown key {'.'.join(parts[: i + 1])!r}{hint}")
         annotation = fields[part].annotation
         if not (isinstance(annotation, type) and issubclass(annotation, Frozen)):
             return
         models = (annotation,)
+
+
+def _keys_ending_in(name: str, models: Iterable[type[Frozen]], prefix: str = "") -> Iterator[str]:
+    """Give the dotted keys below the fields of configs that end in a name: `train.epochs` for `epochs`."""
+    for model in models:
+        for key, field in model.model_fields.items():
+            if key == name and prefix:
+                yield f"{prefix}{key}"
+            members = (field.annotation, *get_args(field.annotation))
+            below = [one for one in members if isinstance(one, type) and issubclass(one, Frozen)]
+            yield from _keys_ending_in(name, below, f"{prefix}{key}.")
 
 
 def _read_extended(path: Path, seen: frozenset[Path] = frozenset()) -> Plain:
@@ -240,6 +266,12 @@ def load_experiment(path: Path, scale: Scale = "full", overrides: Iterable[str] 
     """
     data = _read_extended(path)
     plain = validate(Experiment, data, path.name)
+    if not re.fullmatch(r"[\w.-]+", plain.name):  # files have it
+        raise ConfigError(f"{path.name}: name: expected letters, digits, _, - and ., received {plain.name!r}")
+    _check_base(path.name, plain)
+    for name, changes in plain.scales.items():
+        for key in changes:
+            reject_unknown_key(f"{path.name}: scales.{name}", key, Experiment, Cell)
     if scale != "full" and scale not in plain.scales:
         raise ConfigError(f"{path.name}: scales: no {scale!r} here (known: {', '.join(['full', *plain.scales])})")
     overrides = tuple(overrides)
@@ -247,16 +279,37 @@ def load_experiment(path: Path, scale: Scale = "full", overrides: Iterable[str] 
     renamed = {stored: name for name, stored in Experiment.stored_names.items()}
     for text, key, _ in chosen:
         _reject_ineffective(text, key, plain)
-        reject_unknown_key(text, key, Experiment, Cell)
+        reject_unknown_key(f"--set {text}", key, Experiment, Cell)
     for key, value in [*plain.scales.get(scale, {}).items(), *((key, value) for _, key, value in chosen)]:
         head, dot, rest = key.partition(".")
         head = renamed.get(head, head)
-        if head not in Cell.model_fields and head not in Experiment.model_fields:
-            known = [*Experiment.model_fields, *Cell.model_fields]
-            raise ConfigError(f"{path.name}: unknown key {key!r}{nearest(head, known)}")
         present = f"{head}{dot}{rest}"
         apply_override(data, f"base.{present}" if head in Cell.model_fields else present, value)
     return validate(Experiment, {**data, "scale": scale, "overrides": overrides}, path.name)
+
+
+def _check_base(source: str, experiment: Experiment) -> None:
+    """Raise for a mistake in `base` alone. What the grid sets, or what hangs on that, shows in the cells."""
+    paths = [path.strip() for axis in experiment.grid for path in axis.split(",")]
+    try:
+        Cell.model_validate(experiment.base)
+    except ValidationError as error:
+        errors = error.errors()
+    else:
+        return
+    lines = []
+    for found in errors:
+        key, message = _key(found["loc"], experiment.base, missing=False), found["msg"]
+        if message.startswith("unknown key"):
+            tags, key = {f"{key}.name"}, ".".join(filter(None, (key, found["ctx"]["key"].strip("'"))))
+        else:
+            tags = {path for path in paths if path.startswith(f"{key}.")}
+        is_set = any(path in tags or f"{key}.".startswith(f"{path}.") for path in paths)
+        if key and found["type"] != "missing" and not is_set:
+            line = explain(found, experiment.base)
+            lines.append(f"{source}: base{': ' if line.startswith('unknown key') else '.'}{line}")
+    if lines:
+        raise ConfigError("\n".join(lines))
 
 
 def _reject_ineffective(text: str, key: str, experiment: Experiment) -> None:

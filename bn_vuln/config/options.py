@@ -166,7 +166,7 @@ def override(data: Plain, assignments: Sequence[str], *models: type[Frozen]) -> 
     """
     for assignment in assignments:
         key, value = parse_assignment(assignment)
-        reject_unknown_key(assignment, key, *models)
+        reject_unknown_key(f"--set {assignment}", key, *models)
         apply_override(data, key, value)
 
 

@@ -64,7 +64,7 @@ def _seeds(text: str) -> range:
     """Return the seeds of `2` or of `0-2`."""
     first, dash, last = text.strip().partition("-")
     if not first.isdecimal() or (dash and not (last.isdecimal() and int(last) >= int(first))):
-        raise UsageError(f"--seeds: {text!r} is not seeds such as 0, 0-2 or 0,2")
+        raise UsageError(f"--seeds: expected seeds such as 0, 0-2 or 0,2, received {text!r}")
     return range(int(first), int(last or first) + 1)
 
 

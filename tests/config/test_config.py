@@ -252,7 +252,7 @@ CELL_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"data": {"balanced": True}}, ["data: balanced needs a limit"]),
     ({"data": 5}, ["data: expected a mapping", "received 5"]),
     ({"data": {"name": 3}}, ["data.name: expected", "received 3"]),
-    ({"train": {"epochs": "many"}}, ["train.epochs: expected", "integer", "received 'many'"]),
+    ({"train": {"epochs": "many"}}, ["train.epochs: expected a whole number, received 'many'"]),
     ({"train": {"batch_size": 0}}, ["train.batch_size: expected", "received 0"]),
     ({"train": {"lr": "fast"}}, ["train.lr: expected a number", "8/255", "received 'fast'"]),
     ({"train": {"optimizer": "adan"}}, ["train.optimizer: expected", "'sgd'", "received 'adan'"]),
@@ -285,7 +285,7 @@ ATTACK_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"eps": -1}, ["eps: expected", "greater than or equal to 0", "received -1"]),
     ({"eps": "a lot"}, ["eps: expected a number", "received 'a lot'"]),
     ({"eps": 0.1, "stps": 3}, ["unknown key 'stps'", "did you mean 'steps'?"]),
-    ({"eps": 0.1, "steps": "ten"}, ["steps: expected", "received 'ten'"]),
+    ({"eps": 0.1, "steps": "ten"}, ["steps: expected a whole number, received 'ten'"]),
     ({"eps": 0.1, "step_size": "1/0"}, ["step_size: expected a number", "received '1/0'"]),
     ({"eps": 0.1, "ord": "1"}, ["ord: expected 'inf' or '2'", "received '1'"]),
     ({"eps": 0.1, "attack": "pdg"}, ["attack: expected", "'pgd'", "received 'pdg'"]),
@@ -318,7 +318,7 @@ EXPERIMENT_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     (tiny(nmae="x"), ["unknown key 'nmae'", "did you mean 'name'?"]),
     (tiny(seeds=[]), ["seeds", "at least 1"]),
     (tiny(seeds=[3, 0, 3]), ["seeds: expected each once, received [3, 0, 3]"]),
-    (tiny(seeds=["a"]), ["seeds.0: expected", "received 'a'"]),
+    (tiny(seeds=["a"]), ["seeds.0: expected a whole number, received 'a'"]),
     (tiny(grid={}), ["grid", "at least 1"]),
     (tiny(grid={"data.width": []}), ["grid.data.width: no values"]),
     (tiny(grid={"normalization": "batch"}), ["grid.normalization: expected", "received 'batch'"]),
@@ -337,8 +337,11 @@ EXPERIMENT_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
         ["perturbations.extra.backend: expected 'own', received 'cleverhans'"],
     ),
     (tiny(measurements={"steps": {"kind": "fooling", "after": 999}}), ["after: expected at most the 500 steps"]),
-    (tiny(table={"columns": {"bimm": "x"}}), ["table.columns: 'bimm' is not", "did you mean 'bim'?"]),
-    (tiny(table={"columns": {"qqq": "x"}}), ["table.columns: 'qqq' is not among perturbations"]),
+    (
+        tiny(table={"columns": {"bimm": "x"}}),
+        ["table.columns: no column 'bimm'; there are: ", "bim.loss", "did you mean 'bim'?"],
+    ),
+    (tiny(table={"columns": {"qqq": "x"}}), ["table.columns: no column 'qqq'; there are: clean"]),
     (tiny(table={"columns": {"bim": "x"}, "select_by": "claen"}), ["table.select_by: 'claen' is not among"]),
     (tiny(table={}), ["table.columns: missing"]),
     (with_paper(perturbations=["bmi"]), ["claims: 'bmi' is not among table.columns", "did you mean 'bim'?"]),
@@ -438,6 +441,8 @@ def test_override_of_an_attack_moves_its_default_step_size(tiny_path: Path) -> N
         ("nothing", ["--set nothing", "expected key=value"]),
         ("train.epochs=[1", ["--set train.epochs=[1", "not valid YAML"]),
         ("train.epoch=3", ["--set train.epoch=3: unknown key 'train.epoch'; did you mean 'epochs'?"]),
+        ("epochs=3", ["--set epochs=3: unknown key 'epochs'; did you mean 'train.epochs'?"]),
+        ("c=0.1", ["--set c=0.1: unknown key 'c'; did you mean 'normalization.c'?"]),
         ("zzz=1", ["--set zzz=1: unknown key 'zzz' (known: name, ", "weight_decay"]),
         ("seed=[0]", ["--set seed=[0]: the seeds are set by seeds: use --set 'seeds=[0]'"]),
     ],
@@ -477,8 +482,52 @@ def test_a_scale_that_is_not_there_is_named(tiny_path: Path) -> None:
 def test_wrong_keys_of_a_scale_are_explained(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(yaml.safe_dump(tiny(scales={"quick": {"sedes": [0]}})))
-    with pytest.raises(ConfigError, match=r"bad\.yaml: .*'sedes'; did you mean 'seeds'\?"):
-        load_experiment(path, "quick")
+    for scale in ("quick", "full"):
+        with pytest.raises(
+            ConfigError, match=r"^bad\.yaml: scales\.quick: unknown key 'sedes'; did you mean 'seeds'\?$"
+        ):
+            load_experiment(path, scale)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["a/b", "../x", "my table", ""])
+def test_a_name_that_is_no_name_of_a_file_is_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(yaml.safe_dump(tiny(name=name)))
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(path)
+    assert str(caught.value) == f"odd.yaml: name: expected letters, digits, _, - and ., received {name!r}"
+    path.write_text(yaml.safe_dump(tiny(name="My-table_2.1")))
+    assert load_experiment(path).name == "My-table_2.1"
+
+
+@pytest.mark.parametrize(
+    ("base", "grid", "message"),
+    [
+        ({"trian": {}}, {"train.lr": [1]}, "base: unknown key 'trian'; did you mean 'train'? (known"),
+        ({"train": {"epohcs": 3}}, {"train.lr": [1]}, "base.train: unknown key 'epohcs'; did you mean 'epochs'?"),
+        ({"train": {"epochs": "x"}}, {"train.lr": [1]}, "base.train.epochs: expected a whole number, received 'x'"),
+        ({"normalization": {"name": "batch", "c": 0}}, {"train.lr": [1]}, "base.normalization.c: expected"),
+        ({"arch": "mpl"}, {"train.lr": [1]}, "base.arch: expected one of"),
+        ({"train": {"nesterov": True}}, {"seed": [1]}, "base.train: nesterov needs a momentum"),
+        # What the grid changes is no mistake of the base.
+        ({"train": {"nesterov": True}}, {"train.momentum": [0.9]}, None),
+        ({"arch": {"name": "mlp", "depth": 3}}, {"arch.name": ["deep"]}, None),
+        ({"arch": {"depth": 3}}, {"arch.name": ["deep"]}, None),
+        ({"normalization": "l2"}, {"weight_decay": [0.1]}, None),
+        ({"train": {"epohcs": 3}}, {"train": [{"epochs": 3}]}, None),
+    ],
+)
+def test_a_mistake_in_the_base_is_named_with_its_file(
+    base: dict[str, Any], grid: dict[str, Any], message: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(tiny(base=base, grid=grid, scales={})))
+    if message is None:
+        assert expand(load_experiment(path))
+        return
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(path)
+    assert str(caught.value).startswith(f"mine.yaml: {message}")
 
 
 # ---------------------------------------------------------------- files
@@ -488,9 +537,9 @@ def test_wrong_keys_of_a_scale_are_explained(tmp_path: Path) -> None:
     ("content", "fragment"),
     [
         (b"a: [1", "not valid YAML"),
-        (b"a: b: c", "line 1"),
+        (b"a: b: c", "not valid YAML: line 1, column 5: mapping values are not allowed in this context"),
         (b"- 1", "expected a mapping, received list"),
-        (b"", "expected a mapping, received NoneType"),
+        (b"", "expected a mapping, received nothing"),
         (b"\xff\xfe\x00\x00", "not valid YAML"),
     ],
 )
@@ -643,7 +692,7 @@ def test_every_eps_of_a_grid_can_be_a_column() -> None:
     assert experiment.columns["pgd 4/255"].unit == "%"
     assert list(with_eps_grid(experiment.perturbations)) == ["pgd 4/255", "pgd"]
     wrong = tiny(perturbations={"pgd": eps_grid}, table={"columns": {"pgd 2/255": "2/255"}}, claims=[])
-    with pytest.raises(ConfigError, match="'pgd 2/255' is not among perturbations"):
+    with pytest.raises(ConfigError, match="no column 'pgd 2/255'; there are: "):
         validate(Experiment, wrong, "test")
 
 

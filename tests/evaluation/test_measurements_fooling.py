@@ -228,5 +228,5 @@ def test_details_are_columns(tmp_path):
 
 
 def test_a_detail_that_does_not_exist_is_no_column():
-    with pytest.raises(ConfigError, match=r"table\.columns: 'noise\.speed' is not among perturbations"):
+    with pytest.raises(ConfigError, match=r"table\.columns: no column 'noise\.speed'"):
         small(measurements={"noise": "fooling"}, table={"columns": {"noise.speed": "x"}}, claims=[])

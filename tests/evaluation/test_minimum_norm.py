@@ -308,7 +308,7 @@ def test_the_command_takes_it_and_prints_distances(bnvuln, runs, tmp_path):
         (["--backend", "cleverhans"], "backend: expected 'own', received 'cleverhans'"),
         (["--checks", "full"], "checks: carlini_wagner has no eps ball for further attacks"),
         (["--steps", "0"], "'--steps': expected greater than or equal to 1"),
-        (["--binary-search-steps", "1.5"], "'--binary-search-steps': expected a valid integer"),
+        (["--binary-search-steps", "1.5"], "'--binary-search-steps': expected a whole number"),
         (["--confidence", "nan"], "'--confidence': expected"),
         (["--attack", "pgd", "--confidence", "1"], "confidence: no option of pgd"),
         (["--attack", "carlini"], "did you mean 'carlini_wagner'?"),

@@ -443,7 +443,7 @@ def test_columns_have_their_units_in_the_tables(tmp_path: Path) -> None:
 
 
 def test_a_column_that_is_no_quantity_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"table\.columns: 'bmi\.loss' is not among perturbations"):
+    with pytest.raises(ConfigError, match=r"table\.columns: no column 'bmi\.loss'; there are: "):
         small(table={"rows": ["data.width"], "columns": {"bmi.loss": "BIM loss"}}, claims=[])
 
 

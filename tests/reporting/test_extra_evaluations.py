@@ -161,9 +161,9 @@ DERIVED_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"m": {"median": ["bim", "clean"]}}, ["derived.m: unknown key 'median'", "did you mean 'mean'?"]),
     (
         {"m": {"mean": ["bim", "bmi@batch"]}},
-        ["derived.m: 'bmi@batch' is not among columns", "did you mean 'bim@batch'?"],
+        ["derived.m: no column 'bmi@batch'; there are: ", "did you mean 'bim@batch'?"],
     ),
-    ({"m": {"mean": ["bim", "bim@train"]}}, ["derived.m: 'bim@train' is not among columns"]),
+    ({"m": {"mean": ["bim", "bim@train"]}}, ["derived.m: no column 'bim@train'"]),
     (
         {"gap": GAP, "m": {"mean": ["gap", "bim"]}},
         ["derived.m: 'gap' is derived itself; name what it is computed from"],
@@ -179,7 +179,7 @@ DERIVED_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
 OTHER_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"table": {"columns": {"clean@trian": "x"}}}, ["table.columns: 'clean@trian' is not", "mean 'clean@train'?"]),
     ({"table": {"columns": {"bim@train": "x"}}}, ["table.columns: 'bim@train' is not among"]),
-    ({"table": {"columns": {"clean@train.loss": "x"}}}, ["'clean@train.loss' is not among perturbations"]),
+    ({"table": {"columns": {"clean@train.loss": "x"}}}, ["table.columns: no column 'clean@train.loss'"]),
     ({"table": {"columns": {"gpa": "x"}}}, ["table.columns: 'gpa' is not among", "did you mean 'gap'?"]),
     (
         {"table": {"columns": {"gap": "x"}, "select_by": "clean@train"}},
