@@ -685,7 +685,7 @@ def publish(
         BnvulnError: A number differs from one that is published under the same id.
     """
     names = [experiments] if isinstance(experiments, str) else experiments
-    chosen = [catalog.experiment(name, scale) for name in names]
+    chosen = {name: catalog.experiment(name, scale) for name in names}
     return publishing.publish_experiments(chosen, Path(source), Path(target), models, progress)
 
 

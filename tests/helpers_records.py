@@ -137,8 +137,8 @@ def _write_plan(
         column = plan.column(name)
         value, examples = accuracy(cell, column), n(column) if callable(n) else n
         if value is not None:
-            metrics = {m.field: also(cell, plan.column(f"{name}.{key}")) for key, m in METRICS.items()}
-            metrics = {field: number for field, number in metrics.items() if field != "accuracy"}
+            having = {key: m.field for key, m in METRICS.items() if key != "accuracy" and m.unit(perturbation)}
+            metrics = {field: also(cell, plan.column(f"{name}.{key}")) for key, field in having.items()}
             beside = arrays(cell, column) if perturbation.kind == "minimal" else {}
             write_at(folder, plan, cell, name, value, examples, flags(cell, column), arrays=beside, **metrics)
     for name, measurement in plan.measurements.items():
@@ -171,7 +171,6 @@ def write_at(
     perturbation = with_eps_grid(plan.perturbations)[name]
     fields = perturbation_identity(plan.evaluation, cell.data.canonical, perturbation)
     correct, rate = min(n, round(accuracy * n)), metrics.pop("transfer_rate", None)
-    rate = rate if perturbation.kind == "transfer" else None
     if metrics.get("top5") is not None:
         metrics["top5"] = min(1.0, metrics["top5"])
     record = Record(

@@ -308,9 +308,10 @@ def _reject_unknown(where: str, names: Iterable[str], among: str, known: Iterabl
             raise config_error(message, where=where, name=repr(name), among=among, hint=nearest(name, known))
 
 
-def _reject_unknown_columns(where: str, names: Iterable[str], columns: Iterable[str]) -> None:
+def _reject_unknown_columns(where: str, names: Iterable[str], columns: Mapping[str, Column]) -> None:
     """Raise for the first of `names` that is no column."""
     for name in names:
         if name not in columns:
-            message, known = "{where}: no column {name}; there are: {known}{hint}", ", ".join(columns)
+            message = "{where}: no column {name}; there are: {known}{hint}"
+            known = ", ".join(sorted(columns, key=lambda one: not columns[one].is_plain))
             raise config_error(message, where=where, name=repr(name), known=known, hint=nearest(name, columns))

@@ -23,6 +23,7 @@ from bn_vuln.config import (
     to_plain,
     validate,
 )
+from bn_vuln.config.fields import fields_of
 from bn_vuln.errors import ConfigError
 from bn_vuln.typing import Where
 
@@ -212,16 +213,17 @@ def check_layout(experiment: Experiment, cells: Sequence[Cell]) -> None:
     """Check, before anything is trained, that the layout of the table fits the cells.
 
     Raises:
-        ConfigError: No cell has a row or arm key, several cells of a seed are in one row, a cell is in no arm, no cell
-            is in a named arm, a transfer has no source, the values along an axis of a figure are no
-            numbers, or, at full scale, no cell is in the row of a claim.
+        ConfigError: No cell has a row or arm key, or a key of a named arm; several cells of a seed are in one row; a
+            cell is in no arm; no cell is in a named arm; a transfer has no source; the values along an axis of a figure
+            are no numbers; or, at full scale, no cell is in the row of a claim.
     """
     table = experiment.table
     rows: list[Where] = []
     for key in table.rows:
         if all(lookup_or_none(cell, key) is None for cell in cells):
             _lookup_table_key(experiment, cells[0], key)
-    positions: set[str] = set()
+    _check_arm_keys(experiment, cells)
+    positions: dict[str, Cell] = {}
     arms: set[str] = set()
     for cell in cells:
         arm = arm_of(experiment, cell)
@@ -230,11 +232,13 @@ def check_layout(experiment: Experiment, cells: Sequence[Cell]) -> None:
         rows.append({key: lookup_or_none(cell, key) for key in table.rows})
         position = _position(experiment, cell)
         if position in positions:
+            first, second = _by_key(to_plain(positions[position])), _by_key(to_plain(cell))
+            keys = ", ".join(key for key in first | second if first.get(key) != second.get(key))
             raise ConfigError(
-                f"{experiment.name}: table.rows: several cells of a seed fall into one row; "
-                "add the grid key that tells them apart"
+                f"{experiment.name}: table.rows: several cells of a seed fall into one row; they differ in {keys}: "
+                "add it to table.rows, or name the arms by it in table.arms"
             )
-        positions.add(position)
+        positions[position] = cell
         arms.add(arm)
     _check_arms(experiment, arms)
     if experiment.as_published:
@@ -256,6 +260,25 @@ def _check_claims(experiment: Experiment, rows: Sequence[Where]) -> None:
             wanted = {**claim.where, **where}
             if not any(is_in(row, wanted) for row in rows):
                 raise ConfigError(f"{experiment.name}: claims: no cell has {wanted}, which a claim is about")
+
+
+def _by_key(value: object, key: str = "") -> dict[str, object]:
+    """Return the values in nested mappings by dotted key."""
+    if not isinstance(value, Mapping):
+        return {key: value}
+    parts = [_by_key(part, f"{key}.{name}" if key else name) for name, part in value.items()]
+    return {name: part for own in parts for name, part in own.items()}
+
+
+def _check_arm_keys(experiment: Experiment, cells: Sequence[Cell]) -> None:
+    """Raise for a key of a named arm that no cell has. Smaller scales leave cells out on purpose."""
+    known = {key for cell in cells if experiment.table.arms for key in _by_key(to_plain(cell))}
+    known |= set() if experiment.as_published else {field.key for field in fields_of(Cell)}
+    for arm, values in experiment.table.arms.items():
+        for key in values:
+            if not any(one == key or one.startswith(f"{key}.") for one in known):
+                hint = nearest(key, sorted(known))
+                raise ConfigError(f"{experiment.name}: table.arms.{arm}: no cell has a key {key!r}{hint}")
 
 
 def _check_arms(experiment: Experiment, arms: set[str]) -> None:

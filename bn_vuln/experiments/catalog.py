@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bn_vuln import config, data
 from bn_vuln.config import Experiment, Plan, Scale, Suite, digest, nearest
-from bn_vuln.errors import UsageError
+from bn_vuln.errors import ConfigError, UsageError
 from bn_vuln.runtime import backend
 
 KINDS = ("paper", "beyond", "commands")  # folders of experiments
@@ -52,9 +52,16 @@ def experiment(name: str, scale: Scale = "full", overrides: Iterable[str] = ()) 
 
     Raises:
         UsageError: There is no such experiment or file.
-        ConfigError: The file, the scale or an override is wrong.
+        ConfigError: The file, the scale or an override is wrong, or a file has the name of a shipped experiment.
     """
-    found = _with_data_digest(config.load_experiment(_find(name, KINDS, "experiment"), scale, overrides))
+    path = _find(name, KINDS, "experiment")
+    found = _with_data_digest(config.load_experiment(path, scale, overrides))
+    for shipped in (folder(kind) / f"{found.name}.yaml" for kind in KINDS):
+        if shipped.exists() and shipped.read_bytes() != path.read_bytes():
+            raise ConfigError(
+                f"{path.name}: name: {found.name!r} is a shipped experiment, whose results would mix with these; "
+                "choose another name"
+            )
     if backend.name() == "tensorflow":
         return found
     return found.model_copy(update={"base": {**found.base, "init_generator": "numpy"}})

@@ -50,6 +50,7 @@ def announcement(experiment: Experiment, todo: Sequence[Task], root: Path) -> st
 
 def dry_run(experiment: Experiment, todo: Sequence[Task]) -> tuple[Plain, str]:
     """Return the resolved config of an experiment, and the cells that would be run."""
+    runner.check_names(todo)
     cells = [{"id": task.folder(Path()).name, **to_plain(task.cell)} for task in todo]
     text = "\n".join([to_yaml(experiment), f"{len(todo)} cells:", *map(_line, todo)])
     return {"experiment": to_plain(experiment), "cells": cells}, text

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ class Publication:
 
 
 def publish_experiments(
-    chosen: Sequence[Experiment],
+    chosen: Mapping[str, Experiment],
     source: Path,
     target: Path,
     models: int | None = None,
@@ -40,7 +41,7 @@ def publish_experiments(
     """Add every finished cell of experiments to a packed store, with the records that the experiments ask for.
 
     Args:
-        chosen: Experiments at the scale at which they were run.
+        chosen: Experiments at the scale at which they were run, by the name or file by which they were asked for.
         source: The working folder.
         target: The packed store, which is made where there is none; what is in it stays.
         models: The seed whose models are published too; none by default: a cell is trained again when something new
@@ -60,7 +61,7 @@ def publish_experiments(
         raise UsageError(f"{target}: a working folder, not a packed store; name another folder")
     published: dict[str, Published] = {}
     publications = []
-    for experiment in chosen:
+    for asked, experiment in chosen.items():
         tasks = runner.tasks(experiment)
         finished = [task for task in tasks if task.finished(source)]
         for damaged in (one for task in tasks if task not in finished for one in task.damaged(source)):
@@ -68,17 +69,17 @@ def publish_experiments(
         if not finished:
             raise UsageError(
                 f"{experiment.name}: none of its {len(tasks)} cells is finished in {source}; run it first: "
-                f"bnvuln reproduce {experiment.name} --scale {experiment.scale} --out {source}"
+                f"bnvuln reproduce {shlex.quote(asked)} --scale {experiment.scale} --out {shlex.quote(str(source))}"
             )
         publications.append(Publication(experiment, len(finished), len(tasks)))
         for task in finished:
             cell_id = task.folder(source).name
             before = published.get(cell_id, Published(set()))
             published[cell_id] = Published({*before.ids, *task.ids()}, model=before.model or task.cell.seed == models)
-    texts = {catalog.file_stem(experiment): experiment for experiment in chosen}
+    texts = {catalog.file_stem(experiment): experiment for experiment in chosen.values()}
     known = {path.stem for path in (target / "experiments").glob("*.yaml")}
     others = [e for e in records.open_store(target).experiments() if catalog.file_stem(e) not in texts] if known else []
-    members = _members([*chosen, *others])
+    members = _members([*texts.values(), *others])
     configs = {stem: to_yaml(e) for stem, e in texts.items()}
     records.pack(FolderStore(source), target, published, configs, members, progress)
     return publications

@@ -225,6 +225,17 @@ def check_data(todo: Iterable[Task]) -> None:
         check_width(width or native, native, name)
 
 
+def check_names(todo: Iterable[Task]) -> None:
+    """Check the names of all data sets without preparing any.
+
+    Raises:
+        UsageError: A name is not known.
+    """
+    named = {name for task in todo for name in (task.cell.data.name, *(plan.evaluation.dataset for plan in task.plans))}
+    for name in sorted(named - {None, *(known["name"] for known in data.list_datasets())}, key=str):
+        data.describe_dataset(str(name))
+
+
 def check_widths(todo: Iterable[Task]) -> None:
     """Check the widths of all cells without preparing their data.
 

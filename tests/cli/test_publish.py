@@ -78,3 +78,13 @@ def test_mistakes_are_explained(
     assert (code, out) == (2, "")
     assert message in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_to_run_first_is_the_file_that_was_named(
+    bnvuln: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    atomic_write(Path("my files/mine.yaml"), to_yaml(small()))
+    code, _, err = bnvuln("publish", "my files/mine.yaml", "--to", "x")
+    assert code == 2
+    assert err.endswith("run it first: bnvuln reproduce 'my files/mine.yaml' --scale full --out runs\n")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
+import yaml
+from helpers_records import SMALL
 
 from bn_vuln.config.grid import expand
 from bn_vuln.errors import BnvulnError
@@ -171,3 +174,17 @@ def test_a_net_that_does_not_fit_into_memory_is_said_before_it_is_made(bnvuln, r
     assert (code, out) == (1, "")
     assert "GiB for its weights" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("where", ["base.data.name", "evaluation.dataset"])
+def test_a_dry_run_refuses_unknown_data_as_the_run_does(bnvuln, tmp_path, where):
+    content = copy.deepcopy(SMALL)
+    head, name = where.split(".", 1)
+    content[head] = {"data": {"name": "mnits"}} if head == "base" else {name: "mnits"}
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content))
+    for words in (["--dry-run"], []):
+        code, out, err = bnvuln("reproduce", path, *words, "--out", tmp_path / "runs")
+        assert (code, out) == (2, "")
+        assert "data set 'mnits' is not known" in err
+        assert "did you mean 'mnist'?" in err

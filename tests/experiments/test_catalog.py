@@ -1,5 +1,6 @@
 """The configs that ship, configs that extend one another, and the Python API on top of them."""
 
+import contextlib
 import shlex
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from helpers_records import SMALL
 
 from bn_vuln import api, config
 from bn_vuln.config import digest
-from bn_vuln.config.grid import check_layout, expand
+from bn_vuln.config.grid import arm_of, check_layout, expand
 from bn_vuln.errors import ConfigError
 from bn_vuln.experiments import catalog
 
@@ -101,7 +102,9 @@ def write(path, content):
 
 def test_extends_merges_mappings_and_replaces_the_rest(tmp_path):
     parent = catalog.folder("paper") / "table6.yaml"
-    write(tmp_path / "mine.yaml", {"extends": str(parent), "base": {"train": {"epochs": 2}}, "seeds": [9]})
+    write(
+        tmp_path / "mine.yaml", {"name": "mine", "extends": str(parent), "base": {"train": {"epochs": 2}}, "seeds": [9]}
+    )
     extended, shipped = catalog.experiment(str(tmp_path / "mine.yaml")), catalog.experiment("table6")
     assert extended.base["train"] == {**shipped.base["train"], "epochs": 2}
     assert extended.seeds == (9,)
@@ -110,9 +113,9 @@ def test_extends_merges_mappings_and_replaces_the_rest(tmp_path):
 
 def test_a_command_is_that_of_one_file(tmp_path):
     parent = str(catalog.folder("paper") / "table6.yaml")
-    write(tmp_path / "mine.yaml", {"extends": parent})
+    write(tmp_path / "mine.yaml", {"name": "mine", "extends": parent})
     assert catalog.experiment(str(tmp_path / "mine.yaml")).command == ""
-    write(tmp_path / "mine.yaml", {"extends": parent, "command": "bnvuln reproduce mine.yaml"})
+    write(tmp_path / "mine.yaml", {"name": "mine", "extends": parent, "command": "bnvuln reproduce mine.yaml"})
     assert catalog.experiment(str(tmp_path / "mine.yaml")).command == "bnvuln reproduce mine.yaml"
 
 
@@ -209,7 +212,7 @@ def test_an_overridden_experiment_is_a_preview_with_files_of_its_own():
 )
 def test_a_layout_that_does_not_fit_is_refused_before_anything_is_trained(tmp_path, table, fragment):
     shipped = str(catalog.folder("paper") / "table6.yaml")
-    path = write(tmp_path / "mine.yaml", {"extends": shipped, "table": table})
+    path = write(tmp_path / "mine.yaml", {"name": "mine", "extends": shipped, "table": table})
     with pytest.raises(ConfigError) as error:
         api.reproduce(str(path), root=tmp_path / "results")
     assert fragment in str(error.value)
@@ -220,7 +223,7 @@ def test_a_claim_about_a_row_that_is_not_there_is_refused(tmp_path):
     """It would vanish from the report."""
     claim = {"where": {"data.width": 29}, "perturbations": ["bim"], "value": -0.4, "sem": 0.01, "source": "made up"}
     shipped = str(catalog.folder("paper") / "table6.yaml")
-    path = write(tmp_path / "mine.yaml", {"extends": shipped, "claims": [claim]})
+    path = write(tmp_path / "mine.yaml", {"name": "mine", "extends": shipped, "claims": [claim]})
     with pytest.raises(ConfigError, match=r"no cell has .*'data.width': 29.*, which a claim is about"):
         api.reproduce(str(path), root=tmp_path / "results")
 
@@ -233,6 +236,17 @@ def test_the_example_of_the_documents_is_an_experiment(tmp_path):
         chosen = catalog.experiment(str(path), scale)
         check_layout(chosen, expand(chosen))
     assert len(expand(chosen)) == 12
+
+
+def test_the_example_of_two_arms_that_differ_in_c_fits_the_one_before():
+    text = (Path(__file__).parents[2] / "docs" / "guide" / "experiments.md").read_text()
+    whole, arms = (
+        yaml.safe_load(part.split("```")[0]) for part in text.split("```yaml\n")[1:] if "normalization: [" in part
+    )
+    merged = {**whole, **arms, "seeds": [0]}
+    chosen = config.validate(config.Experiment, merged, "my.yaml")
+    check_layout(chosen, expand(chosen))
+    assert {arm_of(chosen, cell) for cell in expand(chosen)} == {"small c", "large c"}
 
 
 def test_own_data_of_an_experiment_are_known_by_their_content(tmp_path):
@@ -256,6 +270,52 @@ def test_own_data_of_an_experiment_are_known_by_their_content(tmp_path):
 def test_claims_have_an_older_name(tmp_path: Path, name: str) -> None:
     """On top of a shipped experiment, whose claims have the present name, and in an assignment."""
     claim = {"perturbations": ["bim"], "sign": -1, "source": "mine"}
-    path = write(tmp_path / "mine.yaml", {"extends": str(catalog.folder("paper") / "table6.yaml"), name: [claim]})
+    path = write(
+        tmp_path / "mine.yaml", {"name": "mine", "extends": str(catalog.folder("paper") / "table6.yaml"), name: [claim]}
+    )
     assert [found.source for found in catalog.experiment(str(path)).claims] == ["mine"]
     assert catalog.experiment(str(path), overrides=[f"{name}=[]"]).claims == ()
+
+
+def test_a_file_with_the_name_of_a_shipped_experiment_is_refused_unless_it_is_that_one(tmp_path: Path) -> None:
+    shipped = catalog.folder("beyond") / "transfer_mnist.yaml"
+    copied = tmp_path / "copied.yaml"
+    copied.write_bytes(shipped.read_bytes())
+    assert catalog.experiment(str(shipped)) == catalog.experiment(str(copied)) == catalog.experiment("transfer_mnist")
+    for content in ({"extends": str(shipped)}, {**SMALL, "name": "transfer_mnist"}):
+        with pytest.raises(ConfigError) as caught:
+            catalog.experiment(str(write(tmp_path / "mine.yaml", content)))
+        assert str(caught.value).startswith("mine.yaml: name: 'transfer_mnist' is a shipped experiment")
+
+
+def test_cells_of_one_row_are_told_apart_by_the_key_that_differs() -> None:
+    grid = {"normalization": ["none", {"name": "batch", "c": 1e-5}, {"name": "batch", "c": 0.1}]}
+    chosen = config.validate(config.Experiment, {**SMALL, "grid": grid}, "small.yaml")
+    with pytest.raises(ConfigError) as caught:
+        check_layout(chosen, expand(chosen))
+    assert "fall into one row; they differ in normalization.c: add it to table.rows, or name the arms by it in" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize("scale", ["smoke", "full"])
+def test_a_key_of_a_named_arm_that_no_cell_has_is_refused(scale: str) -> None:
+    arms = {"none": {"normalization.name": "none"}, "batch": {"normalisation.name": "batch"}}
+    table = {**SMALL["table"], "arms": arms}
+    chosen = config.validate(config.Experiment, {**SMALL, "table": table, "scale": scale}, "small.yaml")
+    with pytest.raises(ConfigError) as caught:
+        check_layout(chosen, expand(chosen))
+    assert str(caught.value) == (
+        "small: table.arms.batch: no cell has a key 'normalisation.name'; did you mean 'normalization.name'?"
+    )
+
+
+def test_a_key_of_a_named_arm_may_be_missing_at_smaller_scales() -> None:
+    """They leave cells out on purpose."""
+    arms = {"none": {"normalization.name": "none"}, "batch": {"normalization.name": "batch"},
+            "group": {"normalization.groups": 4}}  # fmt: skip
+    table = {**SMALL["table"], "arms": arms}
+    for scale, refused in (("smoke", False), ("full", True)):
+        chosen = config.validate(config.Experiment, {**SMALL, "table": table, "scale": scale}, "small.yaml")
+        with pytest.raises(ConfigError, match="no cell has a key") if refused else contextlib.nullcontext():
+            check_layout(chosen, expand(chosen))

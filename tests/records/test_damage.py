@@ -172,7 +172,7 @@ PACKED: list[tuple[str, Callable[[bytes], bytes], str]] = [
     ("cells.jsonl", lambda text: text + text.splitlines(keepends=True)[0], "2 lines of"),
     ("measurements.jsonl", lambda text: text.replace(b'"value": 1.5', b'"value": 200'), "at most 180"),
     ("records.jsonl", lambda text: text.replace(b'"n": 40', b'"n": 41', 1), "accuracy: expected"),
-    ("records.jsonl", lambda text: text.replace(b'"n": 40', b'"n": "x"', 1), "n: expected a whole number"),
+    ("records.jsonl", lambda text: text.replace(b'"n": 40', b'"n": "x"', 1), "n: expected a valid integer"),
     ("records.jsonl", lambda text: text.replace(b'"cell_id": "', b'"cell_id": 1, "x": "', 1), "no object with"),
     ("records.jsonl", lambda text: text[:-20], "truncated"),
     ("perturbations.json", lambda text: text.replace(b'"bim"', b'"pgd"'), "the hash of its fields"),

@@ -177,10 +177,13 @@ DERIVED_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"clean@train": GAP}, ["derived: expected a name without @, received 'clean@train'"]),
 ]
 OTHER_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
-    ({"table": {"columns": {"clean@trian": "x"}}}, ["table.columns: 'clean@trian' is not", "mean 'clean@train'?"]),
-    ({"table": {"columns": {"bim@train": "x"}}}, ["table.columns: 'bim@train' is not among"]),
+    (
+        {"table": {"columns": {"clean@trian": "x"}}},
+        ["table.columns: no column 'clean@trian'; there are: clean, bim, ", "mean 'clean@train'?"],
+    ),
+    ({"table": {"columns": {"bim@train": "x"}}}, ["table.columns: no column 'bim@train'"]),
     ({"table": {"columns": {"clean@train.loss": "x"}}}, ["table.columns: no column 'clean@train.loss'"]),
-    ({"table": {"columns": {"gpa": "x"}}}, ["table.columns: 'gpa' is not among", "did you mean 'gap'?"]),
+    ({"table": {"columns": {"gpa": "x"}}}, ["table.columns: no column 'gpa'", "did you mean 'gap'?"]),
     (
         {"table": {"columns": {"gap": "x"}, "select_by": "clean@train"}},
         ["table.select_by: 'clean@train' is not among table.columns"],
