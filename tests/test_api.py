@@ -33,6 +33,7 @@ calls = {
     "measure": (["x.h5", "no such suite"], {}),
     "mend": (["x.h5"], {"mend": {"reestimate": True}, "out": "y.keras"}),
     "open_classifier": (["x.h5"], {}),
+    "pretrained": (["no such net"], {}),
     "publish": ([["no such experiment"], "nowhere"], {}),
     "report": (["nowhere"], {}),
     "reproduce": (["no such experiment"], {}),

@@ -171,14 +171,15 @@ def read(name: str, split: str, subset_seed: int | None = None) -> Split:
 
 
 def check_trainable(name: str) -> None:
-    """Check user data for what training needs and evaluation does not.
+    """Check user data, and images of several sizes, for what training needs and evaluation does not.
 
     Raises:
         UsageError: The data have no training images, a class has none, or the images are not square.
     """
-    if not is_user_data(name):
+    info = dataset_info(name)
+    if not is_user_data(name) and info.shape[0]:
         return
-    info, whole = dataset_info(name), splits(name) == (WHOLE,)
+    whole = splits(name) == (WHOLE,)
     examples = _read_published(name, WHOLE) if whole else read(name, "train")
     height, width, _ = info.shape
     if not height:

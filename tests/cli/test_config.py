@@ -30,5 +30,5 @@ def test_the_fields_are_those_of_a_cell_or_of_another_config(bnvuln):
 def test_a_config_that_is_not_known_gets_a_hint(bnvuln):
     code, out, err = bnvuln("config", "fields", "atack")
     assert (code, out) == (2, "")
-    assert err.startswith("Error: no config 'atack' (known: adversarial, attack, audit-options, ")
+    assert err.startswith("Error: no config 'atack' (known: adversarial, alex-net-arch, attack, audit-options, ")
     assert err.endswith("; did you mean 'attack'?\n")

@@ -11,7 +11,7 @@ import helpers_data as h
 import numpy as np
 import pytest
 
-from bn_vuln import data
+from bn_vuln import config, data
 from bn_vuln.data import constants, published, sources, tfds
 from bn_vuln.data.tfds import builders, downloads, network, paths, preparation, prepared, reading
 from bn_vuln.errors import BnvulnError, UsageError
@@ -219,10 +219,13 @@ def test_a_fifth_of_the_training_images_is_the_test_split_where_there_is_none(sq
     assert info.mean[0] == round(train.images[:, 0, 0, 0].mean() / 255, 4)
 
 
-def test_images_of_several_shapes_are_refused_with_the_shapes(squares, monkeypatch):
+def test_images_of_several_shapes_stay_in_their_files_and_are_not_trained_on(squares, monkeypatch):
     monkeypatch.setattr(squares, "shapes", ((8, 8, 3), (9, 9, 3)))
-    with pytest.raises(UsageError, match=r"tiny_squares: .*\(\d, \d, 3\) and \(\d, \d, 3\)"):
-        data.load("tiny_squares", "test")
+    found = data.load("tiny_squares", "test")
+    assert found.info.shape == (0, 0, 3)
+    assert {tuple(size) for size in found.images.native_sizes.tolist()} == {(8, 8), (9, 9)}
+    with pytest.raises(UsageError, match=r"expected images of one size: .*image \d+ has 8x8 and .*image \d+ has 9x9"):
+        data.load_training_data(config.Data(name="tiny_squares", validation=2), "train", 0)
 
 
 @pytest.mark.parametrize(

@@ -84,11 +84,12 @@ def dataset_info(name: str) -> DatasetInfo:
 
 def _info_of_several_sizes(name: str, found: Prepared) -> DatasetInfo:
     """Info of images that are decoded when needed; mean and std are computed when they are first read."""
-    images = read(name, next(iter(builders.split_names(name, list(found.sizes))))).images
+    assert found.shape is not None
     constant = constants.standardization(name)
-    mean, std = constant if constant is not None else statistics([images])
-    shape = (0, 0, images.shape[3])
-    return DatasetInfo(name, shape, plain.class_names(found), mean, std, builders.sizes(name, found.sizes))
+    mean, std = constant if constant is not None else statistics([read(name, splits(name)[0]).images])
+    return DatasetInfo(
+        name, (0, 0, found.shape[2]), plain.class_names(found), mean, std, builders.sizes(name, found.sizes)
+    )
 
 
 def splits(name: str) -> tuple[str, ...]:
@@ -155,9 +156,21 @@ def _read_published(name: str, split: str, folder: str) -> Split:
 
 
 def _of_several_sizes(name: str) -> Prepared | None:
-    """The data set where TFDS declares no size of its images."""
+    """The data set, where TFDS declares no size of its images and they have several; those of ImageNet always have."""
     found = prepared.find(name)
-    return found if found is not None and found.shape is not None and 0 in found.shape[:2] else None
+    if found is None or found.shape is None or 0 not in found.shape[:2] or prepared.array_files(found.folder):
+        return None
+    is_imagenet = constants.STANDARDIZED_AS.get(name.partition("/")[0]) is constants.IMAGENET
+    return found if is_imagenet or not _is_one_size(name, found.folder) else None
+
+
+@functools.lru_cache(maxsize=4)
+def _is_one_size(name: str, folder: Path) -> bool:
+    """Return whether the images of the smallest split have one size; the `folder` belongs to the key of the cache."""
+    found = prepared.read(folder)
+    assert found is not None
+    images, _ = plain.lazy(found, min(found.sizes, key=lambda split: found.sizes[split]))
+    return bool(images.shape[1])
 
 
 def _read_arrays(name: str, builder: DatasetBuilder, split: str) -> tuple[StoredImages, AnyArray]:
