@@ -31,6 +31,7 @@ from bn_vuln.runtime.progress import Progress, Quiet, progress_task
 from bn_vuln.typing import AnyArray, Arrays, DatasetImages, Images, Index, KerasModel, Labels, Logits, Mask, Tensor
 
 LAZY_BYTES, ARRAY_BYTES = 2**27, 2**30  # of float32 pixels at once, of images in files and in memory
+LARGE_IMAGE = 2**17  # bytes of float32 pixels, from which on images in memory are measured in small parts, too
 SAMPLE_BYTES = 2**28  # of the pixels of `SAMPLE` examples
 LAZY_MEMORY = 4e9  # bytes that suffice for images in files; a quarter of it is for a batch
 BN_BATCH_SIZE = 500  # with bn_statistics: batch; the batch size changes the predictions
@@ -214,7 +215,8 @@ class EvalSet:
     @property
     def _most_at_once(self) -> int:
         """Number of examples whose pixels may be in memory at once, as far as one batch allows it."""
-        return max(1, (LAZY_BYTES if self._lazy else ARRAY_BYTES) // self._bytes_each)
+        few = self._lazy or self._bytes_each > LARGE_IMAGE
+        return max(1, (LAZY_BYTES if few else ARRAY_BYTES) // self._bytes_each)
 
     def _parts(self) -> list[slice]:
         n = len(self.dataset)

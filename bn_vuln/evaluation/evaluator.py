@@ -235,6 +235,8 @@ class Evaluator:
                 images_of = (own if every else own[:0], own)
                 compute = functools.partial(self._measure_part, part, positions, perturbation, images_of, progress)
                 measured.append(kept.get(number, compute))
+        if kept.found:
+            progress.message(f"{kept.found} of {len(measured)} parts were finished before")
         joined = perturbed_images.merged([perturbed_images.from_arrays(arrays) for arrays in measured])
         seconds = time.monotonic() - begun + kept.seconds + kept_clean.seconds
         results = []

@@ -23,6 +23,7 @@ class KeptParts:
 
     Attributes:
         seconds: time that the parts took which were finished before, by another process perhaps.
+        found: their number.
     """
 
     def __init__(self, folder: Path | None, identity: Plain) -> None:
@@ -32,7 +33,7 @@ class KeptParts:
             folder: run folder; None: nothing is kept.
             identity: all that changes a number: parts of another one are left alone.
         """
-        self.seconds = 0.0
+        self.seconds, self.found = 0.0, 0
         self._folder = None if folder is None else folder / PARTS / digest(identity)
 
     def get(self, number: int, compute: Callable[[], Arrays]) -> Arrays:
@@ -43,6 +44,7 @@ class KeptParts:
         kept = _read(path)
         if kept is not None:
             self.seconds += float(kept.pop(SECONDS))
+            self.found += 1
             return kept
         begun = time.monotonic()
         arrays = compute()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +38,9 @@ def check(name: str, weights: str | Path | None) -> None:
     Raises:
         UsageError: The name or the source is not known, or the file does not exist.
     """
-    if name not in PRETRAINED:
+    if not isinstance(name, str) or name not in PRETRAINED:
         raise UsageError(
-            f"{name!r} is no pretrained net{config.nearest(name, PRETRAINED)} (known: {', '.join(PRETRAINED)})"
+            f"{name!r} is no pretrained net{config.nearest(str(name), PRETRAINED)} (known: {', '.join(PRETRAINED)})"
         )
     if weights is not None and str(weights) != RANDOM:
         weight_files.check(name, weights)
@@ -133,7 +133,7 @@ def fill(model: KerasModel, tensors: Mapping[str, Floats], source: str) -> None:
                 continue
             array = _as_keras(value, attribute, tuple(variable.shape), model)
             if array is None:
-                unfit.append(f"{key} {list(value.shape)} for {list(variable.shape)}")
+                unfit.append(f"{key} {list(value.shape)} for {_in_pytorch(variable.shape)}")
                 continue
             variable.assign(array)
             filled += 1
@@ -178,6 +178,12 @@ def _as_keras(value: Floats, attribute: str, shape: tuple[int, ...], model: Kera
             array = array.reshape(len(array), channels, height, width).transpose(0, 2, 3, 1)
         array = array.reshape(len(array), -1).T
     return array if array.shape == shape else None
+
+
+def _in_pytorch(shape: Sequence[int]) -> list[int]:
+    """The shape of a variable in PyTorch's order of axes."""
+    order = {4: (3, 2, 0, 1), 2: (1, 0)}.get(len(shape), range(len(shape)))
+    return [shape[axis] for axis in order]
 
 
 def _listed(keys: list[str]) -> str:

@@ -116,3 +116,17 @@ def test_images_in_memory_leave_no_parts(tmp_path, model, folder_of_images):
     measure(model, folder_of_images, tmp_path / model.id)
     assert not (tmp_path / model.id / PARTS).exists()
     assert data.is_user_data(folder_of_images)
+
+
+def test_large_images_in_memory_are_measured_in_parts_too(monkeypatch, tmp_path, model):
+    generator = np.random.default_rng(1)
+    images = generator.integers(0, 256, (N, *SIZE, 3), np.uint8)
+    name = data.register(images, np.arange(N) % 2)
+    whole = of(measure(model, name, tmp_path / "whole" / model.id))
+    monkeypatch.setattr(eval_set, "LAZY_BYTES", 2 * 4 * 3 * SIZE[0] * SIZE[1])
+    monkeypatch.setattr(eval_set, "LARGE_IMAGE", 4 * 3 * SIZE[0] * SIZE[1] - 1)
+    parts = []
+    original = evaluator.Evaluator._measure_part
+    monkeypatch.setattr(evaluator.Evaluator, "_measure_part", lambda self, *a: parts.append(a[2]) or original(self, *a))
+    assert of(measure(model, name, tmp_path / "parts" / model.id)) == whole
+    assert len(parts) == 5 * len(PERTURBATIONS)

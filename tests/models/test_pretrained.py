@@ -120,6 +120,7 @@ def test_damaged_and_other_files_are_refused_in_a_line(tmp_path):
 @pytest.mark.parametrize(
     ("name", "weights", "message"),
     [
+        (None, None, "None is no pretrained net"),
         ("resnet81", None, "did you mean 'resnet18'"),
         ("resnet18", "nothing.safetensors", "--weights nothing.safetensors: no such file"),
         ("alexnet", "timm", "timm has no weights of alexnet: expected torchvision"),
