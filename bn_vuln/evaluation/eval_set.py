@@ -33,7 +33,7 @@ from bn_vuln.typing import AnyArray, Arrays, DatasetImages, Images, Index, Keras
 LAZY_BYTES, ARRAY_BYTES = 2**27, 2**30  # of float32 pixels at once, of images in files and in memory
 LARGE_IMAGE = 2**17  # bytes of float32 pixels, from which on images in memory are measured in small parts, too
 SAMPLE_BYTES = 2**28  # of the pixels of `SAMPLE` examples
-LAZY_MEMORY = 4e9  # bytes that suffice for images in files; a quarter of it is for a batch
+LAZY_BATCH_BYTES = 1e9  # of the activations of a batch of images in files
 BN_BATCH_SIZE = 500  # with bn_statistics: batch; the batch size changes the predictions
 
 
@@ -78,7 +78,7 @@ class EvalSet:
             batch_size = BN_BATCH_SIZE
         if batch_size is None:
             shape = (*self.classifier.size, self.classifier.channels)
-            memory = LAZY_MEMORY if self._lazy else math.inf
+            memory = LAZY_BATCH_BYTES if self._lazy else math.inf
             batch_size = distribution.replicas * batching.estimate_batch_size(self.classifier.model, shape, memory)
             batch_size = min(batch_size, self._most_at_once) if self._lazy else batch_size
         self.batch_size = batch_size

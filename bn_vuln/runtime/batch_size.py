@@ -15,8 +15,7 @@ from bn_vuln.typing import AnyArray, KerasModel
 
 Result = TypeVar("Result")
 MAX_BATCH_SIZE = 500
-COPIES = 3  # of every activation: forward, backward, and the copies that compilers keep of both
-MEMORY_SHARE = 0.25  # of the machine's memory
+MEMORY_SHARE = 1 / 12  # of the machine's memory, for the activations of a batch, each counted once
 
 
 def estimate_batch_size(model: KerasModel, input_shape: Sequence[int], memory: float = math.inf) -> int:
@@ -27,20 +26,21 @@ def estimate_batch_size(model: KerasModel, input_shape: Sequence[int], memory: f
     Args:
         model: a Keras model.
         input_shape: shape of one example.
-        memory: in bytes, of which a quarter is used; at most the machine's.
+        memory: in bytes, for the activations of the batch; a twelfth of the machine's where that is less. TensorFlow
+            holds about half of them at a time, compilers and other uses up to three copies.
 
     Returns:
         A number of examples from 1 to `MAX_BATCH_SIZE`.
     """
     if backend.gpu_names():
         return MAX_BATCH_SIZE
-    available = min(memory, machine_memory())
+    available = min(memory, MEMORY_SHARE * machine_memory())
     numbers = float(np.prod(input_shape))
     for layer in backend.leaf_layers(model):
         shape = getattr(getattr(layer, "output", None), "shape", None)  # some layers have no output of their own
         if shape is not None:
             numbers += float(np.prod([side or 1 for side in shape[1:]]))
-    return int(min(MAX_BATCH_SIZE, max(1, MEMORY_SHARE * available // (4 * COPIES * numbers))))
+    return int(min(MAX_BATCH_SIZE, max(1, available // (4 * numbers))))
 
 
 def map_batches(

@@ -20,9 +20,9 @@ def net():
 
 def test_the_estimate_counts_activations():
     numbers = 784 + 784 + 7840 + 7840 + 10  # the images, the input layer, the two of 10 channels, the logits
-    each = 4 * batching.COPIES * numbers
+    each = 4 * numbers
     for wanted in (1, 7, 400):
-        assert batching.estimate_batch_size(net(), (28, 28, 1), wanted * each / batching.MEMORY_SHARE * 1.001) == wanted
+        assert batching.estimate_batch_size(net(), (28, 28, 1), wanted * each * 1.001) == wanted
     assert batching.estimate_batch_size(net(), (28, 28, 1), 1.0) == 1
     assert batching.estimate_batch_size(net(), (28, 28, 1), 1e15) == batching.MAX_BATCH_SIZE
 
