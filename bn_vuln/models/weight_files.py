@@ -84,15 +84,17 @@ def origin(name: str, source: str) -> Origin:
 
 
 def check(name: str, weights: str | Path) -> None:
-    """Refuse what is neither a source of a net's weights nor a file.
+    """Refuse what is neither a source of a net's weights nor a file, nor a folder that has it.
 
     Raises:
         UsageError: There is no such file, or the source does not have this net.
     """
     if str(weights) in SOURCES:
         origin(name, str(weights))
-    elif not Path(weights).expanduser().is_file():
-        raise UsageError(f"--weights {weights}: no such file; expected a file, {', '.join(SOURCES)} or random")
+    elif not (path := _named(name, weights)).is_file():
+        raise UsageError(
+            f"--weights {path}: no such file; expected a file, a folder of NAME{KEPT}, {', '.join(SOURCES)} or random"
+        )
 
 
 def path_of(name: str, weights: str | Path) -> Path:
@@ -100,14 +102,19 @@ def path_of(name: str, weights: str | Path) -> Path:
 
     Args:
         name: a net.
-        weights: a source, or a file.
+        weights: a source, a file, or a folder of files NAME.safetensors.
 
     Raises:
         UsageError: see `check`.
         BnvulnError: It cannot be fetched.
     """
     check(name, weights)
-    return fetch(name, str(weights)) if str(weights) in SOURCES else Path(weights).expanduser()
+    return fetch(name, str(weights)) if str(weights) in SOURCES else _named(name, weights)
+
+
+def _named(name: str, weights: str | Path) -> Path:
+    path = Path(weights).expanduser()
+    return path / f"{name}{KEPT}" if path.is_dir() else path
 
 
 def kept(name: str) -> Path:
