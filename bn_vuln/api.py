@@ -133,8 +133,8 @@ def pretrained(name: str, weights: str | Path | None = None) -> KerasModel:
         name: as torchvision has it: vgg11, vgg11_bn, ..., alexnet, resnet18, resnet50, densenet121; bagnet9, bagnet17
             or bagnet33.
         weights: `torchvision`, `timm` or `bagnets`, whose file is fetched where it is not on this machine; a file
-            (.safetensors; .pth with the extra `torch`); `random`; None: the file that is on this machine, else the
-            source that has the net.
+            (.safetensors; .pth with the extra `torch`), or a folder of NAME.safetensors; `random`; None: the file that
+            is on this machine, else the source that has the net.
 
     Returns:
         A Keras model: float32 pixels [n, 224, 224, 3] in [0, 1] -> logits [n, 1000]. Standardization is inside.

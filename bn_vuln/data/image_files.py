@@ -25,6 +25,7 @@ from bn_vuln.runtime.files import regular_file_stat
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow's other readers are never called
 REMEDY = "; remove it, or leave such files out with --skip-bad"
+STORED_REMEDY = "; its file is damaged: prepare the data set again"
 FORMAT_NAMES = "PNG, JPEG, BMP, GIF, WebP, TIFF or PPM"
 OTHER_FORMATS = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".tga", ".dng", ".cr2", ".nef", ".dcm")
 GRAY_MODES = ("1", "L", "LA", "La")
@@ -158,7 +159,7 @@ def _opened(path: ImageFile) -> Iterator[Image.Image]:
         with Image.open(path if isinstance(path, Path) else io.BytesIO(path.data), formats=FORMATS) as image:
             yield image
     except Exception as error:  # Pillow's readers raise errors of any type for damaged files
-        text = f"{_reason(path, error)}{REMEDY}"
+        text = f"{_reason(path, error)}{REMEDY if isinstance(path, Path) else STORED_REMEDY}"
         # Names of files may hold line ends, and bytes that are no text.
         raise UsageError(text.replace("\n", "\\n").encode(errors="backslashreplace").decode()) from None
 

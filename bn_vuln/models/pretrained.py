@@ -52,8 +52,8 @@ def pretrained(name: str, weights: str | Path | None = None, *, seed: int = 0) -
     Args:
         name: as torchvision has it: vgg11, vgg11_bn, ..., alexnet, resnet18, resnet50, densenet121; bagnet9, 17 or 33.
         weights: `torchvision`, `timm` or `bagnets`, whose file is fetched where it is not on this machine; a file
-            (.safetensors; .pth with the extra `torch`); `random`, as initialized, to try things out; None: the file
-            that is on this machine, else that of torchvision or of BagNets' authors.
+            (.safetensors; .pth with the extra `torch`), or a folder of NAME.safetensors; `random`, as initialized, to
+            try things out; None: the file that is on this machine, else that of torchvision or of BagNets' authors.
         seed: of `random` weights.
 
     Returns:

@@ -101,7 +101,7 @@ def test_keys_of_other_namings_are_read():
 def test_a_file_is_opened_by_name(resnet18, tmp_path):
     path = tmp_path / "resnet18.safetensors"
     save_file(tensors(resnet18), path)
-    model = bnv.pretrained("resnet18", weights=path)
+    model = bnv.pretrained("resnet18", weights=tmp_path)  # a folder, in which it has its name
     pretrained.fill(resnet18, tensors(resnet18), "here")
     x = np.random.default_rng(1).random((2, 224, 224, 3), np.float32)
     np.testing.assert_array_equal(np.asarray(model(x)), np.asarray(resnet18(x)))
@@ -123,6 +123,7 @@ def test_damaged_and_other_files_are_refused_in_a_line(tmp_path):
         (None, None, "None is no pretrained net"),
         ("resnet81", None, "did you mean 'resnet18'"),
         ("resnet18", "nothing.safetensors", "--weights nothing.safetensors: no such file"),
+        ("resnet18", "/", "--weights /resnet18.safetensors: no such file; expected a file, a folder"),
         ("alexnet", "timm", "timm has no weights of alexnet: expected torchvision"),
         ("bagnet9", "torchvision", "torchvision has no weights of bagnet9: expected bagnets"),
     ],
