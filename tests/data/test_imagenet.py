@@ -186,5 +186,7 @@ def test_a_damaged_record_is_named(prepared, tmp_path):
     content = path.read_bytes()
     at = content.index(b"\xff\xd8\xff")
     path.write_bytes(content[:at] + bytes(50) + content[at + 50 :])
-    with pytest.raises(UsageError, match=r"\.tfrecord-00001-of-00002: image 0: no PNG, JPEG.* prepare the data set again"):
+    with pytest.raises(
+        UsageError, match=r"\.tfrecord-00001-of-00002: image 0: no PNG, JPEG.* prepare the data set again"
+    ):
         data.load("imagenet2012", "test")
