@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
+from collections.abc import Sequence
 
 import click
 import cloup
 
 from bn_vuln.errors import BnvulnError, explain
+from bn_vuln.runtime import signals
 from bn_vuln.version import __version__
+
+from . import options as o
 
 # Section of the help -> name -> one line of help.
 COMMANDS = {
@@ -43,6 +49,8 @@ MODULES = {
     **dict.fromkeys(("compare", "list", "show", "report", "publish", "unpack"), "results"),
     "scale-input": "reproduce",
 }
+# What ends a command without a traceback.
+EXPECTED = (click.ClickException, click.Abort, BnvulnError, MemoryError, OSError, KeyboardInterrupt)
 
 
 class Commands(cloup.Group):
@@ -75,18 +83,54 @@ def bnvuln() -> None:
     """
 
 
-def main(args: list[str] | None = None) -> None:
-    """Run the command line: exit code 0, 1 (the work failed) or 2 (usage); no traceback for a user's mistake."""
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line: exit code 0, 1 (the work failed), 2 (usage) or 128 + a signal that ended it.
+
+    There is no traceback for a user's mistake. With --json each failure prints its one object too, unless the command
+    has printed one: `{"error": MESSAGE, "exit_code": CODE}`.
+
+    Args:
+        args: Words of the command line; None: those of this process, which ends with it.
+    """
+    if args is None:
+        signals.remember()
+    words, printed = sys.argv[1:] if args is None else list(args), o.Printed()
     try:
-        # Outside standalone mode click returns an exit code rather than raising it.
-        code = bnvuln.main(args, prog_name="bnvuln", standalone_mode=False) or 0
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (BnvulnError, MemoryError, OSError, KeyboardInterrupt, click.Abort) as error:
-        code, message = explain(error)
-        click.echo(message, err=True)
+        with signals.raised():
+            # Outside standalone mode click returns an exit code rather than raising it.
+            code = bnvuln.main(words, prog_name="bnvuln", standalone_mode=False, obj=printed) or 0
+    except SystemExit:  # click's, where no one reads standard output any more
+        raise
+    except BaseException as error:
+        code, message = _tell(error)
+        if "--json" in words and not printed.json:
+            with contextlib.suppress(OSError):
+                o.print_json({"error": message, "exit_code": code})
+        if not isinstance(error, EXPECTED):
+            raise
+    _flush()
     sys.exit(code)
+
+
+def _tell(error: BaseException) -> tuple[int, str]:
+    """Print the line of an error that is expected, for people; return the exit code, and what is said."""
+    with contextlib.suppress(OSError):  # a terminal that was closed
+        if isinstance(error, click.ClickException):
+            error.show()
+        elif isinstance(error, EXPECTED):
+            code, message = explain(error)
+            click.echo(message if code > 2 else f"Error: {message}", err=True)
+    if isinstance(error, click.ClickException):
+        return error.exit_code, error.format_message()
+    return explain(error) if isinstance(error, EXPECTED) else (1, f"{type(error).__name__}: {error}")
+
+
+def _flush() -> None:
+    """Write what standard output holds; where that fails, nothing is left that the interpreter would try as it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -146,8 +146,19 @@ def output(as_json: bool, data: object, text: str) -> None:
     print_json(data) if as_json else click.echo(text)
 
 
+@dataclass
+class Printed:
+    """The object of click's context: if the one JSON object of a command is on standard output."""
+
+    json: bool = False
+
+
 def print_json(data: object) -> None:
     """Print the one JSON object of a command with --json, whole or not at all. NaN and infinities become null."""
     from pydantic_core import to_jsonable_python
 
-    sys.stdout.write(json.dumps(to_jsonable_python(data, inf_nan_mode="null"), indent=2, allow_nan=False) + "\n")
+    text = json.dumps(to_jsonable_python(data, inf_nan_mode="null"), indent=2, allow_nan=False)
+    context = click.get_current_context(silent=True)
+    if context is not None and context.find_object(Printed) is not None:
+        context.obj.json = True
+    click.echo(text)

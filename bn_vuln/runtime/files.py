@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bn_vuln.errors import UsageError
+from bn_vuln.runtime import signals
 
 KINDS = {  # what is no regular file -> its name
     stat.S_IFDIR: "a folder",
@@ -30,6 +31,7 @@ def atomic_write(path: Path, content: bytes | str) -> None:
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, of its suffix; it becomes `path` on success and is removed on failure."""
+    signals.check()
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}{path.suffix}")
     try:
         yield temporary

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from bn_vuln.runtime import signals
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,15 @@ class Progress(Protocol):
 
 
 class Quiet:
-    """No progress."""
+    """No progress. Starting and advancing raise an interruption that was lost (`signals.check`)."""
 
     def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
-        """Do nothing."""
+        """Only look for a lost interruption."""
+        signals.check()
 
     def advance(self, done: int, detail: str = "") -> None:
-        """Do nothing."""
+        """Only look for a lost interruption."""
+        signals.check()
 
     def message(self, text: str) -> None:
         """Do nothing."""
@@ -65,11 +69,13 @@ class PlainLines(Quiet):
 
     def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
         """Remember the task; nothing is printed."""
+        super().start(title, total, unit, done)
         self.title, self.total, self.unit, self.done_before = title, total, unit, done
         self.began = self.last_printed = time.monotonic()
 
     def advance(self, done: int, detail: str = "") -> None:
         """Print a line, if the last one is old enough, with the time that is left."""
+        super().advance(done, detail)
         now = time.monotonic()
         if now - self.last_printed < self.every or done >= self.total:
             return
@@ -78,8 +84,9 @@ class PlainLines(Quiet):
         self.message(f"{self.title}: {done}/{self.total} {self.unit} {detail} {duration(left)} left")
 
     def message(self, text: str) -> None:
-        """Print the line."""
-        print(text, file=sys.stderr, flush=True)
+        """Print the line; where no one can read it any more, work goes on."""
+        with contextlib.suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
 
 
 class LiveBar(Quiet):
@@ -96,6 +103,7 @@ class LiveBar(Quiet):
         """Show a bar for the task."""
         from rich import progress
 
+        super().start(title, total, unit, done)
         self.stop()
         self.bar = progress.Progress(
             progress.TextColumn("{task.description}"),
@@ -111,17 +119,20 @@ class LiveBar(Quiet):
 
     def advance(self, done: int, detail: str = "") -> None:
         """Move the bar."""
+        super().advance(done, detail)
         if self.bar is not None:
             self.bar.update(self.task, completed=done, detail=detail)
 
     def message(self, text: str) -> None:
-        """Print the line above the bar."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        """Print the line above the bar; where the terminal was closed, work goes on."""
+        with contextlib.suppress(OSError):
+            self.console.print(text, markup=False, soft_wrap=True)
 
     def stop(self) -> None:
         """Remove the bar."""
         if self.bar is not None:
-            self.bar.stop()
+            with contextlib.suppress(OSError):
+                self.bar.stop()
             self.bar = None
 
 
@@ -132,7 +143,7 @@ def make_progress(*, quiet: bool = False) -> Progress:
     return LiveBar() if sys.stderr.isatty() else PlainLines()
 
 
-@contextmanager
+@contextlib.contextmanager
 def progress_task(progress: Progress, title: str, total: int, unit: str, done: int = 0) -> Iterator[None]:
     """Run the block as a task of a progress, which is stopped however the block ends.
 
@@ -143,8 +154,8 @@ def progress_task(progress: Progress, title: str, total: int, unit: str, done: i
         unit: name of the units.
         done: units that were done before.
     """
-    progress.start(title, total, unit, done)
     try:
+        progress.start(title, total, unit, done)
         yield
     finally:
         progress.stop()

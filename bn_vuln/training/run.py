@@ -23,7 +23,7 @@ from bn_vuln.config import (
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.transforms import check_width
 from bn_vuln.errors import UsageError
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, signals
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution, Strategy, choose
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet, progress_task
@@ -273,7 +273,7 @@ class _Run:
         """Train the epochs that are left; the reason if the training failed."""
         try:
             return self._epochs(progress)
-        except KeyboardInterrupt:
+        except (Exception, KeyboardInterrupt):  # TensorFlow makes other errors of some interruptions
             if self.checkpoint_every is None:
                 self._save()
             raise
@@ -300,8 +300,9 @@ class _Run:
                 if not math.isfinite(epoch.loss):
                     return f"the loss is not finite in epoch {epoch.number}"
                 if self.folder is not None:
-                    self.unsaved = None  # it and the next one need not be in memory together
-                    self.unsaved = checkpoint.take(self.loop.model, self.loop.optimizer, state)
+                    with signals.uninterrupted():  # there is none in between
+                        self.unsaved = None  # it and the next one need not be in memory together
+                        self.unsaved = checkpoint.take(self.loop.model, self.loop.optimizer, state)
                 if epoch.number == epochs or self._is_due(epoch.number, time.monotonic() - saved):
                     self._save()
                     saved = time.monotonic()
