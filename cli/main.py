@@ -108,7 +108,8 @@ def main(args: Sequence[str] | None = None) -> None:
                 o.print_json({"error": message, "exit_code": code})
         if not isinstance(error, EXPECTED):
             raise
-    _flush()
+    if sys.stdout is not None:  # as it is where it was closed
+        _flush()
     sys.exit(code)
 
 
