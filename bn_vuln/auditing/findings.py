@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import BeforeValidator
+from pydantic_core import to_jsonable_python
 
 from bn_vuln.config import Frozen, Mend
 from bn_vuln.errors import BnvulnError, UsageError
-from bn_vuln.records import Flag
-from bn_vuln.runtime.files import atomic_path, atomic_write
+from bn_vuln.records import Flag, digests, read_file
+from bn_vuln.records.reading import parse_json
+from bn_vuln.runtime.files import atomic_write
 from bn_vuln.typing import Arrays
 
 FILE = "audit.json"
@@ -358,7 +360,8 @@ class Findings(Frozen):
 def write(folder: Path, findings: Findings) -> Path:
     """Write an audit into its folder; the file."""
     path = folder / FILE
-    atomic_write(path, findings.model_dump_json(indent=1) + "\n")
+    plain = to_jsonable_python(findings, inf_nan_mode="null")
+    atomic_write(path, json.dumps(digests.with_digest(plain), indent=1) + "\n")
     return path
 
 
@@ -370,9 +373,7 @@ def write_examples(folder: Path, number: int, arrays: Arrays) -> None:
         number: of the model.
         arrays: `clean` and `attacked`, float32 [k, height, width, channels], pixels in [0, 1].
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / f"examples_{number}.npz") as path:
-        np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    digests.write_arrays(folder / f"examples_{number}.npz", arrays)
 
 
 def folder_name(models: Sequence[Path]) -> str:
@@ -412,7 +413,7 @@ def read(folder: Path) -> Findings:
     """
     path = folder / FILE
     try:
-        return Findings.model_validate_json(path.read_bytes())
+        return Findings.model_validate(digests.without_digest(parse_json(read_file(path))))
     except FileNotFoundError:
         raise BnvulnError(f"{folder}: no audit here (no {FILE}); make it: bnvuln audit MODEL --out {folder}") from None
     except (OSError, ValueError) as error:

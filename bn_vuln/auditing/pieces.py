@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
 import math
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from bn_vuln.config import digest
+from bn_vuln.records import digests, read_file
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.typing import Arrays, Mask, Plain
 
@@ -56,30 +56,26 @@ class Pieces:
     def get(self, name: str, compute: Callable[[], Plain]) -> Plain:
         """Return a piece, computed now unless it was before. A damaged file counts as missing."""
         path = None if self._folder is None else self._folder / f"{digest({'piece': name})}.json"
-        if path is not None and (kept := _read(path)) is not None:
+        if path is not None and (kept := read(path)) is not None:
             self._clock.before += kept["seconds"]
             return dict(kept["value"])
         begun = time.monotonic()
         value = compute()
         seconds = time.monotonic() - begun
         if path is not None:
-            kept = {"name": name, "seconds": seconds, "value": value, "sha256": _sha256(value)}
-            atomic_write(path, json.dumps(kept) + "\n")
+            kept = json.loads(json.dumps({"name": name, "seconds": seconds, "value": value}))
+            atomic_write(path, json.dumps(digests.with_digest(kept)) + "\n")
         return value
 
 
-def _read(path: Path) -> Plain | None:
-    """What a file keeps; None where there is none, or it is damaged."""
+def read(path: Path) -> Plain | None:
+    """Return a piece of a file, which has its digest; None where there is none, or it is damaged."""
     try:
-        kept = json.loads(path.read_bytes())
-        whole = kept["sha256"] == _sha256(kept["value"]) and kept["seconds"] >= 0
-    except (OSError, ValueError, TypeError, KeyError):
+        data = json.loads(read_file(path))
+        kept = digests.without_digest(data)
+    except (OSError, ValueError, RecursionError):
         return None
-    return dict(kept) if whole else None
-
-
-def _sha256(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+    return kept if isinstance(kept, dict) and kept is not data else None
 
 
 def packed(mask: Mask) -> str:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from bn_vuln.config import digest
+from bn_vuln.records import digests
 from bn_vuln.records.folder import PARTS
-from bn_vuln.runtime.files import atomic_path
 from bn_vuln.typing import Arrays, Plain
 
 SECONDS = "seconds"
@@ -48,9 +47,7 @@ class KeptParts:
             return kept
         begun = time.monotonic()
         arrays = compute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
-            np.savez(temporary, **{SECONDS: np.array(time.monotonic() - begun)}, **arrays)  # type: ignore[arg-type]
+        digests.write_arrays(path, {SECONDS: np.array(time.monotonic() - begun), **arrays}, compressed=False)
         return arrays
 
     def remove(self) -> None:
@@ -68,8 +65,7 @@ def forget_parts(folder: Path) -> None:
 
 def _read(path: Path) -> Arrays | None:
     try:
-        with np.load(path) as arrays:
-            kept = dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        kept = digests.read_arrays(path)
+    except (OSError, ValueError):
         return None
     return kept if SECONDS in kept else None

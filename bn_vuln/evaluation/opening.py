@@ -176,7 +176,7 @@ def _folder(classifier: Classifier, root: Path | None) -> Path | None:
         records.write_external(folder, record)
     elif is_cell(classifier.identity) and not (folder / "config.yaml").exists():
         cell = config.validate(config.Cell, classifier.identity, "cell")
-        atomic_write(folder / "config.yaml", config.to_yaml(cell))
+        atomic_write(folder / "config.yaml", records.to_yaml(cell))
     return folder
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bn_vuln import records
-from bn_vuln.config import Experiment, digest, identity_of, to_yaml
+from bn_vuln.config import Experiment, digest, identity_of
 from bn_vuln.errors import UsageError
 from bn_vuln.experiments import catalog, runner
 from bn_vuln.records import FolderStore, Published
@@ -80,7 +80,7 @@ def publish_experiments(
     known = {path.stem for path in (target / "experiments").glob("*.yaml")}
     others = [e for e in records.open_store(target).experiments() if catalog.file_stem(e) not in texts] if known else []
     members = _members([*texts.values(), *others])
-    configs = {stem: to_yaml(e) for stem, e in texts.items()}
+    configs = {stem: records.to_yaml(e) for stem, e in texts.items()}
     records.pack(FolderStore(source), target, published, configs, members, progress)
     return publications
 

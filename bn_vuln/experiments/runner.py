@@ -27,7 +27,6 @@ from bn_vuln.config import (
     digest,
     identity_of,
     perturbation_identity,
-    to_yaml,
     with_eps_grid,
 )
 from bn_vuln.config.grid import cell_plans, check_layout, expand, select
@@ -186,7 +185,7 @@ def run(
         raise UsageError("--jobs divides the cells, --strategy mirrored each cell: use one of them")
     todo = tasks(experiment, where)  # before anything is written, since it raises for a wrong experiment
     check_data(task for task in todo if not task.finished(root))
-    atomic_write(experiment_path(root, experiment), to_yaml(experiment))
+    atomic_write(experiment_path(root, experiment), records.to_yaml(experiment))
     for task in todo:
         _set_damaged_aside(task, root, progress)
     unfinished, idle_rounds = [task for task in todo if not task.finished(root)], 0
@@ -279,7 +278,7 @@ def _set_damaged_aside(task: Task, root: Path, progress: Progress) -> None:
         for damaged in task.damaged(root) if acquired else ():
             _set_aside(damaged, progress)
             if damaged.path.name == "config.yaml":
-                atomic_write(damaged.path, to_yaml(task.cell))
+                atomic_write(damaged.path, records.to_yaml(task.cell))
 
 
 def _set_aside(damaged: records.Damaged, progress: Progress) -> None:

@@ -1,5 +1,6 @@
 """Records: the measured numbers, their files, and the locks of the folders that they are written to."""
 
+from bn_vuln.records.digests import to_yaml
 from bn_vuln.records.folder import (
     EXTERNAL,
     FolderStore,
@@ -94,6 +95,7 @@ __all__ = [
     "run_folders",
     "set_aside",
     "to_json",
+    "to_yaml",
     "write_external",
     "write_measurement",
     "write_record",

@@ -12,6 +12,7 @@ import math
 from pydantic import BaseModel
 
 from bn_vuln.config import digest
+from bn_vuln.records import digests
 from bn_vuln.records.schema import ExternalRecord, MeasurementRecord, Record, TrainingRecord
 from bn_vuln.typing import Mask, Plain
 
@@ -83,6 +84,8 @@ def check_history(text: str, training: TrainingRecord | None = None) -> None:
                 raise ValueError(f"epoch {i}: {name} {values[name]!r}, but {getattr(training, name)!r} in its record")
     if training is not None and len(rows) != training.epochs:
         raise ValueError(f"{len(rows)} epochs, but {training.epochs} in the record of the training")
+    if training is not None and training.history_sha256 not in (None, digests.of_text(text)):
+        raise ValueError("their sha256 is another one than in the record of the training")
 
 
 # ---------------------------------------------------------------- by kind

@@ -15,7 +15,6 @@ from __future__ import annotations
 import csv
 import functools
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -27,19 +26,17 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from bn_vuln import config
 from bn_vuln.config import digest, identity_of
 from bn_vuln.config.identity import ID_LENGTH
 from bn_vuln.errors import ConfigError, UsageError
-from bn_vuln.records import checks
+from bn_vuln.records import checks, digests
 from bn_vuln.records.reading import (
     Damaged,
     DamagedError,
     DamageLog,
-    ParsedArrays,
     first_line,
     parse_json,
     read_file,
@@ -47,7 +44,7 @@ from bn_vuln.records.reading import (
 )
 from bn_vuln.records.schema import SCHEMA, ExternalRecord, MeasurementRecord, Record, TrainingRecord
 from bn_vuln.runtime.files import atomic_write
-from bn_vuln.typing import Arrays, Mask
+from bn_vuln.typing import AnyArray, Arrays, Mask
 
 EXTERNAL = "model.json"
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -57,9 +54,11 @@ MEASURE_AGAIN = "measure it again: bnvuln reproduce NAME, or bnvuln evaluate or 
 TRAIN_AGAIN = "train it again: bnvuln reproduce NAME, or bnvuln train --force, replaces it"
 
 
-def to_json(model: BaseModel) -> str:
-    """Return a record as indented JSON with sorted keys."""
-    return json.dumps(model.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False) + "\n"
+def to_json(model: BaseModel, arrays_digest: str | None = None) -> str:
+    """Return a record as a file has it: indented JSON with sorted keys, its digest and that of the arrays beside it."""
+    beside = {} if arrays_digest is None else {digests.ARRAYS_KEY: arrays_digest}
+    plain = digests.with_digest({**model.model_dump(mode="json"), **beside})
+    return json.dumps(plain, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def record_path(folder: Path, perturbation_id: str) -> Path:
@@ -72,32 +71,41 @@ def correct_path(folder: Path, perturbation_id: str) -> Path:
     return folder / "outcomes" / f"{perturbation_id}.npz"
 
 
-def write_record(
-    folder: Path, record: Record, correct: Mask, arrays: Mapping[str, NDArray[np.generic]] | None = None
-) -> Path:
+def write_record(folder: Path, record: Record, correct: Mask, arrays: Mapping[str, AnyArray] | None = None) -> Path:
     """Write a record into a run folder and, before it, which examples are `correct`, bool [n], and other arrays."""
-    packed: Arrays = {"correct": np.packbits(correct), "n": np.asarray(len(correct), np.int64)}
-    _write_arrays(correct_path(folder, record.perturbation_id), {**packed, **(arrays or {})})
+    beside = outcome_arrays(np.packbits(correct), len(correct), arrays or {})
+    digest = digests.write_arrays(correct_path(folder, record.perturbation_id), beside)
     path = record_path(folder, record.perturbation_id)
-    atomic_write(path, to_json(record))
+    atomic_write(path, to_json(record, digest))
     return path
+
+
+def outcome_arrays(bits: AnyArray, n: int, arrays: Mapping[str, AnyArray]) -> Arrays:
+    """Return all arrays beside a record: which of n examples are correct, as packed bits, and others."""
+    return {"correct": bits, "n": np.asarray(n, np.int64), **arrays}
 
 
 def read_record(path: Path) -> Record:
     """Read a record. Raises `DamagedError` if it is damaged, of another schema, or not of its name."""
-    record = _read(path, Record, "record", MEASURE_AGAIN)
+    return _read_record(path)[0]
+
+
+def _read_record(path: Path) -> tuple[Record, str | None]:
+    """A record, and the digest of its arrays."""
+    record, digest = _read(path, Record, "record", MEASURE_AGAIN)
     _check_name(path, "perturbation_id", record.perturbation_id)
-    return record
+    return record, digest
 
 
-def _read(path: Path, kind: type[Kind], what: str, remedy: str) -> Kind:
+def _read(path: Path, kind: type[Kind], what: str, remedy: str) -> tuple[Kind, str | None]:
     try:
-        record = kind.model_validate(parse_json(read_file(path)))
+        content, digest = digests.of_record(digests.without_digest(parse_json(read_file(path))))
+        record = kind.model_validate(content)
         checks.check_numbers(record)
         checks.check_ids(record)
     except (OSError, ValueError) as error:
         _refuse(path, f"not a readable {what} of schema {SCHEMA} ({first_line(error)})", remedy)
-    return record
+    return record, digest
 
 
 def _check_name(path: Path, name: str, received: str) -> None:
@@ -119,33 +127,31 @@ def measurement_path(folder: Path, measurement_id: str) -> Path:
 def write_measurement(folder: Path, record: MeasurementRecord, arrays: Arrays) -> Path:
     """Write a measurement and, before it, its arrays into a run folder."""
     path = measurement_path(folder, record.measurement_id)
-    _write_arrays(path, arrays)
-    atomic_write(path, to_json(record))
+    digest = digests.write_arrays(path.with_suffix(".npz"), arrays)
+    atomic_write(path, to_json(record, digest))
     return path
-
-
-def _write_arrays(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-    """Write arrays beside the record that will be at `path`."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    atomic_write(path.with_suffix(".npz"), buffer.getvalue())
 
 
 def read_measurement(path: Path) -> MeasurementRecord:
     """Read a measurement. Raises `DamagedError` if it is damaged, of another schema, or not of its name."""
-    record = _read(path, MeasurementRecord, "measurement", MEASURE_AGAIN)
+    return _read_measurement(path)[0]
+
+
+def _read_measurement(path: Path) -> tuple[MeasurementRecord, str | None]:
+    """A measurement, and the digest of its arrays."""
+    record, digest = _read(path, MeasurementRecord, "measurement", MEASURE_AGAIN)
     _check_name(path, "measurement_id", record.measurement_id)
-    return record
+    return record, digest
 
 
-def read_arrays(path: Path) -> Arrays:
-    """Read the arrays beside a record. Raises `DamagedError` if they are missing or damaged."""
-    return _load(path.with_suffix(".npz"), "arrays")
+def read_arrays(path: Path, expected: str | None = None) -> Arrays:
+    """Read the arrays beside a record, which may say their digest. Raises `DamagedError` if they are not whole."""
+    return _load(path.with_suffix(".npz"), "arrays", expected)
 
 
-def _load(path: Path, what: str) -> Arrays:
+def _load(path: Path, what: str, expected: str | None = None) -> Arrays:
     try:
-        return dict(ParsedArrays(read_file(path)))
+        return digests.read_arrays(path, expected)
     except (OSError, ValueError) as error:
         _refuse(path, f"not readable {what} ({first_line(error)})", MEASURE_AGAIN)
 
@@ -153,7 +159,7 @@ def _load(path: Path, what: str) -> Arrays:
 def read_training(folder: Path) -> TrainingRecord | None:
     """Read how the training of a run folder ended; None while there is no such record."""
     path = folder / "training.json"
-    return _read(path, TrainingRecord, "training record", TRAIN_AGAIN) if path.exists() else None
+    return _read(path, TrainingRecord, "training record", TRAIN_AGAIN)[0] if path.exists() else None
 
 
 def write_external(folder: Path, record: ExternalRecord) -> Path:
@@ -167,13 +173,16 @@ def read_external(folder: Path) -> ExternalRecord | None:
     """Read which external model the records of a folder are of; None where it says nothing."""
     path = folder / EXTERNAL
     remedy = "bnvuln attack MODEL writes it again"
-    return _read(path, ExternalRecord, "record of an external model", remedy) if path.exists() else None
+    return _read(path, ExternalRecord, "record of an external model", remedy)[0] if path.exists() else None
 
 
-def read_correct(folder: Path, perturbation_id: str) -> Mask:
-    """Read which examples of a record are correct, bool [n]. Raises `DamagedError` naming the file if it is damaged."""
+def read_correct(folder: Path, perturbation_id: str, expected: str | None = None) -> Mask:
+    """Read which examples of a record are correct, bool [n]; the record may say the digest of all arrays beside it.
+
+    Raises `DamagedError` naming the file if it is damaged.
+    """
     path = correct_path(folder, perturbation_id)
-    arrays = _load(path, "outcomes")
+    arrays = _load(path, "outcomes", expected)
     try:
         return unpack_bits(arrays["correct"], int(arrays["n"]))
     except (KeyError, ValueError, TypeError) as error:
@@ -221,15 +230,21 @@ def read_cell(folder: Path) -> config.Cell:
         raise UsageError(
             f"{folder}: not a run folder (no config.yaml); expected a run of `bnvuln train` or a .keras file"
         )
-    try:
-        cell = config.validate(config.Cell, config.read_yaml(path), str(path))
-    except ConfigError as error:
-        reason = first_line(error).removeprefix(f"{path}: ")
-        _refuse(path, reason, "bnvuln reproduce NAME, or bnvuln train --force, writes it again")
+    remedy = "bnvuln reproduce NAME, or bnvuln train --force, writes it again"
+    cell = _read_config(path, config.Cell, remedy, folder.name)
     if named not in (None, own := digest(identity_of(cell))):
         _refuse(path, f"that of run {own}, but the folder is named as run {named}",
                 f"if the folder was renamed or copied, name it {own} (or any name that is no id)")  # fmt: skip
     return cell
+
+
+def _read_config(path: Path, kind: type[Kind], remedy: str, cell_id: str = "") -> Kind:
+    try:
+        digests.check_yaml(path)
+        return config.validate(kind, config.read_yaml(path), str(path))
+    except (OSError, ValueError, ConfigError) as error:
+        reason = first_line(error).removeprefix(f"{path}: ")
+    raise DamagedError(Damaged(path, reason, remedy, cell_id))
 
 
 def run_id(folder: Path) -> str | None:
@@ -326,11 +341,7 @@ def read_experiments(root: Path, log: DamageLog) -> list[config.Experiment]:
 
 def read_experiment(path: Path) -> config.Experiment:
     """Read an experiment of a results folder. Raises `DamagedError` if it is damaged."""
-    try:
-        return config.validate(config.Experiment, config.read_yaml(path), str(path))
-    except ConfigError as error:
-        reason = first_line(error).removeprefix(f"{path}: ")
-        raise DamagedError(Damaged(path, reason, "bnvuln reproduce NAME writes it again")) from None
+    return _read_config(path, config.Experiment, "bnvuln reproduce NAME writes it again")
 
 
 class FolderStore(DamageLog):
@@ -385,11 +396,11 @@ class FolderStore(DamageLog):
         path, outcomes = record_path(folder, perturbation_id), correct_path(folder, perturbation_id)
         if not path.exists():
             return None
-        record = read_record(path)
+        record, digest = _read_record(path)
         self._check_cell(path, cell_id, record.cell_id, MEASURE_AGAIN)
         if outcomes.exists():
             try:
-                checks.check_outcomes(read_correct(folder, perturbation_id), record)
+                checks.check_outcomes(read_correct(folder, perturbation_id, digest), record)
             except ValueError as error:
                 _refuse(outcomes, first_line(error), MEASURE_AGAIN)
         return record
@@ -417,9 +428,9 @@ class FolderStore(DamageLog):
         path = measurement_path(self.root / cell_id, measurement_id)
         if not path.exists():
             return None
-        record = read_measurement(path)
+        record, digest = _read_measurement(path)
         self._check_cell(path, cell_id, record.cell_id, MEASURE_AGAIN)
-        read_arrays(path)
+        read_arrays(path, digest)
         return record
 
     def measurement_arrays(self, cell_id: str, measurement_id: str) -> Arrays:

@@ -10,9 +10,11 @@
     ROOT/arrays.npz           CELL/ID/NAME -> arrays beside records and measurements
     ROOT/history.csv.gz       the epochs of all trainings
     ROOT/experiments/*.yaml   ROOT/models/*.keras (few)
+    ROOT/SHA256SUMS           the digests of all these files (sha256sum --check)
 
 All files are sorted and have fixed dates: the same content gives the same bytes. A field at its default is left out.
-Writing is done by bn_vuln/records/packing.py.
+Each line has its digest, and lines of numbers that of their arrays; older lines have none. Writing is done by
+bn_vuln/records/packing.py.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ from pydantic import BaseModel
 
 from bn_vuln import config
 from bn_vuln.errors import ConfigError
-from bn_vuln.records import checks
-from bn_vuln.records.folder import check_model, read_experiments
+from bn_vuln.records import checks, digests
+from bn_vuln.records.folder import check_model, outcome_arrays, read_experiments
 from bn_vuln.records.reading import (
     Damaged,
     DamagedError,
@@ -44,6 +46,7 @@ from bn_vuln.typing import AnyArray, Arrays, Mask, Plain
 
 CELLS, RECORDS, MEASUREMENTS = "cells.jsonl", "records.jsonl", "measurements.jsonl"
 PERTURBATIONS, OUTCOMES, ARRAYS, HISTORY = "perturbations.json", "outcomes.npz", "arrays.npz", "history.csv.gz"
+SUMS = "SHA256SUMS"
 Kind = TypeVar("Kind", bound=BaseModel)
 Result = TypeVar("Result")
 REMEDY = "restore the file from where the store is from, or publish the results again"
@@ -53,6 +56,13 @@ Rows = dict[str, dict[str, Plain]]  # cell id -> id -> line
 def is_packed(root: Path) -> bool:
     """Return True if a folder is a packed store, whole or damaged."""
     return any((root / name).exists() for name in (CELLS, RECORDS, MEASUREMENTS))
+
+
+def packed_files(root: Path) -> list[Path]:
+    """Return the files of a packed store, those alone whose digests SHA256SUMS has."""
+    named = (CELLS, RECORDS, MEASUREMENTS, PERTURBATIONS, OUTCOMES, ARRAYS, HISTORY)
+    many = (path for pattern in ("experiments/*.yaml", "models/*.keras") for path in sorted(root.glob(pattern)))
+    return [*(path for name in named if (path := root / name).exists()), *many]
 
 
 class PackedStore(DamageLog):
@@ -133,8 +143,10 @@ class PackedStore(DamageLog):
         return self._bits(key, record.n, record.cell_id) if key in self._outcomes else None
 
     def arrays(self, cell_id: str, perturbation_id: str) -> Arrays:
-        names = self._names.get((cell_id, perturbation_id), {})
-        return self.attempt(lambda: {name: self._array(key, cell_id) for name, key in names.items()}) or {}
+        return self.attempt(lambda: self._arrays(cell_id, perturbation_id)) or {}
+
+    def _arrays(self, cell_id: str, own: str) -> Arrays:
+        return {name: self._array(key, cell_id) for name, key in self._names.get((cell_id, own), {}).items()}
 
     def measurements(self, cell_id: str) -> list[MeasurementRecord]:
         return [record for own in self._measurements.get(cell_id, {}) if (record := self.measurement(cell_id, own))]
@@ -178,15 +190,27 @@ class PackedStore(DamageLog):
         if correct is not None:
             with self._refusing(OUTCOMES, f"{record.perturbation_id} of {cell_id}: {{}}", cell_id):
                 checks.check_outcomes(correct, record)
+            if digests.ARRAYS_KEY in row:
+                bits, own = self._outcomes[f"{cell_id}/{record.perturbation_id}"], record.perturbation_id
+                self._check_arrays(RECORDS, row, outcome_arrays(bits, record.n, self._arrays(cell_id, own)))
         return record
+
+    def _check_arrays(self, name: str, row: Plain, arrays: Arrays) -> None:
+        """Refuse a line of other arrays; older lines have no digest of them."""
+        if row.get(digests.ARRAYS_KEY) not in (None, digests.of_arrays(arrays)):
+            own = row.get("perturbation_id", row.get("measurement_id"))
+            self._refuse(name, f"{own} of {row['cell_id']}: its arrays have another sha256", row["cell_id"])
 
     def _measurement(self, cell_id: str, row: Plain) -> MeasurementRecord:
         fields = {**row, "cell_id": cell_id, "measurement": self._identity(row["measurement_id"], cell_id)}
-        return self._parse_record(MeasurementRecord, MEASUREMENTS, fields, cell_id)
+        record = self._parse_record(MeasurementRecord, MEASUREMENTS, fields, cell_id)
+        if digests.ARRAYS_KEY in row:
+            self._check_arrays(MEASUREMENTS, row, self._arrays(cell_id, record.measurement_id))
+        return record
 
     def _parse_record(self, kind: type[Kind], name: str, fields: Plain, cell_id: str) -> Kind:
         """A record of a line, of a cell and a perturbation whose ids are checked already."""
-        fields = {key: value for key, value in fields.items() if key != "experiments"}
+        fields = {key: value for key, value in fields.items() if key not in ("experiments", digests.ARRAYS_KEY)}
         about = [str(fields[key]) for key in ("perturbation_id", "measurement_id") if key in fields]
         reason = f"{' of '.join([*about, cell_id])}: not a readable {kind.__name__} ({{}})"
         with self._refusing(name, reason, cell_id, (ValueError, TypeError)):
@@ -250,7 +274,7 @@ class PackedStore(DamageLog):
             try:
                 if not line.endswith(b"\n"):
                     raise ValueError("truncated (no final newline)")
-                row = parse_json(line)
+                row = digests.without_digest(parse_json(line))
                 if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ids):
                     raise ValueError(f"no object with {', '.join(ids)}")
             except ValueError as error:

@@ -15,11 +15,14 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel
 
-from bn_vuln.config import Cell, describe_cell, identity_of, to_plain, to_yaml, validate
+from bn_vuln.config import Cell, describe_cell, identity_of, to_plain, validate
 from bn_vuln.errors import BnvulnError, UsageError
+from bn_vuln.records import digests
+from bn_vuln.records.digests import to_yaml
 from bn_vuln.records.folder import (
     FolderStore,
     check_model,
+    outcome_arrays,
     read_experiment,
     record_path,
     set_aside,
@@ -35,8 +38,10 @@ from bn_vuln.records.packed import (
     OUTCOMES,
     PERTURBATIONS,
     RECORDS,
+    SUMS,
     PackedStore,
     is_packed,
+    packed_files,
 )
 from bn_vuln.records.reading import DamagedError, describe_damaged
 from bn_vuln.records.schema import MeasurementRecord, Record, TrainingRecord
@@ -48,7 +53,7 @@ from bn_vuln.typing import Arrays, Plain
 Members = Mapping[tuple[str, str], Sequence[str]]  # (cell, id of a record or "") -> the experiments that ask for it
 # Fields on how a number was made: they may differ where it was made twice.
 PROVENANCE_FIELDS = {"versions", "device", "seconds", "images_per_second", "replicas", "resumed", "dataset_info",
-                     "model_sha256"}  # fmt: skip
+                     "model_sha256", "history_sha256"}  # fmt: skip
 ZIP_TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the date of everything in an archive
 
 
@@ -62,7 +67,7 @@ class Published:
 
 @dataclass
 class _Content:
-    """All that a packed store holds, by cell and id."""
+    """All that a packed store holds, by cell and id; of outcomes and arrays by CELL/ID."""
 
     cells: dict[str, Cell] = field(default_factory=dict)
     trainings: dict[str, TrainingRecord] = field(default_factory=dict)
@@ -71,7 +76,7 @@ class _Content:
     records: dict[tuple[str, str], Record] = field(default_factory=dict)
     measurements: dict[tuple[str, str], MeasurementRecord] = field(default_factory=dict)
     outcomes: Arrays = field(default_factory=dict)
-    arrays: Arrays = field(default_factory=dict)
+    arrays: dict[str, Arrays] = field(default_factory=dict)
 
     def add(self, store: Store, cell_id: str, published: Published | None = None) -> None:
         """Take a cell from a store: all that is there of it, or what is to be published. What is held already stays.
@@ -112,8 +117,15 @@ class _Content:
         self._add_arrays(f"{cell_id}/{own}", store.arrays(cell_id, own))
 
     def _add_arrays(self, prefix: str, arrays: Arrays) -> None:
-        for name, array in arrays.items():
-            self.arrays.setdefault(f"{prefix}/{name}", array)
+        self.arrays[prefix] = {**arrays, **self.arrays.get(prefix, {})}
+
+    def with_digests(self, row: Plain) -> Plain:
+        """Return a line with its digest, and before it that of its arrays, if it has some."""
+        prefix = f"{row['cell_id']}/{row.get('perturbation_id', row.get('measurement_id'))}"
+        arrays = self.arrays.get(prefix, {})
+        if prefix in self.outcomes:
+            arrays = outcome_arrays(self.outcomes[prefix], row["n"], arrays)
+        return digests.with_digest({**row, digests.ARRAYS_KEY: digests.of_arrays(arrays)} if arrays else row)
 
 
 def _check_same(store: Store, what: str, known: BaseModel, new: BaseModel) -> None:
@@ -169,7 +181,9 @@ def pack(
         content.add(source, cell_id, wanted)
     _report(source, progress)
     for stem, text in experiments.items():
-        atomic_write(target / "experiments" / f"{stem}.yaml", text)
+        path = target / "experiments" / f"{stem}.yaml"
+        if not path.exists() or path.read_text() != text.partition("\n")[2]:  # else it is older, without a digest
+            atomic_write(path, text)
     _write(content, target, members)
 
 
@@ -188,7 +202,8 @@ def _write(content: _Content, target: Path, members: Members) -> None:
         if path.resolve() != (target / names[cell_id]).resolve():
             atomic_write(target / names[cell_id], path.read_bytes())
     atomic_write(target / OUTCOMES, _archive(content.outcomes))
-    atomic_write(target / ARRAYS, _archive(content.arrays))
+    arrays = {f"{prefix}/{name}": array for prefix, own in content.arrays.items() for name, array in own.items()}
+    atomic_write(target / ARRAYS, _archive(arrays))
     atomic_write(target / HISTORY, gzip.compress(_join_histories(content.histories).encode(), mtime=0))
     perturbations = {record.perturbation_id: record.perturbation for record in content.records.values()}
     perturbations |= {record.measurement_id: record.measurement for record in content.measurements.values()}
@@ -214,7 +229,16 @@ def _write(content: _Content, target: Path, members: Members) -> None:
         for key, record in sorted(content.measurements.items())
     ]  # fmt: skip
     for name, rows in ((RECORDS, records), (MEASUREMENTS, measurements), (CELLS, cells)):
-        atomic_write(target / name, "".join(_json(row) + "\n" for row in rows))
+        _write_lines(target / name, rows, content)
+    sums = [f"{digests.of_file(path)}  {path.relative_to(target).as_posix()}\n" for path in packed_files(target)]
+    atomic_write(target / SUMS, "".join(sums))
+
+
+def _write_lines(path: Path, rows: Sequence[Plain], content: _Content) -> None:
+    """Write rows with the digests of their arrays and their own; older lines, which have none, stay as they are."""
+    before = set(path.read_text().split("\n")) if path.exists() else set()
+    lines = [_json(row if _json(row) in before else content.with_digests(row)) for row in rows]
+    atomic_write(path, "".join(f"{line}\n" for line in lines))
 
 
 def _cell_line(
@@ -328,12 +352,13 @@ def _unpack_cell(packed: PackedStore, store: FolderStore, cell_id: str) -> bool:
     if not (folder / "config.yaml").exists() or store.attempt(lambda: store.cell(cell_id)) is None:
         set_aside(folder / "config.yaml")
         atomic_write(folder / "config.yaml", to_yaml(cell))
-    if not (folder / "history.csv").exists() and (history := packed.history(cell_id)) is not None:
-        atomic_write(folder / "history.csv", history)
     training, own = packed.training(cell_id), store.training(cell_id)
     if training and own:
         _check_same(packed, f"the training of {cell_id}", own, training)
-    model, kept = packed.model(cell_id), own or training
+    model, history, kept = packed.model(cell_id), packed.history(cell_id), own or training
+    fits = history is not None and (not kept or kept.history_sha256 in (None, digests.of_text(history)))
+    if history is not None and fits and not (folder / "history.csv").exists():
+        atomic_write(folder / "history.csv", history)
     if model and kept and not (folder / "model.keras").exists() and packed.attempt(partial(check_model, model, kept)):
         with atomic_path(folder / "model.keras") as temporary:
             temporary.write_bytes(model.read_bytes())

@@ -145,7 +145,7 @@ class TrainingRecord(_Versioned):
     kept epoch (`best_epoch`, from 1), None where there is none. `seconds` is the time spent in epochs, over all
     `resumed` times. `synchronized` says if BN's statistics are those over all `replicas`, None without BN.
     `dataset_info` describes the data. `model_sha256` is the hash of architecture and weights in model.keras, None where
-    no model was kept, and in older records.
+    no model was kept, and in older records; `history_sha256` is that of history.csv.
     """
 
     cell_id: str
@@ -168,6 +168,7 @@ class TrainingRecord(_Versioned):
     resumed: int = 0
     dataset_info: Plain | None = None
     model_sha256: str | None = None
+    history_sha256: str | None = None
 
 
 class ExternalRecord(_Versioned):

@@ -10,7 +10,6 @@ import base64
 import io
 import math
 import re
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from bn_vuln.auditing import findings as records
 from bn_vuln.auditing.findings import Accuracy, Difference, Finalist, Findings, Interval, Layer, ModelFindings
 from bn_vuln.errors import BnvulnError
+from bn_vuln.records import digests
 from bn_vuln.reporting import audit_numbers as numbers
 from bn_vuln.reporting import templates
 from bn_vuln.reporting.figures import audit as drawn
@@ -219,11 +219,11 @@ def _inline(figure: Figure) -> str:
 def _examples(model: ModelFindings, path: Path) -> dict[str, Any] | None:
     """The images as addresses inside the page; None without a file. Differences are amplified, grey: no change."""
     try:
-        with np.load(path) as arrays:
-            clean, attacked = (np.asarray(arrays[name], np.float32) for name in ("clean", "attacked"))
+        arrays = digests.read_arrays(path)
+        clean, attacked = (np.asarray(arrays[name], np.float32) for name in ("clean", "attacked"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise BnvulnError(f"{path}: not the example images of an audit: {' '.join(str(error).split())[:200]}") from None
     change = attacked - clean
     factor = _round_down(0.5 / max(float(np.abs(change).max(initial=0.0)), 1e-6))

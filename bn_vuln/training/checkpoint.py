@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_vuln import records
+from bn_vuln.records import digests
 from bn_vuln.runtime import backend
-from bn_vuln.runtime.files import atomic_path
 from bn_vuln.runtime.progress import Epoch
 from bn_vuln.typing import Arrays, KerasModel, Optimizer, Variable
 
@@ -73,8 +73,7 @@ class Checkpoint:
         }
         groups = {"model": self.model, "optimizer": self.optimizer, "kept": selected.weights if selected else []}
         arrays = {f"{group}_{i}": array for group, own in groups.items() for i, array in enumerate(own)}
-        with atomic_path(folder / NAME) as temporary:
-            np.savez(temporary, **{"about": np.array(json.dumps(about)), **arrays})  # type: ignore[arg-type]
+        digests.write_arrays(folder / NAME, {"about": np.array(json.dumps(about)), **arrays}, compressed=False)
 
 
 def take(model: KerasModel, optimizer: Optimizer, state: TrainingState) -> Checkpoint:
@@ -107,7 +106,7 @@ def restore(folder: Path, cell_id: str, model: KerasModel, optimizer: Optimizer)
         The state of the training; or the reason why the checkpoint cannot be used, and then nothing was changed.
     """
     try:
-        arrays = dict(records.ParsedArrays(records.read_file(folder / NAME)))
+        arrays = digests.read_arrays(folder / NAME)
         about = json.loads(str(arrays.pop("about")))
         if about["cell_id"] != cell_id:
             return f"it is of another config ({about['cell_id']})"
@@ -121,7 +120,7 @@ def restore(folder: Path, cell_id: str, model: KerasModel, optimizer: Optimizer)
         list(_paired(model.weights, selected.weights if selected else model.get_weights()))
         numbers = float(about["seconds"]), int(about["resumed"]) + 1
         deterministic = bool(about["deterministic"]) and backend.is_deterministic()
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         return f"it cannot be read ({records.first_line(error)})"
     for variable, value in pairs:
         variable.assign(value)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bn_vuln import data, models, records
-from bn_vuln.config import Cell, to_yaml
+from bn_vuln.config import Cell
 from bn_vuln.data import imagenet
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.transforms import check_width
@@ -93,6 +93,6 @@ def _kept(
         dataset_info=info.plain(),
     )
     if folder is not None:
-        atomic_write(folder / "config.yaml", to_yaml(cell))
+        atomic_write(folder / "config.yaml", records.to_yaml(cell))
         record = keep(folder, model, record)
     return TrainingResult(lambda: model, [], record)

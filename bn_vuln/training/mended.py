@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bn_vuln import data, records
-from bn_vuln.config import Cell, Mend, to_yaml
+from bn_vuln.config import Cell, Mend
 from bn_vuln.data.transforms import pixel_array
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.models import normalization_layers
@@ -66,7 +66,7 @@ def change(
             reason = str(error)
     record = _record(cell, model, epochs, training, validation, reason, begun)
     if folder is not None:
-        atomic_write(folder / "config.yaml", to_yaml(cell))
+        atomic_write(folder / "config.yaml", records.to_yaml(cell))
         if epochs:
             history.write_history(folder, epochs)
         record = keep(folder, model, record)

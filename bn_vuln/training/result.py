@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bn_vuln import records
 from bn_vuln.config import Cell, digest, identity_of
+from bn_vuln.records import digests
 from bn_vuln.runtime.files import atomic_path, atomic_write
 from bn_vuln.runtime.progress import Epoch
 from bn_vuln.typing import KerasModel
@@ -40,10 +41,16 @@ def cell_id(cell: Cell) -> str:
 
 
 def keep(folder: Path, model: KerasModel, record: records.TrainingRecord) -> records.TrainingRecord:
-    """Write model.keras, then training.json, into a run folder; return the record, which says which model it is of."""
+    """Write model.keras, then training.json, into a run folder.
+
+    The record, which is returned, has the digests of the model, and of the history that is there already.
+    """
     path = folder / "model.keras"
     with atomic_path(path) as temporary:
         model.save(temporary)
-    record = record.model_copy(update={"model_sha256": records.model_sha256(path)})
+    found = {"model_sha256": records.model_sha256(path)}
+    if record.epochs:
+        found["history_sha256"] = digests.of_text((folder / "history.csv").read_bytes().decode())
+    record = record.model_copy(update=found)
     atomic_write(folder / "training.json", records.to_json(record))
     return record

@@ -17,7 +17,6 @@ from bn_vuln.config import (
     describe_cell,
     identity_of,
     to_plain,
-    to_yaml,
     validate,
 )
 from bn_vuln.data.info import DatasetInfo
@@ -89,7 +88,7 @@ def train(
         mended.set_c(model, base.model, cell.mend, examples[0].images)
     loop = TrainingLoop(cell, model, *examples, distribution)  # which refuses what does not fit the data
     if folder is not None:
-        atomic_write(folder / "config.yaml", to_yaml(cell))
+        atomic_write(folder / "config.yaml", records.to_yaml(cell))
     state = _resumed(cell, loop, folder if resume else None, progress)
     run = _Run(cell, loop, state, folder, checkpoint_every, tensorboard)
     reason = run.epochs(progress)

@@ -145,6 +145,7 @@ def test_hundreds_of_records_are_listed(bnvuln, root):
     one = by_arm_of(root)["none"]
     first = next((one.folder / "records").iterdir())
     record = json.loads(first.read_text())
+    del record["sha256"]
     for number in range(500):
         record["perturbation"]["limit"] = number + 1
         record["perturbation_id"] = digest(record["perturbation"])

@@ -141,10 +141,15 @@ def json_file(root: Path, kind: str) -> Path:
     return min(root.glob(f"*/{kind}.json" if kind in ("training", "model") else f"*/{kind}/*.json"))
 
 
+def without_digests(content: bytes) -> Fields:
+    """What a JSON file says, as older ones did, in which the numbers alone can tell that they are wrong."""
+    return {key: value for key, value in json.loads(content).items() if key not in ("sha256", "arrays_sha256")}
+
+
 @pytest.mark.parametrize(("kind", "changes", "reason"), WRONG)
 def test_a_wrong_number_counts_as_missing_and_is_named(root: Path, kind: str, changes: Fields, reason: str) -> None:
     path = json_file(root, kind)
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    path.write_text(json.dumps({**without_digests(path.read_bytes()), **changes}))
     (said,) = read_all(root)
     assert reason in said
     assert str(path.relative_to(root).parts[0]) in said
@@ -153,7 +158,7 @@ def test_a_wrong_number_counts_as_missing_and_is_named(root: Path, kind: str, ch
 
 def test_a_number_too_large_for_a_float_is_none(root: Path) -> None:
     path = json_file(root, "records")
-    path.write_text(path.read_text().replace('"seconds": 1.0', '"seconds": 1e999'))
+    path.write_text(json.dumps(without_digests(path.read_bytes())).replace('"seconds": 1.0', '"seconds": 1e999'))
     assert "seconds: expected a finite number" in read_all(root)[0]
 
 
@@ -188,6 +193,10 @@ def test_packed_lines_are_checked_too(
     whole: Path, tmp_path: Path, name: str, change: Callable[[bytes], bytes], reason: str
 ) -> None:
     packed = shutil.copytree(whole.parent / "packed", tmp_path / "packed")
+    assert read_all(packed) == []
+    for path in packed.glob("*.jsonl"):
+        lines = [json.dumps(without_digests(line)) + "\n" for line in path.read_bytes().splitlines()]
+        path.write_text("".join(lines))
     assert read_all(packed) == []
     before = (packed / name).read_bytes()
     (packed / name).write_bytes(change(before))
