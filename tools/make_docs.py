@@ -31,12 +31,14 @@ from bn_vuln.records import open_store
 from bn_vuln.reporting import pages as reports
 from bn_vuln.reporting import summary, tables
 from bn_vuln.reporting.aggregate import Results, aggregate
+from bn_vuln.reporting.figures import style
 from bn_vuln.runtime.files import atomic_write
 
 ROOT = Path(__file__).parents[1]
 NBSP = "\N{NO-BREAK SPACE}"
 BEGIN, END = "<!-- experiments: made by tools/make_docs.py -->", "<!-- end -->"
 BENCHMARK = re.compile(r"^<!-- benchmark: (\S+) -->$", re.M)
+TABLE = re.compile(r"^<!-- table: (\S+): (.+) -->$", re.M)
 KINDS = {"paper": "The paper's experiments", "beyond": "Beyond the paper"}
 ELSEWHERE = "runs where weights and data are"  # of experiments on nets with published weights, which are not here
 # Folders of results. `posthoc` has nets with ids of `paper`, trained on another machine: their last digits differ.
@@ -252,11 +254,17 @@ def benchmark(name: str) -> str:
 
 
 def _benchmark_table(contenders: Mapping[str, Mapping[str, Any]]) -> str:
-    """A row for each contender, a column for each number that any of them has."""
-    columns = list(dict.fromkeys(key for entry in contenders.values() for key, v in entry.items() if _is_plain(v)))
-    rows = [[name, *(_plain(entry.get(key)) for key in columns)] for name, entry in contenders.items()]
+    """A row for each contender, a column for each number that any of them has, with its standard error."""
+    found = dict.fromkeys(key for entry in contenders.values() for key, v in entry.items() if _is_plain(v))
+    columns = [key for key in found if not key.endswith("_sem")]
+    rows = [[name, *(_with_error(entry, key) for key in columns)] for name, entry in contenders.items()]
     heads = ["", *(column.replace("_", " ") for column in columns)]
     return "\n".join("| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *rows))
+
+
+def _with_error(entry: Mapping[str, Any], key: str) -> str:
+    error = entry.get(f"{key}_sem")
+    return _plain(entry.get(key)) + (f"{NBSP}±{NBSP}{_plain(error)}" if error else "")
 
 
 def _is_plain(value: Any) -> bool:
@@ -271,6 +279,37 @@ def _plain(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_plain, value))
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _inline(str(value))
+
+
+def benchmark_table(name: str, title: str) -> str:
+    """One table of a committed benchmark."""
+    return _benchmark_table(json.loads((ROOT / "results" / name).read_text(encoding="utf-8"))["results"][title])
+
+
+def simulated_sweep() -> bytes:
+    """The figure of results/simulate_sweep.json: makespan and lost work along the mean time between failures."""
+    found = json.loads((ROOT / "results" / "simulate_sweep.json").read_text(encoding="utf-8"))["results"]
+    panels = {"times_ideal": "makespan / ideal", "lost_percent": "lost work, %"}
+    titles = [title for title in found if "by mean hours between failures: " in title]
+    with style.styled_pyplot() as plt:
+        figure, every = plt.subplots(1, 2, figsize=(style.WIDTH, style.HEIGHT), layout="constrained")
+        for axes, (key, label) in zip(every, panels.items(), strict=True):
+            for title, (colour, marker) in zip(titles, style.ARM_STYLES, strict=False):
+                axes.errorbar(
+                    [float(hours) for hours in found[title]], [row[key] for row in found[title].values()],
+                    yerr=[row[f"{key}_sem"] or 0.0 for row in found[title].values()], color=colour, marker=marker,
+                    markersize=4, capsize=2, linewidth=1.2, label=title.partition(": ")[2],
+                )  # fmt: skip
+            axes.set_xscale("log")
+            axes.set_xticks([1, 3, 10, 30, 100], ["1", "3", "10", "30", "100"])
+            axes.set_xlabel("mean hours between two failures of a worker")
+            axes.set_ylabel(label)
+            axes.grid(color=style.GREY, alpha=0.25, linewidth=0.6)
+            style.hide_spines(axes)
+        every[0].set_ylim(bottom=0.9)
+        every[1].set_yscale("log")
+        every[1].legend(frameon=False)
+        return style.render(figure, "svg")
 
 
 # ---------------------------------------------------------------- reference
@@ -402,6 +441,7 @@ def pages() -> dict[str, str | bytes]:
         **experiment_pages(),
         **cli_pages(),
         "reference/config.md": config_page(),
+        "guide/simulate_sweep.svg": simulated_sweep(),
     }
 
 
@@ -434,6 +474,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """MkDocs: tables of benchmarks stand where a page names their file."""
+    markdown = TABLE.sub(lambda found: benchmark_table(found[1], found[2]), markdown)
     return BENCHMARK.sub(lambda found: benchmark(found[1]), markdown)
 
 

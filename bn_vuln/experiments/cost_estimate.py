@@ -5,6 +5,7 @@ It is good to a factor of about two. Steps that are bound by memory take longer.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import os
@@ -25,9 +26,11 @@ from bn_vuln.config import (
     MinimumNorm,
     MLPArch,
     Perturbation,
+    Train,
     Transfer,
     describe_cell,
 )
+from bn_vuln.data.info import DatasetInfo
 from bn_vuln.errors import BnvulnError
 from bn_vuln.experiments import runner
 from bn_vuln.experiments.runner import Task
@@ -66,7 +69,9 @@ def task_flops(task: Task) -> float:
 
 def _training_flops(cell: Cell) -> float:
     """Count, in every epoch, the steps on training examples and a forward pass of the validation examples."""
-    options, info, epochs = cell.data, data.dataset_info(cell.data.name), cell.train.epochs
+    if cell.weights is not None:
+        return 0.0  # nothing is trained
+    options, info, epochs = cell.data, _info(cell.data.name), cell.train.epochs
     if cell.mend is not None and not cell.mend.retrain:
         epochs = cell.mend.finetune.epochs if cell.mend.finetune else 0  # its base is a cell of its own
     examples = options.limit or info.size("train", options.validation)
@@ -95,7 +100,7 @@ def _examples(cell: Cell, evaluation: Evaluation) -> int:
         return evaluation.limit
     if evaluation.split == "train" and evaluation.dataset is None and cell.data.limit:
         return cell.data.limit
-    info = data.dataset_info(evaluation.dataset or cell.data.name)
+    info = _info(evaluation.dataset or cell.data.name)
     return info.size(evaluation.split, cell.data.validation)
 
 
@@ -104,16 +109,32 @@ def _forward(cell: Cell, *, native_width: bool = False) -> int:
 
     These grow with the fourth power of the width. `native_width`: the first kernel is trained at native width.
     """
-    info, hidden = data.dataset_info(cell.data.name), _units(cell)
+    info, hidden = _info(cell.data.name), _units(cell)
     if hidden is None:
-        return forward_flops(models.build(cell, info))
+        return _built_flops(cell.model_copy(update={"seed": 0, "train": Train()}))
     hidden = [math.prod(info.shape), *hidden[1:]] if native_width else hidden
     return 2 * sum(math.prod(pair) for pair in itertools.pairwise([*hidden, len(info.classes)]))
 
 
+@functools.cache
+def _built_flops(cell: Cell) -> int:
+    """Return the operations of a forward pass through the net of a cell, which is built once for all its seeds."""
+    return forward_flops(models.build(cell, _info(cell.data.name)))
+
+
+def _info(name: str) -> DatasetInfo:
+    """Return shape, classes and sizes of a data set, which of a published one are known without preparing it."""
+    about = {} if data.is_user_data(name) else data.describe_dataset(name)
+    if not about.get("sizes"):
+        return data.dataset_info(name)
+    height, width, channels = about["shape"]
+    shape, constants = (height or 0, width or 0, channels), (1.0,) * channels
+    return DatasetInfo(name, shape, about["classes"], constants, constants, about["sizes"])
+
+
 def _units(cell: Cell) -> list[int] | None:
     """Return the inputs and hidden units of a dense net; None for a convolutional one."""
-    info, arch = data.dataset_info(cell.data.name), cell.arch
+    info, arch = _info(cell.data.name), cell.arch
     inputs = info.shape[2] * (cell.data.width or info.shape[1]) ** 2
     if isinstance(arch, LinearArch):
         return [inputs]

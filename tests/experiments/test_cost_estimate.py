@@ -6,7 +6,7 @@ from helpers_runs import small_cell
 from bn_vuln import data, models
 from bn_vuln.config import Attack, Clean, Evaluation, EvaluationPlan
 from bn_vuln.errors import BnvulnError
-from bn_vuln.experiments import cost_estimate
+from bn_vuln.experiments import catalog, cost_estimate, runner
 from bn_vuln.experiments.runner import Task
 
 VGG8_28 = 2 * 9 * (64 * 32**2 + 64 * 128 * 16**2 + 128 * 256 * 8**2 + 256 * 512 * 4**2 + 512 * 512 * 2**2) + 2 * 5120
@@ -54,6 +54,30 @@ def test_enlarged_images_cost_the_first_kernel_at_native_width():
 def test_a_step_of_adversarial_training_has_the_gradients_of_its_search():
     adversarial = task({}, adversarial={"eps": 0.1, "steps": 7})
     assert cost_estimate.task_flops(adversarial) == FORWARD * 3 * ((3 + 2 * 7) * 2000 + 5000)
+
+
+def test_published_weights_cost_no_training_and_data_need_not_be_there(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    [net, *_] = runner.tasks(
+        catalog.experiment("table5", overrides=["grid.arch=[alexnet]", "grid.normalization=[none]"])
+    )
+    assert cost_estimate.task_flops(Task(net.cell)) == 0
+    clean = EvaluationPlan(Evaluation(), {"clean": Clean()})
+    convolutions = 64 * 3 * 11**2 * 55**2 + (192 * 64 * 25) * 27**2 + (384 * 192 + 256 * 384 + 256**2) * 9 * 13**2
+    multiply_adds = convolutions + 9216 * 4096 + 4096**2 + 4096 * 1000
+    assert cost_estimate.task_flops(Task(net.cell, (clean,))) == 50_000 * 2 * multiply_adds
+    svhn = small_cell(data={"name": "svhn_cropped"}, train={"epochs": 1})
+    assert cost_estimate.task_flops(Task(svhn)) == 2 * (3072 * 32 + 32 * 32 + 320) * (3 * (73257 - 5000) + 5000)
+
+
+def test_nets_are_built_once_for_all_seeds(monkeypatch):
+    cost_estimate._built_flops.cache_clear()
+    built, build = [], models.build
+    monkeypatch.setattr(models, "build", lambda cell, info: built.append(cell) or build(cell, info))
+    tasks = [Task(small_cell(arch="vgg8", seed=seed, train={"epochs": 1 + seed})) for seed in range(3)]
+    assert cost_estimate.task_flops(tasks[1]) == 2 * cost_estimate.task_flops(tasks[0])
+    assert cost_estimate.task_flops(tasks[2]) == 3 * cost_estimate.task_flops(tasks[0])
+    assert len(built) == 1
 
 
 def test_a_changed_model_costs_its_fine_tuning():
