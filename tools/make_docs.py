@@ -306,7 +306,7 @@ def simulated_sweep() -> bytes:
             axes.set_ylabel(label)
             axes.grid(color=style.GREY, alpha=0.25, linewidth=0.6)
             style.hide_spines(axes)
-        every[0].set_ylim(bottom=0.9)
+        every[0].set_ylim(bottom=1.0)
         every[1].set_yscale("log")
         every[1].legend(frameon=False)
         return style.render(figure, "svg")
