@@ -17,7 +17,7 @@ dicts of the same fields. Mistakes in them raise `ConfigError`, other mistakes `
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
@@ -35,16 +35,18 @@ from bn_vuln.config import (
     Perturbation,
     Scale,
     Suite,
+    Sweep,
     Transfer,
     to_plain,
 )
-from bn_vuln.errors import BnvulnError, UsageError
+from bn_vuln.errors import UsageError
 from bn_vuln.evaluation.settings import ModelOptions, Settings, parse, split
 from bn_vuln.experiments import catalog, plans, publishing, runner
 from bn_vuln.reporting import aggregate, pages, paired
 from bn_vuln.reporting.paired import Comparison
+from bn_vuln.runtime import lease
 from bn_vuln.runtime.distribution import Strategy, choose
-from bn_vuln.runtime.progress import Progress, Quiet
+from bn_vuln.runtime.progress import Noted, Progress, Quiet
 from bn_vuln.typing import KerasModel, Where
 
 if TYPE_CHECKING:
@@ -76,6 +78,8 @@ def train(
 ) -> TrainingResult:
     """Train a model, unless it is finished in its run folder.
 
+    Where another process works in the folder, its end is waited for.
+
     Args:
         cell: data, architecture, normalization, training and seed.
         folder: run folder that the model is kept in; a training that was interrupted there goes on.
@@ -93,7 +97,7 @@ def train(
     Raises:
         ConfigError: for a cell that is not valid.
         UsageError: where the cell makes no sense with its data, the number of replicas, or what the folder holds.
-        BnvulnError: where the data cannot be had, or another process works on the folder.
+        BnvulnError: where the data cannot be had.
     """
     from bn_vuln import training
     from bn_vuln.runtime import backend
@@ -108,9 +112,10 @@ def train(
     if resume and (force or path is None or not (path / "checkpoint.npz").exists()):
         raise UsageError(f"--resume: {path} has no checkpoint" + (" after --force" if force else ""))
     data.prepare(checked.data.name)  # before TensorFlow is started: data that cannot be had are named within a second
-    with nullcontext(True) if path is None else records.locked(path) as acquired:
-        if not acquired:
-            raise BnvulnError(f"{path} is being worked on by another process (see {path}/{records.LOCK})")
+    with _leased([path], progress) as progress:
+        if path is not None and not force and (record := records.read_training(path)) is not None:
+            progress.message(f"{path} was finished by another process meanwhile")
+            return training.TrainingResult(lambda: open_classifier(path).model, [], record)
         if path is not None and force:
             records.clear_run(path)
         if deterministic:
@@ -237,8 +242,9 @@ def attack(
         raise UsageError(f"checks: {checked.attack} has no eps ball for further attacks; leave it out")
     settings = parse(others, images, labels)
     perturbations: dict[str, Perturbation] = {"clean": Clean(), checked.attack: checked}
-    opened = _opened(model, settings)
-    found, results = _measured(opened, settings, perturbations, keep_images=keep_images)
+    with _leased(_run_folders([model], settings), settings.progress):
+        opened = _opened(model, settings)
+        found, results = _measured(opened, settings, perturbations, keep_images=keep_images)
     return AttackResult(found, results, checked.attack, opened.folder)
 
 
@@ -272,11 +278,12 @@ def evaluate(
         suite, images = images, None
     chosen = _suite(suite, "perturbations")
     settings = parse({**options, **_of_suite(chosen.evaluation, options)}, images, labels)
-    opened = _opened(model, settings, own_limit=options.get("limit") is None)
     from bn_vuln.evaluation.measurements.run import check
 
-    check(opened.classifier, chosen.measurements, opened.evaluation)  # of the same suite: before much is computed
-    return _measured(opened, settings, chosen.perturbations, keep_results=False)[0]
+    with _leased(_run_folders([model], settings), settings.progress):
+        opened = _opened(model, settings, own_limit=options.get("limit") is None)
+        check(opened.classifier, chosen.measurements, opened.evaluation)  # of the same suite: before much is computed
+        return _measured(opened, settings, chosen.perturbations, keep_results=False)[0]
 
 
 def measure(
@@ -312,11 +319,13 @@ def measure(
     from bn_vuln.evaluation.measurements.run import measure as run
 
     settings = parse({**options, **_of_suite(chosen.evaluation, options)}, images, labels)
-    opened = _opened(model, settings, own_limit=options.get("limit") is None)
-    found = run(
-        opened.classifier, chosen.measurements, opened.evaluation, folder=opened.folder, progress=settings.progress
-    )
-    return dict(found)
+    with _leased(_run_folders([model], settings), settings.progress):
+        opened = _opened(model, settings, own_limit=options.get("limit") is None)
+        with _leased([opened.folder], settings.progress) as progress:
+            found = run(
+                opened.classifier, chosen.measurements, opened.evaluation, folder=opened.folder, progress=progress
+            )
+            return dict(found)
 
 
 def transfer(
@@ -366,23 +375,25 @@ def transfer(
         opening.check(target, own.request)
     opened: dict[str, Opened] = {}
     names: dict[str, str] = {}
-    for target, own in zip(models, shared, strict=True):
-        one = _opened(target, own)
-        opened.setdefault(one.classifier.id, one)
-        names.setdefault(one.classifier.id, _label(target, one.classifier))
-    if len(opened) < 2:
-        raise UsageError(_TWO_MODELS)
-    return run(
-        opened,
-        names,
-        list(opened) if matrix else list(opened)[:1],
-        checked,
-        force=settings.force,
-        batch_size=settings.batch_size,
-        checks=settings.checks,
-        distribution=choose(settings.strategy),
-        progress=settings.progress,
-    )
+    with _leased(_run_folders(models, settings), settings.progress):
+        for target, own in zip(models, shared, strict=True):
+            one = _opened(target, own)
+            opened.setdefault(one.classifier.id, one)
+            names.setdefault(one.classifier.id, _label(target, one.classifier))
+        if len(opened) < 2:
+            raise UsageError(_TWO_MODELS)
+        with _leased([one.folder for one in opened.values()], settings.progress) as progress:
+            return run(
+                opened,
+                names,
+                list(opened) if matrix else list(opened)[:1],
+                checked,
+                force=settings.force,
+                batch_size=settings.batch_size,
+                checks=settings.checks,
+                distribution=choose(settings.strategy),
+                progress=progress,
+            )
 
 
 def audit(
@@ -428,22 +439,23 @@ def audit(
         parse_requirement(text)
     settings = parse({**others, "limit": checked.images, "root": None, "bn_statistics": None}, images, labels)
     models = [model] if second is None else [model, second]
-    opened = [
-        _opened(one, own, own_limit=checked.limit is None)
-        for one, own in zip(models, _for_each(models, settings), strict=True)
-    ]
     folder = None if out is None else Path(out)
-    commands = Commands(command, models, _as_given(settings, others), folder, arrays=images is not None)
-    found = run(
-        opened,
-        checked,
-        folder=folder,
-        commands=commands,
-        distribution=choose(settings.strategy),
-        progress=settings.progress or Quiet(),
-    )
-    if folder is not None:
-        audit_page.write(folder)
+    with _leased([folder], settings.progress) as progress:
+        opened = [
+            _opened(one, own, own_limit=checked.limit is None)
+            for one, own in zip(models, _for_each(models, settings), strict=True)
+        ]
+        commands = Commands(command, models, _as_given(settings, others), folder, arrays=images is not None)
+        found = run(
+            opened,
+            checked,
+            folder=folder,
+            commands=commands,
+            distribution=choose(settings.strategy),
+            progress=progress,
+        )
+        if folder is not None:
+            audit_page.write(folder)
     return AuditResult(found, folder)
 
 
@@ -574,12 +586,12 @@ def reproduce(
     *,
     scale: Scale = "full",
     root: str | Path = RUNS,
-    jobs: int = 1,
     strategy: Strategy = "auto",
     overrides: Iterable[str] = (),
     where: Where | None = None,
     seeds: Sequence[int] | None = None,
     progress: Progress | None = None,
+    **options: Any,
 ) -> aggregate.Results:
     """Run what is missing of an experiment, or of a part of it, and aggregate it.
 
@@ -587,24 +599,26 @@ def reproduce(
         name: the experiment, by name or path of its YAML file.
         scale: `smoke`, `quick`, `cpu` or `full`.
         root: folder of the runs.
-        jobs: processes that train and measure at the same time.
         strategy: `auto` uses all GPUs, `mirrored` all devices, `none` one.
         overrides: changes of the experiment, such as `seeds=[0]` or `train.epochs=2`.
         where: values that the cells of the part have, such as `{"arch.name": "vgg8"}`; of a list one of them. It
             changes nothing of the experiment. None: all cells.
         seeds: seeds of the part; None: all.
         progress: where messages go.
+        options: see `Sweep`: `jobs`, the number of cells at a time, `engine`, `shard`, ...
 
     Returns:
         The results of the whole experiment: table, differences and verdicts.
 
     Raises:
-        ConfigError: for an experiment, an override or a part that is not valid.
-        BnvulnError: where a training or an evaluation fails.
+        ConfigError: for an experiment, an override, a part or an option that is not valid.
+        CellsFailedError: where cells could not be finished, after all others were.
+        BnvulnError: where nothing can be written.
     """
+    sweep = config.validate(Sweep, options, "reproduce")
     chosen = catalog.experiment(name, scale, overrides)
     part = {**(where or {}), **({} if seeds is None else {"seed": [*seeds]})}
-    runner.run(chosen, Path(root), where=part, jobs=jobs, strategy=strategy, progress=progress)
+    runner.run(chosen, Path(root), where=part, sweep=sweep, strategy=strategy, progress=progress)
     return aggregate.aggregate(chosen, Path(root))
 
 
@@ -612,30 +626,31 @@ def reproduce_plan(
     name: str,
     *,
     root: str | Path = RUNS,
-    jobs: int = 1,
     strategy: Strategy = "auto",
     overrides: Sequence[str] = (),
     progress: Progress | None = None,
+    **options: Any,
 ) -> Iterator[plans.PartOutcome]:
     """Run what is missing of the parts of a plan, one after another.
 
     Args:
         name: the plan, by name or path of its YAML file.
         root: folder of the runs.
-        jobs: as `reproduce` takes it.
         strategy: as `reproduce` takes it.
         overrides: changes of every experiment; a part that one of them does not fit is skipped.
         progress: where messages go.
+        options: as `reproduce` takes them.
 
     Returns:
         The outcome of each part, as soon as it is there. A part whose data are not there is skipped, and one that fails
         does not stop the others.
 
     Raises:
-        ConfigError: for a plan that is not valid.
+        ConfigError: for a plan or an option that is not valid.
     """
+    sweep = config.validate(Sweep, options, "reproduce")
     return plans.run(
-        catalog.plan(name), Path(root), jobs=jobs, strategy=strategy, overrides=overrides, progress=progress
+        catalog.plan(name), Path(root), sweep=sweep, strategy=strategy, overrides=overrides, progress=progress
     )
 
 
@@ -791,31 +806,49 @@ def _measured(
 
     perturbations, sources = _with_sources(perturbations, settings)
     wanted = config.with_eps_grid(perturbations)
-    known = {} if settings.force or settings.checks == "full" else evaluator.recorded(
-        opened.classifier, wanted, opened.evaluation, opened.folder
-    )  # fmt: skip
-    for name in known:
-        if settings.progress is not None:
-            settings.progress.message(f"{name}: accuracy {known[name].accuracy:.4f}, recorded before")
-    missing = {n: p for n, p in perturbations.items() if not config.with_eps_grid({n: p}).keys() <= known.keys()}
-    results = {}
-    found = dict(known)
-    for name, result in evaluator.measure(
-        opened.classifier,
-        missing,
-        opened.evaluation,
-        folder=opened.folder,
-        batch_size=settings.batch_size,
-        checks=settings.checks,
-        distribution=choose(settings.strategy),
-        sources=sources,
-        keep_images=keep_images,
-        progress=settings.progress,
-    ):
-        found[name] = result.record
-        if keep_results:
-            results[name] = result
+    with _leased([opened.folder], settings.progress) as progress:
+        known = {} if settings.force or settings.checks == "full" else evaluator.recorded(
+            opened.classifier, wanted, opened.evaluation, opened.folder
+        )  # fmt: skip
+        for name in known:
+            progress.message(f"{name}: accuracy {known[name].accuracy:.4f}, recorded before")
+        missing = {n: p for n, p in perturbations.items() if not config.with_eps_grid({n: p}).keys() <= known.keys()}
+        results = {}
+        found = dict(known)
+        for name, result in evaluator.measure(
+            opened.classifier,
+            missing,
+            opened.evaluation,
+            folder=opened.folder,
+            batch_size=settings.batch_size,
+            checks=settings.checks,
+            distribution=choose(settings.strategy),
+            sources=sources,
+            keep_images=keep_images,
+            progress=progress,
+        ):
+            found[name] = result.record
+            if keep_results:
+                results[name] = result
     return {name: found[name] for name in wanted}, results
+
+
+def _run_folders(targets: Sequence[Target], settings: Settings) -> list[Path]:
+    """The targets that are run folders, if records are kept: nothing may be trained there while they are measured."""
+    paths = [Path(target) for target in targets if isinstance(target, str | Path)]
+    return [] if settings.request.root is None else [path for path in paths if (path / "config.yaml").is_file()]
+
+
+@contextmanager
+def _leased(folders: Iterable[Path | None], progress: Progress | None = None) -> Iterator[Progress]:
+    """Hold the leases of folders, but of those that this call holds already; what is done is noted in the first one."""
+    progress = progress or Quiet()
+    with ExitStack() as stack:
+        for folder in sorted({folder.resolve() for folder in folders if folder is not None}):
+            if not lease.holds(folder):
+                held = stack.enter_context(lease.waited(folder, progress))
+                progress = progress if isinstance(progress, Noted) else Noted(progress, held.work)
+        yield progress
 
 
 def _with_sources(

@@ -11,7 +11,7 @@ import click
 import cloup
 from cloup.constraints import If, accept_none
 
-from bn_vuln.config import Cell, ExperimentPart, Scale, parse_number
+from bn_vuln.config import Cell, ExperimentPart, Scale, Sweep, parse_number
 from bn_vuln.config.options import fields, given
 from bn_vuln.evaluation.settings import EvaluateOptions
 
@@ -24,6 +24,8 @@ EXAMPLES = """
   bnvuln reproduce my_experiment.yaml --jobs 2
   bnvuln reproduce table2 --where arch.name=vgg8 --seeds 0-2   # a part
   bnvuln reproduce --plan gpu                                  # several parts
+  bnvuln reproduce table2 --shard 3/8                          # in a job array
+  bnvuln reproduce table2 --engine ray --ray-address auto
 """
 WIDTH_EXAMPLES = """
   # a quick look: 10,000 training images, 500 test images, 1 seed
@@ -36,13 +38,14 @@ DRY_RUN = cloup.option("--dry-run", is_flag=True, help="Print the resolved confi
 RUN_OPTIONS = cloup.option_group(
     "Run",
     cloup.option("--out", "root", type=o.OUTPUT_FOLDER, default="runs", show_default=True, help="Results folder."),
-    cloup.option(
-        "--jobs", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-        help="Number of processes, which share the CPU cores.",
-    ),
+    fields(Sweep, "jobs"),
     cloup.option("--check", is_flag=True, help="Exit code 1 if a verdict fails."),
     fields(EvaluateOptions, "strategy"),
-)  # fmt: skip
+)
+ENGINE_OPTIONS = cloup.option_group(
+    "Many cells",
+    fields(Sweep, "engine", "shard", "ray_address", "cpus_per_cell", "gpus_per_cell"),
+)
 
 
 @o.command("reproduce", EXAMPLES)
@@ -62,6 +65,7 @@ RUN_OPTIONS = cloup.option_group(
 )  # fmt: skip
 @cloup.constraint(If("plan", accept_none), ["name", "scale", "where", "seeds"])
 @RUN_OPTIONS
+@ENGINE_OPTIONS
 @o.measuring_options
 def reproduce(
     name: str | None, listed: bool, plan: str | None, scale: Scale | None, where: tuple[str, ...], seeds: str | None,
@@ -106,6 +110,7 @@ def reproduce(
     DRY_RUN,
 )
 @RUN_OPTIONS
+@ENGINE_OPTIONS
 @o.measuring_options
 def scale_input(
     width: int, weight_decay: str | None, scale: Scale | None, overrides: tuple[str, ...], estimated: bool,
@@ -116,14 +121,14 @@ def scale_input(
     The hidden layers grow with the input (half its dimension each), noise is added before resizing, eps is in
     standardized units at every width. Prints first how long it will take. What is finished is kept.
     """
-    from bn_vuln.experiments import cost_estimate, listing, plans, runner
+    from bn_vuln.experiments import cost_estimate, listing, plans, task
 
     decay = float(parse_number(weight_decay or 0))
     chosen = (f"grid.data.width=[{width}]", *([f"weight_decay={decay!r}"] if decay else []), *overrides)
     part = ExperimentPart(experiment="scale_input_l2" if decay else "scale_input", scale=scale or "quick")
     experiment, todo = plans.resolve(part, chosen)
     if dry_run:
-        runner.check_widths(todo)
+        task.check_widths(todo)
         o.output(as_json, *listing.dry_run(experiment, todo))
         return
     seconds, text = cost_estimate.estimate(experiment, root)
@@ -137,15 +142,24 @@ def scale_input(
 def _run(part: ExperimentPart, overrides: Sequence[str], *, as_json: bool, **options: Any) -> None:
     """Run a part of an experiment, print its tables and write its report."""
     from bn_vuln import api
-    from bn_vuln.reporting import exports, pages
+    from bn_vuln.experiments import catalog
+    from bn_vuln.experiments.runner import CellsFailedError
+    from bn_vuln.reporting import aggregate, exports, pages
 
-    how = _how(**options)
-    results = api.reproduce(
-        part.experiment, scale=part.scale, overrides=overrides, where=part.where, seeds=part.seeds or None, **how
-    )
-    o.output(as_json, exports.to_json(results), pages.text(results))
+    how, failed = _how(**options), None
+    try:
+        results = api.reproduce(
+            part.experiment, scale=part.scale, overrides=overrides, where=part.where, seeds=part.seeds or None, **how
+        )
+    except CellsFailedError as error:  # what there is of the others is shown all the same
+        failed = error
+        results = aggregate.aggregate(catalog.experiment(part.experiment, part.scale, overrides), how["root"])
+    found = exports.to_json(results)
+    o.output(as_json, {**found, "error": str(failed)} if failed else found, pages.text(results))
     pages.write_all(how["root"], results.experiment, how["progress"])
-    _close(wrong=options["check"] and results.any_fails, **options)
+    if failed:
+        o.log(f"Error: {failed}")
+    _close(wrong=failed is not None or (options["check"] and results.any_fails), **options)
 
 
 def _run_plan(name: str, overrides: Sequence[str], *, as_json: bool, **options: Any) -> None:
@@ -172,9 +186,9 @@ def _run_plan(name: str, overrides: Sequence[str], *, as_json: bool, **options: 
     _close(wrong=wrong or bool(states["failed"]) or not states["finished"], **options)
 
 
-def _how(*, root: Path, jobs: int, quiet: bool, **_: Any) -> dict[str, Any]:
+def _how(*, root: Path, quiet: bool, **_: Any) -> dict[str, Any]:
     """Return what the functions of `api` that run experiments share."""
-    return {"root": root, "jobs": jobs, "progress": o.progress(quiet), **given(EvaluateOptions)}
+    return {"root": root, "progress": o.progress(quiet), **given(Sweep), **given(EvaluateOptions)}
 
 
 def _close(*, wrong: bool, root: Path, quiet: bool, **_: Any) -> None:

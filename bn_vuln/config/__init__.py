@@ -107,9 +107,11 @@ from bn_vuln.config.perturbation import (
     format_eps,
     with_eps_grid,
 )
+from bn_vuln.config.sweep import ALL_CELLS, Sweep
 from bn_vuln.config.types import Frozen, Interval, expand_name, nearest, parse_number
 
 __all__ = [
+    "ALL_CELLS",
     "Adversarial",
     "AlexNetArch",
     "Arch",
@@ -187,6 +189,7 @@ __all__ = [
     "Transfer",
     "StandardizedBox",
     "Suite",
+    "Sweep",
     "Unit",
     "format_eps",
     "with_eps_grid",

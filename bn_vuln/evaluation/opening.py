@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,6 +15,7 @@ from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.evaluation import classifier as classifiers
 from bn_vuln.evaluation.classifier import Classifier
 from bn_vuln.external import input_scale, loading
+from bn_vuln.runtime import lease
 from bn_vuln.runtime.distribution import Distribution
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet
@@ -164,6 +166,12 @@ def _folder(classifier: Classifier, root: Path | None) -> Path | None:
     folder = folder_of(classifier, root)
     if folder == classifier.path:
         return folder
+    with nullcontext() if lease.holds(folder) else lease.waited(folder):
+        _describe(classifier, folder)
+    return folder
+
+
+def _describe(classifier: Classifier, folder: Path) -> None:
     if classifier.external:
         path = None if classifier.path is None else str(classifier.path)
         found: Plain = {"dataset": classifier.dataset, "lines": list(classifier.found)}
@@ -177,7 +185,6 @@ def _folder(classifier: Classifier, root: Path | None) -> Path | None:
     elif is_cell(classifier.identity) and not (folder / "config.yaml").exists():
         cell = config.validate(config.Cell, classifier.identity, "cell")
         atomic_write(folder / "config.yaml", records.to_yaml(cell))
-    return folder
 
 
 def _known_datasets(folder: Path) -> dict[str, str]:

@@ -32,8 +32,7 @@ from bn_vuln.config import (
 )
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.errors import BnvulnError
-from bn_vuln.experiments import runner
-from bn_vuln.experiments.runner import Task
+from bn_vuln.experiments.task import Task, check_data, tasks
 from bn_vuln.models import native_width as native
 from bn_vuln.runtime import backend, ops
 from bn_vuln.runtime.progress import duration
@@ -185,9 +184,9 @@ def estimate(experiment: Experiment, root: Path) -> tuple[float, str]:
         UsageError: A width is below the native one.
         BnvulnError: A data set cannot be downloaded, or a net does not fit into memory.
     """
-    todo = runner.tasks(experiment)
+    todo = tasks(experiment)
     unfinished = [task for task in todo if not task.finished(root)]
-    runner.check_data(unfinished)
+    check_data(unfinished)
     check_memory(unfinished)
     seconds = seconds_of(unfinished)
     text = f"{len(unfinished)} of {len(todo)} trainings and evaluations to do"

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bn_vuln.config import Experiment, Scale, describe_cell, to_plain, to_yaml
-from bn_vuln.experiments import catalog, plans, runner
-from bn_vuln.experiments.runner import Task
+from bn_vuln.experiments import catalog, plans
+from bn_vuln.experiments.task import Task, check_names, tasks
 from bn_vuln.typing import Plain
 
 
@@ -29,14 +29,14 @@ def experiments(root: Path) -> tuple[Plain, str]:
 def _state(experiment: Experiment, root: Path) -> str:
     """Count the cells that are finished at each scale: `quick 2/6 cells, full 0/30 cells`."""
     scales: list[Scale] = list(dict.fromkeys([*experiment.scales, "full"]))
-    tasks = {scale: runner.tasks(catalog.experiment(experiment.name, scale)) for scale in scales}
+    tasks = {scale: tasks(catalog.experiment(experiment.name, scale)) for scale in scales}
     counts = {scale: f"{sum(task.finished(root) for task in todo)}/{len(todo)}" for scale, todo in tasks.items()}
     return ", ".join(f"{scale} {count} cells" for scale, count in counts.items())
 
 
 def announcement(experiment: Experiment, todo: Sequence[Task], root: Path) -> str:
     """Return a line on what is about to run, with the cost of the whole scale, to which --set makes no difference."""
-    cost, whole = experiment.cost.get(experiment.scale), len(runner.tasks(experiment))
+    cost, whole = experiment.cost.get(experiment.scale), len(tasks(experiment))
     if all(task.finished(root) for task in todo):
         text = "every cell is finished"
     elif len(todo) < whole:
@@ -50,7 +50,7 @@ def announcement(experiment: Experiment, todo: Sequence[Task], root: Path) -> st
 
 def dry_run(experiment: Experiment, todo: Sequence[Task]) -> tuple[Plain, str]:
     """Return the resolved config of an experiment, and the cells that would be run."""
-    runner.check_names(todo)
+    check_names(todo)
     cells = [{"id": task.folder(Path()).name, **to_plain(task.cell)} for task in todo]
     text = "\n".join([to_yaml(experiment), f"{len(todo)} cells:", *map(_line, todo)])
     return {"experiment": to_plain(experiment), "cells": cells}, text

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bn_vuln.config import Experiment, ExperimentPart, Plan, Scale, parse_assignment, to_plain
+from bn_vuln.config import ALL_CELLS, Experiment, ExperimentPart, Plan, Scale, Sweep, parse_assignment, to_plain
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.experiments import catalog, runner
+from bn_vuln.experiments.task import Task, check_data, tasks
 from bn_vuln.runtime.distribution import Strategy
 from bn_vuln.runtime.progress import Progress, Quiet
 from bn_vuln.typing import Plain
@@ -68,21 +69,21 @@ def _seeds(text: str) -> range:
     return range(int(first), int(last or first) + 1)
 
 
-def resolve(part: ExperimentPart, overrides: Sequence[str] = ()) -> tuple[Experiment, list[runner.Task]]:
+def resolve(part: ExperimentPart, overrides: Sequence[str] = ()) -> tuple[Experiment, list[Task]]:
     """Return the experiment of a part at its scale, and the part's tasks.
 
     Raises:
         ConfigError: The experiment, its scale, a value of the part or an override is wrong.
     """
     experiment = catalog.experiment(part.experiment, part.scale, overrides)
-    return experiment, runner.tasks(experiment, part.selection)
+    return experiment, tasks(experiment, part.selection)
 
 
 def run(
     plan: Plan,
     root: Path,
     *,
-    jobs: int = 1,
+    sweep: Sweep = ALL_CELLS,
     strategy: Strategy = "auto",
     overrides: Sequence[str] = (),
     progress: Progress | None = None,
@@ -92,7 +93,7 @@ def run(
     Args:
         plan: The parts.
         root: The results folder.
-        jobs: As `runner.run` takes it.
+        sweep: As `runner.run` takes it.
         strategy: As `runner.run` takes it.
         overrides: Assignments on top of every experiment.
         progress: Receiver of progress. None: no progress.
@@ -111,12 +112,12 @@ def run(
             yield PartOutcome(part, "skipped", str(error))
             continue
         try:
-            runner.check_data(task for task in todo if not task.finished(root))
+            check_data(task for task in todo if not task.finished(root))
         except BnvulnError as error:
             yield PartOutcome(part, "skipped", str(error), experiment)
             continue
         try:
-            runner.run(experiment, root, where=part.selection, jobs=jobs, strategy=strategy, progress=progress)
+            runner.run(experiment, root, where=part.selection, sweep=sweep, strategy=strategy, progress=progress)
         except Exception as error:  # whatever it is, the other parts can be run
             yield PartOutcome(part, "failed", str(error) or type(error).__name__, experiment)
         else:

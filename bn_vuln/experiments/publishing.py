@@ -10,7 +10,8 @@ from pathlib import Path
 from bn_vuln import records
 from bn_vuln.config import Experiment, digest, identity_of
 from bn_vuln.errors import UsageError
-from bn_vuln.experiments import catalog, runner
+from bn_vuln.experiments import catalog
+from bn_vuln.experiments.task import tasks
 from bn_vuln.records import FolderStore, Published
 from bn_vuln.runtime.progress import Progress, Quiet
 
@@ -62,16 +63,16 @@ def publish_experiments(
     published: dict[str, Published] = {}
     publications = []
     for asked, experiment in chosen.items():
-        tasks = runner.tasks(experiment)
-        finished = [task for task in tasks if task.finished(source)]
-        for damaged in (one for task in tasks if task not in finished for one in task.damaged(source)):
+        todo = tasks(experiment)
+        finished = [task for task in todo if task.finished(source)]
+        for damaged in (one for task in todo if task not in finished for one in task.damaged(source)):
             (progress or Quiet()).message(f"left out: {damaged.text}")
         if not finished:
             raise UsageError(
-                f"{experiment.name}: none of its {len(tasks)} cells is finished in {source}; run it first: "
+                f"{experiment.name}: none of its {len(todo)} cells is finished in {source}; run it first: "
                 f"bnvuln reproduce {shlex.quote(asked)} --scale {experiment.scale} --out {shlex.quote(str(source))}"
             )
-        publications.append(Publication(experiment, len(finished), len(tasks)))
+        publications.append(Publication(experiment, len(finished), len(todo)))
         for task in finished:
             cell_id = task.folder(source).name
             before = published.get(cell_id, Published(set()))
@@ -91,7 +92,7 @@ def _members(experiments: Sequence[Experiment]) -> dict[tuple[str, str], list[st
     for experiment in experiments:
         stem = catalog.file_stem(experiment)
         columns: dict[str, dict[str, str]] = {}  # data set -> column -> id
-        for task in runner.tasks(experiment):
+        for task in tasks(experiment):
             cell_id, dataset = digest(identity_of(task.cell)), task.cell.data.canonical
             members.setdefault((cell_id, ""), []).append(stem)
             if task.sources or dataset not in columns:  # of transfers each cell has its own

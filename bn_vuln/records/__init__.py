@@ -1,8 +1,9 @@
-"""Records: the measured numbers, their files, and the locks of the folders that they are written to."""
+"""Records: the measured numbers, and their files."""
 
 from bn_vuln.records.digests import to_yaml
 from bn_vuln.records.folder import (
     EXTERNAL,
+    MEASURED_FOLDERS,
     FolderStore,
     check_model,
     clear_measured,
@@ -27,10 +28,17 @@ from bn_vuln.records.folder import (
     write_record,
 )
 from bn_vuln.records.listing import Entry, entries, entry, externals, find, is_of, is_run_folder
-from bn_vuln.records.lock import LOCK, is_stale_lock, locked
 from bn_vuln.records.packed import PackedStore, is_packed
 from bn_vuln.records.packing import Published, contents, describe_unpacked, pack, unpack
-from bn_vuln.records.reading import Damaged, DamagedError, ParsedArrays, describe_damaged, first_line, read_file
+from bn_vuln.records.reading import (
+    Damaged,
+    DamagedError,
+    ParsedArrays,
+    describe_damaged,
+    first_line,
+    parse_json,
+    read_file,
+)
 from bn_vuln.records.schema import (
     SCHEMA,
     ExternalRecord,
@@ -43,7 +51,7 @@ from bn_vuln.records.store import Store, open_run, open_store, open_trained
 
 __all__ = [
     "EXTERNAL",
-    "LOCK",
+    "MEASURED_FOLDERS",
     "SCHEMA",
     "Entry",
     "entries",
@@ -78,8 +86,7 @@ __all__ = [
     "correct_path",
     "describe_damaged",
     "first_line",
-    "is_stale_lock",
-    "locked",
+    "parse_json",
     "measurement_path",
     "model_sha256",
     "read_arrays",

@@ -14,11 +14,11 @@ from bn_vuln.config import Cell, is_cell, order_of, validate
 from bn_vuln.errors import BnvulnError, ConfigError, UsageError
 from bn_vuln.records.comparability import with_check_of_transfer
 from bn_vuln.records.folder import EXTERNAL, FolderStore, read_external, run_folders
-from bn_vuln.records.lock import LOCK, is_stale_lock
 from bn_vuln.records.names import cell_name, differing_fields, external_name
 from bn_vuln.records.packed import is_packed
 from bn_vuln.records.schema import ExternalRecord, MeasurementRecord, Record, TrainingRecord
 from bn_vuln.records.store import Store, open_run, open_store
+from bn_vuln.runtime.lease import is_locked
 
 SEEN = 26  # check of images that a run was trained on
 
@@ -140,7 +140,7 @@ def entry(store: Store, cell_id: str) -> Entry:
         max((path.stat().st_mtime for path in [folder, *folder.iterdir()] if path.exists()), default=0.0)
         if in_folder
         else 0.0,
-        in_folder and (folder / LOCK).exists() and not is_stale_lock(folder),
+        in_folder and is_locked(folder),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bn_vuln.errors import UsageError
-from bn_vuln.runtime import signals
+from bn_vuln.runtime import lease, signals
 
 KINDS = {  # what is no regular file -> its name
     stat.S_IFDIR: "a folder",
@@ -30,12 +30,17 @@ def atomic_write(path: Path, content: bytes | str) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, of its suffix; it becomes `path` on success and is removed on failure."""
+    """Yield a temporary path beside `path`, of its suffix; it becomes `path` on success and is removed on failure.
+
+    Raises:
+        LeaseLostError: `path` is in a folder whose lease this process held, and another one has taken it over.
+    """
     signals.check()
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}{path.suffix}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        with lease.checked(path):
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from pathlib import Path
 
 from bn_vuln.errors import UsageError
 
 SHARE = 0.5  # of the memory, that arrays may take
+SHARE_VARIABLE = "BNVULN_MEMORY_SHARE"  # of the machine's memory, that this process has where others work beside it
 
 
 def machine_memory() -> float:
-    """Return the machine's memory in bytes."""
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    """Return the memory in bytes: that of the machine or of the container, and of it the share of this process."""
+    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(OSError, ValueError):  # where there is no limit it says "max"
+        memory = min(memory, float(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return memory * float(os.environ.get(SHARE_VARIABLE, "1"))
 
 
 def check_memory(n_bytes: float, what: str, remedy: str) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bn_vuln.runtime import signals
+from bn_vuln.typing import Plain
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,41 @@ class LiveBar(Quiet):
             with contextlib.suppress(OSError):
                 self.bar.stop()
             self.bar = None
+
+
+class Noted:
+    """Another progress, whose state is noted where other processes see it (`lease.Lease.work`).
+
+    The note has title, total, unit, done and, as soon as something was timed, seconds left.
+    """
+
+    def __init__(self, progress: Progress, note: Plain, log: Callable[[str], None] | None = None) -> None:
+        """`progress` shows, `note` is changed, `log` receives the messages too."""
+        self.progress, self.note, self.log, self.done_before = progress, note, log, 0
+        self.began = time.monotonic()
+
+    def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
+        """Begin a task."""
+        self.began, self.done_before = time.monotonic(), done
+        self.note.pop("left", None)
+        self.note.update(title=title, total=total, unit=unit, done=done)
+        self.progress.start(title, total, unit, done)
+
+    def advance(self, done: int, detail: str = "") -> None:
+        """Note the number of units that are done, and the time that the rest will take."""
+        rate = (done - self.done_before) / max(time.monotonic() - self.began, 1e-6)
+        self.note.update(done=done, **({"left": round((self.note["total"] - done) / rate, 1)} if rate > 0 else {}))
+        self.progress.advance(done, detail)
+
+    def message(self, text: str) -> None:
+        """Pass a line on."""
+        if self.log is not None:
+            self.log(text)
+        self.progress.message(text)
+
+    def stop(self) -> None:
+        """End the task."""
+        self.progress.stop()
 
 
 def make_progress(*, quiet: bool = False) -> Progress:

@@ -22,7 +22,7 @@ from bn_vuln.config import (
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.transforms import check_width
 from bn_vuln.errors import UsageError
-from bn_vuln.runtime import backend, signals
+from bn_vuln.runtime import backend, lease, signals
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution, Strategy, choose
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet, progress_task
@@ -65,7 +65,7 @@ def train(
 
     Raises:
         UsageError: where the cell makes no sense with its data (width, batch size, limit), with the number of replicas,
-            or with what the folder holds; or where another process trains its base.
+            or with what the folder holds.
         DamagedError: where the base of a cell with `mend` is damaged.
     """
     progress = progress or Quiet()
@@ -112,10 +112,10 @@ def _trained_base(
     beside = folder.parent / cell_id(cell.base)
     record = records.read_training(beside)
     if record is None or not (beside / "model.keras").exists():
-        with records.locked(beside) as acquired:
-            if not acquired:
-                raise UsageError(f"{beside}: another process trains this model, which is to be changed; try again")
-            return train(cell.base, beside, distribution=distribution, progress=progress)
+        with lease.waited(beside, progress):
+            record = records.read_training(beside)
+            if record is None or not (beside / "model.keras").exists():
+                return train(cell.base, beside, distribution=distribution, progress=progress)
     model = models.build(cell.base, info)
     model.load_weights(records.check_model(beside / "model.keras", record))
     return TrainingResult(lambda: model, [], record)

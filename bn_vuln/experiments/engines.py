@@ -1,0 +1,338 @@
+"""Work on many items at a time: in processes of this machine (loky, as joblib has it), or on a Ray cluster.
+
+An engine is a list of slots. A slot calls a function elsewhere, and raises `DiedError` where what ran it was killed:
+then that item is lost and no other, and the slot goes on with the next one. Workers stay, so TensorFlow starts once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import queue
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from bn_vuln.config import Sweep
+from bn_vuln.errors import BnvulnError, UsageError
+from bn_vuln.runtime import backend, signals
+from bn_vuln.runtime.memory import SHARE_VARIABLE
+
+POLL_SECONDS = 1.0
+GRACE_SECONDS = 10.0  # in which a worker that is to end writes its checkpoint
+# Variables that workers on other hosts need as well.
+PASSED_ON = ("KERAS_BACKEND", "TFDS_DATA_DIR", "TF_CPP_MIN_LOG_LEVEL", "TF_DETERMINISTIC_OPS", "JAX_PLATFORMS")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class DiedError(BnvulnError):
+    """What ran a call was killed, or its host is gone."""
+
+
+class Slot(Protocol):
+    """A place where one call at a time runs."""
+
+    def call(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """Call a function and wait for its result. Raises `DiedError` where it was killed."""
+
+    def end(self) -> None:
+        """End the call that runs, in order, and the worker."""
+
+
+class Here:
+    """The slot that is this process."""
+
+    def call(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """Call the function."""
+        return function(*arguments)
+
+    def end(self) -> None:
+        """Do nothing."""
+
+
+def run(
+    slots: Sequence[Slot], work: Callable[[Slot, Item], Result], items: Iterable[Item]
+) -> Iterator[tuple[Item, Result]]:
+    """Work on items, each in the next slot that is free.
+
+    Args:
+        slots: The slots.
+        work: (slot, item) -> result; called in a thread for each slot, or in this one where there is one slot.
+        items: The items, each taken when a slot is free for it.
+
+    Yields:
+        (item, result), as they are ready.
+
+    Raises:
+        Exception: What `work` raised.
+    """
+    if len(slots) == 1:
+        for item in items:
+            yield item, work(slots[0], item)
+        return
+    waiting, taking = iter(items), threading.Lock()
+    done: queue.SimpleQueue[tuple[Item, Result] | BaseException | None] = queue.SimpleQueue()
+    stopping = threading.Event()
+
+    def serve(slot: Slot) -> None:
+        try:
+            while not stopping.is_set():
+                with taking:
+                    try:
+                        item = next(waiting)
+                    except StopIteration:
+                        break
+                done.put((item, work(slot, item)))
+        except BaseException as error:
+            done.put(error)
+        else:
+            done.put(None)
+
+    for slot in slots:
+        threading.Thread(target=serve, args=(slot,), daemon=True).start()
+    try:
+        ended = 0
+        while ended < len(slots):
+            found = done.get()
+            if isinstance(found, BaseException):
+                raise found
+            if found is None:
+                ended += 1
+            else:
+                yield found
+    finally:
+        stopping.set()
+
+
+@contextlib.contextmanager
+def opened(sweep: Sweep, most: int) -> Iterator[Sequence[Slot]]:
+    """Open the slots of an engine, and end them with the block.
+
+    Args:
+        sweep: The engine, and what each cell gets.
+        most: Number of slots that there is work for.
+
+    Raises:
+        UsageError: Ray is not installed, its cluster is not found, or the machine has less than is asked for.
+    """
+    slots = _ray_slots(sweep, most) if sweep.engine == "ray" else _local_slots(sweep, most)
+    try:
+        yield slots
+    finally:
+        ending = [threading.Thread(target=slot.end, daemon=True) for slot in slots]
+        for thread in ending:
+            thread.start()
+        for thread in ending:
+            thread.join(2 * GRACE_SECONDS)
+
+
+# ---------------------------------------------------------------- processes of this machine
+
+
+class Process:
+    """A slot that is a process of this machine, with its own threads, memory and GPUs."""
+
+    def __init__(self, threads: int, variables: Mapping[str, str]) -> None:
+        """`variables` are of its environment; the process is started with the first call."""
+        self._threads, self._variables = threads, dict(variables)
+        self._executor: Any = None
+
+    def call(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """Call a function in the process."""
+        from joblib.externals.loky import ProcessPoolExecutor
+        from joblib.externals.loky.process_executor import BrokenProcessPool
+
+        with signals.blocked():
+            if self._executor is None:
+                self._executor = ProcessPoolExecutor(
+                    1, timeout=None, env=self._variables, initializer=_start_worker, initargs=(self._threads,)
+                )
+            called = self._executor.submit(_work, function, *arguments)
+        try:
+            result: Result = called.result()
+        except BrokenProcessPool as error:
+            self._executor = None
+            raise DiedError(_how(str(error))) from None
+        return result
+
+    def end(self) -> None:
+        """End the process: as Ctrl-C does where it works, and if it goes on, kill it."""
+        if self._executor is not None:
+            signals.end_processes(list(self._executor._processes), GRACE_SECONDS)
+            self._executor.shutdown(wait=False, kill_workers=True)
+
+
+def _how(text: str) -> str:
+    """Return how a worker ended, of what loky says about it."""
+    names = [name for name in ("SIGKILL", "SIGSEGV", "SIGABRT", "SIGTERM", "SIGBUS") if name in text]
+    more = " (the system kills the largest process when memory is exhausted)" if "SIGKILL" in names else ""
+    return f"its process was killed{' by ' + names[0] if names else ''}{more}"
+
+
+def _local_slots(sweep: Sweep, most: int) -> Sequence[Slot]:
+    jobs = min(sweep.jobs or 1, most)
+    if sweep.ray_address is not None:
+        raise UsageError("--ray-address is for --engine ray")
+    if jobs == 1 and sweep.cpus_per_cell is None and sweep.gpus_per_cell is None:
+        return [Here()]
+    cores = len(os.sched_getaffinity(0))
+    threads = sweep.cpus_per_cell or max(1, cores // jobs)
+    return [Process(threads, _variables(slot, jobs, sweep.gpus_per_cell)) for slot in range(jobs)]
+
+
+def _variables(slot: int, jobs: int, gpus_per_cell: float | None) -> dict[str, str]:
+    """Return the variables that give a slot its share of memory and GPUs."""
+    variables = {SHARE_VARIABLE: str(1 / jobs)}
+    gpus = _gpus()
+    if not gpus and not gpus_per_cell:
+        return variables
+    share = min(1.0, len(gpus) / jobs) if gpus_per_cell is None else gpus_per_cell
+    if share * jobs > len(gpus) + 1e-9:
+        raise UsageError(f"--gpus-per-cell {share:g} for {jobs} cells at a time: there are {len(gpus)} GPUs")
+    first = int(slot * share + 1e-9)
+    own = gpus[first : first + max(1, int(share))] if share else []
+    variables["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+    if 0 < share < 1:  # TensorFlow and JAX would each take nearly all of its memory
+        variables["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+        variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * share:.3f}"
+    return variables
+
+
+def _gpus() -> list[str]:
+    """Return the GPUs as CUDA_VISIBLE_DEVICES names them, without starting TensorFlow or JAX in this process."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [one.strip() for one in visible.split(",") if one.strip() not in ("", "-1")]
+    try:
+        asked = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+        return subprocess.run(asked, capture_output=True, text=True, timeout=30, check=True).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return []
+
+
+def _start_worker(threads: int) -> None:
+    """Prepare a worker process, before TensorFlow is imported."""
+    from joblib.externals.loky import process_executor
+
+    # loky replaces a worker that has grown by 300 MB, which every one with TensorFlow does, and a start takes seconds.
+    process_executor._USE_PSUTIL = False
+    backend.limit_threads(threads)
+    exit_with_parent()
+
+
+def _work(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function in a worker process, which a signal ends when it has kept what is finished."""
+    with signals.ending_worker():
+        return function(*arguments)
+
+
+def exit_with_parent() -> None:
+    """End this process when its parent is gone.
+
+    loky's workers outlive a parent that is killed until their work is done, which may be hours of training that no one
+    waits for.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+# ---------------------------------------------------------------- Ray
+
+
+class RayTask:
+    """A slot that runs one Ray task after another, wherever the cluster has room."""
+
+    def __init__(self, options: Mapping[str, object]) -> None:
+        """`options` are those of `ray.remote`."""
+        import ray
+
+        self._remote: Any = ray.remote(**options)(_call)
+        self._running: Any = None
+
+    def call(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """Call a function in a task."""
+        import ray
+
+        self._running = self._remote.remote(function, *arguments)
+        try:
+            result: Result = ray.get(self._running)
+        except ray.exceptions.RayTaskError as error:
+            raise error.as_instanceof_cause() from None
+        except ray.exceptions.RayError as error:
+            raise DiedError(f"Ray lost it: {str(error).splitlines()[0]}") from None
+        finally:
+            self._running = None
+        return result
+
+    def end(self) -> None:
+        """Cancel the task that runs, as Ctrl-C does, and if it goes on, kill its process."""
+        import ray
+
+        if (running := self._running) is not None:
+            with contextlib.suppress(Exception):
+                ray.cancel(running)
+                ray.wait([running], timeout=GRACE_SECONDS)
+                ray.cancel(running, force=True)
+
+
+def _call(function: Callable[..., Result], *arguments: object) -> Result:
+    return function(*arguments)
+
+
+def _ray_slots(sweep: Sweep, most: int) -> Sequence[Slot]:
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError("--engine ray needs Ray: pip install 'bnvuln[ray]'")
+    import ray
+
+    if not ray.is_initialized():
+        try:
+            ray.init(address=sweep.ray_address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        except ValueError:  # with the address of a cluster no dashboard can be asked for
+            ray.init(address=sweep.ray_address, log_to_driver=False, logging_level="ERROR")
+        except ConnectionError as error:
+            raise UsageError(f"--ray-address {sweep.ray_address}: no Ray cluster answers ({error})") from None
+    found = ray.cluster_resources()
+    hosts = [node for node in ray.nodes() if node["Alive"]]
+    cpus, gpus = int(found.get("CPU", 1)), found.get("GPU", 0.0)
+    jobs = sweep.jobs or int(gpus) or len(hosts)
+    own_cpus = sweep.cpus_per_cell or max(1, cpus // jobs)
+    own_gpus = min(1.0, gpus / jobs) if sweep.gpus_per_cell is None else sweep.gpus_per_cell
+    largest = max(int(node["Resources"].get("CPU", 1)) for node in hosts)
+    if own_cpus > largest:
+        own_cpus = largest if sweep.cpus_per_cell is None else own_cpus
+    if own_cpus > largest or own_gpus > max(node["Resources"].get("GPU", 0.0) for node in hosts):
+        raise UsageError(f"no host of the cluster has {own_cpus} CPUs and {own_gpus:g} GPUs for a cell")
+    passed = {name: os.environ[name] for name in os.environ if name in PASSED_ON or name.startswith("BNVULN_")}
+    threads = {name: str(own_cpus) for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")}
+    variables = {**passed, **threads, SHARE_VARIABLE: str(min(1.0, own_cpus / largest))}
+    options = {"num_cpus": own_cpus, "num_gpus": own_gpus, "max_retries": 0, "runtime_env": {"env_vars": variables}}
+    return [RayTask(options) for _ in range(min(jobs, most))]
+
+
+def sees(path: Path) -> bool:
+    """Return whether there is a file, as a call in a slot finds it."""
+    return path.exists()
+
+
+def all_hosts_see(path: Path) -> bool:
+    """Return whether every host of the Ray cluster finds a file: then they share its folder."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    asked = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
+            asked.append(ray.remote(num_cpus=0, scheduling_strategy=there)(sees).remote(path))
+    return all(ray.get(asked))

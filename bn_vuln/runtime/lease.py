@@ -1,0 +1,342 @@
+"""Leases of folders: one process at a time works in a run folder, on whatever host, and the dead give theirs up.
+
+A lease is the file `lock.json`. It says who holds it, and has a counter that the holder moves on every few seconds. It
+has expired as soon as its holder is known to be dead, which a process of the same machine and PID namespace can see,
+or when the counter has stood still for `EXPIRES_SECONDS` of the clock of who watches. No two clocks are compared: a
+clock that jumps, or another host's, changes nothing. A holder whose lease was taken over, as after it was suspended,
+writes nothing more (`checked`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import filelock
+
+from bn_vuln.errors import BnvulnError
+from bn_vuln.runtime.progress import Progress, Quiet
+from bn_vuln.typing import Plain
+
+LOCK = "lock.json"
+GUARD = ".lock"  # held for the moment in which a lease is looked at and then replaced, or a file of its holder is
+BEAT_SECONDS = 5.0
+EXPIRES_SECONDS = 45.0
+POLL_SECONDS = 2.0
+SIZE = 4096  # of the file, in bytes: each write covers all of it
+
+_held: dict[Path, Lease] = {}  # those of this process, by their file
+_seen: dict[Path, tuple[bytes, float]] = {}  # what was seen of others' leases, and when first
+_beating = threading.Lock()
+
+
+class LeaseLostError(BnvulnError):
+    """Another process has taken over the folder, since this one stood still."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds a lease.
+
+    Attributes:
+        host: Name of its host.
+        machine: Boot of the machine, and the PID namespace; "" where they are not known.
+        pid: Its process id there.
+        started: When it started, in the kernel's ticks since boot; 0 where it is not known.
+        since: Since when it has held the lease, in seconds since the epoch by its clock.
+        work: What it does: title, total, unit, done, and seconds left (`progress.Noted`).
+    """
+
+    host: str
+    machine: str
+    pid: int
+    started: int
+    since: float
+    work: Plain = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """Process and host."""
+        return f"process {self.pid} on {self.host}"
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether this process can see that the holder is gone; a holder elsewhere is never known to be."""
+        if not self.machine or self.machine != _machine():
+            return False
+        return _started(self.pid) not in (0, self.started)
+
+
+@dataclass
+class Lease:
+    """A lease that this process holds. What is put into `work` is seen by others (see `Holder`)."""
+
+    path: Path
+    descriptor: int
+    work: Plain = field(default_factory=dict)
+    beats: int = 0
+    since: float = field(default_factory=time.time)
+
+    def beat(self) -> None:
+        """Write the lease with the counter moved on, into the very file that was created."""
+        self.beats += 1
+        owner = {"host": socket.gethostname(), "machine": _machine(), "pid": os.getpid()}
+        owner |= {"started": _started(os.getpid()), "since": self.since, "beats": self.beats}
+        text = json.dumps({**owner, "work": self.work})
+        if len(text) >= SIZE:
+            text = json.dumps({**owner, "work": {}})
+        os.pwrite(self.descriptor, f"{text:<{SIZE - 1}}\n".encode(), 0)
+        os.fsync(self.descriptor)  # else other hosts of a network file system do not see it
+
+    def is_held(self) -> bool:
+        """Return False where another process has taken over."""
+        try:
+            return os.path.samestat(os.stat(self.path), os.fstat(self.descriptor))
+        except FileNotFoundError:
+            return False
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[Lease | None]:
+    """Hold the lease of a folder, which is made where there is none; yield None if another process holds it.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = (folder / LOCK).resolve()
+    lease = _create(path) or _take_over(path)
+    if lease is None:
+        yield None
+        return
+    try:
+        remove_temporaries(folder)
+        yield lease
+    finally:
+        _release(lease)
+
+
+@contextlib.contextmanager
+def waited(folder: Path, progress: Progress | None = None) -> Iterator[Lease]:
+    """Hold the lease of a folder, after the process that holds it has ended its work.
+
+    Args:
+        folder: The folder.
+        progress: Receiver of a line that says who is waited for.
+    """
+    said = False
+    while True:
+        with locked(folder) as lease:
+            if lease is not None:
+                yield lease
+                return
+        if not said:
+            (progress or Quiet()).message(f"waiting for {describe(folder)}")
+            said = True
+        time.sleep(POLL_SECONDS)
+
+
+def describe(folder: Path) -> str:
+    """Return who holds the lease of a folder, and where its file is."""
+    who = holder(folder)
+    return f"{who.text if who else 'another process'}, which works in {folder} (lease: {folder / LOCK})"
+
+
+def holder(folder: Path) -> Holder | None:
+    """Return who holds the lease of a folder; None where nobody does, or the file says nothing."""
+    content = _read(folder / LOCK)
+    return None if content is None else _holder(content)
+
+
+def holds(folder: Path) -> bool:
+    """Return whether this process holds the lease of a folder."""
+    return (folder / LOCK).resolve() in _held
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether there is a lease of a folder that has not expired, by what has been seen of it so far."""
+    path = (folder / LOCK).resolve()
+    return path.exists() and _expired(path) is None
+
+
+@contextlib.contextmanager
+def checked(path: Path) -> Iterator[None]:
+    """Run the block that puts a file into place, if this process still holds the lease of a folder that it is in.
+
+    Raises:
+        LeaseLostError: The lease was taken over.
+    """
+    folders = path.resolve().parents
+    lease = next((_held[folder / LOCK] for folder in folders if folder / LOCK in _held), None)
+    with contextlib.nullcontext() if lease is None else _guarded(lease.path.parent):
+        if lease is not None and not lease.is_held():
+            raise LeaseLostError(
+                f"{lease.path.parent}: another process has taken over, since this one stood still for "
+                f"{EXPIRES_SECONDS:.0f} s or more; nothing is written ({path.name})"
+            )
+        yield
+
+
+TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}(\.[^.]*)?")  # of `files.atomic_path`
+
+
+def remove_temporaries(folder: Path, older_than: float | None = None) -> list[Path]:
+    """Remove the temporary files that killed processes have left in a folder, and in the folders in it.
+
+    Args:
+        folder: One whose lease this process holds; or any, and then only old ones are removed.
+        older_than: Seconds; None: all.
+
+    Returns:
+        What was removed.
+    """
+    removed = []
+    for path in (*folder.glob(".*"), *folder.glob("*/.*")):
+        if TEMPORARY.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                if older_than is None or time.time() - path.stat().st_mtime > older_than:
+                    path.unlink()
+                    removed.append(path)
+    return removed
+
+
+# ---------------------------------------------------------------- the file
+
+
+def _create(path: Path) -> Lease | None:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:
+        return None
+    lease = Lease(path, descriptor)
+    try:
+        lease.beat()
+    except OSError:  # a full disk
+        _release(lease)
+        raise
+    with _beating:
+        if not _held:
+            threading.Thread(target=_keep_beating, daemon=True).start()
+        _held[path] = lease
+    return lease
+
+
+def _release(lease: Lease) -> None:
+    with _beating:
+        _held.pop(lease.path, None)
+    with contextlib.suppress(OSError):
+        if lease.is_held():
+            lease.path.unlink()
+    os.close(lease.descriptor)
+
+
+def _keep_beating() -> None:
+    """Beat for all leases of this process, until there are none."""
+    while True:
+        time.sleep(BEAT_SECONDS)
+        with _beating:
+            if not _held:
+                return
+            for lease in _held.values():
+                with contextlib.suppress(OSError):  # the next one may succeed; if none does, the lease expires
+                    lease.beat()
+
+
+def _take_over(path: Path) -> Lease | None:
+    """Replace an expired lease by a new one; the guard makes looking and replacing one step."""
+    expired = _expired(path)
+    if expired is None:
+        return None
+    with _guarded(path.parent):
+        if _read(path) != expired:  # another process was faster
+            return None
+        path.unlink()
+        return _create(path)
+
+
+@contextlib.contextmanager
+def _guarded(folder: Path) -> Iterator[None]:
+    try:
+        guard: contextlib.AbstractContextManager[object] = filelock.FileLock(folder / GUARD).acquire()
+    except NotImplementedError:  # a file system without such locks; then the lease alone must do
+        guard = contextlib.nullcontext()
+    with guard:
+        yield
+
+
+def _expired(path: Path) -> bytes | None:
+    """Return what an expired lease says; None of one that has not expired, as far as this process has watched it."""
+    content = _read(path)
+    if content is None or path in _held:
+        return None
+    found = _holder(content)
+    if found is not None and found.is_dead:
+        return content
+    first, when = _seen.get(path, (None, 0.0))
+    if first != content:
+        _seen[path] = content, time.monotonic()
+        return None
+    return content if time.monotonic() - when >= EXPIRES_SECONDS else None
+
+
+def _read(path: Path) -> bytes | None:
+    """Return the bytes of a lease, of which no more than it can have are read; None where there is none."""
+    try:
+        with path.open("rb") as file:
+            return file.read(SIZE)
+    except FileNotFoundError:
+        return None
+
+
+def _holder(content: bytes) -> Holder | None:
+    try:
+        found = json.loads(content)
+        return Holder(
+            host=str(found["host"]),
+            machine=str(found.get("machine", "")),
+            pid=int(found["pid"]),
+            started=int(found.get("started", 0)),
+            since=float(found.get("since", 0)),
+            work=dict(found.get("work", {})),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+        return None
+
+
+# ---------------------------------------------------------------- processes
+
+
+def _machine() -> str:
+    """Return what is equal for processes that see each other: the boot of the machine, and the PID namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> int:
+    """Return when a process started, in ticks since boot; 0 where that is not seen, -1 where it is dead."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return -1 if status[0] in "ZX" else int(status[19])  # a zombie is dead, though not buried
+    except OSError:
+        pass
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return -1
+    except OSError:  # of another user, whose processes /proc hides
+        pass
+    return 0

@@ -1,0 +1,137 @@
+"""Engines: each call runs where it should, a killed one is lost alone, and workers end with the command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bn_vuln.config import Sweep
+from bn_vuln.errors import UsageError
+from bn_vuln.experiments import engines
+from bn_vuln.experiments.engines import DiedError, Slot
+
+CHILD = """
+import time
+from bn_vuln.experiments import engines
+engines.exit_with_parent()
+print("ready", flush=True)
+time.sleep(300)
+"""
+PARENT = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {CHILD!r}]).pid, flush=True); input()"
+
+
+def pid_and_threads(item: str) -> tuple[str, int, str, str]:
+    return item, os.getpid(), os.environ["TF_NUM_INTRAOP_THREADS"], os.environ["BNVULN_MEMORY_SHARE"]
+
+
+def kill_this_process(item: str) -> None:
+    if item == "b":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def died(slot: Slot, item: str) -> str:
+    try:
+        slot.call(kill_this_process, item)
+    except DiedError as error:
+        return str(error)
+    return "lives"
+
+
+def test_one_cell_at_a_time_is_worked_on_here():
+    with engines.opened(Sweep(), 3) as slots:
+        found = list(engines.run(slots, lambda slot, item: slot.call(os.getpid), "ab"))
+    assert found == [("a", os.getpid()), ("b", os.getpid())]
+
+
+def test_every_item_is_worked_on_in_a_process_that_stays_with_its_share():
+    with engines.opened(Sweep(jobs=2), 8) as slots:
+        found = dict(engines.run(slots, lambda slot, item: slot.call(pid_and_threads, item), "abcdef"))
+    assert set(found) == set("abcdef")
+    pids = {pid for _, pid, *_ in found.values()}
+    assert len(pids) == 2 and os.getpid() not in pids
+    threads = str(max(1, len(os.sched_getaffinity(0)) // 2))
+    assert {(item, *rest) for item, _, *rest in found.values()} == {(item, threads, "0.5") for item in "abcdef"}
+    assert not any(map(runs, pids))
+
+
+def test_a_killed_call_is_lost_alone():
+    with engines.opened(Sweep(jobs=2), 8) as slots:
+        found = dict(engines.run(slots, died, "abcd"))
+    assert {found[item] for item in "acd"} == {"lives"}
+    assert "its process was killed by SIGKILL" in found["b"]
+
+
+def test_what_the_work_raises_ends_it():
+    def broken(slot: Slot, item: str) -> None:
+        if item == "b":
+            raise UsageError("broken")
+
+    with engines.opened(Sweep(jobs=2), 8) as slots, pytest.raises(UsageError, match="broken"):
+        list(engines.run(slots, broken, "abcd"))
+
+
+def test_there_are_no_more_slots_than_work():
+    with engines.opened(Sweep(jobs=5), 2) as slots:
+        assert len(slots) == 2
+
+
+@pytest.mark.parametrize(
+    ("jobs", "gpus_per_cell", "expected"),
+    [
+        (1, None, ["0"]),
+        (2, None, ["0", "1"]),
+        (4, None, ["0", "0", "1", "1"]),
+        (2, 0.5, ["0", "0"]),
+        (1, 2, ["0,1"]),
+        (2, 0, ["", ""]),
+    ],
+)
+def test_gpus_are_divided_among_cells(monkeypatch, jobs, gpus_per_cell, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    found = [engines._variables(slot, jobs, gpus_per_cell) for slot in range(jobs)]
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in found] == expected
+    shared = len(set(expected)) < len(expected) and expected[0] != ""
+    assert all(("TF_FORCE_GPU_ALLOW_GROWTH" in one) is shared for one in found)
+
+
+def test_more_gpus_than_there_are_are_refused(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(UsageError, match="--gpus-per-cell 1 for 3 cells at a time: there are 2 GPUs"):
+        engines._variables(0, 3, 1)
+
+
+def test_ray_address_is_for_ray():
+    with pytest.raises(UsageError, match="--ray-address is for --engine ray"), engines.opened(Sweep(ray_address="auto"), 1):
+        pass
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"pip install 'bnvuln\[ray\]'"), engines.opened(Sweep(engine="ray"), 1):
+        pass
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"  # ended, but not yet waited for
+    except FileNotFoundError:
+        return False
+
+
+def test_a_worker_ends_when_its_parent_is_killed():
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    assert parent.stdout.readline() == "ready\n"
+    assert runs(child)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 30
+    while runs(child) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not runs(child)
