@@ -11,7 +11,7 @@ import click
 import cloup
 from cloup.constraints import If, accept_none
 
-from bn_vuln.config import Cell, ExperimentPart, Scale, Sweep, parse_number
+from bn_vuln.config import Cell, ExperimentPart, Scale, Sweep, parse_number, validate
 from bn_vuln.config.options import fields, given
 from bn_vuln.evaluation.settings import EvaluateOptions
 
@@ -92,6 +92,7 @@ def reproduce(
     else:
         part = plans.parse_part(name, scale or "full", where, seeds)
         experiment, todo = plans.resolve(part, overrides)
+        todo = validate(Sweep, given(Sweep), "reproduce").cells(todo)
         if dry_run:
             o.output(as_json, *listing.dry_run(experiment, todo))
         else:

@@ -19,7 +19,7 @@ from bn_vuln.runtime.progress import Noted, Progress
 
 LOG = "log.txt"  # of a cell that is not finished: what its process said, the traceback of its errors
 FAILED = "failed.json"
-MOST_LINES = 40  # of the log, that are kept with a failure
+MOST_LINES = 100  # of the log, that are kept with a failure
 
 
 @dataclass(frozen=True)

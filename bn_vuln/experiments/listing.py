@@ -29,8 +29,8 @@ def experiments(root: Path) -> tuple[Plain, str]:
 def _state(experiment: Experiment, root: Path) -> str:
     """Count the cells that are finished at each scale: `quick 2/6 cells, full 0/30 cells`."""
     scales: list[Scale] = list(dict.fromkeys([*experiment.scales, "full"]))
-    tasks = {scale: tasks(catalog.experiment(experiment.name, scale)) for scale in scales}
-    counts = {scale: f"{sum(task.finished(root) for task in todo)}/{len(todo)}" for scale, todo in tasks.items()}
+    todo = {scale: tasks(catalog.experiment(experiment.name, scale)) for scale in scales}
+    counts = {scale: f"{sum(task.finished(root) for task in own)}/{len(own)}" for scale, own in todo.items()}
     return ", ".join(f"{scale} {count} cells" for scale, count in counts.items())
 
 

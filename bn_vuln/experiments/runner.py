@@ -107,15 +107,15 @@ def run(
         forget_parts(root / source)  # what transfers were of
 
 
-def _failed(experiment: Experiment, count: int, failed: dict[Task, Outcome], root: Path) -> BnvulnError:
+def _failed(experiment: Experiment, count: int, failed: list[tuple[Task, Outcome]], root: Path) -> BnvulnError:
     """Return the error of cells that could not be finished; it shows the first one."""
-    task, outcome = next(iter(failed.items()))
+    task, outcome = failed[0]
     where = task.folder(root) / attempts.FAILED
     text = (
         f"{experiment.name}: {len(failed)} of {count} cells failed, the others are finished. "
         f"{describe_cell(task.cell)}: {outcome.text} (see {where}); run the command again to try it again"
     )
-    return UsageError(text) if all(one.state == "refused" for one in failed.values()) else CellsFailedError(text)
+    return UsageError(text) if all(one.state == "refused" for _, one in failed) else CellsFailedError(text)
 
 
 class _Sweep:
@@ -123,10 +123,10 @@ class _Sweep:
 
     def __init__(self, root: Path, sweep: Sweep, strategy: Strategy, progress: Progress) -> None:
         self.root, self.sweep, self.strategy, self.progress = root, sweep, strategy, progress
-        self.failed: dict[Task, Outcome] = {}
+        self.failed: list[tuple[Task, Outcome]] = []
         self.attempts: Counter[str] = Counter()
 
-    def run(self, pending: list[Task]) -> dict[Task, Outcome]:
+    def run(self, pending: list[Task]) -> list[tuple[Task, Outcome]]:
         """Run all cells; return those that failed."""
         failures = {task.id: attempts.failure(task.folder(self.root)) for task in pending}  # of earlier runs
         total, done = len(pending), 0
@@ -155,7 +155,7 @@ class _Sweep:
                 for task in (*again, *busy):
                     failure = attempts.failure(task.folder(self.root))
                     if failure is not None and failure != failures[task.id]:  # another process gave it up meanwhile
-                        self.failed[task] = Outcome("failed", failure.reason)
+                        self.failed.append((task, Outcome("failed", failure.reason)))
                     elif not task.finished(self.root):
                         pending.append(task)
         return self.failed
@@ -194,7 +194,7 @@ class _Sweep:
         self.attempts[task.id] += 1
         if outcome.state == "failed" and self.attempts[task.id] < MOST_ATTEMPTS:
             return False
-        self.failed[task] = outcome
+        self.failed.append((task, outcome))
         with lease.locked(task.folder(self.root)) as held:
             if held is not None:
                 attempts.give_up(task.folder(self.root), outcome.text, self.attempts[task.id])

@@ -10,6 +10,7 @@ writes nothing more (`checked`).
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -226,10 +227,14 @@ def _create(path: Path) -> Lease | None:
         _release(lease)
         raise
     with _beating:
-        if not _held:
-            threading.Thread(target=_keep_beating, daemon=True).start()
         _held[path] = lease
+    _start_beating()
     return lease
+
+
+@functools.cache
+def _start_beating() -> None:
+    threading.Thread(target=_keep_beating, daemon=True).start()
 
 
 def _release(lease: Lease) -> None:
@@ -242,12 +247,10 @@ def _release(lease: Lease) -> None:
 
 
 def _keep_beating() -> None:
-    """Beat for all leases of this process, until there are none."""
-    while True:
-        time.sleep(BEAT_SECONDS)
+    """Beat for all leases of this process."""
+    pause = threading.Event()
+    while not pause.wait(BEAT_SECONDS):
         with _beating:
-            if not _held:
-                return
             for lease in _held.values():
                 with contextlib.suppress(OSError):  # the next one may succeed; if none does, the lease expires
                     lease.beat()

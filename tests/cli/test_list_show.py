@@ -17,6 +17,7 @@ from bn_vuln.config import Attack, Cell, Clean, Evaluation, digest, perturbation
 from bn_vuln.errors import UsageError
 from bn_vuln.records import ExternalRecord, Flag, Record
 from bn_vuln.records.names import cell_name
+from bn_vuln.runtime import lease
 
 ACCURACIES = {
     ("none", "clean"): [0.97], ("batch", "clean"): [0.9], ("none", "bim"): [0.66], ("batch", "bim"): [0.26],
@@ -135,7 +136,7 @@ def test_a_run_that_is_being_trained(bnvuln, root):
     folder.mkdir()
     (folder / "config.yaml").write_text("arch: mlp\n")
     store = records.FolderStore(root)
-    with records.locked(folder):
+    with lease.locked(folder):
         assert records.entry(store, "being trained").state == "training"
         assert bnvuln("list")[0] == 0
     assert records.entry(store, "being trained").state == "unfinished"

@@ -9,6 +9,7 @@ import pytest
 from bn_vuln import api, records
 from bn_vuln.config import Cell, Data, digest, identity_of, to_yaml
 from bn_vuln.errors import BnvulnError, UsageError
+from bn_vuln.runtime import lease
 from bn_vuln.training import TrainingResult
 
 MNIST = {
@@ -221,13 +222,20 @@ def test_without_out_the_run_goes_to_its_id(bnvuln, trained):
     assert options["resume"] is False
 
 
-def test_a_run_that_another_process_works_on_is_left_alone(bnvuln, begun, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / records.LOCK).write_text(json.dumps({"host": "elsewhere", "pid": 1, "time": 0}))
+def test_a_run_that_another_process_works_on_is_waited_for(bnvuln, begun, tmp_path, monkeypatch):
+    lock = tmp_path / "run" / lease.LOCK
+    lock.parent.mkdir()
+    lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "time": 0}))
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lease.time, "sleep", interrupt)
     code, _, err = bnvuln("train", "--out", tmp_path / "run")
-    assert code == 1
-    assert "another process" in err
+    assert code == 130
+    assert f"waiting for process 1 on elsewhere, which works in {tmp_path / 'run'}" in err
     assert begun == []
+    assert lock.exists()
 
 
 def test_a_folder_that_cannot_be_made_is_named(bnvuln, begun):

@@ -54,7 +54,8 @@ def test_every_item_is_worked_on_in_a_process_that_stays_with_its_share():
         found = dict(engines.run(slots, lambda slot, item: slot.call(pid_and_threads, item), "abcdef"))
     assert set(found) == set("abcdef")
     pids = {pid for _, pid, *_ in found.values()}
-    assert len(pids) == 2 and os.getpid() not in pids
+    assert len(pids) == 2
+    assert os.getpid() not in pids
     threads = str(max(1, len(os.sched_getaffinity(0)) // 2))
     assert {(item, *rest) for item, _, *rest in found.values()} == {(item, threads, "0.5") for item in "abcdef"}
     assert not any(map(runs, pids))
@@ -107,7 +108,10 @@ def test_more_gpus_than_there_are_are_refused(monkeypatch):
 
 
 def test_ray_address_is_for_ray():
-    with pytest.raises(UsageError, match="--ray-address is for --engine ray"), engines.opened(Sweep(ray_address="auto"), 1):
+    with (
+        pytest.raises(UsageError, match="--ray-address is for --engine ray"),
+        engines.opened(Sweep(ray_address="auto"), 1),
+    ):
         pass
 
 
@@ -119,7 +123,9 @@ def test_without_ray_it_says_what_to_install(monkeypatch):
 
 def runs(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"  # ended, but not yet waited for
+        return (
+            Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        )  # ended, but not yet waited for
     except FileNotFoundError:
         return False
 

@@ -12,7 +12,7 @@ import yaml
 from helpers_records import fill, wobble
 from helpers_runs import SMALL, MessageLog
 
-from bn_vuln import api, records
+from bn_vuln import api, data, records
 from bn_vuln.config import Cell
 from bn_vuln.config.grid import expand
 from bn_vuln.errors import ConfigError, UsageError
@@ -53,14 +53,14 @@ def plan(tmp_path: Path, small: str) -> str:
 
 @pytest.fixture
 def without_cifar10(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = runner.data.prepare
+    real = data.prepare
 
     def prepare(name: str) -> Any:
         if name == "cifar10":
             raise UsageError("cifar10: cannot be downloaded")
         return real(name)
 
-    monkeypatch.setattr(runner.data, "prepare", prepare)
+    monkeypatch.setattr(data, "prepare", prepare)
 
 
 # ---------------------------------------------------------------- the plan that ships

@@ -1,20 +1,20 @@
 """Experiments: nothing is done twice, nothing is lost, and a new one is one YAML file."""
 
+import copy
+import errno
 import json
 import shutil
-import socket
-import subprocess
-import sys
 
 import pytest
 import yaml
 from helpers_runs import SMALL, MessageLog
 
 from bn_vuln import api, config, records
-from bn_vuln.errors import BnvulnError, ConfigError
-from bn_vuln.experiments import catalog, runner
+from bn_vuln.errors import BnvulnError, ConfigError, UsageError
+from bn_vuln.experiments import attempts, catalog, runner
+from bn_vuln.experiments.runner import CellsFailedError
 from bn_vuln.reporting import aggregate
-from bn_vuln.runtime.progress import Quiet
+from bn_vuln.runtime import lease
 from bn_vuln.training import TrainingResult
 
 BIM = {"kind": "attack", "attack": "bim", "eps": 0.1}
@@ -63,7 +63,7 @@ def test_every_cell_gets_its_records(done):
         assert len(records.read_records(folder)) == 2
         for record in records.read_records(folder):
             assert records.read_correct(folder, record.perturbation_id).sum() == record.correct
-        assert not (folder / records.LOCK).exists()
+        assert not (folder / lease.LOCK).exists()
 
 
 def test_the_resolved_config_is_kept(done):
@@ -250,7 +250,7 @@ def test_jobs_run_in_processes_and_give_the_same_accuracies(done, tmp_path):
             assert value.estimate.mean == pytest.approx(second[name].estimate.mean, abs=0.021)
 
 
-def test_a_cell_locked_by_another_host_is_waited_for(done, tmp_path, monkeypatch):
+def test_a_cell_that_another_host_works_on_is_waited_for(done, tmp_path, monkeypatch):
     path, root = done
     root = shutil.copytree(root, tmp_path / "results")
     task = runner.tasks(catalog.experiment(str(path)))[0]
@@ -258,61 +258,143 @@ def test_a_cell_locked_by_another_host_is_waited_for(done, tmp_path, monkeypatch
     lost = next((folder / "records").glob("*.json"))
     content = lost.read_text()
     lost.unlink()
-    (folder / records.LOCK).write_text(json.dumps({"host": "elsewhere", "pid": 1, "time": 0}))
+    (folder / lease.LOCK).write_text(json.dumps({"host": "elsewhere", "pid": 1, "time": 0}))  # as older versions wrote
     waited = []
 
     def finish_elsewhere(_):
         waited.append(True)
         lost.write_text(content)
-        (folder / records.LOCK).unlink()
+        (folder / lease.LOCK).unlink()
 
     monkeypatch.setattr(runner.time, "sleep", finish_elsewhere)
     monkeypatch.setattr("bn_vuln.evaluation.evaluator.measure", no_training)
-    assert runner._run_in_worker(task, root).endswith("locked by another process")
+    assert runner._attempt(task, root, strategy="none", progress=None).state == "busy"
     log = MessageLog()
     api.reproduce(str(path), root=root, progress=log)
     assert waited == [True]
-    assert [line for line in log.lines if str(folder / records.LOCK) in line]  # or a user would wait for ever
+    assert [line for line in log.lines if "process 1 on elsewhere" in line and str(folder / lease.LOCK) in line]
 
 
-def test_a_cell_that_is_never_finished_is_an_error(tmp_path, monkeypatch):
-    path = tiny(tmp_path)
-    monkeypatch.setattr(runner, "run_task", lambda *_, **__: None)
-    with pytest.raises(BnvulnError, match="2 of 2 cells could not be finished"):
-        runner.run(catalog.experiment(str(path)), tmp_path / "results", progress=Quiet())
+def broken(monkeypatch, error, cells=()):
+    """Let the training of cells (of all, by default) end with an error; return the cells that were tried."""
+    tried, real = [], runner._run_missing
+
+    def attempt(task, root, strategy, progress):
+        tried.append(task.cell)
+        progress.message("about to break")
+        if not cells or task.cell.normalization.name in cells:
+            raise copy.copy(error) from None
+        return real(task, root, strategy, progress)
+
+    monkeypatch.setattr(runner, "_run_missing", attempt)
+    return tried
 
 
-def test_rounds_that_finish_something_do_not_count(tmp_path, monkeypatch):
-    """Where a killed worker takes the others with it, one cell that always dies must not stop all others."""
-    path, finished = tiny(tmp_path, seeds=[0, 1, 2, 3]), set()
-
-    def one_a_round(left, *_):
-        if len(left) > 1:
-            finished.add(left[0].cell)
-
-    monkeypatch.setattr(runner, "_run_round", one_a_round)
-    monkeypatch.setattr(runner.Task, "finished", lambda task, _: task.cell in finished)
-    with pytest.raises(BnvulnError, match="1 of 8 cells could not be finished"):
-        runner.run(catalog.experiment(str(path)), tmp_path / "results", progress=Quiet())
-
-
-HOLD = """
-import sys
-from pathlib import Path
-from bn_vuln import records
-with records.locked(Path(sys.argv[1])) as acquired:
-    print(acquired, flush=True)
-    sys.stdin.readline()
-"""
+def test_a_cell_that_fails_again_and_again_is_given_up_and_does_not_stop_the_rest(tmp_path, monkeypatch):
+    path, root = tiny(tmp_path), tmp_path / "results"
+    tried = broken(monkeypatch, RuntimeError("no luck"), ["none"])
+    with pytest.raises(CellsFailedError, match=r"tiny: 1 of 2 cells failed, the others are finished\. .*no luck \(see"):
+        api.reproduce(str(path), root=root)
+    assert [cell.normalization.name for cell in tried] == ["none", "batch", "none", "none"]
+    failed, finished = runner.tasks(catalog.experiment(str(path)))
+    failure = attempts.failure(failed.folder(root))
+    assert (failure.attempts, failure.reason) == (3, "RuntimeError: no luck")
+    text = "\n".join(failure.log)
+    assert text.count("about to break") == 3
+    assert text.count("RuntimeError: no luck") == 3
+    assert "Traceback" in text
+    assert finished.finished(root)
+    assert not (finished.folder(root) / attempts.LOG).exists()
+    monkeypatch.undo()
+    assert api.reproduce(str(path), root=root).missing == 0
+    assert not {attempts.LOG, attempts.FAILED, lease.LOCK} & {one.name for one in failed.folder(root).iterdir()}
 
 
-def test_two_processes_do_not_work_on_one_cell(tmp_path):
-    command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "True\n"
-        with records.locked(tmp_path) as acquired:
-            assert acquired is False
-        holder.communicate("\n")
-    with records.locked(tmp_path) as acquired:
-        assert acquired is True
-        assert json.loads((tmp_path / records.LOCK).read_text())["host"] == socket.gethostname()
+def test_a_cell_that_is_wrong_as_it_stands_is_tried_once(tmp_path, monkeypatch):
+    tried = broken(monkeypatch, UsageError("no such thing"))
+    with pytest.raises(UsageError, match=r"2 of 2 cells failed.*no such thing"):
+        api.reproduce(str(tiny(tmp_path)), root=tmp_path / "results")
+    assert len(tried) == 2
+
+
+def test_what_every_cell_would_meet_stops_at_once(tmp_path, monkeypatch):
+    tried = broken(monkeypatch, OSError(errno.ENOSPC, "No space left on device", "/full/disk"))
+    with pytest.raises(BnvulnError, match="/full/disk: No space left on device"):
+        api.reproduce(str(tiny(tmp_path)), root=tmp_path / "results")
+    assert len(tried) == 1
+
+
+def test_a_cell_whose_lease_is_lost_is_left_to_who_has_it(tmp_path, monkeypatch):
+    path, root, waited, real = (
+        tiny(tmp_path, grid={"normalization": ["none"]}),
+        tmp_path / "results",
+        [],
+        runner._run_missing,
+    )
+    tried = broken(monkeypatch, lease.LeaseLostError("taken over"))
+
+    def wait(_, busy):
+        waited.append(len(busy))
+        monkeypatch.setattr(runner, "_run_missing", real)
+
+    monkeypatch.setattr(runner._Sweep, "_wait", wait)
+    assert api.reproduce(str(path), root=root).missing == 0
+    assert (waited, len(tried)) == ([2], 2)
+
+
+def test_a_cell_that_another_process_has_given_up_meanwhile_is_not_tried_again(tmp_path, monkeypatch):
+    path, root = tiny(tmp_path), tmp_path / "results"
+    task, _ = runner.tasks(catalog.experiment(str(path)))
+
+    def attempt(one, *_, **__):
+        attempts.give_up(one.folder(root), "elsewhere it broke", 3)
+        return runner.Outcome("busy", "")
+
+    task.folder(root).mkdir(parents=True)
+    attempts.give_up(task.folder(root), "yesterday it broke", 3)  # that of an earlier run is tried again
+    monkeypatch.setattr(runner, "_attempt", attempt)
+    with pytest.raises(CellsFailedError, match=r"2 of 2 cells failed.*elsewhere it broke"):
+        api.reproduce(str(path), root=root)
+
+
+def test_finished_cells_are_known_without_reading_their_records(done, tmp_path, monkeypatch):
+    path, root = done
+    root = shutil.copytree(root, tmp_path / "results")
+    todo = runner.tasks(catalog.experiment(str(path)))
+    api.reproduce(str(path), root=root)
+    assert all(task.is_marked(root) for task in todo)
+    monkeypatch.setattr(records.FolderStore, "record", no_training)
+    assert all(task.finished(root) for task in todo)
+    monkeypatch.undo()
+    for change in (
+        lambda file: file.write_bytes(file.read_bytes()[:-2]),
+        lambda file: file.write_bytes(bytes(len(file.read_bytes()))),
+        lambda file: file.unlink(),
+    ):
+        for name in ("training.json", "records/*.json", "outcomes/*.npz"):
+            other = shutil.copytree(root, tmp_path / "copy")
+            for task in todo:
+                assert task.is_marked(other)
+            change(next(iter(todo[0].folder(other).glob(name))))
+            assert [task.is_marked(other) for task in todo] == [False, True]
+            assert [task.finished(other) for task in todo] == [False, True]
+            shutil.rmtree(other)
+    more = runner.tasks(catalog.experiment(str(path), "full", ["perturbations.bim.steps=3"]))
+    assert not any(task.is_marked(root) or task.finished(root) for task in more)
+
+
+def test_shards_divide_the_cells(done):
+    path, _ = done
+    cells = runner.tasks(catalog.experiment(str(path)))
+    shards = [config.Sweep(shard=f"{number}/3").cells(cells) for number in (1, 2, 3)]
+    assert [len(shard) for shard in shards] == [1, 1, 0]
+    assert [task for shard in shards for task in shard] == cells
+    for wrong in ("0/3", "4/3", "1", "a/b", "1/0", "-1/3"):
+        with pytest.raises(ConfigError, match=r"reproduce: shard: expected I/N such as 1/8"):
+            api.reproduce(str(path), root="nowhere", shard=wrong)
+
+
+def test_a_shard_runs_its_cells_alone(tmp_path):
+    path, root = tiny(tmp_path), tmp_path / "results"
+    assert api.reproduce(str(path), root=root, shard="2/2").missing == 1
+    assert [task.finished(root) for task in runner.tasks(catalog.experiment(str(path)))] == [False, True]

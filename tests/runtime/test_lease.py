@@ -64,16 +64,17 @@ def write_lease(folder: Path, **changes: object) -> Path:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     owner = {"host": socket.gethostname(), "machine": lease._machine(), "pid": process.pid, "started": 1, "since": 0.0}
-    atomic_write(folder / LOCK, json.dumps({**owner, "beats": 1, "work": {}, **changes}))
-    return folder / LOCK
+    path = folder / LOCK
+    path.write_text(json.dumps({**owner, "beats": 1, "work": {}, **changes}))
+    return path
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The monotonic clock that leases are watched by, which stands still until it is moved."""
     now = [1000.0]
     monkeypatch.setattr(lease.time, "monotonic", lambda: now[0])
-    yield now
+    return now
 
 
 def test_a_lease_is_a_file_for_as_long_as_it_is_held(tmp_path: Path) -> None:

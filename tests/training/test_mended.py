@@ -1,7 +1,6 @@
 """Cells whose trained model is changed: the change by hand, the base, which is trained once, and another training."""
 
 import json
-import socket
 
 import numpy as np
 import pytest
@@ -9,10 +8,10 @@ from helpers_runs import MessageLog, interrupt_before, small_cell
 
 from bn_vuln import data, records
 from bn_vuln.config import Clean, Evaluation, EvaluationPlan, FineTuning
-from bn_vuln.errors import UsageError
 from bn_vuln.evaluation import classifier
 from bn_vuln.experiments.runner import Task, run_task
 from bn_vuln.records import DamagedError
+from bn_vuln.runtime import lease
 from bn_vuln.training import TrainingLoop, cell_id, mended, train
 from bn_vuln.training.fine_tuning import fine_tune
 
@@ -113,16 +112,16 @@ def test_an_interruption_between_base_and_change_costs_no_training(tmp_path, mon
     assert equal_weights(train(cell, tmp_path / "changed").model, expected)
 
 
-def test_a_base_that_is_damaged_or_in_work_is_refused(tmp_path):
-    cell = mended_cell(CHANGED)
+def test_a_base_in_work_is_waited_for_and_a_damaged_one_refused(tmp_path, monkeypatch):
+    cell, log = mended_cell(CHANGED), MessageLog()
     base = tmp_path / cell_id(cell.base)
     base.mkdir()
-    lock = base / records.LOCK
-    lock.write_text(json.dumps({"host": socket.gethostname(), "pid": 1, "time": 0}))
-    with pytest.raises(UsageError, match="another process trains this model"):
-        train(cell, tmp_path / "changed")
-    lock.unlink()
-    train(cell, tmp_path / "changed")
+    lock = base / lease.LOCK
+    lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "time": 0}))
+    with monkeypatch.context() as patch:
+        patch.setattr(lease.time, "sleep", lambda _: lock.unlink())
+        train(cell, tmp_path / "changed", progress=log)
+    assert log.lines[0].startswith("waiting for process 1 on elsewhere")
     (base / "model.keras").write_text("damaged")
     with pytest.raises(DamagedError, match="no readable model"):
         train(cell, tmp_path / "again")
