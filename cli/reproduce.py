@@ -156,7 +156,7 @@ def _run(part: ExperimentPart, overrides: Sequence[str], *, as_json: bool, **opt
         failed = error
         results = aggregate.aggregate(catalog.experiment(part.experiment, part.scale, overrides), how["root"])
     found = exports.to_json(results)
-    o.output(as_json, {**found, "error": str(failed)} if failed else found, pages.text(results))
+    o.output(as_json, {**found, "error": str(failed), "exit_code": 1} if failed else found, pages.text(results))
     pages.write_all(how["root"], results.experiment, how["progress"])
     if failed:
         o.log(f"Error: {failed}")

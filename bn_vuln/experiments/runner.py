@@ -226,7 +226,7 @@ def _attempt(task: Task, root: Path, *, strategy: Strategy, progress: Progress |
 def _of_error(error: Exception) -> Outcome:
     """Return the outcome of an attempt that an error ended."""
     known = isinstance(error, BnvulnError | OSError | MemoryError)
-    text = explain(error)[1].removeprefix("Error: ") if known else f"{type(error).__name__}: {error}"
+    text = explain(error)[1] if known else f"{type(error).__name__}: {error}"
     text = " ".join(text.split())[:500]
     if isinstance(error, lease.LeaseLostError):
         return Outcome("busy", text)

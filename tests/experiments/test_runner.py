@@ -325,12 +325,8 @@ def test_what_every_cell_would_meet_stops_at_once(tmp_path, monkeypatch):
 
 
 def test_a_cell_whose_lease_is_lost_is_left_to_who_has_it(tmp_path, monkeypatch):
-    path, root, waited, real = (
-        tiny(tmp_path, grid={"normalization": ["none"]}),
-        tmp_path / "results",
-        [],
-        runner._run_missing,
-    )
+    path, root = tiny(tmp_path), tmp_path / "results"
+    waited, real = [], runner._run_missing
     tried = broken(monkeypatch, lease.LeaseLostError("taken over"))
 
     def wait(_, busy):
