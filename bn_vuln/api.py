@@ -42,12 +42,13 @@ from bn_vuln.config import (
 from bn_vuln.errors import UsageError
 from bn_vuln.evaluation.settings import ModelOptions, Settings, parse, split
 from bn_vuln.experiments import catalog, plans, publishing, runner
+from bn_vuln.experiments import status as statuses
 from bn_vuln.reporting import aggregate, pages, paired
 from bn_vuln.reporting.paired import Comparison
 from bn_vuln.runtime import lease
 from bn_vuln.runtime.distribution import Strategy, choose
 from bn_vuln.runtime.progress import Noted, Progress, Quiet
-from bn_vuln.typing import KerasModel, Where
+from bn_vuln.typing import KerasModel, Plain, Where
 
 if TYPE_CHECKING:
     from bn_vuln.auditing.mend import MendResult
@@ -652,6 +653,22 @@ def reproduce_plan(
     return plans.run(
         catalog.plan(name), Path(root), sweep=sweep, strategy=strategy, overrides=overrides, progress=progress
     )
+
+
+def status(folder: str | Path = RUNS) -> Plain:
+    """Read how far a results folder is, from its files alone.
+
+    Args:
+        folder: folder of the runs, or one run folder.
+
+    Returns:
+        `experiments`: the number of cells in each state (finished, running, failed, waiting); `running`: what is done,
+        by which process; `failed`: reason, number of attempts and log of the cells that were given up; `damaged`.
+
+    Raises:
+        UsageError: where there is no such folder, or nothing can run there.
+    """
+    return statuses.read(Path(folder))
 
 
 def report(folder: str | Path = RUNS, *, form: pages.Format = "html", progress: Progress | None = None) -> list[Path]:

@@ -36,6 +36,7 @@ COMMANDS = {
     "Data and results": {
         "data": "List, inspect and prepare data sets.",
         "weights": "Published weights of nets for ImageNet.",
+        "status": "What runs in a results folder, and what is left.",
         "list": "List the models of a results folder.",
         "show": "Show a run or an external model with its records.",
         "report": "Write tables and figures from existing records.",
@@ -46,7 +47,7 @@ COMMANDS = {
 # Commands that are not in a module of their own name.
 MODULES = {
     **dict.fromkeys(("attack", "evaluate", "transfer", "audit", "mend"), "measure"),
-    **dict.fromkeys(("compare", "list", "show", "report", "publish", "unpack"), "results"),
+    **dict.fromkeys(("compare", "status", "list", "show", "report", "publish", "unpack"), "results"),
     "scale-input": "reproduce",
 }
 # What ends a command without a traceback.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -121,6 +123,19 @@ def progress(quiet: bool) -> Progress:
     from bn_vuln.runtime.progress import make_progress
 
     return make_progress(quiet=quiet)
+
+
+@contextlib.contextmanager
+def live() -> Iterator[Callable[[str], None]]:
+    """Yield a function that shows a text in place of the last one on a terminal, and below it elsewhere."""
+    if not sys.stdout.isatty():
+        yield click.echo
+        return
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(auto_refresh=False) as shown:
+        yield lambda text: shown.update(Text(text), refresh=True)
 
 
 def log(text: str) -> None:

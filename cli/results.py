@@ -1,7 +1,8 @@
-"""`bnvuln list`, `show`, `compare`, `report`, `publish` and `unpack`: what is in results folders."""
+"""`bnvuln status`, `list`, `show`, `compare`, `report`, `publish` and `unpack`: what is in results folders."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,12 @@ from . import options as o
 if TYPE_CHECKING:
     from bn_vuln.reporting.pages import Format
 
+WATCH_SECONDS = 2.0
+STATUS = """
+  bnvuln status                 # of runs/
+  bnvuln status runs --watch    # until nothing runs or waits
+  bnvuln status runs --json
+"""
 LIST = """
   bnvuln list                       # runs and external models in runs/
   bnvuln list results/paper         # a packed store
@@ -48,6 +55,32 @@ UNPACK = """
   bnvuln unpack results/paper runs
   bnvuln unpack results/paper runs && bnvuln reproduce table6
 """
+
+
+@o.command("status", STATUS)
+@cloup.argument("folder", type=o.FOLDER, metavar="[DIR]", default="runs")
+@cloup.option("--watch", is_flag=True, help="Show it again every few seconds, until nothing runs or waits.")
+@o.json_option
+def status(folder: Path, watch: bool, as_json: bool) -> None:
+    """Show how far a results folder is: finished, running, failed and waiting cells.
+
+    It reads files alone, so it can be asked from any terminal or host that sees the folder. DIR is runs, if it is not
+    given. Running cells have what is done, the time left and their process; failed ones their reason and log.
+    """
+    from bn_vuln import api
+    from bn_vuln.experiments.status import is_over, text
+
+    if as_json and watch:
+        raise click.UsageError("--watch and --json: use one of them")
+    found = api.status(folder)
+    if not watch:
+        o.output(as_json, found, text(found))
+        return
+    with o.live() as show:
+        show(text(found))
+        while not is_over(found):
+            time.sleep(WATCH_SECONDS)
+            show(text(found := api.status(folder)))
 
 
 @o.command("list", LIST)
