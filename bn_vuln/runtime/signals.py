@@ -8,6 +8,7 @@ them writes the checkpoint, releases locks, keeps what was finished and removes 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -42,6 +43,7 @@ def remember() -> None:
     if threading.current_thread() is threading.main_thread():
         _state.deferred, _state.received, _state.times = 1, None, ()
         _install()
+        atexit.register(_ignore)  # at the very end Python restores what the system does: end at once, by the signal
 
 
 @contextlib.contextmanager
@@ -120,6 +122,11 @@ def _install() -> dict[int, Any]:
     for number in handlers:
         signal.signal(number, _handle)
     return handlers
+
+
+def _ignore() -> None:
+    for number in _handlers():
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _handle(number: int, _: FrameType | None) -> None:

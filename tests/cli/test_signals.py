@@ -1,0 +1,144 @@
+"""Ctrl-C and SIGTERM at any moment of the commands that work long: the exit code, what is left, and how it goes on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+
+import numpy as np
+import pytest
+
+EXPERIMENT = """
+name: two
+title: "Two seeds of a pair"
+claim: "Signals change nothing."
+source: "tests"
+base: {data: {name: mnist, limit: 2000}, arch: {name: mlp, hidden: [32]}, train: {epochs: 3, batch_size: 50, lr: 0.1}}
+grid: {normalization: [none, batch]}
+seeds: [0, 1]
+evaluation: {limit: 500}
+perturbations: {clean: {kind: clean}, pgd: {kind: attack, eps: 0.1}}
+table: {columns: {clean: "clean", pgd: "PGD"}}
+"""
+SMALL = ["--limit", "2000", "--set", "arch.hidden=[32]", "--batch-size", "50", "--lr", "0.1", "--deterministic"]
+COMMANDS = {
+    "train": ["train", *SMALL, "--epochs", "200", "--out", "run"],
+    "attack": ["attack", "run", "--eps", "0.1", "--attack", "strong", "--limit", "300"],
+    "evaluate": ["evaluate", "run", "--suite", "quick", "--set", "limit=300"],
+    "reproduce": ["reproduce", "two.yaml", "--out", "runs", "--jobs", "2"],
+}
+SIGNALS_SENT, IN_A_ROW = 40, 5
+LINES = {
+    signal.SIGINT: "Interrupted. What was finished is kept",
+    signal.SIGTERM: "Terminated. What was finished is kept",
+    signal.SIGHUP: "The terminal was closed. What was finished is kept",
+}
+TEMPORARY = re.compile(r"^\..*\.[0-9]+\.[0-9a-f]{8}(\..*)?$")
+VOLATILE = {"seconds", "images_per_second", "resumed", "model_sha256"}  # Keras numbers objects as it likes
+
+
+def started(folder, *words):
+    """A command in a session of its own, as a terminal starts it; it ignores no signal."""
+    return subprocess.Popen(
+        ["env", "--default-signal=INT,TERM,HUP", sys.executable, "-m", "bn_vuln", *words, "-q"],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def end(process, number, *, group=False):
+    """Send a signal, to the whole group as a terminal does or to the process alone; (exit code, standard error)."""
+    if process.poll() is None:
+        os.killpg(process.pid, number) if group else process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    return process.returncode, err
+
+
+def left_over(folder):
+    """The locks and temporary files in a folder."""
+    names = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    return [name for name in names if name.name == "lock.json" or TEMPORARY.match(name.name)]
+
+
+def plain(value):
+    """What a JSON file says, without what differs from run to run."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items() if key not in VOLATILE}
+    return [plain(item) for item in value] if isinstance(value, list) else value
+
+
+def content(path):
+    """What a file says."""
+    if path.suffix == ".npz":
+        with np.load(path) as arrays:
+            return {name: array.tolist() for name, array in arrays.items()}
+    if path.suffix == ".json":
+        return plain(json.loads(path.read_text()))
+    if path.suffix == ".csv":
+        return plain(list(csv.DictReader(path.open())))
+    if path.suffix == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            return archive.read("model.weights.h5")
+    return path.read_text() if path.suffix == ".yaml" else None
+
+
+def outcome(folder):
+    """What is in a folder: file -> what it says. Reports, and hidden files as the lock's guard, do not count."""
+    paths = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {
+        str(path): content(folder / path)
+        for path in paths
+        if not path.name.startswith(".") and "report" not in path.parts
+    }
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Return a function: a fresh folder in which a command can be started."""
+    root = tmp_path_factory.mktemp("prepared")
+    assert end(started(root, *COMMANDS["train"][:-4], "--epochs", "2", "--out", "run"), 0)[0] == 0
+    (root / "two.yaml").write_text(EXPERIMENT)
+
+    def make(name, folder):
+        shutil.copytree(root, folder)
+        if name == "train":
+            shutil.rmtree(folder / "run")
+        return folder
+
+    return make
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_signals_at_random_moments_lose_nothing(name, prepared, tmp_path):
+    """Chains of interruptions in one folder, until one comes too late: then all is as in an undisturbed run."""
+    rng, words = random.Random(name), COMMANDS[name]
+    begun = time.monotonic()
+    code, err = end(started(prepared(name, tmp_path / "whole"), *words), 0)
+    longest, expected = 1.1 * (time.monotonic() - begun), outcome(tmp_path / "whole")
+    assert (code, err) == (0, "")
+    sent = chain = 0
+    while sent < SIGNALS_SENT:
+        chain += 1
+        folder = prepared(name, tmp_path / str(chain))
+        for _ in range(IN_A_ROW):
+            number, moment, group = rng.choice([signal.SIGINT, signal.SIGTERM]), rng.uniform(0.1, longest), rng.random()
+            process = started(folder, *words)
+            time.sleep(moment)
+            code, err = end(process, number, group=group < 0.5)
+            where = f"{name}, chain {chain}: signal {number} after {moment:.2f} of {longest:.2f} s"
+            assert code in (0, 128 + number), (where, code, err)
+            assert "Traceback" not in err, (where, err)
+            assert err.strip() == "" if code == 0 else LINES[number] in err, (where, err)
+            assert left_over(folder) == [], where
+            sent += 1
+        assert end(started(folder, *words), 0) == (0, ""), f"{name}, chain {chain}"
+        assert outcome(folder) == expected, f"{name}, chain {chain}"
