@@ -24,6 +24,7 @@ from pathlib import Path
 import filelock
 
 from bn_vuln.errors import BnvulnError
+from bn_vuln.runtime import signals
 from bn_vuln.runtime.progress import Progress, Quiet
 from bn_vuln.typing import Plain
 
@@ -117,15 +118,17 @@ def locked(folder: Path) -> Iterator[Lease | None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = (folder / LOCK).resolve()
-    lease = _create(path) or _take_over(path)
-    if lease is None:
-        yield None
-        return
+    lease = None
     try:
-        remove_temporaries(folder)
+        with signals.uninterrupted():
+            lease = _create(path) or _take_over(path)
+        if lease is not None:
+            remove_temporaries(folder)
         yield lease
     finally:
-        _release(lease)
+        with signals.uninterrupted():
+            if lease is not None:
+                _release(lease)
 
 
 @contextlib.contextmanager
