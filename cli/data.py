@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import click
 import cloup
 
 from . import options as o
@@ -60,7 +59,7 @@ def _prepare(names: tuple[str, ...], as_json: bool) -> None:
         data.prepare(name)
         prepared.append(data.describe_dataset(name))
         if not as_json:
-            click.echo(datasets.prepared_text(prepared[-1]))
+            o.echo(datasets.prepared_text(prepared[-1]))
     if as_json:
         o.print_json({"prepared": prepared})
 

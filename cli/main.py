@@ -13,6 +13,7 @@ import cloup
 
 from bn_vuln.errors import BnvulnError, explain
 from bn_vuln.runtime import signals
+from bn_vuln.runtime.escapes import visible
 from bn_vuln.version import __version__
 
 from . import options as o
@@ -121,7 +122,7 @@ def _tell(error: BaseException) -> tuple[int, str]:
             error.show()
         elif isinstance(error, EXPECTED):
             code, message = explain(error)
-            click.echo(message if code > 2 else f"Error: {message}", err=True)
+            click.echo(visible(message if code > 2 else f"Error: {message}"), err=True)
     if isinstance(error, click.ClickException):
         return error.exit_code, error.format_message()
     return explain(error) if isinstance(error, EXPECTED) else (1, f"{type(error).__name__}: {error}")

@@ -137,7 +137,7 @@ def finish(target: Path, folder: Path, options: o.Options, *found: Mapping[str, 
     if options["as_json"]:
         o.print_json(exports.records_to_json(target, *found))
     else:
-        click.echo(tables.records_text(*found))
+        o.echo(tables.records_text(*found))
     name = o.quote(folder)
     o.closing(folder, f"bnvuln show {name}", f"bnvuln compare {name} OTHER", quiet=options["quiet"])
 
@@ -227,7 +227,7 @@ def transfer(models: tuple[Path, ...], matrix: bool, runs: Path, out: Path | Non
     if out is not None:
         atomic_write(out / "transfer.md", report.markdown(transfers))
         o.log(f"report: {out / 'transfer.md'}")
-    o.print_json(report.to_json(transfers)) if options["as_json"] else click.echo(report.text(transfers, matrix=matrix))
+    o.print_json(report.to_json(transfers)) if options["as_json"] else o.echo(report.text(transfers, matrix=matrix))
     folders = list(dict.fromkeys(path if path.is_dir() else runs for path in models))
     o.closing(", ".join(map(str, folders)), f"bnvuln show {o.quote(models[-1])}", quiet=options["quiet"])
 
@@ -260,7 +260,7 @@ def audit(model: Path, second: Path | None, out: Path | None, **options: Any) ->
     how = how if how.get("thorough") else {"time": "10m", **how}
     folder = out or Path("audits") / folder_name([one for one in (model, second) if one is not None])
     result = api.audit(model, second=second, out=folder, command=shell(), **asked(options) | how)
-    o.print_json(result.findings.model_dump(mode="json")) if options["as_json"] else click.echo(str(result))
+    o.print_json(result.findings.model_dump(mode="json")) if options["as_json"] else o.echo(str(result))
     if not options["quiet"]:
         o.log(f"page: {result.page}")
     if not result.met:
@@ -308,6 +308,6 @@ def mend(model: Path | None, from_audit: Path | None, out: Path, force: bool, **
     how = asked(options) | given(AuditOptions) | threat
     result = api.mend(model, mend=changes, out=out, from_audit=from_audit, force=force, command=shell(), **how)
     mended = result.mended
-    o.print_json(mended.model_dump(mode="json")) if options["as_json"] else click.echo(mended_text(mended))
+    o.print_json(mended.model_dump(mode="json")) if options["as_json"] else o.echo(mended_text(mended))
     if not options["quiet"]:
         o.log(f"model: {out}\ncard: {out.with_suffix('.md')}")

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import click
 import cloup
 
+from bn_vuln.runtime.escapes import visible
+
 if TYPE_CHECKING:
     from bn_vuln.config.options import Command, OptionDecorator
     from bn_vuln.runtime.progress import Progress
@@ -129,18 +131,23 @@ def progress(quiet: bool) -> Progress:
 def live() -> Iterator[Callable[[str], None]]:
     """Yield a function that shows a text in place of the last one on a terminal, and below it elsewhere."""
     if not sys.stdout.isatty():
-        yield click.echo
+        yield echo
         return
     from rich.live import Live
     from rich.text import Text
 
     with Live(auto_refresh=False) as shown:
-        yield lambda text: shown.update(Text(text), refresh=True)
+        yield lambda text: shown.update(Text(visible(text)), refresh=True)
+
+
+def echo(text: str) -> None:
+    """Print text that is a result; names in it cannot steer the terminal."""
+    click.echo(visible(text))
 
 
 def log(text: str) -> None:
     """Print a line that is no result, on standard error."""
-    click.echo(text, err=True)
+    click.echo(visible(text), err=True)
 
 
 def closing(folder: Path | str, *commands: str, quiet: bool) -> None:
@@ -158,7 +165,7 @@ def quote(path: Path | str) -> str:
 
 def output(as_json: bool, data: object, text: str) -> None:
     """Print what a command has found: as the one JSON object of --json, or as text."""
-    print_json(data) if as_json else click.echo(text)
+    print_json(data) if as_json else echo(text)
 
 
 @dataclass

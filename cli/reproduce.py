@@ -177,7 +177,7 @@ def _run_plan(name: str, overrides: Sequence[str], *, as_json: bool, **options: 
         results = aggregate.aggregate(one.experiment, how["root"])
         parts[-1]["results"] = exports.to_json(results)
         if not as_json:
-            click.echo(pages.text(results))
+            o.echo(pages.text(results))
         pages.write_all(how["root"], one.experiment, how["progress"])
         wrong |= options["check"] and results.any_fails
     if as_json:

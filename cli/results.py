@@ -154,7 +154,7 @@ def report(folder: Path, form: Format, as_json: bool, quiet: bool) -> None:
     from bn_vuln.reporting import pages
 
     files = [str(path) for path in pages.write(folder, form, progress=o.progress(quiet))]
-    o.print_json({"files": files, **pages.to_json(folder)}) if as_json else click.echo("\n".join(files))
+    o.print_json({"files": files, **pages.to_json(folder)}) if as_json else o.echo("\n".join(files))
     o.closing(folder, f"bnvuln {'show' if is_run_folder(folder) else 'list'} {o.quote(folder)}", quiet=quiet)
 
 

@@ -8,6 +8,7 @@ from bn_vuln.auditing.findings import Difference, Interval
 from bn_vuln.auditing.options import eps_text
 from bn_vuln.auditing.what_if import title
 from bn_vuln.config import FineTuning, Frozen, Mend
+from bn_vuln.runtime.escapes import code, line, markdown
 
 
 class ChangedLayer(Frozen):
@@ -115,29 +116,30 @@ def _fine_tuned(options: FineTuning) -> str:
 
 def card(found: Mended) -> str:
     """Return the card as Markdown."""
-    source = f"`{found.source}`" + (f", sha256 {found.source_sha256}" if found.source_sha256 else "")
+    source = code(found.source) + (f", sha256 {found.source_sha256}" if found.source_sha256 else "")
     versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
-    fitted = f"Fitted: {'; '.join(found.fitted_on)}." if found.fitted_on else "Nothing was fitted to images."
+    fitted = markdown(f"Fitted: {'; '.join(found.fitted_on)}.") if found.fitted_on else "Nothing was fitted to images."
     lines = [
-        f"# {found.file or 'A mended model'}",
+        f"# {markdown(found.file or 'A mended model')}",
         "",
         f"Made of {source}, whose architecture, input and output it has, on {found.date}:",
         "",
-        f"    {found.command}",
+        f"    {line(found.command)}",
         "",
-        *(f"- {text}" for text in changes(found.mend)),
+        *(f"- {markdown(text)}" for text in changes(found.mend)),
         "",
         f"{fitted} The file has sha256 {found.sha256}.",
         "",
         "## Before and after",
         "",
-        f"{found.n} images of {found.data} ({found.split}), none of which it was fitted on. Differences are paired,",
+        f"{found.n} images of {markdown(f'{found.data} ({found.split})')}, none of which it was fitted on. Differences "
+        "are paired,",
         "each interval is by itself. Accuracies under an attack are upper bounds.",
         "",
         *_table(found.header, found.rows),
         "",
-        f"{found.strong}.",
-        *(f"\nFlag: {flag}" for flag in found.flags),
+        f"{markdown(found.strong)}.",
+        *(f"\nFlag: {markdown(flag)}" for flag in found.flags),
         "",
         "## Layers",
         "",
@@ -149,7 +151,7 @@ def card(found: Mended) -> str:
 
 
 def _row(layer: ChangedLayer) -> tuple[str, ...]:
-    return f"`{layer.name}`", layer.kind, f"{layer.before:.4g}", f"{layer.after:.4g}"
+    return code(layer.name), layer.kind, f"{layer.before:.4g}", f"{layer.after:.4g}"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

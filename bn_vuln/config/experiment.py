@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from bn_vuln.config.claim import Claim, SignClaim
 from bn_vuln.config.column import SEPARATOR, VALUE, Column, DerivedColumn, column_name, measured_columns
@@ -199,6 +199,13 @@ class Experiment(Frozen):
         """Return all columns that are not derived, by name; a perturbation's own name goes before that of a metric."""
         every = [c for plan in self.plans for c in measured_columns(plan.perturbations, plan.measurements, plan.name)]
         return {str(column): column for column in sorted(every, key=lambda column: column.is_plain)}
+
+    @field_validator("name")
+    @classmethod
+    def _is_part_of_file_names(cls, name: str) -> str:
+        message = "expected letters, digits, _, - and ., received {name}"
+        reject_if((not re.fullmatch(r"[\w.-]{1,100}", name), message), name=repr(name[:100]))
+        return name
 
     @model_validator(mode="after")
     def _names_agree(self) -> Experiment:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -13,14 +12,17 @@ from pydantic_core import ErrorDetails
 
 from bn_vuln.config.cell import Cell
 from bn_vuln.config.experiment import Experiment, Scale
-from bn_vuln.config.types import COMPLETE_MESSAGE, Frozen, nearest
+from bn_vuln.config.types import COMPLETE_MESSAGE, MAX_DIGITS, Frozen, nearest
 from bn_vuln.errors import ConfigError
+from bn_vuln.runtime.limits import DEPTH, YAML_BYTES, read_file
 from bn_vuln.typing import Plain
 
 Model = TypeVar("Model", bound=BaseModel)
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where it was built, takes a tenth of the time
-MAX_DEPTH, MAX_VALUES = 400, 1_000_000  # of YAML: no config is deeper or longer
+MAX_VALUES, MAX_PARENTS = 100_000, 20  # of a config, aliases as often as they stand; of `extends`
+MAX_MISTAKES, MAX_SHOWN = 20, 200  # of a message: lines, and characters of a value
 
 
 def read_yaml(path: Path) -> Plain:
@@ -30,7 +32,7 @@ def read_yaml(path: Path) -> Plain:
         ConfigError: The file holds none, or a key twice; the message names the file and the line.
     """
     try:
-        data = _parse_yaml(path.read_text(encoding="utf-8"))
+        data = _parse_yaml(read_file(path, YAML_BYTES).decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from None
     except (yaml.YAMLError, ValueError) as error:
@@ -45,7 +47,7 @@ def _yaml_mistake(error: Exception) -> str:
     """Return what is wrong with YAML; line and column once, where the parser stopped."""
     mark = getattr(error, "problem_mark", None)
     if mark is None:
-        return " ".join(str(error).split())
+        return " ".join(str(error).split())[:MAX_SHOWN]
     said = ", ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None))))
     return f"line {mark.line + 1}, column {mark.column + 1}: {said}"
 
@@ -54,11 +56,11 @@ def _parse_yaml(text: str) -> object:
     """Return what YAML says. Raises `ValueError` and `yaml.YAMLError`, among others for a key that is there twice."""
     # libyaml's loader has no limit of its depth, and crashes. A block begins right of the one that it is in, or, a list
     # in a mapping, below it.
-    if text.count("[") + text.count("{") + 2 * max(map(len, text.splitlines()), default=0) > MAX_DEPTH:
+    if text.count("[") + text.count("{") + 2 * max(map(len, text.splitlines()), default=0) > DEPTH:
         depth = 0
         for event in yaml.parse(text, Loader=_LOADER):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
+            if depth > DEPTH:
                 raise ValueError("nested too deeply")
     loader = _LOADER(text)
     try:
@@ -76,23 +78,31 @@ def _parse_yaml(text: str) -> object:
 
 
 def _check_node(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """Return the number of values in a node, aliases counted as often as they stand; `sizes` has those seen already."""
+    """Return the number of values in a node; `sizes` has those seen already.
+
+    Aliases count as often as they stand, and a long text as one for each 100 characters.
+    """
     if id(node) in sizes:
         if not sizes[id(node)]:
             raise ValueError("an alias stands in what it is an alias of")
         return sizes[id(node)]
     sizes[id(node)] = 0  # until it is known
     size = 1
-    if isinstance(node, yaml.MappingNode):
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in {key for key in keys if keys.count(key) > 1}:
-            line = max(k.start_mark.line for k, _ in node.value if k.value == key) + 1
-            raise ValueError(f"line {line}: the key {key!r} is there twice")
+    if isinstance(node, yaml.ScalarNode):
+        size += len(node.value) // 100
+        if len(node.value) > MAX_DIGITS and node.tag in NUMBERS:
+            raise ValueError(f"line {node.start_mark.line + 1}: a number of {len(node.value):,} characters")
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in lines:
+                raise ValueError(f"line {key.start_mark.line + 1}: the key {key.value[:80]!r} is there twice")
+            lines[key.value] = key.start_mark.line
         size += sum(_check_node(child, sizes) for pair in node.value for child in pair)
     elif isinstance(node, yaml.SequenceNode):
         size += sum(_check_node(child, sizes) for child in node.value)
     if size > MAX_VALUES:
-        raise ValueError(f"aliases expand to more than {MAX_VALUES:,} values")
+        raise ValueError(f"more than {MAX_VALUES:,} values, with those that aliases stand for")
     sizes[id(node)] = size
     return size
 
@@ -110,7 +120,8 @@ def validate(model: type[Model], data: object, source: str) -> Model:
     # A sequence whose items are refused is also called too short, which it is not.
     inner = {detail["loc"][:-1] for detail in errors}
     lines = [explain(e, data) for e in errors if not (e["type"] == "too_short" and e["loc"] in inner)]
-    raise ConfigError("\n".join(f"{source}: {line}" for line in lines))
+    more = [f"and {len(lines) - MAX_MISTAKES} more mistakes"] if len(lines) > MAX_MISTAKES else []
+    raise ConfigError("\n".join(f"{source}: {line}" for line in [*lines[:MAX_MISTAKES], *more]))
 
 
 def explain(error: ErrorDetails, data: object) -> str:
@@ -138,8 +149,17 @@ def explain(error: ErrorDetails, data: object) -> str:
         alone = isinstance(error["input"], int | float | str)
         message = "expected a list" + (f", e.g. [{error['input']}]" if alone else "")
     if error["type"] != COMPLETE_MESSAGE:
-        message += f", received {error['input']!r}"
+        message += f", received {_shown(error['input'])}"
     return f"{key}: {message}" if key else message
+
+
+def _shown(value: object) -> str:
+    """A value as a message shows it."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of thousands of digits
+        return "a huge number"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def _key(location: tuple[int | str, ...], data: Any, *, missing: bool) -> str:
@@ -233,10 +253,11 @@ def _read_extended(path: Path, seen: frozenset[Path] = frozenset()) -> Plain:
     if parent is None:
         return data
     seen |= {path.resolve()}
-    if not isinstance(parent, str) or not (path.parent / parent).is_file():
+    is_yaml = isinstance(parent, str) and parent.endswith((".yaml", ".yml"))
+    if not is_yaml or not (path.parent / parent).is_file():
         raise ConfigError(f"{path.name}: extends: expected the path of a YAML file relative to it, received {parent!r}")
-    if (path.parent / parent).resolve() in seen:
-        raise ConfigError(f"{path.name}: extends itself")
+    if (path.parent / parent).resolve() in seen or len(seen) > MAX_PARENTS:
+        raise ConfigError(f"{path.name}: extends itself, or more than {MAX_PARENTS} files one after the other")
     below = _read_extended(path.parent / parent, seen)
     return _merge({key: value for key, value in below.items() if key != "command"}, data)
 
@@ -266,8 +287,6 @@ def load_experiment(path: Path, scale: Scale = "full", overrides: Iterable[str] 
     """
     data = _read_extended(path)
     plain = validate(Experiment, data, path.name)
-    if not re.fullmatch(r"[\w.-]+", plain.name):  # files have it
-        raise ConfigError(f"{path.name}: name: expected letters, digits, _, - and ., received {plain.name!r}")
     _check_base(path.name, plain)
     for name, changes in plain.scales.items():
         for key in changes:

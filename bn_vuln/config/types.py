@@ -25,6 +25,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from bn_vuln.config.identity import IDENTITY
 from bn_vuln.typing import Plain
 
+MAX_DIGITS = 100  # of a number in a config
 COMPLETE_MESSAGE = "complete_message"  # the type of pydantic errors to whose message nothing is added
 
 
@@ -47,10 +48,18 @@ def parse_number(value: Any) -> Any:
     if isinstance(value, str):
         try:
             numerator, slash, denominator = value.replace(" ", "").partition("/")
-            return float(Fraction(numerator) / (Fraction(Decimal(denominator)) if slash else 1))
+            return float(_fraction(numerator) / (_fraction(denominator) if slash else 1))
         except (ValueError, InvalidOperation, ZeroDivisionError, OverflowError):
             raise PydanticCustomError("number", "expected a number or a fraction such as 8/255") from None
     return value
+
+
+def _fraction(text: str) -> Fraction:
+    """The number of a text; `ValueError` for one whose exact value would fill the memory, such as 1e999999999."""
+    number = Decimal(text[:MAX_DIGITS])
+    if len(text) > MAX_DIGITS or not number.is_finite() or abs(number.adjusted()) > MAX_DIGITS * 4:
+        raise ValueError(text)
+    return Fraction(number)
 
 
 def parse_integer(value: Any) -> Any:

@@ -39,7 +39,6 @@ from bn_vuln.records.reading import (
     describe_damaged,
     first_line,
     parse_json,
-    read_file,
 )
 from bn_vuln.records.schema import (
     SCHEMA,
@@ -50,6 +49,7 @@ from bn_vuln.records.schema import (
     TrainingRecord,
 )
 from bn_vuln.records.store import Store, open_run, open_store, open_trained
+from bn_vuln.runtime.limits import read_file
 
 __all__ = [
     "EXTERNAL",

@@ -39,11 +39,11 @@ from bn_vuln.records.reading import (
     DamageLog,
     first_line,
     parse_json,
-    read_file,
     unpack_bits,
 )
 from bn_vuln.records.schema import SCHEMA, ExternalRecord, MeasurementRecord, Record, TrainingRecord
 from bn_vuln.runtime.files import atomic_write
+from bn_vuln.runtime.limits import check_archive, read_file
 from bn_vuln.typing import AnyArray, Arrays, Mask
 
 EXTERNAL = "model.json"
@@ -262,6 +262,7 @@ def model_sha256(path: Path) -> str:
     found = hashlib.sha256()
     try:
         with zipfile.ZipFile(path) as archive:
+            check_archive(archive)
             if not {"config.json", "model.weights.h5"} <= set(archive.namelist()):
                 raise ValueError("no .keras file")
             for name in sorted(set(archive.namelist()) - {"metadata.json"}):
@@ -315,6 +316,8 @@ def clear_run(folder: Path) -> None:
 def clear_measured(folder: Path) -> None:
     """Remove what was measured of a run."""
     for kind in MEASURED_FOLDERS:
+        if (folder / kind).is_symlink():
+            (folder / kind).unlink()  # and nothing of what it leads to
         for path in (folder / kind).glob("*"):
             path.unlink()
     shutil.rmtree(folder / PARTS, ignore_errors=True)

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gzip
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -39,9 +38,9 @@ from bn_vuln.records.reading import (
     ParsedArrays,
     first_line,
     parse_json,
-    read_file,
 )
 from bn_vuln.records.schema import ExternalRecord, MeasurementRecord, Record, TrainingRecord
+from bn_vuln.runtime.limits import gunzip, is_plain_name, read_file
 from bn_vuln.typing import AnyArray, Arrays, Mask, Plain
 
 CELLS, RECORDS, MEASUREMENTS = "cells.jsonl", "records.jsonl", "measurements.jsonl"
@@ -49,6 +48,8 @@ PERTURBATIONS, OUTCOMES, ARRAYS, HISTORY = "perturbations.json", "outcomes.npz",
 SUMS = "SHA256SUMS"
 Kind = TypeVar("Kind", bound=BaseModel)
 Result = TypeVar("Result")
+# Names that arrays beside a record cannot have: those of its outcomes, and of parameters of np.savez.
+RESERVED = ("correct", "n", "file", "allow_pickle")
 REMEDY = "restore the file from where the store is from, or publish the results again"
 Rows = dict[str, dict[str, Plain]]  # cell id -> id -> line
 
@@ -318,7 +319,7 @@ class PackedStore(DamageLog):
     def _history_text(self) -> str:
         content = self._bytes(HISTORY)
         with self._refusing(HISTORY, "not readable ({})", kinds=(Exception,)):  # gzip and zlib raise many kinds
-            return gzip.decompress(content).decode()
+            return gunzip(content).decode()
 
     def _bytes(self, name: str) -> bytes:
         with self._refusing(name, "{}; a packed store has this file", kinds=(OSError,)):
@@ -350,6 +351,9 @@ class PackedStore(DamageLog):
         found: dict[tuple[str, str], dict[str, str]] = {}
         for key in self._archived:
             cell_id, own, name = [*key.split("/", 2), "", ""][:3]
+            if not is_plain_name(name) or name in RESERVED:
+                self.note(Damaged(self.root / ARRAYS, f"{key[:80]!r} is no CELL/ID/NAME of an array", REMEDY, cell_id))
+                continue
             if own not in self._records.get(cell_id, {}) and own not in self._measurements.get(cell_id, {}):
                 self._note_alone(MEASUREMENTS, ARRAYS, cell_id, own)
             found.setdefault((cell_id, own), {})[name] = key

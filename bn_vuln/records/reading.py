@@ -6,8 +6,8 @@ import contextlib
 import functools
 import io
 import json
-import stat
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,10 @@ import numpy as np
 from pydantic import ValidationError
 
 from bn_vuln.errors import BnvulnError
+from bn_vuln.runtime import limits
 from bn_vuln.typing import AnyArray, Mask
 
 Result = TypeVar("Result")
-FREE_BYTES, MAX_RATIO = 2**26, 200  # an archive that expands to more than both was not written by this package
 
 
 @dataclass(frozen=True)
@@ -83,38 +83,28 @@ def describe_damaged(damaged: Iterable[Damaged], most: int = 10) -> list[str]:
     return lines if rest <= 0 else [*lines[:most], f"and {rest} more"]
 
 
-def read_file(path: Path) -> bytes:
-    """Return the bytes of a regular file; a pipe or a device, which may never end, is not opened.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):
-        raise OSError("a directory, not a file" if stat.S_ISDIR(mode) else "no regular file")
-    return path.read_bytes()
-
-
 def parse_json(text: bytes) -> object:
     """Return what JSON says.
 
     Raises:
-        ValueError: It is none, or an object has a key twice, or a number is NaN or infinite, or a text is no Unicode.
+        ValueError: It is none, too long or too deep, or an object has a key twice, or a number is NaN or infinite, or a
+            text is no Unicode.
     """
     try:
+        limits.check_size(len(text), limits.TEXT_BYTES)
         data = json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_reject_constant)
-        if b"\\u" in text:
-            json.dumps(data, ensure_ascii=False).encode()  # half a surrogate pair cannot be written again
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    limits.check_depth(text, data)
+    if b"\\u" in text:
+        json.dumps(data, ensure_ascii=False).encode()  # half a surrogate pair cannot be written again
     return data
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
+        raise ValueError(f"the key {Counter(key for key, _ in pairs).most_common(1)[0][0][:80]!r} twice")
     return found
 
 
@@ -126,15 +116,10 @@ class ParsedArrays(Mapping[str, AnyArray]):
     """The arrays of an .npz file, read one by one as they are asked for; `ValueError` says why one cannot be."""
 
     def __init__(self, content: bytes) -> None:
-        """Raise `ValueError` for a damaged file, a name that is there twice, or far more data than bytes."""
+        """Raise `ValueError` for a damaged file, a name that is there twice or a path, or far more data than bytes."""
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                members = archive.infolist()
-            names, size = [member.filename for member in members], sum(member.file_size for member in members)
-            if len(set(names)) < len(names):
-                raise ValueError(f"{next(name for name in names if names.count(name) > 1)} twice")
-            if size > max(FREE_BYTES, MAX_RATIO * len(content)):
-                raise ValueError(f"{len(content):,} bytes expand to {size:,}")
+                limits.check_archive(archive)
             self._archive = np.load(io.BytesIO(content), allow_pickle=False)
             self._names = dict.fromkeys(self._archive.files)
         except Exception as error:  # zipfile, zlib and NumPy raise many kinds; all of them mean the same to the user
@@ -159,6 +144,7 @@ class ParsedArrays(Mapping[str, AnyArray]):
 
     def __getitem__(self, name: str) -> AnyArray:
         try:
+            limits.check_array(self._archive.zip, name)
             array = self._archive[name]
         except Exception as error:  # as above
             raise ValueError(first_line(error)) from None

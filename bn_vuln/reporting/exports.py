@@ -12,6 +12,7 @@ from bn_vuln.reporting.aggregate import Results
 from bn_vuln.reporting.claims import Comparison
 from bn_vuln.reporting.results import Run, Value
 from bn_vuln.reporting.tables import quantity
+from bn_vuln.runtime import escapes
 from bn_vuln.typing import Plain
 
 if TYPE_CHECKING:
@@ -42,8 +43,11 @@ def frame(results: Results) -> DataFrame:
 
 
 def csv_text(results: Results) -> str:
-    """Return the frame of an experiment as CSV."""
-    return frame(results).to_csv(index=False, lineterminator="\n")
+    """Return the frame of an experiment as CSV, whose texts spreadsheets take for texts."""
+    made = frame(results)
+    texts = made.select_dtypes("object").map(escapes.csv_cell)
+    safe = made.assign(**{str(name): texts[name] for name in texts}).rename(columns=escapes.csv_cell)
+    return safe.to_csv(index=False, lineterminator="\n")
 
 
 def state(results: Results, run: Run, column: str, value: Value) -> str:

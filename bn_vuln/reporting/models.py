@@ -24,6 +24,7 @@ from bn_vuln.reporting.tables import (
     text_table,
     wrap,
 )
+from bn_vuln.runtime import escapes
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet
 from bn_vuln.typing import Plain
@@ -210,7 +211,8 @@ def markdown(found: Sequence[Entry]) -> str:
     parts = ["# Models and their records"]
     parts += [markdown_table(models_table(found))] if len(found) > 1 else []
     for one in found:
-        parts += [f"## {one.name} ({one.id})", "\n".join(f"- {name}: {text}" for name, text in summary_rows(one))]
+        rows = [f"- {escapes.markdown(f'{name}: {text}')}" for name, text in summary_rows(one)]
+        parts += [f"## {escapes.markdown(f'{one.name} ({one.id})')}", "\n".join(rows)]
         parts += [f"### {table.title}\n\n{markdown_table(table)}" for table in result_tables(one)]
     return "\n\n".join(parts) + "\n"
 
@@ -233,4 +235,5 @@ def csv_text(found: Sequence[Entry]) -> str:
             numbers = [describe_fields(record.perturbation), record.n, record.accuracy, flags]
             rows.append([one.name, one.id, one.dataset, one.state, *numbers])
     names = ["model", "id", "dataset", "state", "perturbation", "examples", "accuracy", "flags"]
-    return pandas.DataFrame(rows, columns=names).to_csv(index=False, lineterminator="\n")
+    cells = [[escapes.csv_cell(value) for value in row] for row in rows]
+    return pandas.DataFrame(cells, columns=names).to_csv(index=False, lineterminator="\n")

@@ -13,6 +13,7 @@ from bn_vuln.experiments import catalog
 from bn_vuln.records import Store, describe_damaged, open_store
 from bn_vuln.reporting import exports, figures, latex, legend, models, summary, tables, templates
 from bn_vuln.reporting.aggregate import Results, aggregate
+from bn_vuln.runtime import escapes
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet
 from bn_vuln.typing import Plain
@@ -112,13 +113,15 @@ def text(results: Results) -> str:
 def markdown(results: Results, pictures: Mapping[str, str] | None = None) -> str:
     """An experiment as a Markdown page; `pictures` are the files of its figures, with their captions."""
     experiment = results.experiment
-    parts = [f"# {experiment.title}", f"Claim: {experiment.claim}", summary.verdicts(results).capitalize()]
+    title = escapes.markdown(experiment.title)
+    parts = [f"# {title}", escapes.markdown(f"Claim: {experiment.claim}"), summary.verdicts(results).capitalize()]
     for table, lines in tables_with_legends(results):
-        explained = "\n".join(f"- **{term}**: {text}" for term, text in lines)
-        parts += [f"## {table.title}", tables.markdown_table(table), explained]
-    parts += [f"![{experiment.title}]({name})\n\n*{caption}*" for name, caption in (pictures or {}).items()]
-    parts += [*(f"- {note}" for note in experiment.notes)]
-    parts.append("\n".join(f"- {name}: {text}" for name, text in summary.summary_rows(results)))
+        explained = [f"- **{escapes.markdown(term)}**: {escapes.markdown(text)}" for term, text in lines]
+        parts += [f"## {escapes.markdown(table.title)}", tables.markdown_table(table), "\n".join(explained)]
+    parts += [f"![{title}]({name})\n\n*{escapes.markdown(caption)}*" for name, caption in (pictures or {}).items()]
+    parts += [*(f"- {escapes.markdown(note)}" for note in experiment.notes)]
+    rows = summary.summary_rows(results)
+    parts.append("\n".join(f"- {escapes.markdown(f'{name}: {text}')}" for name, text in rows))
     return "\n\n".join(parts) + "\n"
 
 
@@ -175,12 +178,14 @@ def claims_table(folders: Iterable[Path], link: str = "{folder}/report/{stem}.md
         for results in (aggregate(experiment, store) for experiment in store.experiments()):
             name, stem = results.experiment.name, catalog.file_stem(results.experiment)
             page = link.format(folder=folder.name, stem=stem, name=name)
-            rows.append([f"[{name}]({page})", results.experiment.claim, "", "", "", summary.verdicts(results), ""])
+            claimed = escapes.markdown(results.experiment.claim)
+            rows.append([f"[{name}]({page})", claimed, "", "", "", summary.verdicts(results), ""])
             for claim in tables.claim_texts(results):
                 if claim.verdict != "context":
                     place = ", ".join(tables.describe_keys(claim.where, named=True))
                     about = f"{place}: {claim.quantity}" if place else claim.quantity
-                    rows.append(["", about, claim.under, claim.published, claim.ours, claim.verdict, claim.remark])
-    lines = [" | ".join(text.replace("|", "\\|") for text in row) for row in (heads, *rows)]
+                    texts = (about, claim.under, claim.published, claim.ours, claim.verdict, claim.remark)
+                    rows.append(["", *(escapes.markdown(text, in_cell=True) for text in texts)])
+    lines = [" | ".join(row) for row in (heads, *rows)]
     lines.insert(1, "|".join("---" for _ in heads))
     return "\n".join(f"| {line} |" for line in lines)

@@ -25,6 +25,7 @@ from bn_vuln.reporting import footnotes
 from bn_vuln.reporting.aggregate import Results
 from bn_vuln.reporting.claims import Comparison
 from bn_vuln.reporting.results import Block, Difference, Value
+from bn_vuln.runtime.escapes import markdown
 from bn_vuln.typing import Where
 
 KEY_NAMES = {
@@ -361,11 +362,11 @@ def _format_as_claimed(results: Results, comparison: Comparison, value: Estimate
 
 def markdown_table(table: TextTable) -> str:
     """Return a Markdown table with aligned columns, readable as plain text too."""
-    rows = [[text.replace("|", "\\|") for text in row] for row in (table.header, *table.rows)]
+    rows = [[markdown(text, in_cell=True) for text in row] for row in (table.header, *table.rows)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(table.header))]
     lines = ["| " + " | ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    return "\n".join([*lines, *(f"\n{note}" for note in table.notes)])
+    return "\n".join([*lines, *(f"\n{markdown(note)}" for note in table.notes)])
 
 
 # ---------------------------------------------------------------- the terminal

@@ -8,6 +8,7 @@ from bn_vuln.evaluation.transfer import TransferResult
 from bn_vuln.records import Record
 from bn_vuln.reporting.exports import record_fields
 from bn_vuln.reporting.tables import MISSING, TextTable, markdown_table, text_table, wrap
+from bn_vuln.runtime.escapes import markdown as markdown_text
 from bn_vuln.typing import Plain
 
 SOURCE = "source: "  # begins names and messages of flags that are of the source
@@ -92,11 +93,11 @@ def flag_lines(transfers: TransferResult) -> list[str]:
 
 def markdown(transfers: TransferResult) -> str:
     """Return all tables and flags as a page."""
-    parts = ["# Transfer of adversarial examples between models", f"{describe(transfers)}."]
+    parts = ["# Transfer of adversarial examples between models", f"{markdown_text(describe(transfers))}."]
     parts += [
         f"## {table.title}\n\n{markdown_table(table)}" for table in (*matrices(transfers), pairs_table(transfers))
     ]
-    parts += ["\n".join(f"- {line}" for line in flag_lines(transfers)) or "No flags."]
+    parts += ["\n".join(f"- {markdown_text(line)}" for line in flag_lines(transfers)) or "No flags."]
     return "\n\n".join(parts) + "\n"
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bn_vuln.runtime import signals
+from bn_vuln.runtime.escapes import line, visible
 from bn_vuln.typing import Plain
 
 
@@ -87,7 +88,7 @@ class PlainLines(Quiet):
     def message(self, text: str) -> None:
         """Print the line; where no one can read it any more, work goes on."""
         with contextlib.suppress(OSError):
-            print(text, file=sys.stderr, flush=True)
+            print(visible(text), file=sys.stderr, flush=True)
 
 
 class LiveBar(Quiet):
@@ -107,15 +108,15 @@ class LiveBar(Quiet):
         super().start(title, total, unit, done)
         self.stop()
         self.bar = progress.Progress(
-            progress.TextColumn("{task.description}"),
+            progress.TextColumn("{task.description}", markup=False),
             progress.BarColumn(bar_width=24),
             progress.TextColumn("{task.completed}/{task.total} " + unit),
-            progress.TextColumn("{task.fields[detail]}"),
+            progress.TextColumn("{task.fields[detail]}", markup=False),
             progress.TimeRemainingColumn(),
             console=self.console,
             transient=True,
         )
-        self.task = self.bar.add_task(title, total=total, completed=done, detail="")
+        self.task = self.bar.add_task(line(title), total=total, completed=done, detail="")
         self.bar.start()
 
     def advance(self, done: int, detail: str = "") -> None:
@@ -127,7 +128,7 @@ class LiveBar(Quiet):
     def message(self, text: str) -> None:
         """Print the line above the bar; where the terminal was closed, work goes on."""
         with contextlib.suppress(OSError):
-            self.console.print(text, markup=False, soft_wrap=True)
+            self.console.print(visible(text), markup=False, soft_wrap=True)
 
     def stop(self) -> None:
         """Remove the bar."""
