@@ -16,8 +16,9 @@ import numpy as np
 from pydantic import BaseModel
 
 from bn_vuln import config
-from bn_vuln.records.reading import ParsedArrays, read_file
+from bn_vuln.records.reading import ParsedArrays
 from bn_vuln.runtime.files import atomic_path
+from bn_vuln.runtime.limits import read_file
 from bn_vuln.typing import AnyArray, Arrays, Plain
 
 KEY = "sha256"  # of an object in JSON, and of an .npz file

@@ -48,8 +48,8 @@ PERTURBATIONS, OUTCOMES, ARRAYS, HISTORY = "perturbations.json", "outcomes.npz",
 SUMS = "SHA256SUMS"
 Kind = TypeVar("Kind", bound=BaseModel)
 Result = TypeVar("Result")
-# Names that arrays beside a record cannot have: those of its outcomes, and of parameters of np.savez.
-RESERVED = ("correct", "n", "file", "allow_pickle")
+# Names that arrays beside a record cannot have: those of its outcomes and digest, and of parameters of np.savez.
+RESERVED = ("correct", "n", "sha256", "file", "allow_pickle")
 REMEDY = "restore the file from where the store is from, or publish the results again"
 Rows = dict[str, dict[str, Plain]]  # cell id -> id -> line
 
@@ -322,7 +322,7 @@ class PackedStore(DamageLog):
             return gunzip(content).decode()
 
     def _bytes(self, name: str) -> bytes:
-        with self._refusing(name, "{}; a packed store has this file", kinds=(OSError,)):
+        with self._refusing(name, "{}; a packed store has this file", kinds=(OSError, ValueError)):
             return read_file(self.root / name)
 
     def _or(self, other: Result, read: Callable[[], Result]) -> Result:
