@@ -25,7 +25,7 @@ from bn_vuln.errors import UsageError
 from bn_vuln.runtime import backend, lease, signals
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution, Strategy, choose
 from bn_vuln.runtime.files import atomic_write
-from bn_vuln.runtime.progress import Progress, Quiet, progress_task
+from bn_vuln.runtime.progress import Epoch, Progress, Quiet, progress_task
 from bn_vuln.training import augmentation, checkpoint, closed_form, history, mended
 from bn_vuln.training.checkpoint import Checkpoint, SelectedEpoch, TrainingState
 from bn_vuln.training.loop import TrainingLoop
@@ -285,27 +285,32 @@ class _Run:
             for number in range(done, epochs):
                 begun = time.monotonic()
                 epoch = self.loop.epoch(number, progress)
+                with signals.uninterrupted():  # else an epoch that is over could be lost
+                    self._add(epoch, begun)
                 progress.message(
                     f"epoch {epoch.number}/{epoch.epochs}  loss {epoch.loss:.4f}  train {epoch.train_accuracy:.4f}  "
                     f"validation {epoch.validation_accuracy:.4f}  {epoch.images_per_second:,.0f} images/s"
                 )
                 if log is not None:
                     log(epoch)
-                state.history.append(epoch)
-                best = state.selected is None or epoch.validation_accuracy > state.selected.epoch.validation_accuracy
-                if math.isfinite(epoch.loss) and (best or self.cell.train.select == "last"):
-                    state.selected = SelectedEpoch(epoch, self.loop.model.get_weights())
-                state.seconds += time.monotonic() - begun
                 if not math.isfinite(epoch.loss):
                     return f"the loss is not finite in epoch {epoch.number}"
-                if self.folder is not None:
-                    with signals.uninterrupted():  # there is none in between
-                        self.unsaved = None  # it and the next one need not be in memory together
-                        self.unsaved = checkpoint.take(self.loop.model, self.loop.optimizer, state)
                 if epoch.number == epochs or self._is_due(epoch.number, time.monotonic() - saved):
                     self._save()
                     saved = time.monotonic()
         return None
+
+    def _add(self, epoch: Epoch, begun: float) -> None:
+        """Add an epoch that began at that time to the state, and take the checkpoint of it."""
+        state = self.state
+        state.history.append(epoch)
+        best = state.selected is None or epoch.validation_accuracy > state.selected.epoch.validation_accuracy
+        if math.isfinite(epoch.loss) and (best or self.cell.train.select == "last"):
+            state.selected = SelectedEpoch(epoch, self.loop.model.get_weights())
+        state.seconds += time.monotonic() - begun
+        if self.folder is not None and math.isfinite(epoch.loss):
+            self.unsaved = None  # it and the next one need not be in memory together
+            self.unsaved = checkpoint.take(self.loop.model, self.loop.optimizer, state)
 
     def _is_due(self, epoch: int, seconds: float) -> bool:
         """Return if a checkpoint follows this epoch, `seconds` after the last one."""

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,10 +47,10 @@ TEMPORARY = re.compile(r"^\..*\.[0-9]+\.[0-9a-f]{8}(\..*)?$")
 VOLATILE = {"seconds", "images_per_second", "resumed", "model_sha256"}  # Keras numbers objects as it likes
 
 
-def started(folder, *words):
+def started(folder, *words, quiet=True):
     """A command in a session of its own, as a terminal starts it; it ignores no signal."""
     return subprocess.Popen(
-        ["env", "--default-signal=INT,TERM,HUP", sys.executable, "-m", "bn_vuln", *words, "-q"],
+        ["env", "--default-signal=INT,TERM,HUP", sys.executable, "-m", "bn_vuln", *words, *["-q"] * quiet],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
 
@@ -58,7 +59,7 @@ def end(process, number, *, group=False):
     """Send a signal, to the whole group as a terminal does or to the process alone; (exit code, standard error)."""
     if process.poll() is None:
         os.killpg(process.pid, number) if group else process.send_signal(number)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
     return process.returncode, err
 
 
@@ -114,6 +115,39 @@ def prepared(tmp_path_factory):
         return folder
 
     return make
+
+
+def test_a_signal_in_a_training_writes_the_checkpoint_and_releases_the_lock(tmp_path):
+    """Ctrl-C to the group, SIGTERM, and a terminal that was closed, so that nothing can be printed any more."""
+    words = ["train", *SMALL, "--epochs", "100000"]
+    processes = {number: started(tmp_path, *words, "--out", f"{number:d}", quiet=False) for number in LINES}
+    for number, process in processes.items():
+        while not (line := process.stderr.readline()).startswith("epoch 1/"):
+            assert line, number
+        assert (tmp_path / f"{number:d}" / "lock.json").exists()
+        if number == signal.SIGHUP:
+            process.stderr.close()
+            process.send_signal(number)
+            assert process.wait(60) == 129
+        else:
+            code, err = end(process, number, group=number == signal.SIGINT)
+            assert code == 128 + number
+            assert err.splitlines()[-1].startswith(LINES[number])
+            assert "Traceback" not in err
+        assert left_over(tmp_path) == [other for other in left_over(tmp_path) if other.parts[0] != f"{number:d}"]
+        assert (tmp_path / f"{number:d}" / "checkpoint.npz").exists()
+
+
+def test_a_signal_while_tensorflow_starts_ends_the_command(tmp_path):
+    process = started(tmp_path, "train", *SMALL, "--out", "run", "--json")
+    while "tensorflow" not in Path(f"/proc/{process.pid}/maps").read_text():  # what it has loaded
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert json.loads(out) == {"error": err.strip(), "exit_code": 143}
+    assert err.strip().startswith(LINES[signal.SIGTERM])
+    assert left_over(tmp_path) == []
 
 
 @pytest.mark.slow
