@@ -40,6 +40,7 @@ RUN_OPTIONS = cloup.option_group(
     cloup.option("--out", "root", type=o.OUTPUT_FOLDER, default="runs", show_default=True, help="Results folder."),
     fields(Sweep, "jobs"),
     cloup.option("--check", is_flag=True, help="Exit code 1 if a verdict fails."),
+    fields(Sweep, "deterministic"),
     fields(EvaluateOptions, "strategy"),
 )
 ENGINE_OPTIONS = cloup.option_group(

@@ -26,19 +26,21 @@ class Sweep(Frozen):
         "local", description="Runner of the cells: processes of this machine, or Ray (extra ray)."
     )
     jobs: Count | None = Field(
-        None, description="Number of cells at a time. None: 1; with ray as many as there are GPUs, or hosts."
+        None, description="Number of cells at a time. Null: 1; with ray, as many as there are GPUs or else hosts."
     )
     shard: Annotated[str, AfterValidator(_check_shard)] = Field(
         "1/1", description="I/N: run every N-th cell from the I-th on, as one of N commands, e.g. of a job array."
     )
     ray_address: str | None = Field(
-        None, description="Address of a Ray cluster; auto: the one of this host. None: Ray is started here."
+        None, description="Address of a Ray cluster; auto: the one of this host. Null: none, Ray is started here."
     )
-    cpus_per_cell: Count | None = Field(None, description="CPU cores of a cell. None: an equal share.")
+    cpus_per_cell: Count | None = Field(None, description="CPU cores of a cell. Null: an equal share.")
     gpus_per_cell: NonNegative | None = Field(
         None,
-        description="GPUs of a cell, below 1 to share one. None: an equal share, at most 1.",
+        description="GPUs of a cell, below 1 to share one. Null: an equal share, at most 1.",
     )
+
+    deterministic: bool = Field(False, description="Equal commands on one machine give equal bits; may be slower.")
 
     def cells(self, items: Sequence[Item]) -> list[Item]:
         """Return the items of the shard."""

@@ -24,7 +24,7 @@ from bn_vuln.evaluation.kept_parts import forget_parts
 from bn_vuln.experiments import attempts, engines, parcels
 from bn_vuln.experiments.engines import DiedError, Slot
 from bn_vuln.experiments.task import Task, check_data, experiment_path, has_failed, tasks
-from bn_vuln.runtime import lease
+from bn_vuln.runtime import backend, lease
 from bn_vuln.runtime.distribution import Strategy, choose
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet, progress_task
@@ -177,7 +177,7 @@ class _Sweep:
         here = isinstance(slots[0], engines.Here)
         strategy, progress = self.strategy if here else "none", self.progress if here else None
         shared = self.sweep.engine == "local" or parcels.all_hosts_share(self.root)
-        run = functools.partial(_attempt, strategy=strategy, progress=progress)
+        run = functools.partial(_attempt, strategy=strategy, progress=progress, deterministic=self.sweep.deterministic)
 
         def work(slot: Slot, task: Task) -> Outcome:
             try:
@@ -210,10 +210,14 @@ class _Sweep:
             time.sleep(POLL_SECONDS)
 
 
-def _attempt(task: Task, root: Path, *, strategy: Strategy, progress: Progress | None) -> Outcome:
+def _attempt(
+    task: Task, root: Path, *, strategy: Strategy, progress: Progress | None, deterministic: bool = False
+) -> Outcome:
     """Run one task, in a worker process or here."""
     begun = time.monotonic()
     try:
+        if deterministic:
+            backend.make_deterministic(task.cell.seed)
         if not run_task(task, root, strategy=strategy, progress=progress):
             return Outcome("busy", "")
         if not task.finished(root):
