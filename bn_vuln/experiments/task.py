@@ -185,10 +185,12 @@ def tasks(experiment: Experiment, where: Where = MappingProxyType({})) -> list[T
         dataset, key = plan.evaluation.dataset, f"evaluations.{plan.name}" if plan.name else "evaluation"
         if dataset is not None and data.is_user_data(dataset):
             raise ConfigError(f"{experiment.name}: {key}.dataset: user data belong into base.data, received {dataset}")
-    chosen, by_id = set(select(experiment, cells, where)), {digest(identity_of(cell)): cell for cell in cells}
+    chosen, of_cell = set(select(experiment, cells, where)), cell_plans(experiment, cells)
+    sources = {source for plans in of_cell for plan in plans for source in plan.sources}
+    by_id = {digest(identity_of(cell)): cell for cell in cells} if sources else {}
     return [
         Task(cell, plans, {source: by_id[source] for plan in plans for source in plan.sources})
-        for cell, plans in zip(cells, cell_plans(experiment, cells), strict=True)
+        for cell, plans in zip(cells, of_cell, strict=True)
         if cell in chosen
     ]
 
