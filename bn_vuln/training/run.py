@@ -98,8 +98,9 @@ def train(
     record = _record(cell, loop, state, reason or _failure(state.selected, cell, *examples), distribution)
     if folder is not None:
         history.write_history(folder, state.history)
-        record = keep(folder, model, record)
-        checkpoint.remove(folder)
+        with signals.uninterrupted():  # a finished run has no checkpoint
+            record = keep(folder, model, record)
+            checkpoint.remove(folder)
     return TrainingResult(lambda: model, state.history, record)
 
 
