@@ -162,9 +162,9 @@ class Process:
 
     def end(self) -> None:
         """End the process: as Ctrl-C does where it works, and if it goes on, kill it."""
-        if self._executor is not None:
-            signals.end_processes(list(self._executor._processes), GRACE_SECONDS)
-            self._executor.shutdown(wait=False, kill_workers=True)
+        if (executor := self._executor) is not None:  # which `call`, in its thread, forgets as soon as it is broken
+            signals.end_processes(list(executor._processes), GRACE_SECONDS)
+            executor.shutdown(wait=False, kill_workers=True)
 
 
 def _how(text: str) -> str:
