@@ -40,8 +40,8 @@ _state = _State()
 
 def remember() -> None:
     """Handle signals by remembering them, until `raised` raises them: what a program does as it starts and ends."""
-    if threading.current_thread() is threading.main_thread():
-        _state.deferred, _state.received, _state.times = 1, None, ()
+    if threading.current_thread() is threading.main_thread() and not _state.deferred:
+        _state.deferred = 1
         _install()
         atexit.register(_ignore)  # at the very end Python restores what the system does: end at once, by the signal
 

@@ -44,7 +44,7 @@ LINES = {
     signal.SIGHUP: "The terminal was closed. What was finished is kept",
 }
 TEMPORARY = re.compile(r"^\..*\.[0-9]+\.[0-9a-f]{8}(\..*)?$")
-# What differs from run to run, digests of it, and those of models, whose configs have numbers that Keras makes of addresses.
+# What differs from run to run, and digests of it: Keras writes addresses into the configs of models.
 VOLATILE = {"seconds", "images_per_second", "resumed", "sha256", "history_sha256", "model_sha256"}
 
 

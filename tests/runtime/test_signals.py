@@ -214,6 +214,7 @@ def test_signals_while_a_program_starts_and_ends_leave_no_traceback():
 signals.remember()
 print("ready", flush=True)
 sys.stdin.read()
+signals.remember()
 try:
     with signals.raised():
         print("not reached")
@@ -223,6 +224,19 @@ signal.raise_signal(signal.SIGINT)""", stdin=subprocess.PIPE)  # fmt: skip
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate("")
     assert (process.returncode, out, err) == (0, "15\n", "")
+
+
+def test_a_signal_while_the_command_line_is_imported_ends_it():
+    process = script("""
+signals.remember()
+signal.raise_signal(signal.SIGTERM)
+print("ready", flush=True)
+sys.argv = ["bnvuln", "data", "list"]
+from bn_vuln.__main__ import main
+main()""")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (143, "")
+    assert err.strip().startswith("Terminated.")
 
 
 WORKER = """
