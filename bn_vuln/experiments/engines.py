@@ -1,7 +1,8 @@
 """Work on many items at a time: in processes of this machine (loky, as joblib has it), or on a Ray cluster.
 
-An engine is a list of slots. A slot calls a function elsewhere, and raises `DiedError` where what ran it was killed:
-then that item is lost and no other, and the slot goes on with the next one. Workers stay, so TensorFlow starts once.
+An engine is a list of workers. A worker calls a function elsewhere, and raises `DiedError` where what ran it was
+killed: then that item is lost and no other, and the worker goes on with the next one. Workers stay, so TensorFlow
+starts once.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class DiedError(BnvulnError):
     """What ran a call was killed, or its host is gone."""
 
 
-class Slot(Protocol):
+class Worker(Protocol):
     """A place where one call at a time runs."""
 
     def call(self, function: Callable[..., Result], *arguments: object) -> Result:
@@ -45,7 +46,7 @@ class Slot(Protocol):
 
 
 class Here:
-    """The slot that is this process."""
+    """The worker that is this process."""
 
     def call(self, function: Callable[..., Result], *arguments: object) -> Result:
         """Call the function."""
@@ -56,14 +57,14 @@ class Here:
 
 
 def run(
-    slots: Sequence[Slot], work: Callable[[Slot, Item], Result], items: Iterable[Item]
+    workers: Sequence[Worker], work: Callable[[Worker, Item], Result], items: Iterable[Item]
 ) -> Iterator[tuple[Item, Result]]:
-    """Work on items, each in the next slot that is free.
+    """Work on items, each in the next worker that is free.
 
     Args:
-        slots: The slots.
-        work: (slot, item) -> result; called in a thread for each slot, or in this one where there is one slot.
-        items: The items, each taken when a slot is free for it.
+        workers: The workers.
+        work: (worker, item) -> result; called in a thread for each worker, or in this one where there is one worker.
+        items: The items, each taken when a worker is free for it.
 
     Yields:
         (item, result), as they are ready.
@@ -71,15 +72,15 @@ def run(
     Raises:
         Exception: What `work` raised.
     """
-    if len(slots) == 1:
+    if len(workers) == 1:
         for item in items:
-            yield item, work(slots[0], item)
+            yield item, work(workers[0], item)
         return
     waiting, taking = iter(items), threading.Lock()
     done: queue.SimpleQueue[tuple[Item, Result] | BaseException | None] = queue.SimpleQueue()
     stopping = threading.Event()
 
-    def serve(slot: Slot) -> None:
+    def serve(worker: Worker) -> None:
         try:
             while not stopping.is_set():
                 with taking:
@@ -87,17 +88,17 @@ def run(
                         item = next(waiting)
                     except StopIteration:
                         break
-                done.put((item, work(slot, item)))
+                done.put((item, work(worker, item)))
         except BaseException as error:
             done.put(error)
         else:
             done.put(None)
 
-    for slot in slots:
-        threading.Thread(target=serve, args=(slot,), daemon=True).start()
+    for worker in workers:
+        threading.Thread(target=serve, args=(worker,), daemon=True).start()
     try:
         ended = 0
-        while ended < len(slots):
+        while ended < len(workers):
             found = done.get()
             if isinstance(found, BaseException):
                 raise found
@@ -110,21 +111,21 @@ def run(
 
 
 @contextlib.contextmanager
-def opened(sweep: Sweep, most: int) -> Iterator[Sequence[Slot]]:
-    """Open the slots of an engine, and end them with the block.
+def opened(sweep: Sweep, most: int) -> Iterator[Sequence[Worker]]:
+    """Open the workers of an engine, and end them with the block.
 
     Args:
         sweep: The engine, and what each cell gets.
-        most: Number of slots that there is work for.
+        most: Number of workers that there is work for.
 
     Raises:
         UsageError: Ray is not installed, its cluster is not found, or the machine has less than is asked for.
     """
-    slots = _ray_slots(sweep, most) if sweep.engine == "ray" else _local_slots(sweep, most)
+    workers = _ray_workers(sweep, most) if sweep.engine == "ray" else _local_workers(sweep, most)
     try:
-        yield slots
+        yield workers
     finally:
-        ending = [threading.Thread(target=slot.end, daemon=True) for slot in slots]
+        ending = [threading.Thread(target=worker.end, daemon=True) for worker in workers]
         for thread in ending:
             thread.start()
         for thread in ending:
@@ -134,8 +135,8 @@ def opened(sweep: Sweep, most: int) -> Iterator[Sequence[Slot]]:
 # ---------------------------------------------------------------- processes of this machine
 
 
-class Process:
-    """A slot that is a process of this machine, with its own threads, memory and GPUs."""
+class ProcessWorker:
+    """A worker that is a process of this machine, with its own threads, memory and GPUs."""
 
     def __init__(self, threads: int, variables: Mapping[str, str]) -> None:
         """`variables` are of its environment; the process is started with the first call."""
@@ -174,7 +175,7 @@ def _how(text: str) -> str:
     return f"its process was killed{' by ' + names[0] if names else ''}{more}"
 
 
-def _local_slots(sweep: Sweep, most: int) -> Sequence[Slot]:
+def _local_workers(sweep: Sweep, most: int) -> Sequence[Worker]:
     jobs = min(sweep.jobs or 1, most)
     if sweep.ray_address is not None:
         raise UsageError("--ray-address is for --engine ray")
@@ -182,11 +183,11 @@ def _local_slots(sweep: Sweep, most: int) -> Sequence[Slot]:
         return [Here()]
     cores = len(os.sched_getaffinity(0))
     threads = sweep.cpus_per_cell or max(1, cores // jobs)
-    return [Process(threads, _variables(slot, jobs, sweep.gpus_per_cell)) for slot in range(jobs)]
+    return [ProcessWorker(threads, _variables(worker, jobs, sweep.gpus_per_cell)) for worker in range(jobs)]
 
 
-def _variables(slot: int, jobs: int, gpus_per_cell: float | None) -> dict[str, str]:
-    """Return the variables that give a slot its share of memory and GPUs."""
+def _variables(worker: int, jobs: int, gpus_per_cell: float | None) -> dict[str, str]:
+    """Return the variables that give a worker its share of memory and GPUs."""
     variables = {SHARE_VARIABLE: str(1 / jobs)}
     gpus = _gpus()
     if not gpus and not gpus_per_cell:
@@ -194,7 +195,7 @@ def _variables(slot: int, jobs: int, gpus_per_cell: float | None) -> dict[str, s
     share = min(1.0, len(gpus) / jobs) if gpus_per_cell is None else gpus_per_cell
     if share * jobs > len(gpus) + 1e-9:
         raise UsageError(f"--gpus-per-cell {share:g} for {jobs} cells at a time: there are {len(gpus)} GPUs")
-    first = int(slot * share + 1e-9)
+    first = int(worker * share + 1e-9)
     own = gpus[first : first + max(1, int(share))] if share else []
     variables["CUDA_VISIBLE_DEVICES"] = ",".join(own)
     if 0 < share < 1:  # TensorFlow and JAX would each take nearly all of its memory
@@ -250,8 +251,8 @@ def exit_with_parent() -> None:
 # ---------------------------------------------------------------- Ray
 
 
-class RayTask:
-    """A slot that runs one Ray task after another, wherever the cluster has room."""
+class RayWorker:
+    """A worker that runs one Ray task after another, wherever the cluster has room."""
 
     def __init__(self, options: Mapping[str, object]) -> None:
         """`options` are those of `ray.remote`."""
@@ -264,15 +265,16 @@ class RayTask:
         """Call a function in a task."""
         import ray
 
-        self._running = self._remote.remote(function, *arguments)
+        self._running = self._remote.remote(function, *arguments)  # which `end` cancels, if an interruption comes
         try:
             result: Result = ray.get(self._running)
         except ray.exceptions.RayTaskError as error:
+            self._running = None
             raise error.as_instanceof_cause() from None
         except ray.exceptions.RayError as error:
-            raise DiedError(f"Ray lost it: {str(error).splitlines()[0]}") from None
-        finally:
             self._running = None
+            raise DiedError(f"Ray lost it: {str(error).splitlines()[0]}") from None
+        self._running = None
         return result
 
     def end(self) -> None:
@@ -290,7 +292,7 @@ def _call(function: Callable[..., Result], *arguments: object) -> Result:
     return function(*arguments)
 
 
-def _ray_slots(sweep: Sweep, most: int) -> Sequence[Slot]:
+def _ray_workers(sweep: Sweep, most: int) -> Sequence[Worker]:
     if importlib.util.find_spec("ray") is None:
         raise UsageError("--engine ray needs Ray: pip install 'bnvuln[ray]'")
     import ray
@@ -317,11 +319,11 @@ def _ray_slots(sweep: Sweep, most: int) -> Sequence[Slot]:
     threads = {name: str(own_cpus) for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")}
     variables = {**passed, **threads, SHARE_VARIABLE: str(min(1.0, own_cpus / largest))}
     options = {"num_cpus": own_cpus, "num_gpus": own_gpus, "max_retries": 0, "runtime_env": {"env_vars": variables}}
-    return [RayTask(options) for _ in range(min(jobs, most))]
+    return [RayWorker(options) for _ in range(min(jobs, most))]
 
 
 def sees(path: Path) -> bool:
-    """Return whether there is a file, as a call in a slot finds it."""
+    """Return whether there is a file, as a call in a worker finds it."""
     return path.exists()
 
 

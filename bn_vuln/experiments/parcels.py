@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from bn_vuln.errors import BnvulnError
 from bn_vuln.experiments import engines
-from bn_vuln.experiments.engines import Slot
+from bn_vuln.experiments.engines import Worker
 from bn_vuln.experiments.task import Task
 from bn_vuln.runtime import lease
 from bn_vuln.runtime.files import atomic_write
@@ -34,11 +34,11 @@ def all_hosts_share(root: Path) -> bool:
         probe.unlink()
 
 
-def call(slot: Slot, run: Callable[[Task, Path], Result], task: Task, root: Path, busy: Result) -> Result:
-    """Run a task in a slot, on a copy of its run folder there.
+def call(worker: Worker, run: Callable[[Task, Path], Result], task: Task, root: Path, busy: Result) -> Result:
+    """Run a task in a worker, on a copy of its run folder there.
 
     Args:
-        slot: The slot.
+        worker: The worker.
         run: (task, results folder) -> result; called there.
         task: The task.
         root: The results folder here.
@@ -55,14 +55,14 @@ def call(slot: Slot, run: Callable[[Task, Path], Result], task: Task, root: Path
         if not needed.is_trained(root):
             with lease.waited(needed.folder(root)):
                 if not needed.is_trained(root):
-                    _send(slot, run, needed, root)
+                    _send(worker, run, needed, root)
     with lease.locked(task.folder(root)) as held:
-        return busy if held is None else _send(slot, run, task, root)
+        return busy if held is None else _send(worker, run, task, root)
 
 
-def _send(slot: Slot, run: Callable[[Task, Path], Result], task: Task, root: Path) -> Result:
+def _send(worker: Worker, run: Callable[[Task, Path], Result], task: Task, root: Path) -> Result:
     with_it = [task.folder(root), *(Task(cell).folder(root) for cell in task.needs)]
-    result, parcel = slot.call(_run_there, run, task, pack(with_it))
+    result, parcel = worker.call(_run_there, run, task, pack(with_it))
     unpack(parcel, root, {task.id})
     if task.finished(root):
         task.mark(root)

@@ -22,7 +22,7 @@ from bn_vuln.config import ALL_CELLS, EvaluationPlan, Experiment, Perturbation, 
 from bn_vuln.errors import BnvulnError, UsageError, explain
 from bn_vuln.evaluation.kept_parts import forget_parts
 from bn_vuln.experiments import attempts, engines, parcels
-from bn_vuln.experiments.engines import DiedError, Slot
+from bn_vuln.experiments.engines import DiedError, Worker
 from bn_vuln.experiments.task import Task, check_data, experiment_path, has_failed, tasks
 from bn_vuln.runtime import backend, lease
 from bn_vuln.runtime.distribution import Strategy, choose
@@ -130,14 +130,14 @@ class _Sweep:
         """Run all cells; return those that failed."""
         failures = {task.id: attempts.failure(task.folder(self.root)) for task in pending}  # of earlier runs
         total, done = len(pending), 0
-        with engines.opened(self.sweep, total) as slots, contextlib.ExitStack() as stack:
-            if not isinstance(slots[0], engines.Here):
+        with engines.opened(self.sweep, total) as workers, contextlib.ExitStack() as stack:
+            if not isinstance(workers[0], engines.Here):
                 stack.enter_context(progress_task(self.progress, "cells", total, "cells"))
-            work = self._work(slots)
+            work = self._work(workers)
             while pending:
                 busy: list[Task] = []
                 again: list[Task] = []
-                for task, outcome in engines.run(slots, work, self._free(pending, busy)):
+                for task, outcome in engines.run(workers, work, self._free(pending, busy)):
                     if outcome.state == "stopped":
                         raise BnvulnError(outcome.text)
                     if outcome.text:
@@ -172,18 +172,18 @@ class _Sweep:
                 self.progress.message(f"cell {number}/{len(pending)}: {describe_cell(task.cell)}")
             yield task
 
-    def _work(self, slots: Sequence[Slot]) -> Callable[[Slot, Task], Outcome]:
-        """Return how a cell is run in a slot."""
-        here = isinstance(slots[0], engines.Here)
+    def _work(self, workers: Sequence[Worker]) -> Callable[[Worker, Task], Outcome]:
+        """Return how a cell is run in a worker."""
+        here = isinstance(workers[0], engines.Here)
         strategy, progress = self.strategy if here else "none", self.progress if here else None
         shared = self.sweep.engine == "local" or parcels.all_hosts_share(self.root)
         run = functools.partial(_attempt, strategy=strategy, progress=progress, deterministic=self.sweep.deterministic)
 
-        def work(slot: Slot, task: Task) -> Outcome:
+        def work(worker: Worker, task: Task) -> Outcome:
             try:
                 if shared:
-                    return slot.call(run, task, self.root.absolute())
-                return parcels.call(slot, run, task, self.root, Outcome("busy", ""))
+                    return worker.call(run, task, self.root.absolute())
+                return parcels.call(worker, run, task, self.root, Outcome("busy", ""))
             except DiedError as error:
                 return Outcome("failed", str(error))
 

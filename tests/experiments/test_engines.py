@@ -14,7 +14,7 @@ import pytest
 from bn_vuln.config import Sweep
 from bn_vuln.errors import UsageError
 from bn_vuln.experiments import engines
-from bn_vuln.experiments.engines import DiedError, Slot
+from bn_vuln.experiments.engines import DiedError, Worker
 
 CHILD = """
 import time
@@ -35,23 +35,23 @@ def kill_this_process(item: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def died(slot: Slot, item: str) -> str:
+def died(worker: Worker, item: str) -> str:
     try:
-        slot.call(kill_this_process, item)
+        worker.call(kill_this_process, item)
     except DiedError as error:
         return str(error)
     return "lives"
 
 
 def test_one_cell_at_a_time_is_worked_on_here():
-    with engines.opened(Sweep(), 3) as slots:
-        found = list(engines.run(slots, lambda slot, item: slot.call(os.getpid), "ab"))
+    with engines.opened(Sweep(), 3) as workers:
+        found = list(engines.run(workers, lambda worker, item: worker.call(os.getpid), "ab"))
     assert found == [("a", os.getpid()), ("b", os.getpid())]
 
 
 def test_every_item_is_worked_on_in_a_process_that_stays_with_its_share():
-    with engines.opened(Sweep(jobs=2), 8) as slots:
-        found = dict(engines.run(slots, lambda slot, item: slot.call(pid_and_threads, item), "abcdef"))
+    with engines.opened(Sweep(jobs=2), 8) as workers:
+        found = dict(engines.run(workers, lambda worker, item: worker.call(pid_and_threads, item), "abcdef"))
     assert set(found) == set("abcdef")
     pids = {pid for _, pid, *_ in found.values()}
     assert len(pids) == 2
@@ -62,24 +62,24 @@ def test_every_item_is_worked_on_in_a_process_that_stays_with_its_share():
 
 
 def test_a_killed_call_is_lost_alone():
-    with engines.opened(Sweep(jobs=2), 8) as slots:
-        found = dict(engines.run(slots, died, "abcd"))
+    with engines.opened(Sweep(jobs=2), 8) as workers:
+        found = dict(engines.run(workers, died, "abcd"))
     assert {found[item] for item in "acd"} == {"lives"}
     assert "its process was killed by SIGKILL" in found["b"]
 
 
 def test_what_the_work_raises_ends_it():
-    def broken(slot: Slot, item: str) -> None:
+    def broken(worker: Worker, item: str) -> None:
         if item == "b":
             raise UsageError("broken")
 
-    with engines.opened(Sweep(jobs=2), 8) as slots, pytest.raises(UsageError, match="broken"):
-        list(engines.run(slots, broken, "abcd"))
+    with engines.opened(Sweep(jobs=2), 8) as workers, pytest.raises(UsageError, match="broken"):
+        list(engines.run(workers, broken, "abcd"))
 
 
-def test_there_are_no_more_slots_than_work():
-    with engines.opened(Sweep(jobs=5), 2) as slots:
-        assert len(slots) == 2
+def test_there_are_no_more_workers_than_work():
+    with engines.opened(Sweep(jobs=5), 2) as workers:
+        assert len(workers) == 2
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_there_are_no_more_slots_than_work():
 )
 def test_gpus_are_divided_among_cells(monkeypatch, jobs, gpus_per_cell, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    found = [engines._variables(slot, jobs, gpus_per_cell) for slot in range(jobs)]
+    found = [engines._variables(worker, jobs, gpus_per_cell) for worker in range(jobs)]
     assert [one["CUDA_VISIBLE_DEVICES"] for one in found] == expected
     shared = len(set(expected)) < len(expected) and expected[0] != ""
     assert all(("TF_FORCE_GPU_ALLOW_GROWTH" in one) is shared for one in found)

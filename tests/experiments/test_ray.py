@@ -18,7 +18,7 @@ from bn_vuln import api, records
 from bn_vuln.config import Sweep
 from bn_vuln.errors import UsageError
 from bn_vuln.experiments import catalog, engines, parcels
-from bn_vuln.experiments.engines import DiedError, Slot
+from bn_vuln.experiments.engines import DiedError, Worker
 from bn_vuln.experiments.task import tasks
 
 ray = pytest.importorskip("ray")
@@ -43,17 +43,17 @@ def kill_first_time(folder: Path, item: str) -> int:
 
 
 def test_a_killed_worker_loses_its_call_alone(tmp_path: Path) -> None:
-    def work(slot: Slot, item: str) -> str:
+    def work(worker: Worker, item: str) -> str:
         try:
-            return str(slot.call(kill_first_time, tmp_path, item))
+            return str(worker.call(kill_first_time, tmp_path, item))
         except DiedError as error:
             return f"died: {error}"
 
-    with engines.opened(RAY, 4) as slots:
-        found = dict(engines.run(slots, work, "abcd"))
+    with engines.opened(RAY, 4) as workers:
+        found = dict(engines.run(workers, work, "abcd"))
         assert found["b"].startswith("died: Ray lost it")
         assert all(found[item].isdecimal() and int(found[item]) != os.getpid() for item in "acd")
-        assert dict(engines.run(slots, work, "b"))["b"].isdecimal()
+        assert dict(engines.run(workers, work, "b"))["b"].isdecimal()
 
 
 def refuse(item: str) -> None:
@@ -61,8 +61,8 @@ def refuse(item: str) -> None:
 
 
 def test_errors_of_calls_come_back_as_they_are() -> None:
-    with engines.opened(RAY, 1) as slots, pytest.raises(UsageError, match="a is wrong"):
-        slots[0].call(refuse, "a")
+    with engines.opened(RAY, 1) as workers, pytest.raises(UsageError, match="a is wrong"):
+        workers[0].call(refuse, "a")
 
 
 def test_more_than_a_host_has_is_refused() -> None:
@@ -82,8 +82,8 @@ def sleep(folder: Path) -> None:
 
 
 def test_what_runs_is_interrupted_as_by_ctrl_c_when_the_command_ends(tmp_path: Path) -> None:
-    def work(slot: Slot, folder: Path) -> None:
-        slot.call(sleep, folder)
+    def work(worker: Worker, folder: Path) -> None:
+        worker.call(sleep, folder)
 
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
@@ -95,8 +95,8 @@ def test_what_runs_is_interrupted_as_by_ctrl_c_when_the_command_ends(tmp_path: P
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt_when_both_run).start()
-    with pytest.raises(KeyboardInterrupt), engines.opened(RAY, 2) as slots:
-        list(engines.run(slots, work, folders))
+    with pytest.raises(KeyboardInterrupt), engines.opened(RAY, 2) as workers:
+        list(engines.run(workers, work, folders))
     assert all((folder / "kept").exists() for folder in folders)
 
 
