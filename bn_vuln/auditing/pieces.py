@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from bn_vuln.config import digest
-from bn_vuln.records import digests, read_file
+from bn_vuln.records import ParsedArrays, digests, read_file
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.typing import Arrays, Mask, Plain
 
@@ -97,5 +97,4 @@ def packed_arrays(arrays: Arrays) -> str:
 
 def unpacked_arrays(text: str) -> Arrays:
     """Return arrays of text."""
-    with np.load(io.BytesIO(base64.b64decode(text))) as arrays:
-        return dict(arrays)
+    return dict(ParsedArrays(base64.b64decode(text)))

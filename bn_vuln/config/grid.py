@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,6 +28,8 @@ from bn_vuln.config.fields import fields_of
 from bn_vuln.errors import ConfigError
 from bn_vuln.typing import Where
 
+MAX_CELLS = 100_000  # of an experiment
+
 
 def expand(experiment: Experiment) -> list[Cell]:
     """Return the cells of an experiment: every combination of the grid's values, for every seed, each cell once.
@@ -42,6 +45,8 @@ def expand(experiment: Experiment) -> list[Cell]:
 
 def _combinations(experiment: Experiment) -> Iterator[Cell]:
     axes = [[_assignments(experiment.name, key, value) for value in values] for key, values in experiment.grid.items()]
+    if (n := math.prod(map(len, axes)) * len(experiment.seeds)) > MAX_CELLS:
+        raise ConfigError(f"{experiment.name}: grid and seeds: expected at most {MAX_CELLS:,} cells, received {n:,}")
     for seed in experiment.seeds:
         for combination in itertools.product(*axes):
             data = copy.deepcopy({**experiment.base, "seed": seed})

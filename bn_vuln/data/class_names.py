@@ -14,6 +14,7 @@ from bn_vuln.config import nearest
 from bn_vuln.data.describe import first_line
 from bn_vuln.data.loading import Dataset
 from bn_vuln.errors import UsageError
+from bn_vuln.runtime import limits
 
 # The names that each class goes by, the one to print last: ("tench",), or ("n01440764", "tench").
 ClassNames: TypeAlias = tuple[tuple[str, ...], ...]
@@ -38,9 +39,9 @@ def read_class_names(path: str | Path) -> ClassNames:
     """
     label = str(Path(path).expanduser().absolute())
     try:
-        text = Path(label).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or f"no text ({first_line(error)})"
+        text = limits.read_file(Path(label), limits.TEXT_BYTES).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = str(error.strerror or error) if isinstance(error, OSError) else f"no text ({first_line(error)})"
         raise UsageError(f"{label}: {reason}; {EXPECTED}") from None
     is_json = text.lstrip()[:1] in ("[", "{")
     names = _from_json(text, label) if is_json else _from_lines(text, label)
@@ -64,13 +65,13 @@ def _from_lines(text: str, label: str) -> ClassNames:
 
 def _from_json(text: str, label: str) -> ClassNames:
     try:
-        found = json.loads(text)
+        found = limits.load_json(text)
     except ValueError as error:
         raise UsageError(f"{label}: no JSON ({first_line(error)}); {EXPECTED}") from None
     if isinstance(found, dict):
         if all(type(number) is int for number in found.values()):
             by_number = {number: name for name, number in found.items()}
-        elif all(key.isdecimal() for key in found):
+        elif all(key.isdecimal() and len(key) < 10 for key in found):
             by_number = {int(key): name for key, name in found.items()}
         else:
             raise UsageError(f"{label}: {EXPECTED}, received other keys or values")

@@ -22,6 +22,7 @@ from bn_vuln.data.describe import first_line
 from bn_vuln.data.transforms import Resize, placement
 from bn_vuln.errors import UsageError
 from bn_vuln.runtime.files import regular_file_stat
+from bn_vuln.runtime.limits import check_expansion
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow's other readers are never called
 REMEDY = "; remove it, or leave such files out with --skip-bad"
@@ -157,6 +158,7 @@ def _opened(path: ImageFile) -> Iterator[Image.Image]:
         if size == 0:
             raise UsageError(f"{path}: an empty file; expected an image")
         with Image.open(path if isinstance(path, Path) else io.BytesIO(path.data), formats=FORMATS) as image:
+            check_expansion(size, image.width * image.height * len(image.getbands()))
             yield image
     except Exception as error:  # Pillow's readers raise errors of any type for damaged files
         text = f"{_reason(path, error)}{REMEDY if isinstance(path, Path) else STORED_REMEDY}"

@@ -22,6 +22,7 @@ from bn_vuln.data.images import as_array, lazy_images, take
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.published import PUBLISHED, SPLIT_WORDS, WHOLE, Split, SplitDataset
 from bn_vuln.errors import UsageError
+from bn_vuln.runtime.limits import TEXT_BYTES, read_file
 from bn_vuln.runtime.threads import map_in_order
 from bn_vuln.typing import DatasetImages
 
@@ -34,6 +35,7 @@ LABELS = ("labels.csv", "labels.txt", "labels.tsv")
 SEPARATOR = re.compile(r"[,\t]|(?<![,\t]) +(?=[^\s,]+$)")  # a comma, a tab, or the last space
 IMAGENET_VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 OR_LEFT_OUT = "; or leave such files out with --skip-bad"
+LONGEST_LINE = 1000  # of a file of labels
 IN_MEMORY = 200_000_000  # bytes of the images of a folder, above which they are decoded when they are asked for
 ImageFiles = dict[str, dict[str, list[Path]]]  # split (or `whole`) -> class -> files, in order
 
@@ -289,10 +291,12 @@ def _read_labels(table: Path, images: Mapping[str, Path]) -> dict[str, str]:
     """The class of each image: two columns, separated by a comma, a tab or a space; a head is left out."""
     classes: dict[str, str] = {}
     try:
-        lines = table.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_file(table, TEXT_BYTES).decode("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
         raise UsageError(f"{table}: expected lines of text, FILE,CLASS ({error})") from None
     for number, line in enumerate(lines, 1):
+        if len(line) > LONGEST_LINE:
+            raise UsageError(f"{table}: line {number}: expected FILE,CLASS, received {len(line):,} characters")
         parts = [
             part.strip() for part in re.split(r"[,\t]" if re.search(r"[,\t]", line) else r"\s+(?=\S+$)", line.strip())
         ]

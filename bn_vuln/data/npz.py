@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from bn_vuln.data.describe import first_line, format_list
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.published import PUBLISHED, SPLIT_WORDS, WHOLE, Split, SplitDataset
 from bn_vuln.errors import UsageError
+from bn_vuln.runtime import limits
+from bn_vuln.runtime.memory import check_memory
 from bn_vuln.typing import AnyArray, Arrays
 
 # What the words in the name of an array say: x_train, train_images, val_labels.
@@ -22,6 +25,7 @@ ROLES = {
     "labels": ("y", "label", "labels", "lbl", "target", "targets"),
 }
 EXPECTED = "expected x_train, y_train, x_test, y_test (or some of these splits), or x and y"
+AS_WRITTEN = "expected an .npz file as np.savez writes it"
 CLASS_NAMES = ("classes", "class_names")
 
 
@@ -107,22 +111,29 @@ def _read(path: str) -> tuple[dict[str, tuple[str, str]], Arrays, tuple[str, ...
         UsageError: The file cannot be read, or arrays are missing.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
+        with Path(path).open("rb") as file:
+            start = file.read(6)
+        if start == b"\x93NUMPY":
             remedy = "make the file by np.savez('FILE.npz', x=images, y=labels)"
             raise UsageError(f"{path}: {EXPECTED}, received one array without a name; {remedy}")
-        with loaded as archive:
+        if start and not start.startswith(b"PK"):
+            raise UsageError(f"{path}: is no .npz file; {AS_WRITTEN}")
+        with zipfile.ZipFile(path) as members:
+            limits.check_archive(members)
+        with np.load(path, allow_pickle=False) as archive:
             pairs = _pairs(archive.files, path)
             used = [*(name for pair in pairs.values() for name in pair), *CLASS_NAMES]
+            size = sum(limits.check_array(archive.zip, name) for name in used if name in archive)
+            check_memory(size, f"the arrays of {path}", "take fewer images")
             left_out = [name for name in archive.files if name not in used]
             notes = (f"left out: {format_list(left_out)}",) if left_out else ()
             return pairs, {name: _array(archive, name, path) for name in used if name in archive}, notes
     except UsageError:
         raise
     except Exception as error:  # zip, zlib and the parser of headers raise many kinds; all mean the same to the user
-        text = first_line(error)  # NumPy takes any file that it does not know for a pickled one
-        reason = "is no .npz file" if "pickled" in text else f"cannot be read ({text})"
-        raise UsageError(f"{path}: {reason}; expected an .npz file as np.savez writes it") from None
+        raise UsageError(
+            f"{path}: cannot be read ({first_line(error)}); expected an .npz file as np.savez writes it"
+        ) from None
 
 
 def _array(archive: Mapping[str, AnyArray | bytes], name: str, path: str) -> AnyArray:
@@ -137,7 +148,7 @@ def _array(archive: Mapping[str, AnyArray | bytes], name: str, path: str) -> Any
             "text as np.array(names, str)"
         ) from None
     if isinstance(found, bytes):
-        raise UsageError(f"{path}: {name} is no array; expected an .npz file as np.savez writes it")
+        raise UsageError(f"{path}: {name} is no array; {AS_WRITTEN}")
     return found
 
 

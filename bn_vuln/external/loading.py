@@ -14,6 +14,7 @@ import hashlib
 import importlib.util
 import inspect
 import json
+import math
 import os
 import re
 import sys
@@ -33,7 +34,8 @@ from bn_vuln.data import imagenet
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.external.identity import global_names
 from bn_vuln.models import custom_layers, pretrained
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, limits
+from bn_vuln.runtime.memory import check_memory
 from bn_vuln.typing import KerasModel
 
 APPLICATIONS = "keras.applications"
@@ -247,10 +249,24 @@ def _checked_model(model: Any, source: str) -> KerasModel:
         inputs = list(model.inputs or [])
     except (AttributeError, ValueError):  # a model of one's own class has none
         inputs = []
+    _check_sizes(model, source)
     if len(inputs) > 1:
         names = ", ".join(getattr(model, "input_names", None) or [str(one.name) for one in inputs])
         raise UsageError(f"{source}: expected one input, an image; it has {len(inputs)}: {names}")
     return model
+
+
+def _check_sizes(model: Any, source: str) -> None:
+    """Refuse a model of which a layer gives more values for one image than half of the memory holds."""
+    import keras
+
+    for layer in [model, *model._flatten_layers(include_self=False)]:
+        for way in ("input", "output"):
+            with contextlib.suppress(AttributeError, ValueError, RuntimeError):  # of a layer that was called otherwise
+                tensors = keras.tree.flatten(getattr(layer, way))
+                values = max((math.prod(size or 1 for size in one.shape) for one in tensors), default=0)
+                what = f"{source}: for one image the values of {layer.name}"
+                check_memory(4.0 * values, what, "it cannot be run here")
 
 
 def _is_saved_model(folder: Path) -> bool:
@@ -320,7 +336,10 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            limits.check_archive(archive)
             damaged = archive.testzip()
+    except ValueError as error:
+        raise BnvulnError(f"{path}: refused: {error}") from None
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError):
         raise BnvulnError(f"{path}: damaged or cut off: it cannot be read as a .keras file") from None
     if damaged is not None:
@@ -344,12 +363,15 @@ def _load_file(path: Path, code: _Code | None) -> KerasModel:
     import keras
 
     custom_layers.register()
+    stored = limits.check_model(path)
     objects = None if code is None else _with_registered_names(path, code.objects)
     try:
-        with _complete_weights(), _lambdas(code):
-            model: KerasModel = keras.saving.load_model(
-                path, compile=False, custom_objects=objects, safe_mode=code is None
-            )
+        with _complete_weights(), _lambdas(code), _weights_of(stored):
+            model: KerasModel
+            if code is None:
+                model = keras.saving.load_model(path, compile=False, safe_mode=True)
+            else:
+                model = keras.saving.load_model(path, compile=False, custom_objects=objects, safe_mode=False)
     except Exception as error:  # Keras raises many kinds
         raise _load_error(path, error, code is not None) from None
     return model
@@ -384,6 +406,27 @@ def _lambdas(code: _Code | None) -> Iterator[None]:
         yield
     finally:
         python_utils.func_load = original
+
+
+@contextlib.contextmanager
+def _weights_of(stored: int) -> Iterator[None]:
+    """Raise before layers make weights that are far larger than those in the file, `stored` bytes of them."""
+    import keras
+
+    original, left = keras.layers.Layer.add_weight, float(limits.FREE_BYTES + 2 * stored)
+
+    def add_weight(layer: Any, shape: Any = None, *args: Any, **kwargs: Any) -> Any:
+        nonlocal left
+        left -= 4.0 * math.prod((shape,) if isinstance(shape, int) else shape or ())
+        if left < 0:
+            raise BnvulnError(f"its layers have far more weights than the {stored:,} bytes in the file: {layer.name}")
+        return original(layer, shape, *args, **kwargs)
+
+    keras.layers.Layer.add_weight = add_weight
+    try:
+        yield
+    finally:
+        keras.layers.Layer.add_weight = original
 
 
 @contextlib.contextmanager
@@ -535,7 +578,7 @@ def _with_registered_names(path: Path, objects: Mapping[str, object]) -> dict[st
 def _config_text(path: Path) -> str:
     """The architecture as a model's file holds it, in JSON."""
     if path.is_dir():
-        return (path / "config.json").read_text()
+        return limits.read_file(path / "config.json", limits.TEXT_BYTES).decode()
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             return archive.read("config.json").decode()
@@ -590,6 +633,7 @@ def _from_applications(source: str, weights: str | Path | None, classes: int | N
         return LoadedModel(_checked_model(model, source), source, None, known[name])
     path = Path(given)
     _read(path, 1)
+    limits.check_model(path)
     model = build(weights=None, classes=classes or 1000)
     try:
         with _complete_weights():

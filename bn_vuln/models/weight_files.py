@@ -8,6 +8,7 @@ import os
 import re
 import struct
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bn_vuln.errors import BnvulnError, UsageError
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, limits
 from bn_vuln.runtime.files import atomic_path
 from bn_vuln.typing import Floats, Plain
 
@@ -214,6 +215,14 @@ def read(path: Path) -> Mapping[str, Floats]:
     Raises:
         BnvulnError: The file is damaged or of another kind, or PyTorch is missing.
     """
+    try:
+        size = path.stat().st_size
+        limits.check_expansion(size, size)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                limits.check_archive(archive)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise BnvulnError(f"{path}: cannot be read as weights ({_text(error)})") from None
     if path.suffix == KEPT:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
@@ -232,8 +241,10 @@ def read(path: Path) -> Mapping[str, Floats]:
             f"{path}: no weights of PyTorch: it is damaged, or holds more than tensors, which would be code"
         ) from None
     state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
-    items = state.items() if isinstance(state, Mapping) else ()
-    tensors = {str(key): value.detach().float().numpy() for key, value in items if torch.is_tensor(value)}
+    state = state if isinstance(state, Mapping) else {}
+    if any(value.numel() * value.element_size() > size for value in state.values() if torch.is_tensor(value)):
+        raise BnvulnError(f"{path}: a tensor in it is larger than the file")
+    tensors = {str(key): value.detach().float().numpy() for key, value in state.items() if torch.is_tensor(value)}
     if not tensors:
         raise BnvulnError(f"{path}: there are no tensors in it: expected a state_dict")
     return tensors

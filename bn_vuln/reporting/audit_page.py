@@ -221,6 +221,8 @@ def _examples(model: ModelFindings, path: Path) -> dict[str, Any] | None:
     try:
         arrays = digests.read_arrays(path)
         clean, attacked = (np.asarray(arrays[name], np.float32) for name in ("clean", "attacked"))
+        if clean.ndim != 4 or clean.shape != attacked.shape or clean.shape[-1] not in (1, 3):
+            raise ValueError(f"expected images of one shape, received {list(clean.shape)} and {list(attacked.shape)}")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError) as error:

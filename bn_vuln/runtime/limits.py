@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from bn_vuln.errors import BnvulnError
 from bn_vuln.runtime.memory import SHARE, machine_memory
 
 YAML_BYTES, TEXT_BYTES = 2**20, 2**24  # of a config; of a JSON text, or a line of one, and of lists of names
@@ -154,7 +155,17 @@ def check_model(path: Path) -> int:
 
     Returns:
         The bytes of all its arrays.
+
+    Raises:
+        BnvulnError: In one line, which names the file.
     """
+    try:
+        return _check_model(path)
+    except Exception as error:  # zipfile, zlib and h5py raise many kinds; all of them mean the same to the user
+        raise BnvulnError(f"{path}: refused, or damaged: {' '.join(str(error).split())[:200]}") from None
+
+
+def _check_model(path: Path) -> int:
     if path.is_dir():
         _check_config(read_file(path / "config.json", TEXT_BYTES))
         weights = path / "model.weights.h5"

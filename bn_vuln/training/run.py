@@ -22,7 +22,7 @@ from bn_vuln.config import (
 from bn_vuln.data.info import DatasetInfo
 from bn_vuln.data.transforms import check_width
 from bn_vuln.errors import UsageError
-from bn_vuln.runtime import backend, lease, signals
+from bn_vuln.runtime import backend, lease, limits, signals
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution, Strategy, choose
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.runtime.progress import Epoch, Progress, Quiet, progress_task
@@ -118,7 +118,9 @@ def _trained_base(
             if record is None or not (beside / "model.keras").exists():
                 return train(cell.base, beside, distribution=distribution, progress=progress)
     model = models.build(cell.base, info)
-    model.load_weights(records.check_model(beside / "model.keras", record))
+    path = records.check_model(beside / "model.keras", record)
+    limits.check_model(path)
+    model.load_weights(path)
     return TrainingResult(lambda: model, [], record)
 
 

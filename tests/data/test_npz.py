@@ -671,5 +671,5 @@ def test_files_without_class_names_are_refused(tmp_path, content, fragments):
 def test_a_missing_file_of_class_names_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"names\.txt: No such file"):
         data.read_class_names(tmp_path / "names.txt")
-    with pytest.raises(UsageError, match="Is a directory"):
+    with pytest.raises(UsageError, match="a directory, not a file"):
         data.read_class_names(tmp_path)
