@@ -21,7 +21,7 @@ import numpy as np
 from bn_vuln.errors import BnvulnError
 from bn_vuln.runtime.memory import SHARE, machine_memory
 
-YAML_BYTES, TEXT_BYTES = 2**20, 2**24  # of a config; of a JSON text, or a line of one, and of lists of names
+YAML_BYTES, TEXT_BYTES = 2**19, 2**24  # of a config; of a JSON text, or a line of one, and of lists of names
 DEPTH = 100  # of what stands in each other, in YAML and JSON
 FREE_BYTES, MAX_RATIO = 2**26, 200  # what is compressed may expand to the larger of this, and of this times its bytes
 MODEL_OBJECTS, HDF5_OBJECTS = 10_000, 100_000  # layers and settings of a model; groups and arrays of its weights

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from bn_vuln.data import constants
 from bn_vuln.data.tfds import paths
+from bn_vuln.runtime.limits import TEXT_BYTES, is_plain_name, load_json, read_file
 from bn_vuln.typing import Plain
 
 INFO_FILE, FEATURES_FILE = "dataset_info.json", "features.json"
@@ -50,9 +50,10 @@ def read(folder: Path) -> Prepared | None:
     if array_files(folder):
         return _arrays(folder)
     try:
-        info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
-        features = json.loads((folder / FEATURES_FILE).read_text(encoding="utf-8"))
+        info, features = (load_json(read_file(folder / name, TEXT_BYTES)) for name in (INFO_FILE, FEATURES_FILE))
         splits = info["splits"]
+        if not all(map(is_plain_name, [info["name"], *(split["name"] for split in splits)])):
+            return None
         if not splits or any(_missing_shards(folder, info["name"], split) for split in splits):
             return None
         sizes = {split["name"]: sum(map(int, split.get("shardLengths", []))) for split in splits}
