@@ -16,7 +16,11 @@ class ConfigError(UsageError):
 
 
 class Terminated(KeyboardInterrupt):
-    """A signal that ends the work as Ctrl-C does: SIGTERM, or SIGHUP where the terminal was closed."""
+    """A signal that ends the work: SIGINT (Ctrl-C), SIGTERM, or SIGHUP where the terminal was closed.
+
+    It is a class of its own for Ctrl-C too: after a `KeyboardInterrupt` out of `exec`, as dataclasses use it, Python
+    ends by SIGINT, whatever exit code is asked for.
+    """
 
     def __init__(self, number: int = signal.SIGTERM) -> None:
         """`number` is that of the signal."""

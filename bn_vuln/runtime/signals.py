@@ -1,7 +1,7 @@
 """Signals that end a program, handled as Ctrl-C is; and how worker processes are ended.
 
-SIGINT (Ctrl-C), SIGTERM and SIGHUP (a closed terminal) raise `KeyboardInterrupt` or a subclass of it, so that each of
-them writes the checkpoint, releases locks, keeps what was finished and removes the bar. Only programs install handlers
+SIGINT (Ctrl-C), SIGTERM and SIGHUP (a closed terminal) raise `Terminated`, a `KeyboardInterrupt`, so that each of them
+writes the checkpoint, releases locks, keeps what was finished and removes the bar. Only programs install handlers
 (the command line, and workers): a library leaves signals to its user. A signal that is ignored when the program starts
 (nohup) stays ignored.
 """
@@ -51,9 +51,8 @@ def raised() -> Iterator[None]:
     """Raise signals of this process in the block; afterwards the handlers are those from before.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C. Another error that ends the block after a signal comes of it, and is replaced by it:
+        Terminated: A signal came. Another error that ends the block after that comes of it, and is replaced by it:
             native code makes errors of its own of an interruption.
-        Terminated: SIGTERM or SIGHUP, likewise.
     """
     if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
         yield
@@ -103,11 +102,9 @@ def check() -> None:
         raise found
 
 
-def interruption() -> KeyboardInterrupt | None:
+def interruption() -> Terminated | None:
     """Return what the first signal that was received raises, or None."""
-    if _state.received is None:
-        return None
-    return KeyboardInterrupt() if _state.received == signal.SIGINT else Terminated(_state.received)
+    return None if _state.received is None else Terminated(_state.received)
 
 
 def _handlers() -> dict[int, Any]:
