@@ -88,6 +88,16 @@ def start() -> None:
     _implementation().start()
 
 
+def start_multiworker(meet: Callable[[], None]) -> Any:
+    """Start TensorFlow together with the other hosts of TF_CONFIG, after `meet`; return the strategy over all."""
+    return _implementation().start_multiworker(meet)
+
+
+def report_to_hosts(message: str) -> None:
+    """Let what the other hosts compute together with this one fail with a message."""
+    _implementation().report_to_hosts(message)
+
+
 def compile(
     function: Callable[..., Any], *, xla: bool = False, signature: Signature | None = None
 ) -> Callable[..., Any]:

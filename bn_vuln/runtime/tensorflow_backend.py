@@ -11,25 +11,59 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from bn_vuln.errors import UsageError
+from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.typing import Tensor
 
 
 @functools.cache
 def tensorflow() -> Any:
     """Return TensorFlow, imported quietly now if it was not."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    quiet = os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3"
-    # Messages logged before absl is initialized ignore every log level, hence the redirection.
-    with _suppressed_stderr() if quiet else contextlib.nullcontext():
+    with _quietly():
         import tensorflow as tf
 
         _split_cpu(tf)
         tf.config.list_physical_devices()
         tf.constant(0)
-    if quiet:
+    if os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3":
         tf.get_logger().setLevel("ERROR")
     return tf
+
+
+def start_multiworker(meet: Callable[[], None]) -> Any:
+    """Start TensorFlow together with the other hosts of TF_CONFIG; return the strategy over all.
+
+    `meet` is called before they are connected.
+    """
+    with _quietly():
+        import tensorflow as tf
+    if tensorflow.cache_info().currsize:
+        raise UsageError("strategy: multiworker has to start before anything else uses TensorFlow in this process")
+    meet()
+    with _quietly():
+        try:
+            strategy = tf.distribute.MultiWorkerMirroredStrategy(
+                communication_options=tf.distribute.experimental.CommunicationOptions()
+            )
+        except (RuntimeError, ValueError, tf.errors.OpError) as error:
+            raise BnvulnError(f"strategy: TensorFlow does not connect the hosts: {str(error).splitlines()[0]}") from None
+    tensorflow()
+    return strategy
+
+
+def report_to_hosts(message: str) -> None:
+    """Let what the other hosts compute together with this one fail with a message."""
+    from tensorflow.python.eager import context  # the public API has it not
+
+    context.context().report_error_to_cluster(tensorflow().errors.ABORTED, message)
+
+
+def _quietly() -> contextlib.AbstractContextManager[None]:
+    """The context in which TensorFlow starts.
+
+    Messages logged before absl is initialized ignore every log level, hence the redirection.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    return _suppressed_stderr() if os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3" else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -25,7 +25,8 @@ Totals: TypeAlias = tuple[Number, Number]  # (sum of the losses float64, number 
 # (examples int32 [steps, batch], or [steps, batch, 4], each with its random crop, learning rates float32 [steps],
 # first step, step after the last, totals so far) -> totals, the same however many calls they take
 Steps: TypeAlias = Callable[[NDArray[np.int32], NDArray[np.float32], np.int32, np.int32, Totals], Totals]
-Step: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]  # examples -> (its part of the loss, correct predictions)
+# (examples, all images, all labels) -> (its part of the loss, correct predictions)
+Step: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def no_totals() -> Totals:
@@ -48,21 +49,14 @@ def make(
 
     XLA is used where the execution policy says so and `xla` does not forbid it.
     """
-    step = _step(cell, model, optimizer, info, images, labels, distribution.replicas)
+    step = _step(cell, model, optimizer, info, distribution.replicas)
     if distribution.strategy is None:
-        return backend.compile(_looped(step, optimizer), xla=xla and backend.execution_policy(model).xla)
-    return _replicated(step, optimizer, distribution)
+        looped = _looped(step, optimizer, images, labels)
+        return backend.compile(looped, xla=xla and backend.execution_policy(model).xla)
+    return _replicated(step, optimizer, images, labels, distribution)
 
 
-def _step(
-    cell: Cell,
-    model: KerasModel,
-    optimizer: Optimizer,
-    info: DatasetInfo,
-    images: Tensor,
-    labels: Tensor,
-    replicas: int,
-) -> Step:
+def _step(cell: Cell, model: KerasModel, optimizer: Optimizer, info: DatasetInfo, replicas: int) -> Step:
     """One update by the examples of `index`, this replica's: int32 [n], or with augmentation [n, 4]."""
     tf = backend.tensorflow()
     variables, (_, height, width, _) = model.trainable_variables, model.input_shape
@@ -73,7 +67,7 @@ def _step(
     attack = adversarial.inner_attack(cell, options, model, optimizer, info, replicas) if options else None
     augment = cell.train.augment
 
-    def step(index: Tensor) -> tuple[Tensor, Tensor]:
+    def step(index: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         examples = index if augment is None else index[:, 0]
         x, y = tf.gather(images, examples), tf.gather(labels, examples)
         x = x if augment is None else augmentation.crop(x, index[:, 1:], augment.pad)
@@ -110,14 +104,14 @@ def _cross_entropy(smoothing: float) -> Callable[[Tensor, Tensor], object]:
     return smoothed if smoothing else plain
 
 
-def _looped(step: Step, optimizer: Optimizer) -> Callable[..., Totals]:
+def _looped(step: Step, optimizer: Optimizer, images: Tensor, labels: Tensor) -> Callable[..., Totals]:
     """Steps `begin` to `end` as one loop of the graph."""
     tf = backend.tensorflow()
 
     def steps(order: Tensor, rates: Tensor, begin: Tensor, end: Tensor, totals: Totals) -> Totals:
         def body(i: Tensor, loss: Tensor, correct: Tensor) -> tuple[Tensor, ...]:
             optimizer.learning_rate.assign(rates[i])
-            step_loss, step_correct = step(order[i])
+            step_loss, step_correct = step(order[i], images, labels)
             return i + 1, loss + tf.cast(step_loss, tf.float64), correct + step_correct
 
         _, loss, correct = tf.while_loop(lambda i, *_: i < end, body, (begin, *totals))
@@ -126,18 +120,20 @@ def _looped(step: Step, optimizer: Optimizer) -> Callable[..., Totals]:
     return steps
 
 
-def _replicated(step: Step, optimizer: Optimizer, distribution: Distribution) -> Steps:
+def _replicated(
+    step: Step, optimizer: Optimizer, images: Tensor, labels: Tensor, distribution: Distribution
+) -> Steps:
     """Steps that each run on every replica, with its share of the examples."""
     tf = backend.tensorflow()
     strategy, replicas = distribution.strategy, distribution.replicas
 
-    def share(index: Tensor) -> tuple[Tensor, Tensor]:
+    def share(index: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        return step(tf.reshape(index, (replicas, -1, *index.shape[1:]))[replica])
+        return step(tf.reshape(index, (replicas, -1, *index.shape[1:]))[replica], images, labels)
 
-    def everywhere(index: Tensor, rate: Tensor) -> tuple[Tensor, ...]:
+    def everywhere(index: Tensor, rate: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         optimizer.learning_rate.assign(rate)
-        results = strategy.run(share, args=(index,))
+        results = strategy.run(share, args=(index, images, labels))
         return tuple(strategy.reduce(tf.distribute.ReduceOp.SUM, result, axis=None) for result in results)
 
     compiled = backend.compile(everywhere)
@@ -146,7 +142,7 @@ def _replicated(step: Step, optimizer: Optimizer, distribution: Distribution) ->
         order: NDArray[np.int32], rates: NDArray[np.float32], begin: np.int32, end: np.int32, totals: Totals
     ) -> Totals:
         for i in range(int(begin), int(end)):
-            step_totals = compiled(order[i], rates[i])
+            step_totals = compiled(order[i], rates[i], images, labels)
             totals = totals[0] + np.float64(step_totals[0]), totals[1] + np.int32(step_totals[1])
         return totals
 
