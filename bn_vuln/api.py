@@ -46,7 +46,7 @@ from bn_vuln.experiments import status as statuses
 from bn_vuln.reporting import aggregate, pages, paired
 from bn_vuln.reporting.paired import Comparison
 from bn_vuln.runtime import lease
-from bn_vuln.runtime.distribution import Strategy, choose
+from bn_vuln.runtime.distribution import Strategy, choose, in_lockstep, join, refuse_hosts
 from bn_vuln.runtime.progress import Noted, Progress, Quiet
 from bn_vuln.typing import KerasModel, Plain, Where
 
@@ -65,6 +65,7 @@ _TWO_MODELS = "transfer needs two different models at least: the first one's exa
 Fields: TypeAlias = Mapping[str, object]  # of a config, as YAML has them
 
 
+@in_lockstep
 def train(
     cell: Cell | Fields,
     folder: str | Path | None = None,
@@ -89,7 +90,8 @@ def train(
         checkpoint_every: epochs between two checkpoints; None: they are a minute apart, and one is written on Ctrl-C.
         deterministic: equal trainings on one machine give equal bits, from now on in this process; may be slower.
         tensorboard: write TensorBoard event files into `folder`.
-        strategy: `auto` uses all GPUs, `mirrored` all devices, `none` one.
+        strategy: `auto` uses all GPUs, `mirrored` all devices, `none` one, `multiworker` those of the hosts in
+            TF_CONFIG, on each of which the same call is made.
         progress: where messages and the number of steps that are done go.
 
     Returns:
@@ -98,25 +100,37 @@ def train(
     Raises:
         ConfigError: for a cell that is not valid.
         UsageError: where the cell makes no sense with its data, the number of replicas, or what the folder holds.
-        BnvulnError: where the data cannot be had.
+        BnvulnError: where the data cannot be had, or another host is gone.
     """
     from bn_vuln import training
     from bn_vuln.runtime import backend
 
-    checked, path, progress = training.settled(_cell(cell)), Path(folder) if folder else None, progress or Quiet()
-    if path is not None and not force:
+    hosts, checked = join(strategy, progress), training.settled(_cell(cell))
+    hosts.agree(config=config.identity_of(checked), deterministic=deterministic)
+    progress, own = hosts.shown(progress), Path(folder) if folder else None
+    path = own if hosts.is_chief else None
+
+    def finished() -> Plain | None:
+        if path is None or force:
+            return None
         training.check_folder(checked, path)
         record = records.read_training(path)
-        if record is not None:
-            progress.message(f"{path} is finished already (--force trains it again)")
-            return training.TrainingResult(lambda: open_classifier(path).model, [], record)
-    if resume and (force or path is None or not (path / "checkpoint.npz").exists()):
+        return None if record is None else record.model_dump(mode="json")
+
+    def result(record: Plain) -> TrainingResult:
+        read = records.TrainingRecord.model_validate(record)
+        return training.TrainingResult(lambda: open_classifier(str(own)).model, [], read)
+
+    if (record := hosts.from_chief(finished)) is not None:
+        progress.message(f"{own} is finished already (--force trains it again)")
+        return result(record)
+    if hosts.is_chief and resume and (force or path is None or not (path / "checkpoint.npz").exists()):
         raise UsageError(f"--resume: {path} has no checkpoint" + (" after --force" if force else ""))
     data.prepare(checked.data.name)  # before TensorFlow is started: data that cannot be had are named within a second
     with _leased([path], progress) as progress:
-        if path is not None and not force and (record := records.read_training(path)) is not None:
-            progress.message(f"{path} was finished by another process meanwhile")
-            return training.TrainingResult(lambda: open_classifier(path).model, [], record)
+        if (record := hosts.from_chief(finished)) is not None:
+            progress.message(f"{own} was finished by another process meanwhile")
+            return result(record)
         if path is not None and force:
             records.clear_run(path)
         if deterministic:
@@ -181,6 +195,7 @@ def check_data(cell: Cell | Fields) -> bool:
     return True
 
 
+@in_lockstep
 def open_classifier(model: Target, images: object = None, labels: object = None, **options: Any) -> Classifier:
     """Open a run folder, or any Keras classifier, to be given to the functions below.
 
@@ -202,6 +217,7 @@ def open_classifier(model: Target, images: object = None, labels: object = None,
     return _opened(model, parse(options, images, labels)).classifier
 
 
+@in_lockstep
 def attack(
     model: Target,
     images: object = None,
@@ -249,6 +265,7 @@ def attack(
     return AttackResult(found, results, checked.attack, opened.folder)
 
 
+@in_lockstep
 def evaluate(
     model: Target,
     images: object = None,
@@ -287,6 +304,7 @@ def evaluate(
         return _measured(opened, settings, chosen.perturbations, keep_results=False)[0]
 
 
+@in_lockstep
 def measure(
     model: Target,
     images: object = None,
@@ -321,12 +339,17 @@ def measure(
 
     settings = parse({**options, **_of_suite(chosen.evaluation, options)}, images, labels)
     with _leased(_run_folders([model], settings), settings.progress):
-        opened = _opened(model, settings, own_limit=options.get("limit") is None)
+        opened, hosts = _opened(model, settings, own_limit=options.get("limit") is None), join(settings.strategy)
         with _leased([opened.folder], settings.progress) as progress:
-            found = run(
-                opened.classifier, chosen.measurements, opened.evaluation, folder=opened.folder, progress=progress
-            )
-            return dict(found)
+
+            def measured() -> Plain:
+                found = run(
+                    opened.classifier, chosen.measurements, opened.evaluation, folder=opened.folder, progress=progress
+                )
+                return {name: record.model_dump(mode="json") for name, record in found}
+
+            found = hosts.from_chief(measured)  # alone: nothing of it is shared
+            return {name: records.MeasurementRecord.model_validate(plain) for name, plain in found.items()}
 
 
 def transfer(
@@ -359,6 +382,7 @@ def transfer(
     """
     if isinstance(images, Mapping | Attack):  # as the second argument was, before there were images
         attack, images = images, None
+    refuse_hosts(options.get("strategy", "auto"), "transfer")
     from bn_vuln.evaluation import opening
     from bn_vuln.evaluation.transfer import run
 
@@ -428,6 +452,7 @@ def audit(
         UsageError: where the examples do not fit the classifier, there are too few, or none is classified correctly.
         BnvulnError: where the model or the data cannot be loaded.
     """
+    refuse_hosts(options.get("strategy", "auto"), "audit")
     from bn_vuln.auditing.commands import Commands
     from bn_vuln.auditing.options import AuditOptions, parse_requirement
     from bn_vuln.auditing.run import audit as run
@@ -616,6 +641,7 @@ def reproduce(
         CellsFailedError: where cells could not be finished, after all others were.
         BnvulnError: where nothing can be written.
     """
+    refuse_hosts(strategy, "reproduce")
     sweep = config.validate(Sweep, options, "reproduce")
     chosen = catalog.experiment(name, scale, overrides)
     part = {**(where or {}), **({} if seeds is None else {"seed": [*seeds]})}
@@ -649,6 +675,7 @@ def reproduce_plan(
     Raises:
         ConfigError: for a plan or an option that is not valid.
     """
+    refuse_hosts(strategy, "reproduce")
     sweep = config.validate(Sweep, options, "reproduce")
     return plans.run(
         catalog.plan(name), Path(root), sweep=sweep, strategy=strategy, overrides=overrides, progress=progress
@@ -789,10 +816,12 @@ def _opened(target: Target, settings: Settings, *, own_limit: bool = False) -> O
     from bn_vuln.evaluation import opening
     from bn_vuln.evaluation.eval_set import without_large_limit
 
+    hosts = join(settings.strategy, settings.progress)
     opening.check(target, settings.request)
     if settings.request.dataset is not None:
         data.prepare(settings.request.dataset)  # before TensorFlow is started: mistakes are named within a second
-    opened = opening.open_target(target, settings.request, choose(settings.strategy), settings.progress)
+    opened = opening.open_target(target, settings.request, choose(settings.strategy), hosts.shown(settings.progress))
+    hosts.agree(model=opened.classifier.id, weights=opened.classifier.model.weights, evaluation=opened.evaluation)
     if not own_limit:
         return opened
     return replace(opened, evaluation=without_large_limit(opened.evaluation, opened.classifier))
@@ -822,13 +851,18 @@ def _measured(
     from bn_vuln.evaluation import evaluator
 
     perturbations, sources = _with_sources(perturbations, settings)
-    wanted = config.with_eps_grid(perturbations)
-    with _leased([opened.folder], settings.progress) as progress:
-        known = {} if settings.force or settings.checks == "full" else evaluator.recorded(
-            opened.classifier, wanted, opened.evaluation, opened.folder
-        )  # fmt: skip
-        for name in known:
-            progress.message(f"{name}: accuracy {known[name].accuracy:.4f}, recorded before")
+    wanted, hosts = config.with_eps_grid(perturbations), join(settings.strategy)
+    again = settings.force or settings.checks == "full"
+    hosts.agree(perturbations=perturbations, options=(again, settings.checks, settings.batch_size, keep_images))
+
+    def recorded() -> dict[str, str]:
+        found = {} if again else evaluator.recorded(opened.classifier, wanted, opened.evaluation, opened.folder)
+        return {name: record.model_dump_json() for name, record in found.items()}
+
+    with _leased([opened.folder], hosts.shown(settings.progress)) as progress:
+        known = {name: records.Record.model_validate_json(text) for name, text in hosts.from_chief(recorded).items()}
+        for name, record in known.items():
+            progress.message(f"{name}: accuracy {record.accuracy:.4f}, recorded before")
         missing = {n: p for n, p in perturbations.items() if not config.with_eps_grid({n: p}).keys() <= known.keys()}
         results = {}
         found = dict(known)
@@ -853,7 +887,8 @@ def _measured(
 def _run_folders(targets: Sequence[Target], settings: Settings) -> list[Path]:
     """The targets that are run folders, if records are kept: nothing may be trained there while they are measured."""
     paths = [Path(target) for target in targets if isinstance(target, str | Path)]
-    return [] if settings.request.root is None else [path for path in paths if (path / "config.yaml").is_file()]
+    keeps = settings.request.root is not None and join(settings.strategy, settings.progress).is_chief
+    return [] if not keeps else [path for path in paths if (path / "config.yaml").is_file()]
 
 
 @contextmanager

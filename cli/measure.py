@@ -164,11 +164,12 @@ def attack(model: Path | None, save: Path | None, **options: Any) -> None:
     if save is not None and save.suffix != ".npz":
         raise click.BadParameter(f"{save}: expected a file name ending in .npz", param_hint="--save")
     from bn_vuln import api
+    from bn_vuln.runtime.distribution import is_chief
 
     asked_attack, shared, target = attack_fields(options), asked(options), target_of(model, options["runs"])
     shared |= {"force": True} if save is not None else {}
     result = api.attack(target, attack=asked_attack, keep_images=save is not None, **shared)
-    if save is not None:
+    if save is not None and is_chief():
         result.save(save)
         o.log(f"saved {save}")
     finish(target, result.folder or options["runs"], options, result.records, {})

@@ -71,6 +71,7 @@ class EvalSet:
         self.distribution = distribution
         self.dataset = load(classifier, evaluation)
         backend.start()
+        distribution.agree(data_set=self.dataset.info.name, images=self.dataset.index, labels=self.dataset.labels)
         with distribution.scope():
             self.classifier = with_statistics(classifier, evaluation)
         if self.classifier.training:
@@ -79,7 +80,9 @@ class EvalSet:
         if batch_size is None:
             shape = (*self.classifier.size, self.classifier.channels)
             memory = LAZY_BATCH_BYTES if self._lazy else math.inf
-            batch_size = distribution.replicas * batching.estimate_batch_size(self.classifier.model, shape, memory)
+            model = self.classifier.model
+            each = distribution.from_chief(lambda: batching.estimate_batch_size(model, shape, memory))
+            batch_size = distribution.replicas * each
             batch_size = min(batch_size, self._most_at_once) if self._lazy else batch_size
         self.batch_size = batch_size
         self.predict_batch = distribution.compile_sharded(self.classifier.predict, signature=[self.signature[0]])

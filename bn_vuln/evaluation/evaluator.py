@@ -155,7 +155,9 @@ class Evaluator:
 
         if self.eval_set.classifier.training:  # with another batch size it would be another classifier
             return run(self.eval_set.batch_size)
-        return batching.run_in_smaller_batches(run, self.eval_set.batch_size, progress.message)[0]
+        size = self.eval_set.batch_size
+        least = 1 if self.eval_set.distribution.hosts == 1 else size  # the memory of one host decides for none
+        return batching.run_in_smaller_batches(run, size, progress.message, least)[0]
 
     def add_source(self, source: Evaluator) -> None:
         """Add a model that transfers may be from. Raises `UsageError` unless it has the same examples."""
@@ -170,7 +172,8 @@ class Evaluator:
         """
         if self._attacked is None or self._attacked[0] != attack:
             asked = recording.identity(self.evaluation, self.eval_set.dataset.info.name, attack)
-            kept = KeptParts(self.folder, {**asked, "source": self.eval_set.classifier.id})
+            asked["source"] = self.eval_set.classifier.id
+            kept = KeptParts(self.folder, asked, self.eval_set.distribution)
             arrays = kept.get(0, functools.partial(self._attacked_arrays, attack, progress))
             record = records.Record.model_validate_json(str(arrays["record"]))
             result = Result(record, arrays["correct"], arrays["images"], self.eval_set.labels)
@@ -277,7 +280,7 @@ class Evaluator:
 
     def _kept_parts(self, perturbation: Perturbation | None) -> KeptParts:
         """The parts of a perturbation, or of the clean predictions, that are kept until its record is written."""
-        if self.folder is None or not self.eval_set.in_parts:
+        if not self.eval_set.in_parts:
             return KeptParts(None, {})
         asked = recording.identity(self.evaluation, self.eval_set.dataset.info.name, perturbation or Clean())
         more = {
@@ -285,7 +288,8 @@ class Evaluator:
             "batch_size": self.eval_set.batch_size,
             "checks": self.checks,
         }
-        return KeptParts(self.folder, {**asked, **more, "predictions": perturbation is None})
+        identity = {**asked, **more, "predictions": perturbation is None}
+        return KeptParts(self.folder, identity, self.eval_set.distribution)
 
     def _images_at_eps(self, part: EvalSet, options: Attack, found: PerturbedImages) -> Images:
         """The images at a smaller eps: the clean one where an example is robust there."""
@@ -328,6 +332,7 @@ class Evaluator:
         if isinstance(options, Attack) and (options.eps_grid or options.min_eps_tolerance):
             fields["loss"] = None  # the images are those of smaller eps
             min_eps = None if min_eps is None else np.where(min_eps <= options.eps, min_eps, np.inf)
+        self.eval_set.distribution.agree(corruption_source=found.source)
         if found.source is not None:
             fields["corruption_source"] = found.source
         record = recording.accuracy(
@@ -338,6 +343,7 @@ class Evaluator:
             seconds,
             flags=tuple(flag for flag in flags if flag),
             replicas=self.eval_set.distribution.replicas,
+            hosts=self.eval_set.distribution.hosts,
             **fields,
         )
         return Result(record, correct, images, labels, min_eps, found.arrays)

@@ -12,6 +12,7 @@ import numpy as np
 from bn_vuln.config import digest
 from bn_vuln.records import digests
 from bn_vuln.records.folder import PARTS
+from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
 from bn_vuln.typing import Arrays, Plain
 
 SECONDS = "seconds"
@@ -25,29 +26,30 @@ class KeptParts:
         found: their number.
     """
 
-    def __init__(self, folder: Path | None, identity: Plain) -> None:
+    def __init__(self, folder: Path | None, identity: Plain, distribution: Distribution = ONE_DEVICE) -> None:
         """Find what is finished.
 
         Args:
             folder: run folder; None: nothing is kept.
             identity: all that changes a number: parts of another one are left alone.
+            distribution: the hosts, of which the chief keeps the parts for all.
         """
-        self.seconds, self.found = 0.0, 0
+        self.seconds, self.found, self._distribution = 0.0, 0, distribution
         self._folder = None if folder is None else folder / PARTS / digest(identity)
 
     def get(self, number: int, compute: Callable[[], Arrays]) -> Arrays:
         """Return the arrays of a part, computed now unless they were before. A damaged file counts as missing."""
-        if self._folder is None:
-            return compute()
-        path = self._folder / f"{number}.npz"
-        kept = _read(path)
+        path = None if self._folder is None else self._folder / f"{number}.npz"
+        kept = _parse(self._distribution.broadcast(None if path is None else _read(path)))
         if kept is not None:
             self.seconds += float(kept.pop(SECONDS))
             self.found += 1
             return kept
         begun = time.monotonic()
         arrays = compute()
-        digests.write_arrays(path, {SECONDS: np.array(time.monotonic() - begun), **arrays}, compressed=False)
+        if path is not None:
+            seconds = np.array(time.monotonic() - begun)
+            digests.write_arrays(path, {SECONDS: seconds, **arrays}, compressed=False)
         return arrays
 
     def remove(self) -> None:
@@ -63,9 +65,18 @@ def forget_parts(folder: Path) -> None:
     shutil.rmtree(folder / PARTS, ignore_errors=True)
 
 
-def _read(path: Path) -> Arrays | None:
+def _read(path: Path) -> bytes | None:
     try:
-        kept = digests.read_arrays(path)
-    except (OSError, ValueError):
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _parse(content: bytes | None) -> Arrays | None:
+    if content is None:
+        return None
+    try:
+        kept = digests.checked_arrays(content)
+    except ValueError:
         return None
     return kept if SECONDS in kept else None

@@ -134,7 +134,7 @@ def open_target(
     fields = {"dataset": request.dataset, "split": split, "limit": request.limit}
     fields["bn_statistics"] = request.bn_statistics
     evaluation = config.validate(Evaluation, fields, "evaluation")
-    return Opened(opened, evaluation, _folder(opened, request.root))
+    return Opened(opened, evaluation, _folder(opened, request.root if distribution.is_chief else None))
 
 
 def _open_external(target: str | Path | KerasModel, request: Request, distribution: Distribution) -> Classifier:

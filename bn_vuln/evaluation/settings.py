@@ -53,7 +53,7 @@ class EvaluateOptions(ModelOptions, Evaluation):
     strategy: Strategy = Field(
         "auto",
         description="Use of devices. `none`: one device; `mirrored`: a copy of the model on each; `auto`: mirrored on "
-        "several GPUs.",
+        "several GPUs; `multiworker`: a copy on each device of the hosts in TF_CONFIG.",
     )
 
 

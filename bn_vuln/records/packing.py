@@ -52,8 +52,8 @@ from bn_vuln.typing import Arrays, Plain
 
 Members = Mapping[tuple[str, str], Sequence[str]]  # (cell, id of a record or "") -> the experiments that ask for it
 # Fields on how a number was made: they may differ where it was made twice.
-PROVENANCE_FIELDS = {"versions", "device", "seconds", "images_per_second", "replicas", "resumed", "dataset_info",
-                     "model_sha256", "history_sha256"}  # fmt: skip
+PROVENANCE_FIELDS = {"versions", "device", "seconds", "images_per_second", "replicas", "hosts", "resumed",
+                     "dataset_info", "model_sha256", "history_sha256"}  # fmt: skip
 ZIP_TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the date of everything in an archive
 
 

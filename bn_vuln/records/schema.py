@@ -92,6 +92,7 @@ class Record(_Versioned):
     device: str
     seconds: float
     replicas: int = 1
+    hosts: int = 1
     bn_folded: int = 0
     bn_kept: int = 0
     n_evaluations: float | None = None
@@ -143,7 +144,8 @@ class TrainingRecord(_Versioned):
 
     `state` is `trained`, or `failed` for a net that did not learn (`reason` says how). The accuracies are those of the
     kept epoch (`best_epoch`, from 1), None where there is none. `seconds` is the time spent in epochs, over all
-    `resumed` times. `synchronized` says if BN's statistics are those over all `replicas`, None without BN.
+    `resumed` times. `synchronized` says if BN's statistics are those over all `replicas` (on `hosts`), None
+    without BN; `global_batch_size` is shared by the replicas, and the learning rate is that of the config for it.
     `dataset_info` describes the data. `model_sha256` is the hash of architecture and weights in model.keras, None where
     no model was kept, and in older records; `history_sha256` is that of history.csv.
     """
@@ -162,6 +164,7 @@ class TrainingRecord(_Versioned):
     device: str
     seconds: float
     replicas: int = 1
+    hosts: int = 1
     global_batch_size: int | None = None
     synchronized: bool | None = None
     deterministic: bool = False

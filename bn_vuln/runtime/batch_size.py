@@ -70,7 +70,7 @@ def map_batches(
 
 
 def run_in_smaller_batches(
-    run: Callable[[int], Result], batch_size: int, on_message: Callable[[str], None]
+    run: Callable[[int], Result], batch_size: int, on_message: Callable[[str], None], least: int = 1
 ) -> tuple[Result, int]:
     """Call a function of the batch size, with half of it each time that memory is exhausted.
 
@@ -78,19 +78,23 @@ def run_in_smaller_batches(
         run: batch size -> result.
         batch_size: the first batch size.
         on_message: called with a line for the user when the batch size is halved.
+        least: the batch size that is not halved.
 
     Returns:
         (the result, the batch size that fitted).
 
     Raises:
-        BnvulnError: where not even one example fits.
+        BnvulnError: where not even the least batch size fits.
     """
     exhausted = backend.memory_error()
     while True:
         try:
             return run(batch_size), batch_size
         except exhausted as error:
-            if batch_size == 1:
-                raise BnvulnError(f"memory does not hold a single example: {error}") from None
+            if batch_size <= least:
+                count = (
+                    "a single example" if batch_size == 1 else f"{batch_size} examples, take fewer with --batch-size"
+                )
+                raise BnvulnError(f"memory does not hold {count}: {error}") from None
         batch_size //= 2
         on_message(f"memory is exhausted: going on with {batch_size} examples at a time")

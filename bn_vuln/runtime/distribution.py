@@ -59,6 +59,10 @@ class Distribution:
         """True on the host that decides and writes, which the only one is, too."""
         return self.cluster is None or self.cluster.own == self.cluster.chief
 
+    def shown(self, progress: Progress | None) -> Progress:
+        """Return the progress that is shown: the chief's."""
+        return progress if progress is not None and self.is_chief else Quiet()
+
     @property
     def errors(self) -> tuple[type[Exception], ...]:
         """The classes of the errors by which it shows that another host is gone."""
@@ -155,14 +159,14 @@ class Distribution:
         """Check that the hosts are to do the same.
 
         Args:
-            facts: what is equal on all hosts, by name.
+            facts: what is equal on all hosts, by name: an array, a list of arrays, or what `repr` tells apart.
 
         Raises:
             UsageError: Something differs; the message names it, and the hosts.
         """
         if self.cluster is None:
             return
-        own = b"".join(hashlib.sha256(repr(fact).encode()).digest()[:DIGEST_BYTES] for fact in facts.values())
+        own = b"".join(map(_digest, facts.values()))
         rows = self._exchange([own] * self._local)[:: self._local]
         for label, row in zip(map(self.cluster.label, self.cluster.addresses), rows, strict=True):
             pairs = zip(facts, range(0, len(own), DIGEST_BYTES), strict=True)
@@ -208,6 +212,16 @@ class Distribution:
         own = [numbers if self.is_chief and replica == 0 else np.zeros_like(numbers) for replica in range(self._local)]
         values = self._values(lambda replica: backend.place(own[replica]))
         return np.asarray(self.strategy.reduce(backend.tensorflow().distribute.ReduceOp.SUM, values, axis=None))
+
+
+def _digest(fact: object) -> bytes:
+    total = hashlib.sha256()
+    for part in fact if isinstance(fact, list) else [fact]:
+        if isinstance(fact, list | np.ndarray):
+            total.update(np.ascontiguousarray(part).data)
+        else:
+            total.update(repr(part).encode())
+    return total.digest()[:DIGEST_BYTES]
 
 
 def _as_numbers(content: bytes, length: int) -> AnyArray:
@@ -299,8 +313,13 @@ def _lost(message: str, cluster: hosts.Cluster) -> LostHostError | None:
     if _REPORTED in reason:
         return LostHostError(f"{label} has ended: {reason.partition(_REPORTED)[2].splitlines()[0]}")
     return LostHostError(
-        f"{label} is gone: all hosts end; the same command on all of them goes on (a training after its last checkpoint)"
+        f"{label} is gone, so all end; the same command on all hosts goes on (a training after its last checkpoint)"
     )
+
+
+def is_chief() -> bool:
+    """Return False on a host of several that writes no files."""
+    return not _joined or _joined[0].is_chief
 
 
 def replicas_in_scope() -> int:

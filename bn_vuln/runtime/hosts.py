@@ -5,6 +5,7 @@ TensorFlow itself waits for ever, and says nothing, for a host that never appear
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -57,7 +58,9 @@ def read_cluster() -> Cluster:
     """
     text = os.environ.get("TF_CONFIG")
     if not text:
-        raise UsageError(f"--strategy multiworker needs TF_CONFIG, on each host with its own index: TF_CONFIG='{EXAMPLE}'")
+        raise UsageError(
+            f"--strategy multiworker needs TF_CONFIG, on each host with its own index: TF_CONFIG='{EXAMPLE}'"
+        )
     try:
         found = json.loads(text)
         cluster, task = found["cluster"], found["task"]
@@ -118,7 +121,9 @@ def _gather(cluster: Cluster, facts: Mapping[str, str], say: Callable[[str], Non
             now = time.monotonic()
             if now >= deadline:
                 waited = ", ".join(map(cluster.label, missing))
-                raise BnvulnError(f"{waited} did not appear in time: run the same command there, with its own TF_CONFIG")
+                raise BnvulnError(
+                    f"{waited} did not appear in time: run the same command there, with its own TF_CONFIG"
+                )
             if now >= say_at:
                 count = len(cluster.addresses)
                 say(f"waiting for {len(missing)} of {count} workers: {', '.join(map(cluster.label, missing))}")
@@ -130,7 +135,7 @@ def _gather(cluster: Cluster, facts: Mapping[str, str], say: Callable[[str], Non
                 continue
             connections.append(connection)
             line = _line(connection, ANSWER_SECONDS)
-            name = line.get("name")
+            name = str(line.get("name"))
             if name not in cluster.addresses:  # no host of ours
                 continue
             if name == cluster.own or name in came:
@@ -189,10 +194,8 @@ def _join(cluster: Cluster, facts: Mapping[str, str], say: Callable[[str], None]
 
 
 def _send(connection: socket.socket, line: Mapping[str, object]) -> None:
-    try:
+    with contextlib.suppress(OSError):  # one that is gone is found out by TensorFlow
         connection.sendall(json.dumps(line).encode() + b"\n")
-    except OSError:  # it is gone, which TensorFlow finds out
-        pass
 
 
 def _line(connection: socket.socket, seconds: float) -> dict[str, object]:

@@ -45,7 +45,9 @@ def start_multiworker(meet: Callable[[], None]) -> Any:
                 communication_options=tf.distribute.experimental.CommunicationOptions()
             )
         except (RuntimeError, ValueError, tf.errors.OpError) as error:
-            raise BnvulnError(f"strategy: TensorFlow does not connect the hosts: {str(error).splitlines()[0]}") from None
+            raise BnvulnError(
+                f"strategy: TensorFlow does not connect the hosts: {str(error).splitlines()[0]}"
+            ) from None
     tensorflow()
     return strategy
 

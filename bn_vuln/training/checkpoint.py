@@ -83,9 +83,14 @@ def take(model: KerasModel, optimizer: Optimizer, state: TrainingState) -> Check
     return Checkpoint(dataclasses.replace(state, history=[*state.history]), model_arrays, optimizer_arrays)
 
 
-def exists(folder: Path) -> bool:
-    """Return True where a run folder has a checkpoint to go on from."""
-    return (folder / NAME).exists()
+def read(folder: Path) -> bytes | None:
+    """Return the checkpoint of a run folder, empty where it cannot be read; None where there is none."""
+    if not (folder / NAME).exists():
+        return None
+    try:
+        return records.read_file(folder / NAME)
+    except OSError:
+        return b""
 
 
 def remove(folder: Path) -> None:
@@ -93,11 +98,11 @@ def remove(folder: Path) -> None:
     (folder / NAME).unlink(missing_ok=True)
 
 
-def restore(folder: Path, cell_id: str, model: KerasModel, optimizer: Optimizer) -> TrainingState | str:
+def restore(content: bytes, cell_id: str, model: KerasModel, optimizer: Optimizer) -> TrainingState | str:
     """Put model and optimizer into the state of the checkpoint.
 
     Args:
-        folder: run folder.
+        content: what `read` returned.
         cell_id: id of the cell that is trained; the checkpoint must be of the same one.
         model: a model of the cell.
         optimizer: its optimizer.
@@ -106,7 +111,7 @@ def restore(folder: Path, cell_id: str, model: KerasModel, optimizer: Optimizer)
         The state of the training; or the reason why the checkpoint cannot be used, and then nothing was changed.
     """
     try:
-        arrays = digests.read_arrays(folder / NAME)
+        arrays = digests.checked_arrays(content)
         about = json.loads(str(arrays.pop("about")))
         if about["cell_id"] != cell_id:
             return f"it is of another config ({about['cell_id']})"

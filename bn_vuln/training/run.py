@@ -78,6 +78,8 @@ def train(
     if cell.weights is not None:
         return closed_form.published(cell, folder)
     examples = load_examples(cell)
+    training, validation = examples
+    distribution.agree(training_images=training.images, training_labels=training.labels, validation=validation.labels)
     backend.start()
     with distribution.scope():
         model = models.build(cell, examples[0].info)
@@ -89,7 +91,7 @@ def train(
     loop = TrainingLoop(cell, model, *examples, distribution)  # which refuses what does not fit the data
     if folder is not None:
         atomic_write(folder / "config.yaml", records.to_yaml(cell))
-    state = _resumed(cell, loop, folder if resume else None, progress)
+    state = _resumed(cell, loop, folder if resume else None, distribution, progress)
     run = _Run(cell, loop, state, folder, checkpoint_every, tensorboard)
     reason = run.epochs(progress)
     if state.selected is not None:
@@ -101,7 +103,13 @@ def train(
         with signals.uninterrupted():  # a finished run has no checkpoint
             record = keep(folder, model, record)
             checkpoint.remove(folder)
+    record = _of_chief(record, distribution)
     return TrainingResult(lambda: model, state.history, record)
+
+
+def _of_chief(record: records.TrainingRecord, distribution: Distribution) -> records.TrainingRecord:
+    """The record of the chief, which is kept."""
+    return records.TrainingRecord.model_validate(distribution.from_chief(lambda: record.model_dump(mode="json")))
 
 
 def _trained_base(
@@ -173,8 +181,10 @@ def reject_ineffective(cell: Cell) -> None:
 
 
 def _check_replicas(cell: Cell, distribution: Distribution) -> None:
-    """Raise `UsageError` where the number of replicas would change what is trained."""
+    """Raise `UsageError` where the number of replicas would change what is trained, or hosts are of no use."""
     normalization, replicas = cell.normalization, distribution.replicas
+    if distribution.cluster is not None and (cell.mend or cell.weights or isinstance(cell.arch, NearestCentroidArch)):
+        raise UsageError("--strategy multiworker is for nets that are trained from the start; use --strategy none")
     if cell.train.batch_size % replicas:
         raise UsageError(
             f"train.batch_size: expected a multiple of the {replicas} replicas (it is the global batch), "
@@ -192,7 +202,7 @@ def choose_distribution(cell: Cell, strategy: Strategy, progress: Progress | Non
 
     Args:
         cell: its batch size and normalization matter.
-        strategy: `auto`, `none` or `mirrored`.
+        strategy: `auto`, `none`, `mirrored` or `multiworker`.
         progress: where it is reported why one device is used.
 
     Returns:
@@ -243,17 +253,21 @@ def load_examples(cell: Cell) -> tuple[data.Dataset, data.Dataset]:
 # ---------------------------------------------------------------- epochs
 
 
-def _resumed(cell: Cell, loop: TrainingLoop, folder: Path | None, progress: Progress) -> TrainingState:
+def _resumed(
+    cell: Cell, loop: TrainingLoop, folder: Path | None, distribution: Distribution, progress: Progress
+) -> TrainingState:
     """The state that the training begins with: that of the checkpoint in its folder, or an empty one."""
-    if folder is None or not checkpoint.exists(folder):
+    content = distribution.broadcast(None if folder is None else checkpoint.read(folder))
+    if content is None:
         return TrainingState([], deterministic=backend.is_deterministic())
-    state = checkpoint.restore(folder, cell_id(cell), loop.model, loop.optimizer)
+    state = checkpoint.restore(content, cell_id(cell), loop.model, loop.optimizer)
     if isinstance(state, str):
-        kept = records.set_aside(folder / checkpoint.NAME)
-        progress.message(
-            f"{folder / checkpoint.NAME} is not used: {state}; the training starts over"
-            + (f" (the file is now {kept.name})" if kept else "")
-        )
+        if folder is not None:
+            kept = records.set_aside(folder / checkpoint.NAME)
+            progress.message(
+                f"{folder / checkpoint.NAME} is not used: {state}; the training starts over"
+                + (f" (the file is now {kept.name})" if kept else "")
+            )
         return TrainingState([], deterministic=backend.is_deterministic())
     progress.message(f"going on after epoch {len(state.history)} of {cell.train.epochs} (from {folder})")
     return state
@@ -373,6 +387,7 @@ def _record(
         device=backend.device_name(),
         seconds=round(state.seconds, 2),
         replicas=distribution.replicas,
+        hosts=distribution.hosts,
         global_batch_size=cell.train.batch_size,
         synchronized=getattr(cell.normalization, "synchronized", None),
         deterministic=state.deterministic,

@@ -120,9 +120,7 @@ def _looped(step: Step, optimizer: Optimizer, images: Tensor, labels: Tensor) ->
     return steps
 
 
-def _replicated(
-    step: Step, optimizer: Optimizer, images: Tensor, labels: Tensor, distribution: Distribution
-) -> Steps:
+def _replicated(step: Step, optimizer: Optimizer, images: Tensor, labels: Tensor, distribution: Distribution) -> Steps:
     """Steps that each run on every replica, with its share of the examples."""
     tf = backend.tensorflow()
     strategy, replicas = distribution.strategy, distribution.replicas
