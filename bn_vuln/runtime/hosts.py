@@ -112,7 +112,7 @@ def meet(
 
 def _gather(cluster: Cluster, facts: Mapping[str, str], say: Callable[[str], None], deadline: float) -> str:
     """What is wrong with the hosts, told to all of them by the chief; nothing where they fit."""
-    came: dict[str, socket.socket] = {}
+    came: set[str] = set()
     connections: list[socket.socket] = []
     problems: list[str] = []
     say_at = time.monotonic() + MESSAGE_SECONDS
@@ -141,13 +141,12 @@ def _gather(cluster: Cluster, facts: Mapping[str, str], say: Callable[[str], Non
             if name == cluster.own or name in came:
                 problems.append(f"TF_CONFIG: two hosts have the task {name}")
             problems += _differences(cluster.label(name), line.get("facts"), facts)
-            came[name] = connection
+            came.add(name)
         problem = "; ".join(problems)
-        for connection in came.values():
-            _send(connection, {"problem": problem})
-            _line(connection, ANSWER_SECONDS)  # the host closes first, which leaves the port free
-    for connection in connections:
-        connection.close()
+        for connection in connections:
+            with connection:
+                _send(connection, {"problem": problem})
+                _line(connection, ANSWER_SECONDS)  # the host closes first, which leaves the port free
     return problem
 
 

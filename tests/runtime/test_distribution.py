@@ -29,7 +29,7 @@ def test_auto_is_one_device_without_gpus(two):
 
 
 def test_an_unknown_strategy_is_refused():
-    with pytest.raises(UsageError, match=r"auto, none or mirrored, received 'all'"):
+    with pytest.raises(UsageError, match=r"auto, none, mirrored or multiworker, received 'all'"):
         choose("all")
 
 
