@@ -86,7 +86,7 @@ def test_a_killed_training_ends_with_the_same_bits(tmp_path, cell):
     assert ended[0].validation_accuracy == ended[1].validation_accuracy
     losses = [[line.split(",")[3] for line in (f / "history.csv").read_text().splitlines()] for f in (whole, killed)]
     assert losses[0] == losses[1]
-    assert not checkpoint.exists(killed)
+    assert not (killed / checkpoint.NAME).exists()
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -123,7 +123,7 @@ def test_an_interrupted_training_goes_on_after_its_last_epoch(tmp_path, monkeypa
 @pytest.mark.parametrize(("every", "kept"), [(2, 2), *(pytest.param(n, 0, marks=pytest.mark.slow) for n in (10,))])
 def test_checkpoints_come_every_so_many_epochs(tmp_path, monkeypatch, every, kept):
     interrupted(tmp_path, cell(epochs=5), 3 if every < 3 else 2, monkeypatch, checkpoint_every=every)
-    assert checkpoint.exists(tmp_path) == (kept > 0)
+    assert (tmp_path / checkpoint.NAME).exists() == (kept > 0)
     lines = resumed(tmp_path, cell(epochs=5))[1]
     assert lines[0].startswith(f"going on after epoch {kept} " if kept else "epoch 1/5")
 
@@ -142,7 +142,7 @@ def test_a_kill_loses_what_is_younger_than_a_minute(tmp_path, monkeypatch, secon
         patch.setattr(TrainingLoop, "epoch", killed)
         with pytest.raises(SystemExit):
             train(cell(), tmp_path)
-    assert checkpoint.exists(tmp_path) == (kept > 0)
+    assert (tmp_path / checkpoint.NAME).exists() == (kept > 0)
     lines = resumed(tmp_path, cell())[1]
     assert lines[0].startswith(f"going on after epoch {kept} " if kept else "epoch 1/3")
 
@@ -252,7 +252,9 @@ def test_a_random_layer_goes_on_with_its_seeds(tmp_path):
     checkpoint.take(model, optimizer, checkpoint.TrainingState([])).save(tmp_path, "id")
     expected = np.array(model(x, training=True))
     other, its_optimizer = made()
-    assert checkpoint.restore(tmp_path, "id", other, its_optimizer) == checkpoint.TrainingState([], resumed=1)
+    assert checkpoint.restore(checkpoint.read(tmp_path), "id", other, its_optimizer) == checkpoint.TrainingState(
+        [], resumed=1
+    )
     np.testing.assert_array_equal(np.array(other(x, training=True)), expected)
 
 
