@@ -399,7 +399,7 @@ def test_hostile_checkpoints_are_not_used(tmp_path: Path, content: bytes) -> Non
 
     (tmp_path / checkpoint.NAME).write_bytes(content)
     nothing: Any = SimpleNamespace(variables=[], weights=[], get_weights=list)
-    assert "it cannot be read (" in str(checkpoint.restore(tmp_path, "id", nothing, nothing))
+    assert "it cannot be read (" in str(checkpoint.restore(checkpoint.read(tmp_path), "id", nothing, nothing))
 
 
 @pytest.mark.parametrize("content", HOSTILE)
