@@ -11,6 +11,7 @@ import contextlib
 import importlib.util
 import os
 import queue
+import signal
 import subprocess
 import threading
 import time
@@ -233,7 +234,7 @@ def _work(function: Callable[..., Result], *arguments: object) -> Result:
 
 
 def exit_with_parent() -> None:
-    """End this process when its parent is gone.
+    """End this process when its parent is gone: as SIGTERM does, so that it keeps what is finished.
 
     loky's workers outlive a parent that is killed until their work is done, which may be hours of training that no one
     waits for.
@@ -243,6 +244,8 @@ def exit_with_parent() -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(POLL_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_SECONDS)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

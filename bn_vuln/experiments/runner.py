@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 MOST_ATTEMPTS = 3  # at a cell, before it is given up
 POLL_SECONDS = 2.0
-OLD_SECONDS = 3600.0  # after which a temporary file outside of run folders is one that a killed process has left
 # What every other cell would meet as well: a full disk, a folder that cannot be written.
 OF_ALL_CELLS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -88,7 +87,6 @@ def run(
     unmarked = [task for task in todo if not task.is_marked(root)]
     check_data(task for task in unmarked if not task.finished(root))
     atomic_write(experiment_path(root, experiment), records.to_yaml(experiment))
-    lease.remove_temporaries(root, OLD_SECONDS)
     unfinished = []
     for task in unmarked:
         _set_damaged_aside(task, root, progress)

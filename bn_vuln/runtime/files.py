@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,15 +31,19 @@ def atomic_write(path: Path, content: bytes | str) -> None:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, of its suffix; it becomes `path` on success and is removed on failure.
 
+    What a killed process has left is removed by the next one that holds the lease, or writes into the folder.
+
     Raises:
         LeaseLostError: `path` is in a folder whose lease this process held, and another one has taken it over.
     """
     signals.check()
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}{path.suffix}")
+    temporary = path.with_name(lease.temporary_name(path))
     try:
         yield temporary
-        with lease.checked(path):
+        with lease.checked(path) as held:
             os.replace(temporary, path)
+        if held is None:
+            lease.remove_temporaries(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import re
+import secrets
 import socket
 import threading
 import time
@@ -33,6 +35,7 @@ GUARD = ".lock"  # held for the moment in which a lease is looked at and then re
 BEAT_SECONDS = 5.0
 EXPIRES_SECONDS = 45.0
 POLL_SECONDS = 2.0
+OLD_SECONDS = 3600.0  # after which a temporary file is one that a killed process has left
 SIZE = 4096  # of the file, in bytes: each write covers all of it
 
 _held: dict[Path, Lease] = {}  # those of this process, by their file
@@ -123,7 +126,8 @@ def locked(folder: Path) -> Iterator[Lease | None]:
         with signals.uninterrupted():
             lease = _create(path) or _take_over(path)
         if lease is not None:
-            remove_temporaries(folder)
+            for one in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+                remove_temporaries(one, held=True)
         yield lease
     finally:
         with signals.uninterrupted():
@@ -175,41 +179,54 @@ def is_locked(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def checked(path: Path) -> Iterator[None]:
+def checked(path: Path) -> Iterator[Lease | None]:
     """Run the block that puts a file into place, if this process still holds the lease of a folder that it is in.
+
+    Yields:
+        The lease; None where this process holds none of such a folder.
 
     Raises:
         LeaseLostError: The lease was taken over.
     """
     folders = path.resolve().parents
     lease = next((_held[folder / LOCK] for folder in folders if folder / LOCK in _held), None)
-    with contextlib.nullcontext() if lease is None else _guarded(lease.path.parent):
-        if lease is not None and not lease.is_held():
+    if lease is None:
+        yield None
+        return
+    with guarded(lease.path.parent):
+        if not lease.is_held():
             raise LeaseLostError(
                 f"{lease.path.parent}: another process has taken over, since this one stood still for "
                 f"{EXPIRES_SECONDS:.0f} s or more; nothing is written ({path.name})"
             )
-        yield
+        yield lease
 
 
-TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}(\.[^.]*)?")  # of `files.atomic_path`
+TEMPORARY = re.compile(r"\..+\.(\d+)\.([0-9a-f]{4})[0-9a-f]{4}(\.[^.]*)?")  # process, machine
 
 
-def remove_temporaries(folder: Path, older_than: float | None = None) -> list[Path]:
-    """Remove the temporary files that killed processes have left in a folder, and in the folders in it.
+def temporary_name(path: Path) -> str:
+    """Return the name of a temporary file that becomes `path`, by which it is known as left by a killed process."""
+    return f".{path.stem}.{os.getpid()}.{_machine_tag()}{secrets.token_hex(2)}{path.suffix}"
+
+
+def remove_temporaries(folder: Path, *, held: bool = False) -> list[Path]:
+    """Remove the temporary files that killed processes have left in a folder.
 
     Args:
-        folder: One whose lease this process holds; or any, and then only old ones are removed.
-        older_than: Seconds; None: all.
+        folder: The folder.
+        held: This process holds its lease: then all are left by others. Else those are whose process was of this
+            machine and is dead, and old ones.
 
     Returns:
         What was removed.
     """
     removed = []
-    for path in (*folder.glob(".*"), *folder.glob("*/.*")):
-        if TEMPORARY.fullmatch(path.name):
+    for path in folder.glob(".*"):
+        if found := TEMPORARY.fullmatch(path.name):
             with contextlib.suppress(OSError):
-                if older_than is None or time.time() - path.stat().st_mtime > older_than:
+                dead = found[2] == _machine_tag() and _started(int(found[1])) < 0
+                if held or dead or time.time() - path.stat().st_mtime > OLD_SECONDS:
                     path.unlink()
                     removed.append(path)
     return removed
@@ -264,7 +281,7 @@ def _take_over(path: Path) -> Lease | None:
     expired = _expired(path)
     if expired is None:
         return None
-    with _guarded(path.parent):
+    with guarded(path.parent):
         if _read(path) != expired:  # another process was faster
             return None
         path.unlink()
@@ -272,10 +289,11 @@ def _take_over(path: Path) -> Lease | None:
 
 
 @contextlib.contextmanager
-def _guarded(folder: Path) -> Iterator[None]:
+def guarded(folder: Path) -> Iterator[None]:
+    """Hold a lock of the file system for a moment; where there are none, the lease alone must do."""
     try:
         guard: contextlib.AbstractContextManager[object] = filelock.FileLock(folder / GUARD).acquire()
-    except NotImplementedError:  # a file system without such locks; then the lease alone must do
+    except NotImplementedError:
         guard = contextlib.nullcontext()
     with guard:
         yield
@@ -330,6 +348,12 @@ def _machine() -> str:
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return ""
+
+
+@functools.cache
+def _machine_tag() -> str:
+    """Return four digits that tell machines apart, well enough for names of temporary files."""
+    return hashlib.sha256((_machine() or socket.gethostname()).encode()).hexdigest()[:4]
 
 
 def _started(pid: int) -> int:

@@ -261,15 +261,15 @@ def test_an_expired_lease_is_taken_over_by_one_of_many(tmp_path: Path) -> None:
 
 
 def test_who_saw_an_expired_lease_looks_again_before_taking_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, guarded = write_lease(tmp_path), lease._guarded
+    path, real = write_lease(tmp_path), lease.guarded
 
     @contextmanager
     def overtaken(folder: Path) -> Iterator[None]:
-        with guarded(folder):
+        with real(folder):
             write_lease(tmp_path, pid=os.getppid())
             yield
 
-    monkeypatch.setattr(lease, "_guarded", overtaken)
+    monkeypatch.setattr(lease, "guarded", overtaken)
     assert not can_lock(tmp_path)
     assert json.loads(path.read_text())["pid"] == os.getppid()
 
@@ -295,10 +295,30 @@ def test_what_killed_processes_left_is_removed_with_a_lease(tmp_path: Path) -> N
     (tmp_path / "records").mkdir()
     for name in (*kept[:-1], *left):
         (tmp_path / name).touch()
-    assert lease.remove_temporaries(tmp_path, older_than=3600) == []
     assert can_lock(tmp_path)
     assert names(tmp_path) == sorted(kept)
     assert names(tmp_path / "records") == []
+
+
+def test_what_killed_processes_left_elsewhere_is_removed_by_who_writes_there(tmp_path: Path) -> None:
+    killed = f"""
+import os, signal
+from pathlib import Path
+from bn_vuln.runtime import files
+with files.atomic_path(Path({str(tmp_path)!r}) / "a.txt") as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", killed], check=False)
+    (left,) = names(tmp_path)
+    assert lease.TEMPORARY.fullmatch(left)
+    alive = lease.temporary_name(tmp_path / "alive.txt")  # this process may be writing it
+    elsewhere, old = f".b.{2**22}.{'0' * 8}.txt", f".c.{2**22}.{'0' * 8}.txt"
+    for name in (alive, elsewhere, old):
+        (tmp_path / name).touch()
+    os.utime(tmp_path / old, (0, 0))
+    atomic_write(tmp_path / "b.txt", "whole")
+    assert names(tmp_path) == sorted([alive, elsewhere, "b.txt"])
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:

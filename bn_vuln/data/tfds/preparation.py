@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import sys
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 from bn_vuln.data.describe import first_line
 from bn_vuln.data.tfds import builders, downloads, paths, prepared
 from bn_vuln.errors import BnvulnError
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, lease
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
@@ -41,7 +40,9 @@ def ensure_prepared(name: str) -> DatasetBuilder:
         return builder
     downloads.require_available(name, builder)
     try:
-        with _locked(builder.name):
+        folder = paths.downloads() / builder.name
+        folder.mkdir(parents=True, exist_ok=True)
+        with lease.guarded(folder):  # another process that prepares it is waited for
             if not _is_prepared(builder):
                 _download_and_prepare(builder)
     except BnvulnError:
@@ -71,17 +72,6 @@ def _download_and_prepare(builder: DatasetBuilder) -> None:
     )
     with _quiet():
         builder.download_and_prepare(download_dir=paths.downloads(), download_config=config)
-
-
-@contextlib.contextmanager
-def _locked(name: str) -> Iterator[None]:
-    """Hold the lock of a data set's preparation, waiting for another process that prepares it."""
-    path = paths.downloads() / name / ".lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextlib.contextmanager
