@@ -97,7 +97,8 @@ def reproduce(
         if dry_run:
             o.output(as_json, *listing.dry_run(experiment, todo))
         else:
-            o.log(listing.announcement(experiment, todo, root))
+            if not options["quiet"]:
+                o.log(listing.announcement(experiment, todo, root))
             _run(part, overrides, as_json=as_json, root=root, **options)
 
 

@@ -173,7 +173,8 @@ class _Sweep:
     def _work(self, workers: Sequence[Worker]) -> Callable[[Worker, Task], Outcome]:
         """Return how a cell is run in a worker."""
         here = isinstance(workers[0], engines.Here)
-        strategy, progress = self.strategy if here else "none", self.progress if here else None
+        there: Strategy = "auto" if (self.sweep.gpus_per_cell or 0) > 1 else "none"  # where a cell has several GPUs
+        strategy, progress = self.strategy if here else there, self.progress if here else None
         shared = self.sweep.engine == "local" or parcels.all_hosts_share(self.root)
         run = functools.partial(_attempt, strategy=strategy, progress=progress, deterministic=self.sweep.deterministic)
 

@@ -37,7 +37,7 @@ def asked(calls):
 
 
 def test_reproduce_asks_for_one_experiment(bnvuln, reproduced, tmp_path):
-    options = ["--scale", "quick", "--set", "seeds=[1]", "--out", tmp_path, "--jobs", "2", "--strategy", "none", "-q"]
+    options = ["--scale", "quick", "--set", "seeds=[1]", "--out", tmp_path, "--jobs", "2", "--strategy", "none"]
     code, out, err = bnvuln("reproduce", "table6", *options)
     assert (code, out) == (1, "")
     cost = catalog.experiment("table6", "quick").cost["quick"]
@@ -49,6 +49,10 @@ def test_reproduce_asks_for_one_experiment(bnvuln, reproduced, tmp_path):
             "where": {}, "seeds": None,
         },
     )  # fmt: skip
+
+
+def test_quiet_says_nothing_before_the_table(bnvuln, reproduced, tmp_path):
+    assert bnvuln("reproduce", "table6", "--out", tmp_path, "-q")[2] == "Error: stopped\n"
 
 
 @pytest.mark.parametrize(
