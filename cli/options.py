@@ -152,7 +152,9 @@ def log(text: str) -> None:
 
 def closing(folder: Path | str, *commands: str, quiet: bool) -> None:
     """Say at the end of a command where its records are, and what to do next, on standard error."""
-    if not quiet:
+    from bn_vuln.runtime.distribution import is_chief
+
+    if not quiet and is_chief():
         log(f"records: {folder}")
         for place, command in enumerate(commands):
             log(f"{'   or' if place else 'next'}: {command}")

@@ -203,9 +203,11 @@ class Distribution:
 
     def _exchange(self, contents: Sequence[bytes]) -> list[bytes]:
         """The bytes of all replicas, in their order, of those of this host's; all are equally long."""
-        numbers = [_as_numbers(content, len(content))[None] for content in contents]
-        gathered = self.strategy.gather(self._values(lambda replica: backend.place(numbers[replica])), axis=0)
-        return [row.tobytes()[: len(contents[0])] for row in np.asarray(gathered)]
+        first = self._first
+        rows = [np.append(np.int32(first + i), _as_numbers(own, len(own)))[None] for i, own in enumerate(contents)]
+        gathered = np.asarray(self.strategy.gather(self._values(lambda i: backend.place(rows[i])), axis=0))
+        in_order = gathered[np.argsort(gathered[:, 0])]  # TensorFlow promises none
+        return [row[1:].tobytes()[: len(contents[0])] for row in in_order]
 
     def _from_first(self, numbers: AnyArray) -> AnyArray:
         """The integers of the first replica of all, on every host, by a sum with zeros of the others."""
