@@ -15,7 +15,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -59,8 +59,8 @@ class Here:
 
 def run(
     workers: Sequence[Worker], work: Callable[[Worker, Item], Result], items: Iterable[Item]
-) -> Iterator[tuple[Item, Result]]:
-    """Work on items, each in the next worker that is free.
+) -> Generator[tuple[Item, Result], None, None]:
+    """Work on items, each in the next worker that is free. Closing the generator stops it.
 
     Args:
         workers: The workers.
@@ -89,7 +89,8 @@ def run(
                         item = next(waiting)
                     except StopIteration:
                         break
-                done.put((item, work(worker, item)))
+                if not stopping.is_set():
+                    done.put((item, work(worker, item)))
         except BaseException as error:
             done.put(error)
         else:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -117,58 +118,79 @@ def _failed(experiment: Experiment, count: int, failed: list[tuple[Task, Outcome
 
 
 class _Sweep:
-    """The loop over pending cells."""
+    """The loop over pending cells, each of which goes to the next worker that is free."""
 
     def __init__(self, root: Path, sweep: Sweep, strategy: Strategy, progress: Progress) -> None:
         self.root, self.sweep, self.strategy, self.progress = root, sweep, strategy, progress
+        self.pending: deque[Task] = deque()
+        self.running: set[str] = set()
         self.failed: list[tuple[Task, Outcome]] = []
         self.attempts: Counter[str] = Counter()
+        self.ended = threading.Event()  # an attempt, since it was looked at last
+        self.is_over = False
 
-    def run(self, pending: list[Task]) -> list[tuple[Task, Outcome]]:
+    def run(self, unfinished: Sequence[Task]) -> list[tuple[Task, Outcome]]:
         """Run all cells; return those that failed."""
-        failures = {task.id: attempts.failure(task.folder(self.root)) for task in pending}  # of earlier runs
-        total, done = len(pending), 0
-        with engines.opened(self.sweep, total) as workers, contextlib.ExitStack() as stack:
+        self.pending.extend(unfinished)
+        failures = {task.id: attempts.failure(task.folder(self.root)) for task in unfinished}  # of earlier runs
+        with engines.opened(self.sweep, len(unfinished)) as workers, contextlib.ExitStack() as stack:
             if not isinstance(workers[0], engines.Here):
-                stack.enter_context(progress_task(self.progress, "cells", total, "cells"))
-            work = self._work(workers)
-            while pending:
-                busy: list[Task] = []
-                again: list[Task] = []
-                for task, outcome in engines.run(workers, work, self._free(pending, busy)):
-                    if outcome.state == "stopped":
-                        raise BnvulnError(outcome.text)
-                    if outcome.text:
-                        self.progress.message(f"{describe_cell(task.cell)}: {outcome.text}")
-                    if outcome.state == "busy":
-                        busy.append(task)
-                    elif outcome.state == "finished" or self._is_given_up(task, outcome):
-                        done += 1
-                        self.progress.advance(done)
-                    else:
-                        again.append(task)
-                if busy and not again:
-                    self._wait(busy)
-                pending = []
-                for task in (*again, *busy):
-                    failure = attempts.failure(task.folder(self.root))
-                    if failure is not None and failure != failures[task.id]:  # another process gave it up meanwhile
-                        self.failed.append((task, Outcome("failed", failure.reason)))
-                    elif not task.finished(self.root):
-                        pending.append(task)
+                stack.enter_context(progress_task(self.progress, "cells", len(unfinished), "cells"))
+            attempted = engines.run(workers, self._work(workers), self._offered(failures))
+            stack.callback(attempted.close)
+            try:
+                for task, outcome in attempted:
+                    self._settle(task, outcome)
+                    self.progress.advance(len(unfinished) - len(self.pending) - len(self.running))
+            finally:
+                self.is_over = True
         return self.failed
 
-    def _free(self, pending: list[Task], busy: list[Task]) -> Iterator[Task]:
-        """Yield what no other process has finished or works on; put what one works on into `busy`."""
-        for number, task in enumerate(pending, 1):
-            if task.is_marked(self.root):
-                continue
-            if lease.is_locked(task.folder(self.root)):
-                busy.append(task)
-                continue
-            if self.sweep.engine == "local" and self.sweep.jobs in (None, 1):
-                self.progress.message(f"cell {number}/{len(pending)}: {describe_cell(task.cell)}")
-            yield task
+    def _offered(self, failures: Mapping[str, attempts.Failure | None]) -> Iterator[Task]:
+        """Yield cells that no other process works on, until none is pending or runs."""
+        said = False
+        while not self.is_over and (self.pending or self.running):
+            self.ended.clear()
+            for _ in range(len(self.pending)):
+                task = self.pending.popleft()
+                failure = attempts.failure(task.folder(self.root))
+                if failure is not None and failure != failures[task.id]:  # another process gave it up meanwhile
+                    self.failed.append((task, Outcome("failed", failure.reason)))
+                elif lease.is_locked(task.folder(self.root)):
+                    self.pending.append(task)
+                elif not task.is_marked(self.root):
+                    self.running.add(task.id)
+                    yield task
+            if self.pending and not self.running and not said:
+                self._say_who_works()
+                said = True
+            if self.pending or self.running:
+                self.ended.wait(POLL_SECONDS)
+
+    def _settle(self, task: Task, outcome: Outcome) -> None:
+        """Take note of how an attempt ended; the cell is pending again where it is not finished, and not given up."""
+        if outcome.state == "stopped":
+            raise BnvulnError(outcome.text)
+        self.attempts[task.id] += outcome.state == "failed"
+        again = outcome.state == "failed" and self.attempts[task.id] < MOST_ATTEMPTS
+        if outcome.text:
+            more = "; it is tried again" if again else ""
+            self.progress.message(f"{describe_cell(task.cell)}: {outcome.text}{more}")
+        if again or outcome.state == "busy":
+            self.pending.append(task)
+        elif outcome.state != "finished":
+            self.failed.append((task, outcome))
+            with lease.locked(task.folder(self.root)) as held:
+                if held is not None:
+                    attempts.give_up(task.folder(self.root), outcome.text, max(1, self.attempts[task.id]))
+        self.running.discard(task.id)
+        self.ended.set()
+
+    def _say_who_works(self) -> None:
+        for task in list(self.pending)[:3]:
+            self.progress.message(f"waiting for {lease.describe(task.folder(self.root))}")
+        if len(self.pending) > 3:
+            self.progress.message(f"and for {len(self.pending) - 3} others")
 
     def _work(self, workers: Sequence[Worker]) -> Callable[[Worker, Task], Outcome]:
         """Return how a cell is run in a worker."""
@@ -187,26 +209,6 @@ class _Sweep:
                 return Outcome("failed", str(error))
 
         return work
-
-    def _is_given_up(self, task: Task, outcome: Outcome) -> bool:
-        """Return whether a failed attempt was the last one, which is then written down."""
-        self.attempts[task.id] += 1
-        if outcome.state == "failed" and self.attempts[task.id] < MOST_ATTEMPTS:
-            return False
-        self.failed.append((task, outcome))
-        with lease.locked(task.folder(self.root)) as held:
-            if held is not None:
-                attempts.give_up(task.folder(self.root), outcome.text, self.attempts[task.id])
-        return True
-
-    def _wait(self, busy: list[Task]) -> None:
-        """Wait until one of the cells that other processes work on is free or finished."""
-        for task in busy[:3]:
-            self.progress.message(f"waiting for {lease.describe(task.folder(self.root))}")
-        if len(busy) > 3:
-            self.progress.message(f"and for {len(busy) - 3} others")
-        while all(lease.is_locked(task.folder(self.root)) for task in busy):
-            time.sleep(POLL_SECONDS)
 
 
 def _attempt(

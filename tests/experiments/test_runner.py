@@ -259,14 +259,15 @@ def test_a_cell_that_another_host_works_on_is_waited_for(done, tmp_path, monkeyp
     content = lost.read_text()
     lost.unlink()
     (folder / lease.LOCK).write_text(json.dumps({"host": "elsewhere", "pid": 1, "time": 0}))  # as older versions wrote
-    waited = []
+    waited, real = [], runner._Sweep._say_who_works
 
-    def finish_elsewhere(_):
+    def finish_elsewhere(sweep):
+        real(sweep)
         waited.append(True)
         lost.write_text(content)
         (folder / lease.LOCK).unlink()
 
-    monkeypatch.setattr(runner.time, "sleep", finish_elsewhere)
+    monkeypatch.setattr(runner._Sweep, "_say_who_works", finish_elsewhere)
     monkeypatch.setattr("bn_vuln.evaluation.evaluator.measure", no_training)
     assert runner._attempt(task, root, strategy="none", progress=None).state == "busy"
     log = MessageLog()
@@ -291,11 +292,12 @@ def broken(monkeypatch, error, cells=()):
 
 
 def test_a_cell_that_fails_again_and_again_is_given_up_and_does_not_stop_the_rest(tmp_path, monkeypatch):
-    path, root = tiny(tmp_path), tmp_path / "results"
+    path, root, log = tiny(tmp_path), tmp_path / "results", MessageLog()
     tried = broken(monkeypatch, RuntimeError("no luck"), ["none"])
     with pytest.raises(CellsFailedError, match=r"tiny: 1 of 2 cells failed, the others are finished\. .*no luck \(see"):
-        api.reproduce(str(path), root=root)
+        api.reproduce(str(path), root=root, progress=log)
     assert [cell.normalization.name for cell in tried] == ["none", "batch", "none", "none"]
+    assert [line.endswith("; it is tried again") for line in log.lines if "no luck" in line] == [True, True, False]
     failed, finished = runner.tasks(catalog.experiment(str(path)))
     failure = attempts.failure(failed.folder(root))
     assert (failure.attempts, failure.reason) == (3, "RuntimeError: no luck")
@@ -329,13 +331,16 @@ def test_a_cell_whose_lease_is_lost_is_left_to_who_has_it(tmp_path, monkeypatch)
     waited, real = [], runner._run_missing
     tried = broken(monkeypatch, lease.LeaseLostError("taken over"))
 
-    def wait(_, busy):
-        waited.append(len(busy))
-        monkeypatch.setattr(runner, "_run_missing", real)
+    def settle(sweep, task, outcome):
+        waited.append(outcome.state)
+        if len(waited) == 2:
+            monkeypatch.setattr(runner, "_run_missing", real)
+        settle_really(sweep, task, outcome)
 
-    monkeypatch.setattr(runner._Sweep, "_wait", wait)
+    settle_really = runner._Sweep._settle
+    monkeypatch.setattr(runner._Sweep, "_settle", settle)
     assert api.reproduce(str(path), root=root).missing == 0
-    assert (waited, len(tried)) == ([2], 2)
+    assert (waited, len(tried)) == (["busy", "busy", "finished", "finished"], 2)
 
 
 def test_a_cell_that_another_process_has_given_up_meanwhile_is_not_tried_again(tmp_path, monkeypatch):
