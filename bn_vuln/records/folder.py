@@ -307,8 +307,8 @@ def set_aside(path: Path) -> Path | None:
 
 
 def clear_run(folder: Path) -> None:
-    """Remove a run's files (not the lock), so that it can be trained again."""
-    for name in ("training.json", "model.keras", "history.csv", "config.yaml", "checkpoint.npz"):
+    """Remove a run's files (not the lease), so that it can be trained again."""
+    for name in ("training.json", "model.keras", "history.csv", "config.yaml", "checkpoint.npz", "failed.json"):
         (folder / name).unlink(missing_ok=True)
     clear_measured(folder)
 

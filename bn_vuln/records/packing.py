@@ -46,6 +46,7 @@ from bn_vuln.records.packed import (
 from bn_vuln.records.reading import DamagedError, describe_damaged
 from bn_vuln.records.schema import MeasurementRecord, Record, TrainingRecord
 from bn_vuln.records.store import Store
+from bn_vuln.runtime import lease
 from bn_vuln.runtime.files import atomic_path, atomic_write
 from bn_vuln.runtime.progress import Progress, Quiet
 from bn_vuln.typing import Arrays, Plain
@@ -328,7 +329,11 @@ def unpack(
         if packed.attempt(partial(read_experiment, path)) and not copy.exists():
             atomic_write(copy, path.read_bytes())
     chosen = packed.cells() if cells is None else [cell_id for cell_id in packed.cells() if cell_id in cells]
-    written = [target / cell_id for cell_id in chosen if packed.attempt(partial(_unpack_cell, packed, store, cell_id))]
+    written = []
+    for cell_id in chosen:
+        with lease.waited(target / cell_id, progress):
+            if packed.attempt(partial(_unpack_cell, packed, store, cell_id)):
+                written.append(target / cell_id)
     _report(packed, progress)
     return written
 
