@@ -16,8 +16,10 @@ import pytest
 from bn_vuln import config, data, records
 from bn_vuln.config import grid, loading
 from bn_vuln.errors import BnvulnError, ConfigError
+from bn_vuln.evaluation.kept_parts import KeptParts
 from bn_vuln.external.loading import load, load_keras
 from bn_vuln.models import weight_files
+from bn_vuln.records.folder import write_measurement
 from bn_vuln.records.reading import ParsedArrays, parse_json
 from bn_vuln.reporting import pages
 from bn_vuln.runtime import backend, limits
@@ -337,6 +339,11 @@ def test_measured_files_are_removed_from_the_run_folder_alone(tmp_path):
     (tmp_path / "run").mkdir()
     for name in ("records", "outcomes", "measurements", "parts"):
         (tmp_path / "run" / name).symlink_to(outside)
+    with pytest.raises(BnvulnError, match="run/records: a link, and files are written into the run folder alone"):
+        KeptParts(tmp_path / "run", {})
+    with pytest.raises(BnvulnError, match="run/records: a link, and files are written into the run folder alone"):
+        write_measurement(tmp_path / "run", None, {})
+    assert [path.name for path in outside.iterdir()] == ["letter.txt"]
     records.clear_run(tmp_path / "run")
     assert (outside / "letter.txt").read_text() == "dear"
     assert not (tmp_path / "run" / "records").is_symlink()

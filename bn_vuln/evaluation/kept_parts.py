@@ -11,7 +11,7 @@ import numpy as np
 
 from bn_vuln.config import digest
 from bn_vuln.records import digests
-from bn_vuln.records.folder import PARTS
+from bn_vuln.records.folder import PARTS, check_no_links
 from bn_vuln.runtime.distribution import ONE_DEVICE, Distribution
 from bn_vuln.typing import Arrays, Plain
 
@@ -36,6 +36,8 @@ class KeptParts:
         """
         self.seconds, self.found, self._distribution = 0.0, 0, distribution
         self._folder = None if folder is None else folder / PARTS / digest(identity)
+        if folder is not None:
+            check_no_links(folder)
 
     def get(self, number: int, compute: Callable[[], Arrays]) -> Arrays:
         """Return the arrays of a part, computed now unless they were before. A damaged file counts as missing."""

@@ -71,8 +71,20 @@ def correct_path(folder: Path, perturbation_id: str) -> Path:
     return folder / "outcomes" / f"{perturbation_id}.npz"
 
 
+def check_no_links(folder: Path) -> None:
+    """Refuse to write into a run folder whose folders are links: what is written would leave it.
+
+    Raises:
+        UsageError: One of them, which is named, is a link.
+    """
+    for path in (folder / name for name in (*MEASURED_FOLDERS, PARTS)):
+        if path.is_symlink():
+            raise UsageError(f"{path}: a link, and files are written into the run folder alone: put a folder there")
+
+
 def write_record(folder: Path, record: Record, correct: Mask, arrays: Mapping[str, AnyArray] | None = None) -> Path:
     """Write a record into a run folder and, before it, which examples are `correct`, bool [n], and other arrays."""
+    check_no_links(folder)
     beside = outcome_arrays(np.packbits(correct), len(correct), arrays or {})
     digest = digests.write_arrays(correct_path(folder, record.perturbation_id), beside)
     path = record_path(folder, record.perturbation_id)
@@ -126,6 +138,7 @@ def measurement_path(folder: Path, measurement_id: str) -> Path:
 
 def write_measurement(folder: Path, record: MeasurementRecord, arrays: Arrays) -> Path:
     """Write a measurement and, before it, its arrays into a run folder."""
+    check_no_links(folder)
     path = measurement_path(folder, record.measurement_id)
     digest = digests.write_arrays(path.with_suffix(".npz"), arrays)
     atomic_write(path, to_json(record, digest))
