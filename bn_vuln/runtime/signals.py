@@ -147,6 +147,16 @@ def _is_unwinding() -> bool:
     return error is not None
 
 
+def _forget() -> None:
+    """Let signals end a forked process, as one of a pool, at once."""
+    for number, handler in _handlers().items():
+        if handler is _handle:
+            signal.signal(number, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
 # ---------------------------------------------------------------- worker processes
 
 

@@ -300,3 +300,16 @@ def test_children_never_see_what_is_blocked():
     assert child.wait(10) == -signal.SIGTERM
     child.communicate()
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(RAISED) == set()
+
+
+def test_a_forked_process_is_ended_by_a_signal_at_once():
+    code = """
+import multiprocessing, os, signal, time
+from bn_vuln.runtime import signals
+signals.remember()
+with signals.raised(), multiprocessing.get_context("fork").Pool(2) as pool:
+    print(pool.map(abs, [-1, 2]), flush=True)
+print("ended", flush=True)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "[1, 2]\nended\n", "")
