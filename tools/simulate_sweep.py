@@ -8,10 +8,10 @@ cells of one experiment have in results/paper. Workers fail in a Poisson process
 holds a lease of its cell, which expires when its heartbeat stops: then another one goes on from the last checkpoint. A
 stall, as of a shared folder that hangs, keeps a worker that computes from renewing its lease; it then gives up.
 
-`lost` is the time of workers that died since their last checkpoints, and all that was done for cells that are recorded
-as failed; `doubled` that of workers which lived and lost their lease; both in percent of all work. `times_ideal` is the
-makespan in units of the ideal one: the sum of all work, divided by the workers. Numbers are means over seeds, `_sem`
-their standard errors; a seed has the same cells in every row of a table. `looks` are those at a cell that may be
+`lost` is the time of workers that died since their last checkpoints, `doubled` that of workers which lived and lost
+their lease, both in percent of all work. `times_ideal` is the makespan in units of the ideal one: the sum of all work,
+divided by the workers. `failed_cells` are given up, with what their checkpoints hold. Numbers are means over seeds,
+`_sem` their standard errors; a seed has the same cells in every row of a table. `looks` are those at a cell that may be
 finished or taken, `writes` are heartbeats, leases and checkpoints.
 """
 
@@ -46,7 +46,7 @@ class Sweep:
         mean: Mean time of a cell.
         spread: Standard deviation of the logarithm of a cell's time.
         shards: Parts that cells and workers are divided into; the workers of a part share a queue of its cells.
-        own_order: Instead of a queue, each worker passes through the cells in an order of its own.
+        commands: Nothing hands out cells: each worker is a command that passes through the cells of its part.
         longest_first: Queues begin with the cells that take longest.
         mtbf: Mean time between two failures of a worker.
         restart: Time until a failed worker is back.
@@ -60,7 +60,7 @@ class Sweep:
         slowdown: Factor of the time of cells on stragglers.
         mtbs: Mean time between two stalls of a worker.
         stall: Mean time of a stall.
-        deaths: Deaths after which a cell is recorded as failed.
+        deaths: Deaths after which a cell is given up.
     """
 
     cells: int = 10_000
@@ -68,7 +68,7 @@ class Sweep:
     mean: float = 600.0
     spread: float = 0.0
     shards: int = 1
-    own_order: bool = False
+    commands: bool = False
     longest_first: bool = False
     mtbf: float = math.inf
     restart: float = 60.0
@@ -105,11 +105,10 @@ class Outcome:
 
 @dataclass
 class Cell:
-    """A cell: what of it is left to do, the time of workers in its checkpoint, and who works on it."""
+    """A cell: what of it is left to do, after its checkpoint, and who works on it."""
 
     left: float
     shard: int
-    kept: float = 0.0
     deaths: int = 0
     over: bool = False
     holder: Attempt | None = None
@@ -155,7 +154,7 @@ class Simulation:
         self.unfinished = [len(cells) for cells in self.pending]
         self.idle: list[dict[int, float]] = [{} for _ in range(sweep.shards)]  # workers, since when
         every = range(sweep.workers)
-        self.orders = [self._order(worker) for worker in every] if sweep.own_order else []
+        self.unseen = [self.pending[worker % sweep.shards].copy() for worker in every] if sweep.commands else []
         self.pace = [sweep.slowdown if worker < sweep.slow * sweep.workers else 1.0 for worker in every]
         self.failures = [
             poisson(own[worker], sweep.mtbf) if failures is None else iter(failures.get(worker, ())) for worker in every
@@ -176,15 +175,11 @@ class Simulation:
         while any(self.unfinished):
             now, _, event, what = heapq.heappop(self.events)
             event(now, what)
-        self.outcome.counts["looks"] += sum(map(len, self.orders))  # each worker sees that all are finished
+        self.outcome.counts["looks"] += sum(map(len, self.unseen))  # each worker sees that all are finished
         return self.outcome
 
     def _at(self, time: float, event: Callable[..., None], what: int | Attempt) -> None:
         heapq.heappush(self.events, (time, next(self.number), event, what))
-
-    def _order(self, worker: int) -> deque[Cell]:
-        own = list(self.pending[worker % self.sweep.shards])
-        return deque(own[i] for i in self.random.permutation(len(own)))
 
     def _ask(self, now: float, worker: int) -> None:
         """A worker that is free looks for a cell, and begins the one that it finds."""
@@ -206,14 +201,14 @@ class Simulation:
 
     def _next(self, worker: int, shard: int) -> tuple[Cell | None, int]:
         """Return a free cell, and at how many cells the worker looked; at finished ones it never looks again."""
-        if not self.sweep.own_order:
+        if not self.sweep.commands:
             return (self.pending[shard].popleft(), 1) if self.pending[shard] else (None, 0)
-        order = self.orders[worker]
-        known = len(order)
+        unseen = self.unseen[worker]
+        known = len(unseen)
         for look in range(1, known + 1):
-            cell = order.popleft()
+            cell = unseen.popleft()
             if not cell.over:
-                order.append(cell)
+                unseen.append(cell)
                 if cell.holder is None:
                     return cell, look
         return None, known
@@ -259,19 +254,17 @@ class Simulation:
         self._at(now, self._ask, attempt.worker)
 
     def _expire(self, now: float, attempt: Attempt) -> None:
-        """A lease expires: the cell is free, from its last checkpoint on, or it has died too often."""
+        """A lease expires: the cell comes again after the others, from its checkpoint on, or it has died too often."""
         cell = attempt.cell
         attempt.kept = self._in_checkpoint(now, attempt)
-        cell.holder, cell.kept = None, cell.kept + attempt.kept
+        cell.holder = None
         cell.left -= attempt.kept / self.pace[attempt.worker]
         self.outcome.work += attempt.kept
         if cell.deaths >= self.sweep.deaths:
             self.outcome.counts["failed_cells"] += 1
-            self.outcome.lost += cell.kept
-            self.outcome.work -= cell.kept
             self._end(now, cell)
             return
-        self.pending[cell.shard].appendleft(cell)
+        self.pending[cell.shard].append(cell)
         for worker in list(self.idle[cell.shard]):
             self._at(now + self.sweep.poll * self.random.random(), self._ask, worker)
 
@@ -297,7 +290,7 @@ class Simulation:
         return busy - overhead
 
     def _end(self, now: float, cell: Cell) -> None:
-        """A cell is finished, or recorded as failed."""
+        """A cell is finished, or given up."""
         cell.over, cell.holder = True, None
         self.unfinished[cell.shard] -= 1
         self.outcome.makespan = now
@@ -309,7 +302,7 @@ class Simulation:
         """Count the looks of a worker that waited for others' cells; those of a queue are told."""
         shard = worker % self.sweep.shards
         waited = now - self.idle[shard].pop(worker)
-        if self.sweep.poll and self.sweep.own_order:
+        if self.sweep.poll and self.sweep.commands:
             self.outcome.counts["looks"] += round(waited // self.sweep.poll) * max(1, self.unfinished[shard])
 
 
@@ -396,7 +389,7 @@ def tables(base: Sweep, seed_spread: float) -> dict[str, dict[str, Sweep]]:
             "queue": base,
             "queue, longest cells first": change(longest_first=True),
             "queue, no checkpoints": change(checkpoint=math.inf),
-            "own orders": change(own_order=True),
+            "a command each, without shards": change(commands=True),
             "10 shards": change(shards=10),
             "a shard each": change(**each),
             "a shard each, no failures": change(**each, mtbf=math.inf),
@@ -411,7 +404,7 @@ def tables(base: Sweep, seed_spread: float) -> dict[str, dict[str, Sweep]]:
         "cells of 1 minute": {
             "queue": minute(),
             "queue, no checkpoints": minute(checkpoint=math.inf),
-            "own orders": minute(own_order=True),
+            "a command each, without shards": minute(commands=True),
             "a shard each": minute(**each),
         },
         "cells of 4 hours": {
