@@ -97,6 +97,17 @@ def test_benchmarks_that_are_named_are_there_and_become_tables() -> None:
         )
 
 
+def test_tables_that_are_named_are_drawn_with_their_errors() -> None:
+    text = (DOCS / "guide" / "scaling.md").read_text(encoding="utf-8")
+    page = make_docs.on_page_markdown(text)
+    assert len(make_docs.TABLE.findall(text)) == 2
+    assert "<!--" not in page
+    assert "| times ideal |" in page
+    assert "\N{PLUS-MINUS SIGN}" in page
+    assert " sem |" not in page
+    assert b"makespan / ideal" in make_docs.simulated_sweep()
+
+
 def test_every_field_of_a_config_is_on_its_page() -> None:
     page = make_docs.config_page()
     assert "| `epochs` | `whole number >= 1` | `20` | Passes through the training set; 5 for convolutional nets" in page

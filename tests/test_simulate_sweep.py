@@ -119,4 +119,4 @@ def test_the_simulation_prints_one_json_object() -> None:
     printed = json.loads(done.stdout, parse_constant=pytest.fail)
     first = printed["results"]["100 cells of 10 minutes, 10 workers"]
     assert first["queue"]["times_ideal"] >= 1
-    assert first["queue, longest cells first"]["makespan_h"] >= first["queue"]["longest_cell_h"]
+    assert first["queue, longest first"]["makespan_h"] >= first["queue"]["longest_cell_h"]

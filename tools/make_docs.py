@@ -257,7 +257,9 @@ def _benchmark_table(contenders: Mapping[str, Mapping[str, Any]]) -> str:
     """A row for each contender, a column for each number that any of them has, with its standard error."""
     found = dict.fromkeys(key for entry in contenders.values() for key, v in entry.items() if _is_plain(v))
     columns = [key for key in found if not key.endswith("_sem")]
-    rows = [[name, *(_with_error(entry, key) for key in columns)] for name, entry in contenders.items()]
+    rows = [
+        [name.replace(" ", NBSP), *(_with_error(entry, key) for key in columns)] for name, entry in contenders.items()
+    ]
     heads = ["", *(column.replace("_", " ") for column in columns)]
     return "\n".join("| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *rows))
 

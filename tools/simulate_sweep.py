@@ -359,9 +359,8 @@ def pooled(groups: Iterable[list[float]]) -> float:
 def row(sweep: Sweep, seeds: int) -> dict[str, Any]:
     """One line of a table: means over seeds, with standard errors of the first ones."""
     outcomes = [Simulation(sweep, seed).run() for seed in range(seeds)]
-    hours = {"makespan_h": [o.makespan for o in outcomes], "longest_cell_h": [o.longest for o in outcomes]}
-    found: dict[str, Any] = {name: round(statistics.mean(values) / HOUR, 2) for name, values in hours.items()}
     work = sweep.workers * statistics.mean(o.ideal for o in outcomes)
+    found: dict[str, Any] = {}
     measures = {
         "times_ideal": [o.makespan / o.ideal for o in outcomes],
         "lost_percent": [100 * o.lost / work for o in outcomes],
@@ -371,6 +370,8 @@ def row(sweep: Sweep, seeds: int) -> dict[str, Any]:
     for name, values in measures.items():
         found[name] = round(statistics.mean(values), 3)
         found[f"{name}_sem"] = round(statistics.stdev(values) / math.sqrt(len(values)), 3) if seeds > 1 else None
+    hours = {"makespan_h": [o.makespan for o in outcomes], "longest_cell_h": [o.longest for o in outcomes]}
+    found |= {name: round(statistics.mean(values) / HOUR, 2) for name, values in hours.items()}
     for name in ("looks", "writes"):
         found[f"{name}_per_second"] = round(statistics.mean(o.counts[name] / o.makespan for o in outcomes), 1)
     found["deaths_of_workers"] = round(statistics.mean(o.counts["deaths"] for o in outcomes), 1)
@@ -387,31 +388,31 @@ def tables(base: Sweep, seed_spread: float) -> dict[str, dict[str, Sweep]]:
         f"{base.cells:,} cells of 10 minutes, {base.workers} workers": {
             "queue, no failures": change(mtbf=math.inf),
             "queue": base,
-            "queue, longest cells first": change(longest_first=True),
+            "queue, longest first": change(longest_first=True),
             "queue, no checkpoints": change(checkpoint=math.inf),
-            "a command each, without shards": change(commands=True),
+            f"{base.workers} commands": change(commands=True),
             "10 shards": change(shards=10),
-            "a shard each": change(**each),
-            "a shard each, no failures": change(**each, mtbf=math.inf),
-            "queue, a worker is back after an hour": change(restart=HOUR),
-            "a shard each, back after an hour": change(**each, restart=HOUR),
-            "queue, 5% at half speed": change(slow=0.05),
-            "a shard each, 5% at half speed": change(**each, slow=0.05),
+            f"{base.workers} shards": change(**each),
+            f"{base.workers} shards, no failures": change(**each, mtbf=math.inf),
+            "queue, back after 1 h": change(restart=HOUR),
+            f"{base.workers} shards, back after 1 h": change(**each, restart=HOUR),
+            "queue, 5% slow": change(slow=0.05),
+            f"{base.workers} shards, 5% slow": change(**each, slow=0.05),
             "queue, a stall a day": change(mtbs=24 * HOUR),
-            "queue, cells differ in seeds alone": change(spread=seed_spread),
-            "a shard each, cells differ in seeds alone": change(**each, spread=seed_spread),
+            "queue, seeds alone": change(spread=seed_spread),
+            f"{base.workers} shards, seeds alone": change(**each, spread=seed_spread),
         },
         "cells of 1 minute": {
             "queue": minute(),
             "queue, no checkpoints": minute(checkpoint=math.inf),
-            "a command each, without shards": minute(commands=True),
-            "a shard each": minute(**each),
+            f"{base.workers} commands": minute(commands=True),
+            f"{base.workers} shards": minute(**each),
         },
         "cells of 4 hours": {
             "queue": long(),
             "queue, no checkpoints": long(checkpoint=math.inf),
             "queue, no checkpoints, 10 deaths": long(checkpoint=math.inf, deaths=10),
-            "a shard each": long(**each),
+            f"{base.workers} shards": long(**each),
         },
         **{
             f"cells that differ in seeds alone, by mean hours between failures: {name}": {
@@ -420,7 +421,7 @@ def tables(base: Sweep, seed_spread: float) -> dict[str, dict[str, Sweep]]:
             for name, options in (
                 ("queue", {}),
                 ("queue, no checkpoints", {"checkpoint": math.inf}),
-                ("a shard each", each),
+                (f"{base.workers} shards", each),
             )
         },
     }
