@@ -171,3 +171,18 @@ def test_the_benchmark_of_a_gpu_needs_no_tensorflow():
     for name, own in printed["results"].items():
         unit = "gradients" if "pgd" in name else "images"
         assert all(one[f"{unit}_per_second"] > 0 and one["share_of_peak"] is None for one in own.values())
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_sweeps_prints_overhead_recognition_and_costs():
+    options = ["--smoke", "--limit", "20", "--cells", "2", "--repetitions", "1"]
+    done = subprocess.run(
+        [sys.executable, TOOLS / "bench_sweep.py", *options], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)["results"]
+    assert results["overhead"]["jobs_2"]["cells"] == 4
+    assert results["engine"]["jobs_1"]["overhead_percent"] > 0
+    assert results["recognition"]["first time"]["cells"] == results["recognition"]["later"]["cells"] == 20
+    assert results["recognition"]["later"]["files_opened_a_cell"] == 1
+    assert results["cells"]["mlp_784"]["recorded_seconds"] < results["cells"]["mlp_784"]["seconds"]

@@ -102,11 +102,11 @@ def ended(task: Task, root: Path) -> float:
 
 def engine(jobs: int, seconds: float, cells: int) -> dict[str, Any]:
     """Cells that sleep: what the engine takes for itself, with workers that were started before."""
-    with engines.opened(Sweep(jobs=jobs), jobs) as slots:
-        for slot in slots:
-            slot.call(time.sleep, 0.0)
+    with engines.opened(Sweep(jobs=jobs), jobs) as workers:
+        for worker in workers:
+            worker.call(time.sleep, 0.0)
         begun = time.perf_counter()
-        for _ in engines.run(slots, lambda slot, own: slot.call(time.sleep, own), [seconds] * (cells * jobs)):
+        for _ in engines.run(workers, lambda worker, own: worker.call(time.sleep, own), [seconds] * (cells * jobs)):
             pass
         took = time.perf_counter() - begun
     return {
