@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from bn_vuln.evaluation.opening import Opened, Target
     from bn_vuln.evaluation.result import AttackResult, Result
     from bn_vuln.evaluation.transfer import TransferResult
+    from bn_vuln.experiments.verification import Verification
     from bn_vuln.reporting.audit_result import AuditResult
     from bn_vuln.training import TrainingResult
 
@@ -764,6 +765,26 @@ def unpack(store: str | Path, folder: str | Path = RUNS, *, progress: Progress |
         BnvulnError: A file is damaged, or `folder` has other numbers for the same id.
     """
     return records.unpack(Path(store), Path(folder), progress=progress)
+
+
+def verify(root: str | Path = RUNS, *, repair: bool = False, progress: Progress | None = None) -> Verification:
+    """Check every file of a folder: against its digest or, an older one, by what must hold of it.
+
+    Args:
+        root: results folder, run folder, packed store, folder of an audit, or a folder of such folders.
+        repair: rename what is damaged to NAME.damaged, and remove what killed processes have left, so that `reproduce`
+            makes again what is missing. Nothing is changed of packed stores, nor where another process works.
+        progress: where the number of folders that are done goes.
+
+    Returns:
+        What is wrong, and what was done about it.
+
+    Raises:
+        UsageError: where there is no such folder, or nothing in it that bnvuln has written.
+    """
+    from bn_vuln.experiments.verification import verify as run
+
+    return run(Path(root), repair=repair, progress=progress)
 
 
 def newest_run(root: str | Path = RUNS) -> Path:

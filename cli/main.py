@@ -40,6 +40,7 @@ COMMANDS = {
         "status": "What runs in a results folder, and what is left.",
         "list": "List the models of a results folder.",
         "show": "Show a run or an external model with its records.",
+        "verify": "Check every file of a folder, and repair it.",
         "report": "Write tables and figures from existing records.",
         "publish": "Pack finished experiments for review.",
         "unpack": "Unpack published results into a working folder.",
@@ -48,7 +49,7 @@ COMMANDS = {
 # Commands that are not in a module of their own name.
 MODULES = {
     **dict.fromkeys(("attack", "evaluate", "transfer", "audit", "mend"), "measure"),
-    **dict.fromkeys(("compare", "status", "list", "show", "report", "publish", "unpack"), "results"),
+    **dict.fromkeys(("compare", "status", "list", "show", "report", "publish", "unpack", "verify"), "results"),
     "scale-input": "reproduce",
 }
 # What ends a command without a traceback.

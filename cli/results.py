@@ -57,6 +57,14 @@ UNPACK = """
 """
 
 
+VERIFY = """
+  bnvuln verify runs
+  bnvuln verify runs --repair && bnvuln reproduce table6
+  bnvuln verify results/paper
+  bnvuln verify runs/ID --json
+"""
+
+
 @o.command("status", STATUS)
 @cloup.argument("folder", type=o.FOLDER, metavar="[DIR]", default="runs")
 @cloup.option("--watch", is_flag=True, help="Show it again every few seconds, until nothing runs or waits.")
@@ -200,3 +208,33 @@ def unpack(store: Path, folder: Path, as_json: bool, quiet: bool) -> None:
     text = f"{folder}: {records.describe_unpacked(runs, before, records.contents(folder))}"
     o.output(as_json, {"store": str(store), "runs": [str(path) for path in runs]}, text)
     o.closing(folder, f"bnvuln list {o.quote(folder)}", quiet=quiet)
+
+
+@o.command("verify", VERIFY)
+@cloup.argument("folder", type=o.EXISTING_FOLDER, metavar="DIR")
+@cloup.option("--repair", is_flag=True, help="Rename what is damaged to NAME.damaged; remove what is left over.")
+@o.output_options
+@click.pass_context
+def verify(context: click.Context, folder: Path, repair: bool, as_json: bool, quiet: bool) -> None:
+    """Check every file in DIR: a results folder, a run folder, a packed store, an audit, or a folder of these.
+
+    Each is compared with its sha256; of older files, which have none, numbers and ids are checked. Exit code 1:
+    something is wrong, and not repaired.
+    """
+    from bn_vuln import api
+
+    found = api.verify(folder, repair=repair, progress=o.progress(quiet))
+    problems = [
+        {"path": str(one.path), "reason": one.reason, "remedy": one.remedy, "repaired": one.repaired}
+        for one in found.problems
+    ]
+    data = {"folder": str(folder), "files": found.files, "problems": problems, "commands": found.commands}
+    data |= {"unknown": [str(path) for path in found.unknown], "busy": [str(path) for path in found.busy]}
+    lines = [one.text for one in found.problems]
+    lines += [f"{path}: not checked: a process works in it" for path in found.busy]
+    lines += [f"{path}: of a name that bnvuln does not write; left alone" for path in found.unknown]
+    o.output(as_json, data, "\n".join([*lines, f"{folder}: {found.summary}"]))
+    if not quiet:
+        for command in found.commands or [f"bnvuln list {o.quote(folder)}"]:
+            o.log(f"next: {command}")
+    context.exit(0 if found.is_whole else 1)

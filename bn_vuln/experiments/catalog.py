@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -87,6 +88,15 @@ def file_stem(experiment: Experiment) -> str:
     """
     parts = [experiment.name, experiment.scale]
     return "-".join([*parts, digest(list(experiment.overrides))[:6]] if experiment.overrides else parts)
+
+
+def command(experiment: Experiment) -> str:
+    """Return the command that makes an experiment again; one that does not ship is named by its file."""
+    shipped = [name for kind in KINDS for name in names(kind)]
+    name = experiment.name if experiment.name in shipped else f"{experiment.name}.yaml"
+    scale = "" if experiment.scale == "full" else f" --scale {experiment.scale}"
+    overrides = "".join(f" --set {shlex.quote(override)}" for override in experiment.overrides)
+    return f"bnvuln reproduce {name}{scale}{overrides}"
 
 
 def suite(name: str) -> Suite:

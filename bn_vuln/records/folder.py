@@ -184,9 +184,13 @@ def write_external(folder: Path, record: ExternalRecord) -> Path:
 
 def read_external(folder: Path) -> ExternalRecord | None:
     """Read which external model the records of a folder are of; None where it says nothing."""
-    path = folder / EXTERNAL
-    remedy = "bnvuln attack MODEL writes it again"
-    return _read(path, ExternalRecord, "record of an external model", remedy)[0] if path.exists() else None
+    path, remedy = folder / EXTERNAL, "bnvuln attack MODEL writes it again"
+    if not path.exists():
+        return None
+    record = _read(path, ExternalRecord, "record of an external model", remedy)[0]
+    if run_id(folder) not in (None, record.cell_id):
+        _refuse(path, f"that of {record.cell_id}, but the folder is named as {folder.resolve().name}", remedy)
+    return record
 
 
 def read_correct(folder: Path, perturbation_id: str, expected: str | None = None) -> Mask:
@@ -419,6 +423,8 @@ class FolderStore(DamageLog):
                 checks.check_outcomes(read_correct(folder, perturbation_id, digest), record)
             except ValueError as error:
                 _refuse(outcomes, first_line(error), MEASURE_AGAIN)
+        elif digest is not None:
+            _refuse(outcomes, "not there, but its record is", MEASURE_AGAIN)
         return record
 
     def correct(self, cell_id: str, perturbation_id: str) -> Mask | None:

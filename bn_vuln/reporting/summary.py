@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 
 from bn_vuln import records
@@ -24,13 +23,8 @@ def verdicts(*experiments: Results) -> str:
 
 
 def command(results: Results) -> str:
-    """The command that makes an experiment again; one that does not ship is named by its file."""
-    experiment = results.experiment
-    shipped = [name for kind in catalog.KINDS for name in catalog.names(kind)]
-    name = experiment.name if experiment.name in shipped else f"{experiment.name}.yaml"
-    scale = "" if experiment.scale == "full" else f" --scale {experiment.scale}"
-    overrides = "".join(f" --set {shlex.quote(override)}" for override in experiment.overrides)
-    return f"bnvuln reproduce {name}{scale}{overrides}"
+    """The command that makes an experiment again."""
+    return catalog.command(results.experiment)
 
 
 def summary_rows(results: Results) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from bn_vuln import records
 from bn_vuln.records import digests
 from bn_vuln.runtime import backend
 from bn_vuln.runtime.progress import Epoch
-from bn_vuln.typing import Arrays, KerasModel, Optimizer, Variable
+from bn_vuln.typing import Arrays, KerasModel, Optimizer, Plain, Variable
 
 NAME = "checkpoint.npz"
 
@@ -98,6 +98,22 @@ def remove(folder: Path) -> None:
     (folder / NAME).unlink(missing_ok=True)
 
 
+def read(content: bytes) -> tuple[Plain, Arrays]:
+    """Read a checkpoint, of the bytes of its file: what it says of the training, and its arrays.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    arrays = digests.checked_arrays(content)
+    try:
+        about = json.loads(str(arrays.pop("about")))
+    except (KeyError, RecursionError) as error:
+        raise ValueError(f"no checkpoint ({records.first_line(error)})") from None
+    if not isinstance(about, dict):
+        raise ValueError("no checkpoint")
+    return about, arrays
+
+
 def restore(content: bytes, cell_id: str, model: KerasModel, optimizer: Optimizer) -> TrainingState | str:
     """Put model and optimizer into the state of the checkpoint.
 
@@ -111,8 +127,7 @@ def restore(content: bytes, cell_id: str, model: KerasModel, optimizer: Optimize
         The state of the training; or the reason why the checkpoint cannot be used, and then nothing was changed.
     """
     try:
-        arrays = digests.checked_arrays(content)
-        about = json.loads(str(arrays.pop("about")))
+        about, arrays = read(content)
         if about["cell_id"] != cell_id:
             return f"it is of another config ({about['cell_id']})"
         history = [Epoch(**fields) for fields in about["history"]]
