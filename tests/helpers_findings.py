@@ -23,6 +23,7 @@ from bn_vuln.auditing.findings import (
     Reference,
     Requirement,
     write,
+    write_examples,
 )
 from bn_vuln.config import Mend
 from bn_vuln.records import Flag
@@ -290,7 +291,7 @@ def write_case(folder: Path, findings: Findings) -> Path:
         if one.examples:
             each = findings.eps / (1 if findings.ord == "inf" else 32 * 3**0.5)  # of the pixels
             clean, attacked = images(len(one.examples), each, number)
-            np.savez(folder / f"examples_{number}.npz", clean=clean, attacked=attacked)
+            write_examples(folder, number, {"clean": clean, "attacked": attacked})
     return folder
 
 

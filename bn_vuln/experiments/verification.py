@@ -144,8 +144,7 @@ def verify(root: Path, *, repair: bool = False, progress: Progress | None = None
         return _packed(root)
     if _is_worked_in(root):
         return _one(root, repair)
-    children = sorted(root.iterdir())
-    if children and not any(map(_is_ours, [root, *children])):
+    if any(root.iterdir()) and not _is_ours(root):
         raise UsageError(f"{root}: no results folder, run, packed store or audit")
     return _results(root, repair, progress or Quiet())
 
@@ -157,11 +156,13 @@ def _is_worked_in(folder: Path) -> bool:
     )
 
 
-def _is_ours(folder: Path) -> bool:
-    """Return whether bnvuln has written a folder."""
-    return folder.is_dir() and (
-        records.is_packed(folder) or _is_worked_in(folder) or any((folder / "experiments").glob("*.yaml"))
-    )
+def _is_ours(folder: Path, depth: int = 2) -> bool:
+    """Return whether bnvuln has written a folder, or one in it."""
+    if not folder.is_dir():
+        return False
+    if records.is_packed(folder) or _is_worked_in(folder) or any((folder / "experiments").glob("*.yaml")):
+        return True
+    return depth > 0 and any(_is_ours(child, depth - 1) for child in folder.iterdir())
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -172,11 +173,11 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _results(root: Path, repair: bool, progress: Progress) -> Verification:
-    found, affected = Verification(), set()
+    found, loose, affected = Verification(), _experiments(root), set()
     children = _entries(root)
     with progress_task(progress, f"verifying {root}", len(children), "folders and files"):
         for number, path in enumerate(children, 1):
-            if _is_ours(path):
+            if _is_ours(path, 1):
                 inside = verify(path, repair=repair)
                 if not all(one.left_over for one in inside.problems):
                     affected.add(path.name)
@@ -184,15 +185,14 @@ def _results(root: Path, repair: bool, progress: Progress) -> Verification:
             elif path.name == "experiments" and path.is_dir():
                 continue
             elif path.suffix == ".keras" and (path.with_suffix(".md")).is_file():
-                found.files += 1
-                _check_card(path, found)
+                loose.files += 1
+                _check_card(path, loose)
             elif not (path.suffix == ".md" and path.with_suffix(".keras").is_file()):
-                found.add_other(path, is_old=_is_old(path))
+                loose.add_other(path, is_old=_is_old(path))
             progress.advance(number)
-    own = _experiments(root)
     if repair:
-        own.problems = [_repaired(one) for one in own.problems]
-    found.merge(own)
+        loose.problems = [_repaired(one) for one in loose.problems]
+    found.merge(loose)
     found.commands += _commands(root, affected)
     return found
 
