@@ -291,7 +291,7 @@ def write_case(folder: Path, findings: Findings) -> Path:
         if one.examples:
             each = findings.eps / (1 if findings.ord == "inf" else 32 * 3**0.5)  # of the pixels
             clean, attacked = images(len(one.examples), each, number)
-            write_examples(folder, number, {"clean": clean, "attacked": attacked})
+            write_examples(folder, number, one.id, {"clean": clean, "attacked": attacked})
     return folder
 
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BeforeValidator
 from pydantic_core import to_jsonable_python
 
 from bn_vuln.config import Frozen, Mend
 from bn_vuln.errors import BnvulnError, UsageError
-from bn_vuln.records import Flag, digests, read_file
+from bn_vuln.records import Flag, digests, first_line, read_file
 from bn_vuln.records.reading import parse_json
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.typing import Arrays
@@ -365,15 +366,45 @@ def write(folder: Path, findings: Findings) -> Path:
     return path
 
 
-def write_examples(folder: Path, number: int, arrays: Arrays) -> None:
+def write_examples(folder: Path, number: int, model_id: str, arrays: Arrays) -> None:
     """Write the example images of a model of the audit, numbered from 0, before and after the attack.
 
     Args:
         folder: of the audit.
         number: of the model.
+        model_id: its id.
         arrays: `clean` and `attacked`, float32 [k, height, width, channels], pixels in [0, 1].
     """
-    digests.write_arrays(folder / f"examples_{number}.npz", arrays)
+    digests.write_arrays(folder / f"examples_{number}.npz", {"model": np.array(model_id), **arrays})
+
+
+def read_examples(path: Path, model_id: str | None = None) -> Arrays:
+    """Read example images.
+
+    Args:
+        path: of `examples_0.npz`.
+        model_id: of the model; None where it is not known.
+
+    Returns:
+        `clean` and `attacked`.
+
+    Raises:
+        FileNotFoundError: There are none.
+        BnvulnError: They are damaged, or those of another model.
+    """
+    try:
+        arrays = digests.read_arrays(path)
+        own = str(arrays.get("model", model_id))
+        if model_id not in (None, own):
+            raise ValueError(f"those of model {own}, not {model_id}")
+        clean, attacked = (np.asarray(arrays[name], np.float32) for name in ("clean", "attacked"))
+        if clean.ndim != 4 or clean.shape != attacked.shape or clean.shape[-1] not in (1, 3):
+            raise ValueError(f"expected images of one shape, received {list(clean.shape)} and {list(attacked.shape)}")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise BnvulnError(f"{path}: not the example images of an audit: {first_line(error)}") from None
+    return {"clean": clean, "attacked": attacked}
 
 
 def folder_name(models: Sequence[Path]) -> str:

@@ -63,19 +63,24 @@ class Pieces:
         value = compute()
         seconds = time.monotonic() - begun
         if path is not None:
-            kept = json.loads(json.dumps({"name": name, "seconds": seconds, "value": value}))
+            kept = json.loads(json.dumps({"of": _of(path), "name": name, "seconds": seconds, "value": value}))
             atomic_write(path, json.dumps(digests.with_digest(kept)) + "\n")
         return value
 
 
 def read(path: Path) -> Plain | None:
-    """Return a piece of a file, which has its digest; None where there is none, or it is damaged."""
+    """Return a piece of a file; None where there is none, or it is damaged, or the file of another piece."""
     try:
         data = json.loads(read_file(path))
         kept = digests.without_digest(data)
     except (OSError, ValueError, RecursionError):
         return None
-    return kept if isinstance(kept, dict) and kept is not data else None
+    return kept if isinstance(kept, dict) and kept is not data and kept.get("of") == _of(path) else None
+
+
+def _of(path: Path) -> str:
+    """What a piece is of: the audit, and its name."""
+    return f"{path.parent.name}/{path.stem}"
 
 
 def packed(mask: Mask) -> str:

@@ -120,7 +120,7 @@ def _why_and_what_if(one: Audited, chosen: Chosen, folder: Path | None, number: 
     seconds = confirmation.confirm_as_it_is(one, chosen)
     arrays = why.measure(one, chosen)
     if folder is not None:
-        findings.write_examples(folder, number, arrays)
+        findings.write_examples(folder, number, one.subject.classifier.id, arrays)
     fragility.by_batch(one, chosen)
     fragility.corruptions(one, reserve=plan.reserve(one, seconds))
     confirmation.search(one, chosen, seconds)

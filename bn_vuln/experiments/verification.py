@@ -16,6 +16,7 @@ from bn_vuln.auditing import findings, pieces
 from bn_vuln.config import digest, identity_of
 from bn_vuln.config.grid import expand
 from bn_vuln.errors import BnvulnError, UsageError
+from bn_vuln.evaluation import kept_parts
 from bn_vuln.experiments import catalog
 from bn_vuln.records import Damaged, FolderStore, PackedStore, digests
 from bn_vuln.records.folder import MEASURE_AGAIN, MEASURED_FOLDERS, PARTS, TRAIN_AGAIN, read_experiment
@@ -26,6 +27,7 @@ from bn_vuln.training import checkpoint
 UNCHECKED = {records.LOCK, ".lock", "log.txt", "failed.json", "finished.json", "tensorboard", "report", "transfer.md"}
 OLD_SECONDS = 3600.0  # after which a temporary file outside of run folders is one that a killed process has left
 AUDIT_AGAIN = "bnvuln audit MODEL, with this folder as --out, makes it again"
+NOT_READABLE = "not readable, changed since it was written, or another's"
 COMPUTED_AGAIN = "it is computed again when it is needed"
 _TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}(\.[^.]*)?")  # of `runtime.files.atomic_path`
 _SET_ASIDE = re.compile(r".+\.damaged\d*")
@@ -361,33 +363,29 @@ def _check_parts(folder: Path, found: Verification) -> None:
             found.add_other(path)
             continue
         found.files += 1
-        try:
-            digests.read_arrays(path)
-        except (OSError, ValueError) as error:
-            found.add(path, f"not readable ({records.first_line(error)})", COMPUTED_AGAIN)
+        if kept_parts.read(path) is None:
+            found.add(path, NOT_READABLE, COMPUTED_AGAIN)
 
 
 # ---------------------------------------------------------------- audits
 
 
 def _audit(folder: Path) -> Verification:
-    found = Verification()
-    for path in _entries(folder):
+    found, ids = Verification(), list[str]()
+    for path in _entries(folder):  # audit.json comes first
         if path.name == findings.FILE:
             found.files += 1
             try:
-                findings.read(folder)
+                ids = [model.id for model in findings.read(folder).models]
             except BnvulnError as error:
                 found.add(path, str(error).removeprefix(f"{path}: "), AUDIT_AGAIN)
-        elif re.fullmatch(r"examples_\d+\.npz", path.name):
+        elif example := re.fullmatch(r"examples_(\d{1,9})\.npz", path.name):
             found.files += 1
+            number = int(example[1])
             try:
-                missing = {"clean", "attacked"} - digests.read_arrays(path).keys()
-            except (OSError, ValueError) as error:
-                found.add(path, f"not readable ({records.first_line(error)})", AUDIT_AGAIN)
-            else:
-                if missing:
-                    found.add(path, f"not the example images of an audit (no {', '.join(missing)})", AUDIT_AGAIN)
+                findings.read_examples(path, ids[number] if number < len(ids) else None)
+            except BnvulnError as error:
+                found.add(path, str(error).removeprefix(f"{path}: "), AUDIT_AGAIN)
         elif path.name == pieces.FOLDER:
             _check_pieces(path, found)
         elif path.name != "index.html":
@@ -402,7 +400,7 @@ def _check_pieces(folder: Path, found: Verification) -> None:
             continue
         found.files += 1
         if pieces.read(path) is None:
-            found.add(path, "not readable, or changed since it was written", COMPUTED_AGAIN)
+            found.add(path, NOT_READABLE, COMPUTED_AGAIN)
 
 
 # ---------------------------------------------------------------- packed stores

@@ -19,8 +19,6 @@ import numpy as np
 
 from bn_vuln.auditing import findings as records
 from bn_vuln.auditing.findings import Accuracy, Difference, Finalist, Findings, Interval, Layer, ModelFindings
-from bn_vuln.errors import BnvulnError
-from bn_vuln.records import digests
 from bn_vuln.reporting import audit_numbers as numbers
 from bn_vuln.reporting import templates
 from bn_vuln.reporting.figures import audit as drawn
@@ -219,14 +217,10 @@ def _inline(figure: Figure) -> str:
 def _examples(model: ModelFindings, path: Path) -> dict[str, Any] | None:
     """The images as addresses inside the page; None without a file. Differences are amplified, grey: no change."""
     try:
-        arrays = digests.read_arrays(path)
-        clean, attacked = (np.asarray(arrays[name], np.float32) for name in ("clean", "attacked"))
-        if clean.ndim != 4 or clean.shape != attacked.shape or clean.shape[-1] not in (1, 3):
-            raise ValueError(f"expected images of one shape, received {list(clean.shape)} and {list(attacked.shape)}")
+        arrays = records.read_examples(path, model.id)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError) as error:
-        raise BnvulnError(f"{path}: not the example images of an audit: {' '.join(str(error).split())[:200]}") from None
+    clean, attacked = arrays["clean"], arrays["attacked"]
     change = attacked - clean
     factor = _round_down(0.5 / max(float(np.abs(change).max(initial=0.0)), 1e-6))
     rows = [
