@@ -37,6 +37,7 @@ __all__ = [
     "train",
     "transfer",
     "unpack",
+    "verify",
 ]
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         train,
         transfer,
         unpack,
+        verify,
     )
 else:
 

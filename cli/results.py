@@ -222,6 +222,7 @@ def verify(context: click.Context, folder: Path, repair: bool, as_json: bool, qu
     something is wrong, and not repaired.
     """
     from bn_vuln import api
+    from bn_vuln.runtime import lease
 
     found = api.verify(folder, repair=repair, progress=o.progress(quiet))
     problems = [
@@ -231,7 +232,7 @@ def verify(context: click.Context, folder: Path, repair: bool, as_json: bool, qu
     data = {"folder": str(folder), "files": found.files, "problems": problems, "commands": found.commands}
     data |= {"unknown": [str(path) for path in found.unknown], "busy": [str(path) for path in found.busy]}
     lines = [one.text for one in found.problems]
-    lines += [f"{path}: not checked: a process works in it" for path in found.busy]
+    lines += [f"{path}: not checked, because of {lease.describe(path)}" for path in found.busy]
     lines += [f"{path}: of a name that bnvuln does not write; left alone" for path in found.unknown]
     o.output(as_json, data, "\n".join([*lines, f"{folder}: {found.summary}"]))
     if not quiet:

@@ -40,6 +40,7 @@ calls = {
     "train": ([{"arch": "no such architecture"}], {}),
     "transfer": ([["x.h5", "y.h5"], {"eps": 0.1}], {}),
     "unpack": (["nowhere", "nowhere"], {}),
+    "verify": (["nowhere"], {}),
 }
 for name in sorted(set(bnv.__all__) - {"__version__", "BnvulnError", "ConfigError", "UsageError"}):
     arguments, options = calls[name]

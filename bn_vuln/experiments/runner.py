@@ -275,14 +275,16 @@ def _run_missing(task: Task, root: Path, strategy: Strategy, progress: Progress)
 
 
 def _set_damaged_aside(task: Task, root: Path, progress: Progress) -> None:
-    """Rename what is damaged of a cell, so that it is made again; a damaged config is written again at once."""
-    if not task.damaged(root):
+    """Rename what is damaged of a cell, so that it is made again; a config that is damaged or gone is so at once."""
+    config = task.folder(root) / "config.yaml"
+    is_gone = config.parent.is_dir() and not config.exists()
+    if not task.damaged(root) and not is_gone:
         return
     with lease.locked(task.folder(root)) as held:
         for damaged in task.damaged(root) if held else ():
             _set_aside(damaged, progress)
-            if damaged.path.name == "config.yaml":
-                atomic_write(damaged.path, records.to_yaml(task.cell))
+        if held and not config.exists():
+            atomic_write(config, records.to_yaml(task.cell))
 
 
 def _set_aside(damaged: records.Damaged, progress: Progress) -> None:

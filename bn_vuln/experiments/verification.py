@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import re
 import shlex
 import time
@@ -17,19 +18,21 @@ from bn_vuln.config import digest, identity_of
 from bn_vuln.config.grid import expand
 from bn_vuln.errors import BnvulnError, UsageError
 from bn_vuln.evaluation import kept_parts
-from bn_vuln.experiments import catalog
+from bn_vuln.experiments import attempts, catalog
+from bn_vuln.experiments.task import FINISHED
 from bn_vuln.records import Damaged, FolderStore, PackedStore, digests
 from bn_vuln.records.folder import MEASURE_AGAIN, MEASURED_FOLDERS, PARTS, TRAIN_AGAIN, read_experiment
 from bn_vuln.records.packed import REMEDY, SUMS, packed_files
+from bn_vuln.runtime import lease
 from bn_vuln.runtime.progress import Progress, Quiet, progress_task
 from bn_vuln.training import checkpoint
 
-UNCHECKED = {records.LOCK, ".lock", "log.txt", "failed.json", "finished.json", "tensorboard", "report", "transfer.md"}
+# What says nothing that a number hangs on: of the work on a cell, and what is drawn of numbers.
+UNCHECKED = {lease.LOCK, lease.GUARD, attempts.LOG, attempts.FAILED, FINISHED, "tensorboard", "report", "transfer.md"}
 OLD_SECONDS = 3600.0  # after which a temporary file outside of run folders is one that a killed process has left
 AUDIT_AGAIN = "bnvuln audit MODEL, with this folder as --out, makes it again"
 NOT_READABLE = "not readable, changed since it was written, or another's"
 COMPUTED_AGAIN = "it is computed again when it is needed"
-_TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}(\.[^.]*)?")  # of `runtime.files.atomic_path`
 _SET_ASIDE = re.compile(r".+\.damaged\d*")
 _IN_CARD = re.compile(r"The file has sha256 ([0-9a-f]{64})\.")
 
@@ -106,7 +109,7 @@ class Verification:
 
     def add_other(self, path: Path, *, is_old: bool = True) -> None:
         """Add a file of another name than is checked: a temporary one is a problem once it is old."""
-        if _TEMPORARY.fullmatch(path.name):
+        if lease.TEMPORARY.fullmatch(path.name):
             if is_old:
                 self.problems.append(_left_over(path))
         elif path.name not in UNCHECKED and not _SET_ASIDE.fullmatch(path.name):
@@ -154,7 +157,7 @@ def verify(root: Path, *, repair: bool = False, progress: Progress | None = None
 def _is_worked_in(folder: Path) -> bool:
     """Return whether a folder is that of a run or of an audit."""
     return records.is_run_folder(folder) or any(
-        (folder / name).exists() for name in (records.LOCK, checkpoint.NAME, PARTS, findings.FILE, pieces.FOLDER)
+        (folder / name).exists() for name in (lease.LOCK, checkpoint.NAME, PARTS, findings.FILE, pieces.FOLDER)
     )
 
 
@@ -244,16 +247,16 @@ def _one(folder: Path, repair: bool) -> Verification:
     """A run or an audit, which is changed under its lock alone."""
     folder = folder if folder.name not in ("", "..") else folder.resolve()
     check = _run if records.is_run_folder(folder) or not (folder / findings.FILE).exists() else _audit
-    if _is_held(folder):
+    if lease.is_locked(folder):
         return Verification(busy=[folder])
     found = check(folder)
-    if (folder / records.LOCK).exists():
-        found.problems.append(_left_over(folder / records.LOCK))
+    if (folder / lease.LOCK).exists():
+        found.problems.append(_left_over(folder / lease.LOCK))
     if not repair or not found.problems:
         return found
     left_over = [one for one in found.problems if one.left_over]
-    with records.locked(folder) as held:
-        if not held:
+    with lease.locked(folder) as held:
+        if held is None:
             return Verification(busy=[folder])
         found = check(folder)
         found.problems = [*left_over, *(one for one in found.problems if not one.left_over)]
@@ -261,15 +264,11 @@ def _one(folder: Path, repair: bool) -> Verification:
     return found
 
 
-def _is_held(folder: Path) -> bool:
-    return (folder / records.LOCK).exists() and not records.is_stale_lock(folder)
-
-
 def _repaired(problem: Problem) -> Problem:
     """Repair what a problem is of, as far as the file system lets us."""
     try:
         if problem.left_over:
-            if problem.path.name != records.LOCK:  # which is held now, and goes with its holder
+            if problem.path.name != lease.LOCK:  # which is held now, and goes with its holder
                 problem.path.unlink(missing_ok=True)
             return replace(problem, remedy="", repaired="removed")
         kept = [aside.name for path in problem.aside if (aside := records.set_aside(path))]
@@ -303,26 +302,29 @@ def _run(folder: Path) -> Verification:
                 found.add(path, "a file, not a folder", MEASURE_AGAIN)
         else:
             found.add_other(path)
-    for kind, suffix, read in (
-        ("records", ".json", store.record),
-        ("outcomes", ".npz", None),
-        ("measurements", ".json", store.measurement),
-    ):
-        for path in _entries(folder / kind):
-            is_ours = path.suffix in (suffix, ".npz" if kind == "measurements" else suffix)
-            if not is_ours or path.name.startswith("."):
-                found.add_other(path)
-                continue
-            found.files += 1
-            if path.suffix == ".json" and read is not None:
-                store.attempt(functools.partial(read, own, path.stem))
-            elif not _pair(path)[0].exists():
-                found.add(path, "arrays of no record", MEASURE_AGAIN)
+    for path in (path for kind in MEASURED_FOLDERS for path in _entries(folder / kind)):
+        _check_measured(store, own, path, found)
     training = store.training(own)
     _check_untold_model(folder, training, found)
     _check_checkpoint(folder, training, found)
     found.add_damaged(store.damaged)
     return found
+
+
+def _check_measured(store: FolderStore, own: str, path: Path, found: Verification) -> None:
+    """Check a record or a measurement, with its arrays, and that arrays are not alone."""
+    if path.name.startswith(".") or path not in _pair(path):
+        found.add_other(path)
+        return
+    found.files += 1
+    record, arrays = _pair(path)
+    if path == arrays:
+        if not record.exists():
+            found.add(path, "arrays of no record", MEASURE_AGAIN)
+        return
+    is_whole = (store.record if path.parent.name == "records" else store.measurement)(own, path.stem)
+    if is_whole and not arrays.exists() and digests.ARRAYS_KEY in json.loads(path.read_bytes()):  # not of older ones
+        found.add(arrays, "not there, but its record is", MEASURE_AGAIN, path)
 
 
 def _pair(path: Path) -> tuple[Path, ...]:

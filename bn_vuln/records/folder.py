@@ -423,8 +423,6 @@ class FolderStore(DamageLog):
                 checks.check_outcomes(read_correct(folder, perturbation_id, digest), record)
             except ValueError as error:
                 _refuse(outcomes, first_line(error), MEASURE_AGAIN)
-        elif digest is not None:
-            _refuse(outcomes, "not there, but its record is", MEASURE_AGAIN)
         return record
 
     def correct(self, cell_id: str, perturbation_id: str) -> Mask | None:
