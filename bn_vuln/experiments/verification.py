@@ -7,7 +7,6 @@ import functools
 import json
 import re
 import shlex
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +28,6 @@ from bn_vuln.training import checkpoint
 
 # What says nothing that a number hangs on: of the work on a cell, and what is drawn of numbers.
 UNCHECKED = {lease.LOCK, lease.GUARD, attempts.LOG, attempts.FAILED, FINISHED, "tensorboard", "report", "transfer.md"}
-OLD_SECONDS = 3600.0  # after which a temporary file outside of run folders is one that a killed process has left
 AUDIT_AGAIN = "bnvuln audit MODEL, with this folder as --out, makes it again"
 NOT_READABLE = "not readable, changed since it was written, or another's"
 COMPUTED_AGAIN = "it is computed again when it is needed"
@@ -107,10 +105,10 @@ class Verification:
         for one in damaged:
             self.add(one.path, one.reason, one.remedy, *_pair(one.path))
 
-    def add_other(self, path: Path, *, is_old: bool = True) -> None:
-        """Add a file of another name than is checked: a temporary one is a problem once it is old."""
+    def add_other(self, path: Path, *, held: bool = False) -> None:
+        """Add a file of another name than is checked; `held`: no other process works in its folder."""
         if lease.TEMPORARY.fullmatch(path.name):
-            if is_old:
+            if lease.is_left_over(path, held=held):
                 self.problems.append(_left_over(path))
         elif path.name not in UNCHECKED and not _SET_ASIDE.fullmatch(path.name):
             self.unknown.append(path)
@@ -193,7 +191,7 @@ def _results(root: Path, repair: bool, progress: Progress) -> Verification:
                 loose.files += 1
                 _check_card(path, loose)
             elif not (path.suffix == ".md" and path.with_suffix(".keras").is_file()):
-                loose.add_other(path, is_old=_is_old(path))
+                loose.add_other(path)
             progress.advance(number)
     if repair:
         loose.problems = [_repaired(one) for one in loose.problems]
@@ -202,15 +200,11 @@ def _results(root: Path, repair: bool, progress: Progress) -> Verification:
     return found
 
 
-def _is_old(path: Path) -> bool:
-    return time.time() - path.lstat().st_mtime > OLD_SECONDS
-
-
 def _experiments(root: Path) -> Verification:
     found = Verification()
     for path in _entries(root / "experiments"):
         if path.suffix != ".yaml" or path.name.startswith("."):
-            found.add_other(path, is_old=_is_old(path))
+            found.add_other(path)
             continue
         found.files += 1
         try:
@@ -301,7 +295,7 @@ def _run(folder: Path) -> Verification:
             if not path.is_dir():
                 found.add(path, "a file, not a folder", MEASURE_AGAIN)
         else:
-            found.add_other(path)
+            found.add_other(path, held=True)
     for path in (path for kind in MEASURED_FOLDERS for path in _entries(folder / kind)):
         _check_measured(store, own, path, found)
     training = store.training(own)
@@ -314,7 +308,7 @@ def _run(folder: Path) -> Verification:
 def _check_measured(store: FolderStore, own: str, path: Path, found: Verification) -> None:
     """Check a record or a measurement, with its arrays, and that arrays are not alone."""
     if path.name.startswith(".") or path not in _pair(path):
-        found.add_other(path)
+        found.add_other(path, held=True)
         return
     found.files += 1
     record, arrays = _pair(path)
@@ -351,7 +345,7 @@ def _check_checkpoint(folder: Path, training: records.TrainingRecord | None, fou
         found.problems.append(_left_over(path))
     elif path.exists():
         try:
-            about, _ = checkpoint.read(folder)
+            about, _ = checkpoint.parse(records.read_file(path))
         except (OSError, ValueError) as error:
             found.add(path, f"it cannot be read ({records.first_line(error)})", "the training starts over")
         else:
@@ -362,7 +356,7 @@ def _check_checkpoint(folder: Path, training: records.TrainingRecord | None, fou
 def _check_parts(folder: Path, found: Verification) -> None:
     for path in (path for inside in _entries(folder) for path in _entries(inside)):
         if path.suffix != ".npz" or path.name.startswith("."):
-            found.add_other(path)
+            found.add_other(path, held=True)
             continue
         found.files += 1
         if kept_parts.read(path) is None:
@@ -391,14 +385,14 @@ def _audit(folder: Path) -> Verification:
         elif path.name == pieces.FOLDER:
             _check_pieces(path, found)
         elif path.name != "index.html":
-            found.add_other(path)
+            found.add_other(path, held=True)
     return found
 
 
 def _check_pieces(folder: Path, found: Verification) -> None:
     for path in (path for inside in _entries(folder) for path in _entries(inside)):
         if path.suffix != ".json" or path.name.startswith("."):
-            found.add_other(path)
+            found.add_other(path, held=True)
             continue
         found.files += 1
         if pieces.read(path) is None:
@@ -428,7 +422,7 @@ def _packed(root: Path) -> Verification:
     others = (path for folder in ("", "experiments", "models") for path in _entries(root / folder))
     for path in others:
         if path not in (*files, root / SUMS, root / "experiments", root / "models"):
-            found.add_other(path, is_old=_is_old(path))
+            found.add_other(path)
     found.problems = [replace(one, remedy=REMEDY, aside=(), left_over=False) for one in found.problems]
     return found
 

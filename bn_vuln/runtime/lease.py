@@ -223,13 +223,20 @@ def remove_temporaries(folder: Path, *, held: bool = False) -> list[Path]:
     """
     removed = []
     for path in folder.glob(".*"):
-        if found := TEMPORARY.fullmatch(path.name):
-            with contextlib.suppress(OSError):
-                dead = found[2] == _machine_tag() and _started(int(found[1])) < 0
-                if held or dead or time.time() - path.stat().st_mtime > OLD_SECONDS:
-                    path.unlink()
-                    removed.append(path)
+        with contextlib.suppress(OSError):
+            if is_left_over(path, held=held):
+                path.unlink()
+                removed.append(path)
     return removed
+
+
+def is_left_over(path: Path, *, held: bool = False) -> bool:
+    """Return whether a file is a temporary one that a killed process has left; `held` as above."""
+    found = TEMPORARY.fullmatch(path.name)
+    if found is None:
+        return False
+    dead = found[2] == _machine_tag() and _started(int(found[1])) < 0
+    return held or dead or time.time() - path.lstat().st_mtime > OLD_SECONDS
 
 
 # ---------------------------------------------------------------- the file

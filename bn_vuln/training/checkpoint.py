@@ -98,7 +98,7 @@ def remove(folder: Path) -> None:
     (folder / NAME).unlink(missing_ok=True)
 
 
-def read(content: bytes) -> tuple[Plain, Arrays]:
+def parse(content: bytes) -> tuple[Plain, Arrays]:
     """Read a checkpoint, of the bytes of its file: what it says of the training, and its arrays.
 
     Raises:
@@ -127,7 +127,7 @@ def restore(content: bytes, cell_id: str, model: KerasModel, optimizer: Optimize
         The state of the training; or the reason why the checkpoint cannot be used, and then nothing was changed.
     """
     try:
-        about, arrays = read(content)
+        about, arrays = parse(content)
         if about["cell_id"] != cell_id:
             return f"it is of another config ({about['cell_id']})"
         history = [Epoch(**fields) for fields in about["history"]]

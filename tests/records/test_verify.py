@@ -356,7 +356,7 @@ def numbers(top: Path, parts: Iterable[str] = ("runs", "packed", "audits")) -> N
             found |= {(name, one.name): one for one in store.experiments()}
     for path in (top / "runs").glob("*/checkpoint.npz"):
         with contextlib.suppress(OSError, ValueError):
-            found["runs", "checkpoint"] = str(checkpoint.read(path.parent))
+            found["runs", "checkpoint"] = str(checkpoint.parse(path.read_bytes()))
     for path in (top / "runs").glob("*/parts/*/*.npz"):
         found["runs", "part"] = str(kept_parts.read(path))
     for path in (top / "audits").glob("*/pieces/*/*.json"):
