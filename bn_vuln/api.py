@@ -17,7 +17,7 @@ dicts of the same fields. Mistakes in them raise `ConfigError`, other mistakes `
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
@@ -123,6 +123,9 @@ def train(
         return training.TrainingResult(lambda: open_classifier(str(own)).model, [], read)
 
     if (record := hosts.from_chief(finished)) is not None:
+        if path is not None and (path / lease.LOCK).exists():  # of a process that was killed as it finished, perhaps
+            with suppress(OSError), lease.locked(path):
+                pass
         progress.message(f"{own} is finished already (--force trains it again)")
         return result(record)
     if hosts.is_chief and resume and (force or path is None or not (path / "checkpoint.npz").exists()):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 import bn_vuln as bnv
 from bn_vuln import api, records
 from bn_vuln.errors import BnvulnError, ConfigError, UsageError
+from bn_vuln.runtime import lease
 
 FUNCTIONS = {name for name in bnv.__all__ if name[0].islower()}
 
@@ -168,3 +171,11 @@ def test_runs_without_common_records_are_not_compared(pair):
 def test_a_target_that_is_neither_run_nor_model_is_refused(target):
     with pytest.raises(UsageError, match="no such file"):
         api.open_classifier(target)
+
+
+def test_the_lease_of_a_process_that_was_killed_as_its_training_was_finished_is_removed(runs, tmp_path):
+    folder = shutil.copytree(runs["none"], tmp_path / "run")
+    dead = {"host": "elsewhere", "machine": lease._machine(), "pid": os.getpid(), "started": 1}
+    (folder / lease.LOCK).write_text(json.dumps(dead))
+    assert api.train(records.read_cell(folder), folder).record.state == "trained"
+    assert not (folder / lease.LOCK).exists()

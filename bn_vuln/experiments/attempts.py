@@ -55,6 +55,12 @@ def failure(folder: Path) -> Failure | None:
         return None
 
 
+def forget(folder: Path) -> None:
+    """Remove log and failure of a run folder, whose cell is finished."""
+    for name in (LOG, FAILED):
+        (folder / name).unlink(missing_ok=True)
+
+
 def _last_lines(folder: Path) -> list[str]:
     try:
         return (folder / LOG).read_text(errors="replace").splitlines()[-MOST_LINES:]

@@ -144,13 +144,16 @@ class ProcessWorker:
         """`variables` are of its environment; the process is started with the first call."""
         self._threads, self._variables = threads, dict(variables)
         self._executor: Any = None
+        self._starting, self._is_ended = threading.Lock(), False
 
     def call(self, function: Callable[..., Result], *arguments: object) -> Result:
         """Call a function in the process."""
         from joblib.externals.loky import ProcessPoolExecutor
         from joblib.externals.loky.process_executor import BrokenProcessPool
 
-        with signals.blocked():
+        with self._starting, signals.blocked():
+            if self._is_ended:
+                raise DiedError("it was ended before it began")
             if self._executor is None:
                 self._executor = ProcessPoolExecutor(
                     1, timeout=None, env=self._variables, initializer=_start_worker, initargs=(self._threads,)
@@ -165,7 +168,9 @@ class ProcessWorker:
 
     def end(self) -> None:
         """End the process: as Ctrl-C does where it works, and if it goes on, kill it."""
-        if (executor := self._executor) is not None:  # which `call`, in its thread, forgets as soon as it is broken
+        with self._starting:  # a process that is about to start would outlive this
+            self._is_ended, executor = True, self._executor
+        if executor is not None:
             signals.end_processes(list(executor._processes), GRACE_SECONDS)
             executor.shutdown(wait=False, kill_workers=True)
 

@@ -62,8 +62,12 @@ def call(worker: Worker, run: Callable[[Task, Path], Result], task: Task, root: 
 
 def _send(worker: Worker, run: Callable[[Task, Path], Result], task: Task, root: Path) -> Result:
     with_it = [task.folder(root), *(Task(cell).folder(root) for cell in task.needs)]
-    result, parcel = worker.call(_run_there, run, task, pack(with_it))
+    sent = pack(with_it)
+    result, parcel = worker.call(_run_there, run, task, sent)
     unpack(parcel, root, {task.id})
+    for name in _names(sent) - _names(parcel):  # what was removed there, as a checkpoint
+        if PurePosixPath(name).parts[0] == task.id:
+            (root / name).unlink(missing_ok=True)
     if task.finished(root):
         task.mark(root)
     return result
@@ -74,6 +78,11 @@ def _run_there(run: Callable[[Task, Path], Result], task: Task, parcel: bytes) -
         root = Path(folder)
         unpack(parcel, root)
         return run(task, root), pack([task.folder(root)])
+
+
+def _names(parcel: bytes) -> set[str]:
+    with zipfile.ZipFile(io.BytesIO(parcel)) as archive:
+        return set(archive.namelist())
 
 
 def pack(folders: Iterable[Path]) -> bytes:

@@ -85,7 +85,7 @@ def run(
     if (sweep.engine == "ray" or (sweep.jobs or 1) > 1) and strategy == "mirrored":
         raise UsageError("--jobs and --engine ray divide the cells, --strategy mirrored each cell: use one of them")
     todo = sweep.cells(tasks(experiment, where))  # before anything is written, since it raises for a wrong experiment
-    unmarked = [task for task in todo if not task.is_marked(root)]
+    unmarked = [task for task in todo if not task.is_marked(root) or _is_left(task.folder(root))]
     check_data(task for task in unmarked if not task.finished(root))
     atomic_write(experiment_path(root, experiment), records.to_yaml(experiment))
     unfinished = []
@@ -253,10 +253,14 @@ def run_task(task: Task, root: Path, *, strategy: Strategy = "none", progress: P
         if not task.finished(root):
             with attempts.logged(held, progress or Quiet()) as logged:
                 _run_missing(task, root, strategy, logged)
-        (folder / attempts.FAILED).unlink(missing_ok=True)
         if task.finished(root):
             task.mark(root)
     return True
+
+
+def _is_left(folder: Path) -> bool:
+    """Return whether a run folder has what is removed when a cell is finished."""
+    return any((folder / name).exists() for name in (lease.LOCK, attempts.LOG, attempts.FAILED))
 
 
 def _run_missing(task: Task, root: Path, strategy: Strategy, progress: Progress) -> None:

@@ -28,7 +28,7 @@ from bn_vuln.config import (
 from bn_vuln.config.grid import cell_plans, check_layout, expand, select
 from bn_vuln.data.transforms import check_width
 from bn_vuln.errors import ConfigError
-from bn_vuln.experiments import catalog
+from bn_vuln.experiments import attempts, catalog
 from bn_vuln.models import weight_files
 from bn_vuln.runtime.files import atomic_write
 from bn_vuln.typing import Where
@@ -106,9 +106,11 @@ class Task:
     def mark(self, root: Path) -> None:
         """Note that the cell, whose lease this process holds, is finished, so that nothing need be read to know it.
 
-        Nothing is noted of a cell without a transfer whose source failed to train: that may change.
+        What earlier attempts have left, log and failure, is removed. Nothing is noted of a cell without a transfer
+        whose source failed to train: that may change.
         """
         folder = self.folder(root)
+        attempts.forget(folder)
         files, failed = _files(folder), has_failed(records.FolderStore(root), self.id)
         if failed or all(f"records/{one}.json" in files or f"measurements/{one}.json" in files for one in self.ids()):
             atomic_write(folder / FINISHED, json.dumps({"ids": sorted(self.ids()), "files": files}) + "\n")

@@ -43,7 +43,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with lease.checked(path) as held:
             os.replace(temporary, path)
         if held is None:
-            lease.remove_temporaries(path.parent)
+            lease.remove_temporaries(path.parent, now=path.stat().st_mtime)
+    except OSError as error:  # a write names no file, and others the temporary one
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

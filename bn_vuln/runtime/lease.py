@@ -126,7 +126,7 @@ def locked(folder: Path) -> Iterator[Lease | None]:
         with signals.uninterrupted():
             lease = _create(path) or _take_over(path)
         if lease is not None:
-            for one in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+            for one in _own_folders(folder):
                 remove_temporaries(one, held=True)
         yield lease
     finally:
@@ -210,13 +210,14 @@ def temporary_name(path: Path) -> str:
     return f".{path.stem}.{os.getpid()}.{_machine_tag()}{secrets.token_hex(2)}{path.suffix}"
 
 
-def remove_temporaries(folder: Path, *, held: bool = False) -> list[Path]:
+def remove_temporaries(folder: Path, *, held: bool = False, now: float | None = None) -> list[Path]:
     """Remove the temporary files that killed processes have left in a folder.
 
     Args:
         folder: The folder.
         held: This process holds its lease: then all are left by others. Else those are whose process was of this
             machine and is dead, and old ones.
+        now: The time by the clock of its file system; None: by that of this process.
 
     Returns:
         What was removed.
@@ -224,19 +225,31 @@ def remove_temporaries(folder: Path, *, held: bool = False) -> list[Path]:
     removed = []
     for path in folder.glob(".*"):
         with contextlib.suppress(OSError):
-            if is_left_over(path, held=held):
+            if is_left_over(path, held=held, now=now):
                 path.unlink()
                 removed.append(path)
     return removed
 
 
-def is_left_over(path: Path, *, held: bool = False) -> bool:
-    """Return whether a file is a temporary one that a killed process has left; `held` as above."""
+def is_left_over(path: Path, *, held: bool = False, now: float | None = None) -> bool:
+    """Return whether a file is a temporary one that a killed process has left; `held` and `now` as above."""
     found = TEMPORARY.fullmatch(path.name)
     if found is None:
         return False
     dead = found[2] == _machine_tag() and _started(int(found[1])) < 0
-    return held or dead or time.time() - path.lstat().st_mtime > OLD_SECONDS
+    return held or dead or (time.time() if now is None else now) - path.lstat().st_mtime > OLD_SECONDS
+
+
+def _own_folders(folder: Path) -> Iterator[Path]:
+    """Yield a folder and two levels of those in it, as pieces and parts have, but none that has a lease of its own."""
+    for path, folders, names in os.walk(folder):
+        depth = len(Path(path).relative_to(folder).parts)
+        if depth and LOCK in names:
+            folders.clear()
+            continue
+        if depth == 2:
+            folders.clear()
+        yield Path(path)
 
 
 # ---------------------------------------------------------------- the file
@@ -250,7 +263,8 @@ def _create(path: Path) -> Lease | None:
     lease = Lease(path, descriptor)
     try:
         lease.beat()
-    except OSError:  # a full disk
+    except OSError as error:  # a full disk
+        error.filename = str(path)
         _release(lease)
         raise
     with _beating:
@@ -267,7 +281,10 @@ def _start_beating() -> None:
 def _release(lease: Lease) -> None:
     with _beating:
         _held.pop(lease.path, None)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        if lease.is_held():
+            with contextlib.suppress(OSError):  # a full disk, or who stands still in the guard
+                stack.enter_context(guarded(lease.path.parent, timeout=BEAT_SECONDS))
         if lease.is_held():
             lease.path.unlink()
     os.close(lease.descriptor)
@@ -288,18 +305,25 @@ def _take_over(path: Path) -> Lease | None:
     expired = _expired(path)
     if expired is None:
         return None
-    with guarded(path.parent):
-        if _read(path) != expired:  # another process was faster
-            return None
-        path.unlink()
-        return _create(path)
+    try:
+        with guarded(path.parent, timeout=0):
+            if _read(path) != expired:  # another process was faster
+                return None
+            path.unlink()
+            return _create(path)
+    except filelock.Timeout:  # another process is at it, or the holder writes; one that stands still there goes on
+        return None
 
 
 @contextlib.contextmanager
-def guarded(folder: Path) -> Iterator[None]:
-    """Hold a lock of the file system for a moment; where there are none, the lease alone must do."""
+def guarded(folder: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold a lock of the file system for a moment; where there are none, the lease alone must do.
+
+    Raises:
+        filelock.Timeout: Another process holds it for so many seconds; -1: it is waited for.
+    """
     try:
-        guard: contextlib.AbstractContextManager[object] = filelock.FileLock(folder / GUARD).acquire()
+        guard: contextlib.AbstractContextManager[object] = filelock.FileLock(folder / GUARD).acquire(timeout)
     except NotImplementedError:
         guard = contextlib.nullcontext()
     with guard:

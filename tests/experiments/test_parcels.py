@@ -53,18 +53,21 @@ def test_everything_comes_back_and_what_it_needs_too(done: tuple[Task, Path]) ->
 def test_what_is_there_goes_with_the_cell(done: tuple[Task, Path], tmp_path: Path) -> None:
     task, root = done
     shutil.copytree(root, tmp_path / "here")
+    (task.folder(tmp_path / "here") / "checkpoint.npz").touch()
     seen: list[dict[str, bytes]] = []
 
     def look(one: Task, there: Path) -> Outcome:
         assert os.path.commonpath([there, tmp_path]) != str(tmp_path)
+        (one.folder(there) / "checkpoint.npz").unlink()
         seen.append(files(there))
-        (one.folder(there) / "log.txt").write_text("it broke")
+        (one.folder(there) / "note.txt").write_text("it broke")
         return Outcome("failed", "it broke")
 
     assert parcels.call(engines.Here(), look, task, tmp_path / "here", BUSY).text == "it broke"
     guards = {name for name in files(root) if name.endswith(lease.GUARD)}
     assert seen == [{name: content for name, content in files(root).items() if name not in guards}]
-    assert (task.folder(tmp_path / "here") / "log.txt").read_text() == "it broke"
+    assert (task.folder(tmp_path / "here") / "note.txt").read_text() == "it broke"
+    assert set(files(tmp_path / "here")) == set(files(root)) | {f"{task.id}/note.txt"}
 
 
 def test_a_cell_that_another_process_works_on_is_busy(done: tuple[Task, Path]) -> None:

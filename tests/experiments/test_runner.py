@@ -3,6 +3,7 @@
 import copy
 import errno
 import json
+import os
 import shutil
 
 import pytest
@@ -13,6 +14,7 @@ from bn_vuln import api, config, records
 from bn_vuln.errors import BnvulnError, ConfigError, UsageError
 from bn_vuln.experiments import attempts, catalog, runner
 from bn_vuln.experiments.runner import CellsFailedError
+from bn_vuln.experiments.task import FINISHED
 from bn_vuln.reporting import aggregate
 from bn_vuln.runtime import lease
 from bn_vuln.training import TrainingResult
@@ -382,6 +384,24 @@ def test_finished_cells_are_known_without_reading_their_records(done, tmp_path, 
             shutil.rmtree(other)
     more = runner.tasks(catalog.experiment(str(path), "full", ["perturbations.bim.steps=3"]))
     assert not any(task.is_marked(root) or task.finished(root) for task in more)
+
+
+@pytest.mark.parametrize("marked", [True, False], ids=["after it was marked", "before it was marked"])
+def test_what_a_process_left_that_was_killed_as_its_cell_was_finished_is_removed(done, tmp_path, marked):
+    path, root = done
+    root = shutil.copytree(root, tmp_path / "results")
+    api.reproduce(str(path), root=root)
+    folder = runner.tasks(catalog.experiment(str(path)))[0].folder(root)
+    if not marked:
+        (folder / FINISHED).unlink()
+    dead = {"host": "elsewhere", "machine": lease._machine(), "pid": os.getpid(), "started": 1}
+    (folder / lease.LOCK).write_text(json.dumps(dead))
+    for name in (attempts.LOG, attempts.FAILED, ".finished.1.0a1b2c3d.json"):
+        (folder / name).touch()
+    before = {one.name for one in folder.iterdir()}
+    api.reproduce(str(path), root=root)
+    left = {attempts.LOG, attempts.FAILED, lease.LOCK, ".finished.1.0a1b2c3d.json"}
+    assert {one.name for one in folder.iterdir()} == (before - left) | {FINISHED}
 
 
 def test_shards_divide_the_cells(done):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,15 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, error: BaseExc
         half_write(path, error)
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file.json"]
+
+
+def test_a_write_that_fails_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    path.touch()
+    for name in (None, ".*"):
+        with pytest.raises(OSError, match="disk full") as raised, atomic_path(path) as temporary:
+            raise OSError(errno.ENOSPC, "disk full", *([str(temporary)] if name else []))
+        assert raised.value.filename == str(path)
 
 
 def test_a_failing_rename_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

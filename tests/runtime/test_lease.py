@@ -264,14 +264,33 @@ def test_who_saw_an_expired_lease_looks_again_before_taking_it(tmp_path: Path, m
     path, real = write_lease(tmp_path), lease.guarded
 
     @contextmanager
-    def overtaken(folder: Path) -> Iterator[None]:
-        with real(folder):
+    def overtaken(folder: Path, timeout: float) -> Iterator[None]:
+        with real(folder, timeout):
             write_lease(tmp_path, pid=os.getppid())
             yield
 
     monkeypatch.setattr(lease, "guarded", overtaken)
     assert not can_lock(tmp_path)
     assert json.loads(path.read_text())["pid"] == os.getppid()
+
+
+def test_who_stands_still_while_it_writes_is_not_overtaken_there(tmp_path: Path) -> None:
+    """Nor does the other one hang: it looks again."""
+    path = write_lease(tmp_path)
+    with lease.guarded(tmp_path):
+        assert not can_lock(tmp_path)
+        assert path.exists()
+    assert can_lock(tmp_path)
+
+
+def test_who_was_overtaken_leaves_the_lease_of_the_other_one(tmp_path: Path) -> None:
+    with locked(tmp_path) as held:
+        assert held is not None
+        held.path.unlink()
+        write_lease(tmp_path, pid=os.getppid(), started=lease._started(os.getppid()))
+    found = holder(tmp_path)
+    assert found is not None
+    assert found.pid == os.getppid()
 
 
 def test_the_end_of_another_process_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,14 +309,15 @@ def test_the_end_of_another_process_is_waited_for(tmp_path: Path, monkeypatch: p
 
 
 def test_what_killed_processes_left_is_removed_with_a_lease(tmp_path: Path) -> None:
-    kept = ["config.yaml", ".gitignore", ".config.12.yaml", "records"]
-    left = [".config.123.0a1b2c3d.yaml", ".model.9.ffffffff", "records/.a.b.1.00000000.json"]
-    (tmp_path / "records").mkdir()
-    for name in (*kept[:-1], *left):
+    kept = ["config.yaml", ".gitignore", ".config.12.yaml", "run/lock.json", "run/.model.1.00000000.keras"]
+    left = [".config.123.0a1b2c3d.yaml", ".model.9.ffffffff", "records/.a.b.1.00000000.json",
+            "pieces/0a1b/.0.1.00000000.json"]  # fmt: skip
+    for name in (*kept, *left):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert can_lock(tmp_path)
-    assert names(tmp_path) == sorted(kept)
-    assert names(tmp_path / "records") == []
+    found = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(set(found) - {lease.GUARD}) == sorted(kept)
 
 
 def test_what_killed_processes_left_elsewhere_is_removed_by_who_writes_there(tmp_path: Path) -> None:
