@@ -298,6 +298,8 @@ class RayWorker:
 
 
 def _call(function: Callable[..., Result], *arguments: object) -> Result:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # by which Ray cancels; a background job ignores it
     return function(*arguments)
 
 
@@ -307,11 +309,13 @@ def _ray_workers(sweep: Sweep, most: int) -> Sequence[Worker]:
     import ray
 
     if not ray.is_initialized():
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        if sweep.ray_address is None:
+            quiet["include_dashboard"] = False
         try:
-            ray.init(address=sweep.ray_address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
-        except ValueError:  # with the address of a cluster no dashboard can be asked for
-            ray.init(address=sweep.ray_address, log_to_driver=False, logging_level="ERROR")
-        except ConnectionError as error:
+            with signals.kept():
+                ray.init(address=sweep.ray_address, **quiet)
+        except (ConnectionError, ValueError) as error:
             raise UsageError(f"--ray-address {sweep.ray_address}: no Ray cluster answers ({error})") from None
     found = ray.cluster_resources()
     hosts = [node for node in ray.nodes() if node["Alive"]]

@@ -34,7 +34,7 @@ from bn_vuln.typing import Where
 if TYPE_CHECKING:
     from bn_vuln.evaluation.classifier import Classifier
 
-MOST_ATTEMPTS = 3  # at a cell, before it is given up
+MOST_ATTEMPTS = 3  # at a cell that gets no further, before it is given up
 POLL_SECONDS = 2.0
 # What every other cell would meet as well: a full disk, a folder that cannot be written.
 OF_ALL_CELLS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -76,7 +76,7 @@ def run(
 
     Raises:
         UsageError: There are several jobs over several devices, or the engine does not have what is asked for.
-        CellsFailedError: Cells could not be finished in `MOST_ATTEMPTS` attempts. All others are.
+        CellsFailedError: Cells failed `MOST_ATTEMPTS` times without getting further. All others are finished.
         BnvulnError: Nothing can be written, as where the disk is full.
     """
     progress = progress or Quiet()
@@ -126,6 +126,7 @@ class _Sweep:
         self.running: set[str] = set()
         self.failed: list[tuple[Task, Outcome]] = []
         self.attempts: Counter[str] = Counter()
+        self.done: dict[str, int] = {}  # what was done when an attempt failed
         self.ended = threading.Event()  # an attempt, since it was looked at last
         self.is_over = False
 
@@ -171,7 +172,11 @@ class _Sweep:
         """Take note of how an attempt ended; the cell is pending again where it is not finished, and not given up."""
         if outcome.state == "stopped":
             raise BnvulnError(outcome.text)
-        self.attempts[task.id] += outcome.state == "failed"
+        if outcome.state == "failed":
+            done = _done(task.folder(self.root))
+            if done > self.done.setdefault(task.id, done):  # it goes on, so what fails is rather its worker
+                self.attempts[task.id], self.done[task.id] = 0, done
+            self.attempts[task.id] += 1
         again = outcome.state == "failed" and self.attempts[task.id] < MOST_ATTEMPTS
         if outcome.text:
             more = "; it is tried again" if again else ""
@@ -209,6 +214,14 @@ class _Sweep:
                 return Outcome("failed", str(error))
 
         return work
+
+
+def _done(folder: Path) -> int:
+    """Return what grows as a cell goes on: the number of its epochs that are kept, and of the files of its records."""
+    epochs = 0
+    with contextlib.suppress(OSError):
+        epochs = (folder / "history.csv").read_bytes().count(b"\n")
+    return epochs + sum(len(list((folder / kind).glob("*"))) for kind in records.MEASURED_FOLDERS)
 
 
 def _attempt(

@@ -92,6 +92,18 @@ def uninterrupted() -> Iterator[None]:
     check()
 
 
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Keep the handlers through a block that sets others, as the start of Ray does."""
+    handlers = _handlers()
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
 def check() -> None:
     """Raise what a signal raised before and native code swallowed, or what was put off; else do nothing.
 

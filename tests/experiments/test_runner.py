@@ -314,6 +314,22 @@ def test_a_cell_that_fails_again_and_again_is_given_up_and_does_not_stop_the_res
     assert not {attempts.LOG, attempts.FAILED, lease.LOCK} & {one.name for one in failed.folder(root).iterdir()}
 
 
+def test_failures_of_a_cell_that_gets_further_each_time_do_not_add_up(tmp_path, monkeypatch):
+    tried, real = [], runner._run_missing
+
+    def attempt(task, root, *others):
+        tried.append(task.id)
+        if tried.count(task.id) < 6:
+            (task.folder(root) / "history.csv").write_text("epoch\n" * tried.count(task.id))
+            raise RuntimeError("the host is gone")
+        (task.folder(root) / "history.csv").unlink()
+        return real(task, root, *others)
+
+    monkeypatch.setattr(runner, "_run_missing", attempt)
+    assert api.reproduce(str(tiny(tmp_path)), root=tmp_path / "results").missing == 0
+    assert len(tried) == 12
+
+
 def test_a_cell_that_is_wrong_as_it_stands_is_tried_once(tmp_path, monkeypatch):
     tried = broken(monkeypatch, UsageError("no such thing"))
     with pytest.raises(UsageError, match=r"2 of 2 cells failed.*no such thing"):

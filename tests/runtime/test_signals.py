@@ -313,3 +313,20 @@ print("ended", flush=True)
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "[1, 2]\nended\n", "")
+
+
+def test_handlers_stay_what_a_block_replaces():
+    code = """
+import os, signal
+from bn_vuln.runtime import signals
+signals.remember()
+try:
+    with signals.raised():
+        with signals.kept():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+except KeyboardInterrupt:
+    print("raised")
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "raised\n")
