@@ -60,7 +60,7 @@ class Sweep:
         slowdown: Factor of the time of cells on stragglers.
         mtbs: Mean time between two stalls of a worker.
         stall: Mean time of a stall.
-        deaths: Deaths after which a cell is given up.
+        deaths: Deaths after which a cell is given up that got no further between them.
     """
 
     cells: int = 10_000
@@ -242,7 +242,7 @@ class Simulation:
         attempt.end = now
         attempt.kept = self._in_checkpoint(now, attempt)
         self.outcome.counts["deaths"] += 1
-        attempt.cell.deaths += 1
+        attempt.cell.deaths = 1 if attempt.kept else attempt.cell.deaths + 1  # those in which it got no further
         self.outcome.lost += self._close(now, attempt) - attempt.kept
         if attempt.blocked == math.inf:
             self._at(now + self._until_expiry(), self._expire, attempt)
