@@ -63,11 +63,6 @@ class Distribution:
         """Return the progress that is shown: the chief's."""
         return progress if progress is not None and self.is_chief else Quiet()
 
-    @property
-    def errors(self) -> tuple[type[Exception], ...]:
-        """The classes of the errors by which it shows that another host is gone."""
-        return () if self.cluster is None else (backend.tensorflow().errors.OpError,)
-
     def scope(self) -> contextlib.AbstractContextManager[object]:
         """Return the context in which models and optimizers get their variables on every replica."""
         return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
@@ -289,7 +284,7 @@ def in_lockstep(function: Callable[Arguments, Result]) -> Callable[Arguments, Re
             joined = _joined[0] if _joined else ONE_DEVICE
             if joined.cluster is None or isinstance(error, LostHostError):
                 raise
-            if isinstance(error, joined.errors) and (found := _lost(str(error), joined.cluster)):
+            if found := _lost(error, joined.cluster):
                 raise found from None
             with contextlib.suppress(Exception):
                 backend.report_to_hosts(f"{_REPORTED}{(str(error) or type(error).__name__).splitlines()[0]}")
@@ -305,11 +300,13 @@ class LostHostError(BnvulnError):
 _ABORTED, _REPORTED = "Collective ops is aborted by:", "bnvuln: "  # in messages of TensorFlow
 
 
-def _lost(message: str, cluster: hosts.Cluster) -> LostHostError | None:
-    """The error where a message of TensorFlow says that the hosts no longer compute together."""
-    if _ABORTED not in message:
+def _lost(error: BaseException | None, cluster: hosts.Cluster) -> LostHostError | None:
+    """The error where TensorFlow said that the hosts no longer compute together, whatever was made of it since."""
+    while error is not None and not (isinstance(error, backend.tensorflow().errors.OpError) and _ABORTED in str(error)):
+        error = error.__context__
+    if error is None:
         return None
-    reason = message.partition(_ABORTED)[2]
+    reason = str(error).partition(_ABORTED)[2]
     name = cluster.named_in(reason)
     label = "another host" if name is None else cluster.label(name)
     if _REPORTED in reason:
