@@ -90,7 +90,9 @@ class Verification:
         repaired = sum(bool(one.repaired) for one in self.problems)
         parts = [
             f"{self.files} files checked",
-            f"{len(self.problems)} problems" if self.problems else "nothing is wrong",
+            f"{len(self.problems)} {'problem' if len(self.problems) == 1 else 'problems'}"
+            if self.problems
+            else "nothing is wrong",
         ]
         parts += [f"{repaired} repaired"] if repaired else []
         parts += [f"{len(self.busy)} folders not checked"] if self.busy else []
