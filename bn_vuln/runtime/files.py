@@ -40,10 +40,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(lease.temporary_name(path))
     try:
         yield temporary
+        now = temporary.stat().st_mtime  # by the clock of the file system
         with lease.checked(path) as held:
             os.replace(temporary, path)
         if held is None:
-            lease.remove_temporaries(path.parent, now=path.stat().st_mtime)
+            lease.remove_temporaries(path.parent, now=now)
     except OSError as error:  # a write names no file, and others the temporary one
         if error.errno is not None and error.filename in (None, str(temporary)):
             error.filename = str(path)
