@@ -909,10 +909,14 @@ def _measured(
 
 
 def _run_folders(targets: Sequence[Target], settings: Settings) -> list[Path]:
-    """The targets that are run folders, if records are kept: nothing may be trained there while they are measured."""
+    """The targets that are run folders, if records are kept: nothing may be trained there while they are measured.
+
+    One that is trained again just now has a lease, and perhaps no config yet.
+    """
     paths = [Path(target) for target in targets if isinstance(target, str | Path)]
     keeps = settings.request.root is not None and join(settings.strategy, settings.progress).is_chief
-    return [] if not keeps else [path for path in paths if (path / "config.yaml").is_file()]
+    names = ("config.yaml", lease.LOCK)
+    return [] if not keeps else [path for path in paths if any((path / name).is_file() for name in names)]
 
 
 @contextmanager

@@ -85,16 +85,18 @@ def logged(lease: Lease, progress: Progress) -> Iterator[Progress]:
         with contextlib.suppress(OSError):  # a full disk
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
-    with path.open("a", buffering=1) as log:
-        own_faults = not faulthandler.is_enabled()
+    log = path.open("a", buffering=1)
+    own_faults = not faulthandler.is_enabled()
+    if own_faults:
+        faulthandler.enable(log)  # a crash in native code leaves the line of Python there
+    try:
+        yield Noted(progress, lease.work, write)
+    except BaseException:
+        write(traceback.format_exc())
+        raise
+    finally:
         if own_faults:
-            faulthandler.enable(log)  # a crash in native code leaves the line of Python there
-        try:
-            yield Noted(progress, lease.work, write)
-        except BaseException:
-            write(traceback.format_exc())
-            raise
-        finally:
-            if own_faults:
-                faulthandler.disable()
+            faulthandler.disable()
+        with contextlib.suppress(OSError):  # which tries again to write
+            log.close()
     path.unlink(missing_ok=True)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import random
-import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
+from helpers_commands import left_over, outcome, started
 
 EXPERIMENT = """
 name: two
@@ -43,17 +38,6 @@ LINES = {
     signal.SIGTERM: "Terminated. What was finished is kept",
     signal.SIGHUP: "The terminal was closed. What was finished is kept",
 }
-TEMPORARY = re.compile(r"^\..*\.[0-9]+\.[0-9a-f]{8}(\..*)?$")
-# What differs from run to run, and digests of it: Keras writes addresses into the configs of models.
-VOLATILE = {"seconds", "images_per_second", "resumed", "sha256", "history_sha256", "model_sha256"}
-
-
-def started(folder, *words, quiet=True):
-    """A command in a session of its own, as a terminal starts it; it ignores no signal."""
-    return subprocess.Popen(
-        ["env", "--default-signal=INT,TERM,HUP", sys.executable, "-m", "bn_vuln", *words, *["-q"] * quiet],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
 
 
 def end(process, number, *, group=False):
@@ -62,44 +46,6 @@ def end(process, number, *, group=False):
         os.killpg(process.pid, number) if group else process.send_signal(number)
     _, err = process.communicate(timeout=300)
     return process.returncode, err
-
-
-def left_over(folder):
-    """The locks and temporary files in a folder."""
-    names = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    return [name for name in names if name.name == "lock.json" or TEMPORARY.match(name.name)]
-
-
-def plain(value):
-    """What a JSON file says, without what differs from run to run."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items() if key not in VOLATILE}
-    return [plain(item) for item in value] if isinstance(value, list) else value
-
-
-def content(path):
-    """What a file says."""
-    if path.suffix == ".npz":
-        with np.load(path) as arrays:
-            return {name: array.tolist() for name, array in arrays.items()}
-    if path.suffix == ".json":
-        return plain(json.loads(path.read_text()))
-    if path.suffix == ".csv":
-        return plain(list(csv.DictReader(path.open())))
-    if path.suffix == ".keras":
-        with zipfile.ZipFile(path) as archive:
-            return archive.read("model.weights.h5")
-    return path.read_text() if path.suffix == ".yaml" else None
-
-
-def outcome(folder):
-    """What is in a folder: file -> what it says; but reports, hidden files, and the times of files in finished.json."""
-    paths = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {
-        str(path): content(folder / path)
-        for path in paths
-        if not path.name.startswith(".") and path.name != "finished.json" and "report" not in path.parts
-    }
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from bn_vuln.errors import UsageError
 from bn_vuln.experiments import catalog, engines, parcels
 from bn_vuln.experiments.engines import DiedError, Worker
 from bn_vuln.experiments.task import tasks
+from bn_vuln.runtime import lease
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -100,13 +101,26 @@ def test_what_runs_is_interrupted_as_by_ctrl_c_when_the_command_ends(tmp_path: P
     assert all((folder / "kept").exists() for folder in folders)
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["shared", "not shared"])
+def kill_one_in_training(root: Path, killed: list[int]) -> None:
+    """Kill the first process that has finished an epoch."""
+    while True:
+        for log in root.glob("*/log.txt"):
+            holder = lease.holder(log.parent)
+            if holder is not None and "epoch 1/" in log.read_text():
+                os.kill(holder.pid, signal.SIGKILL)
+                killed.append(holder.pid)
+                return
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", ["shared", "not shared", "killed"])
 def test_a_sweep_on_ray_gives_the_records_of_one_without(
-    tmp_path: Path, shared: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content: dict[str, Any] = {
         "name": "tiny", "title": "Tiny", "claim": "none", "source": "none",
-        "base": {**SMALL, "train": {**SMALL["train"], "epochs": 1}}, "grid": {"normalization": ["none", "batch"]},
+        "base": {**SMALL, "train": {**SMALL["train"], "epochs": 30 if how == "killed" else 1}},
+        "grid": {"normalization": ["none", "batch"]},
         "seeds": [0], "evaluation": {"limit": 50},
         "perturbations": {"clean": {"kind": "clean"}, "pgd": {"kind": "attack", "eps": 0.1, "steps": 2}},
         "table": {"columns": {"clean": "clean"}}, "claims": [],
@@ -115,10 +129,14 @@ def test_a_sweep_on_ray_gives_the_records_of_one_without(
     path.write_text(yaml.safe_dump(content))
     api.reproduce(str(path), root=tmp_path / "here")
     assert parcels.all_hosts_share(tmp_path / "here")
-    if not shared:
+    if how == "not shared":
         monkeypatch.setattr(parcels, "all_hosts_share", lambda root: False)
+    killed: list[int] = []
     log, root = MessageLog(), tmp_path / "ray"
+    if how == "killed":
+        threading.Thread(target=kill_one_in_training, args=(root, killed), daemon=True).start()
     api.reproduce(str(path), root=root, engine="ray", jobs=2, cpus_per_cell=1, progress=log)
+    assert len(killed) == sum("Ray lost it" in line for line in log.lines) == (how == "killed")
     for task in tasks(catalog.experiment(str(path))):
         assert task.is_marked(root)
         found, expected = (

@@ -17,6 +17,7 @@ from bn_vuln.experiments.runner import CellsFailedError
 from bn_vuln.experiments.task import FINISHED
 from bn_vuln.reporting import aggregate
 from bn_vuln.runtime import lease
+from bn_vuln.runtime.progress import Quiet
 from bn_vuln.training import TrainingResult
 
 BIM = {"kind": "attack", "attack": "bim", "eps": 0.1}
@@ -418,6 +419,16 @@ def test_what_a_process_left_that_was_killed_as_its_cell_was_finished_is_removed
     api.reproduce(str(path), root=root)
     left = {attempts.LOG, attempts.FAILED, lease.LOCK, ".finished.1.0a1b2c3d.json"}
     assert {one.name for one in folder.iterdir()} == (before - left) | {FINISHED}
+
+
+def test_a_log_that_cannot_be_written_hides_no_error(tmp_path):
+    def attempt(held):
+        with attempts.logged(held, Quiet()):
+            raise RuntimeError("broken")
+
+    (tmp_path / attempts.LOG).symlink_to("/dev/full")
+    with lease.locked(tmp_path) as held, pytest.raises(RuntimeError, match="broken"):
+        attempt(held)
 
 
 def test_shards_divide_the_cells(done):
