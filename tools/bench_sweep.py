@@ -6,7 +6,7 @@
 
 `overhead`: a sweep of MNIST MLPs by `reproduce`. The first cell of each worker warms it up; between its first and its
 last cell, `overhead_percent` is the time that no record counts as training or measuring, in percent of what records
-count. `engine`: the same of an engine whose cells sleep, beside the exact ideal. `recognition`: the seconds until a
+count. `engine`: what an engine takes for itself, whose cells sleep. `recognition`: the seconds until a
 sweep of which all is done has found that out, in a new process; the cells are one that was trained, written again under
 other seeds; the first time all files are read, later times the marks of finished cells. `cells`: one cell each in a new
 process, medians of turns.
@@ -112,7 +112,7 @@ def engine(jobs: int, seconds: float, cells: int) -> dict[str, Any]:
     return {
         "cells": cells * jobs,
         "seconds": round(took, 3),
-        "overhead_percent": round(100 * (took / (cells * seconds) - 1), 3),
+        "overhead_ms_a_cell": round(1000 * (took / cells - seconds), 1),
     }
 
 
@@ -235,7 +235,7 @@ def main() -> None:
         with scratch() as folder:
             changes = TINY if args.smoke else {}
             results["overhead"] = {f"jobs_{jobs}": overhead(folder, jobs, args.cells, changes) for jobs in args.jobs}
-        pause = 0.2 if args.smoke else 60.0
+        pause = 0.2 if args.smoke else 10.0
         results["engine"] = {f"jobs_{jobs}": engine(jobs, pause, args.cells) for jobs in args.jobs}
     if "recognition" in args.only:
         with scratch() as folder:
