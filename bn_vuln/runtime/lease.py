@@ -257,7 +257,7 @@ def _own_folders(folder: Path) -> Iterator[Path]:
 
 def _create(path: Path) -> Lease | None:
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask
     except FileExistsError:
         return None
     lease = Lease(path, descriptor)
@@ -322,8 +322,10 @@ def guarded(folder: Path, timeout: float = -1) -> Iterator[None]:
     Raises:
         filelock.Timeout: Another process holds it for so many seconds; -1: it is waited for.
     """
+    mode = folder.stat().st_mode & 0o666 | 0o600  # who may write into the folder may hold it
     try:
-        guard: contextlib.AbstractContextManager[object] = filelock.FileLock(folder / GUARD).acquire(timeout)
+        guard: contextlib.AbstractContextManager[object]
+        guard = filelock.FileLock(folder / GUARD, mode=mode).acquire(timeout)
     except NotImplementedError:
         guard = contextlib.nullcontext()
     with guard:

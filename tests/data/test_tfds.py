@@ -557,3 +557,11 @@ def test_the_bundled_set_needs_no_folder(offline):
     assert described["state"] == "bundled"
     assert all((Path(described["folder"]) / file["name"]).stat().st_size == file["size"] for file in described["files"])
     assert not offline.exists()
+
+
+def test_a_builder_leaves_no_temporary_folder(tmp_path, monkeypatch):
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    assert builders.find_builder("cifar10").name == "cifar10"
+    assert list((tmp_path / "tmp").iterdir()) == []

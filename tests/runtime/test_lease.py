@@ -341,6 +341,16 @@ with files.atomic_path(Path({str(tmp_path)!r}) / "a.txt") as temporary:
     assert names(tmp_path) == sorted([alive, elsewhere, "b.txt"])
 
 
+def test_who_may_write_into_a_folder_may_hold_its_guard(tmp_path: Path) -> None:
+    for mode in (0o700, 0o770, 0o755):
+        folder = tmp_path / f"{mode:o}"
+        folder.mkdir()
+        folder.chmod(mode)
+        with lease.guarded(folder):
+            pass
+        assert (folder / lease.GUARD).stat().st_mode & 0o777 == mode & 0o666
+
+
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"), locked(tmp_path / "file"):

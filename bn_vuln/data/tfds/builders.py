@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +48,8 @@ def find_builder(name: str) -> DatasetBuilder:
         raise BnvulnError(message) from error
 
     try:
-        builder = tensorflow_datasets.builder(name, data_dir=str(paths.data_dir()))
+        with _own_temporary_folder():
+            builder = tensorflow_datasets.builder(name, data_dir=str(paths.data_dir()))
     except tensorflow_datasets.core.DatasetNotFoundError:
         raise _unknown(name) from None
     except Exception as error:
@@ -63,6 +67,18 @@ def find_builder(name: str) -> DatasetBuilder:
         raise BnvulnError(f"{name}: {first_line(error)}{remedy}") from error
     supervised(name, builder)
     return builder
+
+
+@contextlib.contextmanager
+def _own_temporary_folder() -> Iterator[None]:
+    """Remove the temporary folders of the block: TFDS makes one for each set that is not prepared, and leaves it."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory() as folder:
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 def _unknown(name: str) -> UsageError:
