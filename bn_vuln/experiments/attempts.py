@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bn_vuln import records
-from bn_vuln.runtime.files import atomic_write
+from bn_vuln.runtime.files import atomic_write, remove
 from bn_vuln.runtime.lease import Lease
 from bn_vuln.runtime.progress import Noted, Progress
 
@@ -58,13 +58,13 @@ def failure(folder: Path) -> Failure | None:
 def forget(folder: Path) -> None:
     """Remove log and failure of a run folder, whose cell is finished."""
     for name in (LOG, FAILED):
-        (folder / name).unlink(missing_ok=True)
+        remove(folder / name)
 
 
 def _last_lines(folder: Path) -> list[str]:
     try:
-        return (folder / LOG).read_text(errors="replace").splitlines()[-MOST_LINES:]
-    except OSError:
+        return records.read_file(folder / LOG).decode(errors="replace").splitlines()[-MOST_LINES:]
+    except (OSError, ValueError):
         return []
 
 
@@ -85,7 +85,7 @@ def logged(lease: Lease, progress: Progress) -> Iterator[Progress]:
         with contextlib.suppress(OSError):  # a full disk
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
-    log = path.open("a", buffering=1)
+    log = path.open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
     own_faults = not faulthandler.is_enabled()
     if own_faults:
         faulthandler.enable(log)  # a crash in native code leaves the line of Python there
@@ -99,4 +99,4 @@ def logged(lease: Lease, progress: Progress) -> Iterator[Progress]:
             faulthandler.disable()
         with contextlib.suppress(OSError):  # which tries again to write
             log.close()
-    path.unlink(missing_ok=True)
+    remove(path)

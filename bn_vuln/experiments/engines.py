@@ -26,8 +26,8 @@ from bn_vuln.runtime.memory import SHARE_VARIABLE
 
 POLL_SECONDS = 1.0
 GRACE_SECONDS = 10.0  # in which a worker that is to end writes its checkpoint
-# Variables that workers on other hosts need as well.
-PASSED_ON = ("KERAS_BACKEND", "TFDS_DATA_DIR", "TF_CPP_MIN_LOG_LEVEL", "TF_DETERMINISTIC_OPS", "JAX_PLATFORMS")
+# Variables that workers on other hosts need as well, by how they begin.
+PASSED_ON = ("BNVULN_", "KERAS_", "TFDS_", "TF_", "XLA_", "JAX_", "NVIDIA_TF32_OVERRIDE")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -148,17 +148,16 @@ class ProcessWorker:
 
     def call(self, function: Callable[..., Result], *arguments: object) -> Result:
         """Call a function in the process."""
-        from joblib.externals.loky import ProcessPoolExecutor
-        from joblib.externals.loky.process_executor import BrokenProcessPool
+        from joblib.externals.loky.process_executor import BrokenProcessPool, ShutdownExecutorError
 
         with self._starting, signals.blocked():
             if self._is_ended:
                 raise DiedError("it was ended before it began")
-            if self._executor is None:
-                self._executor = ProcessPoolExecutor(
-                    1, timeout=None, env=self._variables, initializer=_start_worker, initargs=(self._threads,)
-                )
-            called = self._executor.submit(_work, function, *arguments)
+            try:
+                called = self._started().submit(_work, function, *arguments)
+            except (BrokenProcessPool, ShutdownExecutorError):  # it was killed while it had nothing to do
+                self._executor = None
+                called = self._started().submit(_work, function, *arguments)
         try:
             result: Result = called.result()
         except BrokenProcessPool as error:
@@ -166,12 +165,21 @@ class ProcessWorker:
             raise DiedError(_how(str(error))) from None
         return result
 
+    def _started(self) -> Any:
+        """Return the executor of the process, started if there is none."""
+        from joblib.externals.loky import ProcessPoolExecutor
+
+        if self._executor is None:
+            own = {"initializer": _start_worker, "initargs": (self._threads, os.getpid())}
+            self._executor = ProcessPoolExecutor(1, timeout=None, env=self._variables, **own)
+        return self._executor
+
     def end(self) -> None:
         """End the process: as Ctrl-C does where it works, and if it goes on, kill it."""
         with self._starting:  # a process that is about to start would outlive this
             self._is_ended, executor = True, self._executor
         if executor is not None:
-            signals.end_processes(list(executor._processes), GRACE_SECONDS)
+            signals.end_processes(list(getattr(executor, "_processes", ())), GRACE_SECONDS)
             executor.shutdown(wait=False, kill_workers=True)
 
 
@@ -206,8 +214,9 @@ def _variables(worker: int, jobs: int, gpus_per_cell: float | None) -> dict[str,
     own = gpus[first : first + max(1, int(share))] if share else []
     variables["CUDA_VISIBLE_DEVICES"] = ",".join(own)
     if 0 < share < 1:  # TensorFlow and JAX would each take nearly all of its memory
+        beside = sum(int(other * share + 1e-9) == first for other in range(jobs))
         variables["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
-        variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * share:.3f}"
+        variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / beside:.3f}"
     return variables
 
 
@@ -223,14 +232,14 @@ def _gpus() -> list[str]:
         return []
 
 
-def _start_worker(threads: int) -> None:
+def _start_worker(threads: int, parent: int) -> None:
     """Prepare a worker process, before TensorFlow is imported."""
     from joblib.externals.loky import process_executor
 
     # loky replaces a worker that has grown by 300 MB, which every one with TensorFlow does, and a start takes seconds.
     process_executor._USE_PSUTIL = False
     backend.limit_threads(threads)
-    exit_with_parent()
+    exit_with_parent(parent)
 
 
 def _work(function: Callable[..., Result], *arguments: object) -> Result:
@@ -239,13 +248,12 @@ def _work(function: Callable[..., Result], *arguments: object) -> Result:
         return function(*arguments)
 
 
-def exit_with_parent() -> None:
+def exit_with_parent(parent: int) -> None:
     """End this process when its parent is gone: as SIGTERM does, so that it keeps what is finished.
 
     loky's workers outlive a parent that is killed until their work is done, which may be hours of training that no one
     waits for.
     """
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -269,12 +277,16 @@ class RayWorker:
 
         self._remote: Any = ray.remote(**options)(_call)
         self._running: Any = None
+        self._starting, self._is_ended = threading.Lock(), False
 
     def call(self, function: Callable[..., Result], *arguments: object) -> Result:
         """Call a function in a task."""
         import ray
 
-        self._running = self._remote.remote(function, *arguments)  # which `end` cancels, if an interruption comes
+        with self._starting:
+            if self._is_ended:
+                raise DiedError("it was ended before it began")
+            self._running = self._remote.remote(function, *arguments)  # which `end` cancels, if an interruption comes
         try:
             result: Result = ray.get(self._running)
         except ray.exceptions.RayTaskError as error:
@@ -290,7 +302,9 @@ class RayWorker:
         """Cancel the task that runs, as Ctrl-C does, and if it goes on, kill its process."""
         import ray
 
-        if (running := self._running) is not None:
+        with self._starting:
+            self._is_ended, running = True, self._running
+        if running is not None:
             with contextlib.suppress(Exception):
                 ray.cancel(running)
                 ray.wait([running], timeout=GRACE_SECONDS)
@@ -328,10 +342,11 @@ def _ray_workers(sweep: Sweep, most: int) -> Sequence[Worker]:
         own_cpus = largest if sweep.cpus_per_cell is None else own_cpus
     if own_cpus > largest or own_gpus > max(node["Resources"].get("GPU", 0.0) for node in hosts):
         raise UsageError(f"no host of the cluster has {own_cpus} CPUs and {own_gpus:g} GPUs for a cell")
-    passed = {name: os.environ[name] for name in os.environ if name in PASSED_ON or name.startswith("BNVULN_")}
+    passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON) and name != "TF_CONFIG"}
     threads = {name: str(own_cpus) for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")}
     variables = {**passed, **threads, SHARE_VARIABLE: str(min(1.0, own_cpus / largest))}
-    options = {"num_cpus": own_cpus, "num_gpus": own_gpus, "max_retries": 0, "runtime_env": {"env_vars": variables}}
+    options = {"num_cpus": own_cpus, "num_gpus": own_gpus, "runtime_env": {"env_vars": variables}}
+    options |= {"max_retries": 0, "max_calls": 0}  # this loop tries again; and processes stay, on GPUs too
     return [RayWorker(options) for _ in range(min(jobs, most))]
 
 
@@ -348,6 +363,9 @@ def all_hosts_see(path: Path) -> bool:
     asked = []
     for node in ray.nodes():
         if node["Alive"]:
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             asked.append(ray.remote(num_cpus=0, scheduling_strategy=there)(sees).remote(path))
-    return all(ray.get(asked))
+    try:
+        return all(ray.get(asked))
+    except ray.exceptions.RayError:  # a host that is gone meanwhile
+        return False

@@ -19,7 +19,7 @@ from bn_vuln.experiments import engines
 from bn_vuln.experiments.engines import Worker
 from bn_vuln.experiments.task import Task
 from bn_vuln.runtime import lease
-from bn_vuln.runtime.files import atomic_write
+from bn_vuln.runtime.files import atomic_write, remove
 
 Result = TypeVar("Result")
 
@@ -48,14 +48,16 @@ def call(worker: Worker, run: Callable[[Task, Path], Result], task: Task, root: 
         The result. Also of a failed attempt all files are here.
 
     Raises:
-        DiedError: What ran it was killed, and nothing came back.
+        DiedError: What ran it was killed or interrupted, and nothing came back: its checkpoint is lost.
     """
     for cell in task.needs:
         needed = Task(cell)
         if not needed.is_trained(root):
             with lease.waited(needed.folder(root)):
                 if not needed.is_trained(root):
-                    _send(worker, run, needed, root)
+                    outcome = _send(worker, run, needed, root)
+                    if not needed.is_trained(root):
+                        return outcome
     with lease.locked(task.folder(root)) as held:
         return busy if held is None else _send(worker, run, task, root)
 
@@ -67,7 +69,7 @@ def _send(worker: Worker, run: Callable[[Task, Path], Result], task: Task, root:
     unpack(parcel, root, {task.id})
     for name in _names(sent) - _names(parcel):  # what was removed there, as a checkpoint
         if PurePosixPath(name).parts[0] == task.id:
-            (root / name).unlink(missing_ok=True)
+            remove(root / name)
     if task.finished(root):
         task.mark(root)
     return result
@@ -88,7 +90,7 @@ def _names(parcel: bytes) -> set[str]:
 def pack(folders: Iterable[Path]) -> bytes:
     """Return run folders as one zip archive, without their leases and temporary files."""
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
+    with zipfile.ZipFile(content, "w", strict_timestamps=False) as archive:
         for folder in folders:
             for path in sorted(folder.rglob("*")):
                 if path.is_file() and path.name[0] != "." and path.name != lease.LOCK:
@@ -110,6 +112,7 @@ def unpack(parcel: bytes, root: Path, only: set[str] | None = None) -> None:
     with zipfile.ZipFile(io.BytesIO(parcel)) as archive:
         for name in archive.namelist():
             path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or (only is not None and path.parts[0] not in only):
+            is_plain = len(path.parts) > 1 and not path.is_absolute() and ".." not in path.parts
+            if not is_plain or path.name in (lease.LOCK, lease.GUARD) or (only and path.parts[0] not in only):
                 raise BnvulnError(f"a host sent a file that is not of its cell: {name}")
             atomic_write(root / path, archive.read(name))

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import os
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 MOST_ATTEMPTS = 3  # at a cell that gets no further, before it is given up
 POLL_SECONDS = 2.0
 # What every other cell would meet as well: a full disk, a folder that cannot be written.
-OF_ALL_CELLS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+OF_ALL_CELLS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+DENIED = (errno.EACCES, errno.EPERM)
 
 
 class CellsFailedError(BnvulnError):
@@ -82,7 +84,8 @@ def run(
     progress = progress or Quiet()
     if records.is_packed(root):
         raise UsageError(f"{root}: a packed store, which is read-only; unpack it first: bnvuln unpack {root} runs")
-    if (sweep.engine == "ray" or (sweep.jobs or 1) > 1) and strategy == "mirrored":
+    divided = sweep.engine == "ray" or (sweep.jobs or 1) > 1 or sweep.cpus_per_cell or sweep.gpus_per_cell
+    if divided and strategy == "mirrored":
         raise UsageError("--jobs and --engine ray divide the cells, --strategy mirrored each cell: use one of them")
     todo = sweep.cells(tasks(experiment, where))  # before anything is written, since it raises for a wrong experiment
     unmarked = [task for task in todo if not task.is_marked(root) or _is_left(task.folder(root))]
@@ -154,12 +157,16 @@ class _Sweep:
             self.ended.clear()
             for _ in range(len(self.pending)):
                 task = self.pending.popleft()
-                failure = attempts.failure(task.folder(self.root))
+                folder = task.folder(self.root)
+                if lease.is_locked(folder):
+                    self.pending.append(task)
+                    continue
+                failure = attempts.failure(folder)
                 if failure is not None and failure != failures[task.id]:  # another process gave it up meanwhile
                     self.failed.append((task, Outcome("failed", failure.reason)))
-                elif lease.is_locked(task.folder(self.root)):
-                    self.pending.append(task)
                 elif not task.is_marked(self.root):
+                    with lease.locked(folder):  # takes over one that has expired, which a worker would watch anew
+                        pass
                     self.running.add(task.id)
                     yield task
             if self.pending and not self.running and not said:
@@ -184,12 +191,15 @@ class _Sweep:
         if again or outcome.state == "busy":
             self.pending.append(task)
         elif outcome.state != "finished":
-            self.failed.append((task, outcome))
             with lease.locked(task.folder(self.root)) as held:
-                if held is not None:
+                if held is None:  # another process is at it
+                    self.pending.append(task)
+                else:
+                    self.failed.append((task, outcome))
                     attempts.give_up(task.folder(self.root), outcome.text, max(1, self.attempts[task.id]))
         self.running.discard(task.id)
-        self.ended.set()
+        if outcome.state != "busy":  # which is looked at again after a while
+            self.ended.set()
 
     def _say_who_works(self) -> None:
         for task in list(self.pending)[:3]:
@@ -207,11 +217,15 @@ class _Sweep:
 
         def work(worker: Worker, task: Task) -> Outcome:
             try:
-                if shared:
-                    return worker.call(run, task, self.root.absolute())
-                return parcels.call(worker, run, task, self.root, Outcome("busy", ""))
+                if not shared:
+                    outcome = parcels.call(worker, run, task, self.root, Outcome("busy", ""))
+                    return replace(outcome, state="failed") if outcome.state == "stopped" else outcome
+                outcome = worker.call(run, task, self.root.absolute())
             except DiedError as error:
                 return Outcome("failed", str(error))
+            if outcome.state == "finished" and not task.finished(self.root):
+                return Outcome("failed", f"finished on a host that does not share {self.root}")
+            return outcome
 
         return work
 
@@ -238,17 +252,19 @@ def _attempt(
             return Outcome("failed", "it ended without all of its records")
         return Outcome("finished", f"finished in {time.monotonic() - begun:.0f} s")
     except Exception as error:
-        return _of_error(error)
+        return _of_error(error, root)
 
 
-def _of_error(error: Exception) -> Outcome:
+def _of_error(error: Exception, root: Path) -> Outcome:
     """Return the outcome of an attempt that an error ended."""
     known = isinstance(error, BnvulnError | OSError | MemoryError)
     text = explain(error)[1] if known else f"{type(error).__name__}: {error}"
     text = " ".join(text.split())[:500]
     if isinstance(error, lease.LeaseLostError):
         return Outcome("busy", text)
-    if isinstance(error, OSError) and error.errno in OF_ALL_CELLS:
+    if isinstance(error, OSError) and (
+        error.errno in OF_ALL_CELLS or (error.errno in DENIED and not os.access(root, os.W_OK))
+    ):
         return Outcome("stopped", text)
     return Outcome("refused" if isinstance(error, UsageError) else "failed", text)
 
@@ -315,12 +331,12 @@ def _train_other(task: Task, root: Path, strategy: Strategy, progress: Progress)
 
     That process never waits for this one: a cell is trained before the sources of its transfers are.
     """
-    while not task.is_trained(root):
-        with lease.locked(task.folder(root)) as held:
-            if held is not None:
-                _train_if_missing(task, root, strategy, progress)
-        if held is None:
-            time.sleep(POLL_SECONDS)
+    if task.is_trained(root):
+        return
+    with lease.waited(task.folder(root), progress):
+        _train_if_missing(task, root, strategy, progress)
+    if not task.is_trained(root):
+        raise BnvulnError(f"{task.folder(root)}: what was trained there just now cannot be read")
 
 
 def _train_if_missing(task: Task, root: Path, strategy: Strategy, progress: Progress) -> records.TrainingRecord:

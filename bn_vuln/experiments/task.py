@@ -119,7 +119,7 @@ class Task:
         """Return whether the cell was noted as finished, and its files have not changed since, in size or time."""
         folder = self.folder(root)
         try:
-            noted = json.loads((folder / FINISHED).read_bytes())
+            noted = json.loads(records.read_file(folder / FINISHED))
             return self.ids() <= set(noted["ids"]) and noted["files"] == _files(folder)
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return False

@@ -42,7 +42,8 @@ from bn_vuln.records.reading import (
     unpack_bits,
 )
 from bn_vuln.records.schema import SCHEMA, ExternalRecord, MeasurementRecord, Record, TrainingRecord
-from bn_vuln.runtime.files import atomic_write
+from bn_vuln.runtime import lease
+from bn_vuln.runtime.files import atomic_write, remove
 from bn_vuln.runtime.limits import check_archive, read_file
 from bn_vuln.typing import AnyArray, Arrays, Mask
 
@@ -320,13 +321,14 @@ def set_aside(path: Path) -> Path | None:
         return None
     others = (path.with_name(f"{path.name}.damaged{number or ''}") for number in itertools.count())
     free = next(other for other in others if not other.exists())
-    return path.rename(free)
+    with lease.checked(path):
+        return path.rename(free)
 
 
 def clear_run(folder: Path) -> None:
     """Remove a run's files (not the lease), so that it can be trained again."""
     for name in ("training.json", "model.keras", "history.csv", "config.yaml", "checkpoint.npz", "failed.json"):
-        (folder / name).unlink(missing_ok=True)
+        remove(folder / name)
     clear_measured(folder)
 
 
@@ -334,9 +336,9 @@ def clear_measured(folder: Path) -> None:
     """Remove what was measured of a run."""
     for kind in MEASURED_FOLDERS:
         if (folder / kind).is_symlink():
-            (folder / kind).unlink()  # and nothing of what it leads to
+            remove(folder / kind)  # and nothing of what it leads to
         for path in (folder / kind).glob("*"):
-            path.unlink()
+            remove(path)
     shutil.rmtree(folder / PARTS, ignore_errors=True)
 
 

@@ -53,6 +53,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, if it is there.
+
+    Raises:
+        LeaseLostError: As `atomic_path`.
+    """
+    with lease.checked(path):
+        path.unlink(missing_ok=True)
+
+
 def regular_file_stat(path: Path) -> os.stat_result:
     """Look at a file without opening it: opening a pipe or a device may never return, or do something.
 

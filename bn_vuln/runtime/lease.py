@@ -10,20 +10,22 @@ writes nothing more (`checked`).
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import functools
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import filelock
 
 from bn_vuln.errors import BnvulnError
 from bn_vuln.runtime import signals
@@ -35,16 +37,22 @@ GUARD = ".lock"  # held for the moment in which a lease is looked at and then re
 BEAT_SECONDS = 5.0
 EXPIRES_SECONDS = 45.0
 POLL_SECONDS = 2.0
+GUARD_SECONDS = 60.0  # after which who waits for the guard gives up: a process stands still in it
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # of a file system without them
 OLD_SECONDS = 3600.0  # after which a temporary file is one that a killed process has left
 SIZE = 4096  # of the file, in bytes: each write covers all of it
 
 _held: dict[Path, Lease] = {}  # those of this process, by their file
-_seen: dict[Path, tuple[bytes, float]] = {}  # what was seen of others' leases, and when first
+_seen: dict[Path, tuple[bytes, float, float]] = {}  # what was seen of others' leases, when first and when last
 _beating = threading.Lock()
 
 
 class LeaseLostError(BnvulnError):
     """Another process has taken over the folder, since this one stood still."""
+
+
+class GuardError(BnvulnError):
+    """Another process stands still in the guard of a folder."""
 
 
 @dataclass(frozen=True)
@@ -89,24 +97,26 @@ class Lease:
     work: Plain = field(default_factory=dict)
     beats: int = 0
     since: float = field(default_factory=time.time)
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
+    thread: int = field(default_factory=threading.get_ident)
 
     def beat(self) -> None:
         """Write the lease with the counter moved on, into the very file that was created."""
         self.beats += 1
         owner = {"host": socket.gethostname(), "machine": _machine(), "pid": os.getpid()}
-        owner |= {"started": _started(os.getpid()), "since": self.since, "beats": self.beats}
-        text = json.dumps({**owner, "work": self.work})
+        owner |= {"started": _started(os.getpid()), "since": self.since, "beats": self.beats, "token": self.token}
+        text = json.dumps({**owner, "work": dict(self.work)}, default=str)
         if len(text) >= SIZE:
             text = json.dumps({**owner, "work": {}})
         os.pwrite(self.descriptor, f"{text:<{SIZE - 1}}\n".encode(), 0)
         os.fsync(self.descriptor)  # else other hosts of a network file system do not see it
 
     def is_held(self) -> bool:
-        """Return False where another process has taken over."""
-        try:
-            return os.path.samestat(os.stat(self.path), os.fstat(self.descriptor))
-        except FileNotFoundError:
-            return False
+        """Return False where another process has taken over.
+
+        The file is opened and read: a network file system may answer other questions of what it remembers.
+        """
+        return self.token.encode() in (_read(self.path) or b"")
 
 
 @contextlib.contextmanager
@@ -120,7 +130,7 @@ def locked(folder: Path) -> Iterator[Lease | None]:
         OSError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = (folder / LOCK).resolve()
+    path = folder.resolve() / LOCK
     lease = None
     try:
         with signals.uninterrupted():
@@ -168,14 +178,15 @@ def holder(folder: Path) -> Holder | None:
 
 
 def holds(folder: Path) -> bool:
-    """Return whether this process holds the lease of a folder."""
-    return (folder / LOCK).resolve() in _held
+    """Return whether this thread holds the lease of a folder."""
+    lease = _held.get(folder.resolve() / LOCK)
+    return lease is not None and lease.thread == threading.get_ident()
 
 
 def is_locked(folder: Path) -> bool:
     """Return whether there is a lease of a folder that has not expired, by what has been seen of it so far."""
-    path = (folder / LOCK).resolve()
-    return path.exists() and _expired(path) is None
+    content = _read(path := folder.resolve() / LOCK)
+    return content is not None and not _has_expired(path, content)
 
 
 @contextlib.contextmanager
@@ -269,6 +280,7 @@ def _create(path: Path) -> Lease | None:
         raise
     with _beating:
         _held[path] = lease
+        _seen.pop(path, None)
     _start_beating()
     return lease
 
@@ -283,7 +295,7 @@ def _release(lease: Lease) -> None:
         _held.pop(lease.path, None)
     with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
         if lease.is_held():
-            with contextlib.suppress(OSError):  # a full disk, or who stands still in the guard
+            with contextlib.suppress(OSError, GuardError):  # a full disk, or who stands still in the guard
                 stack.enter_context(guarded(lease.path.parent, timeout=BEAT_SECONDS))
         if lease.is_held():
             lease.path.unlink()
@@ -296,76 +308,124 @@ def _keep_beating() -> None:
     while not pause.wait(BEAT_SECONDS):
         with _beating:
             for lease in _held.values():
-                with contextlib.suppress(OSError):  # the next one may succeed; if none does, the lease expires
+                with contextlib.suppress(Exception):  # the next one may succeed; if none does, the lease expires
                     lease.beat()
+
+
+def _after_fork() -> None:
+    """A forked child holds none of the leases of its parent, and has no thread that beats."""
+    global _beating  # noqa: PLW0603
+    _beating = threading.Lock()
+    for lease in _held.values():
+        os.close(lease.descriptor)
+    _held.clear()
+    _seen.clear()
+    _start_beating.cache_clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _take_over(path: Path) -> Lease | None:
     """Replace an expired lease by a new one; the guard makes looking and replacing one step."""
-    expired = _expired(path)
-    if expired is None:
+    content = _read(path)
+    if content is None or not _has_expired(path, content):
         return None
     try:
         with guarded(path.parent, timeout=0):
-            if _read(path) != expired:  # another process was faster
+            if _read(path) != content:  # another process was faster
                 return None
             path.unlink()
             return _create(path)
-    except filelock.Timeout:  # another process is at it, or the holder writes; one that stands still there goes on
+    except GuardError:  # another process is at it, or the holder writes; one that stands still there goes on
         return None
 
 
 @contextlib.contextmanager
-def guarded(folder: Path, timeout: float = -1) -> Iterator[None]:
-    """Hold a lock of the file system for a moment; where there are none, the lease alone must do.
+def guarded(folder: Path, timeout: float = GUARD_SECONDS) -> Iterator[None]:
+    """Hold a lock of the file system for a moment; where it has none, the lease alone must do.
 
     Raises:
-        filelock.Timeout: Another process holds it for so many seconds; -1: it is waited for.
+        GuardError: Another process has held it for so many seconds.
     """
     mode = folder.stat().st_mode & 0o666 | 0o600  # who may write into the folder may hold it
+    descriptor = os.open(folder / GUARD, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, mode)
     try:
-        guard: contextlib.AbstractContextManager[object]
-        guard = filelock.FileLock(folder / GUARD, mode=mode).acquire(timeout)
-    except NotImplementedError:
-        guard = contextlib.nullcontext()
-    with guard:
+        with contextlib.suppress(PermissionError):  # the file of another user
+            os.fchmod(descriptor, mode)
+        _flock(descriptor, time.monotonic() + timeout, folder)
         yield
+    finally:
+        os.close(descriptor)  # which releases it
 
 
-def _expired(path: Path) -> bytes | None:
-    """Return what an expired lease says; None of one that has not expired, as far as this process has watched it."""
-    content = _read(path)
-    if content is None or path in _held:
-        return None
+def _flock(descriptor: int, deadline: float, folder: Path) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise GuardError(f"{folder / GUARD}: another process has held it too long; is it suspended?") from None
+            time.sleep(0.02)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            return
+        else:
+            return
+
+
+def _has_expired(path: Path, content: bytes) -> bool:
+    """Return whether a lease has expired, as far as this process has watched it."""
+    if path in _held:
+        return False
     found = _holder(content)
     if found is not None and found.is_dead:
-        return content
-    first, when = _seen.get(path, (None, 0.0))
-    if first != content:
-        _seen[path] = content, time.monotonic()
-        return None
-    return content if time.monotonic() - when >= EXPIRES_SECONDS else None
+        return True
+    now, own = time.monotonic(), hashlib.sha256(content).digest()
+    seen, first, last = _seen.get(path, (b"", now, now))
+    if seen != own or now - last > EXPIRES_SECONDS / 2:  # it beats, or this process has stood still, or has not looked
+        first = now
+    _seen[path] = own, first, now
+    return now - first >= EXPIRES_SECONDS
 
 
 def _read(path: Path) -> bytes | None:
-    """Return the bytes of a lease, of which no more than it can have are read; None where there is none."""
+    """Return the bytes of a lease, of which no more than it can have are read; None where there is none.
+
+    What is no file, as a link or a pipe, is a lease that says nothing.
+    """
     try:
-        with path.open("rb") as file:
-            return file.read(SIZE)
-    except FileNotFoundError:
-        return None
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        return None if error.errno in (errno.ENOENT, errno.ESTALE, errno.ENOTDIR) else b""
+    try:
+        return os.read(descriptor, SIZE) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    except OSError as error:
+        return None if error.errno == errno.ESTALE else b""
+    finally:
+        os.close(descriptor)
 
 
 def _holder(content: bytes) -> Holder | None:
     try:
         found = json.loads(content)
+        since = float(found.get("since", 0))
+        work = found.get("work", {})
+        kinds: dict[str, type | tuple[type, ...]] = {
+            "title": str, "unit": str, "done": int, "total": int, "left": (int, float)
+        }  # fmt: skip
         return Holder(
             host=str(found["host"]),
             machine=str(found.get("machine", "")),
             pid=int(found["pid"]),
             started=int(found.get("started", 0)),
-            since=float(found.get("since", 0)),
-            work=dict(found.get("work", {})),
+            since=since if 0 <= since < 2**33 else 0.0,
+            work={
+                key: work[key]
+                for key, kind in kinds.items()
+                if isinstance(work.get(key), kind) and (key in ("title", "unit") or math.isfinite(work[key]))
+            },
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         return None
@@ -375,10 +435,10 @@ def _holder(content: bytes) -> Holder | None:
 
 
 def _machine() -> str:
-    """Return what is equal for processes that see each other: the boot of the machine, and the PID namespace."""
+    """Return what is equal for processes that see each other: boot and name of the machine, and the PID namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+        return f"{boot} {os.readlink('/proc/self/ns/pid')} {socket.gethostname()}"
     except OSError:
         return ""
 
@@ -392,9 +452,9 @@ def _machine_tag() -> str:
 def _started(pid: int) -> int:
     """Return when a process started, in ticks since boot; 0 where that is not seen, -1 where it is dead."""
     try:
-        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return -1 if status[0] in "ZX" else int(status[19])  # a zombie is dead, though not buried
-    except OSError:
+        status = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return -1 if status[0] in b"ZX" else int(status[19])  # a zombie is dead, though not buried
+    except (OSError, ValueError, IndexError):
         pass
     try:
         os.kill(pid, 0)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bn_vuln import records
 from bn_vuln.records import digests
-from bn_vuln.runtime import backend
+from bn_vuln.runtime import backend, files
 from bn_vuln.runtime.progress import Epoch
 from bn_vuln.typing import Arrays, KerasModel, Optimizer, Plain, Variable
 
@@ -95,7 +95,7 @@ def read(folder: Path) -> bytes | None:
 
 def remove(folder: Path) -> None:
     """Remove the checkpoint of a finished run, which has its model and records."""
-    (folder / NAME).unlink(missing_ok=True)
+    files.remove(folder / NAME)
 
 
 def parse(content: bytes) -> tuple[Plain, Arrays]:

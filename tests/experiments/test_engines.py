@@ -19,7 +19,8 @@ from bn_vuln.experiments.engines import DiedError, Worker
 CHILD = """
 import time
 from bn_vuln.experiments import engines
-engines.exit_with_parent()
+import os
+engines.exit_with_parent(os.getppid())
 print("ready", flush=True)
 time.sleep(300)
 """
@@ -68,6 +69,22 @@ def test_a_killed_call_is_lost_alone():
     assert "its process was killed by SIGKILL" in found["b"]
 
 
+def test_a_process_that_was_killed_while_it_had_nothing_to_do_is_replaced():
+    with engines.opened(Sweep(jobs=2), 2) as (worker, _):
+        first = worker.call(os.getpid)
+        os.kill(first, signal.SIGKILL)
+        while runs(first):
+            time.sleep(0.05)
+        time.sleep(0.5)
+        assert worker.call(os.getpid) != first
+
+
+def test_what_is_used_of_loky_is_there():
+    from joblib.externals.loky import process_executor
+
+    assert hasattr(process_executor, "_USE_PSUTIL")  # or workers would be replaced after each cell, quietly
+
+
 def test_what_the_work_raises_ends_it():
     def broken(worker: Worker, item: str) -> None:
         if item == "b":
@@ -89,6 +106,7 @@ def test_there_are_no_more_workers_than_work():
         (2, None, ["0", "1"]),
         (4, None, ["0", "0", "1", "1"]),
         (2, 0.5, ["0", "0"]),
+        (3, None, ["0", "0", "1"]),
         (1, 2, ["0,1"]),
         (2, 0, ["", ""]),
     ],
@@ -99,6 +117,9 @@ def test_gpus_are_divided_among_cells(monkeypatch, jobs, gpus_per_cell, expected
     assert [one["CUDA_VISIBLE_DEVICES"] for one in found] == expected
     shared = len(set(expected)) < len(expected) and expected[0] != ""
     assert all(("TF_FORCE_GPU_ALLOW_GROWTH" in one) is shared for one in found)
+    for gpu in set(expected):
+        on_it = [one for one in found if one["CUDA_VISIBLE_DEVICES"] == gpu]
+        assert sum(float(one.get("XLA_PYTHON_CLIENT_MEM_FRACTION", 0)) for one in on_it) <= 0.901
 
 
 def test_more_gpus_than_there_are_are_refused(monkeypatch):

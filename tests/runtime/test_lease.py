@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -18,8 +19,9 @@ from pathlib import Path
 import pytest
 from helpers_runs import MessageLog
 
+from bn_vuln import records
 from bn_vuln.runtime import lease
-from bn_vuln.runtime.files import atomic_write
+from bn_vuln.runtime.files import atomic_write, remove
 from bn_vuln.runtime.lease import LOCK, LeaseLostError, holder, is_locked, locked, waited
 
 
@@ -57,6 +59,15 @@ def other_process(folder: Path, *before: str) -> Iterator[tuple[subprocess.Popen
 def can_lock(folder: Path) -> bool:
     with locked(folder) as held:
         return held is not None
+
+
+def watch(folder: Path, clock: list[float], seconds: float) -> None:
+    """Let time go on, and look at the lease now and then, as who waits does."""
+    while seconds > 0:
+        step = min(seconds, 10.0)
+        clock[0] += step
+        seconds -= step
+        is_locked(folder)
 
 
 def write_lease(folder: Path, **changes: object) -> Path:
@@ -181,10 +192,10 @@ def test_a_lease_of_elsewhere_is_taken_over_when_it_stands_still(
     else:
         write_lease(tmp_path, **changes)
     assert not can_lock(tmp_path)
-    clock[0] += lease.EXPIRES_SECONDS - 1
+    watch(tmp_path, clock, lease.EXPIRES_SECONDS - 1)
     assert is_locked(tmp_path)
     assert not can_lock(tmp_path)
-    clock[0] += 1
+    watch(tmp_path, clock, 1)
     assert not is_locked(tmp_path)
     assert can_lock(tmp_path)
     assert names(tmp_path) == []
@@ -196,6 +207,102 @@ def test_a_lease_of_elsewhere_that_beats_is_never_taken_over(tmp_path: Path, clo
         assert not can_lock(tmp_path)
         clock[0] += lease.EXPIRES_SECONDS - 1
     assert (tmp_path / LOCK).exists()
+
+
+def test_who_has_not_watched_a_lease_does_not_know_that_it_stood_still(tmp_path: Path, clock: list[float]) -> None:
+    write_lease(tmp_path, machine="another")
+    assert not can_lock(tmp_path)
+    clock[0] += 10 * lease.EXPIRES_SECONDS  # this process, or the file server, stood still
+    assert not can_lock(tmp_path)
+    watch(tmp_path, clock, lease.EXPIRES_SECONDS)
+    assert can_lock(tmp_path)
+
+
+def test_a_lease_that_is_a_link_or_a_pipe_is_no_way_out_of_its_folder(tmp_path: Path, clock: list[float]) -> None:
+    important, folder = tmp_path / "important.txt", tmp_path / "run"
+    important.write_text("important")
+    folder.mkdir()
+    for make in (
+        lambda path: path.symlink_to(important),
+        lambda path: path.symlink_to(tmp_path / "nowhere"),
+        os.mkfifo,
+    ):
+        make(folder / LOCK)
+        assert not can_lock(folder)
+        watch(folder, clock, lease.EXPIRES_SECONDS)
+        with locked(folder) as held:
+            assert held
+            with lease.checked(folder / "file") as own:
+                assert own is held
+        assert names(folder) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["important.txt", "run"]
+    assert important.read_text() == "important"
+
+
+def test_what_a_lease_says_is_checked(tmp_path: Path) -> None:
+    wrong = {"title": 5, "left": float("inf"), "done": "x", "total": 3, "unit": "steps", "more": []}
+    write_lease(tmp_path, work=wrong, since=1e300)
+    found = holder(tmp_path)
+    assert found is not None
+    assert (found.since, found.work) == (0.0, {"total": 3, "unit": "steps"})
+
+
+def test_each_thread_holds_its_own_leases(tmp_path: Path) -> None:
+    with locked(tmp_path), ThreadPoolExecutor(1) as pool:
+        assert lease.holds(tmp_path)
+        assert pool.submit(lease.holds, tmp_path).result() is False
+
+
+def test_a_forked_process_holds_no_lease_and_beats_for_its_own(tmp_path: Path) -> None:
+    code = f"""
+import os, time
+from pathlib import Path
+from bn_vuln.runtime import lease
+lease.BEAT_SECONDS = 0.05
+with lease.locked(Path({str(tmp_path / "parent")!r})):
+    time.sleep(0.2)
+    if (child := os.fork()) == 0:
+        assert not lease.holds(Path({str(tmp_path / "parent")!r}))
+        with lease.locked(Path({str(tmp_path / "child")!r})) as held:
+            time.sleep(0.5)
+            os._exit(0 if held.beats > 2 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert lease.is_locked(Path({str(tmp_path / "parent")!r}))
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_work_that_json_does_not_hold_ends_no_beating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with locked(tmp_path) as held:
+        assert held
+        held.work["done"] = Path("of no kind of JSON")
+        held.beat()
+        assert holder(tmp_path) is not None
+
+
+def test_a_file_system_without_locks_and_a_guard_that_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = pytest.raises(lease.GuardError, match=r"\.lock: another process has held it")
+    with lease.guarded(tmp_path), held, lease.guarded(tmp_path, timeout=0.1):
+        pass
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lease.fcntl, "flock", refuse)
+    with lease.guarded(tmp_path):
+        pass
+
+
+def test_what_is_removed_or_renamed_needs_the_lease(tmp_path: Path) -> None:
+    for name in ("checkpoint.npz", "a.json"):
+        (tmp_path / name).touch()
+    with locked(tmp_path):
+        (tmp_path / LOCK).unlink()
+        write_lease(tmp_path)
+        for change in (lambda: remove(tmp_path / "checkpoint.npz"), lambda: records.set_aside(tmp_path / "a.json")):
+            with pytest.raises(LeaseLostError):
+                change()
+    assert names(tmp_path) == ["a.json", "checkpoint.npz", LOCK]
 
 
 def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +335,7 @@ def test_a_suspended_holder_loses_its_lease_and_writes_nothing_more(tmp_path: Pa
         process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED)
         assert not can_lock(tmp_path)
-        clock[0] += lease.EXPIRES_SECONDS
+        watch(tmp_path, clock, lease.EXPIRES_SECONDS)
         with locked(tmp_path) as held:
             assert held
             process.send_signal(signal.SIGCONT)
@@ -369,12 +476,12 @@ def test_two_pid_namespaces_of_one_host_keep_each_other_out(tmp_path: Path, cloc
         assert found is not None
         assert found.pid != process.pid  # a process of ours may have the same id
         assert not can_lock(tmp_path)
-        clock[0] += lease.EXPIRES_SECONDS - 1
+        watch(tmp_path, clock, lease.EXPIRES_SECONDS - 1)
         time.sleep(0.5)  # it beats
         assert not can_lock(tmp_path)
         process.kill()
         process.wait()
         time.sleep(0.3)
         assert not can_lock(tmp_path)
-        clock[0] += lease.EXPIRES_SECONDS
+        watch(tmp_path, clock, lease.EXPIRES_SECONDS)
         assert can_lock(tmp_path)
