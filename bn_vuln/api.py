@@ -845,7 +845,8 @@ def _opened(target: Target, settings: Settings, *, own_limit: bool = False) -> O
     if settings.request.dataset is not None:
         data.prepare(settings.request.dataset)  # before TensorFlow is started: mistakes are named within a second
     opened = opening.open_target(target, settings.request, choose(settings.strategy), hosts.shown(settings.progress))
-    hosts.agree(model=opened.classifier.id, weights=opened.classifier.model.weights, evaluation=opened.evaluation)
+    if hosts.hosts > 1:
+        hosts.agree(model=opened.classifier.id, weights=opened.classifier.model.weights, evaluation=opened.evaluation)
     if not own_limit:
         return opened
     return replace(opened, evaluation=without_large_limit(opened.evaluation, opened.classifier))

@@ -138,9 +138,10 @@ class _Sweep:
         self.pending.extend(unfinished)
         failures = {task.id: attempts.failure(task.folder(self.root)) for task in unfinished}  # of earlier runs
         with engines.opened(self.sweep, len(unfinished)) as workers, contextlib.ExitStack() as stack:
-            if not isinstance(workers[0], engines.Here):
+            here = isinstance(workers[0], engines.Here)
+            if not here:
                 stack.enter_context(progress_task(self.progress, "cells", len(unfinished), "cells"))
-            attempted = engines.run(workers, self._work(workers), self._offered(failures))
+            attempted = engines.run(workers, self._work(workers), self._offered(failures, say=here))
             stack.callback(attempted.close)
             try:
                 for task, outcome in attempted:
@@ -150,9 +151,9 @@ class _Sweep:
                 self.is_over = True
         return self.failed
 
-    def _offered(self, failures: Mapping[str, attempts.Failure | None]) -> Iterator[Task]:
+    def _offered(self, failures: Mapping[str, attempts.Failure | None], *, say: bool) -> Iterator[Task]:
         """Yield cells that no other process works on, until none is pending or runs."""
-        said = False
+        said, number = False, 0
         while not self.is_over and (self.pending or self.running):
             self.ended.clear()
             for _ in range(len(self.pending)):
@@ -168,6 +169,9 @@ class _Sweep:
                     with lease.locked(folder):  # takes over one that has expired, which a worker would watch anew
                         pass
                     self.running.add(task.id)
+                    number += 1
+                    if say:
+                        self.progress.message(f"cell {number}/{len(failures)}: {describe_cell(task.cell)}")
                     yield task
             if self.pending and not self.running and not said:
                 self._say_who_works()

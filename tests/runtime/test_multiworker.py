@@ -141,8 +141,8 @@ def cluster(own, addresses=None):
     return hosts.Cluster({f"worker:{i}": one for i, one in enumerate(json.loads(text)["cluster"]["worker"])}, own)
 
 
-def meet_all(chief, others, versions):
-    """What each host is told, with versions by name of the host."""
+def meet_all(chief, others, versions, pause=0.0):
+    """What each host is told, with versions by name of the host; the last one comes after a pause."""
     told = {}
 
     def meet(one):
@@ -153,8 +153,10 @@ def meet_all(chief, others, versions):
 
     said: list[str] = []
     threads = [threading.Thread(target=meet, args=(one,)) for one in (chief, *others)]
-    for thread in threads:
+    for thread in threads[:-1]:
         thread.start()
+    time.sleep(pause)
+    threads[-1].start()
     for thread in threads:
         thread.join()
     return told, said
@@ -199,7 +201,7 @@ def test_two_hosts_of_one_name_are_refused(monkeypatch):
     monkeypatch.setattr(hosts, "ANSWER_SECONDS", 0.2)
     text = tf_configs(3)[0]
     one = [cluster(f"worker:{i}", text) for i in range(3)]
-    told, _ = meet_all(one[0], [one[1], one[1], one[2]], {f"worker:{i}": {} for i in range(3)})
+    told, _ = meet_all(one[0], [one[1], one[1], one[2]], {f"worker:{i}": {} for i in range(3)}, pause=2)
     assert "two hosts have the task worker:1" in str(told["worker:0"])
 
 
