@@ -72,8 +72,7 @@ def read(root: Path) -> Plain:
 
 def _state(folder: Path) -> str:
     """Return the state of a cell that is not finished."""
-    holder = lease.holder(folder)
-    if (folder / lease.LOCK).exists() and not (holder is not None and holder.is_dead):
+    if lease.is_locked(folder):
         return "running"
     return "waiting" if attempts.failure(folder) is None else "failed"
 
