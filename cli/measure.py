@@ -79,7 +79,11 @@ PATH = click.Path(path_type=Path)
 _SHOWN = ("input_scale", "resize", "output", "class_names", "weights")
 
 target_argument = cloup.argument("model", required=False, type=PATH, metavar="[RUN or MODEL]")
-computing_options = o.options(fields(EvaluateOptions, "batch_size", "strategy", hidden=True), o.measuring_options)
+computing_options = o.options(
+    fields(EvaluateOptions, "batch_size", hidden=True),
+    cloup.option_group("Devices", fields(EvaluateOptions, "strategy")),
+    o.measuring_options,
+)
 runs_option = cloup.option("--runs", type=o.OUTPUT_FOLDER, default="runs", show_default=True, help="Results folder.")
 
 

@@ -11,7 +11,7 @@ import click
 import cloup
 from cloup.constraints import If, accept_none
 
-from bn_vuln.config import Cell, ExperimentPart, Scale, Sweep, parse_number, validate
+from bn_vuln.config import ALL_CELLS, Cell, ExperimentPart, Scale, Sweep, parse_number, validate
 from bn_vuln.config.options import fields, given
 from bn_vuln.evaluation.settings import EvaluateOptions
 
@@ -93,13 +93,19 @@ def reproduce(
     else:
         part = plans.parse_part(name, scale or "full", where, seeds)
         experiment, todo = plans.resolve(part, overrides)
-        todo = validate(Sweep, given(Sweep), "reproduce").cells(todo)
+        sweep, whole = validate(Sweep, given(Sweep), "reproduce"), len(todo)
+        todo = sweep.cells(todo)
+        if not todo:
+            raise click.UsageError(f"--shard {sweep.shard}: none of the {whole} cells is in it")
         if dry_run:
             o.output(as_json, *listing.dry_run(experiment, todo))
         else:
             if not options["quiet"]:
                 o.log(listing.announcement(experiment, todo, root))
             _run(part, overrides, as_json=as_json, root=root, **options)
+            if sweep.shard != ALL_CELLS.shard and not options["quiet"]:
+                others = whole - len(todo)
+                o.log(f"shard {sweep.shard}: {others} cells are of other shards; without --shard what is left is run")
 
 
 @o.command("scale-input", WIDTH_EXAMPLES)

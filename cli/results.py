@@ -17,12 +17,13 @@ from . import options as o
 if TYPE_CHECKING:
     from bn_vuln.reporting.pages import Format
 
-WATCH_SECONDS = 2.0
+WATCH_SECONDS, IDLE_SECONDS = 2.0, 60.0  # between two looks; without anything that runs, until watching ends
 STATUS = """
   bnvuln status                 # of runs/
   bnvuln status runs --watch    # until nothing runs or waits
   bnvuln status runs --json
 """
+_WATCH = "Show it again every few seconds, until nothing waits, or nothing has run for a minute."
 LIST = """
   bnvuln list                       # runs and external models in runs/
   bnvuln list results/paper         # a packed store
@@ -67,7 +68,11 @@ VERIFY = """
 
 @o.command("status", STATUS)
 @cloup.argument("folder", type=o.FOLDER, metavar="[DIR]", default="runs")
-@cloup.option("--watch", is_flag=True, help="Show it again every few seconds, until nothing runs or waits.")
+@cloup.option(
+    "--watch",
+    is_flag=True,
+    help="Show it again every few seconds, until nothing runs or waits, or for a minute nothing has run.",
+)
 @o.json_option
 def status(folder: Path, watch: bool, as_json: bool) -> None:
     """Show how far a results folder is: finished, running, failed and waiting cells.
@@ -86,9 +91,11 @@ def status(folder: Path, watch: bool, as_json: bool) -> None:
         return
     with o.live() as show:
         show(text(found))
-        while not is_over(found):
+        worked = time.monotonic()
+        while not is_over(found) and time.monotonic() - worked < IDLE_SECONDS:
             time.sleep(WATCH_SECONDS)
             show(text(found := api.status(folder)))
+            worked = time.monotonic() if found["running"] else worked
 
 
 @o.command("list", LIST)
@@ -236,6 +243,7 @@ def verify(context: click.Context, folder: Path, repair: bool, as_json: bool, qu
     lines += [f"{path}: of a name that bnvuln does not write; left alone" for path in found.unknown]
     o.output(as_json, data, "\n".join([*lines, f"{folder}: {found.summary}"]))
     if not quiet:
-        for command in found.commands or [f"bnvuln list {o.quote(folder)}"]:
+        first = [] if found.is_whole or repair else [f"bnvuln verify {o.quote(folder)} --repair"]
+        for command in (*first, *found.commands):
             o.log(f"next: {command}")
     context.exit(0 if found.is_whole else 1)

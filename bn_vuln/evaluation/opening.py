@@ -96,9 +96,10 @@ def check(target: Target, request: Request) -> None:
         raise UsageError(f"{target} is a run of this package, which knows how it is called: leave out {names}")
     if path.is_dir() and not records.is_run_folder(path):
         raise UsageError(f"{target}: not a run folder (no config.yaml); see bnvuln list {target}")
-    for name in ("training.json", "model.keras") if path.is_dir() else ():
-        if not (path / name).exists():
-            raise BnvulnError(f"{target}: no finished training here (no {name})")
+    if path.is_dir() and not (path / "training.json").exists():
+        raise BnvulnError(f"{target}: no finished training here (no training.json)")
+    if path.is_dir() and not (path / "model.keras").exists():
+        raise BnvulnError(f"{target}: the model is not there (no model.keras); bnvuln train --force trains it again")
 
 
 def open_target(

@@ -12,6 +12,7 @@ import importlib.util
 import os
 import queue
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -186,7 +187,7 @@ class ProcessWorker:
 def _how(text: str) -> str:
     """Return how a worker ended, of what loky says about it."""
     names = [name for name in ("SIGKILL", "SIGSEGV", "SIGABRT", "SIGTERM", "SIGBUS") if name in text]
-    more = " (the system kills the largest process when memory is exhausted)" if "SIGKILL" in names else ""
+    more = " (by hand, or by the system where memory is exhausted)" if "SIGKILL" in names else ""
     return f"its process was killed{' by ' + names[0] if names else ''}{more}"
 
 
@@ -197,6 +198,8 @@ def _local_workers(sweep: Sweep, most: int) -> Sequence[Worker]:
     if jobs == 1 and sweep.cpus_per_cell is None and sweep.gpus_per_cell is None:
         return [Here()]
     cores = len(os.sched_getaffinity(0))
+    if (sweep.cpus_per_cell or 0) > cores:
+        raise UsageError(f"--cpus-per-cell {sweep.cpus_per_cell}: there are {cores} cores")
     threads = sweep.cpus_per_cell or max(1, cores // jobs)
     return [ProcessWorker(threads, _variables(worker, jobs, sweep.gpus_per_cell)) for worker in range(jobs)]
 
@@ -209,7 +212,10 @@ def _variables(worker: int, jobs: int, gpus_per_cell: float | None) -> dict[str,
         return variables
     share = min(1.0, len(gpus) / jobs) if gpus_per_cell is None else gpus_per_cell
     if share * jobs > len(gpus) + 1e-9:
-        raise UsageError(f"--gpus-per-cell {share:g} for {jobs} cells at a time: there are {len(gpus)} GPUs")
+        cells = "one cell" if jobs == 1 else f"{jobs} cells"
+        raise UsageError(
+            f"--gpus-per-cell {share:g} for {cells} at a time: there are {len(gpus)} GPUs; without it they are divided"
+        )
     first = int(worker * share + 1e-9)
     own = gpus[first : first + max(1, int(share))] if share else []
     variables["CUDA_VISIBLE_DEVICES"] = ",".join(own)
@@ -317,6 +323,16 @@ def _call(function: Callable[..., Result], *arguments: object) -> Result:
     return function(*arguments)
 
 
+def _check_ray_answers(address: str | None) -> None:
+    """Refuse an address at which nothing answers: Ray would ask again and again, and hear no signal meanwhile."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise UsageError(f"--ray-address {address}: nothing answers there ({error})") from None
+
+
 def _ray_workers(sweep: Sweep, most: int) -> Sequence[Worker]:
     if importlib.util.find_spec("ray") is None:
         raise UsageError("--engine ray needs Ray: pip install 'bnvuln[ray]'")
@@ -326,11 +342,14 @@ def _ray_workers(sweep: Sweep, most: int) -> Sequence[Worker]:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if sweep.ray_address is None:
             quiet["include_dashboard"] = False
+        _check_ray_answers(sweep.ray_address)
         try:
             with signals.kept():
                 ray.init(address=sweep.ray_address, **quiet)
-        except (ConnectionError, ValueError) as error:
-            raise UsageError(f"--ray-address {sweep.ray_address}: no Ray cluster answers ({error})") from None
+        except (ConnectionError, ValueError):
+            raise UsageError(
+                f"--ray-address {sweep.ray_address}: no Ray cluster answers; `ray start --head` begins one on a host"
+            ) from None
     found = ray.cluster_resources()
     hosts = [node for node in ray.nodes() if node["Alive"]]
     cpus, gpus = int(found.get("CPU", 1)), found.get("GPU", 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from bn_vuln import records
 from bn_vuln.config import describe_cell
 from bn_vuln.errors import BnvulnError, UsageError
-from bn_vuln.experiments import attempts
+from bn_vuln.experiments import attempts, catalog
 from bn_vuln.experiments.task import tasks
 from bn_vuln.runtime import lease
 from bn_vuln.runtime.progress import duration
@@ -55,7 +56,8 @@ def read(root: Path) -> Plain:
                     states[task.id] = "finished" if task.finished(root) else _state(task.folder(root))
             counts = Counter(states[task.id] for task in todo)
             found["experiments"].append(
-                {"name": experiment.name, "scale": experiment.scale, "cells": len(todo),
+                {"name": experiment.name, "scale": experiment.scale, "overrides": list(experiment.overrides),
+                 "command": f"{catalog.command(experiment)} --out {shlex.quote(str(root))}", "cells": len(todo),
                  **{state: counts[state] for state in STATES}}
             )  # fmt: skip
     for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
@@ -100,12 +102,15 @@ def text(found: Plain) -> str:
             f"         after {one['attempts']} attempts: {one['reason']} ({one['log']})",
         ]
     lines += [f"damaged  {damaged}" for damaged in found["damaged"]]
-    return "\n".join(lines) or "no experiment here, and nothing runs"
+    if not found["running"]:
+        lines += [f"nothing runs; next: {one['command']}" for one in found["experiments"] if one["waiting"]]
+    return "\n".join(lines) or "no experiment here, and nothing runs; bnvuln list shows the models of a folder"
 
 
 def _counts(one: Plain) -> str:
     states = [f"{one[state]} {state}" for state in STATES if one[state]]
-    return f"{one['name']} at scale {one['scale']}: {one['cells']} cells, {', '.join(states)}"
+    changed = "".join(f", {override}" for override in one["overrides"])
+    return f"{one['name']} at scale {one['scale']}{changed}: {one['cells']} cells, {', '.join(states)}"
 
 
 def _work(one: dict[str, Any]) -> str:
@@ -124,5 +129,5 @@ def _work(one: dict[str, Any]) -> str:
 
 
 def is_over(found: Plain) -> bool:
-    """Return whether nothing runs and nothing waits."""
-    return not found["running"] and not any(one["waiting"] + one["running"] for one in found["experiments"])
+    """Return whether nothing waits and nothing runs."""
+    return not found["running"] and not any(one["waiting"] for one in found["experiments"])

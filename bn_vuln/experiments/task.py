@@ -91,9 +91,14 @@ class Task:
         return [plan for plan in plans if plan.perturbations or plan.measurements]
 
     def finished(self, root: Path) -> bool:
-        """Return whether the cell is trained (or recorded as failed) and every record is there and whole."""
+        """Return whether the cell is trained (or recorded as failed) and every record is there and whole.
+
+        The model need not be there, as in published results; one that was damaged, and set aside, is made again.
+        """
         if self.is_marked(root):
             return True
+        if self._has_lost_model(root):
+            return False
         store = records.FolderStore(root)
         return store.training(self.id) is not None and not self._missing_in(store)
 
@@ -120,9 +125,14 @@ class Task:
         folder = self.folder(root)
         try:
             noted = json.loads(records.read_file(folder / FINISHED))
-            return self.ids() <= set(noted["ids"]) and noted["files"] == _files(folder)
+            is_same = self.ids() <= set(noted["ids"]) and noted["files"] == _files(folder)
+            return is_same and not self._has_lost_model(root)
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return False
+
+    def _has_lost_model(self, root: Path) -> bool:
+        folder = self.folder(root)
+        return (folder / "model.keras.damaged").exists() and not (folder / "model.keras").exists()
 
     def _missing_of(self, plan: EvaluationPlan, store: records.FolderStore) -> EvaluationPlan:
         cell_id = self.id

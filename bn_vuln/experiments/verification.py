@@ -149,7 +149,7 @@ def verify(root: Path, *, repair: bool = False, progress: Progress | None = None
         return _packed(root)
     if _is_worked_in(root):
         return _one(root, repair)
-    if any(root.iterdir()) and not _is_ours(root):
+    if not _is_ours(root):
         raise UsageError(f"{root}: no results folder, run, packed store or audit")
     return _results(root, repair, progress or Quiet())
 

@@ -102,7 +102,9 @@ def open_trained(folder: Path) -> tuple[Cell, TrainingRecord, Path]:
     if store.damaged:
         raise DamagedError(store.damaged[0])
     if training is None or path is None:
-        raise BnvulnError(f"{folder}: no finished training here (no {'model.keras' if training else 'training.json'})")
+        if training is None:
+            raise BnvulnError(f"{folder}: no finished training here (no training.json)")
+        raise BnvulnError(f"{folder}: the model is not there (no model.keras); bnvuln train --force trains it again")
     if training.state == "failed":
         raise BnvulnError(f"{folder}: failed to train ({training.reason}); there is nothing to evaluate")
     return cell, training, path

@@ -51,6 +51,16 @@ def test_reproduce_asks_for_one_experiment(bnvuln, reproduced, tmp_path):
     )  # fmt: skip
 
 
+def test_a_shard_has_its_cells_alone(bnvuln, reproduced, tmp_path):
+    assert "8 cells:" in bnvuln("reproduce", "table6", "--shard", "2/4", "--dry-run")[1]
+    err = bnvuln("reproduce", "table6", "--shard", "2/4", "--out", tmp_path)[2]
+    assert err.startswith("table6 at scale full: 8 of 30 cells\n")
+    assert asked(reproduced)[1]["shard"] == "2/4"
+    code, out, err = bnvuln("reproduce", "table6", "--shard", "31/40", "--out", tmp_path)
+    assert (code, out) == (2, "")
+    assert "--shard 31/40: none of the 30 cells is in it" in err
+
+
 def test_quiet_says_nothing_before_the_table(bnvuln, reproduced, tmp_path):
     assert bnvuln("reproduce", "table6", "--out", tmp_path, "-q")[2] == "Error: stopped\n"
 

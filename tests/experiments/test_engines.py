@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -124,7 +125,9 @@ def test_gpus_are_divided_among_cells(monkeypatch, jobs, gpus_per_cell, expected
 
 def test_more_gpus_than_there_are_are_refused(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    with pytest.raises(UsageError, match="--gpus-per-cell 1 for 3 cells at a time: there are 2 GPUs"):
+    with pytest.raises(
+        UsageError, match="--gpus-per-cell 1 for 3 cells at a time: there are 2 GPUs; without it they are divided"
+    ):
         engines._variables(0, 3, 1)
 
 
@@ -134,6 +137,21 @@ def test_ray_address_is_for_ray():
         engines.opened(Sweep(ray_address="auto"), 1),
     ):
         pass
+
+
+def test_more_cores_than_there_are_are_refused():
+    with pytest.raises(UsageError, match="--cpus-per-cell 999: there are"), engines.opened(Sweep(cpus_per_cell=999), 1):
+        pass
+
+
+def test_an_address_at_which_nothing_answers_is_refused_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    for given in (address, f"ray://{address}", "127.0.0.1:99999"):
+        with pytest.raises(UsageError, match=r"--ray-address .*: nothing answers there"):
+            engines._check_ray_answers(given)
+    for given in (None, "auto"):
+        engines._check_ray_answers(given)
 
 
 def test_without_ray_it_says_what_to_install(monkeypatch):

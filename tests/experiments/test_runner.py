@@ -431,6 +431,19 @@ def test_a_log_that_cannot_be_written_hides_no_error(tmp_path):
         attempt(held)
 
 
+def test_a_model_that_was_damaged_and_set_aside_is_made_again(done, tmp_path):
+    path, root = done
+    root = shutil.copytree(root, tmp_path / "results")
+    api.reproduce(str(path), root=root)
+    task, other = runner.tasks(catalog.experiment(str(path)))
+    for one, name in ((task, "model.keras.damaged"), (other, "elsewhere.keras")):
+        (one.folder(root) / "model.keras").rename(one.folder(root) / name)
+    assert [one.finished(root) for one in (task, other)] == [False, True]  # published results have no models
+    api.reproduce(str(path), root=root)
+    assert [(one.folder(root) / "model.keras").exists() for one in (task, other)] == [True, False]
+    assert task.is_marked(root)
+
+
 def test_shards_divide_the_cells(done):
     path, _ = done
     cells = runner.tasks(catalog.experiment(str(path)))

@@ -42,8 +42,11 @@ def test_cells_are_counted_and_those_at_work_described(todo: list[Task], tmp_pat
     root = tmp_path / "runs"
     first = api.status(root)
     (counted,) = first["experiments"]
+    command = f"bnvuln reproduce four.yaml --out {root}"
+    assert status.text(first).endswith(f"\nnothing runs; next: {command}")
     assert counted == {
-        "name": "four", "scale": "full", "cells": 4, "finished": 1, "running": 0, "failed": 0, "waiting": 3
+        "name": "four", "scale": "full", "overrides": [], "command": command,
+        "cells": 4, "finished": 1, "running": 0, "failed": 0, "waiting": 3,
     }  # fmt: skip
     assert not status.is_over(first)
     todo[3].folder(root).mkdir()
@@ -98,8 +101,19 @@ def test_watching_ends_when_nothing_runs_or_waits(
     assert (code, waited) == (0, [True])
     assert out.splitlines() == [
         "four at scale full: 4 cells, 1 finished, 3 waiting",
+        f"nothing runs; next: bnvuln reproduce four.yaml --out {tmp_path / 'runs'}",
         "four at scale full: 4 cells, 4 finished",
     ]
+
+
+def test_watching_ends_when_nothing_has_run_for_a_while(
+    todo: list[Task], tmp_path: Path, bnvuln: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bn_vuln.cli.results.IDLE_SECONDS", 0.05)
+    monkeypatch.setattr("bn_vuln.cli.results.WATCH_SECONDS", 0.02)
+    code, out, _ = bnvuln("status", tmp_path / "runs", "--watch")
+    assert code == 0
+    assert "nothing runs; next: bnvuln reproduce four.yaml" in out
 
 
 def test_what_cannot_be_read_is_named(todo: list[Task], tmp_path: Path) -> None:
@@ -112,4 +126,7 @@ def test_what_cannot_be_read_is_named(todo: list[Task], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a packed store, where nothing runs"):
         api.status(Path(__file__).parents[2] / "results" / "paper")
     (tmp_path / "empty").mkdir()
-    assert status.text(api.status(tmp_path / "empty")) == "no experiment here, and nothing runs"
+    assert (
+        status.text(api.status(tmp_path / "empty"))
+        == "no experiment here, and nothing runs; bnvuln list shows the models of a folder"
+    )
