@@ -49,6 +49,7 @@ def test_a_killed_worker_costs_its_cell_alone(folder: Path, undisturbed: dict[st
     is_as(undisturbed, folder, (code, out, err))
 
 
+@pytest.mark.slow
 def test_a_killed_command_takes_its_workers_with_it(folder: Path, undisturbed: dict[str, Any]) -> None:
     process = started(folder, *SWEEP, hook="slow", SECONDS=0.5)
     _, worker = wait_for(lambda: in_training(folder))
