@@ -149,7 +149,11 @@ class ProcessWorker:
 
     def call(self, function: Callable[..., Result], *arguments: object) -> Result:
         """Call a function in the process."""
-        from joblib.externals.loky.process_executor import BrokenProcessPool, ShutdownExecutorError
+        from joblib.externals.loky.process_executor import (
+            BrokenProcessPool,
+            ShutdownExecutorError,
+            TerminatedWorkerError,
+        )
 
         with self._starting, signals.blocked():
             if self._is_ended:
@@ -161,9 +165,12 @@ class ProcessWorker:
                 called = self._started().submit(_work, function, *arguments)
         try:
             result: Result = called.result()
-        except BrokenProcessPool as error:
+        except TerminatedWorkerError as error:
             self._executor = None
             raise DiedError(_how(str(error))) from None
+        except BrokenProcessPool as error:  # what was called, or what it returned, cannot be pickled
+            self._executor = None
+            raise DiedError(f"{str(error).splitlines()[0]} {error.__cause__ or ''}".strip()) from None
         return result
 
     def _started(self) -> Any:

@@ -10,12 +10,16 @@ import sys
 import time
 from pathlib import Path
 
+import cloudpickle
 import pytest
 
 from bn_vuln.config import Sweep
 from bn_vuln.errors import UsageError
 from bn_vuln.experiments import engines
 from bn_vuln.experiments.engines import DiedError, Worker
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers need not find this file
+
 
 CHILD = """
 import time
@@ -78,6 +82,20 @@ def test_a_process_that_was_killed_while_it_had_nothing_to_do_is_replaced():
             time.sleep(0.05)
         time.sleep(0.5)
         assert worker.call(os.getpid) != first
+
+
+class Broken:
+    """What cannot be read where it was sent to."""
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return int, ("no number",)
+
+
+def test_what_cannot_be_read_there_is_named():
+    with engines.opened(Sweep(jobs=2), 2) as (worker, _):
+        with pytest.raises(DiedError, match="un-serialize"):
+            worker.call(print, Broken())
+        assert worker.call(os.getpid) != os.getpid()
 
 
 def test_what_is_used_of_loky_is_there():

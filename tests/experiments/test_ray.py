@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from bn_vuln.runtime import lease
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers need not find this file
 RAY = Sweep(engine="ray", jobs=2, cpus_per_cell=1)
 
 
