@@ -276,7 +276,8 @@ def _create(path: Path) -> Lease | None:
         lease.beat()
     except OSError as error:  # a full disk
         error.filename = str(path)
-        _release(lease)
+        os.close(descriptor)
+        path.unlink(missing_ok=True)  # the file says nothing, so nobody else has taken it for expired yet
         raise
     with _beating:
         _held[path] = lease

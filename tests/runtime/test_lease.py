@@ -485,3 +485,13 @@ def test_two_pid_namespaces_of_one_host_keep_each_other_out(tmp_path: Path, cloc
         assert not can_lock(tmp_path)
         watch(tmp_path, clock, lease.EXPIRES_SECONDS)
         assert can_lock(tmp_path)
+
+
+def test_a_lease_that_a_full_disk_does_not_hold_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+    with pytest.raises(OSError, match=r"No space left on device: '.*lock.json'"), locked(tmp_path):
+        pass
+    assert names(tmp_path) == []
