@@ -143,6 +143,8 @@ class ProcessWorker:
 
     def __init__(self, threads: int, variables: Mapping[str, str]) -> None:
         """`variables` are of its environment; the process is started with the first call."""
+        import joblib.externals.loky.process_executor  # noqa: F401  # now, since two threads that begin to import it fail
+
         self._threads, self._variables = threads, dict(variables)
         self._executor: Any = None
         self._starting, self._is_ended = threading.Lock(), False
