@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from bn_vuln.evaluation.classifier import Classifier
 
 MOST_ATTEMPTS = 3  # at a cell that gets no further, before it is given up
-POLL_SECONDS = 2.0
 # What every other cell would meet as well: a full disk, a folder that cannot be written.
 OF_ALL_CELLS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 DENIED = (errno.EACCES, errno.EPERM)
@@ -89,17 +88,16 @@ def run(
         raise UsageError("--jobs and --engine ray divide the cells, --strategy mirrored each cell: use one of them")
     todo = sweep.cells(tasks(experiment, where))  # before anything is written, since it raises for a wrong experiment
     unmarked = [task for task in todo if not task.is_marked(root) or _is_left(task.folder(root))]
-    check_data(task for task in unmarked if not task.finished(root))
+    read = [(task, *task.read(root)) for task in unmarked]  # once: there may be thousands
+    unfinished = [task for task, finished, _ in read if not finished]
+    check_data(unfinished)
     atomic_write(experiment_path(root, experiment), records.to_yaml(experiment))
-    unfinished = []
-    for task in unmarked:
-        _set_damaged_aside(task, root, progress)
-        if not task.finished(root):
-            unfinished.append(task)
-            continue
-        with lease.locked(task.folder(root)) as held:
-            if held is not None:
-                task.mark(root)
+    for task, finished, damaged in read:
+        _set_damaged_aside(task, damaged, root, progress)
+        if finished:
+            with lease.locked(task.folder(root)) as held:
+                if held is not None:
+                    task.mark(root)
     if unfinished:
         progress.message(f"{experiment.name}: {len(todo) - len(unfinished)} of {len(todo)} cells are finished")
         failed = _Sweep(root, sweep, strategy, progress).run(unfinished)
@@ -166,8 +164,9 @@ class _Sweep:
                 if failure is not None and failure != failures[task.id]:  # another process gave it up meanwhile
                     self.failed.append((task, Outcome("failed", failure.reason)))
                 elif not task.is_marked(self.root):
-                    with lease.locked(folder):  # takes over one that has expired, which a worker would watch anew
-                        pass
+                    if os.path.lexists(folder / lease.LOCK):  # it has expired, but a worker would watch it anew
+                        with lease.locked(folder):
+                            pass
                     self.running.add(task.id)
                     number += 1
                     if say:
@@ -177,7 +176,7 @@ class _Sweep:
                 self._say_who_works()
                 said = True
             if self.pending or self.running:
-                self.ended.wait(POLL_SECONDS)
+                self.ended.wait(lease.POLL_SECONDS)
 
     def _settle(self, task: Task, outcome: Outcome) -> None:
         """Take note of how an attempt ended; the cell is pending again where it is not finished, and not given up."""
@@ -311,11 +310,14 @@ def _run_missing(task: Task, root: Path, strategy: Strategy, progress: Progress)
         _measure(task.folder(root), missing, strategy, progress)
 
 
-def _set_damaged_aside(task: Task, root: Path, progress: Progress) -> None:
-    """Rename what is damaged of a cell, so that it is made again; a config that is damaged or gone is so at once."""
+def _set_damaged_aside(task: Task, seen: Sequence[records.Damaged], root: Path, progress: Progress) -> None:
+    """Rename what is damaged of a cell, so that it is made again; a config that is damaged or gone is so at once.
+
+    What was `seen` is looked at again under the lease.
+    """
     config = task.folder(root) / "config.yaml"
     is_gone = config.parent.is_dir() and not config.exists()
-    if not task.damaged(root) and not is_gone:
+    if not seen and not is_gone:
         return
     with lease.locked(task.folder(root)) as held:
         for damaged in task.damaged(root) if held else ():

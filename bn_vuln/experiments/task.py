@@ -76,13 +76,15 @@ class Task:
 
     def damaged(self, root: Path) -> list[records.Damaged]:
         """Return the files of the cell that are damaged or of another run: what is in them counts as missing."""
-        if self.is_marked(root):
-            return []
+        return [] if self.is_marked(root) else self.read(root)[1]
+
+    def read(self, root: Path) -> tuple[bool, list[records.Damaged]]:
+        """Read all files of the cell but its model; return what `finished` and `damaged` do."""
         store = records.FolderStore(root)
-        self._missing_in(store)
+        is_trained, missing = store.training(self.id) is not None, self._missing_in(store)
         if (self.folder(root) / "config.yaml").exists():
             store.attempt(lambda: store.cell(self.id))
-        return store.damaged
+        return is_trained and not missing and not self._has_lost_model(root), store.damaged
 
     def _missing_in(self, store: records.FolderStore) -> list[EvaluationPlan]:
         if has_failed(store, self.id):
@@ -95,12 +97,7 @@ class Task:
 
         The model need not be there, as in published results; one that was damaged, and set aside, is made again.
         """
-        if self.is_marked(root):
-            return True
-        if self._has_lost_model(root):
-            return False
-        store = records.FolderStore(root)
-        return store.training(self.id) is not None and not self._missing_in(store)
+        return self.is_marked(root) or self.read(root)[0]
 
     def is_trained(self, root: Path) -> bool:
         """Return whether the cell has a model that is whole, or has failed to train."""
