@@ -363,11 +363,9 @@ def _ray_workers(sweep: Sweep, most: int) -> Sequence[Worker]:
     hosts = [node for node in ray.nodes() if node["Alive"]]
     cpus, gpus = int(found.get("CPU", 1)), found.get("GPU", 0.0)
     jobs = sweep.jobs or int(gpus) or len(hosts)
-    own_cpus = sweep.cpus_per_cell or max(1, cpus // jobs)
-    own_gpus = min(1.0, gpus / jobs) if sweep.gpus_per_cell is None else sweep.gpus_per_cell
     largest = max(int(node["Resources"].get("CPU", 1)) for node in hosts)
-    if own_cpus > largest:
-        own_cpus = largest if sweep.cpus_per_cell is None else own_cpus
+    own_cpus = sweep.cpus_per_cell or min(largest, max(1, cpus // jobs))
+    own_gpus = min(1.0, gpus / jobs) if sweep.gpus_per_cell is None else sweep.gpus_per_cell
     if own_cpus > largest or own_gpus > max(node["Resources"].get("GPU", 0.0) for node in hosts):
         raise UsageError(f"no host of the cluster has {own_cpus} CPUs and {own_gpus:g} GPUs for a cell")
     passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON) and name != "TF_CONFIG"}

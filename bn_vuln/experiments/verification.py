@@ -7,7 +7,7 @@ import functools
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -87,16 +87,15 @@ class Verification:
     @property
     def summary(self) -> str:
         """The numbers in a line."""
-        repaired = sum(bool(one.repaired) for one in self.problems)
+        problems, repaired = len(self.problems), sum(bool(one.repaired) for one in self.problems)
         parts = [
             f"{self.files} files checked",
-            f"{len(self.problems)} {'problem' if len(self.problems) == 1 else 'problems'}"
-            if self.problems
-            else "nothing is wrong",
+            "nothing is wrong" if not problems else "1 problem" if problems == 1 else f"{problems} problems",
+            f"{repaired} repaired" if repaired else "",
+            f"{len(self.busy)} folders not checked" if self.busy else "",
+            f"{len(self.unknown)} unknown names" if self.unknown else "",
         ]
-        parts += [f"{repaired} repaired"] if repaired else []
-        parts += [f"{len(self.busy)} folders not checked"] if self.busy else []
-        return ", ".join([*parts, *([f"{len(self.unknown)} unknown names"] if self.unknown else [])])
+        return ", ".join(filter(None, parts))
 
     def add(self, path: Path, reason: str, remedy: str, *aside: Path) -> None:
         """Add a problem of a file."""
@@ -292,7 +291,7 @@ def _run(folder: Path) -> Verification:
         elif path.name == checkpoint.NAME:
             found.files += 1
         elif path.name == PARTS:
-            _check_parts(path, found)
+            _check_kept(path, ".npz", kept_parts.read, found)
         elif path.name in MEASURED_FOLDERS:
             if not path.is_dir():
                 found.add(path, "a file, not a folder", MEASURE_AGAIN)
@@ -355,13 +354,14 @@ def _check_checkpoint(folder: Path, training: records.TrainingRecord | None, fou
                 found.add(path, f"that of run {about.get('cell_id')}", "the training starts over")
 
 
-def _check_parts(folder: Path, found: Verification) -> None:
+def _check_kept(folder: Path, suffix: str, read: Callable[[Path], object], found: Verification) -> None:
+    """Check what is kept of work that goes on: parts of an evaluation, pieces of an audit."""
     for path in (path for inside in _entries(folder) for path in _entries(inside)):
-        if path.suffix != ".npz" or path.name.startswith("."):
+        if path.suffix != suffix or path.name.startswith("."):
             found.add_other(path, held=True)
             continue
         found.files += 1
-        if kept_parts.read(path) is None:
+        if read(path) is None:
             found.add(path, NOT_READABLE, COMPUTED_AGAIN)
 
 
@@ -385,20 +385,10 @@ def _audit(folder: Path) -> Verification:
             except BnvulnError as error:
                 found.add(path, str(error).removeprefix(f"{path}: "), AUDIT_AGAIN)
         elif path.name == pieces.FOLDER:
-            _check_pieces(path, found)
+            _check_kept(path, ".json", pieces.read, found)
         elif path.name != "index.html":
             found.add_other(path, held=True)
     return found
-
-
-def _check_pieces(folder: Path, found: Verification) -> None:
-    for path in (path for inside in _entries(folder) for path in _entries(inside)):
-        if path.suffix != ".json" or path.name.startswith("."):
-            found.add_other(path, held=True)
-            continue
-        found.files += 1
-        if pieces.read(path) is None:
-            found.add(path, NOT_READABLE, COMPUTED_AGAIN)
 
 
 # ---------------------------------------------------------------- packed stores

@@ -179,22 +179,20 @@ def test_hosts_of_other_versions_refuse_each_other():
         assert "has tensorflow 2.20.0, the chief 2.21.0" in str(error)
 
 
-def test_a_host_that_never_appears_is_named(monkeypatch):
+@pytest.mark.parametrize(
+    ("own", "missing", "error", "waiting"),
+    [
+        ("worker:0", "worker:1", "did not appear in time: run the same command", "waiting for 1 of 2 workers: "),
+        ("worker:1", "worker:0", "did not appear in time, or other hosts", "waiting for "),
+    ],
+    ids=["worker", "chief"],
+)
+def test_a_host_that_never_appears_is_named(monkeypatch, own, missing, error, waiting):
     monkeypatch.setattr(hosts, "MESSAGE_SECONDS", 0.1)
-    own = cluster("worker:0")
-    said = []
-    with pytest.raises(BnvulnError, match=r"^worker 1 \(localhost:\d+\) did not appear in time: run the same command"):
-        hosts.meet(own, {}, said.append, seconds=0.5)
-    assert said == [f"waiting for 1 of 2 workers: {own.label('worker:1')}"]
-
-
-def test_a_chief_that_never_appears_is_named(monkeypatch):
-    monkeypatch.setattr(hosts, "MESSAGE_SECONDS", 0.1)
-    own = cluster("worker:1")
-    said = []
-    with pytest.raises(BnvulnError, match=r"^worker 0 \(localhost:\d+\) did not appear in time, or other hosts"):
-        hosts.meet(own, {}, said.append, seconds=0.5)
-    assert said == [f"waiting for {own.label('worker:0')}"]
+    of, said = cluster(own), []
+    with pytest.raises(BnvulnError, match=rf"^worker {missing[-1]} \(localhost:\d+\) {error}"):
+        hosts.meet(of, {}, said.append, seconds=0.5)
+    assert said == [waiting + of.label(missing)]
 
 
 def test_two_hosts_of_one_name_are_refused(monkeypatch):
